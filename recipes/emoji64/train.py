@@ -1,0 +1,214 @@
+"""Train emoji64 on the pictures of data.py, with checkpoints; run it again and it goes on.
+
+    python recipes/emoji64/train.py --minutes 90          # first stretch
+    python recipes/emoji64/train.py --minutes 60 --finish # go on, and lower the learning rate to the end
+
+The learning rate is constant until the last stretch (--finish), in which it falls linearly to zero, so that any
+number of stretches can come before. Hidden matrices are trained by Muon, everything else by AdamW.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from noisetilt.models.emoji64 import words
+from noisetilt.models.emoji64.network import Emoji64
+
+BUILD = Path("build/emoji64")
+TEXT_DROP = 0.1
+
+
+class Pictures:
+    """Batches of (x_0 in [-1, 1], bags of words) with random subsets of each picture's words."""
+
+    def __init__(self, seed: int) -> None:
+        data = np.load(BUILD / "data.npz")
+        lists = [json.loads(line) for line in data["words"]]
+        self.vocabulary = words.vocabulary()
+        index = {w: i for i, w in enumerate(self.vocabulary)}
+        self.name = [[index[w] for w in name] for name, _ in lists]
+        self.further = [[index[w] for w in further] for _, further in lists]
+        self.style = [index[words.STYLES[s]] for s in data["style"]]
+        self.pictures = torch.from_numpy(data["pictures"]).permute(0, 3, 1, 2).contiguous()
+        self.flippable = data["flippable"]
+        self.heldout = np.flatnonzero(data["heldout"])
+        self.chance = np.where(data["heldout"], 0, data["weight"])
+        self.chance /= self.chance.sum()
+        self.random = np.random.default_rng(seed)
+
+    def bag(self, i: int) -> list[int]:
+        """Words for picture i: nothing, its exact name, or a random part of all that is known of it."""
+        kind = self.random.random()
+        if kind < TEXT_DROP:
+            return []
+        if kind < 0.45:
+            words = list(self.name[i])
+        else:
+            keep = self.random.random()
+            words = [w for w in self.name[i] + self.further[i] if self.random.random() < keep]
+        return words + [self.style[i]] * (self.random.random() < 0.7)
+
+    def bags(self, chosen: np.ndarray) -> Tensor:
+        bags = torch.zeros(len(chosen), len(self.vocabulary))
+        for row, i in enumerate(chosen):
+            bags[row, self.bag(i)] = 1
+        return bags
+
+    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+        chosen = self.random.choice(len(self.chance), size, p=self.chance)
+        x_0 = self.pictures[chosen].float() / 127.5 - 1
+        flip = torch.from_numpy(self.flippable[chosen] & (self.random.random(size) < 0.5))
+        x_0[flip] = x_0[flip].flip(-1)
+        return x_0, self.bags(chosen)
+
+    def validation(self, size: int) -> tuple[Tensor, Tensor]:
+        """Held-out pictures with all their name words and the style."""
+        chosen = self.heldout[np.linspace(0, len(self.heldout) - 1, size).astype(int)]
+        bags = torch.zeros(size, len(self.vocabulary))
+        for row, i in enumerate(chosen):
+            bags[row, self.name[i] + [self.style[i]]] = 1
+        return self.pictures[chosen].float() / 127.5 - 1, bags
+
+
+def flow_loss(network, x_0: Tensor, bags: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Velocity-matching loss of an x_0 prediction: |x̂_0 - x_0|² / t², t kept off 0 (arXiv 2511.13720, eq. 6)."""
+    t_ = t[:, None, None, None]
+    x0_hat = network(x_0 + t_ * (noise - x_0), t, bags)
+    return (((x0_hat - x_0) / t_.clamp(min=0.05)) ** 2).mean()
+
+
+def optimisers(network: Emoji64, rate: float) -> list[torch.optim.Optimizer]:
+    matrices = [
+        p for n, p in network.blocks.named_parameters() if p.ndim == 2 and not n.split(".")[1].startswith("mod")
+    ]
+    taken = {id(p) for p in matrices}
+    rest = [p for p in network.parameters() if id(p) not in taken]
+    return [
+        torch.optim.Muon(matrices, lr=2 * rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
+
+
+@torch.no_grad()
+def sample_grid(network: Emoji64, path: Path) -> None:
+    """Deterministic 20-step samples of fixed prompts with guidance 2, three styles beside each other."""
+    prompts = [f"{p} {s}" for p in words.GRID_PROMPTS for s in words.STYLES]
+    bags = words.bags(prompts)
+    text, none = network.encode_text(bags), network.encode_text(bags * 0)
+    x = torch.randn(len(prompts), 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    times = torch.linspace(1, 0, 21)
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        both = network(x.repeat(2, 1, 1, 1), t.repeat(2 * len(x)), torch.cat([text, none]))
+        x0_hat = both[len(x) :] + 2.0 * (both[: len(x)] - both[len(x) :])
+        x = x0_hat + (s / t) * (x - x0_hat)
+    pictures = ((x.clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()
+    rows = pictures.reshape(-1, 12, 64, 64, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 768, 3)
+    Image.fromarray(rows).save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60, help="length of this stretch")
+    parser.add_argument("--finish", action="store_true", help="lower the learning rate to zero in this stretch")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--init", type=Path, help="start from these weights where there is no checkpoint")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+
+    checkpoint = BUILD / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {"images": 0, "seconds": 0.0}
+    pictures = Pictures(seed=state["images"])
+    network = Emoji64(len(pictures.vocabulary), depth=7)
+    if args.init and not checkpoint.exists():
+        network.load_state_dict(load_file(args.init))
+    if "network" in state:
+        network.load_state_dict(state["network"])
+    average = copy.deepcopy(network)
+    optims = optimisers(network, args.rate)
+    if "average" in state:
+        average.load_state_dict(state["average"])
+        for optimiser, saved in zip(optims, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+    rates = [2 * args.rate, args.rate]
+
+    def run(x_t: Tensor, t: Tensor, bags: Tensor) -> Tensor:
+        return network(x_t, t, network.encode_text(bags))
+
+    compiled = torch.compile(run)
+
+    def save(images: int, seconds: float) -> None:
+        torch.save(
+            {
+                "network": network.state_dict(),
+                "average": average.state_dict(),
+                "optimisers": [o.state_dict() for o in optims],
+                "images": images,
+                "seconds": seconds,
+            },
+            checkpoint.with_suffix(".new"),
+        )
+        checkpoint.with_suffix(".new").replace(checkpoint)
+
+    x_val, bags_val = pictures.validation(192)
+    t_val = torch.linspace(0.05, 0.99, 192)[torch.randperm(192, generator=torch.Generator().manual_seed(1))]
+    noise_val = torch.randn(x_val.shape, generator=torch.Generator().manual_seed(2))
+
+    start, images, saved_at, step = time.time(), state["images"], time.time(), 0
+    recent: list[float] = []
+    log = open(BUILD / "train.log", "a", buffering=1)
+    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}") as bar:
+        while (share := (time.time() - start) / (60 * args.minutes)) < 1:
+            warm = min(1.0, (images / args.batch + 1) / 100)
+            factor = warm * (1 - share if args.finish else 1.0)
+            for optimiser, rate in zip(optims, rates, strict=True):
+                optimiser.param_groups[0]["lr"] = rate * factor
+            x_0, bags = pictures.batch(args.batch)
+            t = torch.sigmoid(0.4 + torch.randn(args.batch))
+            loss = flow_loss(compiled, x_0, bags, t, torch.randn_like(x_0))
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss.item()} after {images} pictures")
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            for optimiser in optims:
+                optimiser.step()
+                optimiser.zero_grad()
+            step, images = step + 1, images + args.batch
+            decay = min(0.996, (images / args.batch + 1) / (images / args.batch + 10))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+            recent.append(loss.item())
+            bar.n = round(100 * share, 1)
+            bar.set_postfix_str(f"{images} pictures, loss {np.mean(recent[-50:]):.4f}")
+            if step % 100 == 0:
+                with torch.no_grad():
+
+                    def averaged(x_t: Tensor, t: Tensor, bags: Tensor) -> Tensor:
+                        return average(x_t, t, average.encode_text(bags))
+
+                    held = flow_loss(averaged, x_val, bags_val, t_val, noise_val).item()
+                line = dict(images=images, loss=np.mean(recent[-100:]), heldout=held, seconds=time.time() - start)
+                log.write(json.dumps(line) + "\n")
+            if time.time() - saved_at > 300:
+                save(images, state["seconds"] + time.time() - start)
+                sample_grid(average, BUILD / "grid.png")
+                saved_at = time.time()
+    save(images, state["seconds"] + time.time() - start)
+    sample_grid(average, BUILD / "grid.png")
+
+
+if __name__ == "__main__":
+    main()
