@@ -1,0 +1,8 @@
+"""White Gaussian noise: what is typical of it, and the way from anywhere to it."""
+
+from .order_statistics import project_order_statistics
+from .spectrum import from_spectrum, to_spectrum
+from .wgnc import project_wgnc
+from .whitening import whiten
+
+__all__ = ["from_spectrum", "project_order_statistics", "project_wgnc", "to_spectrum", "whiten"]

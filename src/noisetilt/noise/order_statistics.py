@@ -1,0 +1,95 @@
+"""Two-level order statistics (2OS): how far the sorted values of a white Gaussian vector can stray, and the way back.
+
+Cut a vector of N = M·D numbers into M tiles of D. Sort within each tile, then sort each column over the tiles:
+Z_{r,j} is the r-th smallest, over tiles, of the j-th smallest in a tile. For Gaussian input each Z_{r,j} has a known
+distribution, hence an interval [L, U] that holds it with probability 1 − α. Source: NTRK (arXiv 2606.18066).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from scipy import special
+from torch import Tensor
+
+from ._door import check_alpha, check_finite, working_dtype
+
+
+@torch.no_grad()
+def project_order_statistics(tiles: Tensor, alpha: float = 1e-4) -> Tensor:
+    """Bring the two-level order statistics Z of each vector into [L, U]: sort, clip, unsort.
+
+    Sorting is 1-Lipschitz, so no point of {Y : L ≤ Z(Y) ≤ U} is nearer to the input than ‖Z − clip(Z)‖. That is
+    exactly how far the answer moves, so it is the Euclidean projection whenever it lies in the set. It always does for
+    one tile (M = 1) and for tiles of one number (D = 1). In between, the entries of one tile are clipped by bounds of
+    different ranks and may pass each other; then the answer is a shortest step towards the set, not a point of it, and
+    repeating it comes nearer.
+
+    Args:
+        tiles: (batch, M, D), real floating point, of unit scale.
+        alpha: each Z_{r,j} of Gaussian input leaves [L, U] with this probability.
+
+    Returns:
+        (batch, M, D) in the input's dtype, without gradient. float16 and bfloat16 are computed in float32.
+
+    Raises:
+        ValueError: for another number of axes, an alpha outside (0, 1), NaN or infinity, or a dtype that is not real
+            floating point.
+    """
+    if not isinstance(tiles, Tensor) or tiles.ndim != 3 or not tiles.is_floating_point():
+        got = f"{tuple(tiles.shape)} {tiles.dtype}" if isinstance(tiles, Tensor) else type(tiles).__name__
+        raise ValueError(
+            f"tiles is {got}, expected a real floating-point tensor (batch, M, D); reshape each vector to M × D."
+        )
+    check_finite(tiles, "tiles")
+    check_alpha(alpha)
+    if tiles.numel() == 0:
+        return tiles.detach().clone()
+    return clip_order_statistics(tiles.to(working_dtype(tiles)), alpha).to(tiles.dtype)
+
+
+def clip_order_statistics(tiles: Tensor, alpha: float) -> Tensor:
+    """`project_order_statistics` without its door, for callers that have checked."""
+    low, high = bounds(tiles.shape[1], tiles.shape[2], alpha, tiles.device, tiles.dtype)
+    rows, within = tiles.sort(dim=2)
+    columns, across = rows.transpose(1, 2).contiguous().sort(dim=2)
+    clipped = columns.clamp(low.T, high.T)
+    rows = torch.empty_like(clipped).scatter_(2, across, clipped).transpose(1, 2)
+    return torch.empty_like(tiles).scatter_(2, within, rows)
+
+
+def two_level_sort(tiles: Tensor) -> Tensor:
+    """Z (…, M, D) of tiles (…, M, D)."""
+    return tiles.sort(dim=-1).values.sort(dim=-2).values
+
+
+@torch.compiler.assume_constant_result
+@functools.lru_cache(maxsize=64)
+def bounds(tiles: int, width: int, alpha: float, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """L and U, each (M, D) = (tiles, width), rising along both axes."""
+    low = torch.from_numpy(lower_bounds(tiles, width, alpha)).to(device, dtype)
+    return low, -low.flip(0, 1)
+
+
+@functools.lru_cache(maxsize=64)
+def lower_bounds(tiles: int, width: int, alpha: float) -> np.ndarray:
+    """L_{r,j} = Φ⁻¹(F_j⁻¹(Beta(r, M−r+1)⁻¹(α/2))), with F_j the CDF of Beta(j, D−j+1); U follows by symmetry.
+
+    Every probability is carried together with its complement, each computed directly, so nothing is lost near 0 or 1.
+    The inverse incomplete beta function gives out near 1e-300; levels below 1e-100 are answered by those of 1e-100.
+    """
+    alpha = max(alpha, 1e-100)
+    r = np.arange(1, tiles + 1, dtype=np.float64)[:, None]
+    j = np.arange(1, width + 1, dtype=np.float64)[None, :]
+    p = special.betaincinv(r, tiles - r + 1, alpha / 2)
+    p_complement = special.betainccinv(tiles - r + 1, r, alpha / 2)
+    lower = p < 0.5
+    u = np.where(lower, special.betaincinv(j, width - j + 1, p), special.betainccinv(j, width - j + 1, p_complement))
+    u_complement = np.where(
+        lower, special.betainccinv(width - j + 1, j, p), special.betaincinv(width - j + 1, j, p_complement)
+    )
+    smallest = np.finfo(np.float64).tiny
+    u, u_complement = np.maximum(u, smallest), np.maximum(u_complement, smallest)
+    return np.where(u < 0.5, special.ndtri(u), -special.ndtri(u_complement))
