@@ -114,9 +114,7 @@ def main() -> None:
         read_pictures(archives[1], "package/img/google/64"),
         read_pictures(archives[2], "package/img/twitter/64"),
     ]
-    rows: dict[str, list] = {
-        k: [] for k in "pictures style concept weight heldout flippable words subcategory".split()
-    }
+    rows: dict[str, list] = {k: [] for k in "pictures style concept weight heldout flippable words subcategory".split()}
     random = np.random.default_rng(0)
     for concept, emoji in enumerate(tqdm(table, desc="words")):
         if emoji["category"] in LEFT_OUT:

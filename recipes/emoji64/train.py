@@ -48,16 +48,16 @@ class Pictures:
         self.random = np.random.default_rng(seed)
 
     def bag(self, i: int) -> list[int]:
-        """Words for picture i: nothing, its exact name, or a random part of all that is known of it."""
+        """Word indices for picture i: nothing, its exact name, or a random part of all that is known of it."""
         kind = self.random.random()
         if kind < TEXT_DROP:
             return []
         if kind < 0.45:
-            words = list(self.name[i])
+            chosen = list(self.name[i])
         else:
             keep = self.random.random()
-            words = [w for w in self.name[i] + self.further[i] if self.random.random() < keep]
-        return words + [self.style[i]] * (self.random.random() < 0.7)
+            chosen = [w for w in self.name[i] + self.further[i] if self.random.random() < keep]
+        return chosen + [self.style[i]] * (self.random.random() < 0.7)
 
     def bags(self, chosen: np.ndarray) -> Tensor:
         bags = torch.zeros(len(chosen), len(self.vocabulary))
@@ -102,8 +102,8 @@ def optimisers(network: Emoji64, rate: float) -> list[torch.optim.Optimizer]:
 
 @torch.no_grad()
 def sample_grid(network: Emoji64, path: Path) -> None:
-    """Deterministic 20-step samples of fixed prompts with guidance 2, three styles beside each other."""
-    prompts = [f"{p} {s}" for p in words.GRID_PROMPTS for s in words.STYLES]
+    """Deterministic 20-step samples of fixed prompts with guidance 2, in turns in the three styles."""
+    prompts = [f"{p} {words.STYLES[i % 3]}" for i, p in enumerate(words.GRID_PROMPTS)]
     bags = words.bags(prompts)
     text, none = network.encode_text(bags), network.encode_text(bags * 0)
     x = torch.randn(len(prompts), 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -113,7 +113,7 @@ def sample_grid(network: Emoji64, path: Path) -> None:
         x0_hat = both[len(x) :] + 2.0 * (both[: len(x)] - both[len(x) :])
         x = x0_hat + (s / t) * (x - x0_hat)
     pictures = ((x.clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()
-    rows = pictures.reshape(-1, 12, 64, 64, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 768, 3)
+    rows = pictures.reshape(-1, 8, 64, 64, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 512, 3)
     Image.fromarray(rows).save(path)
 
 
@@ -204,7 +204,6 @@ def main() -> None:
                 log.write(json.dumps(line) + "\n")
             if time.time() - saved_at > 300:
                 save(images, state["seconds"] + time.time() - start)
-                sample_grid(average, BUILD / "grid.png")
                 saved_at = time.time()
     save(images, state["seconds"] + time.time() - start)
     sample_grid(average, BUILD / "grid.png")

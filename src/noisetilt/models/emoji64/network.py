@@ -101,9 +101,7 @@ class Emoji64(nn.Module):
         self, vocabulary: int, width: int = 256, depth: int = 8, heads: int = 4, head_channels: int = 32
     ) -> None:
         super().__init__()
-        self.config = dict(
-            vocabulary=vocabulary, width=width, depth=depth, heads=heads, head_channels=head_channels
-        )
+        self.config = dict(vocabulary=vocabulary, width=width, depth=depth, heads=heads, head_channels=head_channels)
         channels = 3 * PATCH * PATCH
         self.words = nn.Parameter(torch.randn(vocabulary, width) * 0.5)
         self.text = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))

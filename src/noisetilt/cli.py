@@ -1,0 +1,124 @@
+"""The command line. Heavy imports happen inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def _knob(text: str) -> tuple[str, Any]:
+    """ "rho=0.1" as ("rho", 0.1)."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} must be written as knob=value, such as rho=0.1")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value
+
+
+def _add_generate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="pictures that a reward asks for",
+        description="Samples pictures without and with guidance at the same seeds, and compares them.",
+    )
+    parser.add_argument("prompt", help='words, such as "cat face" or "red heart, 3d"')
+    parser.add_argument("--reward", required=True, help='such as style:3d, redness, "0.7*alignment + 0.3*redness"')
+    parser.add_argument("--method", default="ntrk", help="see `noisetilt methods` (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=25, help="sampling steps (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=8, help="pictures (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first picture (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the files (default: %(default)s/)")
+    parser.add_argument("--model", default="emoji64", help="see `noisetilt models` (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, default=2.0, help="classifier-free guidance (default: %(default)s)")
+    parser.add_argument("--eta", type=float, default=1.0, help="0 is the ODE, 1 DDPM (default: %(default)s)")
+    parser.add_argument(
+        "--set", dest="knobs", type=_knob, action="append", default=[], metavar="KNOB=VALUE", help="such as rho=0.1"
+    )
+    parser.add_argument(
+        "--gradient-at",
+        default="x_t",
+        choices=["x_t", "x0"],
+        help="through the network, or only at its prediction for half the cost (default: %(default)s)",
+    )
+    parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="pictures made at a time (default: %(default)s)")
+    parser.add_argument(
+        "--chunk", type=int, default=8, help="rows a network call, bounds memory (default: %(default)s)"
+    )
+    parser.set_defaults(run=_generate)
+
+
+def _generate(args: argparse.Namespace) -> None:
+    from .generate import Job, generate
+
+    fields = {k: v for k, v in vars(args).items() if k not in ("run", "command", "knobs")}
+    generate(Job(**fields, knobs=dict(args.knobs)))
+
+
+def _list_methods(args: argparse.Namespace) -> None:
+    from .methods import METHODS
+
+    for name, method in METHODS.items():
+        knobs = ", ".join(f"{k}={v}" for k, v in method.knobs().items())
+        print(f"{name:16} {method.summary}  [{knobs}]")
+
+
+def _list_rewards(args: argparse.Namespace) -> None:
+    from .rewards import CATALOGUE
+
+    for name, line in CATALOGUE.items():
+        print(f"{name:16} {line}")
+
+
+def _list_models(args: argparse.Namespace) -> None:
+    from .models import MODELS
+
+    if args.words:
+        from .models.emoji64.words import vocabulary
+
+        print(" ".join(vocabulary()))
+        return
+    for name, line in MODELS.items():
+        print(f"{name:16} {line}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="noisetilt", description="Inference-time alignment of diffusion and flow models by noise-tilted sampling."
+    )
+    from . import __version__
+
+    parser.add_argument("--version", action="version", version=f"noisetilt {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_generate(commands)
+    commands.add_parser("methods", help="the methods, one line each").set_defaults(run=_list_methods)
+    commands.add_parser("rewards", help="the rewards, one line each").set_defaults(run=_list_rewards)
+    models = commands.add_parser("models", help="the models, one line each")
+    models.add_argument("--words", action="store_true", help="all words that emoji64 knows")
+    models.set_defaults(run=_list_models)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; 0 on success, 2 with one sentence on bad input, 130 after Ctrl-C."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, FloatingPointError, OSError) as error:
+        print(f"noisetilt: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nnoisetilt: stopped; what was finished is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""The main job: pictures without and with guidance at the same seeds, their figures and their files."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from . import __version__
+from .methods import METHODS, Method, find_method
+from .models import load as load_model
+from .report import grid, plot_rewards, save_picture, table
+from .rewards import Reward
+from .rewards import load as load_reward
+from .sampling import StepReport, reward_of, sample
+
+
+@dataclass
+class Arm:
+    """One side of the comparison, filled batch by batch."""
+
+    name: str
+    method: Method
+    images: list[torch.Tensor] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    heldout: list[float] = field(default_factory=list)
+    curves: list[torch.Tensor] = field(default_factory=list)
+    nfe: float = 0.0
+    seconds: float = 0.0
+
+    def figures(self) -> dict[str, float | None]:
+        """Means over the pictures made so far, NFE per picture and seconds in all."""
+        count = len(self.rewards)
+        return {
+            "reward_mean": sum(self.rewards) / count if count else None,
+            "heldout_mean": sum(self.heldout) / count if count else None,
+            "nfe": self.nfe,
+            "seconds": round(self.seconds, 3),
+            "count": count,
+        }
+
+
+@dataclass
+class Job:
+    """Everything `generate` needs to know; see the command's help for the fields."""
+
+    prompt: str
+    reward: str
+    method: str = "ntrk"
+    steps: int = 25
+    n: int = 8
+    seed: int = 0
+    out: Path = Path("out")
+    model: str = "emoji64"
+    guidance: float = 2.0
+    eta: float = 1.0
+    knobs: dict[str, Any] = field(default_factory=dict)
+    gradient_at: str = "x_t"
+    device: str = "cpu"
+    batch: int = 8
+    chunk: int = 8
+
+    def settings(self) -> dict[str, Any]:
+        """The fields that make the pictures what they are."""
+        return {k: v for k, v in vars(self).items() if k not in ("out", "batch", "chunk")}
+
+
+def file_stem(prompt: str) -> str:
+    """A prompt as the first part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
+
+
+def _run_batch(
+    job: Job, arm: Arm, model: Any, reward: Reward, heldout: Reward, seeds: Sequence[int], bar: tqdm
+) -> None:
+    prompts = [job.prompt] * len(seeds)
+
+    def show(report: StepReport) -> None:
+        bar.update()
+        bar.set_postfix_str(f"{arm.name} reward {report.rewards.mean():+.3f}")
+
+    result = sample(
+        model,
+        prompts,
+        reward=reward,
+        method=arm.method,
+        steps=job.steps,
+        seeds=seeds,
+        eta=job.eta,
+        gradient_at=job.gradient_at,
+        chunk=job.chunk,
+        callback=show,
+    )
+    with torch.no_grad():
+        judged = reward_of(heldout, result.images, prompts)
+    arm.images += list(result.images)
+    arm.rewards += result.rewards.tolist()
+    arm.heldout += judged.tolist()
+    arm.curves.append(result.trace.rewards)
+    arm.nfe = result.trace.nfe
+    arm.seconds += result.trace.seconds
+    for i, seed in enumerate(seeds):
+        figures = {"reward_value": float(result.rewards[i]), "heldout_value": float(judged[i])}
+        settings = {**job.settings(), "seed": seed, "n": 1, "arm": arm.name, **figures}
+        save_picture(result.images[i], job.out / f"{file_stem(job.prompt)}-{seed}-{arm.name}.png", settings)
+
+
+def _write_summary(job: Job, arms: Sequence[Arm], complete: bool) -> dict[str, Any]:
+    """run.json, grid.png and rewards.png of what is finished so far."""
+    done = [arm for arm in arms if arm.images]  # the base arm at least
+    run: dict[str, Any] = {
+        "complete": complete,
+        "settings": {**job.settings(), "knobs": find_method(job.method).replace(**job.knobs).knobs()},
+        **{arm.name: arm.figures() for arm in done},
+        "pictures": [
+            {"file": f"{file_stem(job.prompt)}-{job.seed + i}-{arm.name}.png", "reward": r, "heldout": h}
+            for arm in done
+            for i, (r, h) in enumerate(zip(arm.rewards, arm.heldout, strict=True))
+        ],
+        "versions": {"noisetilt": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    labels = {arm.name: arm.name for arm in done}
+    for arm in done:
+        means = arm.figures()
+        name = job.method if arm.name == "guided" else "base"
+        labels[arm.name] = (
+            f"{arm.name} ({name})  reward {means['reward_mean']:+.3f}  held-out {means['heldout_mean']:+.3f}"
+        )
+    grid([(labels[arm.name], arm.images) for arm in done]).save(job.out / "grid.png")
+    curves = {arm.name: torch.cat(arm.curves, dim=1).numpy() for arm in done if arm.curves}
+    if not plot_rewards(curves, f"{job.reward} of the predicted picture", job.out / "rewards.png"):
+        tqdm.write("rewards.png is not drawn: matplotlib is missing; pip install 'noisetilt[plot]'")
+    (job.out / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+    return run
+
+
+def generate(job: Job) -> dict[str, Any]:
+    """Runs base and guided sampling at the same seeds, writes all files, prints the table; returns run.json's content.
+
+    After Ctrl-C or an error, what is finished stays, readable, with "complete": false in run.json.
+
+    Raises:
+        ValueError: for bad input, in one sentence.
+    """
+    if job.n < 1 or job.batch < 1:
+        raise ValueError(f"n = {job.n} and batch = {job.batch} must be 1 or more")
+    model = load_model(job.model, guidance=job.guidance, device=job.device)
+    reward, heldout = load_reward(job.reward), load_reward(job.reward, heldout=True)
+    arms = [Arm("base", METHODS["base"]), Arm("guided", find_method(job.method).replace(**job.knobs))]
+    model.denoiser([job.prompt])  # refuses unknown words before any file is touched
+    job.out.mkdir(parents=True, exist_ok=True)
+    seeds = list(range(job.seed, job.seed + job.n))
+    complete = False
+    try:
+        with tqdm(total=len(arms) * -(-job.n // job.batch) * job.steps, unit="step") as bar:
+            for arm in arms:
+                for first in range(0, job.n, job.batch):
+                    _run_batch(job, arm, model, reward, heldout, seeds[first : first + job.batch], bar)
+        complete = True
+    finally:
+        if arms[0].images:
+            run = _write_summary(job, arms, complete)
+    rows = [[arm.name, *(arm.figures()[k] for k in ("reward_mean", "heldout_mean", "nfe", "seconds"))] for arm in arms]
+    print(table(["", f"{job.reward}", "held-out", "NFE", "seconds"], rows))
+    print(f"\npictures, grid.png, rewards.png and run.json are in {job.out}/")
+    return run

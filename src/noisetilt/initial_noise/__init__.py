@@ -1,0 +1,5 @@
+"""Where x_T comes from."""
+
+from .gaussian import Gaussian
+
+__all__ = ["Gaussian"]

@@ -1,0 +1,26 @@
+"""Between network states and pictures in [0, 1]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _ClampInward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad.masked_fill(((x > 1) & (grad > 0)) | ((x < 0) & (grad < 0)), 0)
+
+
+def clamp_unit(x: Tensor) -> Tensor:
+    """x clamped to [0, 1], with the gradient of a function that is *maximised*: a value outside may come back in, but
+    is not pushed further out. A plain clamp would let a pixel just past white never change again."""
+    return _ClampInward.apply(x)

@@ -1,0 +1,41 @@
+"""What a proposal is told, and what it must be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ..path import Path
+
+
+@dataclass(frozen=True)
+class Step:
+    """One reverse step of a batch of particles, from t to s.
+
+    x_t, x0_hat and mean are (batch, *event); rewards is (batch,) = r(x̂_0); gradient is ∇_{x_t} r(x̂_0), (batch,
+    *event). Rewards and gradient are None unless the method asks for them. std is that of the reverse kernel.
+    """
+
+    path: Path
+    t: float
+    s: float
+    x_t: Tensor
+    x0_hat: Tensor
+    mean: Tensor
+    std: float
+    rewards: Tensor | None = None
+    gradient: Tensor | None = None
+
+
+class Proposal(Protocol):
+    """How one particle moves from x_t to x_s: a pure function of the step and the noise, which draws nothing itself.
+
+    `needs_gradient` says whether the step must bring the reward's gradient.
+    """
+
+    needs_gradient: bool
+
+    def __call__(self, step: Step, noise: Tensor) -> Tensor:
+        """x_s (batch, *event) from the step and standard Gaussian noise (batch, *event)."""

@@ -1,0 +1,10 @@
+"""Rewards: what the pictures should become. Every reward is maximised.
+
+A reward is any callable (images (batch, 3, H, W) in [0, 1], prompts) → (batch,). `load` gives the ones that ship, by
+name and in weighted sums.
+"""
+
+from .catalogue import CATALOGUE, load
+from .reward import Reward
+
+__all__ = ["CATALOGUE", "Reward", "load"]

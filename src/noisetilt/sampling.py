@@ -1,0 +1,359 @@
+"""The sampling loop, its result and its trace.
+
+Any network can drive the same engine: `Engine.advance` takes x_t, x̂_0 and, where the method asks, rewards and
+gradients of a batch of particles, and gives x_s. `sample` is the native driver.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser
+from .methods import Method, find_method
+from .path import Path, renoise, reverse_kernel
+from .proposals import Step
+from .streams import Streams
+
+Reward = Callable[[Tensor, Sequence[str]], Tensor]
+
+
+class Model(Protocol):
+    """What `sample` asks of a model."""
+
+    path: Path
+    shape: tuple[int, ...]
+
+    def denoiser(self, prompts: Sequence[str]) -> Denoiser:
+        """x̂_0(x_t, t, index) for these prompts."""
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Pictures in [0, 1], (batch, 3, H, W), from states (batch, *event); differentiable."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a callback is told after each step: its number from 1, how many there are, t, and r(x̂_0) (image,)."""
+
+    number: int
+    steps: int
+    t: float
+    rewards: Tensor | None
+
+
+@dataclass
+class Trace:
+    """What happened on the way.
+
+    Attributes:
+        nfe: denoiser evaluations per image.
+        times: t of each step.
+        rewards: (step, image), r(x̂_0) of each image's best particle; empty without a reward.
+        gradient_norm: (step, image), ‖∇_{x_t} r(x̂_0)‖, mean over particles; empty if no gradient was asked for.
+        seconds: wall-clock time of the whole call.
+    """
+
+    nfe: float = 0.0
+    times: list[float] = field(default_factory=list)
+    rewards: Tensor = field(default_factory=lambda: torch.empty(0))
+    gradient_norm: Tensor = field(default_factory=lambda: torch.empty(0))
+    seconds: float = 0.0
+
+
+@dataclass
+class Result:
+    """Pictures (image, 3, H, W) in [0, 1], their final rewards (image,) or None without a reward, and the trace."""
+
+    images: Tensor
+    rewards: Tensor | None
+    trace: Trace
+
+
+class Engine:
+    """From x_t and x̂_0 of all particles to x_s, by a method's proposal and selection.
+
+    States are flat batches (image · particle, *event): the particles of one image lie next to each other.
+
+    Args:
+        method: the method.
+        path: the Gaussian path.
+        shape: of one event.
+        seeds: one per image.
+        eta: stochasticity of the reverse kernel.
+        device, dtype: of the states.
+    Raises:
+        ValueError: if the method tilts noise and the kernel has none.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        path: Path,
+        shape: Sequence[int],
+        seeds: Sequence[int],
+        eta: float = 1.0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.method, self.path, self.eta = method, path, eta
+        self.images, self.particles = len(seeds), method.selection.particles
+        self.device, self.dtype = device, dtype
+        self._streams = Streams(seeds, self.particles, shape)
+
+    def _noise(self) -> Tensor:
+        return self._streams.normal().flatten(0, 1).to(self.device, self.dtype)
+
+    def start(self, t: float) -> Tensor:
+        """x_T of all particles at time t, (image · particle, *event)."""
+        noise = self._noise().unflatten(0, (self.images, self.particles))
+        return self.path.prior_std(t) * self.method.initial(noise).flatten(0, 1)
+
+    def by_image(self, values: Tensor) -> Tensor:
+        """(image · particle, …) as (image, particle, …)."""
+        return values.unflatten(0, (self.images, self.particles))
+
+    def _chosen(self, rewards: Tensor | None) -> Tensor | None:
+        """Flat indices of the particles that all go on from, or None if each goes on by itself."""
+        uniform = self._streams.uniform()
+        ancestors = self.method.selection.ancestors(None if rewards is None else self.by_image(rewards), uniform)
+        if ancestors is None:
+            return None
+        offset = torch.arange(self.images, device=ancestors.device)[:, None] * self.particles
+        return (ancestors + offset).flatten()
+
+    def advance(
+        self, x_t: Tensor, x0_hat: Tensor, t: float, s: float, rewards: Tensor | None, gradient: Tensor | None
+    ) -> Tensor:
+        """x_s of all particles, (image · particle, *event)."""
+        chosen = self._chosen(rewards) if self.particles > 1 else None
+        if chosen is not None:
+            x_t, x0_hat = x_t[chosen], x0_hat[chosen]
+            rewards = None if rewards is None else rewards[chosen]
+            gradient = None if gradient is None else gradient[chosen]
+        mean, std = reverse_kernel(self.path, x_t, x0_hat, t, s, self.eta)
+        step = Step(self.path, t, s, x_t, x0_hat, mean, std, rewards, gradient)
+        return self.method.proposal(step, self._noise())
+
+    def renoise(self, x_t: Tensor, t: float, s: float) -> Tensor:
+        """The forward kernel from t up to a noisier s with fresh noise."""
+        return renoise(self.path, x_t, self._noise(), t, s)
+
+
+def name_of(reward: Reward) -> str:
+    """A reward's name for messages and tables."""
+    return str(getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
+
+
+def _require_finite(values: Tensor, what: str, reward: Reward, number: int, t: float) -> None:
+    finite = values.isfinite().flatten(1).all(1) if values.ndim > 1 else values.isfinite()
+    if not finite.all():
+        row = int((~finite).nonzero()[0])
+        raise FloatingPointError(
+            f"the {what} of the reward {name_of(reward)!r} is not finite at step {number} (t = {t:.4g}, row {row}); "
+            "bound the reward, or lower the strength of the method"
+        )
+
+
+def reward_of(reward: Reward, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """r(images, prompts), checked to be one float per image.
+
+    Raises:
+        ValueError: if the reward gives anything but a (batch,) tensor.
+    """
+    values = reward(images, prompts)
+    if not isinstance(values, Tensor) or values.shape != images.shape[:1]:
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"the reward {name_of(reward)!r} gave {got}; expected a tensor of shape ({len(images)},)")
+    return values
+
+
+@dataclass
+class _Evaluator:
+    """x̂_0, r(x̂_0) and ∇_{x_t} r(x̂_0), a chunk of rows at a time so that memory is bounded."""
+
+    model: Model
+    denoiser: Denoiser
+    reward: Reward | None
+    prompts: Sequence[str]
+    gradient_at: Literal["x_t", "x0"]
+    chunk: int
+
+    def __call__(
+        self, x_t: Tensor, t: float, index: Tensor, number: int, with_reward: bool, with_gradient: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        parts = [
+            self._one(x, t, i, number, with_reward, with_gradient)
+            for x, i in zip(x_t.split(self.chunk), index.split(self.chunk), strict=True)
+        ]
+        x0_hat, rewards, gradient = zip(*parts, strict=True)
+        return (
+            torch.cat(x0_hat),
+            torch.cat(rewards) if with_reward else None,
+            torch.cat(gradient) if with_gradient else None,
+        )
+
+    def _one(
+        self, x_t: Tensor, t: float, index: Tensor, number: int, with_reward: bool, with_gradient: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        prompts = [self.prompts[i] for i in index.tolist()]
+        # At α_t = 0 nothing of x_0 is in x_t and the gradient is exactly zero, whatever a network says.
+        blind = self.model.path.alpha(t) == 0
+        through = with_gradient and self.gradient_at == "x_t" and not blind
+        with torch.set_grad_enabled(through):
+            x_t = x_t.detach().requires_grad_(through)
+            x0_hat = self.denoiser(x_t, t, index)
+        if not with_reward:
+            return x0_hat, None, None
+        wanted = with_gradient and not blind
+        if wanted and not through:
+            x0_hat = x0_hat.detach().requires_grad_()
+        with torch.set_grad_enabled(wanted):
+            rewards = reward_of(self.reward, self.model.decode(x0_hat), prompts)
+        _require_finite(rewards.detach(), "value", self.reward, number, t)
+        gradient = None
+        if with_gradient:
+            gradient = self._gradient(rewards, x_t if through else x0_hat) if wanted else torch.zeros_like(x_t)
+            _require_finite(gradient, "gradient", self.reward, number, t)
+        return x0_hat.detach(), rewards.detach(), gradient
+
+    def _gradient(self, rewards: Tensor, at: Tensor) -> Tensor:
+        if not rewards.requires_grad:
+            raise ValueError(
+                f"the reward {name_of(self.reward)!r} has no gradient and the method needs one; "
+                "choose base, best-of-n or svdd, or a differentiable reward"
+            )
+        return torch.autograd.grad(rewards, at, torch.ones_like(rewards))[0]
+
+
+def _check_reward(method: Method, reward: Reward | None) -> None:
+    needy = method.proposal.needs_gradient or method.selection.needs_rewards or method.selection.particles > 1
+    if reward is None and needy:
+        raise ValueError("this method follows a reward and none was given; pass reward=..., or method='base'")
+    if method.proposal.needs_gradient and getattr(reward, "differentiable", True) is False:
+        raise ValueError(
+            f"the reward {name_of(reward)!r} has no gradient and the method needs one; "
+            "choose base, best-of-n or svdd, or a differentiable reward"
+        )
+
+
+def _check_call(prompts: list[str], seeds: list[int], grid: list[float], gradient_at: str, chunk: int) -> None:
+    if not prompts:
+        raise ValueError("prompts is empty; give at least one prompt")
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed per prompt")
+    if len(grid) < 2:
+        raise ValueError(f"the time grid {grid} has no step; give at least two times, from noise to data")
+    if gradient_at not in ("x_t", "x0"):
+        raise ValueError(f"gradient_at = {gradient_at!r} must be 'x_t' (through the denoiser) or 'x0'")
+    if chunk < 1:
+        raise ValueError(f"chunk = {chunk} must be 1 row or more")
+
+
+def _noisier(path: Path, s: float, t: float) -> bool:
+    return path.alpha(t) * path.sigma(s) > path.alpha(s) * path.sigma(t)
+
+
+@torch.no_grad()
+def sample(
+    model: Model,
+    prompts: Sequence[str] | str,
+    reward: Reward | None = None,
+    method: str | Method = "ntrk",
+    steps: int = 25,
+    seeds: Sequence[int] | None = None,
+    *,
+    eta: float = 1.0,
+    grid: Sequence[float] | None = None,
+    gradient_at: Literal["x_t", "x0"] = "x_t",
+    chunk: int = 16,
+    track: bool = True,
+    callback: Callable[[StepReport], Any] | None = None,
+) -> Result:
+    """Pictures that the reward asks for, from a pretrained model, at inference time.
+
+    Args:
+        model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`.
+        prompts: one per picture.
+        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised. None only with
+            methods that follow no reward.
+        method: a name of METHODS or a Method.
+        steps: steps of the path's own time grid, 1 or more; ignored if `grid` is given.
+        seeds: one whole number ≥ 0 per picture, 0, 1, 2, … if left out. Seed k gives the same noise in any batch and
+            with any number of particles.
+        eta: stochasticity of the reverse kernel: 0 is the ODE (no noise to tilt), 1 DDPM, inf full re-noising.
+        grid: times from noise to data, at least two; it may step back up, where the state is re-noised.
+        gradient_at: "x_t" takes the gradient through the denoiser (the papers), "x0" stops at x̂_0: half the cost.
+        chunk: rows per network call, which bounds the memory.
+        track: whether r(x̂_0) is recorded at every step even where the method does not need it.
+        callback: called with a StepReport after each step.
+    Returns:
+        Result with images, final rewards and trace.
+    Raises:
+        ValueError: for bad input, in one sentence.
+        FloatingPointError: if a reward, gradient or state is not finite; names the reward and the step.
+    """
+    started = time.perf_counter()
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    seeds = list(range(len(prompts))) if seeds is None else list(seeds)
+    method = find_method(method)
+    grid = list(model.path.grid(steps)) if grid is None else [float(t) for t in grid]
+    _check_reward(method, reward)
+    _check_call(prompts, seeds, grid, gradient_at, chunk)
+
+    device = getattr(model, "device", "cpu")
+    denoiser = model.denoiser(prompts)
+    engine = Engine(method, model.path, model.shape, seeds, eta, device)
+    evaluate = _Evaluator(model, denoiser, reward, prompts, gradient_at, chunk)
+    index = torch.arange(len(prompts), device=device).repeat_interleave(engine.particles)
+    with_reward = reward is not None and (track or method.selection.needs_rewards or method.proposal.needs_gradient)
+    trace, rewards_log, norms_log = Trace(), [], []
+
+    before = denoiser.nfe
+    x = engine.start(grid[0])
+    for number, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True), start=1):
+        if _noisier(model.path, s, t):
+            x = engine.renoise(x, t, s)
+            continue
+        x0_hat, rewards, gradient = evaluate(x, t, index, number, with_reward, method.proposal.needs_gradient)
+        x = engine.advance(x, x0_hat, t, s, rewards, gradient)
+        trace.times.append(t)
+        best = engine.by_image(rewards).amax(1).cpu() if with_reward else None
+        if best is not None:
+            rewards_log.append(best)
+        if gradient is not None:
+            norms_log.append(engine.by_image(gradient.flatten(1).norm(dim=1)).mean(1).cpu())
+        if not x.isfinite().all():
+            raise FloatingPointError(f"the state is not finite after step {number} (t = {t:.4g}); lower the strength")
+        if callback is not None:
+            callback(StepReport(number, len(grid) - 1, t, best))
+
+    images, final = _finish(model, engine, reward, x, prompts, index, chunk)
+    trace.nfe = (denoiser.nfe - before) / len(prompts)
+    trace.rewards = torch.stack(rewards_log) if rewards_log else trace.rewards
+    trace.gradient_norm = torch.stack(norms_log) if norms_log else trace.gradient_norm
+    trace.seconds = time.perf_counter() - started
+    return Result(images, final, trace)
+
+
+def _finish(
+    model: Model, engine: Engine, reward: Reward | None, x: Tensor, prompts: list[str], index: Tensor, chunk: int
+) -> tuple[Tensor, Tensor | None]:
+    """Final pictures and rewards; with several particles the winner's of each image."""
+    images = torch.cat([model.decode(part) for part in x.split(chunk)])
+    if reward is None:
+        return images, None
+    rewards = torch.cat(
+        [
+            reward_of(reward, part, [prompts[i] for i in rows.tolist()])
+            for part, rows in zip(images.split(chunk), index.split(chunk), strict=True)
+        ]
+    )
+    _require_finite(rewards, "value", reward, -1, 0.0)
+    winner = engine.method.selection.winner(engine.by_image(rewards))
+    rows = torch.arange(engine.images, device=winner.device) * engine.particles + winner
+    return images[rows], rewards[rows]
