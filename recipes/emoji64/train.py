@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import time
 from pathlib import Path
@@ -108,7 +109,7 @@ def sample_grid(network: Emoji64, path: Path) -> None:
     text, none = network.encode_text(bags), network.encode_text(bags * 0)
     x = torch.randn(len(prompts), 3, 64, 64, generator=torch.Generator().manual_seed(0))
     times = torch.linspace(1, 0, 21)
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in itertools.pairwise(times):
         both = network(x.repeat(2, 1, 1, 1), t.repeat(2 * len(x)), torch.cat([text, none]))
         x0_hat = both[len(x) :] + 2.0 * (both[: len(x)] - both[len(x) :])
         x = x0_hat + (s / t) * (x - x0_hat)
@@ -169,8 +170,10 @@ def main() -> None:
 
     start, images, saved_at, step = time.time(), state["images"], time.time(), 0
     recent: list[float] = []
-    log = open(BUILD / "train.log", "a", buffering=1)
-    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}") as bar:
+    with (
+        open(BUILD / "train.log", "a", buffering=1) as log,
+        tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}") as bar,
+    ):
         while (share := (time.time() - start) / (60 * args.minutes)) < 1:
             warm = min(1.0, (images / args.batch + 1) / 100)
             factor = warm * (1 - share if args.finish else 1.0)

@@ -69,7 +69,7 @@ class VPPath:
 
     def __init__(self, alphas_cumprod: Sequence[float] | np.ndarray | Tensor) -> None:
         table = np.asarray(alphas_cumprod, dtype=np.float64)
-        if table.ndim != 1 or not len(table) or not (0 < table[-1] and table[0] <= 1 and (np.diff(table) < 0).all()):
+        if table.ndim != 1 or not len(table) or not (table[-1] > 0 and table[0] <= 1 and (np.diff(table) < 0).all()):
             raise ValueError("alphas_cumprod must be one row of strictly falling values in (0, 1]; give the schedule's")
         self.alphas_cumprod = table
         self._extended = np.concatenate([[1.0], table])
@@ -184,9 +184,8 @@ def reverse_kernel(
         raise ValueError(f"t = {t} has no noise left to step away from; end the time grid there")
     if alpha_t * sigma_s > alpha_s * sigma_t * (1 + 1e-12):
         raise ValueError(f"s = {s} is noisier than t = {t}; a reverse step goes towards the data")
-    posterior = (
-        sigma_s * math.sqrt(max(0.0, 1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2)) if alpha_s else sigma_s
-    )
+    kept = alpha_t * sigma_s / (alpha_s * sigma_t) if alpha_s else 0.0
+    posterior = sigma_s * math.sqrt(max(0.0, 1 - kept**2))
     std = min(sigma_s, eta * posterior) if posterior else 0.0
     keep = math.sqrt(max(0.0, sigma_s**2 - std**2)) / sigma_t
     # One pass of multiply-adds: α_s x̂_0 + keep (x_t − α_t x̂_0)

@@ -6,6 +6,7 @@ gradients of a batch of particles, and gives x_s. `sample` is the native driver.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -315,7 +316,7 @@ def sample(
 
     before = denoiser.nfe
     x = engine.start(grid[0])
-    for number, (t, s) in enumerate(zip(grid[:-1], grid[1:], strict=True), start=1):
+    for number, (t, s) in enumerate(itertools.pairwise(grid), start=1):
         if _noisier(model.path, s, t):
             x = engine.renoise(x, t, s)
             continue

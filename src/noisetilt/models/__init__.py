@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-MODELS = {
-    "emoji64": "64×64 emoji in the styles 3d, noto and twemoji: a pixel-space flow transformer that ships with noisetilt"
-}
+MODELS = {"emoji64": "64×64 emoji in the styles 3d, noto and twemoji: a pixel-space flow transformer that ships along"}
 
 
 def load(name: str, **options: Any) -> Any:

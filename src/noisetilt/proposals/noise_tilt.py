@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from ..noise import whiten
@@ -54,5 +55,9 @@ class NoiseTilt:
         rho = self.rho_at(step)
         if rho == 0 or step.std == 0:
             return step.mean + step.std * noise
-        tilt = whiten(step.gradient, alpha=self.alpha, noise=noise)
-        return step.mean + step.std * (math.sqrt(rho) * tilt + math.sqrt(1 - rho) * noise)
+        # W breaks ties with noise of its own; reversed, the step's noise serves, as good as independent of itself.
+        dither = noise.flatten(1).flip(1).view_as(noise)
+        tilt = whiten(step.gradient, alpha=self.alpha, noise=dither)
+        mixed = math.sqrt(rho) * tilt + math.sqrt(1 - rho) * noise
+        steered = (step.gradient.flatten(1) != 0).any(1).view(-1, *[1] * (noise.ndim - 1))
+        return step.mean + step.std * torch.where(steered, mixed, noise)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Search:
-    """SVDD: at every step all particles restart from the best candidate (Li et al. 2024, arXiv 2408.08252, algorithm 1).
+    """SVDD: at every step all particles restart from the best candidate (Li et al. 2024, arXiv 2408.08252).
 
     A candidate x_s is judged by r(x̂_0(x_s)), which is next step's denoising of that particle, so K candidates cost K
     network calls a step.
@@ -35,7 +35,7 @@ class Search:
         if self.temperature == 0:
             return rewards.argmax(dim=1, keepdim=True).expand_as(rewards)
         cumulative = torch.softmax(rewards / self.temperature, dim=1).cumsum(dim=1)
-        return torch.searchsorted(cumulative, uniform.to(cumulative)).clamp(max=self.particles - 1)
+        return torch.searchsorted(cumulative, uniform.to(cumulative).contiguous()).clamp(max=self.particles - 1)
 
     def winner(self, rewards: Tensor) -> Tensor:
         return rewards.argmax(dim=1)

@@ -1,0 +1,26 @@
+# One virtual environment serves every target; it is made anew when the requirements change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test lint clean
+
+demo: $(READY)
+	$(BIN)/noisetilt generate "cat face" --reward style:3d --method ntrk --steps 25 --n 8 --seed 0 --out out/demo
+	@echo "open out/demo/grid.png: base above, guided below"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) out build/*.egg-info

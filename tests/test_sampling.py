@@ -1,0 +1,221 @@
+import math
+
+import pytest
+import torch
+
+from noisetilt import METHODS, Method, sample
+from noisetilt.models.exact import GaussianModel, MixtureModel
+from noisetilt.path import FlowPath
+from noisetilt.proposals import Base, MeanShift, NoiseTilt
+from noisetilt.rewards import Reward
+from noisetilt.selection import Independent, Search
+
+
+def gaussian(size=8):
+    frequency = torch.fft.fftfreq(size)
+    radius = frequency[:, None] ** 2 + frequency[None] ** 2
+    return GaussianModel(torch.zeros(3, size, size), 0.02 / (0.01 + radius))
+
+
+def smooth_direction(model):
+    """A unit direction in units of the prior: the reward aᵀx has standard deviation 1."""
+    size = model.shape[-1]
+    wave = torch.cos(2 * math.pi * torch.arange(size) / size).expand(model.shape)
+    return wave / (wave * model._filter(wave, model.power)).sum().sqrt()
+
+
+def linear(direction):
+    return Reward("linear", lambda images, prompts: (images * direction).sum(dim=(1, 2, 3)))
+
+
+ALL = ["base", "best-of-n", "dps", "svdd", "ntrk", "ntrk-best-of-n"]
+
+
+def small(name):
+    method = METHODS[name]
+    return method.replace(particles=3) if method.selection.particles > 1 else method
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_image_depends_on_its_seed_alone(name):
+    """The same picture alone, in a batch, and in another place of it; chunks change nothing."""
+    model = gaussian()
+    reward = linear(smooth_direction(model))
+    alone = sample(model, [""], reward, small(name), 5, seeds=[7])
+    batch = sample(model, [""] * 3, reward, small(name), 5, seeds=[1, 7, 2], chunk=2)
+    assert torch.allclose(batch.images[1], alone.images[0], atol=1e-5)
+    assert not torch.allclose(batch.images[0], alone.images[0], atol=1e-2)
+
+
+def test_the_first_particle_has_the_same_noise_with_any_number_of_particles():
+    model = gaussian()
+    worst_first = Reward("first", lambda images, prompts: -torch.arange(len(images), dtype=torch.float32))
+    alone = sample(model, [""], None, "base", 5, seeds=[3])
+    of_four = sample(model, [""], worst_first, METHODS["best-of-n"].replace(particles=4), 5, seeds=[3])
+    assert torch.allclose(of_four.images, alone.images, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nfe_is_steps_times_particles(name):
+    model = gaussian()
+    method = small(name)
+    result = sample(model, [""] * 2, linear(smooth_direction(model)), method, 5)
+    assert result.trace.nfe == 5 * method.selection.particles
+    assert result.trace.rewards.shape == (5, 2)
+    assert result.images.shape == (2, 3, 8, 8)
+    assert result.trace.seconds > 0
+    assert (result.trace.gradient_norm.shape == (5, 2)) == method.proposal.needs_gradient
+
+
+def test_guided_methods_raise_the_reward():
+    """In standard deviations of the prior; the order of METHODS.md §6 for a smooth linear reward."""
+    model = gaussian(16)
+    reward = linear(smooth_direction(model))
+    means = {
+        name: sample(model, [""] * 48, reward, method, 20, chunk=1024).rewards.mean().item()
+        for name, method in {
+            "base": METHODS["base"],
+            "best-of-n": METHODS["best-of-n"].replace(particles=8),
+            "ntrk": METHODS["ntrk"].replace(rho=0.05),
+            "dps": METHODS["dps"].replace(scale=0.3),
+        }.items()
+    }
+    assert abs(means["base"]) < 5 / math.sqrt(48)
+    assert means["best-of-n"] == pytest.approx(1.42, abs=0.4)  # E max of 8 standard normals is 1.42
+    assert means["ntrk"] > means["best-of-n"] + 0.5
+    assert means["dps"] > means["best-of-n"]
+
+
+def test_first_step_of_a_flow_is_plain_noise():
+    """At t = 1 α = 0 and the gradient is exactly zero."""
+    model = gaussian()
+    result = sample(model, [""], linear(smooth_direction(model)), METHODS["ntrk"].replace(rho=1.0), 5)
+    assert (result.trace.gradient_norm[0] == 0).all()
+    assert (result.trace.gradient_norm[1:] > 0).all()
+    assert result.images.isfinite().all()
+
+
+def test_a_zero_gradient_is_plain_sampling():
+    model = gaussian()
+    flat = Reward("flat", lambda images, prompts: (0 * images).sum(dim=(1, 2, 3)))
+    guided = sample(model, [""] * 2, flat, "ntrk", 5)
+    base = sample(model, [""] * 2, None, "base", 5)
+    assert torch.allclose(guided.images, base.images, atol=1e-6)
+
+
+def test_zero_strength_is_plain_sampling():
+    model = gaussian()
+    reward = linear(smooth_direction(model))
+    base = sample(model, [""] * 2, None, "base", 5).images
+    for method in (METHODS["ntrk"].replace(rho=0.0), METHODS["dps"].replace(scale=0.0)):
+        assert torch.allclose(sample(model, [""] * 2, reward, method, 5).images, base, atol=1e-6)
+
+
+@pytest.mark.parametrize("gradient_at, jacobian", [("x_t", True), ("x0", False)])
+def test_gradient_is_exact(gradient_at, jacobian):
+    """Through the denoiser it is Jᵀ∇r, at x̂_0 it is ∇r: seen from the step a proposal is given."""
+    model = gaussian()
+    direction = smooth_direction(model)
+    seen = []
+
+    class Spy(Base):
+        needs_gradient = True
+
+        def __call__(self, step, noise):
+            seen.append(step)
+            return super().__call__(step, noise)
+
+    sample(model, [""], linear(direction), Method(proposal=Spy()), 4, gradient_at=gradient_at)
+    step = seen[2]
+    alpha, sigma = 1 - step.t, step.t
+    gain = alpha * model.power / (alpha**2 * model.power + sigma**2)
+    expected = model._filter(direction, gain) if jacobian else direction
+    assert torch.allclose(step.gradient[0], expected, atol=1e-5)
+
+
+def test_svdd_keeps_the_best_candidate():
+    """All particles that leave a step descend from the one with the best reward."""
+    rewards = torch.tensor([[0.0, 3.0, 1.0], [5.0, 2.0, 1.0]])
+    assert Search(3).ancestors(rewards, torch.rand(2, 3)).tolist() == [[1, 1, 1], [0, 0, 0]]
+
+
+def test_soft_search_draws_in_proportion():
+    rewards = torch.tensor([[0.0, math.log(3.0)]]).expand(1, 2)
+    uniform = torch.linspace(0, 1, 1001)[:-1]
+    drawn = torch.stack([Search(2, temperature=1.0).ancestors(rewards, u.expand(1, 2)) for u in uniform])
+    assert drawn.float().mean().item() == pytest.approx(0.75, abs=0.01)
+
+
+def test_time_grid_may_step_back_up():
+    model = gaussian()
+    steps = []
+    result = sample(model, [""], None, "base", grid=[1.0, 0.5, 0.7, 0.3, 0.0], callback=steps.append)
+    assert result.trace.nfe == 3
+    assert [round(s.t, 2) for s in steps] == [1.0, 0.7, 0.3]
+
+
+def test_dps_finds_the_rewarded_mode():
+    model = MixtureModel(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), torch.full((2,), 0.01), torch.ones(2))
+    right = Reward("right", lambda states, prompts: states[:, 0])
+    plain = sample(model, [""] * 200, None, "base", 20, chunk=200).images[:, 0]
+    guided = sample(model, [""] * 200, right, METHODS["dps"].replace(scale=0.2), 20, chunk=200).images[:, 0]
+    assert 0.35 < (plain > 0).float().mean() < 0.65
+    assert (guided > 0).float().mean() > 0.85
+
+
+@pytest.mark.parametrize(
+    "change, error, word",
+    [
+        (dict(method="nope"), ValueError, "unknown"),
+        (dict(method="ntrk", reward=None), ValueError, "reward"),
+        (dict(seeds=[1]), ValueError, "seeds"),
+        (dict(seeds=[1, -2]), ValueError, "seed"),
+        (dict(prompts=[]), ValueError, "prompts"),
+        (dict(steps=0), ValueError, "steps"),
+        (dict(grid=[1.0]), ValueError, "grid"),
+        (dict(chunk=0), ValueError, "chunk"),
+        (dict(eta=-1.0), ValueError, "eta"),
+        (dict(gradient_at="x1"), ValueError, "gradient_at"),
+        (dict(reward=Reward("box", lambda i, p: i.sum((1, 2, 3)), differentiable=False)), ValueError, "box.*gradient"),
+        (dict(reward=lambda i, p: i.detach().sum((1, 2, 3))), ValueError, "gradient"),
+        (dict(reward=lambda i, p: i.sum()), ValueError, "shape"),
+        (dict(reward=lambda i, p: 3.0), ValueError, "float"),
+        (dict(reward=Reward("bad", lambda i, p: i.sum((1, 2, 3)) / 0)), FloatingPointError, "'bad'.*step 1"),
+        (
+            dict(reward=Reward("root", lambda i, p: (0 * i).abs().sqrt().sum((1, 2, 3)))),
+            FloatingPointError,
+            "gradient.*'root'.*step 2",
+        ),
+    ],
+)
+def test_bad_input_is_refused(change, error, word):
+    model = gaussian()
+    call = {"prompts": ["", ""], "reward": linear(smooth_direction(model)), "method": "ntrk", "steps": 4, **change}
+    with pytest.raises(error, match=word):
+        sample(model, **call)
+
+
+def test_method_replaces_parts_and_knobs():
+    method = METHODS["ntrk"].replace(rho=0.2, particles=4)
+    assert method.proposal == NoiseTilt(rho=0.2) and method.selection == Independent(4)
+    assert METHODS["ntrk"].proposal == NoiseTilt()
+    assert METHODS["base"].replace(proposal=MeanShift(2.0)).knobs()["scale"] == 2.0
+    with pytest.raises(ValueError, match="knob 'rhoo'.*rho"):
+        METHODS["ntrk"].replace(rhoo=1)
+    with pytest.raises(ValueError, match="rho = 2"):
+        METHODS["ntrk"].replace(rho=2)
+
+
+def test_noise_tilt_keeps_variance_and_mean():
+    """The injected noise has unit variance whatever ρ is, and it points up the gradient."""
+    from noisetilt.proposals import Step
+
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(4, 3, 32, 32, generator=generator).cumsum(-1)
+    noise = torch.randn(4, 3, 32, 32, generator=generator)
+    zero = torch.zeros_like(noise)
+    for rho in (0.01, 0.3, 1.0):
+        step = Step(FlowPath(), 0.5, 0.46, zero, zero, zero, 2.0, None, gradient)
+        moved = NoiseTilt(rho)(step, noise) / 2.0
+        assert moved.flatten(1).square().mean(1).allclose(torch.ones(4), atol=0.05)
+        assert (((moved - noise) * gradient).flatten(1).sum(1) > 0).all()
