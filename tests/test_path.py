@@ -25,9 +25,7 @@ def test_eta_one_is_the_ddpm_posterior(states):
     t = 500
     beta, bar, bar_s = BETAS[t], VP.alphas_cumprod[t], VP.alphas_cumprod[t - 1]
     mean, std = reverse_kernel(VP, x_t, x0_hat, t, t - 1, eta=1.0)
-    expected = (
-        math.sqrt(bar_s) * beta / (1 - bar) * x0_hat + math.sqrt(1 - beta) * (1 - bar_s) / (1 - bar) * x_t
-    )
+    expected = math.sqrt(bar_s) * beta / (1 - bar) * x0_hat + math.sqrt(1 - beta) * (1 - bar_s) / (1 - bar) * x_t
     assert torch.allclose(mean, expected, atol=1e-12)
     assert std == pytest.approx(math.sqrt((1 - bar_s) / (1 - bar) * beta), rel=1e-10)
 

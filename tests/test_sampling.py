@@ -200,7 +200,7 @@ def test_method_replaces_parts_and_knobs():
     assert method.proposal == NoiseTilt(rho=0.2) and method.selection == Independent(4)
     assert METHODS["ntrk"].proposal == NoiseTilt()
     assert METHODS["base"].replace(proposal=MeanShift(2.0)).knobs()["scale"] == 2.0
-    with pytest.raises(ValueError, match="knob 'rhoo'.*rho"):
+    with pytest.raises(ValueError, match=r"knob 'rhoo'.*rho"):
         METHODS["ntrk"].replace(rhoo=1)
     with pytest.raises(ValueError, match="rho = 2"):
         METHODS["ntrk"].replace(rho=2)

@@ -20,7 +20,7 @@ from .models import load as load_model
 from .report import grid, plot_rewards, save_picture, table
 from .rewards import Reward
 from .rewards import load as load_reward
-from .sampling import StepReport, reward_of, sample
+from .sampling import StepReport, check_reward, reward_of, sample
 
 
 @dataclass
@@ -156,6 +156,8 @@ def generate(job: Job) -> dict[str, Any]:
     model = load_model(job.model, guidance=job.guidance, device=job.device)
     reward, heldout = load_reward(job.reward), load_reward(job.reward, heldout=True)
     arms = [Arm("base", METHODS["base"]), Arm("guided", find_method(job.method).replace(**job.knobs))]
+    for arm in arms:
+        check_reward(arm.method, reward)
     model.denoiser([job.prompt])  # refuses unknown words before any file is touched
     job.out.mkdir(parents=True, exist_ok=True)
     seeds = list(range(job.seed, job.seed + job.n))

@@ -231,7 +231,12 @@ class _Evaluator:
         return torch.autograd.grad(rewards, at, torch.ones_like(rewards))[0]
 
 
-def _check_reward(method: Method, reward: Reward | None) -> None:
+def check_reward(method: Method, reward: Reward | None) -> None:
+    """Refuses a method that needs a reward or its gradient and has none.
+
+    Raises:
+        ValueError: with the reward's name.
+    """
     needy = method.proposal.needs_gradient or method.selection.needs_rewards or method.selection.particles > 1
     if reward is None and needy:
         raise ValueError("this method follows a reward and none was given; pass reward=..., or method='base'")
@@ -303,7 +308,7 @@ def sample(
     seeds = list(range(len(prompts))) if seeds is None else list(seeds)
     method = find_method(method)
     grid = list(model.path.grid(steps)) if grid is None else [float(t) for t in grid]
-    _check_reward(method, reward)
+    check_reward(method, reward)
     _check_call(prompts, seeds, grid, gradient_at, chunk)
 
     device = getattr(model, "device", "cpu")

@@ -1,0 +1,89 @@
+import shutil
+
+import pytest
+import torch
+
+from noisetilt import load, rewards, sample
+from noisetilt.models.emoji64 import words
+from noisetilt.models.emoji64.model import FOLDER
+from noisetilt.weights import load_weights
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load("emoji64")
+
+
+def test_denoiser_denoises(model):
+    """At little noise the prediction is nearer to the picture than the noisy state is, by far."""
+    picture = sample(model, ["red heart 3d"], None, "base", 12, seeds=[1]).images * 2 - 1
+    noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
+    x_t = 0.7 * picture + 0.3 * noise
+    x0_hat = model.denoiser(["red heart 3d"])(x_t, 0.3)
+    assert (x0_hat - picture).square().mean() < 0.15 * (x_t - picture).square().mean()
+
+
+def test_prompts_matter(model):
+    """A red heart is redder than a green leaf, at the same seeds."""
+    redness = rewards.load("redness")
+    means = [
+        redness(sample(model, [prompt] * 4, None, "base", 10).images, [prompt] * 4).mean()
+        for prompt in ("red heart", "green leaf")
+    ]
+    assert means[0] > means[1] + 0.1
+
+
+def test_images_are_pictures(model):
+    images = sample(model, ["cat face", "house"], None, "base", 8).images
+    assert images.shape == (2, 3, 64, 64)
+    assert images.min() >= 0 and images.max() <= 1
+    corners = images[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert corners.median() > 0.9  # the pictures are on white
+
+
+def test_no_patch_seams(model):
+    """Neighbouring pixels across a patch border differ hardly more than inside a patch."""
+    images = sample(model, ["cat face", "red apple", "house", "globe"], None, "base", 15).images
+    steps = images.diff(dim=-1).abs().mean(dim=(0, 1, 2))
+    across = torch.arange(63) % 8 == 7
+    assert steps[across].mean() < 1.25 * steps[~across].mean()
+
+
+@pytest.mark.parametrize("method", ["ntrk", "dps"])
+def test_guidance_steers(model, method):
+    reward = rewards.load("redness")
+    base = sample(model, ["face"] * 2, reward, "base", 10)
+    guided = sample(model, ["face"] * 2, reward, method, 10)
+    assert (guided.rewards > base.rewards).all() or method == "dps"
+    assert guided.rewards.mean() > base.rewards.mean()
+
+
+def test_guidance_one_is_the_conditional_network(model):
+    plain = load("emoji64", guidance=1.0)
+    x_t = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    direct = plain.network(x_t, torch.tensor([0.6]), plain.network.encode_text(words.bags(["cat"])))
+    assert torch.allclose(plain.denoiser(["cat"])(x_t, 0.6), direct, atol=1e-5)
+
+
+def test_words():
+    assert words.known_words("Smiling cats, with a Red heart; 3D!") == ["smiling", "cat", "red", "heart", "3d"]
+    bag = words.bags(["cat face", "face of the cat"])
+    assert torch.equal(bag[0], bag[1]) and bag[0].sum() == 2
+    with pytest.raises(ValueError, match=r"'smilng'.*smiling"):
+        words.known_words("smilng cat")
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    for name in ("emoji64.safetensors", "emoji64.safetensors.sha256"):
+        shutil.copy(FOLDER / name, tmp_path / name)
+    assert load_weights(tmp_path / "emoji64.safetensors")
+    data = bytearray((tmp_path / "emoji64.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "emoji64.safetensors").write_bytes(data)
+    with pytest.raises(OSError, match="damaged"):
+        load_weights(tmp_path / "emoji64.safetensors")
+
+
+def test_unknown_model_is_refused():
+    with pytest.raises(ValueError, match="emoji64"):
+        load("sd15")
