@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from muon import Muon
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -96,7 +97,7 @@ def optimisers(network: Emoji64, rate: float) -> list[torch.optim.Optimizer]:
     taken = {id(p) for p in matrices}
     rest = [p for p in network.parameters() if id(p) not in taken]
     return [
-        torch.optim.Muon(matrices, lr=2 * rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=2 * rate),
         torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
 
@@ -142,6 +143,7 @@ def main() -> None:
     optims = optimisers(network, args.rate)
     if "average" in state:
         average.load_state_dict(state["average"])
+    if "optimisers" in state:
         for optimiser, saved in zip(optims, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
     rates = [2 * args.rate, args.rate]
