@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -8,7 +9,7 @@ from noisetilt.models.exact import GaussianModel, MixtureModel
 from noisetilt.path import FlowPath
 from noisetilt.proposals import Base, MeanShift, NoiseTilt
 from noisetilt.rewards import Reward
-from noisetilt.selection import Independent, Search
+from noisetilt.selection import Candidates, Independent, Search
 
 
 def gaussian(size=8):
@@ -28,7 +29,7 @@ def linear(direction):
     return Reward("linear", lambda images, prompts: (images * direction).sum(dim=(1, 2, 3)))
 
 
-ALL = ["base", "best-of-n", "dps", "svdd", "ntrk", "ntrk-best-of-n"]
+ALL = list(METHODS)
 
 
 def small(name):
@@ -43,8 +44,9 @@ def test_an_image_depends_on_its_seed_alone(name):
     reward = linear(smooth_direction(model))
     alone = sample(model, [""], reward, small(name), 5, seeds=[7])
     batch = sample(model, [""] * 3, reward, small(name), 5, seeds=[1, 7, 2], chunk=2)
-    assert torch.allclose(batch.images[1], alone.images[0], atol=1e-5)
-    assert not torch.allclose(batch.images[0], alone.images[0], atol=1e-2)
+    # This reward's gradient is all ties, which W breaks by rank: rounding moves it a little.
+    assert torch.allclose(batch.images[1], alone.images[0], atol=5e-3)
+    assert not torch.allclose(batch.images[0], alone.images[0], atol=0.1)
 
 
 def test_the_first_particle_has_the_same_noise_with_any_number_of_particles():
@@ -60,11 +62,14 @@ def test_nfe_is_steps_times_particles(name):
     model = gaussian()
     method = small(name)
     result = sample(model, [""] * 2, linear(smooth_direction(model)), method, 5)
-    assert result.trace.nfe == 5 * method.selection.particles
-    assert result.trace.rewards.shape == (5, 2)
+    times = method.times.walk(model.path, model.path.grid(5))
+    taken = sum(s < t for t, s in itertools.pairwise(times))
+    assert taken >= 5
+    assert result.trace.nfe == taken * method.selection.particles
+    assert result.trace.rewards.shape == (taken, 2)
     assert result.images.shape == (2, 3, 8, 8)
     assert result.trace.seconds > 0
-    assert (result.trace.gradient_norm.shape == (5, 2)) == method.proposal.needs_gradient
+    assert (result.trace.gradient_norm.shape == (taken, 2)) == method.proposal.needs_gradient
 
 
 def test_guided_methods_raise_the_reward():
@@ -133,16 +138,22 @@ def test_gradient_is_exact(gradient_at, jacobian):
     assert torch.allclose(step.gradient[0], expected, atol=1e-5)
 
 
+def choose(selection, rewards, uniform=None, log_ratio=None, number=1, steps=1):
+    uniform = torch.full_like(rewards, 0.5) if uniform is None else uniform
+    log_ratio = torch.zeros_like(rewards) if log_ratio is None else log_ratio
+    return selection.choose(Candidates(rewards, log_ratio, uniform, number, steps), None)[0]
+
+
 def test_svdd_keeps_the_best_candidate():
     """All particles that leave a step descend from the one with the best reward."""
     rewards = torch.tensor([[0.0, 3.0, 1.0], [5.0, 2.0, 1.0]])
-    assert Search(3).ancestors(rewards, torch.rand(2, 3)).tolist() == [[1, 1, 1], [0, 0, 0]]
+    assert choose(Search(3), rewards).tolist() == [[1, 1, 1], [0, 0, 0]]
 
 
 def test_soft_search_draws_in_proportion():
     rewards = torch.tensor([[0.0, math.log(3.0)]]).expand(1, 2)
     uniform = torch.linspace(0, 1, 1001)[:-1]
-    drawn = torch.stack([Search(2, temperature=1.0).ancestors(rewards, u.expand(1, 2)) for u in uniform])
+    drawn = torch.stack([choose(Search(2, temperature=1.0), rewards, u.expand(1, 2)) for u in uniform])
     assert drawn.float().mean().item() == pytest.approx(0.75, abs=0.01)
 
 

@@ -7,8 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .initial_noise import Gaussian
-from .proposals import Base, MeanShift, NoiseTilt, Proposal
-from .selection import Independent, Search, Selection
+from .proposals import (
+    Base,
+    ManifoldShift,
+    MeanShift,
+    MonteCarloShift,
+    NoiseTilt,
+    NormalisedMeanShift,
+    Proposal,
+    TrainingFreeGuidance,
+    TwistedShift,
+    UniversalGuidance,
+)
+from .selection import SMC, Independent, Search, Selection
+from .times import TimeTravel
 
 
 @dataclass(frozen=True)
@@ -19,20 +31,27 @@ class Method:
         initial: where x_T comes from.
         proposal: how one particle moves from x_t to x_s.
         selection: which particles go on, and which one is returned.
+        times: how the time grid is walked.
         summary: one line for people.
     """
 
     initial: Gaussian = field(default_factory=Gaussian)
     proposal: Proposal = field(default_factory=Base)
     selection: Selection = field(default_factory=Independent)
+    times: TimeTravel = field(default_factory=TimeTravel)
     summary: str = ""
 
     def knobs(self) -> dict[str, Any]:
-        """The values of all knobs of the three parts, by name."""
+        """The values of all knobs of its parts, by name."""
         return {f.name: getattr(part, f.name) for part in self._parts().values() for f in dataclasses.fields(part)}
 
     def _parts(self) -> dict[str, Any]:
-        return {"initial": self.initial, "proposal": self.proposal, "selection": self.selection}
+        return {
+            "initial": self.initial,
+            "proposal": self.proposal,
+            "selection": self.selection,
+            "times": self.times,
+        }
 
     def replace(self, **changes: Any) -> Method:
         """A copy with other parts (`proposal=NoiseTilt(0.1)`) or other knobs of its parts (`rho=0.1`).
@@ -48,8 +67,7 @@ class Method:
             for name, part in changed._parts().items():
                 if knob in {f.name for f in dataclasses.fields(part)}:
                     changed = dataclasses.replace(changed, **{name: dataclasses.replace(part, **{knob: value})})
-                    break
-            else:
+            if knob not in self.knobs():
                 known = ", ".join(self.knobs()) or "none"
                 raise ValueError(f"this method has no knob {knob!r}; its knobs are: {known}")
         return changed
@@ -61,7 +79,29 @@ METHODS: dict[str, Method] = {
         selection=Independent(particles=20), summary="N trajectories, the best final reward is returned"
     ),
     "dps": Method(proposal=MeanShift(), summary="mean shifted along the reward's gradient (Chung 2023)"),
+    "lgd": Method(proposal=MonteCarloShift(), summary="mean shift by a Monte-Carlo smoothed reward (Song 2023)"),
+    "mpgd": Method(proposal=ManifoldShift(), summary="predicted picture shifted, no Jacobian (He 2024)"),
+    "ugd": Method(
+        proposal=UniversalGuidance(),
+        times=TimeTravel(repeats=2),
+        summary="universal guidance: forward, backward, recurrence (Bansal 2023)",
+    ),
+    "freedom": Method(
+        proposal=NormalisedMeanShift(),
+        times=TimeTravel(repeats=2, after=0.3, before=0.7),
+        summary="mean shift with time travel in the middle (Yu 2023)",
+    ),
+    "tfg": Method(proposal=TrainingFreeGuidance(), summary="training-free guidance, the frame of these (Ye 2024)"),
     "svdd": Method(selection=Search(particles=20), summary="the best of K candidates at every step (Li 2024)"),
+    "fk": Method(
+        selection=SMC(particles=4, temperature=0.1, interval=5),
+        summary="Feynman-Kac steering: SMC on the base kernel at intervals (Singhal 2025)",
+    ),
+    "das": Method(
+        proposal=TwistedShift(),
+        selection=SMC(particles=16, tempering=0.008),
+        summary="tempered SMC with mean-shifted proposals (Kim 2025)",
+    ),
     "ntrk": Method(proposal=NoiseTilt(), summary="whitened reward gradient as the noise (arXiv 2606.18066)"),
     "ntrk-best-of-n": Method(
         proposal=NoiseTilt(), selection=Independent(particles=20), summary="NTRK†: the best of N NTRK trajectories"

@@ -7,6 +7,7 @@ gradients of a batch of particles, and gives x_s. `sample` is the native driver.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from .denoiser import Denoiser
 from .methods import Method, find_method
 from .path import Path, renoise, reverse_kernel
 from .proposals import Step
+from .selection import Candidates
 from .streams import Streams
 
 Reward = Callable[[Tensor, Sequence[str]], Tensor]
@@ -87,8 +89,9 @@ class Engine:
         seeds: one per image.
         eta: stochasticity of the reverse kernel.
         device, dtype: of the states.
+        steps: how many steps there will be, for methods that temper the reward.
     Raises:
-        ValueError: if the method tilts noise and the kernel has none.
+        ValueError: if the method tilts the noise and eta leaves none.
     """
 
     def __init__(
@@ -100,11 +103,17 @@ class Engine:
         eta: float = 1.0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        steps: int = 1,
     ) -> None:
+        if eta == 0 and getattr(method.proposal, "needs_noise", False):
+            raise ValueError("eta = 0 leaves no noise to tilt; give eta = 1 (DDPM), or another method")
         self.method, self.path, self.eta = method, path, eta
+        self.number, self.steps = 0, steps
         self.images, self.particles = len(seeds), method.selection.particles
         self.device, self.dtype = device, dtype
         self._streams = Streams(seeds, self.particles, shape)
+        self._selection_state = None
+        self._log_ratio = torch.zeros(self.images, self.particles, device=device, dtype=dtype)
 
     def _noise(self) -> Tensor:
         return self._streams.normal().flatten(0, 1).to(self.device, self.dtype)
@@ -120,25 +129,58 @@ class Engine:
 
     def _chosen(self, rewards: Tensor | None) -> Tensor | None:
         """Flat indices of the particles that all go on from, or None if each goes on by itself."""
-        uniform = self._streams.uniform()
-        ancestors = self.method.selection.ancestors(None if rewards is None else self.by_image(rewards), uniform)
+        candidates = Candidates(
+            None if rewards is None else self.by_image(rewards),
+            self._log_ratio,
+            self._streams.uniform().to(self.device),
+            self.number,
+            self.steps,
+        )
+        ancestors, self._selection_state = self.method.selection.choose(candidates, self._selection_state)
         if ancestors is None:
             return None
         offset = torch.arange(self.images, device=ancestors.device)[:, None] * self.particles
         return (ancestors + offset).flatten()
 
+    def perturbations(self) -> Tensor | None:
+        """Fresh noise for proposals that smooth the reward, (image · particle, draws, *event), or None."""
+        draws = getattr(self.method.proposal, "draws", 0)
+        return torch.stack([self._noise() for _ in range(draws)], dim=1) if draws else None
+
     def advance(
-        self, x_t: Tensor, x0_hat: Tensor, t: float, s: float, rewards: Tensor | None, gradient: Tensor | None
+        self,
+        x_t: Tensor,
+        x0_hat: Tensor,
+        t: float,
+        s: float,
+        rewards: Tensor | None,
+        gradient: Tensor | None,
+        reward_gradient: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """x_s of all particles, (image · particle, *event)."""
+        self.number += 1
         chosen = self._chosen(rewards) if self.particles > 1 else None
         if chosen is not None:
             x_t, x0_hat = x_t[chosen], x0_hat[chosen]
             rewards = None if rewards is None else rewards[chosen]
             gradient = None if gradient is None else gradient[chosen]
         mean, std = reverse_kernel(self.path, x_t, x0_hat, t, s, self.eta)
-        step = Step(self.path, t, s, x_t, x0_hat, mean, std, rewards, gradient)
-        return self.method.proposal(step, self._noise())
+        step = Step(
+            self.path, t, s, x_t, x0_hat, mean, std, rewards, gradient, reward_gradient, self.number, self.steps
+        )
+        noise = self._noise()
+        x_s = self.method.proposal(step, noise)
+        self._log_ratio = self._density_ratio(x_s, mean, std, noise)
+        return x_s
+
+    def _density_ratio(self, x_s: Tensor, mean: Tensor, std: float, noise: Tensor) -> Tensor:
+        """log N(x_s; mean, std²) − log N(ε; 0, I), (image, particle): the base kernel's density over that of a proposal
+        which shifts the mean. Zero where the kernel has no noise."""
+        if std == 0 or self.particles == 1:
+            return torch.zeros_like(self._log_ratio)
+        perturbation = ((x_s - mean) / std).flatten(1)
+        difference = noise.flatten(1).square() - perturbation.square()
+        return self.by_image(0.5 * difference.sum(1))
 
     def renoise(self, x_t: Tensor, t: float, s: float) -> Tensor:
         """The forward kernel from t up to a noisier s with fresh noise."""
@@ -183,13 +225,22 @@ class _Evaluator:
     prompts: Sequence[str]
     gradient_at: Literal["x_t", "x0"]
     chunk: int
+    number: int = 0
 
     def __call__(
-        self, x_t: Tensor, t: float, index: Tensor, number: int, with_reward: bool, with_gradient: bool
+        self,
+        x_t: Tensor,
+        t: float,
+        index: Tensor,
+        with_reward: bool,
+        with_gradient: bool,
+        perturbations: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """x̂_0, rewards and gradient of all rows; perturbations (batch, draws, *event) around x̂_0 smooth the reward."""
+        self.number += 1
+        spread = [None] * len(x_t) if perturbations is None else perturbations
         parts = [
-            self._one(x, t, i, number, with_reward, with_gradient)
-            for x, i in zip(x_t.split(self.chunk), index.split(self.chunk), strict=True)
+            self._one(x_t[rows], t, index[rows], spread[rows], with_reward, with_gradient) for rows in self._chunks(x_t)
         ]
         x0_hat, rewards, gradient = zip(*parts, strict=True)
         return (
@@ -198,10 +249,40 @@ class _Evaluator:
             torch.cat(gradient) if with_gradient else None,
         )
 
+    def _chunks(self, x: Tensor) -> list[slice]:
+        return [slice(first, first + self.chunk) for first in range(0, len(x), self.chunk)]
+
+    def _rewards(self, x_0: Tensor, index: Tensor) -> Tensor:
+        return reward_of(self.reward, self.model.decode(x_0), [self.prompts[i] for i in index.tolist()])
+
+    def _smoothed(self, x0_hat: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
+        """log of the mean of exp r over pictures around x̂_0."""
+        draws = offsets.shape[1]
+        around = (x0_hat[:, None] + offsets).flatten(0, 1)
+        values = self._rewards(around, index.repeat_interleave(draws)).unflatten(0, (-1, draws))
+        return values.logsumexp(1) - math.log(draws)
+
+    def at_x0(self, x_0: Tensor, index: Tensor, t: float) -> Tensor:
+        """∇r at x_0 (batch, *event), without the denoiser."""
+        parts = []
+        for rows in self._chunks(x_0):
+            with torch.enable_grad():
+                x = x_0[rows].detach().requires_grad_()
+                rewards = self._rewards(x, index[rows])
+            parts.append(self._gradient(rewards, x))
+        gradient = torch.cat(parts)
+        _require_finite(gradient, "gradient", self.reward, self.number, t)
+        return gradient
+
     def _one(
-        self, x_t: Tensor, t: float, index: Tensor, number: int, with_reward: bool, with_gradient: bool
+        self,
+        x_t: Tensor,
+        t: float,
+        index: Tensor,
+        perturbations: Tensor | None,
+        with_reward: bool,
+        with_gradient: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        prompts = [self.prompts[i] for i in index.tolist()]
         # At α_t = 0 nothing of x_0 is in x_t and the gradient is exactly zero, whatever a network says.
         blind = self.model.path.alpha(t) == 0
         through = with_gradient and self.gradient_at == "x_t" and not blind
@@ -214,12 +295,13 @@ class _Evaluator:
         if wanted and not through:
             x0_hat = x0_hat.detach().requires_grad_()
         with torch.set_grad_enabled(wanted):
-            rewards = reward_of(self.reward, self.model.decode(x0_hat), prompts)
-        _require_finite(rewards.detach(), "value", self.reward, number, t)
+            rewards = self._rewards(x0_hat, index)
+            followed = rewards if not torch.is_tensor(perturbations) else self._smoothed(x0_hat, index, perturbations)
+        _require_finite(rewards.detach(), "value", self.reward, self.number, t)
         gradient = None
         if with_gradient:
-            gradient = self._gradient(rewards, x_t if through else x0_hat) if wanted else torch.zeros_like(x_t)
-            _require_finite(gradient, "gradient", self.reward, number, t)
+            gradient = self._gradient(followed, x_t if through else x0_hat) if wanted else torch.zeros_like(x_t)
+            _require_finite(gradient, "gradient", self.reward, self.number, t)
         return x0_hat.detach(), rewards.detach(), gradient
 
     def _gradient(self, rewards: Tensor, at: Tensor) -> Tensor:
@@ -308,12 +390,15 @@ def sample(
     seeds = list(range(len(prompts))) if seeds is None else list(seeds)
     method = find_method(method)
     grid = list(model.path.grid(steps)) if grid is None else [float(t) for t in grid]
+    grid = method.times.walk(model.path, grid)
     check_reward(method, reward)
     _check_call(prompts, seeds, grid, gradient_at, chunk)
 
     device = getattr(model, "device", "cpu")
     denoiser = model.denoiser(prompts)
-    engine = Engine(method, model.path, model.shape, seeds, eta, device)
+    down = sum(not _noisier(model.path, s, t) for t, s in itertools.pairwise(grid))
+    engine = Engine(method, model.path, model.shape, seeds, eta, device, steps=down)
+    gradient_at = getattr(method.proposal, "gradient_at", gradient_at)
     evaluate = _Evaluator(model, denoiser, reward, prompts, gradient_at, chunk)
     index = torch.arange(len(prompts), device=device).repeat_interleave(engine.particles)
     with_reward = reward is not None and (track or method.selection.needs_rewards or method.proposal.needs_gradient)
@@ -325,8 +410,11 @@ def sample(
         if _noisier(model.path, s, t):
             x = engine.renoise(x, t, s)
             continue
-        x0_hat, rewards, gradient = evaluate(x, t, index, number, with_reward, method.proposal.needs_gradient)
-        x = engine.advance(x, x0_hat, t, s, rewards, gradient)
+        around = engine.perturbations()
+        if around is not None:
+            around = method.proposal.spread(model.path, t) * around
+        x0_hat, rewards, gradient = evaluate(x, t, index, with_reward, method.proposal.needs_gradient, around)
+        x = engine.advance(x, x0_hat, t, s, rewards, gradient, lambda x_0, t=t: evaluate.at_x0(x_0, index, t))
         trace.times.append(t)
         best = engine.by_image(rewards).amax(1).cpu() if with_reward else None
         if best is not None:

@@ -1,8 +1,25 @@
 """How one particle moves from x_t to x_s; each proposal is a pure function."""
 
 from .base import Base
-from .mean_shift import MeanShift
+from .manifold import ManifoldShift
+from .mean_shift import MeanShift, NormalisedMeanShift
+from .monte_carlo import MonteCarloShift
 from .noise_tilt import NoiseTilt
 from .step import Proposal, Step
+from .training_free import TrainingFreeGuidance
+from .twisted import TwistedShift
+from .universal import UniversalGuidance
 
-__all__ = ["Base", "MeanShift", "NoiseTilt", "Proposal", "Step"]
+__all__ = [
+    "Base",
+    "ManifoldShift",
+    "MeanShift",
+    "MonteCarloShift",
+    "NoiseTilt",
+    "NormalisedMeanShift",
+    "Proposal",
+    "Step",
+    "TrainingFreeGuidance",
+    "TwistedShift",
+    "UniversalGuidance",
+]

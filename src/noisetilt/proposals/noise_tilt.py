@@ -38,6 +38,7 @@ class NoiseTilt:
     schedule: Schedule = "constant"
     alpha: float = 1e-4
     needs_gradient: ClassVar[bool] = True
+    needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.rho <= 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,7 @@ class Step:
 
     x_t, x0_hat and mean are (batch, *event); rewards is (batch,) = r(x̂_0); gradient is ∇_{x_t} r(x̂_0), (batch,
     *event). Rewards and gradient are None unless the method asks for them. std is that of the reverse kernel.
+    reward_gradient gives ∇r at any x̂_0 (batch, *event), without the denoiser. number counts from 1 to steps.
     """
 
     path: Path
@@ -27,12 +29,17 @@ class Step:
     std: float
     rewards: Tensor | None = None
     gradient: Tensor | None = None
+    reward_gradient: Callable[[Tensor], Tensor] | None = None
+    number: int = 1
+    steps: int = 1
 
 
 class Proposal(Protocol):
     """How one particle moves from x_t to x_s: a pure function of the step and the noise, which draws nothing itself.
 
-    `needs_gradient` says whether the step must bring the reward's gradient.
+    `needs_gradient` says whether the step must bring the reward's gradient. A proposal may further say, by attributes:
+    `gradient_at` = "x0", that its gradient is ∇r at x̂_0 by definition; `draws` and `spread(path, t)`, that rewards are
+    to be smoothed over that many pictures around x̂_0.
     """
 
     needs_gradient: bool

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
+
+from .candidates import Candidates
+
+
+def check_particles(particles: int) -> None:
+    """Refuses a number of particles below 1."""
+    if particles < 1:
+        raise ValueError(f"particles = {particles} must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -20,11 +28,10 @@ class Independent:
     needs_rewards: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.particles < 1:
-            raise ValueError(f"particles = {self.particles} must be 1 or more")
+        check_particles(self.particles)
 
-    def ancestors(self, rewards: Tensor | None, uniform: Tensor) -> None:
-        return None
+    def choose(self, candidates: Candidates, state: Any) -> tuple[None, None]:
+        return None, None
 
     def winner(self, rewards: Tensor) -> Tensor:
         return rewards.argmax(dim=1)

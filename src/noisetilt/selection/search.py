@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from .candidates import Candidates
+from .independent import check_particles
 
 
 @dataclass(frozen=True)
@@ -17,8 +20,9 @@ class Search:
     network calls a step.
 
     Args:
-        particles: candidates K a step, 1 or more.
-        temperature: 0 takes the best; above, each particle's ancestor is drawn with probability ∝ exp(r/temperature).
+        particles: candidates K a step, 1 or more; the paper uses 20.
+        temperature: 0 takes the best, as the paper's experiments do; above, each particle's ancestor is drawn with
+            probability ∝ exp(r/temperature).
     """
 
     particles: int = 20
@@ -26,16 +30,17 @@ class Search:
     needs_rewards: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.particles < 1:
-            raise ValueError(f"particles = {self.particles} must be 1 or more")
+        check_particles(self.particles)
         if not self.temperature >= 0:
             raise ValueError(f"temperature = {self.temperature} must be 0 (take the best) or more")
 
-    def ancestors(self, rewards: Tensor, uniform: Tensor) -> Tensor:
+    def choose(self, candidates: Candidates, state: Any) -> tuple[Tensor, None]:
+        rewards = candidates.rewards
         if self.temperature == 0:
-            return rewards.argmax(dim=1, keepdim=True).expand_as(rewards)
+            return rewards.argmax(dim=1, keepdim=True).expand_as(rewards), None
         cumulative = torch.softmax(rewards / self.temperature, dim=1).cumsum(dim=1)
-        return torch.searchsorted(cumulative, uniform.to(cumulative).contiguous()).clamp(max=self.particles - 1)
+        drawn = torch.searchsorted(cumulative, candidates.uniform.to(cumulative).contiguous())
+        return drawn.clamp(max=self.particles - 1), None
 
     def winner(self, rewards: Tensor) -> Tensor:
         return rewards.argmax(dim=1)

@@ -1,0 +1,36 @@
+"""The proposal of tempered sequential Monte Carlo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..tempering import temper
+from .step import Step
+
+
+@dataclass(frozen=True)
+class TwistedShift:
+    """DAS: x_s = mean + std² · (λ/τ) ∇_{x_t} r(x̂_0) + std · ε (Kim et al. 2025, arXiv 2501.05803, eq. 12; after the
+    twisted diffusion sampler, Wu et al. 2023, arXiv 2306.17775).
+
+    The first-order approximation of the kernel tilted by exp(λ r/τ); what it misses is mended by SMC's weights.
+
+    Args:
+        temperature: τ > 0 of the target p(x) exp(r(x)/τ).
+        tempering: γ of λ, see `tempering.temper`; None is λ = 1.
+    """
+
+    temperature: float = 1.0
+    tempering: float | None = 0.008
+    needs_gradient: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature = {self.temperature} must be positive; less is more reward")
+
+    def __call__(self, step: Step, noise: Tensor) -> Tensor:
+        strength = temper(self.tempering, step.number, step.steps) / self.temperature
+        return step.mean + step.std * noise + step.std**2 * strength * step.gradient
