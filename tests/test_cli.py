@@ -27,6 +27,7 @@ def test_run_json_has_the_figures(finished):
         rewards = [p["reward"] for p in run["pictures"] if f"-{arm}." in p["file"]]
         assert len(rewards) == 3 and np.mean(rewards) == pytest.approx(run[arm]["reward_mean"])
     assert run["guided"]["reward_mean"] > run["base"]["reward_mean"]
+    assert run["heldout_reward"] == "alignment"
     assert run["settings"]["knobs"]["rho"] == 0.1 and run["settings"]["seed"] == 5
 
 
@@ -79,6 +80,7 @@ def test_interruption_keeps_what_is_finished(tmp_path, monkeypatch):
         (["cat", "--reward", "redness", "--steps", "0"], "steps = 0"),
         (["cat", "--reward", "redness", "--model", "sd"], "emoji64"),
         (["cat", "--reward", "jpeg"], "gradient"),
+        (["3d", "--reward", "alignment"], "names no content"),
     ],
 )
 def test_refusals_are_one_sentence(arguments, word, tmp_path, capsys):

@@ -1,4 +1,3 @@
-import itertools
 import math
 
 import pytest
@@ -9,6 +8,7 @@ from noisetilt.models.exact import GaussianModel, MixtureModel
 from noisetilt.path import FlowPath
 from noisetilt.proposals import Base, MeanShift, NoiseTilt
 from noisetilt.rewards import Reward
+from noisetilt.sampling import reverse_steps
 from noisetilt.selection import Candidates, Independent, Search
 
 
@@ -57,13 +57,37 @@ def test_the_first_particle_has_the_same_noise_with_any_number_of_particles():
     assert torch.allclose(of_four.images, alone.images, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["best-of-n", "ntrk", "lgd", "svdd"])
+def test_no_call_sees_more_rows_than_the_chunk(name):
+    """Memory is bounded by the chunk, whatever the number of images and particles."""
+    model = gaussian()
+    seen = []
+
+    class Narrow(type(model)):
+        def denoiser(self, prompts):
+            denoiser = super().denoiser(prompts)
+            inner = denoiser.network
+
+            def network(x_t, t, index):
+                seen.append(len(x_t))
+                return inner(x_t, t, index)
+
+            denoiser.network = network
+            return denoiser
+
+    narrow = Narrow(model.mean, model.power)
+    method = METHODS[name].replace(draws=2) if name == "lgd" else small(name)
+    sample(narrow, [""] * 5, linear(smooth_direction(model)), method, 3, chunk=2)
+    assert max(seen) == 2 and sum(seen) == 3 * 5 * method.selection.particles
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_nfe_is_steps_times_particles(name):
     model = gaussian()
     method = small(name)
     result = sample(model, [""] * 2, linear(smooth_direction(model)), method, 5)
     times = method.times.walk(model.path, model.path.grid(5))
-    taken = sum(s < t for t, s in itertools.pairwise(times))
+    taken = reverse_steps(model.path, times)
     assert taken >= 5
     assert result.trace.nfe == taken * method.selection.particles
     assert result.trace.rewards.shape == (taken, 2)

@@ -18,9 +18,9 @@ from . import __version__
 from .methods import METHODS, Method, find_method
 from .models import load as load_model
 from .report import grid, plot_rewards, save_picture, table
-from .rewards import Reward
+from .rewards import Reward, has_heldout
 from .rewards import load as load_reward
-from .sampling import StepReport, check_reward, reward_of, sample
+from .sampling import StepReport, check_reward, reverse_steps, reward_of, sample
 
 
 @dataclass
@@ -73,6 +73,26 @@ class Job:
         return {k: v for k, v in vars(self).items() if k not in ("out", "batch", "chunk")}
 
 
+def choose_judge(job: Job, model: Any) -> tuple[str, Reward]:
+    """What looks on, by name and in its held-out version: the reward itself if it is learned, else alignment with the
+    prompt, since a colour or a file size is met most easily by pictures of something else.
+
+    Raises:
+        ValueError: if the reward cannot judge this prompt.
+    """
+    blank = model.decode(torch.zeros(1, *model.shape, device=model.device))
+    if not has_heldout(job.reward):
+        judge = load_reward("alignment", heldout=True)
+        try:
+            reward_of(judge, blank, [job.prompt])
+            return "alignment", judge
+        except ValueError:  # the prompt names nothing to align with
+            pass
+    judge = load_reward(job.reward, heldout=True)
+    reward_of(judge, blank, [job.prompt])
+    return job.reward, judge
+
+
 def file_stem(prompt: str) -> str:
     """A prompt as the first part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
@@ -113,11 +133,18 @@ def _run_batch(
         save_picture(result.images[i], job.out / f"{file_stem(job.prompt)}-{seed}-{arm.name}.png", settings)
 
 
-def _write_summary(job: Job, arms: Sequence[Arm], complete: bool) -> dict[str, Any]:
+def _steps(job: Job, arm: Arm, model: Any) -> int:
+    """Steps of all batches of an arm."""
+    grid = arm.method.times.walk(model.path, model.path.grid(job.steps))
+    return -(-job.n // job.batch) * reverse_steps(model.path, grid)
+
+
+def _write_summary(job: Job, arms: Sequence[Arm], judge: str, complete: bool) -> dict[str, Any]:
     """run.json, grid.png and rewards.png of what is finished so far."""
     done = [arm for arm in arms if arm.images]  # the base arm at least
     run: dict[str, Any] = {
         "complete": complete,
+        "heldout_reward": judge,
         "settings": {**job.settings(), "knobs": find_method(job.method).replace(**job.knobs).knobs()},
         **{arm.name: arm.figures() for arm in done},
         "pictures": [
@@ -154,24 +181,25 @@ def generate(job: Job) -> dict[str, Any]:
     if job.n < 1 or job.batch < 1:
         raise ValueError(f"n = {job.n} and batch = {job.batch} must be 1 or more")
     model = load_model(job.model, guidance=job.guidance, device=job.device)
-    reward, heldout = load_reward(job.reward), load_reward(job.reward, heldout=True)
+    reward = load_reward(job.reward)
+    model.denoiser([job.prompt])  # unknown words are refused before any file is touched
+    judge, heldout = choose_judge(job, model)
     arms = [Arm("base", METHODS["base"]), Arm("guided", find_method(job.method).replace(**job.knobs))]
     for arm in arms:
         check_reward(arm.method, reward)
-    model.denoiser([job.prompt])  # refuses unknown words before any file is touched
     job.out.mkdir(parents=True, exist_ok=True)
     seeds = list(range(job.seed, job.seed + job.n))
     complete = False
     try:
-        with tqdm(total=len(arms) * -(-job.n // job.batch) * job.steps, unit="step") as bar:
+        with tqdm(total=sum(_steps(job, arm, model) for arm in arms), unit="step") as bar:
             for arm in arms:
                 for first in range(0, job.n, job.batch):
                     _run_batch(job, arm, model, reward, heldout, seeds[first : first + job.batch], bar)
         complete = True
     finally:
         if arms[0].images:
-            run = _write_summary(job, arms, complete)
+            run = _write_summary(job, arms, judge, complete)
     rows = [[arm.name, *(arm.figures()[k] for k in ("reward_mean", "heldout_mean", "nfe", "seconds"))] for arm in arms]
-    print(table(["", f"{job.reward}", "held-out", "NFE", "seconds"], rows))
+    print(table(["", job.reward, f"held-out {judge}", "NFE", "seconds"], rows))
     print(f"\npictures, grid.png, rewards.png and run.json are in {job.out}/")
     return run

@@ -346,6 +346,11 @@ def _noisier(path: Path, s: float, t: float) -> bool:
     return path.alpha(t) * path.sigma(s) > path.alpha(s) * path.sigma(t)
 
 
+def reverse_steps(path: Path, grid: Sequence[float]) -> int:
+    """How many steps of a grid go towards the data; the others re-noise and call no network."""
+    return sum(not _noisier(path, s, t) for t, s in itertools.pairwise(grid))
+
+
 @torch.no_grad()
 def sample(
     model: Model,
@@ -396,8 +401,7 @@ def sample(
 
     device = getattr(model, "device", "cpu")
     denoiser = model.denoiser(prompts)
-    down = sum(not _noisier(model.path, s, t) for t, s in itertools.pairwise(grid))
-    engine = Engine(method, model.path, model.shape, seeds, eta, device, steps=down)
+    engine = Engine(method, model.path, model.shape, seeds, eta, device, steps=reverse_steps(model.path, grid))
     gradient_at = getattr(method.proposal, "gradient_at", gradient_at)
     evaluate = _Evaluator(model, denoiser, reward, prompts, gradient_at, chunk)
     index = torch.arange(len(prompts), device=device).repeat_interleave(engine.particles)

@@ -4,7 +4,7 @@ A reward is any callable (images (batch, 3, H, W) in [0, 1], prompts) → (batch
 name and in weighted sums.
 """
 
-from .catalogue import CATALOGUE, load
+from .catalogue import CATALOGUE, has_heldout, load
 from .reward import Reward
 
-__all__ = ["CATALOGUE", "Reward", "load"]
+__all__ = ["CATALOGUE", "Reward", "has_heldout", "load"]

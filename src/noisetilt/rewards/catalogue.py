@@ -32,18 +32,22 @@ _BLACK_BOXES = {"jpeg": jpeg_size(-1.0), "jpeg:small": jpeg_size(-1.0), "jpeg:la
 _TERM = re.compile(r"\s*(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*(?P<name>[a-z][\w:#-]*)\s*", re.I)
 
 
+LEARNED = ("alignment", *(f"style:{style}" for style in STYLES))
+
+
 def _learned(name: str, heldout: bool) -> Reward:
     from .scorers import load_scorer
 
-    scorer = load_scorer("heldout" if heldout else "target")
+    which = "heldout" if heldout else "target"
+    load_scorer(which)  # damaged weights are refused here, not in the middle of sampling
     if name == "alignment":
-        return Reward(name, lambda images, prompts: scorer.to(images.device).alignment(images, prompts))
+        return Reward(name, lambda images, prompts: load_scorer(which, images.device).alignment(images, prompts))
     style = STYLES.index(name.removeprefix("style:"))
-    return Reward(name, lambda images, prompts: scorer.to(images.device).style(images)[:, style])
+    return Reward(name, lambda images, prompts: load_scorer(which, images.device).style(images)[:, style])
 
 
 def _single(name: str, heldout: bool) -> Reward:
-    if name == "alignment" or name in {f"style:{style}" for style in STYLES}:
+    if name in LEARNED:
         return _learned(name, heldout)
     if name in _CLOSED_FORMS:
         return Reward(name, _CLOSED_FORMS[name])
@@ -68,6 +72,11 @@ def _split_terms(text: str) -> list[tuple[float, str]]:
             )
         terms.append((sign * float(match["weight"] or 1.0), match["name"].lower()))
     return terms
+
+
+def has_heldout(spec: str) -> bool:
+    """Whether the reward has a learned part, and so a held-out version that differs from it."""
+    return any(name in LEARNED for _, name in _split_terms(spec))
 
 
 def load(spec: str, heldout: bool = False) -> Reward:
