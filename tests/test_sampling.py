@@ -9,7 +9,7 @@ from noisetilt.path import FlowPath
 from noisetilt.proposals import Base, MeanShift, NoiseTilt
 from noisetilt.rewards import Reward
 from noisetilt.sampling import reverse_steps
-from noisetilt.selection import Candidates, Independent, Search
+from noisetilt.selection import Candidates, Independent, RolloverBudget, Search
 
 
 def gaussian(size=8):
@@ -89,7 +89,12 @@ def test_nfe_is_steps_times_particles(name):
     times = method.times.walk(model.path, model.path.grid(5))
     taken = reverse_steps(model.path, times)
     assert taken >= 5
-    assert result.trace.nfe == taken * method.selection.particles
+    before = 1 + method.initial.iterations if method.initial.needs_reward else 0
+    calls = (before + taken) * method.selection.particles
+    if name == "rbf":
+        assert taken <= result.trace.nfe <= method.selection.budget * taken
+    else:
+        assert result.trace.nfe == calls
     assert result.trace.rewards.shape == (taken, 2)
     assert result.images.shape == (2, 3, 8, 8)
     assert result.trace.seconds > 0
@@ -179,6 +184,31 @@ def test_soft_search_draws_in_proportion():
     uniform = torch.linspace(0, 1, 1001)[:-1]
     drawn = torch.stack([choose(Search(2, temperature=1.0), rewards, u.expand(1, 2)) for u in uniform])
     assert drawn.float().mean().item() == pytest.approx(0.75, abs=0.01)
+
+
+def test_rollover_budget_takes_candidates_until_one_is_better():
+    """No call is spent where the first candidate already beats the bar; a step that runs out takes its best."""
+    rbf = RolloverBudget(budget=3)
+    state = rbf.open_step(torch.tensor([1.0, 1.0]), None)
+    assert not rbf.again(state).any()
+    state = rbf.open_step(torch.tensor([2.0, 0.5]), state)
+    assert rbf.again(state).tolist() == [False, True]
+    assert state.left.tolist() == [4.0, 4.0]
+    for _ in range(4):
+        state = rbf.another(state, torch.tensor([1]), torch.tensor([0.7]))
+    assert not rbf.again(state).any() and state.left.tolist() == [4.0, 0.0]
+    assert rbf.open_step(torch.tensor([0.0, 0.0]), state).bar.tolist() == [2.0, 1.0]
+
+
+def test_rollover_budget_beats_its_first_candidates():
+    model = gaussian()
+    reward = linear(smooth_direction(model))
+    base = sample(model, [""] * 24, reward, "base", 8)
+    rbf = sample(model, [""] * 24, reward, METHODS["rbf"].replace(budget=8), 8)
+    assert rbf.rewards.mean() > base.rewards.mean() + 1
+    assert rbf.trace.nfe <= 64
+    rising = rbf.trace.rewards.diff(dim=0) > 0
+    assert rising[:-1].float().mean() > 0.85
 
 
 def test_time_grid_may_step_back_up():

@@ -51,6 +51,15 @@ def test_only_images_with_few_effective_particles_are_resampled():
     assert isinstance(state, Weights) and (state.log_weights == 0).all()
 
 
+def test_a_tilted_start_is_not_counted_twice():
+    rewards = torch.tensor([[3.0, 0.0, -1.0]])
+    smc = SMC(particles=3, ess=0.0, tilted_start=True)
+    _, state = choose(smc, rewards)
+    assert (state.log_weights == 0).all()
+    _, state = choose(smc, rewards + torch.tensor([[0.0, 1.0, 0.0]]), state, number=2, steps=2)
+    assert state.log_weights.tolist() == [[0.0, 1.0, 0.0]]
+
+
 def test_interval_waits():
     rewards = torch.tensor([[20.0, 0.0]])
     smc = SMC(particles=2, interval=2, ess=1.0)

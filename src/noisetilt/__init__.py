@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import noise, path, rewards
+    from .integrations.diffusers import align
     from .methods import METHODS, Method
     from .models import load
     from .sampling import Result, sample
 
 __version__ = "0.1.0"
-__all__ = ["METHODS", "Method", "Result", "load", "noise", "path", "rewards", "sample"]
+__all__ = ["METHODS", "Method", "Result", "align", "load", "noise", "path", "rewards", "sample"]
 
 _HOME = {
     "METHODS": "methods",
     "Method": "methods",
+    "align": "integrations.diffusers",
     "load": "models",
     "Result": "sampling",
     "sample": "sampling",

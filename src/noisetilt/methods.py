@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from .initial_noise import Gaussian
+from .initial_noise import PCNL, Gaussian, Initial
 from .proposals import (
     Base,
     ManifoldShift,
@@ -19,7 +19,7 @@ from .proposals import (
     TwistedShift,
     UniversalGuidance,
 )
-from .selection import SMC, Independent, Search, Selection
+from .selection import SMC, Independent, RolloverBudget, Search, Selection
 from .times import TimeTravel
 
 
@@ -35,7 +35,7 @@ class Method:
         summary: one line for people.
     """
 
-    initial: Gaussian = field(default_factory=Gaussian)
+    initial: Initial = field(default_factory=Gaussian)
     proposal: Proposal = field(default_factory=Base)
     selection: Selection = field(default_factory=Independent)
     times: TimeTravel = field(default_factory=TimeTravel)
@@ -93,6 +93,9 @@ METHODS: dict[str, Method] = {
     ),
     "tfg": Method(proposal=TrainingFreeGuidance(), summary="training-free guidance, the frame of these (Ye 2024)"),
     "svdd": Method(selection=Search(particles=20), summary="the best of K candidates at every step (Li 2024)"),
+    "rbf": Method(
+        selection=RolloverBudget(), summary="candidates until one is better, unused calls roll over (Kim 2025)"
+    ),
     "fk": Method(
         selection=SMC(particles=4, temperature=0.1, interval=5),
         summary="Feynman-Kac steering: SMC on the base kernel at intervals (Singhal 2025)",
@@ -101,6 +104,12 @@ METHODS: dict[str, Method] = {
         proposal=TwistedShift(),
         selection=SMC(particles=16, tempering=0.008),
         summary="tempered SMC with mean-shifted proposals (Kim 2025)",
+    ),
+    "psi": Method(
+        initial=PCNL(),
+        proposal=TwistedShift(tempering=None),
+        selection=SMC(particles=10, tilted_start=True),
+        summary="Ψ-Sampler: initial noise by pCNL chains, then DAS (Yoon 2025)",
     ),
     "ntrk": Method(proposal=NoiseTilt(), summary="whitened reward gradient as the noise (arXiv 2606.18066)"),
     "ntrk-best-of-n": Method(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
+from .initial_noise import Chain
 from .methods import Method, find_method
 from .path import Path, renoise, reverse_kernel
 from .proposals import Step
@@ -113,15 +114,34 @@ class Engine:
         self.device, self.dtype = device, dtype
         self._streams = Streams(seeds, self.particles, shape)
         self._selection_state = None
+        self._step: Step | None = None
+        self.budget: Any = None
+        self.start_time = math.nan
         self._log_ratio = torch.zeros(self.images, self.particles, device=device, dtype=dtype)
 
-    def _noise(self) -> Tensor:
-        return self._streams.normal().flatten(0, 1).to(self.device, self.dtype)
+    def _noise(self, images: Sequence[int] | None = None) -> Tensor:
+        return self._streams.normal(images).flatten(0, 1).to(self.device, self.dtype)
 
-    def start(self, t: float) -> Tensor:
-        """x_T of all particles at time t, (image · particle, *event)."""
-        noise = self._noise().unflatten(0, (self.images, self.particles))
-        return self.path.prior_std(t) * self.method.initial(noise).flatten(0, 1)
+    def start(self, t: float, evaluate: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """x_T of all particles at time t, (image · particle, *event).
+
+        Args:
+            t: where sampling starts.
+            evaluate: x_T (image · particle, *event) → rewards of x̂_0 and their gradients with respect to x_T; needed by
+                initial noise that follows the reward.
+        Raises:
+            ValueError: if the method's initial noise needs it and it is not there.
+        """
+        if evaluate is None and self.method.initial.needs_reward:
+            raise ValueError("this method's initial noise follows the reward, which cannot be asked here; use `sample`")
+        self.start_time, scale = t, self.path.prior_std(t)
+
+        def rewards_of(noise: Tensor) -> tuple[Tensor, Tensor]:
+            rewards, gradient = evaluate(scale * noise.flatten(0, 1))
+            return self.by_image(rewards), scale * self.by_image(gradient)
+
+        chain = Chain(rewards_of, lambda: self.by_image(self._noise()), lambda: self._streams.uniform().to(self.device))
+        return scale * self.method.initial(self.by_image(self._noise()), chain).flatten(0, 1)
 
     def by_image(self, values: Tensor) -> Tensor:
         """(image · particle, …) as (image, particle, …)."""
@@ -169,9 +189,16 @@ class Engine:
             self.path, t, s, x_t, x0_hat, mean, std, rewards, gradient, reward_gradient, self.number, self.steps
         )
         noise = self._noise()
-        x_s = self.method.proposal(step, noise)
+        x_s, self._step = self.method.proposal(step, noise), step
         self._log_ratio = self._density_ratio(x_s, mean, std, noise)
         return x_s
+
+    def again(self, images: Tensor) -> Tensor:
+        """The last step taken again with fresh noise, for some images (indices) of one particle each."""
+        noise = self._noise(images.tolist())
+        if self._step is None:
+            return self.path.prior_std(self.start_time) * noise
+        return self.method.proposal(self._step.rows(images), noise)
 
     def _density_ratio(self, x_s: Tensor, mean: Tensor, std: float, noise: Tensor) -> Tensor:
         """log N(x_s; mean, std²) − log N(ε; 0, I), (image, particle): the base kernel's density over that of a proposal
@@ -235,12 +262,18 @@ class _Evaluator:
         with_reward: bool,
         with_gradient: bool,
         perturbations: Tensor | None = None,
+        blind: bool | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """x̂_0, rewards and gradient of all rows; perturbations (batch, draws, *event) around x̂_0 smooth the reward."""
-        self.number += 1
+        """x̂_0, rewards and gradient of all rows; perturbations (batch, draws, *event) around x̂_0 smooth the reward.
+
+        Where α_t = 0 nothing of x_0 is in x_t and the gradient is zero, whatever a network says; blind=False asks it
+        all the same.
+        """
+        blind = self.model.path.alpha(t) == 0 if blind is None else blind
         spread = [None] * len(x_t) if perturbations is None else perturbations
         parts = [
-            self._one(x_t[rows], t, index[rows], spread[rows], with_reward, with_gradient) for rows in self._chunks(x_t)
+            self._one(x_t[rows], t, index[rows], spread[rows], with_reward, with_gradient, blind)
+            for rows in self._chunks(x_t)
         ]
         x0_hat, rewards, gradient = zip(*parts, strict=True)
         return (
@@ -282,9 +315,8 @@ class _Evaluator:
         perturbations: Tensor | None,
         with_reward: bool,
         with_gradient: bool,
+        blind: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        # At α_t = 0 nothing of x_0 is in x_t and the gradient is exactly zero, whatever a network says.
-        blind = self.model.path.alpha(t) == 0
         through = with_gradient and self.gradient_at == "x_t" and not blind
         with torch.set_grad_enabled(through):
             x_t = x_t.detach().requires_grad_(through)
@@ -319,10 +351,11 @@ def check_reward(method: Method, reward: Reward | None) -> None:
     Raises:
         ValueError: with the reward's name.
     """
-    needy = method.proposal.needs_gradient or method.selection.needs_rewards or method.selection.particles > 1
+    parts = (method.proposal.needs_gradient, method.selection.needs_rewards, method.initial.needs_reward)
+    needy = any(parts) or method.selection.particles > 1
     if reward is None and needy:
         raise ValueError("this method follows a reward and none was given; pass reward=..., or method='base'")
-    if method.proposal.needs_gradient and getattr(reward, "differentiable", True) is False:
+    if (parts[0] or parts[2]) and getattr(reward, "differentiable", True) is False:
         raise ValueError(
             f"the reward {name_of(reward)!r} has no gradient and the method needs one; "
             "choose base, best-of-n or svdd, or a differentiable reward"
@@ -349,6 +382,28 @@ def _noisier(path: Path, s: float, t: float) -> bool:
 def reverse_steps(path: Path, grid: Sequence[float]) -> int:
     """How many steps of a grid go towards the data; the others re-noise and call no network."""
     return sum(not _noisier(path, s, t) for t, s in itertools.pairwise(grid))
+
+
+State = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+
+
+def _more_rounds(engine: Engine, state: State, look: Callable[[Tensor, Tensor], State]) -> State:
+    """Further candidates for the images whose selection wants them; each image keeps its best.
+
+    state is (x_t, x̂_0, rewards, gradient) of one particle an image; look evaluates new states of some images.
+    """
+    selection = engine.method.selection
+    engine.budget = selection.open_step(state[2], engine.budget)
+    while (wanted := selection.again(engine.budget)).any():
+        images = wanted.nonzero().flatten()
+        found = look(engine.again(images), images)
+        engine.budget = selection.another(engine.budget, images, found[2])
+        better = found[2] > state[2][images]
+        rows = images[better]
+        state = tuple(
+            None if old is None else old.index_copy(0, rows, new[better]) for old, new in zip(state, found, strict=True)
+        )
+    return state
 
 
 @torch.no_grad()
@@ -409,15 +464,24 @@ def sample(
     trace, rewards_log, norms_log = Trace(), [], []
 
     before = denoiser.nfe
-    x = engine.start(grid[0])
+    x = engine.start(grid[0], lambda x_T: evaluate(x_T, grid[0], index, True, True, blind=False)[1:])
     for number, (t, s) in enumerate(itertools.pairwise(grid), start=1):
         if _noisier(model.path, s, t):
             x = engine.renoise(x, t, s)
             continue
+        evaluate.number = number
         around = engine.perturbations()
         if around is not None:
             around = method.proposal.spread(model.path, t) * around
-        x0_hat, rewards, gradient = evaluate(x, t, index, with_reward, method.proposal.needs_gradient, around)
+
+        def look(x_t: Tensor, rows: Tensor, t: float = t, around: Tensor | None = around) -> State:
+            near = None if around is None else around[rows]
+            return x_t, *evaluate(x_t, t, index[rows], with_reward, method.proposal.needs_gradient, near)
+
+        state = look(x, torch.arange(len(x), device=x.device))
+        if hasattr(method.selection, "again"):
+            state = _more_rounds(engine, state, look)
+        x, x0_hat, rewards, gradient = state
         x = engine.advance(x, x0_hat, t, s, rewards, gradient, lambda x_0, t=t: evaluate.at_x0(x_0, index, t))
         trace.times.append(t)
         best = engine.by_image(rewards).amax(1).cpu() if with_reward else None
@@ -451,7 +515,7 @@ def _finish(
             for part, rows in zip(images.split(chunk), index.split(chunk), strict=True)
         ]
     )
-    _require_finite(rewards, "value", reward, -1, 0.0)
+    _require_finite(rewards, "value", reward, engine.number, 0.0)
     winner = engine.method.selection.winner(engine.by_image(rewards))
     rows = torch.arange(engine.images, device=winner.device) * engine.particles + winner
     return images[rows], rewards[rows]

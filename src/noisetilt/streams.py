@@ -34,10 +34,14 @@ class Streams:
         self._uniform = [_generator(int(seed), 0) for seed in seeds]
         self._normal = [[_generator(int(seed), 1 + p) for p in range(particles)] for seed in seeds]
 
-    def normal(self) -> Tensor:
-        """The next standard Gaussian noise, (image, particle, *event) float32 on the CPU."""
-        out = torch.empty(len(self._normal), len(self._normal[0]), *self.shape)
-        for image, row in enumerate(self._normal):
+    def normal(self, images: Sequence[int] | None = None) -> Tensor:
+        """The next standard Gaussian noise, (image, particle, *event) float32 on the CPU.
+
+        Where images are named, theirs only, while the streams of the others wait.
+        """
+        rows = self._normal if images is None else [self._normal[i] for i in images]
+        out = torch.empty(len(rows), len(self._normal[0]), *self.shape)
+        for image, row in enumerate(rows):
             for particle, generator in enumerate(row):
                 out[image, particle].normal_(generator=generator)
         return out

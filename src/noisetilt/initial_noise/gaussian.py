@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
+
+from .chain import Chain
 
 
 @dataclass(frozen=True)
 class Gaussian:
     """x_T is the standard Gaussian noise that was drawn, scaled to the path's prior."""
 
-    def __call__(self, noise: Tensor) -> Tensor:
-        """(image, particle, *event) standard Gaussian noise, as it came."""
+    needs_reward: ClassVar[bool] = False
+
+    def __call__(self, noise: Tensor, chain: Chain) -> Tensor:
         return noise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -32,6 +32,22 @@ class Step:
     reward_gradient: Callable[[Tensor], Tensor] | None = None
     number: int = 1
     steps: int = 1
+
+    def rows(self, index: Tensor) -> Step:
+        """The same step for some of the particles; reward_gradient, which belongs to the whole batch, is left out."""
+
+        def some(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[index]
+
+        return replace(
+            self,
+            x_t=self.x_t[index],
+            x0_hat=self.x0_hat[index],
+            mean=self.mean[index],
+            rewards=some(self.rewards),
+            gradient=some(self.gradient),
+            reward_gradient=None,
+        )
 
 
 class Proposal(Protocol):

@@ -2,7 +2,8 @@
 
 from .candidates import Candidates, Selection
 from .independent import Independent
+from .rollover import RolloverBudget
 from .search import Search
 from .smc import SMC
 
-__all__ = ["SMC", "Candidates", "Independent", "Search", "Selection"]
+__all__ = ["SMC", "Candidates", "Independent", "RolloverBudget", "Search", "Selection"]

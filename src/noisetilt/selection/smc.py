@@ -45,6 +45,8 @@ class SMC:
         interval: look only every so many steps; FK uses 20 of 100.
         correct: whether weights hold the density ratio. Without it a proposal is taken for the base kernel, as noise
             tilting may be, whose noise is typical.
+        tilted_start: whether the initial noise was drawn from its reward-tilted law already, as Ψ-Sampler's is, so that
+            the first reward is no news.
     """
 
     particles: int = 4
@@ -53,6 +55,7 @@ class SMC:
     ess: float = 0.5
     interval: int = 1
     correct: bool = True
+    tilted_start: bool = False
     needs_rewards: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -67,8 +70,10 @@ class SMC:
     def choose(self, candidates: Candidates, state: Weights | None) -> tuple[Tensor | None, Weights]:
         strength = temper(self.tempering, candidates.number, candidates.steps) / self.temperature
         potential = strength * candidates.rewards
-        growth = potential - (0 if state is None else state.potential)
-        log_weights = growth + (0 if state is None else state.log_weights)
+        if state is None:
+            start = potential if self.tilted_start else torch.zeros_like(potential)
+            state = Weights(torch.zeros_like(potential), start)
+        log_weights = state.log_weights + potential - state.potential
         if self.correct:
             log_weights = log_weights + candidates.log_ratio
         if candidates.number % self.interval:
