@@ -94,11 +94,13 @@ def optimisers(network: Emoji64, rate: float) -> list[torch.optim.Optimizer]:
     matrices = [
         p for n, p in network.blocks.named_parameters() if p.ndim == 2 and not n.split(".")[1].startswith("mod")
     ]
-    taken = {id(p) for p in matrices}
+    taken = {id(p) for p in [*matrices, network.words]}
     rest = [p for p in network.parameters() if id(p) not in taken]
+    # A rare word's vector has a gradient once in a thousand steps; at the common rate it would hardly leave its start.
+    groups = [{"params": rest, "factor": 1.0}, {"params": [network.words], "factor": 20.0}]
     return [
-        Muon(matrices, lr=2 * rate),
-        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        Muon([{"params": matrices, "factor": 2.0}], lr=rate),
+        torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
 
 
@@ -146,7 +148,6 @@ def main() -> None:
     if "optimisers" in state:
         for optimiser, saved in zip(optims, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-    rates = [2 * args.rate, args.rate]
 
     def run(x_t: Tensor, t: Tensor, bags: Tensor) -> Tensor:
         return network(x_t, t, network.encode_text(bags))
@@ -179,8 +180,8 @@ def main() -> None:
         while (share := (time.time() - start) / (60 * args.minutes)) < 1:
             warm = min(1.0, (images / args.batch + 1) / 100)
             factor = warm * (1 - share if args.finish else 1.0)
-            for optimiser, rate in zip(optims, rates, strict=True):
-                optimiser.param_groups[0]["lr"] = rate * factor
+            for group in [g for optimiser in optims for g in optimiser.param_groups]:
+                group["lr"] = args.rate * factor * group["factor"]
             x_0, bags = pictures.batch(args.batch)
             t = torch.sigmoid(0.4 + torch.randn(args.batch))
             loss = flow_loss(compiled, x_0, bags, t, torch.randn_like(x_0))

@@ -9,6 +9,7 @@ from typing import Any
 from .initial_noise import PCNL, Gaussian, Initial
 from .proposals import (
     Base,
+    BlackBoxTilt,
     ManifoldShift,
     MeanShift,
     MonteCarloShift,
@@ -114,6 +115,19 @@ METHODS: dict[str, Method] = {
     "ntrk": Method(proposal=NoiseTilt(), summary="whitened reward gradient as the noise (arXiv 2606.18066)"),
     "ntrk-best-of-n": Method(
         proposal=NoiseTilt(), selection=Independent(particles=20), summary="NTRK†: the best of N NTRK trajectories"
+    ),
+    "ntrk-svdd": Method(
+        proposal=NoiseTilt(),
+        selection=Search(particles=20),
+        summary="the best of K noise-tilted candidates a step",
+    ),
+    "ntrk-smc": Method(
+        proposal=NoiseTilt(),
+        selection=SMC(particles=16, correct=False),
+        summary="SMC over noise-tilted particles, taken for the base kernel's",
+    ),
+    "ntrk-black-box": Method(
+        proposal=BlackBoxTilt(rho=0.2), summary="NTRK with a gradient estimated from reward values alone"
     ),
 }
 

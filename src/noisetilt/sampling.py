@@ -252,6 +252,7 @@ class _Evaluator:
     prompts: Sequence[str]
     gradient_at: Literal["x_t", "x0"]
     chunk: int
+    estimated: bool = False
     number: int = 0
 
     def __call__(
@@ -295,6 +296,14 @@ class _Evaluator:
         values = self._rewards(around, index.repeat_interleave(draws)).unflatten(0, (-1, draws))
         return values.logsumexp(1) - math.log(draws)
 
+    def _estimate(self, x0_hat: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
+        """∇r at x̂_0 from the rewards of pairs of pictures on either side, up to a factor."""
+        draws = offsets.shape[1]
+        rows = index.repeat_interleave(draws)
+        ahead, behind = (self._rewards((x0_hat[:, None] + sign * offsets).flatten(0, 1), rows) for sign in (1, -1))
+        slopes = (ahead - behind).unflatten(0, (-1, draws))
+        return torch.einsum("bd,bd...->b...", slopes.to(offsets), offsets) / draws
+
     def at_x0(self, x_0: Tensor, index: Tensor, t: float) -> Tensor:
         """∇r at x_0 (batch, *event), without the denoiser."""
         parts = []
@@ -317,22 +326,27 @@ class _Evaluator:
         with_gradient: bool,
         blind: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        through = with_gradient and self.gradient_at == "x_t" and not blind
+        through = with_gradient and self.gradient_at == "x_t" and not (blind or self.estimated)
         with torch.set_grad_enabled(through):
             x_t = x_t.detach().requires_grad_(through)
             x0_hat = self.denoiser(x_t, t, index)
         if not with_reward:
             return x0_hat, None, None
-        wanted = with_gradient and not blind
+        wanted = with_gradient and not (blind or self.estimated)
         if wanted and not through:
             x0_hat = x0_hat.detach().requires_grad_()
         with torch.set_grad_enabled(wanted):
             rewards = self._rewards(x0_hat, index)
-            followed = rewards if not torch.is_tensor(perturbations) else self._smoothed(x0_hat, index, perturbations)
+            smooth = wanted and torch.is_tensor(perturbations)
+            followed = self._smoothed(x0_hat, index, perturbations) if smooth else rewards
         _require_finite(rewards.detach(), "value", self.reward, self.number, t)
         gradient = None
         if with_gradient:
-            gradient = self._gradient(followed, x_t if through else x0_hat) if wanted else torch.zeros_like(x_t)
+            gradient = torch.zeros_like(x_t)
+            if wanted:
+                gradient = self._gradient(followed, x_t if through else x0_hat)
+            elif self.estimated and not blind:
+                gradient = self._estimate(x0_hat, index, perturbations)
             _require_finite(gradient, "gradient", self.reward, self.number, t)
         return x0_hat.detach(), rewards.detach(), gradient
 
@@ -340,7 +354,7 @@ class _Evaluator:
         if not rewards.requires_grad:
             raise ValueError(
                 f"the reward {name_of(self.reward)!r} has no gradient and the method needs one; "
-                "choose base, best-of-n or svdd, or a differentiable reward"
+                "choose best-of-n, svdd or ntrk-black-box, or a differentiable reward"
             )
         return torch.autograd.grad(rewards, at, torch.ones_like(rewards))[0]
 
@@ -351,14 +365,15 @@ def check_reward(method: Method, reward: Reward | None) -> None:
     Raises:
         ValueError: with the reward's name.
     """
-    parts = (method.proposal.needs_gradient, method.selection.needs_rewards, method.initial.needs_reward)
-    needy = any(parts) or method.selection.particles > 1
+    estimated = getattr(method.proposal, "estimates_gradient", False)
+    differentiates = (method.proposal.needs_gradient and not estimated) or method.initial.needs_reward
+    needy = differentiates or estimated or method.selection.needs_rewards or method.selection.particles > 1
     if reward is None and needy:
         raise ValueError("this method follows a reward and none was given; pass reward=..., or method='base'")
-    if (parts[0] or parts[2]) and getattr(reward, "differentiable", True) is False:
+    if differentiates and getattr(reward, "differentiable", True) is False:
         raise ValueError(
             f"the reward {name_of(reward)!r} has no gradient and the method needs one; "
-            "choose base, best-of-n or svdd, or a differentiable reward"
+            "choose best-of-n, svdd or ntrk-black-box, or a differentiable reward"
         )
 
 
@@ -458,7 +473,8 @@ def sample(
     denoiser = model.denoiser(prompts)
     engine = Engine(method, model.path, model.shape, seeds, eta, device, steps=reverse_steps(model.path, grid))
     gradient_at = getattr(method.proposal, "gradient_at", gradient_at)
-    evaluate = _Evaluator(model, denoiser, reward, prompts, gradient_at, chunk)
+    estimated = getattr(method.proposal, "estimates_gradient", False)
+    evaluate = _Evaluator(model, denoiser, reward, prompts, gradient_at, chunk, estimated)
     index = torch.arange(len(prompts), device=device).repeat_interleave(engine.particles)
     with_reward = reward is not None and (track or method.selection.needs_rewards or method.proposal.needs_gradient)
     trace, rewards_log, norms_log = Trace(), [], []

@@ -1,6 +1,7 @@
 """How one particle moves from x_t to x_s; each proposal is a pure function."""
 
 from .base import Base
+from .black_box import BlackBoxTilt
 from .manifold import ManifoldShift
 from .mean_shift import MeanShift, NormalisedMeanShift
 from .monte_carlo import MonteCarloShift
@@ -12,6 +13,7 @@ from .universal import UniversalGuidance
 
 __all__ = [
     "Base",
+    "BlackBoxTilt",
     "ManifoldShift",
     "MeanShift",
     "MonteCarloShift",

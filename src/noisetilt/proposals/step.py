@@ -55,7 +55,8 @@ class Proposal(Protocol):
 
     `needs_gradient` says whether the step must bring the reward's gradient. A proposal may further say, by attributes:
     `gradient_at` = "x0", that its gradient is ∇r at x̂_0 by definition; `draws` and `spread(path, t)`, that rewards are
-    to be smoothed over that many pictures around x̂_0.
+    to be smoothed over that many pictures around x̂_0; `estimates_gradient`, that those pictures' rewards stand in for
+    the gradient of a reward that has none.
     """
 
     needs_gradient: bool
