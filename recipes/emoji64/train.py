@@ -4,7 +4,12 @@
     python recipes/emoji64/train.py --minutes 60 --finish # go on, and lower the learning rate to the end
 
 The learning rate is constant until the last stretch (--finish), in which it falls linearly to zero, so that any
-number of stretches can come before. Hidden matrices are trained by Muon, everything else by AdamW.
+number of stretches can come before. Hidden matrices are trained by Muon, everything else by AdamW. A finished model
+goes on from its weights by --init; the checkpoint before --finish is the better start, so keep a copy.
+
+On Linux, half of the time can go into handing large tensors back to the kernel and asking for them again. This stops it:
+
+    export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=64000000000 MALLOC_TOP_PAD_=1000000000 MALLOC_ARENA_MAX=1
 """
 
 from __future__ import annotations
