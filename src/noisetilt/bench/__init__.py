@@ -1,0 +1,1 @@
+"""Measuring guided sampling: features, metrics, and comparisons at equal network evaluations."""

@@ -1,0 +1,123 @@
+"""Distances between sets of pictures, and diversity within one, on features; and roughness of pictures.
+
+Features may come from anywhere; `noisetilt.bench.features.features` gives those of emoji64.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def _checked(name: str, features: Tensor, least: int) -> Tensor:
+    """The features in float64, if they are a finite (n, d) with n ≥ least."""
+    if features.ndim != 2 or len(features) < least:
+        raise ValueError(
+            f"{name} was given features of shape {tuple(features.shape)}; expected (n, d) with n at least {least}: "
+            "give more pictures"
+        )
+    if not torch.isfinite(features).all():
+        raise ValueError(f"{name} was given features that are not finite; leave out the pictures that hold NaN")
+    return features.detach().double()
+
+
+def _same_width(name: str, a: Tensor, b: Tensor) -> None:
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"{name} was given features of {a.shape[1]} and {b.shape[1]} columns; take both from one network"
+        )
+
+
+def _root(features: Tensor) -> Tensor:
+    """A triangular R with RᵀR the covariance, without forming it."""
+    centred = (features - features.mean(0)) / (len(features) - 1) ** 0.5
+    return torch.linalg.qr(centred, mode="r").R
+
+
+def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
+    """Squared Fréchet distance of the Gaussians with the features' means and covariances.
+
+    |μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½), the FID's formula (Heusel et al. 2017, arXiv 1706.08500). The trace
+    of the root is the sum of singular values of R_a R_bᵀ for Σ = RᵀR, so no matrix root is taken. The estimate is
+    biased upwards for few pictures: compare only sets of equal size.
+
+    Args:
+        features_a, features_b: (n, d) and (m, d).
+
+    Raises:
+        ValueError: if a set has fewer than two rows, widths differ or values are not finite.
+    """
+    a, b = _checked("frechet_distance", features_a, 2), _checked("frechet_distance", features_b, 2)
+    _same_width("frechet_distance", a, b)
+    root_a, root_b = _root(a), _root(b)
+    cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    apart = (a.mean(0) - b.mean(0)).square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * cross
+    return max(0.0, apart.item())
+
+
+def _inside(points: Tensor, centres: Tensor, k: int) -> float:
+    """Share of the points that lie in a ball around a centre reaching to its k-th nearest other centre."""
+    radius = torch.cdist(centres, centres).kthvalue(k + 1, dim=1).values
+    return (torch.cdist(points, centres) <= radius).any(1).double().mean().item()
+
+
+def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
+    """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991).
+
+    Precision is the share of fakes within the real ones' neighbourhoods (fidelity), recall that of real ones within
+    the fakes' (diversity); a neighbourhood reaches to the k-th nearest of its own set.
+
+    Args:
+        real, fake: features (n, d) and (m, d).
+        k: which neighbour bounds a neighbourhood; ≥ 1.
+
+    Raises:
+        ValueError: if a set has not more than k rows, k < 1, widths differ or values are not finite.
+    """
+    if k < 1:
+        raise ValueError(f"precision_recall was given k = {k}; expected at least 1, 3 is usual")
+    real, fake = _checked("precision_recall", real, k + 1), _checked("precision_recall", fake, k + 1)
+    _same_width("precision_recall", real, fake)
+    return _inside(fake, real, k), _inside(real, fake, k)
+
+
+def vendi_score(features: Tensor) -> float:
+    """The effective number of different pictures in a set (Friedman & Dieng 2023, arXiv 2210.02410).
+
+    exp of the entropy of the eigenvalues of K/n, with K the cosines between features; from 1 (all alike) to n.
+
+    Args:
+        features: (n, d), n ≥ 1, no zero rows.
+
+    Raises:
+        ValueError: if there are no rows, a row is zero or values are not finite.
+    """
+    x = _checked("vendi_score", features, 1)
+    if (x.norm(dim=1) == 0).any():
+        raise ValueError("vendi_score was given a feature row of zeros, which has no direction; leave it out")
+    eigenvalues = torch.linalg.svdvals(F.normalize(x, dim=1)).square() / len(x)
+    return torch.special.entr(eigenvalues).sum().exp().item()
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Roughness: the mean absolute difference of horizontal neighbours plus that of vertical ones.
+
+    Anisotropic total variation (Rudin, Osher & Fatemi 1992), per pixel and channel instead of summed.
+
+    Args:
+        images: (n, channels, height, width) with at least two rows and columns.
+
+    Returns:
+        (n,), ≥ 0; emoji have about 0.1, white noise of variance σ² has 4σ/√π.
+
+    Raises:
+        ValueError: if the images have another shape.
+    """
+    if images.ndim != 4 or min(images.shape[2:]) < 2:
+        raise ValueError(
+            f"total_variation was given a shape {tuple(images.shape)}; expected (n, channels, height, width) of at "
+            "least 2×2 pixels: add the batch axis with images[None]"
+        )
+    across, along = images.diff(dim=3).abs(), images.diff(dim=2).abs()
+    return across.mean((1, 2, 3)) + along.mean((1, 2, 3))

@@ -1,0 +1,343 @@
+"""Learned scorers of 64×64 emoji pictures: how much of a style, and how well a prompt is met.
+
+Two scorers ship, `target` to steer by and `heldout` to judge by. They have different networks, seeds and training
+pictures, so a picture that only fools the one is found out by the other. Both are contrastive image–text models
+(Radford et al. 2021, arXiv 2103.00020) with a style head, trained on corrupted and adversarially perturbed pictures
+(Shafahi et al. 2019, arXiv 1904.12843), which is what makes their gradients point at the picture's content
+(Engstrom et al. 2019, arXiv 1906.00945). `recipes/scorers/train.py` made them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..models.emoji64 import words
+
+SIZE = 64
+EMBEDDING = 128
+MAX_SCALE = 16.0
+WEIGHTS = resources.files(__package__) / "weights"
+
+
+class Residual(nn.Module):
+    """x + SiLU(GroupNorm(3×3 convolution of x))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(8, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.silu(self.norm(self.conv(x)))
+
+
+def down(channels: int, out: int, stride: int = 2) -> nn.Sequential:
+    """A 3×3 convolution with a stride, normalised and activated."""
+    return nn.Sequential(nn.Conv2d(channels, out, 3, stride, padding=1, bias=False), nn.GroupNorm(8, out), nn.SiLU())
+
+
+class AttentionPool(nn.Module):
+    """Learned queries that each take a softmax-weighted mean of the places of a feature map."""
+
+    def __init__(self, channels: int, queries: int, out: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(channels, queries)
+        self.value = nn.Linear(channels, channels)
+        self.out = nn.Linear(queries * channels, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = F.layer_norm(x.flatten(2).transpose(1, 2), x.shape[1:2])
+        weights = torch.softmax(self.key(places), dim=1)
+        pooled = weights.transpose(1, 2) @ self.value(places)
+        return self.out(pooled.flatten(1))
+
+
+def statistics(x: Tensor) -> Tensor:
+    """Means and deviations over places of (batch, channels, height, width): its texture, (batch, 2 channels)."""
+    return torch.cat([x.mean((2, 3)), (x.var((2, 3)) + 1e-3).sqrt()], dim=1)
+
+
+class ConvEncoder(nn.Module):
+    """A small strided residual convolutional network with an attention pool: the image tower of `target`.
+
+    Gives features of the content (batch, 256), and of the texture (batch, 432): what tells styles apart sits in
+    the early layers, and the pool over the last one has lost most of it. The grain is not normalised, for its
+    strength is what tells flat from shaded.
+    """
+
+    features, texture = 256, 2 * (40 + 32 + 48 + 96)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grain = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 40, 3, 2, padding=1), nn.SiLU())
+        self.fine = nn.Sequential(nn.PixelUnshuffle(2), down(12, 32, stride=1))
+        self.middle = nn.Sequential(down(32, 48), Residual(48))
+        self.coarse = nn.Sequential(down(48, 96), Residual(96))
+        self.last = nn.Sequential(down(96, 192), Residual(192))
+        self.pool = AttentionPool(192, 4, self.features)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        fine = self.fine(x)
+        middle = self.middle(fine)
+        coarse = self.coarse(middle)
+        texture = [statistics(h) for h in (self.grain(x), fine, middle, coarse)]
+        return self.pool(self.last(coarse)), torch.cat(texture, dim=1)
+
+
+class NextBlock(nn.Module):
+    """Depthwise 7×7 convolution, layer norm, pointwise expansion, scaled residual (Liu et al. 2022, ConvNeXt)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 3 * width)
+        self.down = nn.Linear(3 * width, width)
+        self.scale = nn.Parameter(torch.full((width,), 0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.mix(x).permute(0, 2, 3, 1))
+        h = self.down(F.gelu(self.up(h), approximate="tanh"))
+        return x + (self.scale * h).permute(0, 3, 1, 2)
+
+
+class NextEncoder(nn.Module):
+    """Overlapping 8×8 patches and ConvNeXt blocks, pooled by mean and log-sum-exp: the image tower of `heldout`.
+
+    Gives features of the content (batch, 224), and of the texture (batch, 304).
+    """
+
+    features, texture = 224, 2 * (40 + 112)
+
+    def __init__(self, width: int = 112, depth: int = 3) -> None:
+        super().__init__()
+        self.fine = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 40, 3, 2, padding=1), nn.GELU(approximate="tanh"))
+        self.patches = nn.Conv2d(40, width, 3, 2, padding=1)
+        self.position = nn.Parameter(torch.zeros(1, width, 8, 8))
+        self.blocks = nn.Sequential(*(NextBlock(width) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        fine = self.fine(x)
+        first = self.blocks[0](self.patches(fine) + self.position)
+        h = self.blocks[1:](first)
+        places = self.norm(h.permute(0, 2, 3, 1)).flatten(1, 2)
+        peak = torch.logsumexp(4 * places, dim=1) / 4 - math.log(places.shape[1]) / 4
+        content = torch.cat([places.mean(1), peak], dim=1)
+        return content, torch.cat([statistics(fine), statistics(first)], dim=1)
+
+
+ENCODERS = {"target": ConvEncoder, "heldout": NextEncoder}
+
+
+class TextTower(nn.Module):
+    """Bags of words (texts, vocabulary) to unit vectors (texts, EMBEDDING)."""
+
+    def __init__(self, vocabulary: int, width: int = 128) -> None:
+        super().__init__()
+        self.words = nn.Parameter(torch.randn(vocabulary, width) * 0.5)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, EMBEDDING))
+
+    def forward(self, bags: Tensor) -> Tensor:
+        mean = (bags @ self.words) / bags.sum(1, keepdim=True).clamp(min=1).sqrt()
+        return F.normalize(self.mlp(mean) + mean[:, :EMBEDDING], dim=1)
+
+
+def content_words(prompt: str) -> list[str]:
+    """The prompt's known words without the style words.
+
+    Raises:
+        ValueError: if a word is unknown, or if nothing but style words are left.
+    """
+    found = [w for w in words.known_words(prompt) if w not in words.STYLES]
+    if not found:
+        raise ValueError(
+            f"the prompt {prompt!r} names no content to align with; add at least one word beside the styles "
+            f"{', '.join(words.STYLES)}, or use a style reward"
+        )
+    return found
+
+
+@functools.cache
+def bank() -> tuple[str, ...]:
+    """The texts that a prompt competes with: the names of all emoji."""
+    return tuple(json.loads((WEIGHTS / "bank.json").read_text("utf-8")))
+
+
+def same_meaning(bags: Tensor, bank_bags: Tensor) -> Tensor:
+    """(prompts, texts) bool: True where the one's words include all of the other's, or most are shared."""
+    shared = bags @ bank_bags.T
+    mine, its = bags.sum(1, keepdim=True), bank_bags.sum(1)
+    return (shared >= torch.minimum(mine, its)) | (shared >= 0.6 * (mine + its - shared))
+
+
+def logit_margin(logits: Tensor) -> Tensor:
+    """Each logit of (batch, classes) minus the log-sum-exp of all the others: log odds, which never saturate."""
+    classes = logits.shape[1]
+    own = torch.eye(classes, dtype=torch.bool, device=logits.device)
+    others = logits[:, None, :].expand(-1, classes, -1).masked_fill(own, -math.inf)
+    return logits - torch.logsumexp(others, dim=-1)
+
+
+def checked_images(images: Tensor) -> Tensor:
+    """The images, if they are a float batch (n, 3, 64, 64).
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if images.ndim != 4 or images.shape[1:] != (3, SIZE, SIZE) or not images.is_floating_point():
+        raise ValueError(
+            f"the scorers of emoji64 were given {images.dtype} of shape {tuple(images.shape)}; expected a float "
+            f"batch (n, 3, {SIZE}, {SIZE}) in [0, 1]: convert with .float() and torch.nn.functional.interpolate"
+        )
+    return images
+
+
+class Scorer(nn.Module):
+    """An image tower and a text tower with one embedding, and a style head with a class "not a good picture".
+
+    Args:
+        which: "target" or "heldout"; decides the image tower.
+    """
+
+    def __init__(self, which: str) -> None:
+        super().__init__()
+        self.which = which
+        self.encoder = ENCODERS[which]()
+        features, texture = self.encoder.features, self.encoder.texture
+        self.style_head = nn.Sequential(
+            nn.LayerNorm(features + texture),
+            nn.Linear(features + texture, 96),
+            nn.SiLU(),
+            nn.Linear(96, len(words.STYLES) + 1),
+        )
+        self.image_head = nn.Linear(features, EMBEDDING)
+        self.text = TextTower(len(words.vocabulary()))
+        self.nothing = nn.Parameter(torch.randn(1, EMBEDDING))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(8.0)))
+        self.register_buffer("bank_bags", torch.zeros(0, len(words.vocabulary())), persistent=False)
+        self.register_buffer("bank_vectors", torch.zeros(0, EMBEDDING), persistent=False)
+
+    def scale(self) -> Tensor:
+        """What cosines are multiplied by to give logits; bounded, so that margins stay smooth."""
+        return self.log_scale.exp().clamp(max=MAX_SCALE)
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (batch, 3, 64, 64) in [0, 1] to style logits (batch, 4) and unit vectors (batch, EMBEDDING)."""
+        features, texture = self.encoder(2 * images - 1)
+        return self.style_head(torch.cat([features, texture], dim=1)), F.normalize(self.image_head(features), dim=1)
+
+    def freeze(self) -> Scorer:
+        """Set to evaluation without parameter gradients, with the bank's texts encoded once."""
+        self.eval().requires_grad_(False)
+        with torch.no_grad():
+            self.bank_bags = words.bags(bank()).to(self.nothing)
+            self.bank_vectors = torch.cat([self.text(self.bank_bags), F.normalize(self.nothing, dim=1)])
+        return self
+
+    def style(self, images: Tensor) -> Tensor:
+        """How much each picture is of each style.
+
+        Args:
+            images: (batch, 3, 64, 64) float in [0, 1]; values beyond are not clamped.
+
+        Returns:
+            (batch, 3) log odds of the styles 3d, noto, twemoji against the other two and "not a good picture",
+            on the images' device and in their dtype; typically −12 … 8.
+
+        Raises:
+            ValueError: if the images have another shape or are not float.
+        """
+        logits, _ = self.look(checked_images(images).to(self.nothing))
+        return logit_margin(logits)[:, : len(words.STYLES)].to(images)
+
+    def alignment(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """How well each picture shows its prompt's content; style words in a prompt count for nothing.
+
+        Args:
+            images: (batch, 3, 64, 64) float in [0, 1]; values beyond are not clamped.
+            prompts: one a picture, of words that emoji64 knows.
+
+        Returns:
+            (batch,) log odds of the prompt against the names of all other emoji and "nothing", on the images' device
+            and in their dtype; typically −20 … 5. Names that say more, less or nearly the same are no rivals.
+
+        Raises:
+            ValueError: if shapes do not fit, a word is unknown, or a prompt has only style words.
+        """
+        if isinstance(prompts, str) or len(prompts) != len(checked_images(images)):
+            raise ValueError(
+                f"alignment was given {len(images)} images and the prompts {prompts!r}; "
+                "give a list with one prompt for each image"
+            )
+        _, seen = self.look(images.to(self.nothing))
+        bags = words.bags([" ".join(content_words(p)) for p in prompts]).to(self.nothing)
+        scale = self.scale()
+        own = scale * (seen * self.text(bags)).sum(1)
+        rivals = scale * seen @ self.bank_vectors.T
+        no_rival = F.pad(same_meaning(bags, self.bank_bags), (0, 1), value=False)
+        return (own - torch.logsumexp(rivals.masked_fill(no_rival, -math.inf), dim=1)).to(images)
+
+
+def read_verified(path: Path, digest: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file whose SHA-256 is `digest`.
+
+    Raises:
+        ValueError: if the file is another one, or missing.
+    """
+    if not path.is_file():
+        raise ValueError(f"the weights {path} are missing; install noisetilt again or train them by recipes/scorers")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != digest:
+        raise ValueError(
+            f"the weights {path} have SHA-256 {found[:12]}…, expected {digest[:12]}…; the file is damaged or was "
+            "replaced: install noisetilt again"
+        )
+    with safe_open(path, "pt") as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+@functools.cache
+def load_scorer(
+    which: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, folder: Path | None = None
+) -> Scorer:
+    """A trained scorer, frozen; one copy for each device and dtype is kept.
+
+    Args:
+        which: "target" to steer by or "heldout" to judge by.
+        device, dtype: where and in what precision it computes; images are converted and their gradients come back
+            in their own.
+        folder: with the weights and their checksums.json; the package's own if None.
+
+    Raises:
+        ValueError: if there is no such scorer, its file is not the published one, or the vocabulary is another.
+    """
+    if which not in ENCODERS:
+        raise ValueError(f"there is no scorer {which!r}; expected one of {', '.join(ENCODERS)}")
+    folder = Path(str(WEIGHTS)) if folder is None else Path(folder)
+    digests = json.loads((folder / "checksums.json").read_text("utf-8"))
+    state, metadata = read_verified(folder / f"{which}.safetensors", digests[f"{which}.safetensors"])
+    if metadata["vocabulary"] != vocabulary_digest():
+        raise ValueError(
+            f"the scorer {which!r} was trained with another vocabulary than emoji64's present one; "
+            "train it again by recipes/scorers/train.py"
+        )
+    scorer = Scorer(which)
+    scorer.load_state_dict({k: v.float() for k, v in state.items()})
+    return scorer.to(device=device, dtype=dtype).freeze()
+
+
+def vocabulary_digest() -> str:
+    """SHA-256 of the vocabulary that prompts are read with."""
+    return hashlib.sha256("\n".join(words.vocabulary()).encode()).hexdigest()
