@@ -61,7 +61,7 @@ def main() -> None:
         return torch.from_numpy(data["pictures"][rows]).permute(0, 3, 1, 2).float() / 255
 
     torch.manual_seed(0)
-    model, untrained = load("emoji64"), Emoji64Model(network=Emoji64(len(vocabulary()), depth=7))
+    model, untrained = load("emoji64"), Emoji64Model(network=Emoji64(len(vocabulary())))
     real = pictures(chosen)
     sets = {
         "emoji64, 25 steps": draw(model, prompts, "emoji64"),

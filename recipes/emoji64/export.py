@@ -15,7 +15,7 @@ from noisetilt.weights import save_weights
 
 if __name__ == "__main__":
     state = torch.load(Path("build/emoji64/checkpoint.pt"), weights_only=True)
-    network = Emoji64(len(vocabulary()), depth=7)
+    network = Emoji64(len(vocabulary()))
     network.load_state_dict(state["average"])
     save_weights(network.state_dict(), FOLDER / "emoji64.safetensors")
     (FOLDER / "config.json").write_text(json.dumps(network.config) + "\n")

@@ -7,7 +7,8 @@ The learning rate is constant until the last stretch (--finish), in which it fal
 number of stretches can come before. Hidden matrices are trained by Muon, everything else by AdamW. A finished model
 goes on from its weights by --init; the checkpoint before --finish is the better start, so keep a copy.
 
-On Linux, half of the time can go into handing large tensors back to the kernel and asking for them again. This stops it:
+On Linux, half of the time can go into handing large tensors back to the kernel and asking for them again. This
+stops it:
 
     export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=64000000000 MALLOC_TOP_PAD_=1000000000 MALLOC_ARENA_MAX=1
 """
@@ -141,7 +142,7 @@ def main() -> None:
     checkpoint = BUILD / "checkpoint.pt"
     state = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else {"images": 0, "seconds": 0.0}
     pictures = Pictures(seed=state["images"])
-    network = Emoji64(len(pictures.vocabulary), depth=7)
+    network = Emoji64(len(pictures.vocabulary))
     if args.init and not checkpoint.exists():
         network.load_state_dict(load_file(args.init))
     if "network" in state:

@@ -14,6 +14,8 @@ def _knob(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} must be written as knob=value, such as rho=0.1")
+    if value.lower() in ("none", "true", "false"):
+        return name, {"none": None, "true": True, "false": False}[value.lower()]
     for kind in (int, float):
         try:
             return name, kind(value)

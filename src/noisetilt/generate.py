@@ -20,7 +20,7 @@ from .models import load as load_model
 from .report import grid, plot_rewards, save_picture, table
 from .rewards import Reward, has_heldout
 from .rewards import load as load_reward
-from .sampling import StepReport, check_reward, reverse_steps, reward_of, sample
+from .sampling import Engine, StepReport, check_reward, reverse_steps, reward_of, sample
 
 
 @dataclass
@@ -187,6 +187,7 @@ def generate(job: Job) -> dict[str, Any]:
     arms = [Arm("base", METHODS["base"]), Arm("guided", find_method(job.method).replace(**job.knobs))]
     for arm in arms:
         check_reward(arm.method, reward)
+        Engine(arm.method, model.path, model.shape, [job.seed], job.eta)  # refuses what it cannot run
     job.out.mkdir(parents=True, exist_ok=True)
     seeds = list(range(job.seed, job.seed + job.n))
     complete = False

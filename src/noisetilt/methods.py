@@ -24,6 +24,14 @@ from .selection import SMC, Independent, RolloverBudget, Search, Selection
 from .times import TimeTravel
 
 
+def _check_kind(knob: str, old: Any, new: Any) -> None:
+    """Refuses words for numbers, numbers for words, and broken numbers for whole ones."""
+    if isinstance(old, str) != isinstance(new, str) and old is not None and new is not None:
+        raise ValueError(f"{knob} = {new!r} must be a {'word' if isinstance(old, str) else 'number'}, such as {old!r}")
+    if isinstance(old, int) and not isinstance(old, bool) and isinstance(new, float):
+        raise ValueError(f"{knob} = {new!r} must be a whole number, such as {old!r}")
+
+
 @dataclass(frozen=True)
 class Method:
     """An answer to the question how x_s is drawn, given the pretrained reverse kernel.
@@ -65,6 +73,7 @@ class Method:
         for knob, value in changes.items():
             if knob in own:
                 continue
+            _check_kind(knob, self.knobs().get(knob), value)
             for name, part in changed._parts().items():
                 if knob in {f.name for f in dataclasses.fields(part)}:
                     changed = dataclasses.replace(changed, **{name: dataclasses.replace(part, **{knob: value})})

@@ -65,6 +65,15 @@ def test_guidance_one_is_the_conditional_network(model):
     assert torch.allclose(plain.denoiser(["cat"])(x_t, 0.6), direct, atol=1e-5)
 
 
+def test_half_precision_networks_keep_float32_states(model):
+    half = load("emoji64", dtype=torch.bfloat16)
+    reward = rewards.load("redness")
+    pictures = sample(half, ["red heart"], reward, "ntrk", 6).images
+    assert pictures.dtype == torch.float32 and pictures.isfinite().all()
+    plain = [sample(m, ["red heart"], None, "base", 6).images for m in (half, model)]
+    assert (plain[0] - plain[1]).abs().mean() < 0.02
+
+
 def test_words():
     assert words.known_words("Smiling cats, with a Red heart; 3D!") == ["smiling", "cat", "red", "heart", "3d"]
     bag = words.bags(["cat face", "face of the cat"])

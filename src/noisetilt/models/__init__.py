@@ -7,6 +7,18 @@ from typing import Any
 MODELS = {"emoji64": "64×64 emoji in the styles 3d, noto and twemoji: a pixel-space flow transformer that ships along"}
 
 
+def _check_device(device: Any) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"the device {str(device)!r} cannot be used here ({reason}); give cpu, or another device"
+        ) from None
+
+
 def load(name: str, **options: Any) -> Any:
     """A model by name, ready for `sample`.
 
@@ -14,8 +26,9 @@ def load(name: str, **options: Any) -> Any:
         name: one of MODELS.
         options: passed to the model: for emoji64 `guidance` (default 2.0), `device`, `dtype`.
     Raises:
-        ValueError: if no model has that name.
+        ValueError: if no model has that name, or the device is not there.
     """
+    _check_device(options.get("device", "cpu"))
     if name == "emoji64":
         from .emoji64.model import Emoji64Model
 

@@ -98,7 +98,7 @@ class Emoji64(nn.Module):
     """
 
     def __init__(
-        self, vocabulary: int, width: int = 256, depth: int = 8, heads: int = 4, head_channels: int = 32
+        self, vocabulary: int, width: int = 256, depth: int = 7, heads: int = 4, head_channels: int = 32
     ) -> None:
         super().__init__()
         self.config = dict(vocabulary=vocabulary, width=width, depth=depth, heads=heads, head_channels=head_channels)
