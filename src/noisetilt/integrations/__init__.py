@@ -1,0 +1,1 @@
+"""The engine inside other people's samplers: diffusers pipelines and k-diffusion."""

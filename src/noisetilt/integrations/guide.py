@@ -1,0 +1,344 @@
+"""The engine, driven by whoever holds the network."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..methods import Method
+from ..path import Path
+from ..sampling import (
+    Engine,
+    Reward,
+    State,
+    Trace,
+    _more_rounds,
+    _noisier,
+    _require_finite,
+    check_reward,
+    name_of,
+    reverse_steps,
+    reward_of,
+)
+from .exchange import Exchange
+
+GradientAt = Literal["x_t", "x0"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is x̂_0 at x (rows, *event), time t (None: the first of the grid)? `through`: the gradient by x is wanted."""
+
+    x: Tensor
+    t: float | None
+    through: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """x̂_0 (rows, *event) at the state x_t that the network saw, and g ↦ Jᵀ · g, J the Jacobian of x̂_0 by x_t."""
+
+    x_t: Tensor
+    x0_hat: Tensor
+    pull_back: Callable[[Tensor], Tensor] | None = None
+
+
+class Guide:
+    """Asks for x̂_0 at states `x` and times `t`; `answer` gives it and leads to the next question, until `done`.
+
+    States are flat batches (image · particle, *event), the particles of one image next to each other. A question is
+    always for all of them. Use it as a context manager.
+
+    Args:
+        method: the method.
+        path: the Gaussian path.
+        shape: of one event.
+        seeds, prompts: one per image.
+        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised, or None. Videos (batch, frames, 3,
+            H, W) are judged frame by frame and averaged, unless the reward has `video = True` and takes them whole.
+        decode: pictures in [0, 1] from states (batch, *event), differentiable.
+        grid: times from noise to data; may be set before the first answer instead.
+        start: the state to start from, (image · particle, *event); the method's initial noise if left out.
+        eta: stochasticity of the reverse kernel.
+        gradient_at: "x_t" through the network, or "x0".
+        chunk: rows decoded and judged at a time, which bounds the memory.
+        device, dtype: of the states.
+    Attributes:
+        grid: as above.
+        trace: what happened; complete once done. Its nfe counts the evaluations that the method asked for.
+        rows, rewards: once done, the row of each image's winner (image,) int64 and its final reward (image,), None
+            without a reward.
+    Raises:
+        ValueError: if the method needs what is not given.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        path: Path,
+        shape: Sequence[int],
+        seeds: Sequence[int],
+        prompts: Sequence[str],
+        reward: Reward | None,
+        decode: Callable[[Tensor], Tensor],
+        *,
+        grid: Sequence[float] | None = None,
+        start: Tensor | None = None,
+        eta: float = 1.0,
+        gradient_at: GradientAt = "x_t",
+        chunk: int = 1,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        check_guidance(method, reward, gradient_at, chunk)
+        self.engine = Engine(method, path, shape, seeds, eta, device, dtype)
+        self.method, self.path, self.reward, self.decode, self.chunk = method, path, reward, decode, chunk
+        self.gradient_at = getattr(method.proposal, "gradient_at", gradient_at)
+        self.prompts = [prompt for prompt in prompts for _ in range(self.engine.particles)]
+        self.grid = grid
+        self.trace = Trace()
+        self.start, self.x, self.rows, self.rewards = start, start, None, None
+        self._asked = 0
+        self._early: Answer | None = None
+        self._started = time.perf_counter()
+        self._log: list[tuple[Tensor | None, Tensor | None]] = []
+        autocast = torch.is_autocast_enabled(torch.device(device).type)
+        self._autocast = torch.autocast(torch.device(device).type, enabled=autocast)
+        self._exchange: Exchange[Question, Answer] = Exchange(self._body)
+
+    def __enter__(self) -> Guide:
+        self._exchange.open()
+        self.x = self._exchange.question.x
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._exchange.close()
+
+    @property
+    def done(self) -> bool:
+        return self._exchange.question is None
+
+    @property
+    def t(self) -> float:
+        """The time of the next question."""
+        t = self._exchange.question.t
+        return self.grid[0] if t is None else t
+
+    @property
+    def through(self) -> bool:
+        """Whether the next answer needs `pull_back`."""
+        return not self.done and self._exchange.question.through
+
+    def answer(self, x_t: Tensor, x0_hat: Tensor, pull_back: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Leads on to the next question.
+
+        Args:
+            x_t: the state that the network saw, (image · particle, *event): `x` itself, unless something changed it.
+            x0_hat: x̂_0 of the same shape and dtype.
+            pull_back: Jᵀ · g from g, both (image · particle, *event), where J is the Jacobian of x̂_0 by x_t; needed
+                where `through`.
+        """
+        self._exchange.answer(Answer(x_t, x0_hat, pull_back))
+        if not self.done:
+            self.x = self._exchange.question.x
+
+    def _ask(self, x: Tensor, t: float | None, through: bool) -> Answer:
+        return self._ask_exchange(Question(x, t, through))
+
+    def _body(self, ask: Callable[[Question], Answer]) -> None:
+        self._ask_exchange = ask
+        if torch.device(self.engine.device).type == "cuda":
+            torch.cuda.set_device(self.engine.device)
+        with torch.no_grad(), self._autocast:
+            self._walk()
+
+    def _walk(self) -> None:
+        method, engine = self.method, self.engine
+        x = engine.start(1.0, self._look_first) if self.start is None else self.start
+        if self.grid is None:
+            self._early = self._ask(x, None, method.proposal.needs_gradient and self.gradient_at == "x_t")
+        grid = method.times.walk(self.path, list(self.grid))
+        engine.steps = reverse_steps(self.path, grid)
+        for t, s in itertools.pairwise(grid):
+            if _noisier(self.path, s, t):
+                x = engine.renoise(x, t, s)
+                continue
+            around = engine.perturbations()
+            if around is not None:
+                around = method.proposal.spread(self.path, t) * around
+
+            def look(x_t: Tensor, rows: Tensor, t: float = t, around: Tensor | None = around) -> State:
+                return self._look(x_t, rows, t, None if around is None else around[rows])
+
+            state = look(x, torch.arange(len(x), device=x.device))
+            # There is no other candidate for a state that was given.
+            if hasattr(method.selection, "again") and (self.start is None or engine.number > 0):
+                state = _more_rounds(engine, state, look)
+            x, x0_hat, rewards, gradient = state
+            x = engine.advance(x, x0_hat, t, s, rewards, gradient, lambda x_0, t=t: self._gradient_at_x0(x_0, t))
+            self._record(t, rewards, gradient)
+            if not x.isfinite().all():
+                raise FloatingPointError(
+                    f"the state is not finite after step {engine.number} (t = {t:.4g}); lower the strength"
+                )
+        self._finish(x)
+
+    def _look_first(self, x_T: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards and gradients of initial noise; even where α_t = 0 the network answers with a picture."""
+        answer = self._ask(x_T, None, self.gradient_at == "x_t")
+        self._asked += len(x_T)
+        t = self.grid[0]
+        rewards, gradient = self._values_and_gradients(answer.x0_hat.detach(), range(len(x_T)), None, t)
+        return rewards, self._pulled_back(answer.pull_back, gradient, t)
+
+    def _look(self, x: Tensor, rows: Tensor, t: float, around: Tensor | None) -> State:
+        """x_t, x̂_0, r(x̂_0) and its gradient, of some rows."""
+        follow = self.method.proposal.needs_gradient
+        blind = self.path.alpha(t) == 0
+        through = follow and self.gradient_at == "x_t" and not blind
+        answer, self._early = self._early, None
+        if answer is None:
+            answer = self._ask(self._among_all(x, rows), t, through)
+        self._asked += len(rows)
+        x_t, x0_hat = answer.x_t.detach()[rows], answer.x0_hat.detach()[rows]
+        if self.reward is None:
+            return x_t, x0_hat, None, None
+        if not follow or blind:
+            rewards = self._judge_all(x0_hat, rows.tolist(), t)
+            return x_t, x0_hat, rewards, torch.zeros_like(x_t) if follow else None
+        rewards, gradient = self._values_and_gradients(x0_hat, rows.tolist(), around, t)
+        if through:
+            everywhere = torch.zeros_like(answer.x0_hat).index_copy(0, rows, gradient)
+            gradient = self._pulled_back(answer.pull_back, everywhere, t)[rows]
+        return x_t, x0_hat, rewards, gradient
+
+    def _among_all(self, x: Tensor, rows: Tensor) -> Tensor:
+        """A full batch with these states in these rows; the network's batch has one size."""
+        return x if len(x) == len(self.prompts) else self.x.detach().index_copy(0, rows, x)
+
+    def _pulled_back(self, pull_back: Callable[[Tensor], Tensor] | None, gradient: Tensor, t: float) -> Tensor:
+        if self.gradient_at == "x_t":
+            gradient = unscaled(pull_back, gradient)
+            self._require_finite(gradient, "gradient", t)
+        return gradient
+
+    def _require_finite(self, values: Tensor, what: str, t: float) -> None:
+        _require_finite(values, what, self.reward, self.engine.number + 1, t)
+
+    def _values_and_gradients(
+        self, x_0: Tensor, rows: Sequence[int], around: Tensor | None, t: float
+    ) -> tuple[Tensor, Tensor]:
+        parts = [
+            self._value_and_gradient(x_0[part], self._prompts(rows[part]), None if around is None else around[part])
+            for part in self._chunks(len(x_0))
+        ]
+        rewards, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
+        self._require_finite(rewards, "value", t)
+        self._require_finite(gradient, "gradient", t)
+        return rewards, gradient
+
+    def _prompts(self, rows: Sequence[int]) -> list[str]:
+        return [self.prompts[row] for row in rows]
+
+    def _chunks(self, rows: int) -> list[slice]:
+        return [slice(first, first + self.chunk) for first in range(0, rows, self.chunk)]
+
+    def _judge(self, x_0: Tensor, prompts: Sequence[str]) -> Tensor:
+        images = self.decode(x_0)
+        if images.ndim == 5 and not getattr(self.reward, "video", False):
+            frames = images.shape[1]
+            each = reward_of(self.reward, images.flatten(0, 1), [p for p in prompts for _ in range(frames)])
+            return each.unflatten(0, (-1, frames)).mean(1)
+        return reward_of(self.reward, images, prompts)
+
+    def _judge_all(self, x_0: Tensor, rows: Sequence[int], t: float) -> Tensor:
+        rewards = torch.cat([self._judge(x_0[part], self._prompts(rows[part])) for part in self._chunks(len(x_0))])
+        self._require_finite(rewards, "value", t)
+        return rewards.detach()
+
+    def _value_and_gradient(
+        self, x_0: Tensor, prompts: Sequence[str], offsets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """r(x_0) and the gradient of r, or of log E exp r over x_0 + offsets (batch, draws, *event)."""
+        with torch.enable_grad():
+            x = x_0.detach().requires_grad_()
+            rewards = followed = self._judge(x, prompts)
+            if offsets is not None:
+                draws = offsets.shape[1]
+                around = (x[:, None] + offsets).flatten(0, 1)
+                values = self._judge(around, [p for p in prompts for _ in range(draws)]).unflatten(0, (-1, draws))
+                followed = values.logsumexp(1) - math.log(draws)
+        if not followed.requires_grad:
+            raise ValueError(
+                f"the reward {name_of(self.reward)!r} has no gradient and the method needs one; "
+                "choose base, best-of-n or svdd, or a differentiable reward"
+            )
+        return rewards.detach(), torch.autograd.grad(followed, x, torch.ones_like(followed))[0]
+
+    def _gradient_at_x0(self, x_0: Tensor, t: float) -> Tensor:
+        return self._values_and_gradients(x_0, range(len(x_0)), None, t)[1]
+
+    def _record(self, t: float, rewards: Tensor | None, gradient: Tensor | None) -> None:
+        by_image = self.engine.by_image
+        best = None if rewards is None else by_image(rewards).amax(1).cpu()
+        norms = None if gradient is None else by_image(gradient.flatten(1).norm(dim=1)).mean(1).cpu()
+        self.trace.times.append(t)
+        self._log.append((best, norms))
+
+    def _finish(self, x: Tensor) -> None:
+        self.x, trace = x, self.trace
+        self.rows = torch.arange(self.engine.images, device=x.device) * self.engine.particles
+        if self.reward is not None:
+            rewards = self._judge_all(x, range(len(x)), 0.0)
+            self.rows = self.rows + self.method.selection.winner(self.engine.by_image(rewards)).to(self.rows)
+            self.rewards = rewards[self.rows.to(rewards.device)]
+            trace.rewards = torch.stack([best for best, _ in self._log])
+        if self._log and self._log[0][1] is not None:
+            trace.gradient_norm = torch.stack([norms for _, norms in self._log])
+        trace.nfe = self._asked / self.engine.images
+        trace.seconds = time.perf_counter() - self._started
+
+
+def check_guidance(method: Method, reward: Reward | None, gradient_at: str, chunk: int) -> None:
+    """Refuses what cannot be guided, before any network runs.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    check_reward(method, reward)
+    if gradient_at not in ("x_t", "x0"):
+        raise ValueError(f"gradient_at = {gradient_at!r} must be 'x_t' (through the network) or 'x0'")
+    if chunk != int(chunk) or chunk < 1:
+        raise ValueError(f"chunk = {chunk} must be 1 row or more")
+
+
+def unscaled(pull_back: Callable[[Tensor], Tensor], gradient: Tensor) -> Tensor:
+    """pull_back(gradient) (batch, *event), computed on rows of peak 1: it is linear, and half precision would lose a
+    small gradient to underflow."""
+    peak = gradient.abs().amax(tuple(range(1, gradient.ndim)), keepdim=True)
+    peak = torch.where(peak > 0, peak, 1)
+    return pull_back(gradient / peak) * peak
+
+
+def pull_back_of(x0_hat: Tensor, by: Tensor) -> Callable[[Tensor], Tensor]:
+    """g ↦ Jᵀ · g in `by`'s shape and g's dtype, J the Jacobian of x̂_0 by `by`; to be called once.
+
+    Raises:
+        ValueError: when called, if x̂_0 does not depend on `by`.
+    """
+
+    def pull_back(gradient: Tensor) -> Tensor:
+        if not x0_hat.requires_grad or not by.requires_grad:
+            raise ValueError(
+                "the network gave no gradient; let it run with gradients enabled, or pass gradient_at='x0'"
+            )
+        return torch.autograd.grad(x0_hat, by, gradient)[0].to(gradient)
+
+    return pull_back

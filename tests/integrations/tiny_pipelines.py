@@ -1,0 +1,318 @@
+"""Tiny instances of the real pipeline classes, built from configs with random weights: no downloads."""
+
+from __future__ import annotations
+
+import diffusers
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+WORDS = "<pad> <s> </s> <unk> a red fox blue cat in the snow on green hill".split()
+SIZE = 16
+
+
+def tokenizer(length: int = 8) -> transformers.PreTrainedTokenizerFast:
+    table = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    table.pre_tokenizer = pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=table,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=length,
+    )
+
+
+def clip(projection: bool = False, width: int = 16) -> torch.nn.Module:
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(WORDS),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    kind = transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel
+    return kind(config).eval()
+
+
+def t5(width: int = 16) -> torch.nn.Module:
+    config = transformers.T5Config(
+        vocab_size=len(WORDS), d_model=width, d_kv=8, d_ff=2 * width, num_layers=1, num_heads=2, pad_token_id=0
+    )
+    return transformers.T5EncoderModel(config).eval()
+
+
+def umt5(width: int = 16) -> torch.nn.Module:
+    config = transformers.UMT5Config(
+        vocab_size=len(WORDS), d_model=width, d_kv=8, d_ff=2 * width, num_layers=1, num_heads=2, pad_token_id=0
+    )
+    return transformers.UMT5EncoderModel(config).eval()
+
+
+def gemma(width: int = 16) -> torch.nn.Module:
+    config = transformers.Gemma2Config(
+        vocab_size=len(WORDS),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=512,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return transformers.Gemma2Model(config).eval()
+
+
+def vae(channels: int, shift: float | None = None) -> diffusers.AutoencoderKL:
+    """Two levels: pictures are twice the size of latents."""
+    return diffusers.AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=channels,
+        sample_size=SIZE,
+        scaling_factor=0.7,
+        shift_factor=shift,
+    ).eval()
+
+
+BETAS = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1)
+
+
+def ddim(**changes) -> diffusers.DDIMScheduler:
+    return diffusers.DDIMScheduler(**{**BETAS, "set_alpha_to_one": False, **changes})
+
+
+def unet(**changes) -> diffusers.UNet2DConditionModel:
+    return diffusers.UNet2DConditionModel(
+        **{
+            "sample_size": SIZE // 2,
+            "in_channels": 4,
+            "out_channels": 4,
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "block_out_channels": (8, 16),
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "cross_attention_dim": 16,
+            "attention_head_dim": 4,
+            **changes,
+        }
+    ).eval()
+
+
+def sd(kind: type = diffusers.StableDiffusionPipeline, **network) -> diffusers.DiffusionPipeline:
+    return kind(
+        vae=vae(4),
+        text_encoder=clip(),
+        tokenizer=tokenizer(),
+        unet=unet(**network),
+        scheduler=ddim(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def sdxl(kind: type = diffusers.StableDiffusionXLPipeline) -> diffusers.DiffusionPipeline:
+    return kind(
+        vae=vae(4),
+        text_encoder=clip(),
+        text_encoder_2=clip(projection=True),
+        tokenizer=tokenizer(),
+        tokenizer_2=tokenizer(),
+        unet=unet(
+            cross_attention_dim=32,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=4,
+            projection_class_embeddings_input_dim=16 + 6 * 4,
+            use_linear_projection=True,
+            transformer_layers_per_block=1,
+        ),
+        scheduler=ddim(),
+        add_watermarker=False,
+    )
+
+
+def sd3() -> diffusers.StableDiffusion3Pipeline:
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=SIZE // 2,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=32,
+        pos_embed_max_size=16,
+    ).eval()
+    return diffusers.StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae(4, shift=0.06),
+        text_encoder=clip(projection=True),
+        tokenizer=tokenizer(),
+        text_encoder_2=clip(projection=True),
+        tokenizer_2=tokenizer(),
+        text_encoder_3=t5(32),
+        tokenizer_3=tokenizer(),
+    )
+
+
+def flux(kind: type = diffusers.FluxPipeline) -> diffusers.DiffusionPipeline:
+    transformer = diffusers.FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        axes_dims_rope=(2, 2, 4),
+        guidance_embeds=True,
+    ).eval()
+    return kind(
+        transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=vae(4, shift=0.1),
+        text_encoder=clip(),
+        tokenizer=tokenizer(),
+        text_encoder_2=t5(),
+        tokenizer_2=tokenizer(),
+    )
+
+
+def pixart() -> diffusers.PixArtSigmaPipeline:
+    transformer = diffusers.PixArtTransformer2DModel(
+        sample_size=SIZE // 2,
+        patch_size=2,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        cross_attention_dim=16,
+        caption_channels=16,
+        use_additional_conditions=False,
+    ).eval()
+    return diffusers.PixArtSigmaPipeline(
+        transformer=transformer, scheduler=ddim(), vae=vae(4), text_encoder=t5(), tokenizer=tokenizer()
+    )
+
+
+def sana() -> diffusers.SanaPipeline:
+    transformer = diffusers.SanaTransformer2DModel(
+        patch_size=1,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=4,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=4,
+        cross_attention_dim=8,
+        caption_channels=16,
+        sample_size=SIZE // 2,
+    ).eval()
+    autoencoder = diffusers.AutoencoderDC(
+        in_channels=3,
+        latent_channels=4,
+        attention_head_dim=2,
+        encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_qkv_multiscales=((), (5,)),
+        decoder_qkv_multiscales=((), (5,)),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+        scaling_factor=0.41407,
+    ).eval()
+    return diffusers.SanaPipeline(
+        transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder,
+        text_encoder=gemma(),
+        tokenizer=tokenizer(300),
+    )
+
+
+def wan() -> diffusers.WanPipeline:
+    transformer = diffusers.WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=16,
+        out_channels=16,
+        text_dim=16,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=1,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=32,
+    ).eval()
+    autoencoder = diffusers.AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    ).eval()
+    return diffusers.WanPipeline(
+        transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder,
+        text_encoder=umt5(),
+        tokenizer=tokenizer(),
+    )
+
+
+PICTURE = dict(height=SIZE, width=SIZE, output_type="pt", num_inference_steps=5)
+FAMILIES = {
+    "sd": (sd, dict(PICTURE, guidance_scale=3.0)),
+    "flux": (flux, dict(PICTURE, guidance_scale=3.0, max_sequence_length=8)),
+    "sd3": (sd3, dict(PICTURE, guidance_scale=3.0, max_sequence_length=8)),
+    "sdxl": (sdxl, dict(PICTURE, guidance_scale=3.0)),
+    "pixart": (
+        pixart,
+        dict(PICTURE, guidance_scale=3.0, use_resolution_binning=False, clean_caption=False, max_sequence_length=8),
+    ),
+    "sana": (
+        sana,
+        dict(
+            PICTURE,
+            guidance_scale=3.0,
+            height=32,
+            width=32,
+            use_resolution_binning=False,
+            complex_human_instruction=None,
+        ),
+    ),
+    "wan": (wan, dict(PICTURE, guidance_scale=3.0, num_frames=5, max_sequence_length=8)),
+}
+
+
+def build(name: str) -> tuple[diffusers.DiffusionPipeline, dict]:
+    """A tiny pipeline of a family, the same at every call, and arguments for it."""
+    torch.manual_seed(0)
+    make, arguments = FAMILIES[name]
+    pipe = make()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, dict(arguments)
