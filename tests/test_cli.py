@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from noisetilt import METHODS
 from noisetilt.cli import main
 from noisetilt.generate import Job, generate
 from noisetilt.report import table
@@ -101,6 +102,14 @@ def test_lists(command, word, capsys):
     assert main([command]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith(word) and len(line.split()) > 3 for line in lines)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_tells_its_source_and_its_knobs(name, capsys):
+    assert main(["methods", name]) == 0
+    text = capsys.readouterr().out
+    assert all(f"{knob}=" in text for knob in METHODS[name].knobs())
+    assert "20" in text and name in text  # a year or an arXiv number
 
 
 def test_help_imports_nothing_heavy():

@@ -65,8 +65,17 @@ def _generate(args: argparse.Namespace) -> None:
 
 
 def _list_methods(args: argparse.Namespace) -> None:
-    from .methods import METHODS
+    import inspect
 
+    from .methods import METHODS, find_method
+
+    if args.name:
+        method = find_method(args.name)
+        print(f"{args.name}: {method.summary}\n")
+        for role, part in method.parts().items():
+            settings = ", ".join(f"{f}={getattr(part, f)}" for f in part.__dataclass_fields__)
+            print(f"{role}: {type(part).__name__}({settings})\n{inspect.getdoc(type(part))}\n")
+        return
     for name, method in METHODS.items():
         knobs = ", ".join(f"{k}={v}" for k, v in method.knobs().items())
         print(f"{name:16} {method.summary}  [{knobs}]")
@@ -100,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"noisetilt {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
-    commands.add_parser("methods", help="the methods, one line each").set_defaults(run=_list_methods)
+    methods = commands.add_parser("methods", help="the methods, one line each, or all about one")
+    methods.add_argument("name", nargs="?", help="a method, to read its papers, equations and knobs")
+    methods.set_defaults(run=_list_methods)
     commands.add_parser("rewards", help="the rewards, one line each").set_defaults(run=_list_rewards)
     models = commands.add_parser("models", help="the models, one line each")
     models.add_argument("--words", action="store_true", help="all words that emoji64 knows")

@@ -52,9 +52,10 @@ class Method:
 
     def knobs(self) -> dict[str, Any]:
         """The values of all knobs of its parts, by name."""
-        return {f.name: getattr(part, f.name) for part in self._parts().values() for f in dataclasses.fields(part)}
+        return {f.name: getattr(part, f.name) for part in self.parts().values() for f in dataclasses.fields(part)}
 
-    def _parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
+        """Its parts by their roles."""
         return {
             "initial": self.initial,
             "proposal": self.proposal,
@@ -74,7 +75,7 @@ class Method:
             if knob in own:
                 continue
             _check_kind(knob, self.knobs().get(knob), value)
-            for name, part in changed._parts().items():
+            for name, part in changed.parts().items():
                 if knob in {f.name for f in dataclasses.fields(part)}:
                     changed = dataclasses.replace(changed, **{name: dataclasses.replace(part, **{knob: value})})
             if knob not in self.knobs():
