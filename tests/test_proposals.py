@@ -66,7 +66,7 @@ def test_mpgd_shifts_the_prediction_and_keeps_epsilon():
 
 
 def test_universal_guidance_forward_is_a_shift_of_epsilon():
-    """Bansal et al. 2023, eq. 6: ε̂ − s σ_t ∇r, then the sampler."""
+    """Bansal et al. 2023: ε̂ − s σ_t ∇r, then the sampler."""
     now = step(eta=0.5)
     epsilon = (now.x_t - VP.alpha(2) * now.x0_hat) / VP.sigma(2) - 0.4 * VP.sigma(2) * now.gradient
     x0_hat = (now.x_t - VP.sigma(2) * epsilon) / VP.alpha(2)

@@ -65,6 +65,7 @@ def _generate(args: argparse.Namespace) -> None:
 
 
 def _list_methods(args: argparse.Namespace) -> None:
+    import dataclasses
     import inspect
 
     from .methods import METHODS, find_method
@@ -73,7 +74,7 @@ def _list_methods(args: argparse.Namespace) -> None:
         method = find_method(args.name)
         print(f"{args.name}: {method.summary}\n")
         for role, part in method.parts().items():
-            settings = ", ".join(f"{f}={getattr(part, f)}" for f in part.__dataclass_fields__)
+            settings = ", ".join(f"{f.name}={getattr(part, f.name)}" for f in dataclasses.fields(part))
             print(f"{role}: {type(part).__name__}({settings})\n{inspect.getdoc(type(part))}\n")
         return
     for name, method in METHODS.items():

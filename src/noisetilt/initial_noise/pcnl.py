@@ -12,7 +12,7 @@ from .chain import Chain
 
 
 def log_acceptance(u: Tensor, v: Tensor, r_u: Tensor, r_v: Tensor, g_u: Tensor, g_v: Tensor, delta: float) -> Tensor:
-    """log of the ratio that decides the move u → v for the target N(0, I)·exp(r) (Cotter et al. 2013, eq. 4.6–4.8).
+    """log of the ratio that decides the move u → v for the target N(0, I)·exp(r) (Cotter et al. 2013).
 
     Written without ‖u‖² and ‖v‖², which cancel, so it keeps its digits in high dimension. u, v and gradients are
     (image, particle, *event), rewards and the result (image, particle).
@@ -37,7 +37,7 @@ class PCNL:
 
     Args:
         iterations: moves of each chain, 0 or more.
-        delta: step size in (0, 2]; small moves little and is nearly always accepted. The paper's ε is 2δ.
+        delta: step size in (0, 2]; small moves little and is nearly always accepted.
         temperature: τ > 0.
     """
 

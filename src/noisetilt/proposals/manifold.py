@@ -13,7 +13,7 @@ from .step import Step
 
 @dataclass(frozen=True)
 class ManifoldShift:
-    """MPGD: x̂_0 ← x̂_0 + scale · ∇_{x̂_0} r(x̂_0), ε̂ kept (He et al. 2024, arXiv 2311.16424, algorithm 1).
+    """MPGD: x̂_0 ← x̂_0 + scale · ∇_{x̂_0} r(x̂_0), ε̂ kept (He et al. 2024, arXiv 2311.16424).
 
     The gradient does not pass through the network, which halves the cost of a step.
 

@@ -44,11 +44,11 @@ class MeanShift:
 class NormalisedMeanShift:
     """FreeDoM's step: the shift is as long as `scale` times the kernel's noise (Yu et al. 2023, arXiv 2303.09833).
 
-    x_s = mean + std · (ε + scale · sqrt(N) · g/‖g‖), g = ∇_{x_t} r(x̂_0). The paper's code sets the step size to a share
-    of the noise correction's norm over the gradient's.
+    x_s = mean + std · (ε + scale · sqrt(N) · g/‖g‖), g = ∇_{x_t} r(x̂_0). The paper's code makes it a share of
+    classifier-free guidance's correction instead, which not every model has.
 
     Args:
-        scale: length of the shift relative to the noise, ≥ 0; the paper's code uses 0.2.
+        scale: length of the shift relative to the noise, ≥ 0; the paper's code uses 0.2 of the correction.
     """
 
     scale: float = 0.2

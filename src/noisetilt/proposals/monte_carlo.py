@@ -15,13 +15,13 @@ from .step import Step
 @dataclass(frozen=True)
 class MonteCarloShift:
     """LGD-MC: mean shift along ∇_{x_t} log (1/n) Σ_i exp r(x̂_0 + r_t ε_i) (Song et al. 2023, "Loss-Guided Diffusion
-    Models for Plug-and-Play Controllable Generation", ICML, eq. 9).
+    Models for Plug-and-Play Controllable Generation", ICML).
 
     r_t is the standard deviation of x_0 given x_t for data of unit variance, σ/sqrt(α² + σ²).
 
     Args:
         scale: as for DPS, ≥ 0.
-        draws: pictures n around x̂_0, 1 or more; the paper uses 10. They cost rewards, not network calls.
+        draws: pictures n around x̂_0, 1 or more. They cost rewards, not network calls.
     """
 
     scale: float = 1.0

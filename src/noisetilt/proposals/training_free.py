@@ -15,18 +15,18 @@ from .universal import ascend, mean_for
 
 @dataclass(frozen=True)
 class TrainingFreeGuidance:
-    """TFG (Ye et al. 2024, arXiv 2409.15761, algorithm 1), with the increasing schedules its search prefers.
+    """TFG (Ye et al. 2024, arXiv 2409.15761), with strengths that grow towards the data.
 
     Δ_var = ρ_t ∇_{x_t} log E exp r(x̂_0 + γ̄ σ_t δ); x̂_0 ← x̂_0 + μ_t ∇r(x̂_0), `iterations` times; then x_s is drawn from
     the kernel at the new x̂_0, and Δ_var added.
-    ρ_t = rho · α_t and μ_t = mu · α_t grow towards the data. The recurrence is a TimeTravel.
+    ρ_t = rho · α_t and μ_t = mu · α_t. The recurrence is a TimeTravel.
 
     Args:
         rho: strength ρ̄ of the variance guidance ≥ 0; alone it is DPS, smoothed it is LGD.
         mu: strength μ̄ of the mean guidance ≥ 0; alone it is MPGD.
         gamma: smoothing γ̄ ≥ 0 of the reward, in units of σ_t.
         iterations: N_iter ≥ 0 of the mean guidance; the paper uses 4.
-        draws: pictures the reward is smoothed over; the paper uses 1.
+        draws: pictures the reward is smoothed over.
     """
 
     rho: float = 1.0

@@ -13,7 +13,7 @@ from .step import Step
 
 @dataclass(frozen=True)
 class TwistedShift:
-    """DAS: x_s = mean + std² · (λ/τ) ∇_{x_t} r(x̂_0) + std · ε (Kim et al. 2025, arXiv 2501.05803, eq. 12; after the
+    """DAS: x_s = mean + std² · (λ/τ) ∇_{x_t} r(x̂_0) + std · ε (Kim et al. 2025, arXiv 2501.05803; after the
     twisted diffusion sampler, Wu et al. 2023, arXiv 2306.17775).
 
     The first-order approximation of the kernel tilted by exp(λ r/τ); what it misses is mended by SMC's weights.

@@ -27,11 +27,11 @@ def mean_for(step: Step, x0_hat: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class UniversalGuidance:
-    """UGD: forward guidance through the network, then backward guidance on x̂_0 (Bansal et al. 2023, arXiv 2302.07121,
-    algorithm 1); its recurrence is a TimeTravel.
+    """UGD: forward guidance through the network, then backward guidance on x̂_0 (Bansal et al. 2023, arXiv 2302.07121);
+    its recurrence is a TimeTravel.
 
-    Forward: ε̂ ← ε̂ − scale · σ_t · ∇_{x_t} r(x̂_0), eq. 6. Backward: Δ = `iterations` steps of ascent from x̂_0, and ε̂ is
-    recomputed from x̂_0 + Δ, eq. 7–9.
+    Forward: ε̂ ← ε̂ − scale · σ_t · ∇_{x_t} r(x̂_0). Backward: Δ = `iterations` steps of ascent from x̂_0, and ε̂ is
+    recomputed from x̂_0 + Δ.
 
     Args:
         scale: forward strength s ≥ 0.

@@ -22,7 +22,7 @@ class Budget(NamedTuple):
 @dataclass(frozen=True)
 class RolloverBudget:
     """RBF: candidates are drawn one by one until one beats the reward reached so far; calls that a step did not need
-    roll over to the next (Kim et al. 2025, arXiv 2503.19385, algorithm 1). A step that runs out takes its best.
+    roll over to the next (Kim et al. 2025, arXiv 2503.19385). A step that runs out takes its best.
 
     Args:
         budget: network calls a step on average, 1 or more; 20 for 25 steps are the 500 of the papers.

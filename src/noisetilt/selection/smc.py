@@ -35,7 +35,7 @@ class SMC:
 
     A weight grows by exp(λ_s r_s/τ − λ_t r_t/τ) a step (FK's difference potential) and by the density of the base
     kernel over the proposal's, so that with any proposal of full support the particles approach p(x) exp(r(x)/τ) as
-    their number grows (Singhal et al. 2025, arXiv 2501.06848, §3; Kim et al. 2025, arXiv 2501.05803, §4).
+    their number grows (Singhal et al. 2025, arXiv 2501.06848; Kim et al. 2025, arXiv 2501.05803).
 
     Args:
         particles: of one image, 1 or more; FK steering uses 4, DAS 16.
