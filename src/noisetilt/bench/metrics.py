@@ -109,7 +109,7 @@ def total_variation(images: Tensor) -> Tensor:
         images: (n, channels, height, width) with at least two rows and columns.
 
     Returns:
-        (n,), ≥ 0; emoji have about 0.1, white noise of variance σ² has 4σ/√π.
+        (n,), ≥ 0; emoji have about 0.06, white noise of variance σ² has 4σ/√π.
 
     Raises:
         ValueError: if the images have another shape.
