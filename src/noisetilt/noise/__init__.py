@@ -1,8 +1,19 @@
 """White Gaussian noise: what is typical of it, and the way from anywhere to it."""
 
+from . import penalties
 from .order_statistics import project_order_statistics
 from .spectrum import from_spectrum, to_spectrum
+from .typicality import Audit, audit
 from .wgnc import project_wgnc
 from .whitening import whiten
 
-__all__ = ["from_spectrum", "project_order_statistics", "project_wgnc", "to_spectrum", "whiten"]
+__all__ = [
+    "Audit",
+    "audit",
+    "from_spectrum",
+    "penalties",
+    "project_order_statistics",
+    "project_wgnc",
+    "to_spectrum",
+    "whiten",
+]

@@ -1,24 +1,37 @@
-"""The whitening operator W: the nearest thing to a given direction that passes for white Gaussian noise.
+"""The whitening operator W: white Gaussian noise that still points along a given direction.
 
-W composes projections onto sets that hold white Gaussian noise with probability 1 − α: two-level order statistics of
-the values and of tile energies, taken in orthonormal domains that each expose another kind of structure. Gaussian
-input passes through nearly untouched, anything else comes out white and as close to itself as that allows.
-Source: NTRK (arXiv 2606.18066), whitening operator; the list and order of domains are this library's own.
+W is a composition of projections, in the spectrum and in space. Each takes a group of statistics that are independent
+normal scores for white noise (order statistics, energies of bands and tiles, correlations). Where the group lies
+outside the ball that holds white noise with probability 1 − TOUCHED, it is drawn back radially, into the ball of
+1 − LANDED: not just onto the surface, since many statistics that each sit on the edge of the likely are together
+unlikely. Gaussian input is hardly ever touched; anything else comes out white after a few rounds.
+Source: NTRK (arXiv 2606.18066), whitening operator and two-level order statistics; the other groups and their order are
+this library's own, chosen by measurement (docs/noise.md).
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 
+import numpy as np
 import torch
+from scipy import special
 from torch import Tensor
 
 from ._door import check_alpha, check_batch, fixed_noise, working_dtype
 from .order_statistics import clip_order_statistics
 
 DITHER = 1e-4
+ROUNDS = 4
+TOUCHED = 3e-4
+LANDED = 0.1
 TILE = 16
-SMALLEST_SCORE_GRID = 64
+BANDS = 24
+SMALLEST_GROUP = 8
+# The Anderson–Darling statistic exceeds 7 with probability 3e-4; its median is 0.77.
+ORDER_TOUCHED, ORDER_LANDED = 7.0, 1.0
 
 
 @torch.no_grad()
@@ -30,8 +43,9 @@ def whiten(gradient: Tensor, alpha: float = 1e-4, noise: Tensor | None = None) -
     where it says nothing. A row that is zero everywhere says nothing at all and is answered by noise alone.
 
     Args:
-        gradient: (batch, *event), real floating point, any scale, two or more numbers per event.
-        alpha: each bounded statistic of Gaussian input is touched with this probability.
+        gradient: (batch, *event), real floating point, any scale, two or more numbers per event. An event of three or
+            more axes is read as (channel, *space).
+        alpha: each bounded order statistic of Gaussian input is touched with this probability.
         noise: (batch, *event), standard normal, for ties and zero rows. Left out, every row of every call uses the same
             fixed noise. Within a sampler pass fresh noise, independent of what the answer will be mixed with.
 
@@ -53,8 +67,9 @@ def whiten(gradient: Tensor, alpha: float = 1e-4, noise: Tensor | None = None) -
     if gradient.shape[0] == 0:
         return gradient.detach().clone()
     x = to_unit_rms(gradient.to(working_dtype(gradient)))
-    x = to_unit_rms(torch.where(x.flatten(1).any(1).view(-1, *(1,) * (x.ndim - 1)), x, 0) + DITHER * dither(x, noise))
-    return whiten_white_scale(x, alpha).to(gradient.dtype)
+    x = to_unit_rms(x + DITHER * dither(x, noise))
+    field = x if x.ndim > 3 else x[:, None]
+    return whiten_field(field, alpha).reshape(x.shape).to(gradient.dtype)
 
 
 def dither(x: Tensor, noise: Tensor | None) -> Tensor:
@@ -64,65 +79,270 @@ def dither(x: Tensor, noise: Tensor | None) -> Tensor:
     return fixed_noise(math.prod(x.shape[1:]), x.device, x.dtype).view(1, *x.shape[1:])
 
 
-def whiten_white_scale(x: Tensor, alpha: float) -> Tensor:
-    """W for input of RMS 1 without ties: the spectrum over the axes, then flattened, the values last."""
-    x = hartley(whiten_values(hartley(x), alpha))
-    if x.ndim > 2:
-        flat = x.flatten(1)
-        x = hartley(whiten_values(hartley(flat), alpha)).view_as(x)
-    return to_unit_rms(whiten_values(x, alpha))
+def whiten_field(x: Tensor, alpha: float) -> Tensor:
+    """W for (batch, channel, *space) of RMS 1 without ties."""
+    x = whiten_channels(whiten_means(x))
+    for _ in range(ROUNDS):
+        x = whiten_spectrum(x)
+        x = whiten_sequence(x)
+        x = whiten_channels(whiten_means(x))
+        x = clip_values(whiten_values(x), alpha)
+        x = whiten_tiles(x)
+        x = whiten_channels(whiten_means(x))
+    return to_unit_rms(x)
 
 
-def whiten_values(x: Tensor, alpha: float) -> Tensor:
-    """Bring tile energies, and then values, of (batch, *event) to what white noise has."""
-    width = tile_width(x.shape[1:])
-    x = whiten_energies(to_unit_rms(x), width, alpha)
-    return clip_order_statistics(x.reshape(x.shape[0], -1, width), alpha).view_as(x)
+def shrink(scores: Tensor, df: int) -> Tensor:
+    """Factors (batch, 1) that bring normal scores (batch, n) of df degrees of freedom into a shell they likely lie in.
+
+    Scores that are too small together, hence too even, are as untypical as those that are too large, and are spread.
+    """
+    low, low_landed, high_landed, high = chi2_radii(df)
+    squared = scores.square().sum(1, keepdim=True)
+    factor = torch.where(squared > high, high_landed / squared.clamp_min(high), 1)
+    return torch.where(squared < low, low_landed / squared.clamp_min(1e-6 * low), factor).sqrt()
 
 
-def whiten_energies(x: Tensor, width: int, alpha: float) -> Tensor:
-    """Rescale tiles so that their energies, as normal scores on a grid of tiles, are white noise themselves."""
-    tiles = x.reshape(*x.shape[:-1], -1, width) if x.shape[-1] % width == 0 else x.reshape(x.shape[0], -1, width)
-    energy = tiles.square().sum(-1)
-    scores = energy_to_score(energy, width)
-    if scores[0].numel() >= SMALLEST_SCORE_GRID:
-        wanted = hartley(clip_all(hartley(scores), alpha))
-        wanted = clip_all(wanted, alpha)
-    else:
-        wanted = clip_all(scores, alpha)
-    scale = (score_to_energy(wanted, width) / energy.clamp_min(torch.finfo(x.dtype).tiny)).sqrt()
-    return (tiles * scale[..., None]).reshape(x.shape)
+@functools.lru_cache(maxsize=256)
+def chi2_radii(df: int) -> tuple[float, float, float, float]:
+    """Squared radii that df normal numbers fall short of, or exceed, with probability TOUCHED and LANDED."""
+    if df < SMALLEST_GROUP:
+        return 0.0, 0.0, float(special.chdtri(df, LANDED)), float(special.chdtri(df, TOUCHED))
+    return tuple(float(special.chdtri(df, p)) for p in (1 - TOUCHED, 1 - LANDED, LANDED, TOUCHED))
 
 
-def clip_all(x: Tensor, alpha: float) -> Tensor:
-    """One-level order statistics of (batch, *event)."""
-    return clip_order_statistics(x.reshape(x.shape[0], 1, -1), alpha).view_as(x)
+def even_out(energy: Tensor, df: Tensor | float) -> Tensor:
+    """Gains for energies (batch, n), each χ² with df degrees of freedom, that make them no more uneven than chance."""
+    scores = energy_to_score(energy, df)
+    mean = scores.mean(1, keepdim=True)
+    factor = shrink(scores - mean, scores.shape[1] - 1) if scores.shape[1] > 1 else 1.0
+    wanted = score_to_energy(mean + factor * (scores - mean), df)
+    return wanted / energy.clamp_min(torch.finfo(energy.dtype).tiny)
 
 
-def energy_to_score(energy: Tensor, width: int) -> Tensor:
-    """The normal score of a χ² with `width` degrees of freedom (Wilson & Hilferty 1931), finite everywhere."""
-    variance = 2 / (9 * width)
-    return ((energy / width).pow(1 / 3) - (1 - variance)) / math.sqrt(variance)
+def whiten_means(x: Tensor) -> Tensor:
+    """The means of the channels."""
+    flat = x.flatten(2)
+    means = flat.mean(2)
+    excess = means * (1 - shrink(means * math.sqrt(flat.shape[2]), means.shape[1]))
+    return to_unit_rms(flat - excess[:, :, None]).view_as(x)
 
 
-def score_to_energy(score: Tensor, width: int) -> Tensor:
-    """The inverse of `energy_to_score`; scores below its range give energy 0."""
-    variance = 2 / (9 * width)
-    return width * (score * math.sqrt(variance) + (1 - variance)).clamp_min(0).pow(3)
+def whiten_channels(x: Tensor) -> Tensor:
+    """The covariance S of the channels, drawn towards the identity: the map that takes S to I + c (S − I)."""
+    flat = x.flatten(2)
+    channels, count = flat.shape[1:]
+    if channels < 2 or count < 4 * channels:
+        return x
+    # Channels that copy each other differ by the dither alone, whose covariance single precision would lose.
+    covariance = flat.double() @ flat.double().transpose(1, 2)
+    covariance = covariance / covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    eye = torch.eye(channels, device=x.device, dtype=covariance.dtype)
+    # An off-diagonal entry has variance 1/count and a diagonal one 2/count.
+    weight = math.sqrt(count) * (1 - eye * (1 - math.sqrt(0.5)))
+    row, column = torch.triu_indices(channels, channels, device=x.device).unbind()
+    scores = ((covariance - eye) * weight)[:, row, column]
+    factor = shrink(scores, scores.shape[1])
+    value, vector = torch.linalg.eigh(covariance)
+    gain = ((1 + factor * (value - 1)) / value.clamp_min(DITHER**4)).clamp_min(0).sqrt()
+    return (((vector * gain[:, None]) @ vector.transpose(1, 2)).to(x.dtype) @ flat).view_as(x)
 
 
-def hartley(x: Tensor) -> Tensor:
-    """The orthonormal discrete Hartley transform over the event axes: real, its own inverse, white to white."""
-    spectrum = torch.fft.fftn(x, dim=tuple(range(1, x.ndim)), norm="ortho")
-    return spectrum.real - spectrum.imag
+def whiten_spectrum(x: Tensor) -> Tensor:
+    """The powers of the spectrum over all axes: exponential, even in tiles and bands, uncorrelated at every lag."""
+    axes = tuple(range(1, x.ndim))
+    spectrum = torch.fft.fftn(x, dim=axes, norm="ortho")
+    power = spectrum.real.square() + spectrum.imag.square()
+    wanted = even_lags(even_bands(even_runs(exponential_powers(power))))
+    gain = (wanted / power.clamp_min(torch.finfo(x.dtype).tiny)).sqrt()
+    return torch.fft.ifftn(spectrum * gain, dim=axes, norm="ortho").real
 
 
-def tile_width(event: tuple[int, ...]) -> int:
-    """The longest run up to TILE that cuts the last axis evenly, or else the flattened event."""
-    widths = [w for w in range(TILE, 3, -1) if event[-1] % w == 0] + [
-        w for w in range(TILE, 0, -1) if math.prod(event) % w == 0
+def exponential_powers(power: Tensor) -> Tensor:
+    """Draw the order statistics of the powers towards those of Exp(1) until Anderson and Darling accept them."""
+    one, other = pairs(tuple(power.shape[1:]), power.device)
+    if len(one) < SMALLEST_GROUP:
+        return power
+    flat = power.flatten(1)
+    value, order = flat[:, one].sort(dim=1)
+    count = len(one)
+    p = (torch.arange(count, device=power.device, dtype=power.dtype) + 0.5) / count
+    value = towards(value, -torch.log1p(-p), (1 - p) / p)
+    value = value.clamp(torch.finfo(power.dtype).eps ** 2, math.log(count / TOUCHED))
+    value = torch.empty_like(value).scatter_(1, order, value)
+    return flat.index_copy(1, one, value).index_copy(1, other, value).view_as(power)
+
+
+def towards(value: Tensor, middle: Tensor, weight: Tensor, limit: Tensor | float = 1.0) -> Tensor:
+    """Shrink sorted values (batch, n) towards middle where A², to first order Σ weight (value − middle)², is high."""
+    off = value - middle
+    a2 = (weight * off.square()).sum(1, keepdim=True)
+    factor = torch.where(a2 > ORDER_TOUCHED, (ORDER_LANDED / a2.clamp_min(ORDER_TOUCHED)).sqrt(), 1)
+    return middle + torch.clamp_max(factor, limit) * off
+
+
+def even_runs(power: Tensor) -> Tensor:
+    """Energies of runs of TILE neighbouring frequencies along the last axis."""
+    width = largest_divisor(power.shape[-1], TILE)
+    runs = power.unflatten(-1, (-1, width))
+    energy = runs.sum(-1)
+    gain = even_out(2 * energy.flatten(1), 2 * width).view_as(energy)
+    return (runs * gain.unsqueeze(-1)).view_as(power)
+
+
+def even_bands(power: Tensor) -> Tensor:
+    """Energies of bands of spatial frequency, channels together: radial half-octaves, and linear ones along each axis."""
+    for member in bands(tuple(power.shape[2:]), power.device, power.dtype):
+        energy = power.sum(1).flatten(1) @ member
+        gain = 1 + (even_out(energy, member.sum(0) * power.shape[1]) - 1) @ member.T
+        power = power * gain.view(-1, 1, *power.shape[2:])
+    return power
+
+
+@torch.compiler.assume_constant_result
+@functools.lru_cache(maxsize=64)
+def bands(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """Membership (frequencies, bands) of every spatial frequency but 0, for each way of cutting them into bands."""
+    axes = np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")
+    radius = np.sqrt(sum(f**2 for f in axes))
+    cuts = [np.floor(2 * np.log2(np.maximum(radius, radius[radius > 0].min(initial=0.5))))]
+    cuts += [np.floor(np.abs(f) * 2 * min(BANDS, n // 2 + 1) - 1e-9) for f, n in zip(axes, shape, strict=True)]
+    kept = (radius > 0).ravel()
+    members = [(cut.ravel()[:, None] == np.unique(cut.ravel()[kept])) * kept[:, None] for cut in cuts]
+    return [torch.from_numpy(member).to(device, dtype) for member in members]
+
+
+def even_lags(power: Tensor) -> Tensor:
+    """Autocorrelations, the transform of the powers: near ones as a group, far ones each below the largest by chance.
+
+    Taking an excess e_l off the correlation at lag l multiplies the powers by 1 − Σ_l e_l cos(k·l) to first order; its
+    exponential keeps them positive.
+    """
+    axes = tuple(range(1, power.ndim))
+    count = power[0].numel()
+    near = near_lags(tuple(power.shape[1:]), power.device)
+    if count < SMALLEST_GROUP**2 or near.shape[1] == 0:
+        return power
+    correlation = torch.fft.ifftn(power, dim=axes).real.flatten(1)
+    r = correlation / correlation[:, :1] * math.sqrt(count)
+    limit = -special.ndtri(1e-2 / count)
+    group = r[:, near[0]]
+    group = group * (1 - shrink(group, group.shape[1]))
+    excess = (r - r.clamp(-limit, limit)).index_copy(1, near[0], group).index_copy(1, near[1], group)
+    excess = excess.index_fill(1, near[0, :1] * 0, 0.0)
+    change = torch.fft.fftn(excess.view_as(power), dim=axes).real / math.sqrt(count)
+    return power * torch.exp(-change.clamp(-3, 3))
+
+
+@torch.compiler.assume_constant_result
+@functools.lru_cache(maxsize=64)
+def near_lags(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Flat indices (2, lags) in (channel, *space) of spatial lags up to two steps an axis (eight in 1-D), and of −lag."""
+    reach = 8 if len(shape) == 2 else 2
+    steps = [range(-min(reach, (n - 1) // 2), min(reach, (n - 1) // 2) + 1) for n in shape[1:]]
+    lags = [lag for lag in itertools.product(*steps) if lag > (0,) * len(lag)]
+    there = [int(np.ravel_multi_index(np.mod((0, *lag), shape), shape)) for lag in lags]
+    back = [int(np.ravel_multi_index(np.mod((0, *(-step for step in lag)), shape), shape)) for lag in lags]
+    return torch.tensor([there, back], device=device, dtype=torch.long)
+
+
+@torch.compiler.assume_constant_result
+@functools.lru_cache(maxsize=64)
+def pairs(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Flat indices of one of each pair of frequencies k, −k (mod shape) and of the other."""
+    index = np.arange(math.prod(shape)).reshape(shape)
+    partner = index
+    for axis in range(len(shape)):
+        partner = np.roll(np.flip(partner, axis), 1, axis)
+    one = index < partner
+    return torch.from_numpy(index[one]).to(device), torch.from_numpy(partner[one]).to(device)
+
+
+def whiten_sequence(x: Tensor) -> Tensor:
+    """The spectrum of the flattened event: even in linear bands, and no line too high."""
+    count = x[0].numel()
+    last = (count - 1) // 2
+    if last < SMALLEST_GROUP * BANDS:
+        return x
+    spectrum = torch.fft.rfft(x.flatten(1), norm="ortho")
+    inner = spectrum[:, 1 : last + 1]
+    power = inner.real.square() + inner.imag.square()
+    band = torch.arange(last, device=x.device) * BANDS // last
+    df = 2.0 * torch.zeros(BANDS, device=x.device, dtype=x.dtype).index_add(0, band, torch.ones_like(power[0]))
+    energy = 2 * torch.zeros_like(power[:, :BANDS]).index_add(1, band, power)
+    wanted = (power * even_out(energy, df)[:, band]).clamp_max(math.log(last / TOUCHED))
+    gain = (wanted / power.clamp_min(torch.finfo(x.dtype).tiny)).sqrt()
+    spectrum = torch.cat([spectrum[:, :1], inner * gain, spectrum[:, last + 1 :]], dim=1)
+    return torch.fft.irfft(spectrum, n=count, norm="ortho").view_as(x)
+
+
+def whiten_values(x: Tensor) -> Tensor:
+    """Draw the order statistics of the values towards normal ones until their distribution and moments are accepted."""
+    flat = to_unit_rms(x.flatten(1))
+    count = flat.shape[1]
+    if count < SMALLEST_GROUP:
+        return x
+    value, order = flat.sort(dim=1)
+    p = (torch.arange(count, device=x.device, dtype=x.dtype) + 0.5) / count
+    middle = torch.special.ndtri(p)
+    skewness = (value.pow(3) - 3 * value).mean(1, keepdim=True) * math.sqrt(count / 6)
+    kurtosis = (value.pow(4) - 3).mean(1, keepdim=True) * math.sqrt(count / 24)
+    limit = torch.minimum(shrink(skewness, 1), shrink(kurtosis, 1))
+    value = towards(value, middle, torch.exp(-middle.square()) / (2 * math.pi * p * (1 - p)), limit)
+    largest = -special.ndtri(TOUCHED / 2 / count)
+    return torch.empty_like(flat).scatter_(1, order, value.clamp(-largest, largest)).view_as(x)
+
+
+def clip_values(x: Tensor, alpha: float) -> Tensor:
+    """Two-level order statistics of the values, in tiles that are runs of the flattened event."""
+    flat = to_unit_rms(x.flatten(1))
+    width = largest_divisor(flat.shape[1], TILE)
+    return clip_order_statistics(flat.unflatten(1, (-1, width)), alpha).view_as(x)
+
+
+def whiten_tiles(x: Tensor) -> Tensor:
+    """Energies of tiles of space, channel by channel: runs along the last axis, small boxes, large boxes."""
+    space = tuple(x.shape[2:])
+    small = {1: 64, 2: 8}.get(len(space), 4)
+    parts = 16 if len(space) == 1 else 4
+    sizes = [
+        (*(1 for _ in space[:-1]), largest_divisor(space[-1], TILE)),
+        tuple(largest_divisor(n, small) for n in space),
+        tuple(n // largest_divisor(n, parts) for n in space),
     ]
-    return widths[0]
+    for size in sizes:
+        x = even_boxes(x, size)
+    return x
+
+
+def even_boxes(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Energies of boxes of this size in the space of (batch, channel, *space)."""
+    width = math.prod(size)
+    if width < SMALLEST_GROUP:
+        return x
+    boxes = x
+    for axis, n in enumerate(size):
+        boxes = boxes.unflatten(2 + 2 * axis, (-1, n))
+    energy = boxes.square().sum([3 + 2 * axis for axis in range(len(size))], keepdim=True)
+    gain = even_out(energy.flatten(1), width).view_as(energy)
+    return (boxes * gain.sqrt()).reshape(x.shape)
+
+
+def energy_to_score(energy: Tensor, df: Tensor | float) -> Tensor:
+    """The normal score of a χ² with df degrees of freedom (Wilson & Hilferty 1931), finite everywhere."""
+    variance = 2 / (9 * df)
+    return ((energy / df).pow(1 / 3) - (1 - variance)) / variance**0.5
+
+
+def score_to_energy(score: Tensor, df: Tensor | float) -> Tensor:
+    """The inverse of `energy_to_score`; scores below its range give energy 0."""
+    variance = 2 / (9 * df)
+    return df * (score * variance**0.5 + (1 - variance)).clamp_min(0).pow(3)
+
+
+def largest_divisor(n: int, limit: int) -> int:
+    """The largest divisor of n that does not exceed limit."""
+    return next(d for d in range(min(n, limit), 0, -1) if n % d == 0)
 
 
 def to_unit_rms(x: Tensor) -> Tensor:

@@ -1,0 +1,117 @@
+"""The field's soft penalties: how untypical a noise vector is, as a differentiable number to be made small.
+
+Projections (`project_wgnc`, `whiten`) put a vector back where it belongs; these only pull. They are for comparison.
+Each takes (batch, *event) and returns (batch,). ReNO's is the paper's formula; of the other two the statistics are the
+papers' and the weights are this library's, as each docstring states.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ._door import check_batch
+from .spectrum import check_even, to_spectrum
+
+
+def reno(x: Tensor) -> Tensor:
+    """½ ‖x‖² − (N − 1) ln ‖x‖: minus the log-density of the norm of white noise, up to a constant (ReNO, 2024).
+
+    Least at ‖x‖ = √(N − 1), in every direction alike: it keeps the length typical and nothing else.
+
+    Args:
+        x: (batch, *event), real floating point, no row zero.
+
+    Returns:
+        (batch,), differentiable.
+
+    Raises:
+        ValueError: for a zero row (its logarithm is infinite), NaN or infinity, or a tensor that is not real floating
+            point.
+    """
+    check_batch(x, "x")
+    squared = x.flatten(1).square().sum(1)
+    if not (torch.compiler.is_compiling() or x.is_meta) and bool((squared == 0).any()):
+        raise ValueError("x has a row that is zero, expected every row non-zero, where ln ‖x‖ is finite; draw it anew.")
+    return 0.5 * squared - 0.5 * (x[0].numel() - 1) * squared.log()
+
+
+def prno(x: Tensor, block_size: int = 4, permutation: Tensor | None = None) -> Tensor:
+    """Mean and covariance over blocks of k numbers, as white noise has them (PRNO/DNO, 2024).
+
+    With the m blocks z_i of k = block_size numbers: m ‖(1/m) Σ z_i‖² / 2 + m ‖(1/m) Σ z_i z_iᵀ − I‖_F² / 4. That is
+    half the sum of squares of statistics which for white noise are independent and standard normal as m grows; the
+    paper takes tail bounds of the same two norms.
+
+    Args:
+        x: (batch, *event), real floating point; k must divide N.
+        block_size: k ≥ 1.
+        permutation: (N,), an order to read the numbers in; a fresh one on each call makes no neighbourhood special.
+
+    Returns:
+        (batch,), differentiable; k (k + 3) / 4 on average over white noise.
+
+    Raises:
+        ValueError: if k does not divide N, for NaN or infinity, or a tensor that is not real floating point.
+    """
+    check_batch(x, "x")
+    flat = reordered(x, permutation)
+    blocks = split(flat, block_size)
+    count = blocks.shape[1]
+    mean = blocks.mean(1)
+    covariance = blocks.transpose(1, 2) @ blocks / count
+    identity = torch.eye(block_size, device=x.device, dtype=x.dtype)
+    return count * (mean.square().sum(1) / 2 + (covariance - identity).square().sum((1, 2)) / 4)
+
+
+def mpgr(x: Tensor, block_size: int = 16, permutation: Tensor | None = None) -> Tensor:
+    """Moments of the values and block-wise ℓ1 norms of the power spectrum, on permuted input (MPGR, 2025).
+
+    The first term is (mean)² + (mean square − 1)²; the second is the mean over blocks of k = block_size coefficients y
+    of the compact spectrum of (‖y‖₂² / k − 1)², ‖y‖₂² being the ℓ1 norm of the block's power spectrum. Which norm of
+    the misfits the paper uses, and the weights of the two terms, were not available: squares and 1 : 1 are this
+    library's.
+
+    Args:
+        x: (batch, *event), real floating point, N even, k dividing N/2.
+        block_size: k ≥ 1, in coefficients.
+        permutation: (N,), an order to read the numbers in; the paper draws a fresh one on each call.
+
+    Returns:
+        (batch,), differentiable; 0 is least.
+
+    Raises:
+        ValueError: for odd N, if k does not divide N/2, for NaN or infinity, or a tensor that is not real floating
+            point.
+    """
+    check_batch(x, "x")
+    flat = reordered(x, permutation)
+    check_even(flat.shape[1])
+    moments = flat.mean(1).square() + (flat.square().mean(1) - 1).square()
+    y = to_spectrum(flat)
+    power = split(y.real.square() + y.imag.square(), block_size)
+    return moments.to(power.dtype) + (power.mean(2) - 1).square().mean(1)
+
+
+def reordered(x: Tensor, permutation: Tensor | None) -> Tensor:
+    """x flattened to (batch, N), read in the order of the permutation."""
+    flat = x.flatten(1)
+    if permutation is None:
+        return flat
+    if permutation.shape != flat.shape[1:]:
+        raise ValueError(
+            f"permutation has shape {tuple(permutation.shape)}, expected ({flat.shape[1]},); draw it with"
+            f" torch.randperm({flat.shape[1]})."
+        )
+    return flat[:, permutation]
+
+
+def split(flat: Tensor, block_size: int) -> Tensor:
+    """(batch, n) as (batch, n / block_size, block_size)."""
+    if block_size < 1 or flat.shape[1] % block_size:
+        raise ValueError(
+            f"block_size is {block_size}, expected a divisor of {flat.shape[1]}; {math.gcd(flat.shape[1], 16)} is one."
+        )
+    return flat.unflatten(1, (-1, block_size))

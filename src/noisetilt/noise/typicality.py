@@ -1,0 +1,243 @@
+"""Typicality: named tests of whether a vector can be told from white Gaussian noise, and one verdict over all of them.
+
+Each test compares one statistic with its distribution under N(0, I), exact where it is known. The statistics are chosen
+to overlap as little as possible, so the smallest of their p-values is corrected as that of independent ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import special
+from torch import Tensor
+
+from . import _nulls as nulls
+from ._door import check_batch
+from .order_statistics import bounds
+
+SMALLEST_EVENT = 256
+ORDER_ALPHA = 1e-4
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What `audit` found: p-values in [0, 1], uniform for white Gaussian noise, near 0 where it is ruled out.
+
+    Attributes:
+        tests: name of each test → its p-values (batch,), float64, not corrected for there being several.
+        p_value: (batch,), float64, of the vector as a whole: the smallest of the above, corrected for their number.
+    """
+
+    tests: dict[str, Tensor]
+    p_value: Tensor
+
+    def rejected(self, level: float = 0.01) -> Tensor:
+        """(batch,) bool: which vectors are told from white Gaussian noise at this level."""
+        return self.p_value < level
+
+    def __str__(self) -> str:
+        """The table of p-values; for a batch, their median and how many vectors each test alone rejects at 1 %."""
+        lines = [f"{'test':<26}{'p':>10}{'rejected at 1 %':>18}"]
+        for name, p in [*self.tests.items(), ("overall", self.p_value)]:
+            lines.append(f"{name:<26}{p.median().item():>10.2g}{int((p < 0.01).sum()):>10} of {len(p)}")
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def audit(x: Tensor) -> Audit:
+    """Test each vector of a batch for being a draw from N(0, I): values, spectrum, neighbours, channels and tiles.
+
+    Args:
+        x: (batch, *event), real floating point, 256 or more numbers per event. An event of three or more axes is read
+            as (channel, *space), one of two axes as (height, width), one of one axis as a plain sequence.
+
+    Returns:
+        An `Audit` of float64 p-values on the CPU.
+
+    Raises:
+        ValueError: for an event of fewer than 256 numbers, an empty batch, NaN or infinity, or a tensor that is not
+            real floating point.
+    """
+    check_batch(x, "x")
+    count = math.prod(x.shape[1:])
+    if count < SMALLEST_EVENT or x.shape[0] == 0:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}, expected at least one vector of {SMALLEST_EVENT} or more numbers, where the"
+            " tests are calibrated; join several small vectors into one."
+        )
+    x = x.double()
+    field = x if x.ndim > 3 else x[:, None]
+    p = {**value_tests(x.flatten(1)), **sequence_spectrum_tests(x.flatten(1)), **field_spectrum_tests(field)}
+    p |= {**channel_tests(field), **tile_tests(field)}
+    # A statistic that is 0/0 comes of a constant vector, a channel or a tile of zeros: nothing that noise does.
+    tests = {name: torch.from_numpy(np.minimum(np.nan_to_num(value, nan=0.0), 1.0)) for name, value in p.items()}
+    smallest = torch.stack(list(tests.values())).amin(0).numpy()
+    return Audit(tests, torch.from_numpy(nulls.sidak(smallest, len(tests))))
+
+
+def value_tests(x: Tensor) -> dict[str, np.ndarray]:
+    """Moments and distribution of the values x (batch, N), wherever they stand."""
+    count = x.shape[1]
+    mean, centred = x.mean(1), x - x.mean(1, keepdim=True)
+    m2, m3, m4 = (centred.pow(k).mean(1) for k in (2, 3, 4))
+    peak = numpy(x.abs().amax(1))
+    return {
+        "mean": nulls.normal_two_sided(numpy(mean) * math.sqrt(count)),
+        "energy": nulls.chi2_two_sided(numpy(m2) * count, count - 1),
+        "skewness": nulls.skewness(numpy(m3 / m2**1.5), count),
+        "kurtosis": nulls.kurtosis(numpy(m4 / m2**2), count),
+        "values": nulls.anderson_darling(numpy(torch.special.ndtr(x))),
+        "largest value": nulls.largest_of(2 * special.ndtr(-peak), count),
+        "two-level order": two_level_order(x),
+    }
+
+
+def two_level_order(x: Tensor) -> np.ndarray:
+    """p-values of the farthest two-level order statistic of x (batch, N)."""
+    tail = 2 * special.ndtr(-farthest_order_statistic(x))
+    return nulls.largest_of(tail, effective_order_statistics(x.shape[1]))
+
+
+def farthest_order_statistic(x: Tensor) -> np.ndarray:
+    """How far the farthest Z_{r,j} of x (batch, N) is from its median, in units in which it is about a normal number.
+
+    The unit is its own bound at ORDER_ALPHA, on the side where it strays, divided by the normal bound at that level.
+    """
+    count = x.shape[1]
+    width = near_divisor(count, 16)
+    low, high = (b.numpy() for b in bounds(count // width, width, ORDER_ALPHA, torch.device("cpu"), torch.float64))
+    middle = bounds(count // width, width, 1 - 1e-9, torch.device("cpu"), torch.float64)[0].numpy()
+    rows = np.sort(numpy(x).reshape(len(x), -1, width), axis=2)
+    off = np.sort(rows.transpose(0, 2, 1), axis=2).transpose(0, 2, 1) - middle
+    farthest = np.where(off > 0, off / (high - middle), off / (low - middle)).max((1, 2))
+    return -special.ndtri(ORDER_ALPHA / 2) * farthest
+
+
+def effective_order_statistics(count: int) -> float:
+    """How many independent normal numbers these statistics of `count` values are worth, where p is small."""
+    return 180 * (count / 256) ** 0.42
+
+
+def sequence_spectrum_tests(x: Tensor) -> dict[str, np.ndarray]:
+    """The spectrum of the flattened vector x (batch, N): the share of 24 bands, and its highest line."""
+    last = (x.shape[1] - 1) // 2
+    power = torch.fft.rfft(x, norm="ortho")[:, 1 : last + 1].abs().square()
+    bands = [band.sum(1) for band in power.tensor_split(24, dim=1)]
+    df = np.array([2 * len(band) for band in np.array_split(np.arange(last), 24)])
+    return {
+        "sequence bands": nulls.uneven_energies(2 * numpy(torch.stack(bands, 1)), df),
+        "sequence line": nulls.largest_of(np.exp(-numpy(power.amax(1))), last),
+    }
+
+
+def field_spectrum_tests(field: Tensor) -> dict[str, np.ndarray]:
+    """Radial bands, lines, values and autocorrelation of the field (batch, channel, *space)."""
+    spectrum = torch.fft.fftn(field, dim=tuple(range(2, field.ndim)), norm="ortho")
+    whole = torch.fft.fft(spectrum, dim=1, norm="ortho")
+    energy = whole.abs().square()
+    pairs = one_of_each_pair(whole.shape[1:], field.device)
+    power = energy.flatten(1)[:, pairs]
+    correlation = torch.fft.ifftn(energy, dim=tuple(range(1, field.ndim))).real.flatten(1)
+    z = correlation / correlation[:, :1] * math.sqrt(correlation.shape[1] + 2)
+    near = near_lags(whole.shape[1:])
+    return {
+        "field bands": radial_bands(spectrum),
+        "field line": nulls.largest_of(np.exp(-numpy(power.amax(1))), power.shape[1]),
+        "field powers": nulls.anderson_darling(-np.expm1(-numpy(power))),
+        "near neighbours": nulls.chi2_two_sided(numpy(z[:, near].square().sum(1)), len(near)),
+        "far neighbours": nulls.largest_of(2 * special.ndtr(-numpy(z[:, pairs].abs().amax(1))), len(pairs)),
+    }
+
+
+def one_of_each_pair(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Flat indices of one of each pair k, −k (mod shape), leaving out those that are their own partner."""
+    index = np.arange(math.prod(shape)).reshape(shape)
+    partner = index
+    for axis in range(len(shape)):
+        partner = np.roll(np.flip(partner, axis), 1, axis)
+    return torch.from_numpy(index[index < partner]).to(device)
+
+
+def near_lags(shape: tuple[int, ...]) -> list[int]:
+    """Flat indices of spatial lags of up to two steps per axis in (channel, *space), one of each pair ±lag."""
+    reach = 8 if len(shape) == 2 else 2
+    axes = [range(-min(reach, (n - 1) // 2), min(reach, (n - 1) // 2) + 1) for n in shape[1:]]
+    lags = [lag for lag in itertools.product(*axes) if lag > tuple(0 for _ in lag)]
+    return [int(np.ravel_multi_index(np.mod((0, *lag), shape), shape)) for lag in lags]
+
+
+def radial_bands(spectrum: Tensor) -> np.ndarray:
+    """Shares of half-octave bands of spatial frequency in the spectrum (batch, channel, *space), channels together."""
+    shape = spectrum.shape[2:]
+    axes = np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")
+    radius = np.sqrt(sum(f**2 for f in axes)).ravel()
+    octave = np.floor(2 * np.log2(np.maximum(radius, 1e-12)))
+    _, band = np.unique(np.where(radius > 0, octave, octave[radius > 0].min()), return_inverse=True)
+    member = torch.from_numpy(np.eye(band.max() + 1)[band] * (radius > 0)[:, None]).to(spectrum.device)
+    energy = spectrum.abs().square().flatten(2).sum(1) @ member
+    return nulls.uneven_energies(numpy(energy), numpy(member.sum(0)) * spectrum.shape[1])
+
+
+def channel_tests(field: Tensor) -> dict[str, np.ndarray]:
+    """Means, energies and correlations of the channels of the field; no tests for a single channel."""
+    x = field.flatten(2)
+    channels, count = x.shape[1:]
+    if channels < 2 or count < 4 * channels:
+        return {}
+    means = x.mean(2)
+    spread = (means - means.mean(1, keepdim=True)).square().sum(1) * count
+    gram = x @ x.transpose(1, 2)
+    energy = gram.diagonal(dim1=1, dim2=2)
+    correlation = gram / (energy[:, :, None] * energy[:, None, :]).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
+    sphericity = -(count - (2 * channels + 5) / 6) * torch.linalg.slogdet(correlation).logabsdet
+    return {
+        "channel means": nulls.chi2_two_sided(numpy(spread), channels - 1),
+        "channel energies": nulls.uneven_energies(numpy(energy), np.full(channels, float(count))),
+        "channel correlation": nulls.chi2_two_sided(numpy(sphericity), channels * (channels - 1) / 2),
+    }
+
+
+def tile_tests(field: Tensor) -> dict[str, np.ndarray]:
+    """Means and energies of small tiles of space, and energies of large ones; none where space cannot be cut evenly."""
+    small = cut(
+        field, [near_divisor(n, 64 if field.ndim == 3 else 8 if field.ndim == 4 else 4) for n in field.shape[2:]]
+    )
+    large = cut(field, [n // near_divisor(n, 16 if field.ndim == 3 else 4) for n in field.shape[2:]])
+    tests = {}
+    if small.shape[1] > 1:
+        means = small.mean(2)
+        spread = (means - means.mean(1, keepdim=True)).square().sum(1) * small.shape[2]
+        tests["tile means"] = nulls.chi2_two_sided(numpy(spread), means.shape[1] - 1)
+        tests["tile energies"] = uneven_scores(small)
+    if large.shape[1] > 1:
+        tests["large-tile energies"] = uneven_scores(large)
+    return tests
+
+
+def uneven_scores(tiles: Tensor) -> np.ndarray:
+    """p-values of the variance of normal scores of the energies of tiles (batch, M, D)."""
+    scores = nulls.chi2_scores(numpy(tiles.square().sum(2)), tiles.shape[2])
+    return nulls.chi2_two_sided(scores.var(1) * scores.shape[1], scores.shape[1] - 1)
+
+
+def cut(field: Tensor, sizes: list[int]) -> Tensor:
+    """The field (batch, channel, *space) cut into boxes of these sizes: (batch, number of boxes, numbers in a box)."""
+    for axis, size in enumerate(sizes):
+        field = field.unflatten(2 + 2 * axis, (-1, size))
+    inner = [3 + 2 * axis for axis in range(len(sizes))]
+    outer = [2 + 2 * axis for axis in range(len(sizes))]
+    return field.permute(0, 1, *outer, *inner).flatten(2 + len(sizes)).flatten(1, 1 + len(sizes))
+
+
+def near_divisor(n: int, wanted: int) -> int:
+    """The largest divisor of n that does not exceed wanted."""
+    return next(d for d in range(min(n, wanted), 0, -1) if n % d == 0)
+
+
+def numpy(x: Tensor) -> np.ndarray:
+    """A tensor as a NumPy array on the CPU."""
+    return x.cpu().numpy()

@@ -1,0 +1,89 @@
+"""Each penalty is its formula, differentiable, and lower for white noise than for what it is meant to punish."""
+
+import math
+
+import pytest
+import torch
+
+from noisetilt.noise import penalties, to_spectrum
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+PENALTIES = [penalties.reno, penalties.prno, penalties.mpgr]
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_gradients(penalty):
+    x = normal(2, 4, 8).requires_grad_()
+    assert torch.autograd.gradcheck(penalty, (x,))
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_a_number_per_vector(penalty):
+    x = normal(3, 2, 32)
+    together = penalty(x)
+    assert together.shape == (3,)
+    torch.testing.assert_close(together, torch.cat([penalty(row[None]) for row in x]))
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_punishes_the_wrong_scale(penalty):
+    x = normal(8, 4096)
+    assert (penalty(2 * x) > penalty(x)).all()
+    assert (penalty(0.5 * x) > penalty(x)).all()
+
+
+def test_reno_is_the_norms_log_density():
+    x = normal(4, 50)
+    norm = x.norm(dim=1)
+    torch.testing.assert_close(penalties.reno(x), norm**2 / 2 - 49 * norm.log())
+    assert penalties.reno(x / norm[:, None] * 7)[0] < penalties.reno(x / norm[:, None] * 7.1)[0]
+
+
+def test_prno_formula():
+    x = normal(1, 40)
+    z = x.view(10, 4)
+    mean, covariance = z.mean(0), z.T @ z / 10
+    expected = 10 * (mean @ mean / 2 + (covariance - torch.eye(4)).square().sum() / 4)
+    torch.testing.assert_close(penalties.prno(x)[0], expected)
+
+
+def test_prno_average_over_white_noise():
+    k = 4
+    assert penalties.prno(normal(2000, 400)).mean().item() == pytest.approx(k * (k + 3) / 4, rel=0.05)
+
+
+def test_mpgr_formula():
+    x = normal(1, 64)
+    power = to_spectrum(x)[0].abs().square().view(2, 16)
+    moments = x.mean() ** 2 + (x.square().mean() - 1) ** 2
+    torch.testing.assert_close(penalties.mpgr(x)[0], moments + ((power.sum(1) / 16 - 1) ** 2).mean())
+
+
+def test_spectral_term_sees_colour_that_moments_miss():
+    wave = math.sqrt(2) * torch.cos(torch.arange(4096, dtype=torch.float64) * 0.1)[None]
+    assert penalties.mpgr(wave) > 10 * penalties.mpgr(normal(1, 4096))
+
+
+def test_permutation():
+    x, order = normal(1, 64), torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    for penalty in (penalties.prno, penalties.mpgr):
+        torch.testing.assert_close(penalty(x, permutation=order), penalty(x[:, order]))
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: penalties.reno(torch.zeros(1, 4)), "row that is zero"),
+        (lambda: penalties.prno(torch.ones(1, 6)), "expected a divisor of 6"),
+        (lambda: penalties.mpgr(torch.ones(1, 7), 1), "even"),
+        (lambda: penalties.mpgr(torch.full((1, 4), math.nan), 2), "NaN"),
+        (lambda: penalties.prno(torch.ones(1, 8), permutation=torch.arange(3)), r"\(8,\)"),
+    ],
+)
+def test_refuses(call, says):
+    with pytest.raises(ValueError, match=says):
+        call()
