@@ -466,4 +466,6 @@ def pick_rows(output: Any, rows: Tensor, total: int) -> Any:
 
     if isinstance(output, tuple):
         return tuple(pick(field) for field in output)
-    return type(output)(**{name: pick(field) for name, field in output.items()})
+    for name in list(output):
+        output[name] = pick(output[name])
+    return output

@@ -70,6 +70,7 @@ class Guide:
         gradient_at: "x_t" through the network, or "x0".
         chunk: rows decoded and judged at a time, which bounds the memory.
         device, dtype: of the states.
+        streams: a source of noise with the methods of `Streams`, instead of the seeds'.
     Attributes:
         grid: as above.
         trace: what happened; complete once done. Its nfe counts the evaluations that the method asked for.
@@ -96,9 +97,13 @@ class Guide:
         chunk: int = 1,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        streams: Any = None,
     ) -> None:
         check_guidance(method, reward, gradient_at, chunk)
+        if start is not None and method.initial.needs_reward:
+            raise ValueError("this method chooses its own initial noise; start from noise, without latents or an image")
         self.engine = Engine(method, path, shape, seeds, eta, device, dtype)
+        self.engine._streams = self.engine._streams if streams is None else streams
         self.method, self.path, self.reward, self.decode, self.chunk = method, path, reward, decode, chunk
         self.gradient_at = getattr(method.proposal, "gradient_at", gradient_at)
         self.prompts = [prompt for prompt in prompts for _ in range(self.engine.particles)]

@@ -1,0 +1,5 @@
+"""ComfyUI node: a sampler that follows a reward. Copy or link this folder into ComfyUI/custom_nodes."""
+
+from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]

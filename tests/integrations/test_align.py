@@ -1,0 +1,376 @@
+"""Tiny instances of the real pipelines, guided."""
+
+import functools
+
+import diffusers
+import pytest
+import torch
+from tiny_pipelines import FAMILIES, SIZE, build, ddim, sd, tokenizer
+
+from noisetilt import METHODS, Method, align, rewards
+from noisetilt.proposals import Base
+from noisetilt.rewards import Reward
+from noisetilt.streams import Streams
+
+RED = rewards.load("redness")
+PROMPT = "a red fox"
+FEW = dict(budget=2, iterations=1, draws=2)
+
+
+def small(name):
+    """The method with few particles and calls."""
+    method = METHODS[name]
+    knobs = {knob: value for knob, value in FEW.items() if knob in method.knobs()}
+    if method.selection.particles > 1:
+        knobs["particles"] = 2
+    return method.replace(**knobs)
+
+
+def field(output):
+    return next(iter(output.values()))
+
+
+def starting_noise(pipe, arguments, generator=0):
+    """The latents that the pipeline itself would start from, of unit variance."""
+    seen, original = [], pipe.prepare_latents
+
+    def spy(*args, **kwargs):
+        prepared = original(*args, **kwargs)
+        seen.append(prepared[0] if isinstance(prepared, tuple) else prepared)
+        return prepared
+
+    pipe.prepare_latents = spy
+    output = field(pipe(PROMPT, generator=torch.Generator().manual_seed(generator), **arguments))
+    del pipe.prepare_latents
+    return seen[0] / getattr(pipe.scheduler, "init_noise_sigma", 1.0), output
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_base_at_eta_0_is_the_plain_pipeline(family):
+    """With DDIM for SD, SDXL and PixArt and FlowMatchEuler (shifted, dynamically shifted) for the others."""
+    pipe, arguments = build(family)
+    noise, plain = starting_noise(pipe, arguments)
+    output = align(pipe, None, "base", eta=0.0)(PROMPT, latents=noise, **arguments)
+    assert (field(output) - plain).abs().max() < 1e-5
+    assert output.rewards is None and output.trace.nfe == 5
+
+
+@pytest.mark.parametrize(
+    "scheduler, options",
+    [
+        (diffusers.EulerDiscreteScheduler, dict(timestep_spacing="leading")),
+        (diffusers.EulerDiscreteScheduler, dict(use_karras_sigmas=True)),
+        (diffusers.EulerDiscreteScheduler, dict(prediction_type="v_prediction", timestep_spacing="trailing")),
+        (diffusers.DPMSolverMultistepScheduler, dict(solver_order=1, final_sigmas_type="zero")),
+        (
+            diffusers.DPMSolverMultistepScheduler,
+            dict(solver_order=1, use_flow_sigmas=True, prediction_type="flow_prediction"),
+        ),
+        (diffusers.DDIMScheduler, dict(prediction_type="sample", timestep_spacing="trailing")),
+        (
+            diffusers.DDIMScheduler,
+            dict(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"),
+        ),
+    ],
+)
+def test_other_schedulers_keep_their_own_times(scheduler, options):
+    """Euler and first-order DPM-Solver are the same ODE step in other coordinates."""
+    pipe, arguments = build("sd")
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **options)
+    noise, plain = starting_noise(pipe, arguments)
+    output = align(pipe, None, "base", eta=0.0)(PROMPT, latents=noise, **arguments)
+    assert (field(output) - plain).abs().max() < 2e-4
+
+
+@pytest.mark.parametrize("name", ["PNDMScheduler", "HeunDiscreteScheduler", "UniPCMultistepScheduler", "LCMScheduler"])
+def test_schedulers_of_higher_order_are_replaced(name):
+    pipe, arguments = build("sd")
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, skip_prk_steps=True)
+    output = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], **arguments)
+    assert output.trace.nfe == 5 and output.images.isfinite().all()
+
+
+def test_eta_1_is_ddim_with_the_same_noise(monkeypatch):
+    pipe, arguments = build("sd")
+    streams = Streams([4], 1, (4, SIZE // 2, SIZE // 2))
+    noise = starting_noise(pipe, arguments)[0]
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_ddim.randn_tensor", lambda *args, **kwargs: streams.normal().flatten(0, 1)
+    )
+    plain = pipe(PROMPT, latents=noise, eta=1.0, **arguments).images
+    guided = align(pipe, None, "base", eta=1.0)(PROMPT, latents=noise, seeds=[4], **arguments).images
+    assert (guided - plain).abs().max() < 1e-5
+
+
+class Spy(Base):
+    needs_gradient = True
+
+    def __init__(self):
+        object.__setattr__(self, "steps", [])
+
+    def __call__(self, step, noise):
+        self.steps.append(step)
+        return super().__call__(step, noise)
+
+
+@pytest.mark.parametrize("family", ["sd", "flux"])
+@pytest.mark.parametrize("gradient_at", ["x_t", "x0"])
+def test_gradient_equals_finite_differences(family, gradient_at):
+    """In float64, along random directions, through the pipeline's own loop, guidance and network."""
+    pipe, arguments = build(family)
+    pipe.to(torch.float64)
+    spy = Spy()
+    quadratic = Reward("quadratic", lambda images, prompts: images.square().sum((1, 2, 3)))
+    aligned = align(pipe, quadratic, Method(proposal=spy), gradient_at=gradient_at)
+    aligned(PROMPT, seeds=[0], **{**arguments, "num_inference_steps": 3})
+    step = spy.steps[1]
+    x_t = step.x_t
+
+    def value(x):
+        if gradient_at == "x0":
+            return float(quadratic(decode(x), [""]))
+        run = align(pipe, quadratic, Method(proposal=(inner := Spy())), gradient_at="x0")
+        handed = swap_latents(pipe, run, x)
+        handed(PROMPT, seeds=[0], **{**arguments, "num_inference_steps": 3})
+        return float(inner.steps[1].rewards)
+
+    def decode(x_0):
+        config = pipe.vae.config
+        latents = x_0 / config.scaling_factor + (config.shift_factor or 0.0)
+        return (pipe.vae.decode(latents, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
+
+    def swap_latents(pipe, aligned, x):
+        """An aligned pipeline whose callback replaces the state after the first step by x."""
+
+        def replace(pipe, number, timestep, values):
+            if number > 0:
+                return {}
+            size = SIZE // 2
+            packed = pipe._pack_latents(x, 1, 4, size, size) if family == "flux" else x
+            return {"latents": packed}
+
+        return lambda *args, **kwargs: aligned(*args, callback_on_step_end=replace, **kwargs)
+
+    at = x_t if gradient_at == "x_t" else step.x0_hat
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(2):
+        direction = torch.randn(at.shape, generator=generator, dtype=torch.float64)
+        direction /= direction.norm()
+        with torch.no_grad():
+            difference = (value(at + 1e-5 * direction) - value(at - 1e-5 * direction)) / 2e-5
+        assert (step.gradient * direction).sum().item() == pytest.approx(difference, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_method_on_every_family(family, name, pipelines):
+    pipe, arguments = pipelines(family)
+    method = small(name)
+    calls = [0]
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    hook = network.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    output = align(pipe, RED, method)(PROMPT, seeds=[3], **{**arguments, "num_inference_steps": 4})
+    hook.remove()
+    expected_calls = calls[0] / (2 if family == "wan" else 1)
+    assert len(field(output)) == 1 and field(output).isfinite().all()
+    assert output.rewards.shape == (1,)
+    assert output.trace.nfe == expected_calls * method.selection.particles
+    assert output.trace.rewards.shape == (len(output.trace.times), 1)
+
+
+@pytest.fixture(scope="module")
+def pipelines():
+    return functools.cache(build)
+
+
+def test_final_rewards_are_those_of_the_pictures():
+    pipe, arguments = build("sd")
+    output = align(pipe, RED, small("best-of-n"))(
+        [PROMPT, "blue cat"], seeds=[0, 1], num_images_per_prompt=1, **arguments
+    )
+    assert (RED(output.images, ["", ""]) - output.rewards).abs().max() < 1e-5
+    one = [align(pipe, RED, "base")(PROMPT, seeds=[0], **arguments).rewards]
+    assert output.rewards[0] >= one[0] - 1e-6
+
+
+def test_noise_tilting_raises_the_reward():
+    pipe, arguments = build("flux")
+    seeds = [0, 1, 2, 3]
+    base = align(pipe, RED, "base")(PROMPT, num_images_per_prompt=4, seeds=seeds, **arguments).rewards
+    tilted = align(pipe, RED, METHODS["ntrk"].replace(rho=0.3))(
+        PROMPT, num_images_per_prompt=4, seeds=seeds, **arguments
+    ).rewards
+    assert (tilted > base).all()
+
+
+@pytest.mark.parametrize("name", ["base", "ntrk", "svdd"])
+def test_a_seed_is_a_picture(name):
+    """Alone or in a batch, by seeds or by generators."""
+    pipe, arguments = build("sd")
+    aligned = align(pipe, RED, small(name))
+    alone = aligned(PROMPT, seeds=[7], **arguments).images
+    batch = aligned(["a cat", PROMPT], seeds=[1, 7], **arguments).images
+    assert torch.allclose(batch[1], alone[0], atol=1e-4)
+    generators = lambda: [torch.Generator().manual_seed(5)]  # noqa: E731
+    first, second = (aligned(PROMPT, generator=generators(), **arguments).images for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.allclose(first, alone, atol=1e-3)
+
+
+def test_one_generator_gives_different_pictures_and_repeats():
+    pipe, arguments = build("sd")
+    aligned = align(pipe, RED, "base")
+    images = [
+        aligned(PROMPT, num_images_per_prompt=2, generator=torch.Generator().manual_seed(0), **arguments).images
+        for _ in range(2)
+    ]
+    assert torch.equal(*images) and not torch.allclose(images[0][0], images[0][1], atol=1e-3)
+
+
+class Boom(Exception):
+    pass
+
+
+def public(pipe):
+    """Names of a pipeline's attributes; those with an underscore hold its last call's arguments."""
+    return {name for name in vars(pipe) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("error", [Boom, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["reward", "network", "callback"])
+def test_the_pipeline_is_left_as_it_was(error, where):
+    pipe, arguments = build("sd")
+    scheduler, config, own = pipe.scheduler, dict(pipe.config), public(pipe)
+    grads = [p.requires_grad for p in pipe.unet.parameters()]
+
+    def fail(*_):
+        raise error("stop")
+
+    reward = Reward("fails", fail) if where == "reward" else RED
+    if where == "network":
+        hook = pipe.unet.mid_block.register_forward_hook(fail)
+    if where == "callback":
+        arguments["callback_on_step_end"] = fail
+    with pytest.raises(error, match="stop"):
+        align(pipe, reward, "ntrk", checkpointing=True)(PROMPT, **arguments)
+    if where == "network":
+        hook.remove()
+    assert pipe.scheduler is scheduler and dict(pipe.config) == config and public(pipe) == own
+    assert [p.requires_grad for p in pipe.unet.parameters()] == grads and all(grads)
+    assert not pipe.unet.is_gradient_checkpointing
+    assert torch.is_grad_enabled()
+
+
+def test_checkpointing_and_chunks_change_nothing():
+    pipe, arguments = build("sd")
+    plain = align(pipe, RED, "ntrk")([PROMPT] * 3, seeds=[0, 1, 2], **arguments).images
+    other = align(pipe, RED, "ntrk", checkpointing=True, chunk=2)([PROMPT] * 3, seeds=[0, 1, 2], **arguments).images
+    assert torch.allclose(plain, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["sd", "flux"])
+def test_bfloat16_pipelines_keep_a_float32_state(family):
+    pipe, arguments = build(family)
+    pipe.to(torch.bfloat16)
+    spy = Spy()
+    output = align(pipe, RED, Method(proposal=spy))(PROMPT, seeds=[0], **arguments)
+    assert output.rewards.isfinite().all()
+    assert all(step.x_t.dtype == step.gradient.dtype == torch.float32 for step in spy.steps)
+    last = spy.steps[-1].x_t
+    assert not torch.equal(last, last.to(torch.bfloat16).float())
+
+
+def test_classes_tuples_and_callbacks_are_the_pipelines_own():
+    pipe, arguments = build("sd")
+    seen = []
+
+    def callback(pipe, number, timestep, values):
+        seen.append((number, tuple(values["latents"].shape)))
+        return {}
+
+    aligned = align(pipe, RED, small("best-of-n"))
+    output = aligned(PROMPT, callback_on_step_end=callback, **{**arguments, "output_type": "pil"})
+    assert type(output).__name__ == "StableDiffusionPipelineOutput" and len(output.images) == 1
+    assert output.images[0].size == (SIZE, SIZE) and list(output) == ["images"]
+    assert len(seen) == 5 and seen[0] == (0, (2, 4, SIZE // 2, SIZE // 2))
+    images, _ = aligned(PROMPT, return_dict=False, **arguments)
+    assert len(images) == 1 and aligned.rewards.shape == (1,)
+
+
+@pytest.mark.parametrize("kind, more", [("StableDiffusionImg2ImgPipeline", {}), ("StableDiffusionInpaintPipeline", {})])
+@pytest.mark.parametrize("name", ["ntrk", "svdd", "freedom"])
+def test_img2img_and_inpainting(kind, more, name):
+    torch.manual_seed(0)
+    pipe = sd(getattr(diffusers, kind))
+    pipe.set_progress_bar_config(disable=True)
+    image = torch.rand(1, 3, SIZE, SIZE)
+    call = dict(image=image, strength=0.8, num_inference_steps=5, output_type="pt")
+    if "Inpaint" in kind:
+        mask = torch.zeros(1, 1, SIZE, SIZE)
+        mask[..., SIZE // 2 :] = 1
+        call |= dict(mask_image=mask, height=SIZE, width=SIZE)
+    output = align(pipe, RED, small(name))(PROMPT, seeds=[0], **call)
+    assert output.images.shape == (1, 3, SIZE, SIZE) and output.images.isfinite().all()
+    assert output.trace.nfe >= 4
+
+
+def test_img2img_at_eta_0_is_the_plain_pipeline():
+    torch.manual_seed(0)
+    pipe = sd(diffusers.StableDiffusionImg2ImgPipeline)
+    pipe.set_progress_bar_config(disable=True)
+    from noisetilt.integrations.diffusers import row_generator
+
+    call = dict(image=torch.rand(1, 3, SIZE, SIZE), strength=0.6, num_inference_steps=5, output_type="pt")
+    plain = pipe(PROMPT, generator=[row_generator(0, 0)], **call).images
+    assert (align(pipe, None, "base", eta=0.0)(PROMPT, seeds=[0], **call).images - plain).abs().max() < 1e-5
+
+
+class Stranger(diffusers.DiffusionPipeline):
+    def __init__(self, unet, scheduler):
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    def prepare_latents(self):
+        return torch.randn(1, 4, 8, 8)
+
+
+def test_an_unknown_family_is_refused_and_served_with_decode():
+    pipe = Stranger(sd().unet, ddim())
+    with pytest.raises(ValueError, match=r"Stranger.*pass decode="):
+        align(pipe, RED)
+    known, arguments = build("sd")
+    decode = lambda x: (known.vae.decode(x / 0.7).sample / 2 + 0.5).clamp(0, 1)  # noqa: E731
+    own = align(known, RED, "base")(PROMPT, seeds=[0], **arguments)
+    given = align(known, RED, "base", decode=decode)(PROMPT, seeds=[0], **arguments)
+    assert torch.allclose(own.rewards, given.rewards, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, call, word",
+    [
+        (dict(method="nope"), {}, "unknown"),
+        (dict(reward=None), {}, "reward"),
+        (dict(gradient_at="x1"), {}, "gradient_at"),
+        (dict(chunk=0), {}, "chunk"),
+        (dict(eta=0.0), {}, "eta = 0"),
+        ({}, dict(seeds=[1, 2]), "2 seeds for 1 pictures"),
+        ({}, dict(generator=[torch.Generator()] * 3), "3 generators"),
+        (dict(reward=lambda i, p: i.detach().mean((1, 2, 3))), {}, "no gradient"),
+        (dict(method="psi"), dict(latents=torch.randn(1, 4, SIZE // 2, SIZE // 2)), "initial noise"),
+    ],
+)
+def test_bad_input_is_refused(options, call, word):
+    pipe, arguments = build("sd")
+    with pytest.raises(ValueError, match=word):
+        align(pipe, **{"reward": RED, **options})(PROMPT, **call, **arguments)
+
+
+def test_schedulers_that_are_not_supported_are_refused():
+    pipe, _ = build("sd")
+    pipe.scheduler = diffusers.SCMScheduler()
+    with pytest.raises(ValueError, match="SCMScheduler is not supported"):
+        align(pipe, RED)
+
+
+def test_tokenizer_knows_the_words():
+    assert tokenizer()(PROMPT).input_ids == [4, 5, 6]

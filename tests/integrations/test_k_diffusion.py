@@ -1,0 +1,200 @@
+"""Against the real k-diffusion sampler, and as ComfyUI calls it."""
+
+import importlib
+import importlib.util
+import sys
+import types
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+
+from noisetilt import METHODS, rewards
+from noisetilt.integrations.k_diffusion import sample_noisetilt
+from noisetilt.path import FlowPath
+
+RED = rewards.load("redness")
+SIGMAS = torch.tensor([14.0, 6.0, 3.0, 1.5, 0.7, 0.2, 0.0], dtype=torch.float64)
+NODES = Path(__file__).parents[2] / "integrations" / "comfyui"
+
+
+def model(x, sigma, pull=0.5):
+    """A denoiser that knows nothing but that pictures are smooth and about one half."""
+    sigma = sigma.view(-1, *[1] * (x.ndim - 1))
+    smooth = (x + x.roll(1, -1) + x.roll(-1, -1)) / 3
+    return (pull * sigma**2 + smooth) / (1 + sigma**2)
+
+
+def noise(seed=0, rows=2):
+    return 14.0 * torch.randn(rows, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def k_sampling():
+    """k_diffusion.sampling itself, without the package's __init__, which imports what its samplers never use."""
+    spec = importlib.util.find_spec("k_diffusion")
+    if spec is None:
+        pytest.skip("needs pip install --no-deps k-diffusion")
+    package = types.ModuleType("k_diffusion")
+    package.__path__ = list(spec.submodule_search_locations)
+    names = ["torchvision", "torchvision.transforms", "torchvision.transforms.functional", "torchdiffeq", "torchsde"]
+    with mock.patch.dict(sys.modules, {"k_diffusion": package, **{name: mock.MagicMock() for name in names}}):
+        yield importlib.import_module("k_diffusion.sampling")
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("method", ["base", "ntrk", "dps"])
+def test_zero_strength_is_euler_ancestral(k_sampling, eta, method):
+    chosen = METHODS[method].replace(scale=0.0) if method == "dps" else METHODS[method]
+    rho = 0.0 if method == "ntrk" and eta > 0 else None
+    if method == "ntrk" and eta == 0:
+        pytest.skip("there is no noise to tilt")
+
+    def sampler():
+        generator = torch.Generator().manual_seed(3)
+        return lambda sigma, following: torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64)
+
+    x, steps, ours = noise(), [], []
+    plain = k_sampling.sample_euler_ancestral(
+        model, x, SIGMAS, dict(pull=0.4), steps.append, True, eta=eta, noise_sampler=sampler()
+    )
+    guided = sample_noisetilt(
+        model,
+        x,
+        SIGMAS,
+        dict(pull=0.4),
+        ours.append,
+        True,
+        reward=RED,
+        method=chosen,
+        rho=rho,
+        eta=eta,
+        noise_sampler=sampler(),
+    )
+    assert (guided - plain).abs().max() < 1e-12
+    assert [step["i"] for step in ours] == [step["i"] for step in steps] == list(range(6))
+    for one, other in zip(ours, steps, strict=True):
+        assert (one["denoised"] - other["denoised"]).abs().max() < 1e-12
+        assert one["sigma"] == other["sigma"]
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.initial.needs_reward])
+def test_every_method_runs(method):
+    chosen = METHODS[method]
+    chosen = chosen.replace(particles=2) if chosen.selection.particles > 1 else chosen
+    x = noise().float()
+    out = sample_noisetilt(model, x, SIGMAS, disable=True, reward=RED, method=chosen, seeds=[0, 1])
+    assert out.shape == x.shape and out.dtype == x.dtype and out.isfinite().all()
+
+
+def test_tilting_raises_the_reward():
+    x = noise(rows=16).float()
+    base, tilted = (
+        sample_noisetilt(model, x, SIGMAS, disable=True, reward=RED, rho=rho, seeds=range(16)) for rho in (0.0, 0.5)
+    )
+    assert (RED(tilted, [""] * 16) > RED(base, [""] * 16)).float().mean() > 0.9
+
+
+def test_rows_of_conditioning_follow_the_particles():
+    seen = []
+
+    def conditioned(x, sigma, cond):
+        seen.append((len(x), len(cond)))
+        return model(x, sigma) + 0 * cond.view(-1, 1, 1, 1)
+
+    method = METHODS["svdd"].replace(particles=3)
+    sample_noisetilt(conditioned, noise(), SIGMAS, dict(cond=torch.ones(2)), disable=True, reward=RED, method=method)
+    assert set(seen) == {(6, 6)}
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        (dict(seeds=[1]), "1 seeds"),
+        (dict(method="psi"), "initial noise"),
+        (dict(method="svdd", noise_sampler=lambda a, b: None), "noise_sampler"),
+        (dict(reward=None), "reward"),
+        (dict(rho=2.0), "rho = 2"),
+    ],
+)
+def test_bad_input_is_refused(change, word):
+    with pytest.raises(ValueError, match=word):
+        sample_noisetilt(model, noise(), SIGMAS, disable=True, **{"reward": RED, **change})
+
+
+class Comfy:
+    """As much of ComfyUI as a sampler sees."""
+
+    class CONST:
+        pass
+
+    class EPS:
+        pass
+
+    def __init__(self, flow):
+        self.inner_model = types.SimpleNamespace(inner_model=self)
+        self.model_sampling = (self.CONST if flow else self.EPS)()
+
+    def process_latent_out(self, x):
+        return x / 0.5
+
+    def __call__(self, x, sigma, model_options=None, seed=None):
+        if isinstance(self.model_sampling, self.EPS):
+            return model(x, sigma)
+        sigma = sigma.view(-1, 1, 1, 1)
+        return 0.5 * (1 - sigma) * x + 0.25
+
+
+class VAE:
+    def __init__(self):
+        self.patcher, self.first_stage_model = "patcher", self
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def parameters(self):
+        return iter([self.weight])
+
+    def decode(self, x):
+        return 2 * x * self.weight - 1
+
+
+@pytest.mark.parametrize("flow", [False, True])
+@pytest.mark.parametrize("inference", [False, True])
+def test_the_comfyui_node(flow, inference):
+    loaded = []
+    comfy = types.ModuleType("comfy")
+    comfy.samplers = types.SimpleNamespace(KSAMPLER=lambda function, extra_options=None: function)
+    comfy.model_management = types.SimpleNamespace(load_models_gpu=loaded.extend)
+    stand_ins = {"comfy": comfy, "comfy.samplers": comfy.samplers, "comfy.model_management": comfy.model_management}
+    spec = importlib.util.spec_from_file_location(
+        "noisetilt_nodes", NODES / "__init__.py", submodule_search_locations=[str(NODES)]
+    )
+    package = importlib.util.module_from_spec(spec)
+    vae = VAE()
+    with mock.patch.dict(sys.modules, {**stand_ins, "noisetilt_nodes": package}):
+        spec.loader.exec_module(package)
+        node = package.NODE_CLASS_MAPPINGS["NoisetiltSampler"]
+        inputs = node.INPUT_TYPES()["required"]
+        values = {
+            name: given[1]["default"] if len(given) > 1 else given[0][0]
+            for name, given in inputs.items()
+            if name != "vae"
+        }
+        with torch.inference_mode(inference):
+            (sampler,) = getattr(node(), node.FUNCTION)(vae=vae, **{**values, "strength": 0.5})
+            sigmas = torch.linspace(1, 0, 6) if flow else SIGMAS.float()
+            x = torch.randn(1, 3, 8, 8) * sigmas[0]
+            out = sampler(
+                Comfy(flow), x, sigmas, extra_args={"model_options": {}, "seed": 5}, callback=None, disable=True
+            )
+        assert out.shape == x.shape and out.isfinite().all()
+        assert loaded == ["patcher"]
+        with pytest.raises(ValueError, match="unknown"):
+            getattr(node(), node.FUNCTION)(vae=vae, **{**values, "reward": "nothing"})
+
+
+def test_flow_states_take_a_flow_path():
+    flow = Comfy(flow=True)
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    out = sample_noisetilt(flow, x, torch.linspace(1, 0, 9), disable=True, reward=RED, path=FlowPath(), seeds=[0, 1])
+    assert out.isfinite().all() and out.abs().max() < 3
