@@ -1,29 +1,41 @@
-"""Weights that ship with the package: half-precision safetensors with a checksum beside them."""
+"""Weights that ship with the package: half-precision safetensors whose checksum is verified on load."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from safetensors.torch import load, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
+
+
+def read_verified(path: Path, digest: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file whose SHA-256 is `digest`.
+
+    Raises:
+        ValueError: if the file is another one, or missing.
+    """
+    if not path.is_file():
+        raise ValueError(f"the weights {path} are missing; install noisetilt again or train them by the recipes")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != digest:
+        raise ValueError(
+            f"the weights {path} have SHA-256 {found[:12]}…, expected {digest[:12]}…; the file is damaged or was "
+            "replaced: install noisetilt again"
+        )
+    with safe_open(path, "pt") as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
 
 
 def load_weights(file: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file in float32, after its SHA-256 was compared with `<file>.sha256`.
 
     Raises:
-        OSError: if the checksum differs.
+        ValueError: if the file is another one, or missing.
     """
-    data = file.read_bytes()
-    wanted = file.with_name(file.name + ".sha256").read_text().strip()
-    found = hashlib.sha256(data).hexdigest()
-    if wanted != found:
-        raise OSError(
-            f"the weights {file.name} are damaged: SHA-256 {found[:12]}… where {wanted[:12]}… was expected; "
-            "install noisetilt again"
-        )
-    return {name: tensor.float() for name, tensor in load(data).items()}
+    state, _ = read_verified(file, file.with_name(file.name + ".sha256").read_text().strip())
+    return {name: tensor.float() for name, tensor in state.items()}
 
 
 def save_weights(tensors: dict[str, Tensor], file: Path) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from noisetilt.models.emoji64 import words
 from noisetilt.rewards import scorers
+from noisetilt.weights import read_verified
 
 DATA = Path(__file__).parents[1] / "data"
 BOTH = pytest.mark.parametrize("which", ["target", "heldout"])
@@ -169,7 +170,7 @@ def test_changed_or_missing_weights_are_refused(tmp_path):
 def test_weights_say_where_they_come_from_and_are_small(which):
     path = Path(str(scorers.WEIGHTS / f"{which}.safetensors"))
     digests = json.loads((scorers.WEIGHTS / "checksums.json").read_text("utf-8"))
-    _, metadata = scorers.read_verified(path, digests[path.name])
+    _, metadata = read_verified(path, digests[path.name])
     assert {"which", "steps", "vocabulary", "style", "top5"} <= metadata.keys() and metadata["which"] == which
     assert path.stat().st_size < 4e6
 

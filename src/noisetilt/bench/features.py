@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models.emoji64.words import STYLES
-from ..rewards.scorers import checked_images, read_verified
+from ..rewards.scorers import checked_images
+from ..weights import read_verified
 
 WEIGHTS = resources.files(__package__) / "weights"
 FEATURES = 192

@@ -18,11 +18,11 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..models.emoji64 import words
+from ..weights import read_verified
 
 SIZE = 64
 EMBEDDING = 128
@@ -288,24 +288,6 @@ class Scorer(nn.Module):
         rivals = scale * seen @ self.bank_vectors.T
         no_rival = F.pad(same_meaning(bags, self.bank_bags), (0, 1), value=False)
         return (own - torch.logsumexp(rivals.masked_fill(no_rival, -math.inf), dim=1)).to(images)
-
-
-def read_verified(path: Path, digest: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file whose SHA-256 is `digest`.
-
-    Raises:
-        ValueError: if the file is another one, or missing.
-    """
-    if not path.is_file():
-        raise ValueError(f"the weights {path} are missing; install noisetilt again or train them by recipes/scorers")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != digest:
-        raise ValueError(
-            f"the weights {path} have SHA-256 {found[:12]}…, expected {digest[:12]}…; the file is damaged or was "
-            "replaced: install noisetilt again"
-        )
-    with safe_open(path, "pt") as file:
-        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
 
 
 @functools.cache
