@@ -52,7 +52,7 @@ def test_base_at_eta_0_is_the_plain_pipeline(family):
     noise, plain = starting_noise(pipe, arguments)
     output = align(pipe, None, "base", eta=0.0)(PROMPT, latents=noise, **arguments)
     assert (field(output) - plain).abs().max() < 1e-5
-    assert output.rewards is None and output.trace.nfe == 5
+    assert output.rewards is None and output.trace.nfe == 4
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_schedulers_of_higher_order_are_replaced(name):
     pipe, arguments = build("sd")
     pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, skip_prk_steps=True)
     output = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], **arguments)
-    assert output.trace.nfe == 5 and output.images.isfinite().all()
+    assert output.trace.nfe == 4 and output.images.isfinite().all()
 
 
 def test_eta_1_is_ddim_with_the_same_noise(monkeypatch):
@@ -116,7 +116,11 @@ class Spy(Base):
 @pytest.mark.parametrize("family", ["sd", "flux"])
 @pytest.mark.parametrize("gradient_at", ["x_t", "x0"])
 def test_gradient_equals_finite_differences(family, gradient_at):
-    """In float64, along random directions, through the pipeline's own loop, guidance and network."""
+    """In float64, along random directions, through the pipeline's own loop, guidance and network.
+
+    Flux rotates queries and keys in float32 whatever its dtype, so its differences need a longer step, less exact.
+    """
+    length, tolerance = (1e-3, 1e-3) if family == "flux" else (1e-5, 1e-5)
     pipe, arguments = build(family)
     pipe.to(torch.float64)
     spy = Spy()
@@ -157,8 +161,8 @@ def test_gradient_equals_finite_differences(family, gradient_at):
         direction = torch.randn(at.shape, generator=generator, dtype=torch.float64)
         direction /= direction.norm()
         with torch.no_grad():
-            difference = (value(at + 1e-5 * direction) - value(at - 1e-5 * direction)) / 2e-5
-        assert (step.gradient * direction).sum().item() == pytest.approx(difference, rel=1e-5, abs=1e-8)
+            difference = (value(at + length * direction) - value(at - length * direction)) / (2 * length)
+        assert (step.gradient * direction).sum().item() == pytest.approx(difference, rel=tolerance, abs=1e-8)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -169,7 +173,7 @@ def test_every_method_on_every_family(family, name, pipelines):
     calls = [0]
     network = getattr(pipe, "unet", None) or pipe.transformer
     hook = network.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
-    output = align(pipe, RED, method)(PROMPT, seeds=[3], **{**arguments, "num_inference_steps": 4})
+    output = align(pipe, RED, method)(PROMPT, seeds=[3], **{**arguments, "num_inference_steps": 3})
     hook.remove()
     expected_calls = calls[0] / (2 if family == "wan" else 1)
     assert len(field(output)) == 1 and field(output).isfinite().all()
@@ -292,7 +296,7 @@ def test_classes_tuples_and_callbacks_are_the_pipelines_own():
     output = aligned(PROMPT, callback_on_step_end=callback, **{**arguments, "output_type": "pil"})
     assert type(output).__name__ == "StableDiffusionPipelineOutput" and len(output.images) == 1
     assert output.images[0].size == (SIZE, SIZE) and list(output) == ["images"]
-    assert len(seen) == 5 and seen[0] == (0, (2, 4, SIZE // 2, SIZE // 2))
+    assert len(seen) == 4 and seen[0] == (0, (2, 4, SIZE // 2, SIZE // 2))
     images, _ = aligned(PROMPT, return_dict=False, **arguments)
     assert len(images) == 1 and aligned.rewards.shape == (1,)
 

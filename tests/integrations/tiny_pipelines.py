@@ -284,7 +284,7 @@ def wan() -> diffusers.WanPipeline:
     )
 
 
-PICTURE = dict(height=SIZE, width=SIZE, output_type="pt", num_inference_steps=5)
+PICTURE = dict(height=SIZE, width=SIZE, output_type="pt", num_inference_steps=4)
 FAMILIES = {
     "sd": (sd, dict(PICTURE, guidance_scale=3.0)),
     "flux": (flux, dict(PICTURE, guidance_scale=3.0, max_sequence_length=8)),
