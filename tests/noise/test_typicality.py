@@ -1,4 +1,4 @@
-"""The audit gives uniform p-values to white noise, finds each kind of structure by its own test, and refuses nonsense."""
+"""The audit gives uniform p-values to white noise, finds each structure by its own test, and refuses nonsense."""
 
 import math
 

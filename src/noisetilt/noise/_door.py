@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -45,8 +46,18 @@ def working_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-@torch.compiler.assume_constant_result
-@functools.lru_cache(maxsize=32)
+def constant(function: Callable) -> Callable:
+    """Remember what a function of hashable arguments returned, and let torch.compile take it for a constant."""
+    remembered = functools.lru_cache(maxsize=64)(function)
+
+    def answer(*arguments):
+        return remembered(*arguments)
+
+    answer.__doc__, answer.__name__ = function.__doc__, function.__name__
+    return torch.compiler.assume_constant_result(answer)
+
+
+@constant
 def fixed_noise(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(count,) standard normal numbers, the same on every call, device and dtype (up to its rounding)."""
     generator = torch.Generator("cpu").manual_seed(2602_08646)

@@ -14,7 +14,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from ._door import check_alpha, check_finite, working_dtype
+from ._door import check_alpha, check_finite, constant, working_dtype
 
 
 @torch.no_grad()
@@ -65,8 +65,7 @@ def two_level_sort(tiles: Tensor) -> Tensor:
     return tiles.sort(dim=-1).values.sort(dim=-2).values
 
 
-@torch.compiler.assume_constant_result
-@functools.lru_cache(maxsize=64)
+@constant
 def bounds(tiles: int, width: int, alpha: float, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """L and U, each (M, D) = (tiles, width), rising along both axes."""
     low = torch.from_numpy(lower_bounds(tiles, width, alpha)).to(device, dtype)

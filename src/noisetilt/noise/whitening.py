@@ -11,7 +11,6 @@ this library's own, chosen by measurement (docs/noise.md).
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 
@@ -20,13 +19,15 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from ._door import check_alpha, check_batch, fixed_noise, working_dtype
+from ._door import check_alpha, check_batch, constant, fixed_noise, working_dtype
 from .order_statistics import clip_order_statistics
 
 DITHER = 1e-4
 ROUNDS = 4
 TOUCHED = 3e-4
 LANDED = 0.1
+# The largest of many values, powers or correlations is held below what it exceeds with this probability.
+LARGEST = 1e-2
 TILE = 16
 BANDS = 24
 SMALLEST_GROUP = 8
@@ -103,10 +104,10 @@ def shrink(scores: Tensor, df: int) -> Tensor:
     return torch.where(squared < low, low_landed / squared.clamp_min(1e-6 * low), factor).sqrt()
 
 
-@functools.lru_cache(maxsize=256)
+@constant
 def chi2_radii(df: int) -> tuple[float, float, float, float]:
     """Squared radii that df normal numbers fall short of, or exceed, with probability TOUCHED and LANDED."""
-    if df < SMALLEST_GROUP:
+    if df == 1:
         return 0.0, 0.0, float(special.chdtri(df, LANDED)), float(special.chdtri(df, TOUCHED))
     return tuple(float(special.chdtri(df, p)) for p in (1 - TOUCHED, 1 - LANDED, LANDED, TOUCHED))
 
@@ -129,7 +130,7 @@ def whiten_means(x: Tensor) -> Tensor:
 
 
 def whiten_channels(x: Tensor) -> Tensor:
-    """The covariance S of the channels, drawn towards the identity: the map that takes S to I + c (S − I)."""
+    """Energies and correlations of the channels: the map that takes their covariance S to a likely S' is √S' √S⁻¹."""
     flat = x.flatten(2)
     channels, count = flat.shape[1:]
     if channels < 2 or count < 4 * channels:
@@ -137,15 +138,23 @@ def whiten_channels(x: Tensor) -> Tensor:
     # Channels that copy each other differ by the dither alone, whose covariance single precision would lose.
     covariance = flat.double() @ flat.double().transpose(1, 2)
     covariance = covariance / covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    energy = covariance.diagonal(dim1=1, dim2=2)
+    row, column = torch.triu_indices(channels, channels, 1, device=x.device).unbind()
+    correlation = (covariance / (energy[:, :, None] * energy[:, None]).sqrt().clamp_min(DITHER**4))[:, row, column]
+    uneven = shrink((energy - 1) * math.sqrt(count / 2), channels - 1)
+    related = shrink(correlation * math.sqrt(count), len(row))
+    wanted = 1 + uneven * (energy - 1)
     eye = torch.eye(channels, device=x.device, dtype=covariance.dtype)
-    # An off-diagonal entry has variance 1/count and a diagonal one 2/count.
-    weight = math.sqrt(count) * (1 - eye * (1 - math.sqrt(0.5)))
-    row, column = torch.triu_indices(channels, channels, device=x.device).unbind()
-    scores = ((covariance - eye) * weight)[:, row, column]
-    factor = shrink(scores, scores.shape[1])
-    value, vector = torch.linalg.eigh(covariance)
-    gain = ((1 + factor * (value - 1)) / value.clamp_min(DITHER**4)).clamp_min(0).sqrt()
-    return (((vector * gain[:, None]) @ vector.transpose(1, 2)).to(x.dtype) @ flat).view_as(x)
+    scale = (wanted[:, :, None] * wanted[:, None] / (energy[:, :, None] * energy[:, None]).clamp_min(DITHER**8)).sqrt()
+    target = scale * covariance * (eye + (1 - eye) * related[:, :, None])
+    mix = power_of(target, 0.5) @ power_of(covariance, -0.5)
+    return (mix.to(x.dtype) @ flat).view_as(x)
+
+
+def power_of(matrix: Tensor, exponent: float) -> Tensor:
+    """A power of symmetric positive matrices (batch, n, n); eigenvalues below what dither leaves are lifted to it."""
+    value, vector = torch.linalg.eigh(matrix)
+    return (vector * value.clamp_min(DITHER**4).pow(exponent)[:, None]) @ vector.transpose(1, 2)
 
 
 def whiten_spectrum(x: Tensor) -> Tensor:
@@ -168,7 +177,7 @@ def exponential_powers(power: Tensor) -> Tensor:
     count = len(one)
     p = (torch.arange(count, device=power.device, dtype=power.dtype) + 0.5) / count
     value = towards(value, -torch.log1p(-p), (1 - p) / p)
-    value = value.clamp(torch.finfo(power.dtype).eps ** 2, math.log(count / TOUCHED))
+    value = value.clamp(torch.finfo(power.dtype).eps ** 2, math.log(count / LARGEST))
     value = torch.empty_like(value).scatter_(1, order, value)
     return flat.index_copy(1, one, value).index_copy(1, other, value).view_as(power)
 
@@ -191,7 +200,7 @@ def even_runs(power: Tensor) -> Tensor:
 
 
 def even_bands(power: Tensor) -> Tensor:
-    """Energies of bands of spatial frequency, channels together: radial half-octaves, and linear ones along each axis."""
+    """Energies of bands of spatial frequency, channels together: radial half-octaves and linear ones."""
     for member in bands(tuple(power.shape[2:]), power.device, power.dtype):
         energy = power.sum(1).flatten(1) @ member
         gain = 1 + (even_out(energy, member.sum(0) * power.shape[1]) - 1) @ member.T
@@ -199,8 +208,7 @@ def even_bands(power: Tensor) -> Tensor:
     return power
 
 
-@torch.compiler.assume_constant_result
-@functools.lru_cache(maxsize=64)
+@constant
 def bands(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     """Membership (frequencies, bands) of every spatial frequency but 0, for each way of cutting them into bands."""
     axes = np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")
@@ -225,7 +233,7 @@ def even_lags(power: Tensor) -> Tensor:
         return power
     correlation = torch.fft.ifftn(power, dim=axes).real.flatten(1)
     r = correlation / correlation[:, :1] * math.sqrt(count)
-    limit = -special.ndtri(1e-2 / count)
+    limit = -special.ndtri(LARGEST / count)
     group = r[:, near[0]]
     group = group * (1 - shrink(group, group.shape[1]))
     excess = (r - r.clamp(-limit, limit)).index_copy(1, near[0], group).index_copy(1, near[1], group)
@@ -234,10 +242,9 @@ def even_lags(power: Tensor) -> Tensor:
     return power * torch.exp(-change.clamp(-3, 3))
 
 
-@torch.compiler.assume_constant_result
-@functools.lru_cache(maxsize=64)
+@constant
 def near_lags(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Flat indices (2, lags) in (channel, *space) of spatial lags up to two steps an axis (eight in 1-D), and of −lag."""
+    """Flat indices (2, lags) in (channel, *space) of spatial lags up to two steps an axis (1-D: eight), and of −lag."""
     reach = 8 if len(shape) == 2 else 2
     steps = [range(-min(reach, (n - 1) // 2), min(reach, (n - 1) // 2) + 1) for n in shape[1:]]
     lags = [lag for lag in itertools.product(*steps) if lag > (0,) * len(lag)]
@@ -246,8 +253,7 @@ def near_lags(shape: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor([there, back], device=device, dtype=torch.long)
 
 
-@torch.compiler.assume_constant_result
-@functools.lru_cache(maxsize=64)
+@constant
 def pairs(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Flat indices of one of each pair of frequencies k, −k (mod shape) and of the other."""
     index = np.arange(math.prod(shape)).reshape(shape)
@@ -270,7 +276,7 @@ def whiten_sequence(x: Tensor) -> Tensor:
     band = torch.arange(last, device=x.device) * BANDS // last
     df = 2.0 * torch.zeros(BANDS, device=x.device, dtype=x.dtype).index_add(0, band, torch.ones_like(power[0]))
     energy = 2 * torch.zeros_like(power[:, :BANDS]).index_add(1, band, power)
-    wanted = (power * even_out(energy, df)[:, band]).clamp_max(math.log(last / TOUCHED))
+    wanted = (power * even_out(energy, df)[:, band]).clamp_max(math.log(last / LARGEST))
     gain = (wanted / power.clamp_min(torch.finfo(x.dtype).tiny)).sqrt()
     spectrum = torch.cat([spectrum[:, :1], inner * gain, spectrum[:, last + 1 :]], dim=1)
     return torch.fft.irfft(spectrum, n=count, norm="ortho").view_as(x)
@@ -289,7 +295,7 @@ def whiten_values(x: Tensor) -> Tensor:
     kurtosis = (value.pow(4) - 3).mean(1, keepdim=True) * math.sqrt(count / 24)
     limit = torch.minimum(shrink(skewness, 1), shrink(kurtosis, 1))
     value = towards(value, middle, torch.exp(-middle.square()) / (2 * math.pi * p * (1 - p)), limit)
-    largest = -special.ndtri(TOUCHED / 2 / count)
+    largest = -special.ndtri(LARGEST / 2 / count)
     return torch.empty_like(flat).scatter_(1, order, value.clamp(-largest, largest)).view_as(x)
 
 
@@ -301,7 +307,7 @@ def clip_values(x: Tensor, alpha: float) -> Tensor:
 
 
 def whiten_tiles(x: Tensor) -> Tensor:
-    """Energies of tiles of space, channel by channel: runs along the last axis, small boxes, large boxes."""
+    """Energies of runs along the last axis, of small boxes and of large ones, and means of small boxes of space."""
     space = tuple(x.shape[2:])
     small = {1: 64, 2: 8}.get(len(space), 4)
     parts = 16 if len(space) == 1 else 4
@@ -312,7 +318,24 @@ def whiten_tiles(x: Tensor) -> Tensor:
     ]
     for size in sizes:
         x = even_boxes(x, size)
-    return x
+    return even_box_means(x, sizes[1])
+
+
+def even_box_means(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Means of boxes of this size in the space of (batch, channel, *space)."""
+    width = math.prod(size)
+    if width < SMALLEST_GROUP:
+        return x
+    boxes = x
+    for axis, n in enumerate(size):
+        boxes = boxes.unflatten(2 + 2 * axis, (-1, n))
+    means = boxes.mean([3 + 2 * axis for axis in range(len(size))], keepdim=True)
+    scores = means.flatten(1) * math.sqrt(width)
+    if scores.shape[1] < SMALLEST_GROUP:
+        return x
+    scores = scores - scores.mean(1, keepdim=True)
+    excess = (1 - shrink(scores, scores.shape[1] - 1)) * scores / math.sqrt(width)
+    return (boxes - excess.view_as(means)).reshape(x.shape)
 
 
 def even_boxes(x: Tensor, size: tuple[int, ...]) -> Tensor:
