@@ -125,7 +125,9 @@ def whiten_means(x: Tensor) -> Tensor:
     """The means of the channels."""
     flat = x.flatten(2)
     means = flat.mean(2)
-    excess = means * (1 - shrink(means * math.sqrt(flat.shape[2]), means.shape[1]))
+    rms = (flat - means[:, :, None]).square().mean((1, 2), keepdim=True).sqrt()[:, :, 0]
+    scores = means / rms.clamp_min(DITHER**2) * math.sqrt(flat.shape[2])
+    excess = means * (1 - shrink(scores, means.shape[1]))
     return to_unit_rms(flat - excess[:, :, None]).view_as(x)
 
 
