@@ -29,13 +29,13 @@ DATA = Path("build/emoji64/data.npz")
 BATCH = 64
 
 
-def draw(model: Emoji64Model, prompts: list[str], name: str) -> Tensor:
+def draw(model: Emoji64Model, prompts: list[str], name: str, steps: int = 25) -> Tensor:
     """One picture a prompt, with the prompt's place as seed."""
     parts = []
     for first in tqdm(range(0, len(prompts), BATCH), desc=name):
         some = prompts[first : first + BATCH]
         seeds = range(first, first + len(some))
-        parts.append(sample(model, some, None, "base", 25, seeds=seeds, chunk=32).images)
+        parts.append(sample(model, some, None, "base", steps, seeds=seeds, chunk=32).images)
     return torch.cat(parts)
 
 
@@ -66,7 +66,8 @@ def main() -> None:
     sets = {
         "emoji64, 25 steps": draw(model, prompts, "emoji64"),
         "real, another style": pictures(counterparts(data, chosen)),
-        "untrained network": draw(untrained, prompts, "untrained"),
+        # It predicts grey from anything, in any number of steps.
+        "untrained network": draw(untrained, prompts, "untrained", steps=1),
         "real, held out": real,
     }
     reference, figures = features(real), {}
