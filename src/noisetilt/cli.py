@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; 0 on success, 2 with one sentence on bad input, 130 after Ctrl-C."""
     args = _parser().parse_args(argv)
+    # Threads that spin while they wait for each other take several times as long where another program wants the cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         args.run(args)
     except (ValueError, FloatingPointError, OSError) as error:
