@@ -323,15 +323,20 @@ def whiten_tiles(x: Tensor) -> Tensor:
     return even_box_means(x, sizes[1])
 
 
+def cut_boxes(x: Tensor, size: tuple[int, ...]) -> tuple[Tensor, list[int]]:
+    """(batch, channel, *space) cut into boxes, (batch, channel, box, place, box, place, …), and the axes of places."""
+    for axis, n in enumerate(size):
+        x = x.unflatten(2 + 2 * axis, (-1, n))
+    return x, [3 + 2 * axis for axis in range(len(size))]
+
+
 def even_box_means(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Means of boxes of this size in the space of (batch, channel, *space)."""
     width = math.prod(size)
     if width < SMALLEST_GROUP:
         return x
-    boxes = x
-    for axis, n in enumerate(size):
-        boxes = boxes.unflatten(2 + 2 * axis, (-1, n))
-    means = boxes.mean([3 + 2 * axis for axis in range(len(size))], keepdim=True)
+    boxes, inside = cut_boxes(x, size)
+    means = boxes.mean(inside, keepdim=True)
     scores = means.flatten(1) * math.sqrt(width)
     if scores.shape[1] < SMALLEST_GROUP:
         return x
@@ -345,10 +350,8 @@ def even_boxes(x: Tensor, size: tuple[int, ...]) -> Tensor:
     width = math.prod(size)
     if width < SMALLEST_GROUP:
         return x
-    boxes = x
-    for axis, n in enumerate(size):
-        boxes = boxes.unflatten(2 + 2 * axis, (-1, n))
-    energy = boxes.square().sum([3 + 2 * axis for axis in range(len(size))], keepdim=True)
+    boxes, inside = cut_boxes(x, size)
+    energy = boxes.square().sum(inside, keepdim=True)
     gain = even_out(energy.flatten(1), width).view_as(energy)
     return (boxes * gain.sqrt()).reshape(x.shape)
 
