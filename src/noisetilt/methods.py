@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from .initial_noise import PCNL, Gaussian, Initial
+from .initial_noise import PCNL, Ascent, Gaussian, Initial
 from .proposals import (
     Base,
     BlackBoxTilt,
@@ -138,6 +138,34 @@ METHODS: dict[str, Method] = {
     ),
     "ntrk-black-box": Method(
         proposal=BlackBoxTilt(rho=0.2), summary="NTRK with a gradient estimated from reward values alone"
+    ),
+    "none": Method(initial=Ascent(), summary="noise ascent without regularisation"),
+    "reno": Method(
+        initial=Ascent(penalty="reno", penalty_weight=0.01, optimiser="sgd", rate=5.0, clip=0.1),
+        summary="noise ascent, penalty on the norm (Eyring 2024)",
+    ),
+    "prno": Method(
+        initial=Ascent(penalty="prno", penalty_weight=0.01, block_size=4, rate=0.01, clip=1.0),
+        summary="noise ascent, penalty on block means and covariances (DNO, Tang 2024)",
+    ),
+    "mpgr": Method(
+        initial=Ascent(penalty="mpgr", penalty_weight=1.0),
+        summary="noise ascent, penalty on moments and spectrum (Hwang 2025)",
+    ),
+    "gper": Method(
+        initial=Ascent(gradient="wgnc", clip=0.03),
+        summary="noise ascent along the gradient made white (arXiv 2602.08646)",
+    ),
+    "gper-latent": Method(
+        initial=Ascent(latent="wgnc", clip=0.03), summary="noise ascent, the noise kept white (arXiv 2602.08646v1)"
+    ),
+    "gper-both": Method(
+        initial=Ascent(gradient="wgnc", latent="wgnc", clip=0.03),
+        summary="noise ascent, gradient and noise made white (arXiv 2602.08646, released settings)",
+    ),
+    "gper-w": Method(initial=Ascent(gradient="whiten", clip=0.03), summary="noise ascent along the gradient after W"),
+    "gper-ntrk": Method(
+        initial=Ascent(gradient="wgnc", clip=0.03), proposal=NoiseTilt(), summary="GPER's noise, then NTRK"
     ),
 }
 

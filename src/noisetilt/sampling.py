@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
+from .deterministic import deterministic_chain, look_ahead_grid
 from .initial_noise import Chain
 from .methods import Method, find_method
 from .path import Path, renoise, reverse_kernel
@@ -128,7 +129,8 @@ class Engine:
         Args:
             t: where sampling starts.
             evaluate: x_T (image · particle, *event) → rewards of x̂_0 and their gradients with respect to x_T; needed by
-                initial noise that follows the reward.
+                initial noise that follows the reward. Initial noise with `draws` hands it directions (image · particle,
+                draws, *event) too, along which rewards are to be compared.
         Raises:
             ValueError: if the method's initial noise needs it and it is not there.
         """
@@ -137,7 +139,8 @@ class Engine:
         self.start_time, scale = t, self.path.prior_std(t)
 
         def rewards_of(noise: Tensor) -> tuple[Tensor, Tensor]:
-            rewards, gradient = evaluate(scale * noise.flatten(0, 1))
+            around = [torch.stack([self._noise() for _ in range(draws)], dim=1)] if draws else []
+            rewards, gradient = evaluate(scale * noise.flatten(0, 1), *around)
             return self.by_image(rewards), scale * self.by_image(gradient)
 
         chain = Chain(rewards_of, lambda: self.by_image(self._noise()), lambda: self._streams.uniform().to(self.device))
@@ -148,6 +151,7 @@ class Engine:
         return values.unflatten(0, (self.images, self.particles))
 
     def _chosen(self, rewards: Tensor | None) -> Tensor | None:
+        draws = getattr(self.method.initial, "draws", 0)
         """Flat indices of the particles that all go on from, or None if each goes on by itself."""
         candidates = Candidates(
             None if rewards is None else self.by_image(rewards),
@@ -219,12 +223,12 @@ def name_of(reward: Reward) -> str:
     return str(getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
 
 
-def _require_finite(values: Tensor, what: str, reward: Reward, number: int, t: float) -> None:
+def _require_finite(values: Tensor, what: str, reward: Reward, number: int, t: float, unit: str = "step") -> None:
     finite = values.isfinite().flatten(1).all(1) if values.ndim > 1 else values.isfinite()
     if not finite.all():
         row = int((~finite).nonzero()[0])
         raise FloatingPointError(
-            f"the {what} of the reward {name_of(reward)!r} is not finite at step {number} (t = {t:.4g}, row {row}); "
+            f"the {what} of the reward {name_of(reward)!r} is not finite at {unit} {number} (t = {t:.4g}, row {row}); "
             "bound the reward, or lower the strength of the method"
         )
 
@@ -263,14 +267,12 @@ class _Evaluator:
         with_reward: bool,
         with_gradient: bool,
         perturbations: Tensor | None = None,
-        blind: bool | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """x̂_0, rewards and gradient of all rows; perturbations (batch, draws, *event) around x̂_0 smooth the reward.
 
-        Where α_t = 0 nothing of x_0 is in x_t and the gradient is zero, whatever a network says; blind=False asks it
-        all the same.
+        Where α_t = 0 nothing of x_0 is in x_t and the gradient is zero, whatever a network says.
         """
-        blind = self.model.path.alpha(t) == 0 if blind is None else blind
+        blind = self.model.path.alpha(t) == 0
         spread = [None] * len(x_t) if perturbations is None else perturbations
         parts = [
             self._one(x_t[rows], t, index[rows], spread[rows], with_reward, with_gradient, blind)
@@ -341,6 +343,66 @@ class _Evaluator:
             followed = self._smoothed(x0_hat, index, perturbations) if smooth else rewards
         _require_finite(rewards.detach(), "value", self.reward, self.number, t)
         gradient = None
+    def of_noise(
+        self, x_T: Tensor, grid: Sequence[float], index: Tensor, directions: Tensor | None = None, **knobs: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Rewards of the pictures that the steps of a grid with η = 0 make of noise, their gradients by x_T (None
+        unless wanted) and the pictures, of all rows; knobs are those of `_of_noise`."""
+        spread = [None] * len(x_T) if directions is None else directions
+        parts = [self._of_noise(x_T[rows], grid, index[rows], spread[rows], **knobs) for rows in self._chunks(x_T)]
+        self.number += 1
+        rewards, gradient, images = zip(*parts, strict=True)
+        return torch.cat(rewards), None if gradient[0] is None else torch.cat(gradient), torch.cat(images)
+
+    def _of_noise(
+        self,
+        x_T: Tensor,
+        grid: Sequence[float],
+        index: Tensor,
+        directions: Tensor | None,
+        with_gradient: bool = True,
+        width: float = 1.0,
+        around: str = "picture",
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        estimated = torch.is_tensor(directions)
+        through = with_gradient and self.gradient_at == "x_t"
+        with torch.set_grad_enabled(through):
+            x_T = x_T.detach().requires_grad_(through)
+            made = deterministic_chain(self.denoiser, x_T, grid, index)
+        x_0 = made.detach().requires_grad_(with_gradient and not estimated)
+        with torch.set_grad_enabled(x_0.requires_grad):
+            images = self.model.decode(x_0)
+            rewards = reward_of(self.reward, images, [self.prompts[i] for i in index.tolist()])
+        _require_finite(rewards.detach(), "value", self.reward, self.number, grid[0], "iteration")
+        gradient = None
+        if with_gradient:
+            if estimated and around == "noise":
+                gradient = self._estimate_along(x_T.detach(), grid, index, width * directions) / (4 * width**2)
+            elif estimated:
+                gradient = self._estimate(x_0, index, width * directions) / (2 * width**2)
+            else:
+                gradient = self._gradient(rewards, x_0)
+            nfe = self.denoiser.nfe
+            gradient = torch.autograd.grad(made, x_T, gradient)[0] if through else gradient
+            # What checkpoints compute again is the price of memory, not another evaluation.
+            self.denoiser.nfe = nfe
+            _require_finite(gradient, "gradient", self.reward, self.number, grid[0], "iteration")
+        return rewards.detach(), gradient, images.detach()
+
+    def _estimate_along(self, x_T: Tensor, grid: Sequence[float], index: Tensor, offsets: Tensor) -> Tensor:
+        """J Jᵀ∇r at x_0, up to a factor, from the rewards of the pictures that noises on either side make: Hybrid-2 of
+        DNO (Tang et al. 2024, arXiv 2405.18881), in antithetic pairs."""
+        draws = offsets.shape[1]
+        rows = index.repeat_interleave(draws)
+        with torch.no_grad():
+            ahead, behind = (
+                deterministic_chain(self.denoiser, (x_T[:, None] + sign * offsets).flatten(0, 1), grid, rows)
+                for sign in (1, -1)
+            )
+            slopes = (self._rewards(ahead, rows) - self._rewards(behind, rows)).unflatten(0, (-1, draws))
+        apart = (ahead - behind).unflatten(0, (-1, draws))
+        return torch.einsum("bd,bd...->b...", slopes.to(apart), apart) / draws
+
         if with_gradient:
             gradient = torch.zeros_like(x_t)
             if wanted:
@@ -366,8 +428,13 @@ def check_reward(method: Method, reward: Reward | None) -> None:
         ValueError: with the reward's name.
     """
     estimated = getattr(method.proposal, "estimates_gradient", False)
-    differentiates = (method.proposal.needs_gradient and not estimated) or method.initial.needs_reward
-    needy = differentiates or estimated or method.selection.needs_rewards or method.selection.particles > 1
+    blind_start = getattr(method.initial, "estimates_gradient", False)
+    differentiates = (method.proposal.needs_gradient and not estimated) or (
+        method.initial.needs_reward and not blind_start
+    )
+    needy = (
+        differentiates or estimated or blind_start or method.selection.needs_rewards or method.selection.particles > 1
+    )
     if reward is None and needy:
         raise ValueError("this method follows a reward and none was given; pass reward=..., or method='base'")
     if differentiates and getattr(reward, "differentiable", True) is False:
@@ -384,6 +451,17 @@ def _check_call(prompts: list[str], seeds: list[int], grid: list[float], gradien
         raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed per prompt")
     if len(grid) < 2:
         raise ValueError(f"the time grid {grid} has no step; give at least two times, from noise to data")
+def rewards_of_noise(
+    evaluate: _Evaluator, method: Method, start: float, index: Tensor
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """What the method's initial noise asks of x_T: rewards and gradients of the pictures that its steps with η = 0
+    make."""
+    initial = method.initial
+    ahead = look_ahead_grid(evaluate.model.path, start, getattr(initial, "chain_steps", 1))
+    knobs = {"width": initial.width, "around": initial.around} if getattr(initial, "draws", 0) else {}
+    return lambda x_T, *directions: evaluate.of_noise(x_T, ahead, index, *directions, **knobs)[:2]
+
+
     if gradient_at not in ("x_t", "x0"):
         raise ValueError(f"gradient_at = {gradient_at!r} must be 'x_t' (through the denoiser) or 'x0'")
     if chunk < 1:
@@ -480,7 +558,7 @@ def sample(
     trace, rewards_log, norms_log = Trace(), [], []
 
     before = denoiser.nfe
-    x = engine.start(grid[0], lambda x_T: evaluate(x_T, grid[0], index, True, True, blind=False)[1:])
+    x = engine.start(grid[0], rewards_of_noise(evaluate, method, grid[0], index))
     for number, (t, s) in enumerate(itertools.pairwise(grid), start=1):
         if _noisier(model.path, s, t):
             x = engine.renoise(x, t, s)

@@ -1,7 +1,8 @@
 """Where x_T comes from."""
 
+from .ascent import Ascent
 from .chain import Chain, Initial
 from .gaussian import Gaussian
 from .pcnl import PCNL
 
-__all__ = ["PCNL", "Chain", "Gaussian", "Initial"]
+__all__ = ["PCNL", "Ascent", "Chain", "Gaussian", "Initial"]

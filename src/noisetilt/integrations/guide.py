@@ -24,7 +24,6 @@ from ..sampling import (
     _require_finite,
     check_reward,
     name_of,
-    reverse_steps,
     reward_of,
 )
 from .exchange import Exchange
@@ -318,6 +317,12 @@ def check_guidance(method: Method, reward: Reward | None, gradient_at: str, chun
         ValueError: in one sentence.
     """
     check_reward(method, reward)
+    initial = method.initial
+    if getattr(initial, "chain_steps", 1) > 1 or getattr(initial, "draws", 0):
+        raise ValueError(
+            f"chain_steps = {initial.chain_steps} and draws = {initial.draws} need the network at other times than the "
+            "pipeline's loop asks for; give chain_steps = 1 and draws = 0, or use `sample`"
+        )
     if gradient_at not in ("x_t", "x0"):
         raise ValueError(f"gradient_at = {gradient_at!r} must be 'x_t' (through the network) or 'x0'")
     if chunk != int(chunk) or chunk < 1:
