@@ -1,5 +1,6 @@
 """Ascent of the reward over the initial noise: what each step is, where it ends, and what it may not depend on."""
 
+import itertools
 import math
 
 import pytest
@@ -226,7 +227,7 @@ def test_the_gradient_through_a_chain_is_that_of_the_plain_chain(path):
         return -(deterministic_chain(denoiser, x, grid, index) - target).square().sum()
 
     def plain(x):
-        for t, s in zip(grid[:-1], grid[1:], strict=True):
+        for t, s in itertools.pairwise(grid):
             x = reverse_kernel(path, x, denoiser(x, t, index), t, s, eta=0)[0]
         return -(x - target).square().sum()
 

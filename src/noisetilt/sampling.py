@@ -123,7 +123,7 @@ class Engine:
     def _noise(self, images: Sequence[int] | None = None) -> Tensor:
         return self._streams.normal(images).flatten(0, 1).to(self.device, self.dtype)
 
-    def start(self, t: float, evaluate: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None) -> Tensor:
+    def start(self, t: float, evaluate: Callable[..., tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """x_T of all particles at time t, (image · particle, *event).
 
         Args:
@@ -137,6 +137,7 @@ class Engine:
         if evaluate is None and self.method.initial.needs_reward:
             raise ValueError("this method's initial noise follows the reward, which cannot be asked here; use `sample`")
         self.start_time, scale = t, self.path.prior_std(t)
+        draws = getattr(self.method.initial, "draws", 0)
 
         def rewards_of(noise: Tensor) -> tuple[Tensor, Tensor]:
             around = [torch.stack([self._noise() for _ in range(draws)], dim=1)] if draws else []
@@ -151,7 +152,6 @@ class Engine:
         return values.unflatten(0, (self.images, self.particles))
 
     def _chosen(self, rewards: Tensor | None) -> Tensor | None:
-        draws = getattr(self.method.initial, "draws", 0)
         """Flat indices of the particles that all go on from, or None if each goes on by itself."""
         candidates = Candidates(
             None if rewards is None else self.by_image(rewards),
@@ -318,31 +318,6 @@ class _Evaluator:
         _require_finite(gradient, "gradient", self.reward, self.number, t)
         return gradient
 
-    def _one(
-        self,
-        x_t: Tensor,
-        t: float,
-        index: Tensor,
-        perturbations: Tensor | None,
-        with_reward: bool,
-        with_gradient: bool,
-        blind: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        through = with_gradient and self.gradient_at == "x_t" and not (blind or self.estimated)
-        with torch.set_grad_enabled(through):
-            x_t = x_t.detach().requires_grad_(through)
-            x0_hat = self.denoiser(x_t, t, index)
-        if not with_reward:
-            return x0_hat, None, None
-        wanted = with_gradient and not (blind or self.estimated)
-        if wanted and not through:
-            x0_hat = x0_hat.detach().requires_grad_()
-        with torch.set_grad_enabled(wanted):
-            rewards = self._rewards(x0_hat, index)
-            smooth = wanted and torch.is_tensor(perturbations)
-            followed = self._smoothed(x0_hat, index, perturbations) if smooth else rewards
-        _require_finite(rewards.detach(), "value", self.reward, self.number, t)
-        gradient = None
     def of_noise(
         self, x_T: Tensor, grid: Sequence[float], index: Tensor, directions: Tensor | None = None, **knobs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -403,6 +378,31 @@ class _Evaluator:
         apart = (ahead - behind).unflatten(0, (-1, draws))
         return torch.einsum("bd,bd...->b...", slopes.to(apart), apart) / draws
 
+    def _one(
+        self,
+        x_t: Tensor,
+        t: float,
+        index: Tensor,
+        perturbations: Tensor | None,
+        with_reward: bool,
+        with_gradient: bool,
+        blind: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        through = with_gradient and self.gradient_at == "x_t" and not (blind or self.estimated)
+        with torch.set_grad_enabled(through):
+            x_t = x_t.detach().requires_grad_(through)
+            x0_hat = self.denoiser(x_t, t, index)
+        if not with_reward:
+            return x0_hat, None, None
+        wanted = with_gradient and not (blind or self.estimated)
+        if wanted and not through:
+            x0_hat = x0_hat.detach().requires_grad_()
+        with torch.set_grad_enabled(wanted):
+            rewards = self._rewards(x0_hat, index)
+            smooth = wanted and torch.is_tensor(perturbations)
+            followed = self._smoothed(x0_hat, index, perturbations) if smooth else rewards
+        _require_finite(rewards.detach(), "value", self.reward, self.number, t)
+        gradient = None
         if with_gradient:
             gradient = torch.zeros_like(x_t)
             if wanted:
@@ -419,6 +419,17 @@ class _Evaluator:
                 "choose best-of-n, svdd or ntrk-black-box, or a differentiable reward"
             )
         return torch.autograd.grad(rewards, at, torch.ones_like(rewards))[0]
+
+
+def rewards_of_noise(
+    evaluate: _Evaluator, method: Method, start: float, index: Tensor
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """What the method's initial noise asks of x_T: rewards and gradients of the pictures that its steps with η = 0
+    make."""
+    initial = method.initial
+    ahead = look_ahead_grid(evaluate.model.path, start, getattr(initial, "chain_steps", 1))
+    knobs = {"width": initial.width, "around": initial.around} if getattr(initial, "draws", 0) else {}
+    return lambda x_T, *directions: evaluate.of_noise(x_T, ahead, index, *directions, **knobs)[:2]
 
 
 def check_reward(method: Method, reward: Reward | None) -> None:
@@ -451,17 +462,6 @@ def _check_call(prompts: list[str], seeds: list[int], grid: list[float], gradien
         raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed per prompt")
     if len(grid) < 2:
         raise ValueError(f"the time grid {grid} has no step; give at least two times, from noise to data")
-def rewards_of_noise(
-    evaluate: _Evaluator, method: Method, start: float, index: Tensor
-) -> Callable[..., tuple[Tensor, Tensor]]:
-    """What the method's initial noise asks of x_T: rewards and gradients of the pictures that its steps with η = 0
-    make."""
-    initial = method.initial
-    ahead = look_ahead_grid(evaluate.model.path, start, getattr(initial, "chain_steps", 1))
-    knobs = {"width": initial.width, "around": initial.around} if getattr(initial, "draws", 0) else {}
-    return lambda x_T, *directions: evaluate.of_noise(x_T, ahead, index, *directions, **knobs)[:2]
-
-
     if gradient_at not in ("x_t", "x0"):
         raise ValueError(f"gradient_at = {gradient_at!r} must be 'x_t' (through the denoiser) or 'x0'")
     if chunk < 1:

@@ -24,6 +24,7 @@ from ..sampling import (
     _require_finite,
     check_reward,
     name_of,
+    reverse_steps,
     reward_of,
 )
 from .exchange import Exchange
