@@ -155,6 +155,11 @@ def noise_share(path: Path, t: float) -> float:
     return path.sigma(t) / (path.alpha(t) + path.sigma(t))
 
 
+def noisier(path: Path, s: float, t: float) -> bool:
+    """Whether there is more noise for the signal at s than at t."""
+    return path.alpha(t) * path.sigma(s) > path.alpha(s) * path.sigma(t)
+
+
 def reverse_kernel(
     path: Path, x_t: Tensor, x0_hat: Tensor, t: float, s: float, eta: float = 1.0
 ) -> tuple[Tensor, float]:

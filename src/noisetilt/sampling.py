@@ -21,9 +21,11 @@ from .deterministic import deterministic_chain, look_ahead_grid
 from .initial_noise import Chain
 from .methods import Method, find_method
 from .path import Path, renoise, reverse_kernel
+from .path import noisier as _noisier
 from .proposals import Step
 from .selection import Candidates
 from .streams import Streams
+from .strength import Walk
 
 Reward = Callable[[Tensor, Sequence[str]], Tensor]
 
@@ -109,19 +111,30 @@ class Engine:
     ) -> None:
         if eta == 0 and getattr(method.proposal, "needs_noise", False):
             raise ValueError("eta = 0 leaves no noise to tilt; give eta = 1 (DDPM), or another method")
-        self.method, self.path, self.eta = method, path, eta
+        self.method, self.path, self.shape, self.eta = method, path, tuple(shape), eta
         self.number, self.steps = 0, steps
         self.images, self.particles = len(seeds), method.selection.particles
         self.device, self.dtype = device, dtype
         self._streams = Streams(seeds, self.particles, shape)
         self._selection_state = None
         self._step: Step | None = None
+        self.walk: Walk | None = None
         self.budget: Any = None
         self.start_time = math.nan
         self._log_ratio = torch.zeros(self.images, self.particles, device=device, dtype=dtype)
 
     def _noise(self, images: Sequence[int] | None = None) -> Tensor:
         return self._streams.normal(images).flatten(0, 1).to(self.device, self.dtype)
+
+    def follow(self, grid: Sequence[float]) -> None:
+        """Tells of all times ahead, which a strength over the whole path needs.
+
+        Raises:
+            ValueError: if the method cannot be as strong as it was asked on this grid.
+        """
+        self.walk, self.steps = Walk(self.path, tuple(grid), self.eta), reverse_steps(self.path, grid)
+        if getattr(self.method.proposal, "best_of", None) is not None:
+            self.method.proposal.rho_on(self.walk, math.prod(self.shape))
 
     def start(self, t: float, evaluate: Callable[..., tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """x_T of all particles at time t, (image · particle, *event).
@@ -190,7 +203,19 @@ class Engine:
             gradient = None if gradient is None else gradient[chosen]
         mean, std = reverse_kernel(self.path, x_t, x0_hat, t, s, self.eta)
         step = Step(
-            self.path, t, s, x_t, x0_hat, mean, std, rewards, gradient, reward_gradient, self.number, self.steps
+            self.path,
+            t,
+            s,
+            x_t,
+            x0_hat,
+            mean,
+            std,
+            rewards,
+            gradient,
+            reward_gradient,
+            self.number,
+            self.steps,
+            self.walk,
         )
         noise = self._noise()
         x_s, self._step = self.method.proposal(step, noise), step
@@ -468,10 +493,6 @@ def _check_call(prompts: list[str], seeds: list[int], grid: list[float], gradien
         raise ValueError(f"chunk = {chunk} must be 1 row or more")
 
 
-def _noisier(path: Path, s: float, t: float) -> bool:
-    return path.alpha(t) * path.sigma(s) > path.alpha(s) * path.sigma(t)
-
-
 def reverse_steps(path: Path, grid: Sequence[float]) -> int:
     """How many steps of a grid go towards the data; the others re-noise and call no network."""
     return sum(not _noisier(path, s, t) for t, s in itertools.pairwise(grid))
@@ -549,7 +570,8 @@ def sample(
 
     device = getattr(model, "device", "cpu")
     denoiser = model.denoiser(prompts)
-    engine = Engine(method, model.path, model.shape, seeds, eta, device, steps=reverse_steps(model.path, grid))
+    engine = Engine(method, model.path, model.shape, seeds, eta, device)
+    engine.follow(grid)
     gradient_at = getattr(method.proposal, "gradient_at", gradient_at)
     estimated = getattr(method.proposal, "estimates_gradient", False)
     evaluate = _Evaluator(model, denoiser, reward, prompts, gradient_at, chunk, estimated)

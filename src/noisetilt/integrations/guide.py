@@ -24,7 +24,6 @@ from ..sampling import (
     _require_finite,
     check_reward,
     name_of,
-    reverse_steps,
     reward_of,
 )
 from .exchange import Exchange
@@ -170,7 +169,7 @@ class Guide:
         if self.grid is None:
             self._early = self._ask(x, None, method.proposal.needs_gradient and self.gradient_at == "x_t")
         grid = method.times.walk(self.path, list(self.grid))
-        engine.steps = reverse_steps(self.path, grid)
+        engine.follow(grid)
         for t, s in itertools.pairwise(grid):
             if _noisier(self.path, s, t):
                 x = engine.renoise(x, t, s)

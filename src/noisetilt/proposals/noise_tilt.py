@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ..noise import whiten
+from ..noise.whitening import to_unit_rms
 from ..path import noise_share
+from ..strength import Walk, gain_of_best
 from .step import Step
 
 Schedule = Literal["constant", "bump", "early"]
@@ -19,6 +21,7 @@ SCHEDULES = {
     "bump": lambda u: 4 * u * (1 - u),
     "early": lambda u: u**2,
 }
+WHITENED = ("gradient", "mixture")
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,26 @@ class NoiseTilt:
     Mean and std stay those of the pretrained kernel; W whitens the gradient until it is indistinguishable from
     Gaussian noise. Where α_t = 0 nothing of x_0 is in x_t, the gradient is zero, and the step is plain noise.
 
+    Whitening the mixture instead (ours) is ε̃ = W(sqrt(ρ_t) sqrt(N) g/‖g‖ + sqrt(1 − ρ_t) ε): what injected noise must
+    be is typical as a whole. W of a smooth gradient fills all it does not point along with the same pattern at every
+    step, which adds up in x_0 and gains nothing; in a mixture fresh noise fills it, and W only bounds how far one step
+    may go.
+
     Args:
         rho: ρ ∈ [0, 1], the greatest share of the noise's variance that the gradient takes.
         schedule: how ρ_t follows u = σ_t/(α_t + σ_t): "constant" ρ; "bump" 4u(1 − u)·ρ; "early" u²·ρ.
         alpha: 1 − confidence of W's sets.
+        best_of: strength of the whole path instead of rho: a tilt that is as much in x_0 as the best of K ≥ 1 pictures
+            has, from which ρ follows for any event, grid and path (see `noisetilt.strength`). With whitened="mixture"
+            that is the gain for any linear reward; the whitened gradient has less, as it points less along it.
+        whitened: what W is applied to, "gradient" or "mixture".
     """
 
     rho: float = 0.05
     schedule: Schedule = "constant"
     alpha: float = 1e-4
+    best_of: float | None = None
+    whitened: Literal["gradient", "mixture"] = "gradient"
     needs_gradient: ClassVar[bool] = True
     needs_noise: ClassVar[bool] = True
 
@@ -45,20 +59,42 @@ class NoiseTilt:
             raise ValueError(f"rho = {self.rho} must lie between 0 (plain noise) and 1 (whitened gradient alone)")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule = {self.schedule!r} is unknown; give one of {', '.join(SCHEDULES)}")
+        if self.whitened not in WHITENED:
+            raise ValueError(f"whitened = {self.whitened!r} is unknown; give one of {', '.join(WHITENED)}")
+        if self.best_of is not None:
+            gain_of_best(self.best_of)
+
+    def rho_on(self, walk: Walk | None, numbers: int) -> float:
+        """ρ on a walk, for events of so many numbers.
+
+        Raises:
+            ValueError: if best_of is asked for and the walk is unknown, or too short.
+        """
+        if self.best_of is None:
+            return self.rho
+        if walk is None:
+            raise ValueError(f"best_of = {self.best_of:g} needs all times ahead, unknown here; give rho instead")
+        return walk.rho(self.best_of, numbers, SCHEDULES[self.schedule])
 
     def rho_at(self, step: Step) -> float:
         """ρ_t of a step, 0 where there is no gradient."""
         if step.path.alpha(step.t) == 0:
             return 0.0
-        return self.rho * SCHEDULES[self.schedule](noise_share(step.path, step.t))
+        rho = self.rho_on(step.walk, math.prod(step.x_t.shape[1:]))
+        return rho * SCHEDULES[self.schedule](noise_share(step.path, step.t))
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:
         rho = self.rho_at(step)
         if rho == 0 or step.std == 0:
             return step.mean + step.std * noise
+        steered = (step.gradient.flatten(1) != 0).any(1).view(-1, *[1] * (noise.ndim - 1))
+        return step.mean + step.std * torch.where(steered, self._tilted(step.gradient, noise, rho), noise)
+
+    def _tilted(self, gradient: Tensor, noise: Tensor, rho: float) -> Tensor:
+        """ε̃ from the gradient and ε."""
         # W breaks ties with noise of its own; reversed, the step's noise serves, as good as independent of itself.
         dither = noise.flatten(1).flip(1).view_as(noise)
-        tilt = whiten(step.gradient, alpha=self.alpha, noise=dither)
-        mixed = math.sqrt(rho) * tilt + math.sqrt(1 - rho) * noise
-        steered = (step.gradient.flatten(1) != 0).any(1).view(-1, *[1] * (noise.ndim - 1))
-        return step.mean + step.std * torch.where(steered, mixed, noise)
+        if self.whitened == "mixture":
+            mixture = math.sqrt(rho) * to_unit_rms(gradient) + math.sqrt(1 - rho) * noise
+            return whiten(mixture, alpha=self.alpha, noise=dither)
+        return math.sqrt(rho) * whiten(gradient, alpha=self.alpha, noise=dither) + math.sqrt(1 - rho) * noise

@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..path import Path
+from ..strength import Walk
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Step:
     x_t, x0_hat and mean are (batch, *event); rewards is (batch,) = r(x̂_0); gradient is ∇_{x_t} r(x̂_0), (batch,
     *event). Rewards and gradient are None unless the method asks for them. std is that of the reverse kernel.
     reward_gradient gives ∇r at any x̂_0 (batch, *event), without the denoiser. number counts from 1 to steps.
+    walk is all times ahead and behind, None where the driver does not know them.
     """
 
     path: Path
@@ -32,6 +34,7 @@ class Step:
     reward_gradient: Callable[[Tensor], Tensor] | None = None
     number: int = 1
     steps: int = 1
+    walk: Walk | None = None
 
     def rows(self, index: Tensor) -> Step:
         """The same step for some of the particles; reward_gradient, which belongs to the whole batch, is left out."""
