@@ -65,6 +65,51 @@ def _generate(args: argparse.Namespace) -> None:
     generate(Job(**fields, knobs=dict(args.knobs)))
 
 
+def _add_optimize(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "optimize",
+        help="pictures of a one-step generator, whose noise climbs a reward",
+        description="Optimises the noise that one step (or a few) makes a picture of, and shows the way.",
+    )
+    parser.add_argument("prompt", help='words, such as "cat face" or "red heart, 3d"')
+    parser.add_argument("--reward", required=True, help='such as style:3d, redness, "0.7*alignment + 0.3*redness"')
+    parser.add_argument("--method", default="gper", help="none, reno, prno, mpgr, gper, … (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=60, help="steps of ascent (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=8, help="pictures (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first picture (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the files (default: %(default)s/)")
+    parser.add_argument("--model", default="emoji64", help="see `noisetilt models` (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, default=2.0, help="classifier-free guidance (default: %(default)s)")
+    parser.add_argument(
+        "--patience",
+        type=int,
+        default=0,
+        help="a picture stops when its held-out reward has not risen for so long; 0 never (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--set", dest="knobs", type=_knob, action="append", default=[], metavar="KNOB=VALUE", help="such as rate=0.05"
+    )
+    parser.add_argument(
+        "--gradient-at",
+        default="x_t",
+        choices=["x_t", "x0"],
+        help="through the network, or only at its picture (default: %(default)s)",
+    )
+    parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="pictures made at a time (default: %(default)s)")
+    parser.add_argument(
+        "--chunk", type=int, default=8, help="rows a network call, bounds memory (default: %(default)s)"
+    )
+    parser.set_defaults(run=_optimize)
+
+
+def _optimize(args: argparse.Namespace) -> None:
+    from .optimize import OptimizeJob, optimize
+
+    fields = {k: v for k, v in vars(args).items() if k not in ("run", "command", "knobs")}
+    optimize(OptimizeJob(**fields, knobs=dict(args.knobs)))
+
+
 def _list_methods(args: argparse.Namespace) -> None:
     import dataclasses
     import inspect
@@ -111,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"noisetilt {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
+    _add_optimize(commands)
     methods = commands.add_parser("methods", help="the methods, one line each, or all about one")
     methods.add_argument("name", nargs="?", help="a method, to read its papers, equations and knobs")
     methods.set_defaults(run=_list_methods)
@@ -128,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         args.run(args)
-    except (ValueError, FloatingPointError, OSError) as error:
+    except (ValueError, FloatingPointError, OSError, ImportError) as error:
         print(f"noisetilt: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..models.emoji64.words import STYLES
 from .colour import CHANNELS, brightness, channel_excess, darkness, nearness_to, parse_colour, saturation
+from .hub import is_hub, load_hub, partner
 from .jpeg import jpeg_size
 from .reward import Reward, weighted_sum
 
@@ -20,6 +23,13 @@ CATALOGUE = {
     "saturation": "mean chroma, 0 to 1",
     "colour:#rrggbb": "minus the mean squared distance of the pixels to a colour",
     "jpeg": "minus the size as a JPEG file in kB: small files (black box); jpeg:large rewards large ones",
+    "aesthetic": "LAION's aesthetic score on CLIP, about 1 to 10; aesthetic-v2.5 its successor on SigLIP (hub)",
+    "clipscore": "2.5 cosines of picture and prompt in CLIP ViT-B/32 (hub)",
+    "pickscore": "what people choose for a prompt, a cosine of CLIP ViT-H/14, such as 0.22 (hub)",
+    "hpsv2": "what people prefer for a prompt, a cosine of CLIP ViT-H/14, such as 0.28; also hpsv2.1 (hub)",
+    "imagereward": "what people prefer for a prompt, by BLIP, about -2 to 2 (hub)",
+    "classifier:MODEL:LABEL": "a logit of any image classifier of transformers (hub)",
+    "video:pickscore": "an image reward over 8 frames of a video; video-consistency: how alike they are (hub)",
 }
 
 _CLOSED_FORMS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
@@ -29,7 +39,7 @@ _CLOSED_FORMS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
     "saturation": saturation,
 }
 _BLACK_BOXES = {"jpeg": jpeg_size(-1.0), "jpeg:small": jpeg_size(-1.0), "jpeg:large": jpeg_size(1.0)}
-_TERM = re.compile(r"\s*(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*(?P<name>[a-z][\w:#-]*)\s*", re.I)
+_TERM = re.compile(r"\s*(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*(?P<name>[a-z][\w:#@~./-]*)\s*", re.I)
 
 
 LEARNED = ("alignment", *(f"style:{style}" for style in STYLES))
@@ -44,6 +54,16 @@ def _learned(name: str, heldout: bool) -> Reward:
         return Reward(name, lambda images, prompts: load_scorer(which, images.device).alignment(images, prompts))
     style = STYLES.index(name.removeprefix("style:"))
     return Reward(name, lambda images, prompts: load_scorer(which, images.device).style(images)[:, style])
+
+
+Place = str | Path | None
+
+
+def _hub(name: str, heldout: bool, path: Place | Mapping[str, Place], dtype: torch.dtype) -> Reward:
+    name, _, place = name.partition("@")
+    name = partner(name) if heldout else name
+    path = path.get(name) if isinstance(path, Mapping) else path
+    return load_hub(name, path if heldout else place or path, dtype)
 
 
 def _single(name: str, heldout: bool) -> Reward:
@@ -70,26 +90,51 @@ def _split_terms(text: str) -> list[tuple[float, str]]:
             raise ValueError(
                 f"cannot read {piece.strip()!r} in the reward {text!r}; write it like 0.7*alignment + 0.3*redness"
             )
-        terms.append((sign * float(match["weight"] or 1.0), match["name"].lower()))
+        terms.append((sign * float(match["weight"] or 1.0), _lower(match["name"])))
     return terms
 
 
+def _lower(name: str) -> str:
+    """The name in lower case, up to what names a place or a label."""
+    keep = re.search(r"@|(?<=classifier:)", name, re.I)
+    return name.lower() if keep is None else name[: keep.start()].lower() + name[keep.start() :]
+
+
 def has_heldout(spec: str) -> bool:
-    """Whether the reward has a learned part, and so a held-out version that differs from it."""
+    """Whether the reward has a part that ships in a second, independently trained version."""
     return any(name in LEARNED for _, name in _split_terms(spec))
 
 
-def load(spec: str, heldout: bool = False) -> Reward:
+def load(
+    spec: str,
+    heldout: bool = False,
+    *,
+    path: Place | Mapping[str, Place] = None,
+    dtype: torch.dtype = torch.float32,
+) -> Reward:
     """A reward by name ("style:3d"), or a weighted sum of names ("0.7*alignment + 0.3*redness").
 
     Args:
-        spec: names of CATALOGUE, each with an optional weight, joined by + or −.
-        heldout: learned rewards come in a second, independently trained version that nothing should be optimised for:
-            a target that rises while the held-out one falls is being hacked. Closed forms have one version only.
+        spec: names of CATALOGUE, each with an optional weight, joined by + or −. A reward of the hub may name its
+            place: "aesthetic@/models/aesthetic".
+        heldout: the version that nothing should be optimised for: a target that rises while the held-out one falls is
+            being hacked. The learned rewards that ship have a second, independently trained one; for a reward of the
+            hub it is another that shares neither network nor data (`hub.HELDOUT`); closed forms have one version only.
+        path: hub id or local folder of the hub reward that is loaded, instead of the published place; for a sum, one
+            for each name that is loaded (held-out ones included), in a mapping.
+        dtype: that hub rewards compute in.
     Raises:
-        ValueError: if a name is unknown or the sum cannot be read.
+        ValueError: if a name is unknown, the sum cannot be read, or weights cannot be loaded.
+        ImportError: if a hub reward is asked for without transformers.
     """
-    terms = [(weight, _single(name, heldout)) for weight, name in _split_terms(spec)]
+    names = _split_terms(spec)
+    hub = [is_hub(name.partition("@")[0]) for _, name in names]
+    if path is not None and not any(hub):
+        raise ValueError(f"path = {path} is for rewards of the hub and {spec!r} has none; leave it out")
+    terms = [
+        (weight, _hub(name, heldout, path, dtype) if of_hub else _single(name, heldout))
+        for (weight, name), of_hub in zip(names, hub, strict=True)
+    ]
     if len(terms) == 1 and terms[0][0] == 1.0:
         return terms[0][1]
     return weighted_sum(terms, spec)

@@ -16,20 +16,34 @@ class Reward:
         name: for messages, tables and files.
         function: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,).
         differentiable: False for black boxes, which methods that need a gradient refuse.
+        video: whether it takes videos whole, (batch, frames, 3, H, W); others judge them frame by frame.
     """
 
     name: str
     function: Callable[[Tensor, Sequence[str]], Tensor]
     differentiable: bool = True
+    video: bool = False
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.function(images, prompts)
 
 
+def frame_by_frame(reward: Reward, videos: Tensor, prompts: Sequence[str]) -> Tensor:
+    """The mean of an image reward over all frames of videos (batch, frames, 3, H, W)."""
+    frames = videos.shape[1]
+    each = reward(videos.flatten(0, 1), [prompt for prompt in prompts for _ in range(frames)])
+    return each.unflatten(0, (-1, frames)).mean(1)
+
+
 def weighted_sum(terms: Sequence[tuple[float, Reward]], name: str) -> Reward:
-    """Σ weight · reward; differentiable if all its terms are."""
+    """Σ weight · reward; differentiable if all its terms are, of videos if any is: the others judge frame by frame."""
+    video = any(reward.video for _, reward in terms)
+
+    def value(reward: Reward, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        whole = reward.video or not video
+        return reward(images, prompts) if whole else frame_by_frame(reward, images, prompts)
 
     def total(images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return sum(weight * reward(images, prompts) for weight, reward in terms)
+        return sum(weight * value(reward, images, prompts) for weight, reward in terms)
 
-    return Reward(name, total, all(reward.differentiable for _, reward in terms))
+    return Reward(name, total, all(reward.differentiable for _, reward in terms), video)

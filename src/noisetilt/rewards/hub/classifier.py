@@ -1,0 +1,68 @@
+"""Any image classifier of transformers as a reward: the logit of one label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..reward import Reward
+from .files import frozen, moved, pretrained, pretrained_model, transformers
+from .preprocess import Preprocess, preprocess_of
+
+
+class Logit:
+    """One logit of a classifier; the prompt counts for nothing.
+
+    Args:
+        model: of transformers, for image classification.
+        label: the logit's number.
+        preprocess: images (batch, 3, H, W) in [0, 1] → pixels.
+    """
+
+    def __init__(self, model: nn.Module, label: int, preprocess: Preprocess) -> None:
+        self.model, self.label, self.preprocess = model, label, preprocess
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """(batch,) from images (batch, 3, H, W) in [0, 1]; in the images' dtype."""
+        dtype = moved(self.model, images)
+        return self.model(pixel_values=self.preprocess(images).to(dtype)).logits[:, self.label].to(images.dtype)
+
+
+def find_label(labels: dict[int, str], label: str) -> int:
+    """The number of a label: its number, its name, or one of the names between commas; spaces may be underscores.
+
+    Raises:
+        ValueError: if no label, or more than one, is meant.
+    """
+    plain = lambda text: text.strip().lower().replace("_", " ")  # noqa: E731
+    if label.strip().isdigit() and int(label) in labels:
+        return int(label)
+    wanted = plain(label)
+    whole = [i for i, name in labels.items() if plain(name) == wanted]
+    found = whole or [i for i, name in labels.items() if wanted in [plain(part) for part in name.split(",")]]
+    if len(found) != 1:
+        some = ", ".join(list(labels.values())[:3])
+        raise ValueError(
+            f"the classifier has {len(found)} labels {label!r} among its {len(labels)} ({some}, ...); "
+            "give a name of one label, or its number"
+        )
+    return found[0]
+
+
+def classifier(model: str | Path, label: str, dtype: torch.dtype = torch.float32) -> Reward:
+    """The logit of a label by any image classifier of transformers, in the classifier's units.
+
+    Args:
+        model: hub id or folder, in transformers' layout.
+        label: its name or number; see `find_label`.
+        dtype: that the classifier computes in.
+    """
+    library = transformers()
+    network = pretrained_model(library.AutoModelForImageClassification, model, "the classifier")
+    processor = pretrained(library.AutoImageProcessor, model, "the classifier's image processor")
+    number = find_label({int(i): name for i, name in network.config.id2label.items()}, label)
+    logit = Logit(frozen(network, dtype), number, preprocess_of(processor, "the classifier"))
+    return Reward(f"classifier:{model}:{label}", logit)

@@ -1,0 +1,204 @@
+"""Rewards that are the cosine of a picture and its prompt in a CLIP embedding: CLIPScore, PickScore, HPSv2."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..reward import Reward
+from .files import fill, frozen, locate, moved, pretrained, pretrained_model, read_state, transformers
+from .preprocess import Preprocess, preprocess_of
+
+CLIP_B32 = "openai/clip-vit-base-patch32"
+CLIP_H14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+PICKSCORE, HPSV2 = "yuvalkirstain/PickScore_v1", "xswu/HPSv2"
+HPSV2_FILES = {
+    "2.0": ("HPS_v2_compressed.safetensors", "HPS_v2_compressed.pt"),
+    "2.1": ("HPS_v2.1_compressed.safetensors", "HPS_v2.1_compressed.pt"),
+}
+REMEMBERED = 1024
+
+
+class Cosine:
+    """scale · cosine of a picture's and a prompt's embedding.
+
+    Args:
+        model: a CLIPModel.
+        tokenizer: of its text tower.
+        preprocess: images (batch, 3, H, W) in [0, 1] → what its image tower takes.
+        scale: factor on the cosine.
+        template: what the prompt is put into.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        preprocess: Callable[[Tensor], Tensor],
+        scale: float = 1.0,
+        template: str = "{}",
+    ) -> None:
+        self.model, self.tokenizer, self.preprocess = model, tokenizer, preprocess
+        self.scale, self.template = scale, template
+        self._texts: dict[str, Tensor] = {}
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """(batch,) from images (batch, 3, H, W) in [0, 1] and a prompt for each; in the images' dtype."""
+        if isinstance(prompts, str) or len(prompts) != len(images):
+            raise ValueError(f"{len(images)} images and the prompts {prompts!r}; give a list of one prompt per image")
+        return (self.scale * (self.embed(images) * self._remembered(prompts, images)).sum(1)).to(images.dtype)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Unit vectors (batch, dimension) of images (batch, 3, H, W) in [0, 1]."""
+        dtype = moved(self.model, images)
+        seen = self.model.vision_model(pixel_values=self.preprocess(images).to(dtype)).pooler_output
+        return F.normalize(self.model.visual_projection(seen), dim=1)
+
+    def _remembered(self, prompts: Sequence[str], images: Tensor) -> Tensor:
+        """Unit vectors (batch, dimension) of the prompts: at every step of sampling they are the same."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
+        if len(self._texts) + len(new) > REMEMBERED:
+            self._texts.clear()
+            new = list(dict.fromkeys(prompts))
+        if new:
+            self._texts.update(zip(new, self._read(new, images.device), strict=True))
+        return torch.stack([self._texts[prompt].to(images.device) for prompt in prompts])
+
+    @torch.no_grad()
+    def _read(self, prompts: Sequence[str], device: torch.device) -> Tensor:
+        limit = self.model.config.text_config.max_position_embeddings
+        text = self.tokenizer(
+            [self.template.format(prompt) for prompt in prompts],
+            padding=True,
+            truncation=True,
+            max_length=limit,
+            return_tensors="pt",
+        ).to(device)
+        read = self.model.text_model(input_ids=text.input_ids, attention_mask=text.attention_mask).pooler_output
+        return F.normalize(self.model.text_projection(read), dim=1)
+
+
+def _cosine(name: str, model: nn.Module, texts: str | Path, dtype: torch.dtype, **options: Any) -> Reward:
+    library = transformers()
+    tokenizer = pretrained(library.AutoTokenizer, texts, f"{name}'s tokenizer")
+    if "preprocess" not in options:
+        processor = pretrained(library.AutoImageProcessor, texts, f"{name}'s image processor")
+        options["preprocess"] = preprocess_of(processor, name)
+    return Reward(name, Cosine(frozen(model, dtype), tokenizer, **options))
+
+
+def clipscore(model: str | Path = CLIP_B32, dtype: torch.dtype = torch.float32) -> Reward:
+    """CLIPScore: 2.5 · cosine(picture, "A photo depicts " + prompt) (Hessel et al. 2021, arXiv 2104.08718, eq. 1).
+
+    Published scores are cut off at 0; here they go on below, where otherwise there would be no gradient.
+
+    Args:
+        model: hub id or folder of a CLIPModel in transformers' layout.
+        dtype: that the towers compute in.
+    """
+    loaded = pretrained_model(transformers().CLIPModel, model, "clipscore's model")
+    return _cosine("clipscore", loaded, model, dtype, scale=2.5, template="A photo depicts {}")
+
+
+def pickscore(
+    model: str | Path = PICKSCORE, texts: str | Path | None = None, dtype: torch.dtype = torch.float32
+) -> Reward:
+    """PickScore: the cosine of a CLIP-H trained on people's choices (Kirstain et al. 2023, arXiv 2305.01569).
+
+    In the units that papers on alignment report, such as 0.22; the model's own logits are 100 times that.
+
+    Args:
+        model: hub id or folder of the CLIPModel.
+        texts: hub id or folder of the tokenizer and image processor; the model's own if it is a folder that has them.
+        dtype: that the towers compute in.
+    """
+    loaded = pretrained_model(transformers().CLIPModel, model, "pickscore's model")
+    texts = texts or (CLIP_H14 if str(model) == PICKSCORE else model)
+    return _cosine("pickscore", loaded, texts, dtype)
+
+
+def hpsv2(
+    weights: str | Path = HPSV2,
+    tower: str | Path | None = None,
+    version: str = "2.0",
+    dtype: torch.dtype = torch.float32,
+) -> Reward:
+    """HPSv2: the cosine of a CLIP-H trained on people's choices (Wu et al. 2023, arXiv 2306.09341), such as 0.28.
+
+    As published, a picture is resized to 224 on its longer side and padded with black.
+
+    Args:
+        weights: hub id, folder or file of the published weights, in open_clip's layout.
+        tower: hub id or folder with the configuration and tokenizer of the same CLIPModel in transformers' layout;
+            `weights` itself if that is a folder.
+        version: "2.0" or "2.1".
+        dtype: that the towers compute in.
+    Raises:
+        ValueError: if the weights are not those of a CLIP of this configuration.
+    """
+    library = transformers()
+    if version not in HPSV2_FILES:
+        raise ValueError(f"HPSv2 has no version {version!r}; expected one of {', '.join(HPSV2_FILES)}")
+    tower = tower or (weights if Path(weights).expanduser().is_dir() else CLIP_H14)
+    settings = locate(tower, ["config.json"], "hpsv2's configuration")
+    config = pretrained(library.CLIPConfig, settings.parent, "hpsv2's configuration")
+    file = locate(weights, HPSV2_FILES[version], "hpsv2's weights")
+    state = {name: tensor.float() for name, tensor in from_open_clip(read_state(file), file).items()}
+    model = fill(library.CLIPModel(config), state, file)
+    side = config.vision_config.image_size
+    name = "hpsv2" if version == "2.0" else f"hpsv{version}"
+    return _cosine(name, model, tower, dtype, preprocess=Preprocess((side, side), "pad"))
+
+
+_RENAMED = [
+    (r"^visual\.transformer\.resblocks\.", "vision_model.encoder.layers."),
+    (r"^transformer\.resblocks\.", "text_model.encoder.layers."),
+    (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
+    (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
+    (r"^visual\.conv1\.", "vision_model.embeddings.patch_embedding."),
+    (r"^visual\.ln_pre\.", "vision_model.pre_layrnorm."),
+    (r"^visual\.ln_post\.", "vision_model.post_layernorm."),
+    (r"^positional_embedding$", "text_model.embeddings.position_embedding.weight"),
+    (r"^token_embedding\.", "text_model.embeddings.token_embedding."),
+    (r"^ln_final\.", "text_model.final_layer_norm."),
+    (r"\.attn\.", ".self_attn."),
+    (r"\.ln_([12])\.", r".layer_norm\1."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+]
+
+
+def from_open_clip(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The state of open_clip's CLIP under the names of transformers' CLIPModel.
+
+    Queries, keys and values, stacked there, are apart here; projections, applied from the right there, are transposed.
+
+    Raises:
+        ValueError: if it is not the state of such a model.
+    """
+    if "visual.proj" not in state or "text_projection" not in state:
+        raise ValueError(f"{file} is not in open_clip's layout: it has no visual.proj or text_projection")
+    renamed = {}
+    for name, tensor in state.items():
+        if name in ("visual.proj", "text_projection"):
+            renamed["visual_projection.weight" if "visual" in name else "text_projection.weight"] = (
+                tensor.T.contiguous()
+            )
+            continue
+        if name == "attn_mask":  # the causal mask, which is no weight
+            continue
+        for pattern, new in _RENAMED:
+            name = re.sub(pattern, new, name)
+        stacked = re.fullmatch(r"(.*\.)in_proj_(weight|bias)", name)
+        if stacked:
+            for part, rows in zip("qkv", tensor.chunk(3), strict=True):
+                renamed[f"{stacked[1]}{part}_proj.{stacked[2]}"] = rows.clone()
+        else:
+            renamed[name] = tensor
+    return renamed

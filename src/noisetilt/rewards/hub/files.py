@@ -1,0 +1,193 @@
+"""Published weights, from the hub or from a folder: safetensors first, pickles only as plain tensors."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def transformers() -> ModuleType:
+    """The library.
+
+    Raises:
+        ImportError: in one line that names the extra, if it is not installed.
+    """
+    try:
+        import transformers as library
+    except ImportError as error:
+        raise ImportError('rewards of the literature need transformers; pip install "noisetilt[rewards]"') from error
+    return library
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def pretrained(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
+    """kind.from_pretrained(source), with what goes wrong said in one sentence.
+
+    Args:
+        kind: a class of transformers.
+        source: a hub id or a local folder in transformers' layout.
+        what: that is loaded, for the message.
+    Raises:
+        ValueError: if it cannot be loaded.
+    """
+    place = Path(source).expanduser()
+    try:
+        return kind.from_pretrained(str(place if place.exists() else source), **options)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{what} cannot be loaded from {str(source)!r} ({first_line(error)}); give path=, a hub id or a local "
+            "folder in transformers' layout"
+        ) from error
+
+
+def pretrained_model(kind: Any, source: str | Path, what: str) -> nn.Module:
+    """A model of transformers with all of its weights; what else the files hold, such as another tower, is left.
+
+    Raises:
+        ValueError: if it cannot be loaded, or a weight is missing, which transformers would draw at random.
+    """
+    logging = transformers().utils.logging
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would report every weight of the tower that is not asked for
+    try:
+        model, found = pretrained(kind, source, what, output_loading_info=True)
+    finally:
+        logging.set_verbosity(verbosity)
+    lacking = sorted(found["missing_keys"])
+    if lacking:
+        raise ValueError(
+            f"{what} in {str(source)!r} lacks {lacking[0]!r} (and {len(lacking) - 1} more); give the published weights"
+        )
+    return model
+
+
+def locate(source: str | Path, names: Sequence[str], what: str) -> Path:
+    """The first of these files that a local folder or a hub repository has; `source` itself if it is a file.
+
+    Raises:
+        ValueError: if there is none, or the hub cannot be asked.
+    """
+    local = Path(source).expanduser()
+    if local.is_file():
+        return local
+    if local.is_dir():
+        found = [local / name for name in names if (local / name).is_file()]
+        if not found:
+            raise absent(what, source, names)
+        return found[0]
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for name in names:
+        try:
+            return Path(hf_hub_download(str(source), name))
+        except LocalEntryNotFoundError as error:
+            raise unreachable(what, source, names, error) from error
+        except EntryNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise unreachable(what, source, names, error) from error
+    raise absent(what, source, names)
+
+
+def absent(what: str, source: str | Path, names: Sequence[str]) -> ValueError:
+    return ValueError(f"{what}: none of {', '.join(names)} is in {source}; put one there, or give another path=")
+
+
+def unreachable(what: str, source: str | Path, names: Sequence[str], error: Exception) -> ValueError:
+    return ValueError(
+        f"{what} cannot be fetched from the hub's {source} ({first_line(error)}); "
+        f"give path=, a local folder that has one of {', '.join(names)}"
+    )
+
+
+def read_state(file: Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file, or from a pickle that holds nothing else.
+
+    Raises:
+        ValueError: if a pickle holds anything that would have to be executed, or the file is damaged.
+    """
+    try:
+        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{file} is not a file of plain tensors, and reading it otherwise could run code that it carries; "
+            "convert it to safetensors where you trust it"
+        ) from error
+    except Exception as error:  # safetensors raises its own kind, which derives from nothing narrower
+        raise ValueError(f"{file} cannot be read ({first_line(error)}); fetch it again") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
+        raise ValueError(f"{file} holds a {type(state).__name__}; expected tensors by name, as of a state_dict")
+    return dict(state)
+
+
+def fill(module: nn.Module, state: dict[str, Tensor], file: Path) -> nn.Module:
+    """The module with these tensors, every one of them used and none missing.
+
+    Raises:
+        ValueError: naming the first that does not fit.
+    """
+    own = module.state_dict()
+    missing, further = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    wrong = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    for names, problem in ((missing, "lacks"), (further, "has unexpected"), (wrong, "has another shape of")):
+        if names:
+            raise ValueError(
+                f"{file} {problem} {names[0]!r} (and {len(names) - 1} more) for {type(module).__name__}; "
+                "give the published weights of this reward"
+            )
+    module.load_state_dict(state)
+    return module
+
+
+class AffineHead(nn.Module):
+    """Linear layers one after another with nothing between, as all published aesthetic heads are.
+
+    Args:
+        state: weights and biases, named "<prefix><index>.weight" or, for a single layer, "weight".
+        prefix: of the names; tensors of other names are ignored.
+        indices: the layers' published indices, which tell them from a variant with activations between.
+        file: for messages.
+    Raises:
+        ValueError: if the layers are others.
+    """
+
+    def __init__(self, state: dict[str, Tensor], prefix: str, indices: Sequence[int], file: Path) -> None:
+        super().__init__()
+        names = [f"{prefix}{index}." for index in indices] if indices else [prefix]
+        found = {name.rsplit(".", 1)[0] + "." for name in state if name.startswith(prefix) and "." in name}
+        if any(f"{name}weight" not in state or f"{name}bias" not in state for name in names) or found - set(names):
+            raise ValueError(f"{file} is not this reward's head: expected the layers {', '.join(names)} and no others")
+        self.weights = nn.ParameterList(nn.Parameter(state[f"{name}weight"]) for name in names)
+        self.biases = nn.ParameterList(nn.Parameter(state[f"{name}bias"]) for name in names)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, features) to (batch,)."""
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            x = F.linear(x, weight, bias)
+        return x[:, 0]
+
+
+def frozen(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """In evaluation mode, without parameter gradients, in a dtype."""
+    return module.eval().requires_grad_(False).to(dtype)
+
+
+def moved(module: nn.Module, images: Tensor) -> torch.dtype:
+    """Moves a module to the images' device, if it is elsewhere; its dtype."""
+    parameter = next(module.parameters())
+    if parameter.device != images.device:
+        module.to(images.device)
+    return parameter.dtype

@@ -1,0 +1,565 @@
+"""Reward models of the literature, on tiny random towers of the real classes."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import tiny_towers as tiny
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import save_file
+from tiny_towers import SIDE, WORDS
+from torch.nn import functional as F
+
+from noisetilt import rewards
+from noisetilt.rewards import Reward, hub
+from noisetilt.rewards.hub.files import read_state
+from noisetilt.rewards.hub.preprocess import Preprocess, difference, preprocess_of, resize
+
+PROMPTS = ["a red fox", "the blue cat in the snow on green hill"]
+SIZES = [(16, 16), (40, 40), (33, 61), (64, 20), (9, 12)]
+NAMES = ["aesthetic", "aesthetic-v2.5", "clipscore", "pickscore", "hpsv2", "hpsv2.1", "imagereward", "classifier:fox"]
+
+
+def levels(height, width, count=2):
+    """Random 8-bit pictures (count, height, width, 3)."""
+    return np.random.default_rng(height * width).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def as_images(pictures):
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder of the published layout for each reward, with what its reference needs."""
+    made = {name: tmp_path_factory.mktemp(name.split(":")[0]) for name in NAMES}
+    reference = {name: tiny.clip(made[name]) for name in ("aesthetic", "clipscore", "pickscore")}
+    for name, file, ends, features, prefix in (
+        ("aesthetic", "sac+logos+ava1-l14-linearMSE.pth", False, tiny.JOINT, "layers."),
+        ("aesthetic-v2.5", "aesthetic_predictor_v2_5.pth", True, tiny.WIDTH, "scoring_head."),
+    ):
+        torch.manual_seed(1)
+        head = tiny.head(features, ends)
+        torch.save({prefix + key: value for key, value in head.state_dict().items()}, made[name] / file)
+        reference[name] = (tiny.siglip(made[name]) if ends else reference[name], head)
+    for name, file in (("hpsv2", "HPS_v2_compressed.pt"), ("hpsv2.1", "HPS_v2.1_compressed.pt")):
+        model = tiny.clip(made[name], act="gelu")
+        (made[name] / "model.safetensors").unlink()
+        reference[name] = tiny.open_clip_state(model)
+        torch.save({"epoch": 1, "state_dict": reference[name]}, made[name] / file)
+    reference["imagereward"] = tiny.imagereward(made["imagereward"])
+    reference["classifier:fox"] = tiny.vit(made["classifier:fox"])
+    return made, reference
+
+
+LOADED = {}
+
+
+def load(name, folders, dtype=torch.float32):
+    spec = "classifier:red_fox" if name == "classifier:fox" else name
+    if (name, dtype) not in LOADED:
+        LOADED[name, dtype] = rewards.load(spec, path=folders[0][name], dtype=dtype)
+    return LOADED[name, dtype]
+
+
+# What is published, computed the published way.
+
+
+def text_of(folder, prompts, **options):
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    return words(prompts, return_tensors="pt", truncation=True, max_length=12, **options)
+
+
+def pixels_of(folder, pictures):
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    return torch.as_tensor(np.stack(processor(images=[Image.fromarray(p) for p in pictures]).pixel_values))
+
+
+def open_clip_tower(x, state, prefix, mask=None):
+    for layer in range(2):
+        block = f"{prefix}resblocks.{layer}."
+        get = lambda name: (state[f"{block}{name}.weight"], state[f"{block}{name}.bias"])  # noqa: B023, E731
+        h = F.layer_norm(x, x.shape[-1:], *get("ln_1")).transpose(0, 1)
+        h = F.multi_head_attention_forward(
+            *(h, h, h, h.shape[-1], 2, state[f"{block}attn.in_proj_weight"], state[f"{block}attn.in_proj_bias"]),
+            *(None, None, False, 0.0, *get("attn.out_proj")),
+            need_weights=False,
+            attn_mask=mask,
+        )[0]
+        x = x + h.transpose(0, 1)
+        h = F.gelu(F.linear(F.layer_norm(x, x.shape[-1:], *get("ln_2")), *get("mlp.c_fc")))
+        x = x + F.linear(h, *get("mlp.c_proj"))
+    return x
+
+
+def open_clip_cosine(state, pixels, tokens):
+    x = F.conv2d(pixels, state["visual.conv1.weight"], stride=tiny.PATCH).flatten(2).transpose(1, 2)
+    x = (
+        torch.cat([state["visual.class_embedding"].expand(len(x), 1, -1), x], dim=1)
+        + state["visual.positional_embedding"]
+    )
+    x = F.layer_norm(x, x.shape[-1:], state["visual.ln_pre.weight"], state["visual.ln_pre.bias"])
+    x = open_clip_tower(x, state, "visual.transformer.")[:, 0]
+    image = F.layer_norm(x, x.shape[-1:], state["visual.ln_post.weight"], state["visual.ln_post.bias"])
+    y = state["token_embedding.weight"][tokens] + state["positional_embedding"][: tokens.shape[1]]
+    mask = torch.full((tokens.shape[1],) * 2, -math.inf).triu(1)
+    y = open_clip_tower(y, state, "transformer.", mask)
+    y = F.layer_norm(y, y.shape[-1:], state["ln_final.weight"], state["ln_final.bias"])
+    text = y[torch.arange(len(y)), tokens.argmax(1)]
+    return F.cosine_similarity(image @ state["visual.proj"], text @ state["text_projection"])
+
+
+def attend(q, k, v, heads, mask=None):
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
+
+
+def imagereward_value(state, pixels, text):
+    def linear(x, name):
+        return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def norm(x, name, eps):
+        return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], eps)
+
+    eye, t = "blip.visual_encoder.", "blip.text_encoder."
+    patch = (state[f"{eye}patch_embed.proj.weight"], state[f"{eye}patch_embed.proj.bias"], tiny.PATCH)
+    x = F.conv2d(pixels, *patch).flatten(2).transpose(1, 2)
+    x = torch.cat([state[f"{eye}cls_token"].expand(len(x), -1, -1), x], dim=1) + state[f"{eye}pos_embed"]
+    for layer in range(2):
+        b = f"{eye}blocks.{layer}."
+        q, k, v = linear(norm(x, f"{b}norm1", 1e-6), f"{b}attn.qkv").chunk(3, -1)
+        x = x + linear(attend(q, k, v, tiny.EYE // 64), f"{b}attn.proj")
+        x = x + linear(F.gelu(linear(norm(x, f"{b}norm2", 1e-6), f"{b}mlp.fc1")), f"{b}mlp.fc2")
+    x = norm(x, f"{eye}norm", 1e-6)
+    tokens, keep = text.input_ids, text.attention_mask[:, None, None].bool()
+    y = state[f"{t}embeddings.word_embeddings.weight"][tokens]
+    y = norm(y + state[f"{t}embeddings.position_embeddings.weight"], f"{t}embeddings.LayerNorm", 1e-12)
+    for layer in range(2):
+        b = f"{t}encoder.layer.{layer}."
+        for kind, of, mask in (("attention", None, keep), ("crossattention", x, None)):
+            of = y if of is None else of
+            parts = (linear(y, f"{b}{kind}.self.query"), *(linear(of, f"{b}{kind}.self.{n}") for n in ("key", "value")))
+            y = norm(
+                y + linear(attend(*parts, 2, mask), f"{b}{kind}.output.dense"), f"{b}{kind}.output.LayerNorm", 1e-12
+            )
+        h = linear(F.gelu(linear(y, f"{b}intermediate.dense")), f"{b}output.dense")
+        y = norm(y + h, f"{b}output.LayerNorm", 1e-12)
+    h = y[:, 0]
+    for index in (0, 2, 4, 6, 7):
+        h = linear(h, f"mlp.layers.{index}")
+    return (h[:, 0] - 0.16717362830052426) / 1.0333394966054072
+
+
+@torch.no_grad()
+def published(name, folders, pictures):
+    """The reward's published formula on 8-bit pictures, through transformers' own processors."""
+    folder, reference = folders[0][name], folders[1][name]
+    if name == "classifier:fox":
+        return reference(pixel_values=pixels_of(folder, pictures)).logits[:, 1]
+    if name == "aesthetic":
+        seen = reference[0].get_image_features(pixel_values=pixels_of(folder, pictures))
+        seen = getattr(seen, "pooler_output", seen)
+        return reference[1](seen / seen.norm(dim=-1, keepdim=True))[:, 0]
+    if name == "aesthetic-v2.5":
+        seen = reference[0](pixel_values=pixels_of(folder, pictures)).pooler_output
+        return reference[1](seen / seen.norm(dim=-1, keepdim=True))[:, 0]
+    if name == "imagereward":
+        clip = transformers.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+        pixels = torch.as_tensor(np.stack(clip(images=[Image.fromarray(p) for p in pictures]).pixel_values))
+        return imagereward_value(reference, pixels, text_of(folder, PROMPTS, padding="max_length"))
+    if name.startswith("hpsv2"):
+        padded = [Image.new("RGB", (SIDE, SIDE)) for _ in pictures]
+        for canvas, picture in zip(padded, map(Image.fromarray, pictures), strict=True):
+            scale = SIDE / max(picture.size)
+            small = picture.resize(tuple(round(side * scale) for side in picture.size), Image.Resampling.BICUBIC)
+            canvas.paste(small, ((SIDE - small.width) // 2, (SIDE - small.height) // 2))
+        pixels = pixels_of(folder, np.stack([np.asarray(canvas) for canvas in padded]))
+        return open_clip_cosine(reference, pixels, text_of(folder, PROMPTS, padding=True).input_ids)
+    prompts = [f"A photo depicts {p}" for p in PROMPTS] if name == "clipscore" else PROMPTS
+    text = text_of(folder, prompts, padding=True)
+    seen = reference(pixel_values=pixels_of(folder, pictures), **text)
+    cosine = seen.logits_per_image.diagonal() / reference.logit_scale.exp()
+    return 2.5 * cosine if name == "clipscore" else cosine
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_value_is_the_published_formula(name, folders):
+    """Exactly so where nothing is resized; elsewhere PIL's rounding to 8 bits matters little against the differences
+    between pictures of random levels (to these towers, which are far more sensitive to it than trained ones)."""
+    reward = load(name, folders)
+    spread = reward(as_images(levels(40, 40, count=6)), PROMPTS[:1] * 6).std()
+    for height, width in SIZES:
+        pictures = levels(height, width)
+        found, expected = reward(as_images(pictures), PROMPTS), published(name, folders, pictures)
+        error = (found - expected).abs().max()
+        assert found.shape == (2,) and found.dtype == torch.float32
+        exact = (height, width) == (SIDE, SIDE)
+        assert error < (2e-5 * max(1, expected.abs().max()) if exact else 0.25 * spread), (height, width)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_tell_pictures_and_prompts_apart(name, folders):
+    reward = load(name, folders)
+    images = as_images(levels(40, 40, count=6))
+    values = reward(images, PROMPTS[:1] * 6)
+    assert values.std() > 0.01
+    other = reward(images, PROMPTS[1:] * 6)
+    reads = not name.startswith(("aesthetic", "classifier"))
+    assert ((values - other).abs().min() > 1e-4) == reads
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_equals_finite_differences(name, folders):
+    reward = load(name, folders, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    images = 0.3 + 0.4 * torch.rand(2, 3, 21, 30, dtype=torch.float64, generator=generator)
+    images.requires_grad_()
+    (gradient,) = torch.autograd.grad(reward(images, PROMPTS).sum(), images)
+    for _ in range(3):
+        direction = torch.randn(images.shape, dtype=torch.float64, generator=generator)
+        h = 1e-5
+        plus, minus = (reward(images.detach() + sign * h * direction, PROMPTS).sum() for sign in (1, -1))
+        slope = (gradient * direction).sum()
+        assert slope.abs() > 1e-6
+        assert ((plus - minus) / (2 * h) - slope).abs() < 1e-5 * slope.abs() + 1e-8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_is_its_rows(name, folders):
+    """A picture's reward does not depend on the others, nor on prompts that were asked about before."""
+    reward = load(name, folders)
+    images = as_images(levels(20, 20))
+    both = reward(images, PROMPTS)
+    LOADED.clear()
+    alone = [load(name, folders)(images[i : i + 1], PROMPTS[i : i + 1]) for i in (0, 1)]
+    assert torch.allclose(both, torch.cat(alone), atol=1e-5)
+    assert torch.allclose(both, reward(images.flip(0), PROMPTS[::-1]).flip(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_images_and_towers(name, folders):
+    images = as_images(levels(20, 20))
+    exact = load(name, folders)(images, PROMPTS)
+    mixed = load(name, folders)(images.bfloat16(), PROMPTS)
+    low = load(name, folders, dtype=torch.bfloat16)(images, PROMPTS)
+    assert mixed.dtype == torch.bfloat16 and low.dtype == torch.float32
+    assert (mixed - exact).abs().max() < 0.1 * max(1, exact.abs().max())
+    assert (low - exact).abs().max() < 0.2 * max(1, exact.abs().max())
+
+
+# Preprocessing.
+
+
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(
+    "of, to", [((512, 512), (224, 224)), ((64, 64), (224, 224)), ((451, 300), (384, 384)), ((50, 40),) * 2]
+)
+def test_resizing_is_pils_but_for_its_rounding(mode, of, to):
+    """On white noise, which overshoots most; along rows, then along columns, in whatever order this PIL prefers."""
+    picture, method = levels(*of, count=1), Image.Resampling[mode.upper()]
+    wide = Image.fromarray(picture[0]).resize((to[1], of[0]), method)
+    expected = as_images(np.array(wide.resize(to[::-1], method))[None])
+    error = (resize(as_images(picture), *to, mode) - expected) * 255
+    assert error.abs().max() < 1.2 and error.square().mean().sqrt() < 0.45
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        lambda: transformers.CLIPImageProcessor(),
+        lambda: transformers.SiglipImageProcessor(),
+        lambda: transformers.ViTImageProcessor(),
+        lambda: transformers.BlipImageProcessor(),
+        lambda: transformers.CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 24, "width": 32}),
+    ],
+)
+@pytest.mark.parametrize("shape", [(64, 64), (300, 451), (451, 300), (224, 225)])
+def test_preprocessing_is_the_processors(processor, shape):
+    processor = processor()
+    assert difference(preprocess_of(processor, "it"), processor, shape) < 1.2
+
+
+def test_an_unknown_preprocessing_is_refused():
+    wide = transformers.CLIPImageProcessor(do_resize=False)
+    with pytest.raises(ValueError, match="write the reward as a function"):
+        preprocess_of(wide, "it")
+    cropped = transformers.ConvNextImageProcessor(size={"shortest_edge": 30}, crop_pct=0.8)
+    with pytest.raises(ValueError, match="does more than resize"):
+        preprocess_of(cropped, "it")
+
+
+def test_padding_keeps_the_whole_picture():
+    """The longer side fits, black is around, and nothing is cut off."""
+    seen = Preprocess((16, 16), "pad", mean=(0.0,) * 3, std=(1.0,) * 3)(torch.ones(1, 3, 10, 40))
+    assert seen.shape == (1, 3, 16, 16)
+    assert seen[0, 0].sum() == pytest.approx(4 * 16, rel=1e-5) and seen[0, 0, 6:10].min() > 0.999
+
+
+@pytest.mark.parametrize(
+    "images", [torch.rand(3, 8, 8), torch.rand(1, 4, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)]
+)
+def test_images_of_another_kind_are_refused(images):
+    with pytest.raises(ValueError, match="expected a float batch"):
+        Preprocess((8, 8))(images)
+
+
+# Files.
+
+
+@pytest.mark.parametrize("name", ["aesthetic", "aesthetic-v2.5", "hpsv2", "imagereward"])
+def test_safetensors_come_first_and_give_the_same(name, folders, tmp_path):
+    folder = folders[0][name]
+    images = as_images(levels(20, 20))
+    before = load(name, folders)(images, PROMPTS)
+    LOADED.clear()
+    (pickle,) = [file for file in folder.iterdir() if file.suffix in (".pt", ".pth")]
+    held = pickle.read_bytes()
+    save_file({k: v.contiguous() for k, v in read_state(pickle).items()}, pickle.with_suffix(".safetensors"))
+    pickle.write_bytes(b"this is never read")
+    try:
+        assert torch.equal(load(name, folders)(images, PROMPTS), before)
+    finally:
+        pickle.write_bytes(held)
+        pickle.with_suffix(".safetensors").unlink()
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("this must never be printed",)
+
+
+def test_pickles_that_carry_code_are_refused(tmp_path, capsys):
+    torch.save({"state_dict": Harmful()}, tmp_path / "HPS_v2_compressed.pt")
+    tiny.clip(tmp_path)
+    with pytest.raises(ValueError, match=r"not a file of plain tensors.*safetensors"):
+        rewards.load("hpsv2", path=tmp_path)
+    assert "never" not in capsys.readouterr().out
+
+
+def test_linear_version_1(tmp_path):
+    """LAION's first head is one layer, told by the file."""
+    tower = tiny.clip(tmp_path)
+    weight, bias = torch.randn(1, tiny.JOINT), torch.randn(1)
+    torch.save({"weight": weight, "bias": bias}, tmp_path / "sa_0_4_vit_l_14_linear.pth")
+    pictures = levels(SIDE, SIDE)
+    seen = tower.get_image_features(pixel_values=pixels_of(tmp_path, pictures))
+    seen = F.normalize(getattr(seen, "pooler_output", seen), dim=1)
+    found = rewards.load("aesthetic", path=tmp_path)(as_images(pictures), PROMPTS)
+    assert torch.allclose(found, F.linear(seen, weight, bias)[:, 0], atol=1e-5)
+
+
+def test_a_head_of_another_build_is_refused(tmp_path):
+    """With activations between, the layers' numbers are others; guessing would give a wrong score."""
+    tiny.clip(tmp_path)
+    state = {
+        f"layers.{i}.{k}": torch.zeros(1, 1)[0 if k == "bias" else slice(None)]
+        for i in (0, 3, 6)
+        for k in ("weight", "bias")
+    }
+    torch.save(state, tmp_path / "aesthetic-model.pth")
+    with pytest.raises(ValueError, match="not this reward's head"):
+        rewards.load("aesthetic", path=tmp_path)
+
+
+def test_a_head_of_another_tower_is_refused(tmp_path):
+    tiny.clip(tmp_path)
+    head = tiny.head(tiny.JOINT + 1, False)
+    torch.save({f"layers.{k}": v for k, v in head.state_dict().items()}, tmp_path / "aesthetic-model.pth")
+    with pytest.raises(ValueError, match="takes 13 features and the tower gives 12"):
+        rewards.load("aesthetic", path=tmp_path)
+
+
+def test_towers_that_lack_something_are_refused(tmp_path):
+    """transformers itself would draw what is missing at random."""
+    model = tiny.clip(tmp_path)
+    state = {k: v for k, v in model.state_dict().items() if k != "visual_projection.weight"}
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 'visual_projection.weight' \(and 0 more\)"):
+        rewards.load("pickscore", path=tmp_path)
+
+
+def test_weights_that_lack_something_are_refused(folders, tmp_path):
+    tiny.clip(tmp_path)
+    state = dict(folders[1]["hpsv2"])
+    del state["visual.ln_post.bias"]
+    torch.save(state, tmp_path / "HPS_v2_compressed.pt")
+    with pytest.raises(ValueError, match=r"lacks 'vision_model.post_layernorm.bias'"):
+        rewards.load("hpsv2", path=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, word",
+    [
+        ("aesthetic", "aesthetic's head: none of"),
+        ("aesthetic-v2.5", "aesthetic-v2.5's head: none of"),
+        ("pickscore", "pickscore's model cannot be loaded"),
+        ("hpsv2", "hpsv2's configuration: none of config.json"),
+        ("imagereward", "imagereward's weights: none of"),
+        ("classifier:fox", "the classifier cannot be loaded"),
+    ],
+)
+def test_an_empty_folder_is_refused_in_one_sentence(name, word, tmp_path):
+    with pytest.raises(ValueError, match=word) as caught:
+        rewards.load(name, path=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_the_hub_it_says_what_to_do(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"cannot be fetched from the hub's trl-lib.*give path=") as caught:
+        rewards.load("aesthetic")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="not on the hub"):
+        rewards.load("aesthetic-v2.5")
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"noisetilt\[rewards\]"):
+        rewards.load("pickscore")
+
+
+# Names, sums, labels, the held-out side.
+
+
+def test_names_with_places_and_sums(folders):
+    made = folders[0]
+    images = as_images(levels(20, 20))
+    pick, score = (load(name, folders)(images, PROMPTS) for name in ("pickscore", "clipscore"))
+    total = rewards.load(f"2*pickscore@{made['pickscore']} - 0.5*clipscore@{made['clipscore']} + redness")
+    red = rewards.load("redness")(images, PROMPTS)
+    assert torch.allclose(total(images, PROMPTS), 2 * pick - 0.5 * score + red, atol=1e-6)
+    mapped = rewards.load("2*pickscore - 0.5*clipscore + redness", path=made)
+    assert torch.allclose(mapped(images, PROMPTS), total(images, PROMPTS))
+
+
+def test_heldout_is_another_reward(folders):
+    made = folders[0]
+    assert rewards.load("pickscore", heldout=True, path=made["imagereward"]).name == "imagereward"
+    assert rewards.load("aesthetic@/no/such/place", heldout=True, path=made["pickscore"]).name == "pickscore"
+    both = rewards.load("0.5*aesthetic + 0.5*hpsv2", heldout=True, path=made)
+    images = as_images(levels(20, 20))
+    expected = [load(name, folders)(images, PROMPTS) for name in ("pickscore", "imagereward")]
+    assert torch.allclose(both(images, PROMPTS), 0.5 * sum(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", hub.HELDOUT)
+def test_no_reward_judges_itself(name):
+    """Nor another of the same tower."""
+    judge = hub.partner(name)
+    assert hub.is_hub(judge)
+    towers = {
+        "pickscore": "H",
+        "hpsv2": "H",
+        "hpsv2.1": "H",
+        "aesthetic": "L",
+        "clipscore": "B",
+        "video:clipscore": "V",
+    }
+    assert judge != name and towers.get(judge, judge) != towers.get(name, name)
+
+
+@pytest.mark.parametrize("label", ["1", "red fox", "Red_Fox"])
+def test_labels(label, folders):
+    images = as_images(levels(20, 20))
+    found = rewards.load(f"classifier:{folders[0]['classifier:fox']}:{label}".replace(" ", "_"))(images, PROMPTS)
+    assert torch.equal(found, load("classifier:fox", folders)(images, PROMPTS))
+
+
+@pytest.mark.parametrize("label, word", [("wolf", "has 0 labels 'wolf'"), ("7", "has 0 labels '7'")])
+def test_unknown_labels_are_refused(label, word, folders):
+    with pytest.raises(ValueError, match=word):
+        hub.classifier(folders[0]["classifier:fox"], label)
+
+
+def test_labels_between_commas(folders):
+    folder = folders[0]["classifier:fox"]
+    assert hub.classifier(folder, "white fox").function.label == 2
+    assert hub.classifier(folder, "tabby").function.label == 0
+
+
+@pytest.mark.parametrize(
+    "spec, path, word",
+    [
+        ("classifier:red_fox", None, "names no model or no label"),
+        ("redness", "/models", "path = /models is for rewards of the hub"),
+        ("video:redness", None, "unknown"),
+        ("video:video-consistency", None, "unknown"),
+    ],
+)
+def test_specs_that_make_no_sense_are_refused(spec, path, word):
+    with pytest.raises(ValueError, match=word):
+        rewards.load(spec, path=path)
+
+
+def test_a_prompt_for_each_image(folders):
+    for name in ("pickscore", "imagereward"):
+        with pytest.raises(ValueError, match="one prompt per image"):
+            load(name, folders)(as_images(levels(20, 20)), "a red fox")
+
+
+# Videos.
+
+
+def video(frames, seed=0):
+    return torch.rand(2, frames, 3, 20, 24, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_video_reward_is_the_mean_over_frames(folders):
+    image = load("pickscore", folders)
+    reward = rewards.load("video:pickscore", path=folders[0]["pickscore"])
+    assert reward.video and reward.name == "video:pickscore"
+    films = video(5)
+    each = torch.stack([image(films[:, t], PROMPTS) for t in range(5)], dim=1)
+    assert torch.allclose(reward(films, PROMPTS), each.mean(1), atol=1e-6)
+    few = hub.over_frames(image, count=3)(films, PROMPTS)
+    assert torch.allclose(few, each[:, [0, 2, 4]].mean(1), atol=1e-6)
+
+
+def test_consistency(folders):
+    """A still is perfectly consistent; other frames are less so, by the published formula; its gradient is exact."""
+    reward = rewards.load("video-consistency", path=folders[0]["clipscore"], dtype=torch.float64)
+    still = video(1).double().expand(-1, 6, -1, -1, -1)
+    assert torch.allclose(reward(still, PROMPTS), torch.ones(2, dtype=torch.float64))
+    films = video(6).double().requires_grad_()
+    embed = load("clipscore", folders, dtype=torch.float64).function.embed
+    d = embed(films.detach().flatten(0, 1)).unflatten(0, (2, 6))
+    pairs = [((d[:, 0] * d[:, t]).sum(1) + (d[:, t - 1] * d[:, t]).sum(1)) / 2 for t in range(1, 6)]
+    value = reward(films, PROMPTS)
+    assert torch.allclose(value, sum(pairs) / 5) and (value < 0.999).all()
+    (gradient,) = torch.autograd.grad(value.sum(), films)
+    direction = torch.randn(films.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    plus, minus = (reward(films.detach() + sign * 1e-6 * direction, PROMPTS).sum() for sign in (1, -1))
+    slope = (gradient * direction).sum()
+    assert ((plus - minus) / 2e-6 - slope).abs() < 1e-4 * slope.abs()
+
+
+def test_sums_with_videos_judge_images_frame_by_frame(folders):
+    total = rewards.load("video-consistency + 2*redness", path={"video-consistency": folders[0]["clipscore"]})
+    films = video(4)
+    steady = rewards.load("video-consistency", path=folders[0]["clipscore"])(films, PROMPTS)
+    red = torch.stack([rewards.load("redness")(films[:, t], PROMPTS) for t in range(4)]).mean(0)
+    assert total.video and torch.allclose(total(films, PROMPTS), steady + 2 * red, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape, word", [((2, 3, 8, 8), "expected"), ((2, 1, 3, 8, 8), "2 frames or more")])
+def test_videos_of_another_kind_are_refused(shape, word, folders):
+    with pytest.raises(ValueError, match=word):
+        rewards.load("video-consistency", path=folders[0]["clipscore"])(torch.rand(shape), PROMPTS)
+
+
+def test_too_few_frames_are_refused(folders):
+    with pytest.raises(ValueError, match="count = 0"):
+        hub.over_frames(Reward("mean", lambda i, p: i.mean((1, 2, 3))), 0)
+    with pytest.raises(ValueError, match="count = 1"):
+        hub.video_consistency(folders[0]["clipscore"], count=1)
+
+
+def test_the_words_fit():
+    assert WORDS[-1] == "</s>" and json.dumps(tiny.MED)
