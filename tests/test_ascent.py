@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from noisetilt import METHODS, Method, sample
+from noisetilt.ascend import ascend
 from noisetilt.denoiser import Denoiser
 from noisetilt.deterministic import deterministic_chain, look_ahead_grid
 from noisetilt.initial_noise import Ascent, Chain
@@ -135,7 +136,7 @@ def test_without_regularisation_the_norm_grows():
     assert iterates[-1].noise.norm() > 50 * math.sqrt(COUNT)
 
 
-def settled(penalty, a, weight, block_size, iterations=400, rate=None):
+def settled(penalty, a, weight, block_size, iterations=250, rate=None):
     """The noise at which plain ascent of aᵀx − λ P(x) comes to rest."""
     climb = Ascent(
         iterations,
@@ -165,7 +166,7 @@ def test_moment_penalties_settle_in_closed_form(penalty, block, stiffness):
     a = normal(*EVENT, seed=1)
     a = a - a.mean()
     rms, weight = a.square().mean().sqrt(), 0.5 / stiffness
-    x = settled(penalty, a, weight, block, iterations=600, rate=0.1)
+    x = settled(penalty, a, weight, block, iterations=250, rate=0.2)
     s = max(r.real for r in roots_of(rms.item() / 0.5))
     torch.testing.assert_close(x[0], s * a / rms, atol=1e-5, rtol=0)
 
@@ -322,7 +323,79 @@ def test_noise_ascended_for_one_step_helps_ntrk():
     assert both > ntrk + 0.2
 
 
+# The loop with a held-out reward
+
+
+def test_the_loop_starts_from_the_noise_of_sample_and_returns_the_best():
+    model, reward = generator_of(), quadratic(normal(2, 16, seed=5))
+    seen = []
+    result = ascend(model, [""] * 3, reward, METHODS["none"].replace(iterations=8, rate=1.0), callback=seen.append)
+    torch.testing.assert_close(seen[0].images, sample(model, [""] * 3, None, "base", 1).images)
+    assert [report.number for report in seen] == list(range(9))
+    rewards = torch.stack([report.rewards for report in seen])
+    torch.testing.assert_close(result.trace.rewards, rewards)
+    torch.testing.assert_close(result.rewards, rewards.max(0).values)
+    assert torch.equal(result.iterations, rewards.argmax(0)) and (result.iterations < 8).any()
+    torch.testing.assert_close(reward(result.images, [""] * 3), result.rewards)
+    assert result.trace.nfe.tolist() == [9, 9, 9]
+
+
+def test_the_loop_and_the_initial_noise_are_the_same_ascent():
+    model, reward = generator_of(), quadratic(normal(2, 16, seed=5))
+    for name in ("gper", "reno"):
+        method = METHODS[name].replace(iterations=6)
+        looped, sampled = ascend(model, [""] * 2, reward, method), sample(model, [""] * 2, reward, method, 1)
+        torch.testing.assert_close(looped.images, sampled.images, atol=1e-5, rtol=0)
+
+
+def test_images_stop_when_the_held_out_reward_turns():
+    """It asks for a third of what the reward asks for: each image turns back near there, whatever its batch."""
+    model = generator_of()
+    target = (model.matrix @ normal(32, seed=5)).view(2, 16)
+    reward, half = quadratic(3 * target), quadratic(target)
+    method = METHODS["none"].replace(iterations=80, rate=0.05)
+    result = ascend(model, [""] * 3, reward, method, heldout=half, patience=3)
+    free = ascend(model, [""] * 3, reward, method, heldout=half)
+    torch.testing.assert_close(result.heldout, free.trace.heldout.max(0).values)
+    assert (result.heldout > free.heldout + 1).all() and (result.rewards < free.rewards).all()
+    assert torch.equal(result.trace.nfe, result.iterations + 4.0)
+    assert (result.trace.rewards[-1] == result.trace.rewards[result.iterations + 3, range(3)]).all()
+    alone = ascend(model, [""], reward, method, [2], heldout=half, patience=3)
+    torch.testing.assert_close(alone.images[0], result.images[2], atol=1e-4, rtol=0)
+
+
+def test_the_loop_stops_when_all_have_stopped():
+    numbers = []
+    ascend(
+        generator_of(),
+        [""] * 2,
+        quadratic(torch.zeros(2, 16)),
+        METHODS["none"].replace(rate=5.0),
+        heldout=quadratic(torch.zeros(2, 16)),
+        patience=2,
+        callback=lambda report: numbers.append(report.number),
+    )
+    assert numbers == [0, 1, 2]
+
+
 # What is refused
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"method": "ntrk"}, "no noise ascent"),
+        ({"method": "gper-ntrk"}, "goes on"),
+        ({"patience": 2}, "patience = 2"),
+        ({"seeds": [1]}, "seeds"),
+        ({"chunk": 0}, "chunk"),
+        ({"reward": Reward("black", lambda i, p: i.flatten(1).sum(1), differentiable=False)}, "black"),
+    ],
+)
+def test_the_loop_refuses(change, word):
+    call = {"prompts": ["", ""], "reward": quadratic(torch.zeros(2, 16)), **change}
+    with pytest.raises(ValueError, match=word):
+        ascend(generator_of(), **call)
 
 
 @pytest.mark.parametrize(

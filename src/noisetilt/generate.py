@@ -139,30 +139,35 @@ def _steps(job: Job, arm: Arm, model: Any) -> int:
     return -(-job.n // job.batch) * reverse_steps(model.path, grid)
 
 
-def _write_summary(job: Job, arms: Sequence[Arm], judge: str, complete: bool) -> dict[str, Any]:
-    """run.json, grid.png and rewards.png of what is finished so far."""
-    done = [arm for arm in arms if arm.images]  # the base arm at least
-    run: dict[str, Any] = {
+def run_record(job: Any, method: Method, arms: Sequence[Arm], judge: str, complete: bool) -> dict[str, Any]:
+    """The content of run.json."""
+    return {
         "complete": complete,
         "heldout_reward": judge,
-        "settings": {**job.settings(), "knobs": find_method(job.method).replace(**job.knobs).knobs()},
-        **{arm.name: arm.figures() for arm in done},
+        "settings": {**job.settings(), "knobs": method.knobs()},
+        **{arm.name: arm.figures() for arm in arms},
         "pictures": [
             {"file": f"{file_stem(job.prompt)}-{job.seed + i}-{arm.name}.png", "reward": r, "heldout": h}
-            for arm in done
+            for arm in arms
             for i, (r, h) in enumerate(zip(arm.rewards, arm.heldout, strict=True))
         ],
         "versions": {"noisetilt": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    labels = {arm.name: arm.name for arm in done}
-    for arm in done:
-        means = arm.figures()
-        name = job.method if arm.name == "guided" else "base"
-        labels[arm.name] = (
-            f"{arm.name} ({name})  reward {means['reward_mean']:+.3f}  held-out {means['heldout_mean']:+.3f}"
-        )
-    grid([(labels[arm.name], arm.images) for arm in done]).save(job.out / "grid.png")
+
+
+def headline(arm: Arm, method: str) -> str:
+    """An arm and its means, above its pictures."""
+    means = arm.figures()
+    return f"{arm.name} ({method})  reward {means['reward_mean']:+.3f}  held-out {means['heldout_mean']:+.3f}"
+
+
+def _write_summary(job: Job, arms: Sequence[Arm], judge: str, complete: bool) -> dict[str, Any]:
+    """run.json, grid.png and rewards.png of what is finished so far."""
+    done = [arm for arm in arms if arm.images]  # the base arm at least
+    run = run_record(job, find_method(job.method).replace(**job.knobs), done, judge, complete)
+    names = {"base": "base", "guided": job.method}
+    grid([(headline(arm, names[arm.name]), arm.images) for arm in done]).save(job.out / "grid.png")
     curves = {arm.name: torch.cat(arm.curves, dim=1).numpy() for arm in done if arm.curves}
     if not plot_rewards(curves, f"{job.reward} of the predicted picture", job.out / "rewards.png"):
         tqdm.write("rewards.png is not drawn: matplotlib is missing; pip install 'noisetilt[plot]'")
@@ -187,7 +192,8 @@ def generate(job: Job) -> dict[str, Any]:
     arms = [Arm("base", METHODS["base"]), Arm("guided", find_method(job.method).replace(**job.knobs))]
     for arm in arms:
         check_reward(arm.method, reward)
-        Engine(arm.method, model.path, model.shape, [job.seed], job.eta)  # refuses what it cannot run
+        times = arm.method.times.walk(model.path, model.path.grid(job.steps))
+        Engine(arm.method, model.path, model.shape, [job.seed], job.eta).follow(times)  # refuses what it cannot run
     job.out.mkdir(parents=True, exist_ok=True)
     seeds = list(range(job.seed, job.seed + job.n))
     complete = False
