@@ -149,7 +149,7 @@ METHODS: dict[str, Method] = {
         summary="noise ascent, penalty on block means and covariances (DNO, Tang 2024)",
     ),
     "mpgr": Method(
-        initial=Ascent(penalty="mpgr", penalty_weight=1.0),
+        initial=Ascent(penalty="mpgr", penalty_weight=0.01),
         summary="noise ascent, penalty on moments and spectrum (Hwang 2025)",
     ),
     "gper": Method(

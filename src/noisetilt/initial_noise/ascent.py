@@ -49,8 +49,8 @@ class Ascent:
     - reno: P = ½‖x‖² − (N − 1) ln‖x‖, gradient clipped, Nesterov momentum (ReNO, Eyring et al. 2024, arXiv 2406.04312;
       its code: rate 5, clip 0.1, λ = 0.01, 50 iterations, best iterate).
     - prno: P = mean and covariance of blocks (DNO with probability regularisation, Tang et al. 2024, arXiv 2405.18881;
-      its code: Adam at 0.01, 50 iterations, clip 1). P is this library's form of it, and so is λ.
-    - mpgr: P = moments and block-wise power of the spectrum (Hwang et al. 2025, arXiv 2509.07027). λ is this library's.
+      its code: Adam at 0.01, 50 iterations, clip 1). P is this library's form of it.
+    - mpgr: P = moments and block-wise power of the spectrum (Hwang et al. 2025, arXiv 2509.07027), times N/8.
     - gper: the gradient is projected to the white-Gaussian feasible set (GPER, arXiv 2602.08646; SDXL-Turbo: rate 0.1,
       50 iterations, clip 0.03; FLUX-schnell: rate 0.02, 200 iterations; B = 16).
     - gper-latent: x itself is projected, at the start and after each step (the same paper's v1).
@@ -66,7 +66,8 @@ class Ascent:
         gradient: "raw", "wgnc" (projected to white-Gaussian norms) or "whiten" (W).
         latent: "free", or "wgnc" to project x.
         penalty: "none", "reno", "prno" or "mpgr"; the last two read x in a fresh random order at each step.
-        penalty_weight: λ ≥ 0, in units of reward per unit of penalty.
+        penalty_weight: λ ≥ 0, in units of reward per unit of penalty. Under each of the three a noise of mean square q is
+            pulled back by about λ (q − 1) x, so one λ is equally strict with all; 0.01 is ReNO's.
         block_size: B of the projection or of the penalty.
         optimiser: "adam" (β = 0.9, 0.999) or "sgd" with Nesterov momentum.
         momentum: of "sgd", in [0, 1); 0 is plain gradient ascent.
@@ -185,14 +186,14 @@ class Ascent:
         return torch.where(norm > 0, projected, 0)
 
     def _penalty_gradient(self, x: Tensor, number: int) -> Tensor:
-        penalty = getattr(penalties, self.penalty)
+        penalty, scale = getattr(penalties, self.penalty), x[0].numel() / 8 if self.penalty == "mpgr" else 1
         if self.penalty != "reno":
             # The order depends on nothing but the step, so that an image does not notice which others are optimised.
             order = torch.randperm(x[0].numel(), generator=torch.Generator().manual_seed(number)).to(x.device)
             penalty = _in_order(penalty, self.block_size, order)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            return torch.autograd.grad(penalty(leaf).sum(), leaf)[0]
+            return scale * torch.autograd.grad(penalty(leaf).sum(), leaf)[0]
 
     def _feasible(self, x: Tensor) -> Tensor:
         return x if self.latent == "free" else project_wgnc(x, self.block_size)
