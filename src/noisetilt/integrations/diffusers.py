@@ -189,7 +189,8 @@ class _Run:
 
     def __call__(self) -> Any:
         proposal = self.method.proposal
-        through = proposal.needs_gradient and getattr(proposal, "gradient_at", self.aligned.gradient_at) == "x_t"
+        differentiates = proposal.needs_gradient or self.method.initial.needs_reward
+        through = differentiates and getattr(proposal, "gradient_at", self.aligned.gradient_at) == "x_t"
         # diffusers' no_grad is a decorator around the call; what it wraps runs with gradients.
         call = inspect.unwrap(type(self.pipe).__call__) if through else type(self.pipe).__call__
         with contextlib.ExitStack() as self._stack:
