@@ -110,6 +110,54 @@ def _optimize(args: argparse.Namespace) -> None:
     optimize(OptimizeJob(**fields, knobs=dict(args.knobs)))
 
 
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="compare methods at equal network calls",
+        description="Runs a suite, goes on where it was stopped, and writes report.md and report.html.",
+    )
+    parser.add_argument("--suite", default="exact", help="exact or paper (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="a small version, minutes on two cores")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="only these, and base")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: out/bench-SUITE, or -SUITE-quick)")
+    parser.set_defaults(run=_bench)
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from .bench.run import bench
+
+    out = args.out or Path("out") / f"bench-{args.suite}{'-quick' if args.quick else ''}"
+    print(f"the report is {bench(args.suite, out, args.quick, args.methods)}")
+
+
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="the GPU memory that a guided diffusers pipeline will need",
+        description="Estimates memory from parameter and activation counts, without weights and without a GPU.",
+    )
+    parser.add_argument("model", help="such as FLUX.1-dev; an unknown name lists the known ones")
+    parser.add_argument("--resolution", type=int, help="height and width in pixels (default: the model's own)")
+    parser.add_argument("--frames", type=int, help="of a video (default: 81, for models of videos)")
+    parser.add_argument("--batch", type=int, default=1, help="pictures times particles (default: %(default)s)")
+    parser.add_argument("--dtype", default="bfloat16", help="float32, float16 or bfloat16 (default: %(default)s)")
+    parser.add_argument(
+        "--gradient-at",
+        default="x_t",
+        choices=["x_t", "x0"],
+        help="through the network, or only at its prediction (default: %(default)s)",
+    )
+    parser.add_argument("--checkpointing", action="store_true", help="activations are computed again on the way back")
+    parser.set_defaults(run=_plan)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from .integrations.plan import plan, report
+
+    found = plan(args.model, args.resolution, args.frames, args.batch, args.dtype)
+    print(report(found, args.gradient_at, args.checkpointing))
+
+
 def _list_methods(args: argparse.Namespace) -> None:
     import dataclasses
     import inspect
@@ -156,7 +204,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"noisetilt {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
+    _add_bench(commands)
     _add_optimize(commands)
+    _add_plan(commands)
     methods = commands.add_parser("methods", help="the methods, one line each, or all about one")
     methods.add_argument("name", nargs="?", help="a method, to read its papers, equations and knobs")
     methods.set_defaults(run=_list_methods)

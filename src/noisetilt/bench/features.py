@@ -144,3 +144,15 @@ def classify(images: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
     network = load_features(str(images.device))
     logits = [network(part) for part in prepared(images, batch)]
     return tuple(torch.cat(one).softmax(1) for one in zip(*logits, strict=True))
+
+
+@functools.cache
+def real_features() -> Tensor:
+    """Features (333, 192) of the held-out real emoji that are drawn for one style alone.
+
+    Raises:
+        ValueError: if their file is not the published one.
+    """
+    folder = Path(str(WEIGHTS))
+    digest = json.loads((folder / "checksums.json").read_text("utf-8"))["real.safetensors"]
+    return read_verified(folder / "real.safetensors", digest)[0]["features"].float()

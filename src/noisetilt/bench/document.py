@@ -1,0 +1,106 @@
+"""A report that is written twice: as Markdown with its pictures beside it, and as one HTML file that holds them."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; font-size: 13px; margin: 1rem 0; display: block; overflow-x: auto; }
+th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+img { max-width: 100%; }
+"""
+
+
+def figure_bytes(figure: Any) -> bytes:
+    """A matplotlib figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def picture_bytes(picture: Image.Image) -> bytes:
+    """A PIL image as PNG."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def new_figure(*args: Any, **kwargs: Any) -> Any:
+    """An empty matplotlib figure.
+
+    Raises:
+        ValueError: if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ValueError("plots need matplotlib; pip install 'noisetilt[plot]'") from None
+    return Figure(*args, layout="constrained", **kwargs)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+@dataclass
+class Document:
+    """Headings, paragraphs, tables and pictures, in order."""
+
+    title: str
+    markdown: list[str] = field(default_factory=list)
+    body: list[str] = field(default_factory=list)
+    pictures: dict[str, bytes] = field(default_factory=dict)
+
+    def heading(self, text: str, level: int = 2) -> None:
+        self.markdown.append(f"{'#' * level} {text}")
+        self.body.append(f"<h{level}>{html.escape(text)}</h{level}>")
+
+    def text(self, text: str) -> None:
+        self.markdown.append(text)
+        self.body.append(f"<p>{html.escape(text)}</p>")
+
+    def items(self, lines: Sequence[str]) -> None:
+        if lines:
+            self.markdown.append("\n".join(f"- {line}" for line in lines))
+            self.body.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        lines = [[_cell(value) for value in row] for row in rows]
+        rule = ["---", *["---:"] * (len(header) - 1)]
+        safe = [[cell.replace("|", "\\|") for cell in line] for line in [list(header), rule, *lines]]
+        self.markdown.append("\n".join("| " + " | ".join(line) + " |" for line in safe))
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in line) + "</tr>" for line in lines)
+        self.body.append(f"<table><tr>{head}</tr>{body}</table>")
+
+    def picture(self, name: str, png: bytes, caption: str) -> None:
+        """A PNG; name is its file's, with .png."""
+        self.pictures[name] = png
+        self.markdown.append(f"![{caption}]({name})\n\n*{caption}*")
+        source = base64.b64encode(png).decode()
+        alt = html.escape(caption)
+        self.body.append(f'<p><img alt="{alt}" src="data:image/png;base64,{source}"><br><em>{alt}</em></p>')
+
+    def write(self, folder: Path) -> None:
+        """report.md with its pictures, and report.html, in a folder."""
+        for name, png in self.pictures.items():
+            (folder / name).write_bytes(png)
+        (folder / "report.md").write_text(f"# {self.title}\n\n" + "\n\n".join(self.markdown) + "\n", "utf-8")
+        title = html.escape(self.title)
+        (folder / "report.html").write_text(
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            f"<style>{STYLE}</style></head><body><h1>{title}</h1>{''.join(self.body)}</body></html>\n",
+            "utf-8",
+        )

@@ -1,0 +1,135 @@
+"""The report of the suite `exact`: frontiers of gain against disturbance, with the optimum drawn in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .document import Document, figure_bytes, new_figure
+from .exact_suite import TILTS, Run, disturbance
+from .ledger import Row
+from .statistics import Interval, bootstrap, paired
+
+COLOURS = {
+    "ntrk": "#c0392b",
+    "ntrk mixture": "#2e6da4",
+    "ntrk mixture early": "#16a085",
+    "ntrk early": "#e67e22",
+    "ntrk bump": "#f1a9a0",
+    "ntrk eta 0.7": "#7f5539",
+    "dps": "#2e8b57",
+    "twisted shift": "#8e44ad",
+    "best-of-n": "#999999",
+    "svdd": "#333333",
+}
+
+
+class Point(NamedTuple):
+    """One method at one strength, over all seeds."""
+
+    method: str
+    strength: float
+    nfe: float
+    gain: Interval
+    disturbance: Interval
+    ring: float
+
+
+def points(rows: Sequence[Row]) -> list[Point]:
+    """All settings of one problem against base with the same kernel and seeds."""
+    settings = dict.fromkeys((row["method"], row["strength"]) for row in rows)
+    base = {name: [row for row in rows if row["method"] == name] for name in ("base", "base eta 0.7")}
+    found = []
+    for method, strength in settings if all(base.values()) else ():
+        mine = [row for row in rows if (row["method"], row["strength"]) == (method, strength)]
+        partner = base["base eta 0.7" if method.endswith("eta 0.7") else "base"]
+        gains, excess = (paired(mine, partner, name, ("seed",)) for name in ("reward", "energy"))
+        power, before = (np.mean([row["rings"] for row in part], axis=0) for part in (mine, partner))
+        found.append(
+            Point(
+                method,
+                strength,
+                mine[0]["nfe"],
+                bootstrap(gains),
+                bootstrap(excess, lambda values: disturbance(float(np.mean(values)))),
+                float((power / before).max()),
+            )
+        )
+    return found
+
+
+def gain_at(points: Sequence[Point], method: str, level: float) -> float | None:
+    """A method's gain at a disturbance, linear between its strengths; None beyond its greatest."""
+    mine = sorted((max(0.0, p.disturbance.value), p.gain.value) for p in points if p.method == method)
+    if not mine or mine[-1][0] < level:
+        return None
+    x, y = zip(*[(0.0, 0.0), *mine], strict=True)
+    return float(np.interp(level, x, y))
+
+
+def verdicts(name: str, points: Sequence[Point]) -> list[str]:
+    """What the figures say, in sentences."""
+    level = 8.0
+    at = {m: g for m in dict.fromkeys(p.method for p in points) if (g := gain_at(points, m, level)) is not None}
+    lines = []
+    if at:
+        best = max(at, key=at.get)
+        rest = ", ".join(f"{m} {g:.1f}" for m, g in sorted(at.items(), key=lambda item: -item[1]) if m != best)
+        lines.append(f"At a disturbance of {level:g}, {best} gains most, {at[best]:.1f}; then {rest or 'nobody'}.")
+    for method in ("ntrk", "ntrk mixture"):
+        asked = [(p.strength, p.gain.value) for p in points if p.method == method]
+        if asked and name != "mixture":
+            share = ", ".join(f"{gain:.1f} of {wanted:g}" for wanted, gain in asked)
+            lines.append(f"{method} delivers of the gain that best_of asked for: {share}.")
+    return lines
+
+
+def _plot(points: Sequence[Point], name: str, linear: bool) -> bytes:
+    figure = new_figure(figsize=(7, 4.6))
+    axes = figure.subplots()
+    for method in dict.fromkeys(p.method for p in points if not p.method.startswith("base")):
+        mine = sorted((p for p in points if p.method == method), key=lambda p: p.strength)
+        x, y = [max(0.0, p.disturbance.value) for p in mine], [p.gain.value for p in mine]
+        line = (
+            "o" if method in ("best-of-n", "svdd") else "o--" if method in TILTS and "mixture" not in method else "o-"
+        )
+        axes.plot(x, y, line, color=COLOURS[method], label=method, markersize=4)
+    right = min(max(max(0.0, p.disturbance.value) for p in points), 45.0)
+    if linear:
+        axes.plot([0, right], [0, right], color="#000000", linewidth=0.8, label="optimal tilt")
+        axes.set_ylim(-1, right * 1.05)
+    axes.set(xlim=(-0.02 * right, right * 1.03), title=name)
+    axes.set(xlabel="disturbance, square root of added energy", ylabel="gain, standard deviations of the reward")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    return figure_bytes(figure)
+
+
+def write(out: Path, run: Run) -> Document:
+    """report.md, report.html and their plots, of what is measured."""
+    document = Document("Exact suite: gain against disturbance")
+    document.text(f"Pictures 3 × {run.size} × {run.size}, {run.steps} steps, {run.seeds} seeds.")
+    document.text(
+        "Gain is in standard deviations of the reward under the prior; disturbance is the square root of the energy "
+        "added to the whitened picture, in the same units, so that the optimal tilt of a linear reward lies on the "
+        "diagonal. Both are against base at the same seeds; brackets are 95 % bootstrap intervals. The most disturbed "
+        "ring of frequencies is its power over base's."
+    )
+    for problem in run.problems:
+        found = points(run.ledger.where(problem=problem.name))
+        if not found:
+            continue
+        document.heading(f"{problem.name}: {problem.summary}")
+        document.items(verdicts(problem.name, found))
+        linear = problem.name != "mixture"
+        caption = f"Reward {problem.name}: every point is a strength."
+        document.picture(f"{problem.name}.png", _plot(found, problem.name, linear), caption)
+        document.table(
+            ["method", "strength", "NFE", "gain", "disturbance", "most disturbed ring"],
+            [[p.method, p.strength, p.nfe, str(p.gain), str(p.disturbance), p.ring] for p in found],
+        )
+    document.write(out)
+    return document

@@ -1,0 +1,77 @@
+"""What a benchmark has measured so far, a JSON line each, so that a run can stop at any moment and go on later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+class Ledger:
+    """Rows of one run on disk, found by what they are of.
+
+    A line that was cut off by a crash is dropped. Rows of another setting are never mixed in: the settings stand in
+    `settings.json`, and a folder with others is refused.
+
+    Args:
+        folder: made if missing; holds `rows.jsonl` and `settings.json`.
+        key: the fields that say what a row is of.
+        settings: all that the rows depend on besides, as JSON.
+    Raises:
+        ValueError: if the folder holds a run with other settings.
+    """
+
+    def __init__(self, folder: Path, key: Sequence[str], settings: Row) -> None:
+        self.folder, self.key, self.file = folder, tuple(key), folder / "rows.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._check(settings)
+        lines = self.file.read_text("utf-8").splitlines() if self.file.exists() else []
+        rows = [row for row in map(_parsed, lines) if row is not None]
+        if len(rows) < len(lines):
+            self.file.write_text("".join(_line(row) for row in rows), "utf-8")
+        self._rows = {self.key_of(row): row for row in rows}
+
+    def _check(self, settings: Row) -> None:
+        file, settings = self.folder / "settings.json", json.loads(json.dumps(settings))
+        before = json.loads(file.read_text("utf-8")) if file.exists() else settings
+        changed = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
+        if changed:
+            raise ValueError(
+                f"{self.folder} holds a run with another {', '.join(changed)}; give another --out, or empty that folder"
+            )
+        file.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+
+    def key_of(self, row: Row) -> tuple:
+        """What a row is of."""
+        return tuple(row[name] for name in self.key)
+
+    def __contains__(self, key: tuple) -> bool:
+        return key in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Writes rows down at once."""
+        rows = list(rows)
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write("".join(map(_line, rows)))
+        self._rows |= {self.key_of(row): row for row in rows}
+
+    def where(self, **fields: Any) -> list[Row]:
+        """The rows with these values, in the order they were measured."""
+        return [row for row in self._rows.values() if all(row[k] == v for k, v in fields.items())]
+
+
+def _parsed(line: str) -> Row | None:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row) + "\n"

@@ -1,0 +1,36 @@
+"""What is measured stays, once, and is never mixed with another run's."""
+
+import json
+
+import pytest
+
+from noisetilt.bench.ledger import Ledger
+
+SETTINGS = {"suite": "x", "budgets": (25, 500)}
+
+
+def rows(count):
+    return [{"method": "a", "seed": seed, "reward": seed / 3} for seed in range(count)]
+
+
+def test_rows_are_found_again_after_a_restart(tmp_path):
+    Ledger(tmp_path, ("method", "seed"), SETTINGS).add(rows(3))
+    again = Ledger(tmp_path, ("method", "seed"), SETTINGS)
+    assert ("a", 2) in again and ("a", 3) not in again and ("b", 0) not in again
+    assert again.where(method="a") == rows(3) and again.where(seed=1) == rows(3)[1:2]
+
+
+def test_a_line_cut_off_is_dropped_and_the_next_is_whole(tmp_path):
+    Ledger(tmp_path, ("method", "seed"), SETTINGS).add(rows(3))
+    file = tmp_path / "rows.jsonl"
+    file.write_text(file.read_text()[:-9])
+    again = Ledger(tmp_path, ("method", "seed"), SETTINGS)
+    assert len(again) == 2 and ("a", 2) not in again
+    again.add(rows(3)[2:])
+    assert [json.loads(line) for line in file.read_text().splitlines()] == rows(3)
+
+
+def test_another_run_s_folder_is_refused(tmp_path):
+    Ledger(tmp_path, ("seed",), SETTINGS)
+    with pytest.raises(ValueError, match="another budgets"):
+        Ledger(tmp_path, ("seed",), SETTINGS | {"budgets": (25, 100)})

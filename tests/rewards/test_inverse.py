@@ -1,0 +1,107 @@
+"""Measurement operators against their definitions, and their rewards against linear algebra."""
+
+import math
+
+import pytest
+import torch
+
+from noisetilt import METHODS, sample
+from noisetilt.models.exact import GaussianModel
+from noisetilt.rewards import inverse, load
+
+MASK = torch.ones(16, 16, dtype=torch.bool)
+MASK[4:12, 4:12] = False
+OPERATORS = [inverse.gaussian_blur(1.5), inverse.downsample(4), inverse.keep(MASK), inverse.grey()]
+
+
+def pictures(count, seed=0, dtype=torch.float64):
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
+def test_operators_are_linear_and_keep_flat_colours(operator):
+    x, y = pictures(2), pictures(2, 1)
+    assert torch.allclose(operator(0.3 * x - 2 * y), 0.3 * operator(x) - 2 * operator(y))
+    flat = operator(torch.full((1, 3, 16, 16), 0.4, dtype=torch.float64))
+    assert torch.allclose(flat[flat != 0], torch.tensor(0.4, dtype=torch.float64))
+
+
+def test_blur_of_a_point_is_a_gaussian_of_that_width():
+    point = torch.zeros(1, 1, 31, 31, dtype=torch.float64)
+    point[0, 0, 15, 15] = 1
+    spread = inverse.gaussian_blur(2.0)(point)[0, 0]
+    place = torch.arange(31, dtype=torch.float64) - 15
+    assert spread.sum() == pytest.approx(1)
+    assert (spread.sum(0) * place**2).sum().sqrt() == pytest.approx(2.0, rel=0.03)  # cut off at three widths
+    assert torch.allclose(spread, spread.T)
+    assert spread[15, 17] / spread[15, 15] == pytest.approx(math.exp(-0.5))
+
+
+def test_downsampling_takes_means_and_grey_is_brightness():
+    x = pictures(2)
+    assert inverse.downsample(4)(x)[1, 2, 0, 3] == pytest.approx(x[1, 2, 0:4, 12:16].mean().item())
+    assert torch.allclose(inverse.grey()(x).mean((1, 2, 3)), load("brightness")(x, ["", ""]))
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
+def test_the_reward_is_greatest_at_the_truth_and_its_gradient_is_the_residual(operator):
+    """∇ −‖Ax − y‖² = −2 Aᵀ(Ax − y) with A as an explicit matrix; that of −‖Ax − y‖ is the same over its length."""
+    truth, x = pictures(1)[0], pictures(1, 3)
+    y = inverse.measure(operator, truth)
+    assert inverse.matching(operator, y)(truth[None], [""]).item() == pytest.approx(0, abs=1e-20)
+    matrix = operator(torch.eye(768, dtype=torch.float64).view(768, 3, 16, 16)).flatten(1).T
+    residual = matrix @ x.flatten() - y.flatten()
+    expected = -2 * matrix.T @ residual
+    for power, scale in ((2, 1.0), (1, 0.5 / residual.norm())):
+        at = x.clone().requires_grad_()
+        reward = inverse.matching(operator, y, power)(at, [""])
+        assert reward.item() == pytest.approx(-(residual.norm().item() ** power))
+        gradient = torch.autograd.grad(reward.sum(), at)[0].flatten()
+        assert torch.allclose(gradient, scale * expected)
+
+
+def test_a_perfect_match_has_a_finite_gradient():
+    x = pictures(1).requires_grad_()
+    reward = inverse.matching(inverse.grey(), inverse.grey()(x.detach())[0], power=1)
+    assert torch.autograd.grad(reward(x, [""]).sum(), x)[0].isfinite().all()
+
+
+def test_measurement_noise_has_its_size_and_its_seed():
+    x = pictures(1, dtype=torch.float32)[0]
+    clean, one, again, other = (
+        inverse.measure(OPERATORS[0], x, noise, seed) for noise, seed in ((0, 0), (0.1, 1), (0.1, 1), (0.1, 2))
+    )
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert (one - clean).std().item() == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.parametrize("method", [METHODS["dps"].replace(scale=3.0), METHODS["ntrk"].replace(rho=0.3)])
+def test_guided_samples_match_the_measurement_better(method):
+    frequency = torch.fft.fftfreq(16)
+    power = 1 / (1e-2 + frequency[:, None] ** 2 + frequency[None] ** 2)
+    model = GaussianModel(torch.full((3, 16, 16), 0.5), 0.02 * power / power.mean())
+    truth = model.draw(1, torch.Generator().manual_seed(5))[0]
+    reward = inverse.matching(inverse.downsample(4), inverse.measure(inverse.downsample(4), truth), power=1)
+    free, guided = (sample(model, [""] * 4, reward, m, 15, track=False).rewards for m in ("base", method))
+    assert (guided > 0.5 * free).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: inverse.gaussian_blur(0), "width = 0"),
+        (lambda: inverse.gaussian_blur(9.0)(pictures(1)), "blur less"),
+        (lambda: inverse.downsample(1), "factor = 1"),
+        (lambda: inverse.downsample(3)(pictures(1)), "3×3"),
+        (lambda: inverse.keep(torch.zeros(16, 16, dtype=torch.bool)), "true pixel"),
+        (lambda: inverse.keep(torch.ones(16, 16)), "float32"),
+        (lambda: inverse.measure(inverse.grey(), pictures(1)), "one \\(3, H, W\\)"),
+        (lambda: inverse.measure(inverse.grey(), pictures(1)[0], -1), "noise = -1"),
+        (lambda: inverse.matching(inverse.grey(), torch.zeros(1, 16, 16), 3), "power = 3"),
+        (lambda: inverse.matching(inverse.grey(), torch.full((1, 16, 16), math.nan)), "finite"),
+        (lambda: inverse.matching(inverse.grey(), torch.zeros(3, 16, 16))(pictures(1), [""]), "same operator"),
+    ],
+)
+def test_bad_input_is_refused(make, word):
+    with pytest.raises(ValueError, match=word):
+        make()
