@@ -108,6 +108,34 @@ def test_plain_gradient_ascent():
     torch.testing.assert_close(last.noise, x + 1.5 * a)
 
 
+def test_rotation_is_a_noise_tilt_that_keeps_the_norm():
+    """For g' at right angles to x and as long it is cos θ · x + sin θ · g', NTRK's mixture with ρ = sin²θ."""
+    x, g = normal(1, *EVENT), normal(1, *EVENT, seed=1)
+    g = g - (g * x).sum() / (x * x).sum() * x
+    g = g / g.norm() * x.norm()
+    first = list(Ascent(1, 0.3, optimiser="rotation", momentum=0.0).walk(x, linear(g[0])))[-1].noise
+    torch.testing.assert_close(first, math.cos(0.3) * x + math.sin(0.3) * g)
+    for iterate in Ascent(9, 0.3, optimiser="rotation").walk(x, hilly(normal(*EVENT, seed=2))):
+        torch.testing.assert_close(iterate.noise.norm(), x.norm())
+
+
+def test_rotation_comes_to_rest_at_a_constant_gradient():
+    a, climb = normal(*EVENT, seed=1), Ascent(40, 0.1, optimiser="rotation", momentum=0.0)
+    x = torch.cat([normal(1, *EVENT), a[None]])
+    for row in list(climb.walk(x, linear(a)))[-1].noise:
+        torch.testing.assert_close(row / row.norm(), a / a.norm())
+
+
+def test_rotation_keeps_noise_typical_where_steps_add_up():
+    """Along a gradient that is typical and does not turn, Adam's noise grows until the audit sees it; a rotated one
+    stays typical all the way."""
+    x, a = (torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    for climb, typical in ((ascent("gper-rotation", gradient="raw"), True), (ascent("none"), False)):
+        *_, last = climb.walk(x, lambda x, rows, wanted: ((x * a[rows]).flatten(1).sum(1), a[rows]))
+        assert (audit(last.noise).p_value > 1e-3).all() == typical
+        assert (torch.cosine_similarity(last.noise.flatten(1), a.flatten(1)) > 0.7).all()
+
+
 def test_clipping_bounds_the_gradient_of_each_image_alone():
     climb, x = Ascent(clip=0.1), normal(3, *EVENT)
     gradient = torch.stack([normal(*EVENT), 1e-6 * normal(*EVENT), torch.zeros(EVENT, dtype=torch.float64)])
@@ -248,7 +276,7 @@ def test_one_step_is_the_denoiser_itself():
     torch.testing.assert_close(made, (x.flatten(1) @ model.matrix.T).view_as(x))
 
 
-METHOD_NAMES = ["none", "reno", "prno", "mpgr", "gper", "gper-latent", "gper-both", "gper-w"]
+METHOD_NAMES = ["none", "reno", "prno", "mpgr", "gper", "gper-latent", "gper-both", "gper-w", "gper-rotation"]
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)

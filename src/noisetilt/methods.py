@@ -164,6 +164,10 @@ METHODS: dict[str, Method] = {
         summary="noise ascent, gradient and noise made white (arXiv 2602.08646, released settings)",
     ),
     "gper-w": Method(initial=Ascent(gradient="whiten", clip=0.03), summary="noise ascent along the gradient after W"),
+    "gper-rotation": Method(
+        initial=Ascent(gradient="wgnc", optimiser="rotation", momentum=0.0),
+        summary="noise turned towards the gradient made white, its norm kept",
+    ),
     "gper-ntrk": Method(
         initial=Ascent(gradient="wgnc", clip=0.03), proposal=NoiseTilt(), summary="GPER's noise, then NTRK"
     ),

@@ -20,7 +20,7 @@ WORDS = {
     "gradient": ("raw", "wgnc", "whiten"),
     "latent": ("free", "wgnc"),
     "penalty": ("none", "reno", "prno", "mpgr"),
-    "optimiser": ("adam", "sgd"),
+    "optimiser": ("adam", "sgd", "rotation"),
     "around": ("picture", "noise"),
 }
 
@@ -56,21 +56,22 @@ class Ascent:
     - gper-latent: x itself is projected, at the start and after each step (the same paper's v1).
     - gper-both: both, as in its released settings.
     - gper-w: the whitening operator W in place of that projection.
+    - gper-rotation: gper's gradient, but x is turned towards it instead of moved by Adam (ours).
 
     It costs iterations + 1 network calls a particle, times chain_steps. Clipping acts before the projection, which
     forgets lengths: with "wgnc" or "whiten" it has no effect.
 
     Args:
         iterations: steps of ascent, 0 or more.
-        rate: learning rate > 0; for Adam the change of each number of x a step.
+        rate: learning rate > 0; for Adam the change of each number of x a step, for "rotation" the angle in radians.
         gradient: "raw", "wgnc" (projected to white-Gaussian norms) or "whiten" (W).
         latent: "free", or "wgnc" to project x.
         penalty: "none", "reno", "prno" or "mpgr"; the last two read x in a fresh random order at each step.
-        penalty_weight: λ ≥ 0, in units of reward per unit of penalty. Under each of the three a noise of mean square q is
-            pulled back by about λ (q − 1) x, so one λ is equally strict with all; 0.01 is ReNO's.
+        penalty_weight: λ ≥ 0, in units of reward per unit of penalty. Under each of the three a noise of mean square q
+            is pulled back by about λ (q − 1) x, so one λ is equally strict with all; 0.01 is ReNO's.
         block_size: B of the projection or of the penalty.
-        optimiser: "adam" (β = 0.9, 0.999) or "sgd" with Nesterov momentum.
-        momentum: of "sgd", in [0, 1); 0 is plain gradient ascent.
+        optimiser: "adam" (β = 0.9, 0.999), "sgd" with Nesterov momentum, or "rotation" towards g', see `Rotation`.
+        momentum: of "sgd" and "rotation", in [0, 1); 0 is plain gradient ascent.
         clip: > 0, the greatest norm of an image's gradient; inf for none.
         audit_level: an image stops climbing before its noise fails the typicality audit at this level; 0 never asks.
         chain_steps: network calls K that make the picture: the K steps with η = 0, differentiated through (DNO).
@@ -88,7 +89,7 @@ class Ascent:
     penalty: Penalty = "none"
     penalty_weight: float = 0.0
     block_size: int = 16
-    optimiser: Literal["adam", "sgd"] = "adam"
+    optimiser: Literal["adam", "sgd", "rotation"] = "adam"
     momentum: float = 0.9
     clip: float = math.inf
     audit_level: float = 0.0
@@ -161,7 +162,7 @@ class Ascent:
             active = self._step(x, gradient, optimiser, active, number)
 
     def _step(
-        self, x: Tensor, gradient: Tensor, optimiser: torch.optim.Optimizer, active: Tensor, number: int
+        self, x: Tensor, gradient: Tensor, optimiser: torch.optim.Optimizer | Rotation, active: Tensor, number: int
     ) -> Tensor:
         """Moves the active rows of x in place; gives the rows that go on."""
         before = x.clone()
@@ -198,10 +199,39 @@ class Ascent:
     def _feasible(self, x: Tensor) -> Tensor:
         return x if self.latent == "free" else project_wgnc(x, self.block_size)
 
-    def _optimiser(self, x: Tensor) -> torch.optim.Optimizer:
+    def _optimiser(self, x: Tensor) -> torch.optim.Optimizer | Rotation:
+        if self.optimiser == "rotation":
+            return Rotation(x, self.rate, self.momentum)
         if self.optimiser == "adam":
             return torch.optim.Adam([x], lr=self.rate, maximize=True)
         return torch.optim.SGD([x], lr=self.rate, momentum=self.momentum, nesterov=self.momentum > 0, maximize=True)
+
+
+class Rotation:
+    """x ← cos θ · x + sin θ · ‖x‖ u, with u the unit direction towards m at right angles to x, and m ← μ m + g'.
+
+    The norm of x never changes, and where g' is typical noise independent of x, so is the answer: it is the noise tilt
+    of NTRK (arXiv 2606.18066) with ρ = sin²θ, along a great circle. θ is at most the angle to m, where x comes to rest.
+
+    Args:
+        x: (row, *event), moved in place by `step` along x.grad.
+        rate: θ, in radians.
+        momentum: μ in [0, 1).
+    """
+
+    def __init__(self, x: Tensor, rate: float, momentum: float) -> None:
+        self.x, self.rate, self.momentum, self.mean = x, rate, momentum, torch.zeros_like(x)
+
+    def step(self) -> None:
+        self.mean = self.momentum * self.mean + self.x.grad
+        x, m = self.x.flatten(1), self.mean.flatten(1)
+        length = x.norm(dim=1, keepdim=True)
+        along = (x * m).sum(1, keepdim=True) / length
+        across = m - along * x / length
+        height = across.norm(dim=1, keepdim=True)
+        theta = torch.atan2(height, along).clamp(max=self.rate)
+        unit = across / torch.where(height > 0, height, 1)
+        self.x.copy_((theta.cos() * x + theta.sin() * length * unit).view_as(self.x))
 
 
 def _in_order(penalty: Callable[..., Tensor], block_size: int, order: Tensor) -> Callable[[Tensor], Tensor]:
