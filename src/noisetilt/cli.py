@@ -116,7 +116,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
         help="compare methods at equal network calls",
         description="Runs a suite, goes on where it was stopped, and writes report.md and report.html.",
     )
-    parser.add_argument("--suite", default="exact", help="exact or paper (default: %(default)s)")
+    parser.add_argument("--suite", default="exact", help="exact, paper or one-step (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a small version, minutes on two cores")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="only these, and base")
     parser.add_argument("--out", type=Path, help="folder of the run (default: out/bench-SUITE, or -SUITE-quick)")

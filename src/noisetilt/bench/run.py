@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .document import new_figure
 
-SUITES = ("exact", "paper")
+SUITES = ("exact", "paper", "one-step")
 
 
 def bench(suite: str, out: Path, quick: bool = False, methods: Sequence[str] | None = None) -> Path:
@@ -26,7 +26,7 @@ def bench(suite: str, out: Path, quick: bool = False, methods: Sequence[str] | N
     if suite not in SUITES:
         raise ValueError(f"suite = {suite!r} is unknown; the suites are: {', '.join(SUITES)}")
     new_figure()  # a missing matplotlib is told before hours of work
-    (_exact if suite == "exact" else _paper)(out, quick, methods)
+    {"exact": _exact, "paper": _paper, "one-step": _one_step}[suite](out, quick, methods)
     return out / "report.html"
 
 
@@ -49,3 +49,13 @@ def _paper(out: Path, quick: bool, methods: Sequence[str] | None) -> None:
         runner.run()
     finally:
         paper_report.write(out, runner)
+
+
+def _one_step(out: Path, quick: bool, methods: Sequence[str] | None) -> None:
+    from . import one_step, one_step_report
+
+    run = one_step.Run(out, quick, methods)
+    try:
+        run.measure()
+    finally:
+        one_step_report.write(out, run)
