@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from .initial_noise import PCNL, Ascent, Gaussian, Initial
+from .initial_noise import PCNL, Ascent, Gaussian, Initial, Langevin
 from .proposals import (
     Base,
     BlackBoxTilt,
@@ -168,6 +168,7 @@ METHODS: dict[str, Method] = {
         initial=Ascent(gradient="wgnc", optimiser="rotation", momentum=0.0),
         summary="noise turned towards the gradient made white, its norm kept",
     ),
+    "langevin": Method(initial=Langevin(), summary="noise by reward-guided Langevin dynamics (ORIGEN, Min 2025)"),
     "gper-ntrk": Method(
         initial=Ascent(gradient="wgnc", clip=0.03), proposal=NoiseTilt(), summary="GPER's noise, then NTRK"
     ),

@@ -3,6 +3,7 @@
 from .ascent import Ascent
 from .chain import Chain, Initial
 from .gaussian import Gaussian
+from .langevin import Langevin
 from .pcnl import PCNL
 
-__all__ = ["PCNL", "Ascent", "Chain", "Gaussian", "Initial"]
+__all__ = ["PCNL", "Ascent", "Chain", "Gaussian", "Initial", "Langevin"]
