@@ -97,7 +97,7 @@ def _plot(points: Sequence[Point], name: str, linear: bool) -> bytes:
             "o" if method in ("best-of-n", "svdd") else "o--" if method in TILTS and "mixture" not in method else "o-"
         )
         axes.plot(x, y, line, color=COLOURS[method], label=method, markersize=4)
-    right = min(max(max(0.0, p.disturbance.value) for p in points), 45.0)
+    right = min(max(max(0.0, p.disturbance.value) for p in points), 25.0)
     if linear:
         axes.plot([0, right], [0, right], color="#000000", linewidth=0.8, label="optimal tilt")
         axes.set_ylim(-1, right * 1.05)

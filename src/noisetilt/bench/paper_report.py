@@ -30,6 +30,7 @@ class Line:
 
     method: str
     knob: str
+    at_edge: bool
     rows: Sequence[Row]
     reward: Interval
     gain: Interval
@@ -51,13 +52,14 @@ def _mean(rows: Sequence[Row], field: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _line(method: str, knob: str, rows: Sequence[Row], base: Sequence[Row]) -> Line:
+def _line(method: str, knob: str, at_edge: bool, rows: Sequence[Row], base: Sequence[Row]) -> Line:
     real, mine = real_features(), torch.tensor([row["features"] for row in rows])
     precision, recall = precision_recall(real, mine) if len(rows) > 3 else (None, None)
     p_values = [row["p_value"] for row in rows if row["p_value"] is not None]
     return Line(
         method,
         knob,
+        at_edge,
         rows,
         bootstrap([row["reward"] for row in rows]),
         bootstrap(paired(rows, base, "reward", PAIR)),
@@ -87,8 +89,10 @@ def lines_of(runner: Runner, target: Target, budget: int) -> list[Line]:
         rows = ledger.where(stage="test", target=target.reward, method=name, budget=budget)
         if its_budget == budget and len(rows) >= len(wanted):
             value = rows[0]["value"]
-            lines.append(_line(name, "" if entry.knob is None else f"{entry.knob} = {value:g}", rows, base))
-    return [_line("base", "", base, base), *sorted(lines, key=lambda line: -line.reward.value)]
+            tried = runner.values(entry)
+            knob, at_edge = ("", False) if not tried else (f"{entry.knob} = {value:g}", value in (tried[0], tried[-1]))
+            lines.append(_line(name, knob, at_edge, rows, base))
+    return [_line("base", "", False, base, base), *sorted(lines, key=lambda line: -line.reward.value)]
 
 
 def verdicts(target: Target, budget: int, lines: Sequence[Line]) -> list[str]:
@@ -111,6 +115,9 @@ def verdicts(target: Target, budget: int, lines: Sequence[Line]) -> list[str]:
     hacked = [line.method for line in rivals if line.gain.low > 0 and line.judge_gain.high < 0]
     if hacked:
         said.append(f"Target up while {target.judges[0]} is down, both beyond chance: {', '.join(hacked)}.")
+    edge = [f"{line.method} ({line.knob})" for line in rivals if line.at_edge]
+    if edge:
+        said.append(f"Tuned to the strongest or weakest value tried, so more may be in it: {', '.join(edge)}.")
     odd = [line.method for line in rivals if line.rejected is not None and line.rejected > 0.5]
     if odd:
         said.append(f"Noise that the audit tells from Gaussian in more than half of the pictures: {', '.join(odd)}.")
