@@ -72,6 +72,13 @@ def clip(folder: Path, act: str = "quick_gelu") -> transformers.CLIPModel:
     return model
 
 
+def aesthetic(folder: Path) -> tuple[transformers.CLIPModel, nn.Sequential]:
+    """A CLIPModel and LAION's head in a folder."""
+    model, layers = clip(folder), head(JOINT, False)
+    torch.save({f"layers.{k}": v for k, v in layers.state_dict().items()}, folder / "aesthetic-model.pth")
+    return model, layers
+
+
 def siglip(folder: Path) -> transformers.SiglipVisionModel:
     config = transformers.SiglipVisionConfig(
         hidden_size=WIDTH,

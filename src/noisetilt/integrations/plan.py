@@ -238,17 +238,28 @@ def plan(
     if kind == torch.float16 and vae.config.get("force_upcast"):
         vae = nn.Module.to(vae, torch.float32)
     x = network_latents(model, shape, batch * model["guidance_rows"], kind)
-    plain, held, peak = call_peaks(network, network_call(model, network, x), x)
+    latents, everything = (meta(rows, *shape, dtype=vae.dtype) for rows in (min(chunk, batch), batch))
+    peaks, checkpointed = run_peaks(network, network_call(model, network, x), x, vae, latents, everything)
+    return Plan([count(name, module) for name, module in parts.items()], peaks, checkpointed)
+
+
+def run_peaks(
+    network: Any, call: Callable[[Tensor], Tensor], x: Tensor, vae: Any, latents: Tensor, everything: Tensor
+) -> tuple[Peaks, Peaks]:
+    """The peaks of a run without and with checkpointing.
+
+    Args:
+        network, call, x: a diffusers network, a call of it by its latents, and these.
+        vae, latents, everything: its decoder, the latents decoded at a time with gradient, and all of them.
+    """
+    plain, held, peak = call_peaks(network, call, x)
     network.enable_gradient_checkpointing()
-    _, held_less, peak_less = call_peaks(network, network_call(model, network, x), x)
-    decode = lambda latents: vae.decode(latents, return_dict=False)[0]  # noqa: E731
-    latents = meta(min(chunk, batch), *shape, dtype=vae.dtype)
+    _, held_less, peak_less = call_peaks(network, call, x)
+    decode = lambda z: vae.decode(z, return_dict=False)[0]  # noqa: E731
     _, _, decoding = call_peaks(vae, decode, latents)
-    everything = meta(batch, *shape, dtype=vae.dtype)
     with torch.no_grad(), counted(vae, everything) as final:
         decode(everything)
-    return Plan(
-        [count(name, module) for name, module in parts.items()],
+    return (
         Peaks(plain, held, peak, decoding, final.peak),
         Peaks(plain, held_less, peak_less, decoding, final.peak),
     )

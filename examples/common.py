@@ -1,0 +1,126 @@
+"""What the examples share: a pipeline and rewards, real or tiny, and a comparison with the plain pipeline.
+
+With `--model tiny`, which is what they do if nothing is said, they run on random networks of a few thousand weights,
+built from the real classes in a second: the pictures mean nothing, but every line of the example is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import noisetilt
+from noisetilt import rewards
+
+TINY = "tiny"
+TINY_TOWERS = {
+    "aesthetic": "aesthetic",
+    "pickscore": "clip",
+    "clipscore": "clip",
+    "video-consistency": "clip",
+    "imagereward": "imagereward",
+}
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+
+
+def options(description: str, real: str, argv: Sequence[str] | None, **further: Any) -> argparse.Namespace:
+    """The command line of an example.
+
+    Args:
+        description: its docstring.
+        real: the hub name it is meant for.
+        argv: the command line, or None for the program's.
+        further: more options, by name and default value.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--model", default=TINY, help=f"a hub name or folder, such as {real} (default: tiny)")
+    parser.add_argument("--prompt", default="a red fox in the snow")
+    parser.add_argument("--method", default="ntrk", help="see `noisetilt methods` (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures")
+    for name, default in further.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    return parser.parse_args(argv)
+
+
+def pipeline(given: argparse.Namespace, family: str) -> tuple[Any, dict[str, Any]]:
+    """The pipeline that --model names, on the GPU if there is one, and arguments for its call."""
+    if given.model == TINY:
+        sys.path.insert(0, str(TESTS / "integrations"))
+        from tiny_pipelines import build
+
+        pipe, call = build(family)
+        return pipe, call
+    import diffusers
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    pipe = diffusers.DiffusionPipeline.from_pretrained(given.model, torch_dtype=dtype).to(device)
+    return pipe, {"num_inference_steps": given.steps, "output_type": "pt"}
+
+
+def reward(given: argparse.Namespace, name: str, heldout: bool = False) -> rewards.Reward:
+    """A reward of the literature: the published one, or a tiny tower of its classes where the pipeline is tiny."""
+    if given.model != TINY:
+        return rewards.load(name, heldout=heldout)
+    sys.path.insert(0, str(TESTS / "rewards"))
+    import tiny_towers
+
+    loaded = rewards.hub.partner(name) if heldout else name
+    folder = Path(tempfile.mkdtemp(prefix="noisetilt-"))
+    getattr(tiny_towers, TINY_TOWERS[loaded.split(":")[-1]])(folder)
+    return rewards.load(name, heldout=heldout, path=folder)
+
+
+def compare(
+    pipe: Any,
+    given: argparse.Namespace,
+    call: dict[str, Any],
+    followed: Callable[..., Tensor],
+    judge: Callable[..., Tensor] | None = None,
+    **how: Any,
+) -> dict[str, Tensor]:
+    """Pictures (or videos) without and with guidance at the same seed; prints what both rewards say of them.
+
+    Args:
+        pipe, given, call: from `pipeline` and `options`.
+        followed: the reward.
+        judge: a reward that nothing follows: if the one rises and this falls, the reward is being hacked.
+        how: further arguments of `align`.
+    """
+    made = {}
+    for method in ("base", given.method):
+        output = noisetilt.align(pipe, followed, method, **how)(given.prompt, seeds=[given.seed], **call)
+        pictures = made[method] = output[0].float().cpu()
+        line = f"{method:8} reward {output.rewards.item():+.4f}"
+        if judge is not None:
+            with torch.no_grad():
+                line += f"  held-out {judge(pictures, [given.prompt]).item():+.4f}"
+        print(f"{line}  {output.trace.nfe:g} evaluations, {output.trace.seconds:.1f} s")
+    return made
+
+
+def save(pictures: dict[str, Tensor], folder: Path, name: str) -> Path:
+    """Pictures (1, 3, H, W) side by side in a PNG, videos (1, frames, 3, H, W) in a GIF; the file."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    strip = torch.cat([one[0] for one in pictures.values()], dim=-1)
+    levels = (strip.clamp(0, 1) * 255).round().byte().movedim(-3, -1).numpy()
+    if levels.ndim == 3:
+        file = folder / f"{name}.png"
+        Image.fromarray(levels).save(file)
+    else:
+        file = folder / f"{name}.gif"
+        frames = [Image.fromarray(frame) for frame in levels]
+        frames[0].save(file, save_all=True, append_images=frames[1:], duration=62, loop=0)
+    print(f"{', '.join(pictures)} are in {file}")
+    return file

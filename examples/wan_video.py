@@ -1,0 +1,29 @@
+"""Wan 2.1, followed by PickScore over frames, with a part that holds the frames together:
+`python examples/wan_video.py --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --frames 33`.
+
+The gradient stops at the predicted video (gradient_at="x0"), for memory: `noisetilt plan Wan2.1-1.3B --frames 33` tells
+what it takes either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import common
+
+from noisetilt.rewards.reward import weighted_sum
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    given = common.options(__doc__, "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", argv, frames=5, steadiness=0.1)
+    pipe, call = common.pipeline(given, "wan")
+    content, steady = common.reward(given, "video:pickscore"), common.reward(given, "video-consistency")
+    followed = weighted_sum([(1.0, content), (given.steadiness, steady)], "pickscore and consistency")
+    judge = common.reward(given, "video:pickscore", heldout=True)
+    call |= {"num_frames": given.frames}
+    made = common.compare(pipe, given, call, followed, judge, gradient_at="x0")
+    common.save(made, given.out, "wan_video")
+
+
+if __name__ == "__main__":
+    main()
