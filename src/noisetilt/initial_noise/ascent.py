@@ -63,7 +63,7 @@ class Ascent:
 
     Args:
         iterations: steps of ascent, 0 or more.
-        rate: learning rate > 0; for Adam the change of each number of x a step, for "rotation" the angle in radians.
+        rate: learning rate > 0; for Adam the change of each number of x a step, for "rotation" the first angle in radians.
         gradient: "raw", "wgnc" (projected to white-Gaussian norms) or "whiten" (W).
         latent: "free", or "wgnc" to project x.
         penalty: "none", "reno", "prno" or "mpgr"; the last two read x in a fresh random order at each step.
@@ -201,7 +201,7 @@ class Ascent:
 
     def _optimiser(self, x: Tensor) -> torch.optim.Optimizer | Rotation:
         if self.optimiser == "rotation":
-            return Rotation(x, self.rate, self.momentum)
+            return Rotation(x, self.rate, self.momentum, self.iterations)
         if self.optimiser == "adam":
             return torch.optim.Adam([x], lr=self.rate, maximize=True)
         return torch.optim.SGD([x], lr=self.rate, momentum=self.momentum, nesterov=self.momentum > 0, maximize=True)
@@ -211,16 +211,19 @@ class Rotation:
     """x ← cos θ · x + sin θ · ‖x‖ u, with u the unit direction towards m at right angles to x, and m ← μ m + g'.
 
     The norm of x never changes, and where g' is typical noise independent of x, so is the answer: it is the noise tilt
-    of NTRK (arXiv 2606.18066) with ρ = sin²θ, along a great circle. θ is at most the angle to m, where x comes to rest.
+    of NTRK (arXiv 2606.18066) with ρ = sin²θ, along a great circle. θ falls linearly towards 0 with the steps, as one
+    that does not would end in a jitter, and is at most the angle to m, where x comes to rest.
 
     Args:
         x: (row, *event), moved in place by `step` along x.grad.
-        rate: θ, in radians.
+        rate: θ of the first step, in radians.
         momentum: μ in [0, 1).
+        steps: how many there will be, 1 or more.
     """
 
-    def __init__(self, x: Tensor, rate: float, momentum: float) -> None:
+    def __init__(self, x: Tensor, rate: float, momentum: float, steps: int) -> None:
         self.x, self.rate, self.momentum, self.mean = x, rate, momentum, torch.zeros_like(x)
+        self.left = self.steps = max(steps, 1)
 
     def step(self) -> None:
         self.mean = self.momentum * self.mean + self.x.grad
@@ -229,7 +232,8 @@ class Rotation:
         along = (x * m).sum(1, keepdim=True) / length
         across = m - along * x / length
         height = across.norm(dim=1, keepdim=True)
-        theta = torch.atan2(height, along).clamp(max=self.rate)
+        theta = torch.atan2(height, along).clamp(max=self.rate * self.left / self.steps)
+        self.left -= 1
         unit = across / torch.where(height > 0, height, 1)
         self.x.copy_((theta.cos() * x + theta.sin() * length * unit).view_as(self.x))
 
