@@ -63,7 +63,7 @@ class Ascent:
 
     Args:
         iterations: steps of ascent, 0 or more.
-        rate: learning rate > 0; for Adam the change of each number of x a step, for "rotation" the first angle in radians.
+        rate: learning rate > 0: for "adam" how far each number of x moves in a step, for "rotation" the first angle.
         gradient: "raw", "wgnc" (projected to white-Gaussian norms) or "whiten" (W).
         latent: "free", or "wgnc" to project x.
         penalty: "none", "reno", "prno" or "mpgr"; the last two read x in a fresh random order at each step.
