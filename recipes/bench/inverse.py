@@ -25,9 +25,9 @@ from noisetilt.rewards import inverse
 
 METHOD_LADDERS = {
     "base": [METHODS["base"]],
-    "dps": [METHODS["dps"].replace(scale=scale) for scale in (0.3, 1.0, 3.0)],
-    "ntrk": [METHODS["ntrk"].replace(rho=rho) for rho in (0.1, 0.3, 0.6)],
-    "ntrk mixture": [METHODS["ntrk"].replace(whitened="mixture", rho=rho) for rho in (0.003, 0.03, 0.3)],
+    "dps": [METHODS["dps"].replace(scale=scale) for scale in (1.0, 3.0, 10.0, 30.0)],
+    "ntrk": [METHODS["ntrk"].replace(rho=rho) for rho in (0.1, 0.3, 0.6, 0.9)],
+    "ntrk mixture": [METHODS["ntrk"].replace(whitened="mixture", rho=rho) for rho in (0.1, 0.3, 0.6, 0.9)],
 }
 NOISE = 0.02
 

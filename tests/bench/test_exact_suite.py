@@ -84,6 +84,24 @@ def test_a_run_goes_on_where_it_stopped_with_the_same_figures(finished):
     assert np.array_equal(*[sorted(strip.sub("", text).splitlines()) for text in (before, file.read_text())])
 
 
+def test_what_is_measured_before_an_interruption_is_kept_and_reported(tmp_path, monkeypatch):
+    from noisetilt.bench import exact_suite
+
+    real, calls = exact_suite.sample, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(exact_suite, "sample", interrupted)
+    arguments = ["bench", "--suite", "exact", "--quick", "--methods", "twisted shift", "--out", str(tmp_path)]
+    assert main(arguments) == 130
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 3 * 6
+    assert "| twisted shift | 2 |" in (tmp_path / "report.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

@@ -2,7 +2,7 @@
 
 Gain is in standard deviations of the reward under the prior. Disturbance is in the same units: the square root of what
 is added to E‖z‖², z = Σ^(−1/2)(x − m) the whitened picture. A tilt of mean g along any direction has disturbance g, so
-for a linear reward nothing lies above the diagonal, and the optimal tilt N(m + Σa/β, Σ) lies on it.
+the optimal tilt N(m + Σa/β, Σ) of a linear reward lies on the diagonal, and above it is chance or the sampler's error.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ from .metrics import total_variation
 
 KEY = ("stage", "target", "budget", "method", "value", "prompt", "seed")
 STEPS = 25
+SCORED = ("rewards", "bench")
 Judge = Callable[[Tensor, Sequence[str]], Tensor]
 
 
@@ -181,14 +182,20 @@ def find_judge(name: str) -> Judge:
     return clarity if name == "clarity" else rewards.load(name.removeprefix("held-out "), heldout=True)
 
 
+def weights_digest() -> str:
+    """One checksum of all that pictures and their figures depend on: the model, the scorers and the metrics."""
+    package = FOLDER.parents[1]
+    files = [FOLDER / "emoji64.safetensors", *(package / part / "weights" / "checksums.json" for part in SCORED)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
 class Runner:
     """Makes and measures the pictures of a plan, each once."""
 
     def __init__(self, out: Path, plan: Plan, model: Any = None, batch: int = 8) -> None:
         self.plan, self.out, self.batch = plan, out, batch
         self.model = load("emoji64") if model is None else model
-        checksum = hashlib.sha256((FOLDER / "emoji64.safetensors").read_bytes()).hexdigest()
-        settings = {"suite": "paper", "noisetilt": __version__, "emoji64": checksum, "budgets": plan.budgets}
+        settings = {"suite": "paper", "noisetilt": __version__, "weights": weights_digest(), "budgets": plan.budgets}
         self.ledger = Ledger(out, KEY, settings | {"values": plan.values, "tuning_prompts": plan.tuning_prompts})
         (out / "pictures").mkdir(exist_ok=True)
 
