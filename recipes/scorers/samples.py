@@ -48,7 +48,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    network = Emoji64(len(words.vocabulary()), depth=7)
+    network = Emoji64(len(words.vocabulary()))
     network.load_state_dict(torch.load(CHECKPOINT, weights_only=True)["average"])
     pictures = Pictures("features", seed=0)
     weight = np.load(DATA)["weight"][: len(pictures.names)]
