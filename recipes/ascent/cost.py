@@ -87,8 +87,8 @@ def at_the_size_of_flux(device: str) -> None:
         noise = torch.randn(1, tokens, 64, device=device)
         cost = seconds(iteration(network, noise, lambda y: y.square().mean((1, 2))), device)
         rates.append(cost / (parameters * tokens))
-        rows.append([f"{width} × {layers}, {tokens} tokens", parameters / 1e6, cost * 1000, rates[-1] * 1e15])
-    print(table(["transformer", "parameters, M", "iteration, ms", "fs per parameter and token"], rows) + "\n")
+        rows.append([f"{width} × {layers}, {tokens} tokens", parameters / 1e6, cost * 1000, rates[-1] * 1e12])
+    print(table(["transformer", "parameters, M", "iteration, ms", "ps per parameter and token"], rows) + "\n")
 
     whole = rates[-1] * FLUX["parameters"] * FLUX["tokens"]
     noise, rows = torch.randn(1, *FLUX["latent"], device=device), []
