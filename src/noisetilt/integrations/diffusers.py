@@ -329,9 +329,16 @@ class GuidedScheduler:
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """α_t x_0 + σ_t ε at the timesteps (batch,)."""
-        times, known = times_of(self.inner), self.inner.timesteps.tolist()
         if not isinstance(self.path, RatioPath):
             return self.inner.add_noise(original_samples, noise, timesteps)
+        return self._noised(original_samples, noise, timesteps)
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """α_t x_0 + σ_t ε at the timesteps (batch,), as flow schedulers call it; theirs counts its own steps."""
+        return self._noised(sample, noise, timestep)
+
+    def _noised(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        times, known = times_of(self.inner), self.inner.timesteps.tolist()
         at = [times[known.index(t)] for t in timesteps.flatten().tolist()]
         shape = (-1, *[1] * (noise.ndim - 1))
         alpha = noise.new_tensor([self.path.alpha(t) for t in at]).view(shape)

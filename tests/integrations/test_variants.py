@@ -1,0 +1,104 @@
+"""Pipelines that start from a picture, or have a further network, on tiny instances of the real classes."""
+
+import diffusers
+import pytest
+import torch
+from tiny_pipelines import SIZE, flux, sd, sdxl
+
+from noisetilt import METHODS, align, rewards
+
+RED = rewards.load("redness")
+PROMPT = "a red fox"
+MAKE = {
+    "StableDiffusionXLImg2ImgPipeline": sdxl,
+    "StableDiffusionXLInpaintPipeline": sdxl,
+    "FluxImg2ImgPipeline": flux,
+    "FluxInpaintPipeline": flux,
+}
+
+
+def variant(kind):
+    """A tiny pipeline of this class and arguments for it: a picture, and a mask over its right half."""
+    torch.manual_seed(0)
+    pipe = MAKE[kind](getattr(diffusers, kind))
+    pipe.set_progress_bar_config(disable=True)
+    call = dict(image=torch.rand(1, 3, SIZE, SIZE), strength=0.8, num_inference_steps=5, output_type="pt")
+    if "Flux" in kind:
+        call |= dict(height=SIZE, width=SIZE, max_sequence_length=8)
+    if "Inpaint" in kind:
+        mask = torch.zeros(1, 1, SIZE, SIZE)
+        mask[..., SIZE // 2 :] = 1
+        call |= dict(mask_image=mask, height=SIZE, width=SIZE)
+    return pipe, call
+
+
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("name", ["ntrk", "svdd"])
+def test_from_a_picture(kind, name):
+    pipe, call = variant(kind)
+    method = METHODS[name].replace(particles=2) if name == "svdd" else METHODS[name]
+    output = align(pipe, RED, method)(PROMPT, seeds=[0], **call)
+    assert output.images.shape == (1, 3, SIZE, SIZE) and output.images.isfinite().all()
+    assert output.trace.nfe == (8 if name == "svdd" else 4)
+    if name == "ntrk":
+        assert output.rewards > align(pipe, RED, "base")(PROMPT, seeds=[0], **call).rewards
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_at_eta_0_it_is_the_plain_pipeline(kind):
+    """With the same random numbers for the noise that is put on the picture."""
+    from noisetilt.integrations.diffusers import row_generator
+
+    pipe, call = variant(kind)
+    plain = pipe(PROMPT, generator=[row_generator(0, 0)], **call).images
+    assert (align(pipe, None, "base", eta=0.0)(PROMPT, seeds=[0], **call).images - plain).abs().max() < 1e-5
+
+
+def controlled():
+    torch.manual_seed(0)
+    base = sd()
+    # Its last layers start at zero, so that it would change nothing.
+    net = diffusers.ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(4, 8)).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    pipe = diffusers.StableDiffusionControlNetPipeline(**base.components, controlnet=net, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_controlnet_keeps_its_say():
+    """Base at η = 0 is the plain pipeline; its picture of control counts; the gradient goes through it as well."""
+    pipe = controlled()
+    call = dict(height=SIZE, width=SIZE, num_inference_steps=4, output_type="pt", guidance_scale=3.0)
+    control, other = torch.rand(2, 1, 3, SIZE, SIZE)
+    latents = torch.randn(1, 4, SIZE // 2, SIZE // 2)
+    plain = pipe(PROMPT, image=control, latents=latents, **call).images
+    same = align(pipe, None, "base", eta=0.0)(PROMPT, image=control, latents=latents, **call).images
+    assert (same - plain).abs().max() < 1e-5
+    aligned = align(pipe, RED, "ntrk")
+    guided, elsewhere = (aligned(PROMPT, image=image, seeds=[0], **call) for image in (control, other))
+    before = align(pipe, RED, "base")(PROMPT, image=control, seeds=[0], **call)
+    assert guided.rewards > before.rewards and (guided.images - elsewhere.images).abs().max() > 1e-3
+
+
+def test_hooks_that_move_networks_keep_working():
+    """What CPU offloading attaches to networks: they are loaded when called and their calls are wrapped."""
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    class Loader(ModelHook):
+        calls = 0
+
+        def pre_forward(self, module, *args, **kwargs):
+            self.calls += 1
+            return args, kwargs
+
+    torch.manual_seed(0)
+    pipe = sd()
+    pipe.set_progress_bar_config(disable=True)
+    call = dict(height=SIZE, width=SIZE, num_inference_steps=4, output_type="pt")
+    plain = align(pipe, RED, "ntrk", gradient_at="x0")(PROMPT, seeds=[0], **call)
+    loader = Loader()
+    add_hook_to_module(pipe.unet, loader)
+    hooked = align(pipe, RED, "ntrk", gradient_at="x0")(PROMPT, seeds=[0], **call)
+    assert loader.calls == 4 and torch.equal(plain.images, hooked.images)
