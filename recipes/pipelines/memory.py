@@ -94,7 +94,7 @@ def measured(run: Callable[[], Any]) -> tuple[float, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--channels", type=int, default=64, help="of the first level; the real one has 320")
+    parser.add_argument("--channels", type=int, default=32, help="of the first level; the real one has 320")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
@@ -125,6 +125,7 @@ def main() -> None:
         estimate = estimates[less].of(at)
         rows.append([label, peak / MIB, estimate / MIB, 100 * (estimate / peak - 1), seconds])
         rows[-1].append(seconds / rows[0][4])
+        print(f"{label}: {seconds:.2f} s", file=sys.stderr, flush=True)
     heads = ["", "peak, MiB", "planned, MiB", "error, %", "seconds a step", "of plain"]
     print(table(heads, rows))
     print(
