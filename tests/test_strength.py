@@ -98,7 +98,7 @@ def reward_along(model, wave):
 
 @pytest.mark.parametrize(
     ("path", "size", "steps", "best_of"),
-    [(FlowPath(), 16, 25, 1e6), (FlowPath(3.0), 24, 12, 1e6), (FlowPath(), 16, 15, 1e12), (VP, 16, 15, 1e6)],
+    [(FlowPath(), 16, 25, 1e6), (FlowPath(3.0), 24, 12, 1e6), (VP, 16, 15, 1e12)],
 )
 @pytest.mark.parametrize("smooth", [True, False])
 def test_the_knob_gives_the_gain_it_promises(path, size, steps, best_of, smooth):
@@ -125,11 +125,10 @@ def test_the_energy_of_the_whole_path_is_the_squared_gain():
         result = sample(model, [""] * 32, reward, method, 15, chunk=64, track=False)
         energy[whitened] = model.whiten(result.images).square().sum((1, 2, 3)).mean().item()
         gain[whitened] = result.rewards.mean().item()
-    efficiency = {
-        name: (gain[name] - gain["base"]) / math.sqrt(energy[name] - energy["base"]) for name in ("gradient", "mixture")
-    }
-    assert 0.9 < efficiency["mixture"] < 1.1
-    assert efficiency["gradient"] < 0.8
+    disturbance = math.sqrt(energy["mixture"] - energy["base"])
+    assert 0.9 < (gain["mixture"] - gain["base"]) / disturbance < 1.1
+    # W of a smooth gradient has little of it left, so the same share of the noise gains less.
+    assert gain["mixture"] - gain["base"] > 2 * (gain["gradient"] - gain["base"])
 
 
 @pytest.mark.parametrize(
