@@ -15,7 +15,7 @@ from scipy import special
 from noisetilt.noise.typicality import farthest_order_statistic
 
 LENGTHS = [2**k for k in (8, 10, 12, 14, 16, 18)]
-LEVELS = [0.5, 0.2, 0.1, 0.05, 0.02, 0.01]
+LEVELS = [0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002]
 
 
 def draw(count: int, vectors: int) -> np.ndarray:

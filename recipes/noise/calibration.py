@@ -1,38 +1,63 @@
 """How often `audit` rejects white Gaussian noise: the share of vectors below each level, per test and overall.
 
-    python recipes/noise/calibration.py 3x64x64 10000
+    python recipes/noise/calibration.py build/noise 3x64x64 10000    # draws up to 10 000 vectors, goes on where it was
+    python recipes/noise/calibration.py build/noise                  # prints the tables of all shapes drawn so far
 
-Beside each overall share stands the binomial 99 % interval that a perfectly calibrated audit would stay in.
+p-values are kept in FOLDER/SHAPE.npz after every hundred vectors. Beside each overall share stands the binomial 99 %
+interval that a perfectly calibrated audit would stay in. Batch k is drawn from seed k, so it matters not how often the
+script was stopped.
 """
 
 import sys
-import time
+from pathlib import Path
 
+import numpy as np
 import torch
 from scipy import stats
 
 from noisetilt.noise import audit
+from noisetilt.noise.typicality import overall
 
 LEVELS = (0.5, 0.1, 0.05, 0.01, 0.001)
+BATCH = 100
+
+
+def draw(file: Path, event: tuple[int, ...], vectors: int) -> None:
+    """Audit fresh white vectors until the file holds the p-values of `vectors` of them."""
+    kept = dict(np.load(file)) if file.exists() else {}
+    part = max(1, min(BATCH, 2**21 // torch.Size(event).numel()))
+    done = len(next(iter(kept.values()))) if kept else 0
+    for batch in range(done // BATCH, vectors // BATCH):
+        generator = torch.Generator().manual_seed(batch)
+        sizes = [len(s) for s in torch.arange(BATCH).split(part)]
+        found = [audit(torch.randn(size, *event, generator=generator)).tests for size in sizes]
+        fresh = {name: np.concatenate([f[name].numpy() for f in found]) for name in found[0]}
+        kept = {name: np.concatenate([kept[name], p]) if kept else p for name, p in fresh.items()}
+        np.savez(file, **kept)
+
+
+def table(name: str, p: dict[str, np.ndarray]) -> str:
+    """Shares of the p-values below each level, and the interval for the overall one."""
+    p = {**p, "overall": overall(p)}
+    count = len(p["overall"])
+    lines = [f"{name}, {count} vectors", f"{'level':<22}" + "".join(f"{level:>9}" for level in LEVELS)]
+    lines += [
+        f"{test:<22}" + "".join(f"{np.mean(value < level):>9.4f}" for level in LEVELS) for test, value in p.items()
+    ]
+    for end, tail in (("at least", 0.005), ("at most", 0.995)):
+        lines.append(f"{end:<22}" + "".join(f"{stats.binom.ppf(tail, count, v) / count:>9.4f}" for v in LEVELS))
+    return "\n".join(lines)
 
 
 def main() -> None:
-    event = tuple(int(n) for n in sys.argv[1].split("x"))
-    vectors = int(sys.argv[2])
-    batch = max(1, min(50, 2**21 // torch.Size(event).numel()))
-    generator = torch.Generator().manual_seed(0)
-    start, found = time.perf_counter(), []
-    for _ in range(-(-vectors // batch)):
-        found.append(audit(torch.randn(batch, *event, generator=generator)))
-    p = {name: torch.cat([f.tests[name] for f in found]) for name in found[0].tests}
-    p["overall"] = torch.cat([f.p_value for f in found])
-    count = len(p["overall"])
-    print(f"{sys.argv[1]}, {count} vectors, {(time.perf_counter() - start) / count * 1e3:.1f} ms each")
-    print(f"{'level':<22}", *(f"{level:>8}" for level in LEVELS))
-    for name, values in p.items():
-        print(f"{name:<22}", *(f"{(values < level).double().mean():>8.4f}" for level in LEVELS))
-    for end, tail in (("at least", 0.005), ("at most", 0.995)):
-        print(f"{end:<22}", *(f"{stats.binom.ppf(tail, count, level) / count:>8.4f}" for level in LEVELS))
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(sys.argv) > 2:
+        draw(folder / f"{sys.argv[2]}.npz", tuple(int(n) for n in sys.argv[2].split("x")), int(sys.argv[3]))
+        print(table(sys.argv[2], np.load(folder / f"{sys.argv[2]}.npz")))
+        return
+    for file in sorted(folder.glob("*.npz")):
+        print(table(file.stem, np.load(file)), "\n")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from noisetilt.noise import audit, whiten
+from noisetilt.noise import audit, shuffled, whiten
+from noisetilt.noise.whitening import shares, to_unit_rms, whiten_field, whiten_values
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
@@ -48,24 +49,47 @@ def test_gaussian_input_passes(event):
 def test_keeps_direction_and_scale(name):
     g = STRUCTURED[name]
     w = whiten(g)
-    assert (cosine(w, g) > 0.01).all()
     torch.testing.assert_close(w.square().mean((1, 2, 3)).sqrt(), torch.ones(4))
+    if name != "checkerboard":  # a single spectral line, of which white noise can hold no more than chance does
+        assert (cosine(w, g) > 0.01).all()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason="W does not yet whiten a single wave; see docs/noise.md"))
-        if name == "checkerboard"
-        else name
-        for name in STRUCTURED
-    ],
-)
-def test_far_whiter_than_it_was(name):
-    """The audit's statistic −log p of what comes out is that of noise, or close; the rates are in docs/noise.md."""
-    before, after = audit(STRUCTURED[name]).p_value, audit(whiten(STRUCTURED[name])).p_value
-    assert before.max() < 1e-6
-    assert after.median() > 1e-5
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_comes_out_white(name):
+    """Before, the audit is certain; after, it rejects no more than noise (rates over a larger bank: docs/noise.md)."""
+    g = STRUCTURED[name]
+    assert audit(g / g.square().mean().sqrt()).p_value.max() < 1e-6
+    p = torch.cat([audit(whiten(g, noise=normal(4, *EVENT, seed=seed))).p_value for seed in (11, 12)])
+    assert p.median() > 0.02 and (p < 0.01).sum() <= 2
+
+
+def test_dilution_hides_what_the_projections_leave():
+    """Here they leave the whole spectrum."""
+    g = to_unit_rms(STRUCTURED["smooth"] - STRUCTURED["smooth"].mean((1, 2, 3), keepdim=True))
+    mixed = whiten_field(g, normal(4, math.prod(EVENT), seed=3), 1e-4, projections=(whiten_values,))
+    assert audit(mixed).p_value.median() > 0.02
+    assert (cosine(mixed, g) > 0.02).all()
+
+
+def test_shares_say_which_group_shows():
+    x = normal(4, *EVENT)
+    assert torch.stack(list(shares(x).values())).min() > 0.3
+    wave = torch.cos(2 * math.pi * 5 * torch.arange(32) / 32)
+    found = shares(to_unit_rms(x + 0.5 * wave))
+    assert (found["field line"] < 0.5).all() and (found["third moment"] > 0.5).all()
+
+
+def test_shuffled_noise_is_independent_where_reversed_noise_is_not():
+    x = normal(64, 4096)
+    power = torch.fft.rfft(x)[:, 1:-1].abs().square()
+
+    def related(y):
+        other = torch.fft.rfft(y)[:, 1:-1].abs().square()
+        return torch.corrcoef(torch.stack([power.flatten(), other.flatten()]))[0, 1].item()
+
+    assert related(x.flip(1)) > 0.999
+    assert abs(related(shuffled(x))) < 0.02
+    assert torch.equal(shuffled(x).sort(1).values, x.sort(1).values)
 
 
 @pytest.mark.parametrize("name", STRUCTURED)
@@ -73,7 +97,8 @@ def test_depends_on_direction_only(name):
     g = STRUCTURED[name]
     for scale in (2.0**-60, 2.0**50):
         assert torch.equal(whiten(g * scale), whiten(g))
-    assert (cosine(whiten(g * 0.3), whiten(g)) > 0.99).all()
+    # Rounding decides which side of a threshold a group falls on, so that a scale that rounds may change a good deal.
+    assert (cosine(whiten(g * 0.3), whiten(g)) > 0.5).all()
 
 
 def test_each_row_is_on_its_own():
@@ -94,7 +119,7 @@ def test_zero_gradient_is_answered_by_noise():
 def test_noise_decides_only_where_the_gradient_does_not():
     g = STRUCTURED["smooth"]
     a, b = whiten(g, noise=normal(4, *EVENT, seed=1)), whiten(g, noise=normal(4, *EVENT, seed=2))
-    assert cosine(a, b).min() > 0.8
+    assert cosine(a, b).mean() > 0.5
     g = STRUCTURED["constant"]
     a, b = whiten(g, noise=normal(4, *EVENT, seed=1)), whiten(g, noise=normal(4, *EVENT, seed=2))
     assert cosine(a, b).abs().max() < 0.1
@@ -127,6 +152,17 @@ def test_views_gradients_and_empty_batches():
     torch.testing.assert_close(whiten(g), whiten(g.contiguous()))
     assert not whiten(g.requires_grad_()).requires_grad
     assert whiten(torch.zeros(0, 3, 8, 8)).shape == (0, 3, 8, 8)
+
+
+def test_compiles_into_one_graph():
+    g, noise = STRUCTURED["smooth"], normal(4, *EVENT, seed=8)
+    compiled = torch.compile(whiten, fullgraph=True, dynamic=False, backend="eager")
+    assert torch.equal(compiled(g, noise=noise), whiten(g, noise=noise))
+
+
+def test_meta_tensors_have_a_shape_and_a_dtype():
+    w = whiten(torch.empty(2, 3, 32, 32, device="meta", dtype=torch.bfloat16))
+    assert w.is_meta and w.shape == (2, 3, 32, 32) and w.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from .order_statistics import project_order_statistics
 from .spectrum import from_spectrum, to_spectrum
 from .typicality import Audit, audit
 from .wgnc import project_wgnc
-from .whitening import whiten
+from .whitening import shuffled, whiten
 
 __all__ = [
     "Audit",
@@ -14,6 +14,7 @@ __all__ = [
     "penalties",
     "project_order_statistics",
     "project_wgnc",
+    "shuffled",
     "to_spectrum",
     "whiten",
 ]

@@ -68,7 +68,7 @@ def two_level_sort(tiles: Tensor) -> Tensor:
 @constant
 def bounds(tiles: int, width: int, alpha: float, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """L and U, each (M, D) = (tiles, width), rising along both axes."""
-    low = torch.from_numpy(lower_bounds(tiles, width, alpha)).to(device, dtype)
+    low = torch.from_numpy(lower_bounds(tiles, width, alpha)).to(dtype).to(device)
     return low, -low.flip(0, 1)
 
 

@@ -1,54 +1,92 @@
 """The whitening operator W: white Gaussian noise that still points along a given direction.
 
-W is a composition of projections, in the spectrum and in space. Each takes a group of statistics that are independent
-normal scores for white noise (order statistics, energies of bands and tiles, correlations). Where the group lies
-outside the ball that holds white noise with probability 1 − TOUCHED, it is drawn back radially, into the ball of
-1 − LANDED: not just onto the surface, since many statistics that each sit on the edge of the likely are together
-unlikely. Gaussian input is hardly ever touched; anything else comes out white after a few rounds.
-Source: NTRK (arXiv 2606.18066), whitening operator and two-level order statistics; the other groups and their order are
-this library's own, chosen by measurement (docs/noise.md).
+W composes projections, in the spectrum and in space (`PROJECTIONS`). Each takes groups of statistics that are
+independent normal scores for noise and draws them back to where noise has them, which leaves Gaussian input alone.
+Two things keep what is structured from showing through. Part of what a projection takes away is given back as noise:
+the projection rescales what is there and cannot turn its phases, so that its traces would add up. And what the
+projections could not remove is diluted with noise, as far as needed, at the end.
+Source: NTRK (arXiv 2606.18066), whitening operator and two-level order statistics; the list of projections, their order
+and the noise are this library's own, chosen by measurement (docs/noise.md).
 """
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from scipy import special
 from torch import Tensor
 
 from ._door import check_alpha, check_batch, constant, fixed_noise, working_dtype
-from .order_statistics import clip_order_statistics
+from ._groups import (
+    SMALLEST_GROUP,
+    box_sizes,
+    channel_mean_scores,
+    correlation_scores,
+    cut_boxes,
+    cuts,
+    energy_scores,
+    linear_bands,
+    moment_scores,
+    near_lags,
+    normal_limit,
+    unit_rms,
+)
+from ._projections import (
+    clip_values,
+    whiten_channels,
+    whiten_field_spectrum,
+    whiten_sequence_spectrum,
+    whiten_tiles,
+    whiten_values,
+)
 
-DITHER = 1e-4
-ROUNDS = 4
-TOUCHED = 3e-4
-LANDED = 0.1
-# The largest of many values, powers or correlations is held below what it exceeds with this probability.
-LARGEST = 1e-2
-TILE = 16
-BANDS = 24
-SMALLEST_GROUP = 8
-# The Anderson–Darling statistic exceeds 7 with probability 3e-4; its median is 0.77.
-ORDER_TOUCHED, ORDER_LANDED = 7.0, 1.0
+# Noise added to the direction first, relative to its RMS: it breaks ties and speaks where the direction is silent.
+DITHER = 2e-3
+# Of what a masked projection takes away, this share (an amplitude) comes back as noise.
+GIVEN_BACK = 0.3
+# The least number of values for which the statistics of spectrum and space mean anything.
+SMALLEST_EVENT = 256
+# A direction turned by less than this, 1 − cos², is white noise as it is: nothing is given back, nothing diluted.
+TURNED = 2e-3
+# A group is diluted that exceeds what noise does with probability NOTICED, until it exceeds what it does with HIDDEN.
+NOTICED, HIDDEN = 1e-2, 0.1
+
+PROJECTIONS = (
+    whiten_channels,
+    whiten_values,
+    whiten_channels,
+    whiten_field_spectrum,
+    whiten_tiles,
+    whiten_values,
+    whiten_channels,
+    whiten_field_spectrum,
+    whiten_sequence_spectrum,
+    whiten_tiles,
+    whiten_values,
+    whiten_tiles,
+    whiten_channels,
+)
+MASKED = (whiten_field_spectrum, whiten_values)
 
 
 @torch.no_grad()
 def whiten(gradient: Tensor, alpha: float = 1e-4, noise: Tensor | None = None) -> Tensor:
     """W(gradient): white Gaussian as far as tests can tell, and still pointing along the gradient.
 
-    The answer depends on the direction of the gradient only, not on its length. A little noise, 1e-4 of the gradient's
-    RMS, is added first: it breaks ties, so that a sparse, constant or periodic gradient brings in no raster pattern
-    where it says nothing. A row that is zero everywhere says nothing at all and is answered by noise alone.
+    The answer depends on the direction of the gradient only, not on its length. White Gaussian input comes back as it
+    is but for one part in a few hundred thousand. The more structured the input, the more of the answer is noise: what
+    is white can keep only so much of it (docs/noise.md has the limits). A row that is zero everywhere says nothing at
+    all and is answered by noise alone.
 
     Args:
         gradient: (batch, *event), real floating point, any scale, two or more numbers per event. An event of three or
-            more axes is read as (channel, *space).
+            more axes is read as (channel, *space), one of two axes as (height, width). Of events of fewer than 256
+            numbers only the values are whitened.
         alpha: each bounded order statistic of Gaussian input is touched with this probability.
-        noise: (batch, *event), standard normal, for ties and zero rows. Left out, every row of every call uses the same
-            fixed noise. Within a sampler pass fresh noise, independent of what the answer will be mixed with.
+        noise: (batch, *event), standard normal. Left out, every row of every call uses the same fixed noise. Within a
+            sampler pass fresh noise, independent of what the answer will be mixed with (`shuffled`).
 
     Returns:
         (batch, *event) in the gradient's dtype, without gradient, RMS 1 in each row. float16 and bfloat16 are computed
@@ -68,315 +106,158 @@ def whiten(gradient: Tensor, alpha: float = 1e-4, noise: Tensor | None = None) -
     if gradient.shape[0] == 0:
         return gradient.detach().clone()
     x = to_unit_rms(gradient.to(working_dtype(gradient)))
-    x = to_unit_rms(x + DITHER * dither(x, noise))
+    noise = fixed_noise(x[0].numel(), x.device, x.dtype).expand(len(x), -1) if noise is None else noise.to(x).flatten(1)
+    x = unit_rms(x + DITHER * noise.view_as(x))
     field = x if x.ndim > 3 else x[:, None]
-    return whiten_field(field, alpha).reshape(x.shape).to(gradient.dtype)
+    small = x[0].numel() < SMALLEST_EVENT
+    white = clip_values(field, alpha) if small else whiten_field(field, noise, alpha)
+    return unit_rms(white).reshape(x.shape).to(gradient.dtype)
 
 
-def dither(x: Tensor, noise: Tensor | None) -> Tensor:
-    """The noise for ties: the caller's, or the fixed one."""
-    if noise is not None:
-        return noise.to(x)
-    return fixed_noise(math.prod(x.shape[1:]), x.device, x.dtype).view(1, *x.shape[1:])
+def whiten_field(
+    x: Tensor, noise: Tensor, alpha: float, projections: Sequence[Callable[[Tensor], Tensor]] = PROJECTIONS
+) -> Tensor:
+    """W for x (batch, channel, *space) of RMS 1 without ties, with noise (batch, N): project, clip, dilute."""
+    start = x
+    for number, project in enumerate(projections, 1):
+        before, x = x, project(x)
+        if project in MASKED:
+            x = give_back(x, before, shuffled(noise, number).view_as(x))
+    x = unit_rms(clip_values(x, alpha))
+    return dilute(x, start, shuffled(noise, len(projections) + 1).view_as(x))
 
 
-def whiten_field(x: Tensor, alpha: float) -> Tensor:
-    """W for (batch, channel, *space) of RMS 1 without ties."""
-    x = whiten_channels(whiten_means(x))
-    for _ in range(ROUNDS):
-        x = whiten_spectrum(x)
-        x = whiten_sequence(x)
-        x = whiten_channels(whiten_means(x))
-        x = clip_values(whiten_values(x), alpha)
-        x = whiten_tiles(x)
-        x = whiten_channels(whiten_means(x))
-    return to_unit_rms(x)
+def shuffled(noise: Tensor, number: int = 0) -> Tensor:
+    """Noise (batch, *event) in another order, the same for every row and call: as good as independent of it.
 
-
-def shrink(scores: Tensor, df: int) -> Tensor:
-    """Factors (batch, 1) that bring normal scores (batch, n) of df degrees of freedom into a shell they likely lie in.
-
-    Scores that are too small together, hence too even, are as untypical as those that are too large, and are spread.
+    Reversed or shifted noise is not: it has the same power at every frequency.
     """
-    low, low_landed, high_landed, high = chi2_radii(df)
-    squared = scores.square().sum(1, keepdim=True)
-    factor = torch.where(squared > high, high_landed / squared.clamp_min(high), 1)
-    return torch.where(squared < low, low_landed / squared.clamp_min(1e-6 * low), factor).sqrt()
+    return noise.flatten(1)[:, permutation(noise[0].numel(), number, noise.device)].view_as(noise)
 
 
 @constant
-def chi2_radii(df: int) -> tuple[float, float, float, float]:
-    """Squared radii that df normal numbers fall short of, or exceed, with probability TOUCHED and LANDED."""
-    if df == 1:
-        return 0.0, 0.0, float(special.chdtri(df, LANDED)), float(special.chdtri(df, TOUCHED))
-    return tuple(float(special.chdtri(df, p)) for p in (1 - TOUCHED, 1 - LANDED, LANDED, TOUCHED))
+def permutation(count: int, number: int, device: torch.device) -> Tensor:
+    """A fixed random order of `count` things."""
+    return torch.randperm(count, generator=torch.Generator("cpu").manual_seed(number)).to(device)
 
 
-def even_out(energy: Tensor, df: Tensor | float) -> Tensor:
-    """Gains for energies (batch, n), each χ² with df degrees of freedom, that make them no more uneven than chance."""
-    scores = energy_to_score(energy, df)
-    mean = scores.mean(1, keepdim=True)
-    factor = shrink(scores - mean, scores.shape[1] - 1) if scores.shape[1] > 1 else 1.0
-    wanted = score_to_energy(mean + factor * (scores - mean), df)
-    return wanted / energy.clamp_min(torch.finfo(energy.dtype).tiny)
-
-
-def whiten_means(x: Tensor) -> Tensor:
-    """The means of the channels."""
-    flat = x.flatten(2)
-    means = flat.mean(2)
-    rms = (flat - means[:, :, None]).square().mean((1, 2), keepdim=True).sqrt()[:, :, 0]
-    scores = means / rms.clamp_min(DITHER**2) * math.sqrt(flat.shape[2])
-    excess = means * (1 - shrink(scores, means.shape[1]))
-    return to_unit_rms(flat - excess[:, :, None]).view_as(x)
-
-
-def whiten_channels(x: Tensor) -> Tensor:
-    """Energies and correlations of the channels: the map that takes their covariance S to a likely S' is √S' √S⁻¹."""
-    flat = x.flatten(2)
-    channels, count = flat.shape[1:]
-    if channels < 2 or count < 4 * channels:
-        return x
-    # Channels that copy each other differ by the dither alone, whose covariance single precision would lose.
-    covariance = flat.double() @ flat.double().transpose(1, 2)
-    covariance = covariance / covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    energy = covariance.diagonal(dim1=1, dim2=2)
-    row, column = torch.triu_indices(channels, channels, 1, device=x.device).unbind()
-    correlation = (covariance / (energy[:, :, None] * energy[:, None]).sqrt().clamp_min(DITHER**4))[:, row, column]
-    uneven = shrink((energy - 1) * math.sqrt(count / 2), channels - 1)
-    related = shrink(correlation * math.sqrt(count), len(row))
-    wanted = 1 + uneven * (energy - 1)
-    eye = torch.eye(channels, device=x.device, dtype=covariance.dtype)
-    scale = (wanted[:, :, None] * wanted[:, None] / (energy[:, :, None] * energy[:, None]).clamp_min(DITHER**8)).sqrt()
-    target = scale * covariance * (eye + (1 - eye) * related[:, :, None])
-    mix = power_of(target, 0.5) @ power_of(covariance, -0.5)
-    return (mix.to(x.dtype) @ flat).view_as(x)
-
-
-def power_of(matrix: Tensor, exponent: float) -> Tensor:
-    """A power of symmetric positive matrices (batch, n, n); eigenvalues below what dither leaves are lifted to it."""
-    value, vector = torch.linalg.eigh(matrix)
-    return (vector * value.clamp_min(DITHER**4).pow(exponent)[:, None]) @ vector.transpose(1, 2)
-
-
-def whiten_spectrum(x: Tensor) -> Tensor:
-    """The powers of the spectrum over all axes: exponential, even in tiles and bands, uncorrelated at every lag."""
+def give_back(x: Tensor, before: Tensor, noise: Tensor) -> Tensor:
+    """x and, in place of what it lost since `before`, a share of noise of the same length."""
     axes = tuple(range(1, x.ndim))
-    spectrum = torch.fft.fftn(x, dim=axes, norm="ortho")
-    power = spectrum.real.square() + spectrum.imag.square()
-    wanted = even_lags(even_bands(even_runs(exponential_powers(power))))
-    gain = (wanted / power.clamp_min(torch.finfo(x.dtype).tiny)).sqrt()
-    return torch.fft.ifftn(spectrum * gain, dim=axes, norm="ortho").real
+    x = unit_rms(x)
+    lost = (x - before).square().mean(axes, keepdim=True)
+    return unit_rms(x + GIVEN_BACK * torch.where(lost > TURNED, lost, 0).sqrt() * noise)
 
 
-def exponential_powers(power: Tensor) -> Tensor:
-    """Draw the order statistics of the powers towards those of Exp(1) until Anderson and Darling accept them."""
-    one, other = pairs(tuple(power.shape[1:]), power.device)
-    if len(one) < SMALLEST_GROUP:
-        return power
-    flat = power.flatten(1)
-    value, order = flat[:, one].sort(dim=1)
-    count = len(one)
-    p = (torch.arange(count, device=power.device, dtype=power.dtype) + 0.5) / count
-    value = towards(value, -torch.log1p(-p), (1 - p) / p)
-    value = value.clamp(torch.finfo(power.dtype).eps ** 2, math.log(count / LARGEST))
-    value = torch.empty_like(value).scatter_(1, order, value)
-    return flat.index_copy(1, one, value).index_copy(1, other, value).view_as(power)
+def dilute(x: Tensor, start: Tensor, noise: Tensor) -> Tensor:
+    """√s x + √(1−s) noise, with the largest share s ≤ 1 at which no group of statistics shows what x still holds."""
+    share = torch.stack(list(shares(x).values())).amin(0)
+    cosine = (x * start).flatten(1).mean(1, keepdim=True)
+    share = 1 - (1 - share) * ((1 - cosine.square()) / (5 * TURNED)).clamp(0, 1)
+    share = share.view(-1, *(1,) * (x.ndim - 1))
+    return share.sqrt() * x + (1 - share).clamp_min(0).sqrt() * noise
 
 
-def towards(value: Tensor, middle: Tensor, weight: Tensor, limit: Tensor | float = 1.0) -> Tensor:
-    """Shrink sorted values (batch, n) towards middle where A², to first order Σ weight (value − middle)², is high."""
-    off = value - middle
-    a2 = (weight * off.square()).sum(1, keepdim=True)
-    factor = torch.where(a2 > ORDER_TOUCHED, (ORDER_LANDED / a2.clamp_min(ORDER_TOUCHED)).sqrt(), 1)
-    return middle + torch.clamp_max(factor, limit) * off
+def shares(x: Tensor) -> dict[str, Tensor]:
+    """Name of each group → the share (batch, 1) of x (batch, channel, *space) in a mixture that hides it.
 
-
-def even_runs(power: Tensor) -> Tensor:
-    """Energies of runs of TILE neighbouring frequencies along the last axis."""
-    width = largest_divisor(power.shape[-1], TILE)
-    runs = power.unflatten(-1, (-1, width))
-    energy = runs.sum(-1)
-    gain = even_out(2 * energy.flatten(1), 2 * width).view_as(energy)
-    return (runs * gain.unsqueeze(-1)).view_as(power)
-
-
-def even_bands(power: Tensor) -> Tensor:
-    """Energies of bands of spatial frequency, channels together: radial half-octaves and linear ones."""
-    for member in bands(tuple(power.shape[2:]), power.device, power.dtype):
-        energy = power.sum(1).flatten(1) @ member
-        gain = 1 + (even_out(energy, member.sum(0) * power.shape[1]) - 1) @ member.T
-        power = power * gain.view(-1, 1, *power.shape[2:])
-    return power
-
-
-@constant
-def bands(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    """Membership (frequencies, bands) of every spatial frequency but 0, for each way of cutting them into bands."""
-    axes = np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")
-    radius = np.sqrt(sum(f**2 for f in axes))
-    cuts = [np.floor(2 * np.log2(np.maximum(radius, radius[radius > 0].min(initial=0.5))))]
-    cuts += [np.floor(np.abs(f) * 2 * min(BANDS, n // 2 + 1) - 1e-9) for f, n in zip(axes, shape, strict=True)]
-    kept = (radius > 0).ravel()
-    members = [(cut.ravel()[:, None] == np.unique(cut.ravel()[kept])) * kept[:, None] for cut in cuts]
-    return [torch.from_numpy(member).to(device, dtype) for member in members]
-
-
-def even_lags(power: Tensor) -> Tensor:
-    """Autocorrelations, the transform of the powers: near ones as a group, far ones each below the largest by chance.
-
-    Taking an excess e_l off the correlation at lag l multiplies the powers by 1 − Σ_l e_l cos(k·l) to first order; its
-    exponential keeps them positive.
+    Diluted to the share s, a statistic of order q in x keeps s^(q/2) of its score, and noise adds its own.
     """
-    axes = tuple(range(1, power.ndim))
-    count = power[0].numel()
-    near = near_lags(tuple(power.shape[1:]), power.device)
-    if count < SMALLEST_GROUP**2 or near.shape[1] == 0:
-        return power
-    correlation = torch.fft.ifftn(power, dim=axes).real.flatten(1)
-    r = correlation / correlation[:, :1] * math.sqrt(count)
-    limit = -special.ndtri(LARGEST / count)
-    group = r[:, near[0]]
-    group = group * (1 - shrink(group, group.shape[1]))
-    excess = (r - r.clamp(-limit, limit)).index_copy(1, near[0], group).index_copy(1, near[1], group)
-    excess = excess.index_fill(1, near[0, :1] * 0, 0.0)
-    change = torch.fft.fftn(excess.view_as(power), dim=axes).real / math.sqrt(count)
-    return power * torch.exp(-change.clamp(-3, 3))
+    flat = x.flatten(1)
+    third, fourth = moment_scores(flat)
+    means = channel_mean_scores(x)
+    found = {"third moment": room(third, 3), "fourth moment": room(fourth, 4), "means": room(means, 1)}
+    if x.shape[1] > 1:
+        found["channel means"] = room(means - means.mean(1, keepdim=True), 1, means.shape[1] - 1)
+        covariance = x.flatten(2) @ x.flatten(2).transpose(1, 2)
+        energies = energy_scores(covariance.diagonal(dim1=1, dim2=2), x[0, 0].numel())
+        found["channel energies"] = room(energies, 2, x.shape[1] - 1)
+        found["channel correlation"] = room(correlation_scores(covariance, x[0, 0].numel()), 2)
+    return found | box_shares(x) | field_shares(x) | sequence_shares(flat)
+
+
+def room(scores: Tensor, order: int, df: int | None = None) -> Tensor:
+    """The largest share (batch, 1) at which scores (batch, n) of statistics of this order in x do not show.
+
+    The sum of squares S falls to df + share^order (S − df). Groups that are too even are treated alike.
+    """
+    df = scores.shape[1] if df is None else df
+    if df < 1:
+        return torch.ones_like(scores[:, :1])
+    low, low_hidden, high_hidden, high = radii(df)
+    squared = scores.square().sum(1, keepdim=True)
+    left = torch.where(squared > high, (high_hidden - df) / (squared - df).clamp_min(1e-6), 1)
+    left = torch.where(squared < low, (df - low_hidden) / (df - squared).clamp_min(1e-6), left)
+    return left.clamp(1e-6, 1).pow(1 / order)
 
 
 @constant
-def near_lags(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Flat indices (2, lags) in (channel, *space) of spatial lags up to two steps an axis (1-D: eight), and of −lag."""
-    reach = 8 if len(shape) == 2 else 2
-    steps = [range(-min(reach, (n - 1) // 2), min(reach, (n - 1) // 2) + 1) for n in shape[1:]]
-    lags = [lag for lag in itertools.product(*steps) if lag > (0,) * len(lag)]
-    there = [int(np.ravel_multi_index(np.mod((0, *lag), shape), shape)) for lag in lags]
-    back = [int(np.ravel_multi_index(np.mod((0, *(-step for step in lag)), shape), shape)) for lag in lags]
-    return torch.tensor([there, back], device=device, dtype=torch.long)
+def radii(df: int) -> tuple[float, float, float, float]:
+    """What χ² with df degrees of freedom falls short of, or exceeds, with probability NOTICED and HIDDEN.
+
+    A single score is never too small.
+    """
+    low, low_hidden = (float(special.chdtri(df, 1 - p)) if df > 1 else 0.0 for p in (NOTICED, HIDDEN))
+    return low, low_hidden, float(special.chdtri(df, HIDDEN)), float(special.chdtri(df, NOTICED))
 
 
-@constant
-def pairs(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Flat indices of one of each pair of frequencies k, −k (mod shape) and of the other."""
-    index = np.arange(math.prod(shape)).reshape(shape)
-    partner = index
-    for axis in range(len(shape)):
-        partner = np.roll(np.flip(partner, axis), 1, axis)
-    one = index < partner
-    return torch.from_numpy(index[one]).to(device), torch.from_numpy(partner[one]).to(device)
+def peak_share(peak: Tensor, noticed: float, hidden: float) -> Tensor:
+    """The share (batch, 1) that brings the highest (batch, 1) of statistics of order 2 from `noticed` to `hidden`."""
+    return torch.where(peak > noticed, hidden / peak.clamp_min(noticed), 1)
 
 
-def whiten_sequence(x: Tensor) -> Tensor:
-    """The spectrum of the flattened event: even in linear bands, and no line too high."""
-    count = x[0].numel()
-    last = (count - 1) // 2
-    if last < SMALLEST_GROUP * BANDS:
-        return x
-    spectrum = torch.fft.rfft(x.flatten(1), norm="ortho")
-    inner = spectrum[:, 1 : last + 1]
-    power = inner.real.square() + inner.imag.square()
-    band = torch.arange(last, device=x.device) * BANDS // last
-    df = 2.0 * torch.zeros(BANDS, device=x.device, dtype=x.dtype).index_add(0, band, torch.ones_like(power[0]))
-    energy = 2 * torch.zeros_like(power[:, :BANDS]).index_add(1, band, power)
-    wanted = (power * even_out(energy, df)[:, band]).clamp_max(math.log(last / LARGEST))
-    gain = (wanted / power.clamp_min(torch.finfo(x.dtype).tiny)).sqrt()
-    spectrum = torch.cat([spectrum[:, :1], inner * gain, spectrum[:, last + 1 :]], dim=1)
-    return torch.fft.irfft(spectrum, n=count, norm="ortho").view_as(x)
+def box_shares(x: Tensor) -> dict[str, Tensor]:
+    """Energies of boxes of each size, and means of the small ones."""
+    found = {}
+    for number, size in enumerate(box_sizes(tuple(x.shape[2:]))):
+        width = math.prod(size)
+        boxes, inside = cut_boxes(x, size)
+        energy = boxes.square().sum(inside).flatten(1)
+        if width < SMALLEST_GROUP or energy.shape[1] < SMALLEST_GROUP:
+            continue
+        found[f"box energies {number}"] = room(energy_scores(energy, width), 2, energy.shape[1] - 1)
+        if number == 1:
+            means = boxes.mean(inside).flatten(1) * math.sqrt(width)
+            found["box means"] = room(means - means.mean(1, keepdim=True), 1, means.shape[1] - 1)
+    return found
 
 
-def whiten_values(x: Tensor) -> Tensor:
-    """Draw the order statistics of the values towards normal ones until their distribution and moments are accepted."""
-    flat = to_unit_rms(x.flatten(1))
-    count = flat.shape[1]
-    if count < SMALLEST_GROUP:
-        return x
-    value, order = flat.sort(dim=1)
-    p = (torch.arange(count, device=x.device, dtype=x.dtype) + 0.5) / count
-    middle = torch.special.ndtri(p)
-    skewness = (value.pow(3) - 3 * value).mean(1, keepdim=True) * math.sqrt(count / 6)
-    kurtosis = (value.pow(4) - 3).mean(1, keepdim=True) * math.sqrt(count / 24)
-    limit = torch.minimum(shrink(skewness, 1), shrink(kurtosis, 1))
-    value = towards(value, middle, torch.exp(-middle.square()) / (2 * math.pi * p * (1 - p)), limit)
-    largest = -special.ndtri(LARGEST / 2 / count)
-    return torch.empty_like(flat).scatter_(1, order, value.clamp(-largest, largest)).view_as(x)
+def field_shares(x: Tensor) -> dict[str, Tensor]:
+    """Lines, fourth moment and bands of the spectrum over all axes, and autocorrelations."""
+    axes, shape, count = tuple(range(1, x.ndim)), x.shape[1:], x[0].numel()
+    spectrum = torch.fft.rfftn(x, dim=axes, norm="ortho")
+    power = spectrum.real.square() + spectrum.imag.square()
+    pairs = count / 2
+    excess = (power.square().flatten(1).mean(1, keepdim=True) - 2) * math.sqrt(pairs / 20)
+    found = {"powers": room(excess, 4), "field line": line_share(power.flatten(1), pairs)}
+    for number, (member, df, _) in enumerate(cuts(tuple(shape[1:]), x.device, x.dtype)):
+        scores = energy_scores(power.sum(1).flatten(1) @ member, df * x.shape[1])
+        found[f"bands {number}"] = room(scores, 2, scores.shape[1] - 1)
+    correlation = torch.fft.irfftn(power, s=shape, dim=axes).flatten(1)
+    r = correlation[:, 1:] / correlation[:, :1] * math.sqrt(count)
+    limit = normal_limit(count)
+    found["far neighbours"] = peak_share(r.abs().amax(1, keepdim=True), limit, 0.75 * limit)
+    near = r[:, near_lags(tuple(shape), x.device)[0] - 1]
+    return found | {"near neighbours": room(near, 2)}
 
 
-def clip_values(x: Tensor, alpha: float) -> Tensor:
-    """Two-level order statistics of the values, in tiles that are runs of the flattened event."""
-    flat = to_unit_rms(x.flatten(1))
-    width = largest_divisor(flat.shape[1], TILE)
-    return clip_order_statistics(flat.unflatten(1, (-1, width)), alpha).view_as(x)
+def sequence_shares(flat: Tensor) -> dict[str, Tensor]:
+    """Lines and bands of the spectrum of the flattened event."""
+    last = (flat.shape[1] - 1) // 2
+    spectrum = torch.fft.rfft(flat, norm="ortho")[:, 1 : last + 1]
+    power = spectrum.real.square() + spectrum.imag.square()
+    edge, _ = linear_bands(last, flat.device)
+    energy = torch.nn.functional.pad(power.cumsum(1), (1, 0))[:, edge].diff(dim=1)
+    scores = energy_scores(2 * energy, 2 * edge.diff().to(flat.dtype))
+    return {"sequence bands": room(scores, 2, scores.shape[1] - 1), "sequence line": line_share(power, last)}
 
 
-def whiten_tiles(x: Tensor) -> Tensor:
-    """Energies of runs along the last axis, of small boxes and of large ones, and means of small boxes of space."""
-    space = tuple(x.shape[2:])
-    small = {1: 64, 2: 8}.get(len(space), 4)
-    parts = 16 if len(space) == 1 else 4
-    sizes = [
-        (*(1 for _ in space[:-1]), largest_divisor(space[-1], TILE)),
-        tuple(largest_divisor(n, small) for n in space),
-        tuple(n // largest_divisor(n, parts) for n in space),
-    ]
-    for size in sizes:
-        x = even_boxes(x, size)
-    return even_box_means(x, sizes[1])
-
-
-def cut_boxes(x: Tensor, size: tuple[int, ...]) -> tuple[Tensor, list[int]]:
-    """(batch, channel, *space) cut into boxes, (batch, channel, box, place, box, place, …), and the axes of places."""
-    for axis, n in enumerate(size):
-        x = x.unflatten(2 + 2 * axis, (-1, n))
-    return x, [3 + 2 * axis for axis in range(len(size))]
-
-
-def even_box_means(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Means of boxes of this size in the space of (batch, channel, *space)."""
-    width = math.prod(size)
-    if width < SMALLEST_GROUP:
-        return x
-    boxes, inside = cut_boxes(x, size)
-    means = boxes.mean(inside, keepdim=True)
-    scores = means.flatten(1) * math.sqrt(width)
-    if scores.shape[1] < SMALLEST_GROUP:
-        return x
-    scores = scores - scores.mean(1, keepdim=True)
-    excess = (1 - shrink(scores, scores.shape[1] - 1)) * scores / math.sqrt(width)
-    return (boxes - excess.view_as(means)).reshape(x.shape)
-
-
-def even_boxes(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Energies of boxes of this size in the space of (batch, channel, *space)."""
-    width = math.prod(size)
-    if width < SMALLEST_GROUP:
-        return x
-    boxes, inside = cut_boxes(x, size)
-    energy = boxes.square().sum(inside, keepdim=True)
-    gain = even_out(energy.flatten(1), width).view_as(energy)
-    return (boxes * gain.sqrt()).reshape(x.shape)
-
-
-def energy_to_score(energy: Tensor, df: Tensor | float) -> Tensor:
-    """The normal score of a χ² with df degrees of freedom (Wilson & Hilferty 1931), finite everywhere."""
-    variance = 2 / (9 * df)
-    return ((energy / df).pow(1 / 3) - (1 - variance)) / variance**0.5
-
-
-def score_to_energy(score: Tensor, df: Tensor | float) -> Tensor:
-    """The inverse of `energy_to_score`; scores below its range give energy 0."""
-    variance = 2 / (9 * df)
-    return df * (score * variance**0.5 + (1 - variance)).clamp_min(0).pow(3)
-
-
-def largest_divisor(n: int, limit: int) -> int:
-    """The largest divisor of n that does not exceed limit."""
-    return next(d for d in range(min(n, limit), 0, -1) if n % d == 0)
+def line_share(power: Tensor, count: float) -> Tensor:
+    """The share that hides the highest of `count` powers (batch, n), each Exp(1) for noise."""
+    return peak_share(power.amax(1, keepdim=True), math.log(count / NOTICED), math.log(count / HIDDEN))
 
 
 def to_unit_rms(x: Tensor) -> Tensor:
-    """Each row scaled to RMS 1, by way of its peak so that no square overflows; a zero row stays zero."""
-    axes = tuple(range(1, x.ndim))
-    peak = x.abs().amax(axes, keepdim=True)
-    x = x / torch.where(peak > 0, peak, 1)
-    rms = x.square().mean(axes, keepdim=True).sqrt()
-    return x / torch.where(rms > 0, rms, 1)
+    """Each row scaled to RMS 1, by way of its peak so that no square overflows or vanishes; a zero row stays zero."""
+    peak = x.abs().amax(tuple(range(1, x.ndim)), keepdim=True)
+    return unit_rms(x / torch.where(peak > 0, peak, 1))

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..noise import whiten
+from ..noise import shuffled, whiten
 from ..noise.whitening import to_unit_rms
 from ..path import noise_share
 from ..strength import Walk, gain_of_best
@@ -92,8 +92,8 @@ class NoiseTilt:
 
     def _tilted(self, gradient: Tensor, noise: Tensor, rho: float) -> Tensor:
         """ε̃ from the gradient and ε."""
-        # W breaks ties with noise of its own; reversed, the step's noise serves, as good as independent of itself.
-        dither = noise.flatten(1).flip(1).view_as(noise)
+        # W needs noise of its own; in another order the step's noise serves, as good as independent of itself.
+        dither = shuffled(noise)
         if self.whitened == "mixture":
             mixture = math.sqrt(rho) * to_unit_rms(gradient) + math.sqrt(1 - rho) * noise
             return whiten(mixture, alpha=self.alpha, noise=dither)

@@ -1,0 +1,220 @@
+"""The projections that W composes, each (batch, channel, *space) → the same, and each nearly the identity on noise."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ._door import constant
+from ._groups import (
+    LARGEST,
+    SMALLEST_GROUP,
+    TILE,
+    box_sizes,
+    channel_mean_scores,
+    correlation_scores,
+    cut_boxes,
+    cuts,
+    even_out,
+    largest_divisor,
+    linear_bands,
+    moment_scores,
+    near_lags,
+    normal_limit,
+    shrink,
+    unit_rms,
+)
+from .order_statistics import clip_order_statistics
+
+# ln of an Exp(1) number has this variance and a kurtosis of 5.4.
+LOG_POWER_VARIANCE = math.pi**2 / 6
+LOG_POWER_KURTOSIS = 5.4
+BINS = 4096
+# The Anderson–Darling statistic exceeds 7 with probability 3e-4, and falls short of 0.25 with probability 0.03.
+ORDER_TOUCHED, ORDER_LANDED, ORDER_LEAST = 7.0, 1.0, 0.25
+
+
+def whiten_field_spectrum(x: Tensor) -> Tensor:
+    """The powers over all axes: no smooth shape, exponential, even in bands, no line too high, no correlation."""
+    axes, shape = tuple(range(1, x.ndim)), x.shape[1:]
+    spectrum = torch.fft.rfftn(x, dim=axes, norm="ortho")
+    power = (spectrum.real.square() + spectrum.imag.square()).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
+    wanted = even_lags(even_bands(flatten_log_power(power, shape), shape), shape)
+    return unit_rms(torch.fft.irfftn(spectrum * (wanted / power).sqrt(), s=shape, dim=axes, norm="ortho"))
+
+
+def flatten_log_power(power: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Powers (batch, *half of shape) without the smooth part of their logarithm, and with the spread of Exp(1).
+
+    The smooth part is what the cepstrum, the transform of the log powers, holds beyond chance: a few coefficients
+    describe a spectrum of any steepness (cepstral thresholding, Stoica & Sandgren 2006).
+    """
+    axes = tuple(range(1, power.ndim))
+    log = power.log()
+    log = log - log.mean(axes, keepdim=True)
+    variance = log.square().mean(axes, keepdim=True)
+    cepstrum = torch.fft.irfftn(log, s=shape, dim=axes, norm="ortho")
+    limit = normal_limit(math.prod(shape)) ** 2
+    smooth = torch.where(cepstrum.square() > 2 * limit * variance, cepstrum, 0)
+    log = log - torch.fft.rfftn(smooth, dim=axes, norm="ortho").real
+    variance = log.square().mean(axes, keepdim=True)
+    score = (variance / LOG_POWER_VARIANCE - 1) * math.sqrt(math.prod(shape) / 2 / (LOG_POWER_KURTOSIS - 1))
+    log = torch.where(score.abs() > normal_limit(1, 3e-4), log * (LOG_POWER_VARIANCE / variance).sqrt(), log)
+    power = (log - log.amax(axes, keepdim=True)).exp()
+    return (power / power.mean(axes, keepdim=True)).clamp_max(math.log(math.prod(shape) / 2 / LARGEST))
+
+
+def even_bands(power: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Energies of bands of spatial frequency, channels together: radial half-octaves, and linear ones by axis."""
+    for member, df, band in cuts(tuple(shape[1:]), power.device, power.dtype):
+        energy = power.sum(1).flatten(1) @ member
+        gain = even_out(energy, df * power.shape[1])
+        gain = torch.cat([gain, torch.ones_like(gain[:, :1])], dim=1)[:, band]
+        power = power * gain.view(-1, 1, *power.shape[2:])
+    return power
+
+
+def even_lags(power: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Autocorrelations, the transform of the powers: near ones as a group, far ones each below the largest by chance.
+
+    Taking an excess e_l off the correlation at lag l multiplies the powers by 1 − Σ_l e_l cos(k·l) to first order; its
+    exponential keeps them positive.
+    """
+    axes, count = tuple(range(1, power.ndim)), math.prod(shape)
+    near = near_lags(tuple(shape), power.device)
+    correlation = torch.fft.irfftn(power, s=shape, dim=axes).flatten(1)
+    r = correlation / correlation[:, :1] * math.sqrt(count)
+    limit = normal_limit(count)
+    excess = r - r.clamp(-limit, limit)
+    group = r[:, near[0]]
+    if group.shape[1]:
+        group = group * (1 - shrink(group, group.shape[1]))
+        excess = excess.index_copy(1, near[0], group).index_copy(1, near[1], group)
+    excess = torch.cat([torch.zeros_like(excess[:, :1]), excess[:, 1:]], dim=1).view(-1, *shape)
+    change = torch.fft.rfftn(excess, dim=axes).real / math.sqrt(count)
+    return power * torch.exp(-change.clamp(-3, 3))
+
+
+def whiten_sequence_spectrum(x: Tensor) -> Tensor:
+    """The spectrum of the flattened event: even in linear bands, and no line too high."""
+    if x.shape[1] == 1 and x.ndim == 3:  # a sequence's own spectrum has just been whitened
+        return x
+    count = x[0].numel()
+    last = (count - 1) // 2
+    spectrum = torch.fft.rfft(x.flatten(1), norm="ortho")
+    inner = spectrum[:, 1 : last + 1]
+    power = inner.real.square() + inner.imag.square()
+    edge, band = linear_bands(last, x.device)
+    energy = torch.nn.functional.pad(power.cumsum(1), (1, 0))[:, edge].diff(dim=1)
+    gain = even_out(2 * energy, 2 * edge.diff().to(x.dtype))[:, band]
+    wanted = (power * gain).clamp_max(math.log(last / LARGEST))
+    gain = (wanted / power.clamp_min(torch.finfo(x.dtype).tiny)).sqrt()
+    spectrum = torch.cat([spectrum[:, :1], inner * gain, spectrum[:, last + 1 :]], dim=1)
+    return torch.fft.irfft(spectrum, n=count, norm="ortho").view_as(x)
+
+
+def whiten_channels(x: Tensor) -> Tensor:
+    """Means, energies and correlations of channels: the map from their covariance S to a likely S' is √S' √S⁻¹."""
+    scores = channel_mean_scores(x)
+    flat = x.flatten(2)
+    flat = unit_rms(flat - (flat.mean(2) * (1 - shrink(scores, scores.shape[1])))[:, :, None])
+    channels, count = flat.shape[1:]
+    if channels < 2 or count < 4 * channels:
+        return flat.view_as(x)
+    covariance = flat @ flat.transpose(1, 2) / count
+    energy = covariance.diagonal(dim1=1, dim2=2)
+    uneven = shrink((energy - 1) * math.sqrt(count / 2), channels - 1)
+    correlation = correlation_scores(covariance, count)
+    related = shrink(correlation, correlation.shape[1])
+    scale = ((1 + uneven * (energy - 1)) / energy.clamp_min(1e-12)).sqrt()
+    target = covariance * scale[:, :, None] * scale[:, None] * related[:, :, None]
+    target = target.diagonal_scatter(scale.square() * energy, dim1=1, dim2=2)
+    mix = power_of(target, 0.5) @ power_of(covariance, -0.5)
+    return (mix @ flat).view_as(x)
+
+
+def power_of(matrix: Tensor, exponent: float) -> Tensor:
+    """A power of symmetric positive matrices (batch, n, n); eigenvalues below single precision's noise are lifted."""
+    value, vector = torch.linalg.eigh(matrix)
+    return (vector * value.clamp_min(1e-6).pow(exponent)[:, None]) @ vector.transpose(1, 2)
+
+
+def whiten_tiles(x: Tensor) -> Tensor:
+    """Energies of runs along the last axis, of small boxes and of large ones, and means of small boxes."""
+    sizes = box_sizes(tuple(x.shape[2:]))
+    for size in sizes:
+        x = even_boxes(x, size)
+    return even_box_means(x, sizes[1])
+
+
+def even_boxes(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Energies of boxes of this size in the space of (batch, channel, *space)."""
+    width = math.prod(size)
+    if width < SMALLEST_GROUP:
+        return x
+    boxes, inside = cut_boxes(x, size)
+    energy = boxes.square().sum(inside, keepdim=True)
+    gain = even_out(energy.flatten(1), width).view_as(energy)
+    return (boxes * gain.sqrt()).reshape(x.shape)
+
+
+def even_box_means(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Means of boxes of this size in the space of (batch, channel, *space)."""
+    width = math.prod(size)
+    boxes, inside = cut_boxes(x, size)
+    means = boxes.mean(inside, keepdim=True)
+    scores = means.flatten(1) * math.sqrt(width)
+    if width < SMALLEST_GROUP or scores.shape[1] < SMALLEST_GROUP:
+        return x
+    scores = scores - scores.mean(1, keepdim=True)
+    excess = (1 - shrink(scores, scores.shape[1] - 1)) * scores / math.sqrt(width)
+    return (boxes - excess.view_as(means)).reshape(x.shape)
+
+
+def whiten_values(x: Tensor) -> Tensor:
+    """The values drawn towards normal ones of the same ranks, where their distribution or moments are not accepted.
+
+    Ranks come from a histogram, evenly binned in the distribution function of Student's t with two degrees of freedom
+    so that it has room for heavy tails: no sort. A² (Anderson & Darling 1952) says how far to go.
+    """
+    flat = unit_rms(x.flatten(1))
+    count = flat.shape[1]
+    bins = min(BINS, count // 8)
+    place = (0.5 + 0.5 * flat * (flat.square() + 2).rsqrt()) * bins
+    bin_ = place.long().clamp_max(bins - 1)
+    below = flat.new_zeros(len(flat), bins + 1).scatter_add_(1, bin_ + 1, torch.ones_like(flat)).cumsum(1) / count
+    probability, weight = normal_bins(bins, x.device, x.dtype)
+    a2 = count * ((below[:, 1:-1] - probability).square() @ weight)[:, None]
+    low = below.gather(1, bin_)
+    rank = low + (below.gather(1, bin_ + 1) - low) * (place - bin_)
+    limit = normal_limit(2 * count)
+    normal = (math.sqrt(2) * torch.erfinv(2 * rank - 1)).clamp(-limit, limit)
+    kept = accepted_share(a2, *moment_scores(flat))
+    return torch.lerp(normal, flat, kept).clamp(-limit, limit).view_as(x)
+
+
+def accepted_share(a2: Tensor, third: Tensor, fourth: Tensor) -> Tensor:
+    """The share (batch, 1) of their distance to exactly normal quantiles that values may keep, by A² and by moments."""
+    kept = torch.where(a2 > ORDER_TOUCHED, (ORDER_LANDED / a2.clamp_min(ORDER_TOUCHED)).sqrt(), 1)
+    kept = torch.minimum(kept, torch.minimum(shrink(third, 1), shrink(fourth, 1)).clamp_max(1))
+    return torch.maximum(kept, (ORDER_LEAST / a2.clamp_min(ORDER_LEAST)).sqrt())
+
+
+@constant
+def normal_bins(bins: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Φ at the inner edges of the bins, and the weights by which squared deviations there sum to A²."""
+    edge = torch.arange(1, bins, dtype=torch.float64) / bins * 2 - 1
+    probability = torch.special.ndtr(edge * (2 / (1 - edge.square())).sqrt())
+    tail = torch.special.ndtr(-edge.abs() * (2 / (1 - edge.square())).sqrt())
+    inside = torch.cat([probability.new_zeros(1), probability, probability.new_ones(1)])
+    width = (inside[2:] - inside[:-2]) / 2
+    return probability.to(dtype).to(device), (width / (tail * (1 - tail)).clamp_min(1e-30)).to(dtype).to(device)
+
+
+def clip_values(x: Tensor, alpha: float) -> Tensor:
+    """Two-level order statistics of the values, in tiles that are runs of the flattened event."""
+    flat = unit_rms(x.flatten(1))
+    width = largest_divisor(flat.shape[1], TILE)
+    return clip_order_statistics(flat.unflatten(1, (-1, width)), alpha).view_as(x)
