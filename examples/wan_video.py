@@ -1,8 +1,8 @@
 """Wan 2.1, followed by PickScore over frames, with a part that holds the frames together:
-`python examples/wan_video.py --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --frames 33`.
+`python examples/wan_video.py --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --frames 9`.
 
-The gradient stops at the predicted video (gradient_at="x0"), for memory: `noisetilt plan Wan2.1-1.3B --frames 33` tells
-what it takes either way.
+The gradient stops at the predicted video (gradient_at="x0"), for memory. What takes most is decoding the frames with
+gradient, in proportion to their number: `noisetilt plan Wan2.1-1.3B --frames 9` tells before anything is loaded.
 """
 
 from __future__ import annotations

@@ -371,8 +371,8 @@ def test_bad_input_is_refused(options, call, word):
 
 def test_schedulers_that_are_not_supported_are_refused():
     pipe, _ = build("sd")
-    pipe.scheduler = diffusers.SCMScheduler()
-    with pytest.raises(ValueError, match="SCMScheduler is not supported"):
+    pipe.scheduler = diffusers.EDMEulerScheduler()
+    with pytest.raises(ValueError, match="EDMEulerScheduler is not supported"):
         align(pipe, RED)
 
 

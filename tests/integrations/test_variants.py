@@ -3,9 +3,10 @@
 import diffusers
 import pytest
 import torch
-from tiny_pipelines import SIZE, flux, sd, sdxl
+from tiny_pipelines import SIZE, flux, sana, sd, sdxl
 
 from noisetilt import METHODS, align, rewards
+from noisetilt.streams import Streams
 
 RED = rewards.load("redness")
 PROMPT = "a red fox"
@@ -102,3 +103,37 @@ def test_hooks_that_move_networks_keep_working():
     add_hook_to_module(pipe.unet, loader)
     hooked = align(pipe, RED, "ntrk", gradient_at="x0")(PROMPT, seeds=[0], **call)
     assert loader.calls == 4 and torch.equal(plain.images, hooked.images)
+
+
+def sprint():
+    torch.manual_seed(0)
+    pipe = sana(sprint=True)
+    pipe.set_progress_bar_config(disable=True)
+    call = dict(height=32, width=32, use_resolution_binning=False, complex_human_instruction=None, output_type="pt")
+    return pipe, dict(call, num_inference_steps=2, guidance_scale=4.5)
+
+
+def test_trigflow_with_full_renoising_is_the_plain_pipeline(monkeypatch):
+    """Sana-Sprint's consistency sampler puts fresh noise on every prediction, which is η = ∞."""
+    pipe, call = sprint()
+    streams = Streams([4], 1, (4, 16, 16))
+    latents = streams.normal().flatten(0, 1)
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_scm.randn_tensor", lambda *args, **kwargs: streams.normal().flatten(0, 1)
+    )
+    plain = pipe(PROMPT, latents=latents, **call).images
+    same = align(pipe, None, "base", eta=float("inf"))(PROMPT, seeds=[4], **call)
+    assert (same.images - plain).abs().max() < 1e-5 and same.trace.nfe == 2
+    assert pipe.scheduler.config.sigma_data == 0.5
+
+
+@pytest.mark.parametrize("name, nfe", [("ntrk", 2), ("svdd", 4), ("dps", 2)])
+def test_trigflow_is_guided(name, nfe):
+    """Pictures of a batch, too, each as if alone."""
+    pipe, call = sprint()
+    method = METHODS[name].replace(particles=2) if name == "svdd" else METHODS[name]
+    both = align(pipe, RED, method)([PROMPT] * 2, seeds=[0, 1], **call)
+    alone = align(pipe, RED, method)(PROMPT, seeds=[1], **call)
+    assert both.trace.nfe == nfe and torch.allclose(both.images[1:], alone.images, atol=1e-5)
+    if name != "svdd":
+        assert (both.rewards > align(pipe, RED, "base")([PROMPT] * 2, seeds=[0, 1], **call).rewards).all()

@@ -216,7 +216,7 @@ def pixart() -> diffusers.PixArtSigmaPipeline:
     )
 
 
-def sana() -> diffusers.SanaPipeline:
+def sana(sprint: bool = False) -> diffusers.DiffusionPipeline:
     transformer = diffusers.SanaTransformer2DModel(
         patch_size=1,
         in_channels=4,
@@ -229,6 +229,7 @@ def sana() -> diffusers.SanaPipeline:
         cross_attention_dim=8,
         caption_channels=16,
         sample_size=SIZE // 2,
+        guidance_embeds=sprint,
     ).eval()
     autoencoder = diffusers.AutoencoderDC(
         in_channels=3,
@@ -248,9 +249,10 @@ def sana() -> diffusers.SanaPipeline:
         decoder_act_fns="silu",
         scaling_factor=0.41407,
     ).eval()
-    return diffusers.SanaPipeline(
+    kind = diffusers.SanaSprintPipeline if sprint else diffusers.SanaPipeline
+    return kind(
         transformer=transformer,
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=diffusers.SCMScheduler() if sprint else diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=autoencoder,
         text_encoder=gemma(),
         tokenizer=tokenizer(300),

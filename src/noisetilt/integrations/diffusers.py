@@ -49,7 +49,8 @@ def align(
         gradient_at: "x_t" takes the gradient through the network (one call a step still), "x0" stops at x̂_0: half the
             cost, a fraction of the memory, and the only one that goes with CPU offloading of the network.
         chunk: rows decoded and judged at a time, which bounds the decoder's memory.
-        checkpointing: whether the network recomputes its activations on the way back, for memory.
+        checkpointing: whether network and decoder, where they can, recompute their activations on the way back, for
+            memory.
     Returns:
         An AlignedPipeline.
     Raises:
@@ -197,7 +198,7 @@ class _Run:
             stack = self._stack
             stack.enter_context(frozen(self.pipe))
             stack.enter_context(borrowed(self.pipe, scheduler=self.scheduler, prepare_latents=self._prepare_latents()))
-            if self.aligned.checkpointing and through:
+            if self.aligned.checkpointing:
                 stack.enter_context(checkpointed(self.pipe))
             stack.enter_context(torch.set_grad_enabled(through))
             output = call(self.pipe, **self.call)
@@ -383,10 +384,10 @@ class GuidedScheduler:
             self._begin()
             self._times = [self._run.guide.t]
         t = self._run.guide.t
-        if float(timestep) != float(self._timestep[t]):
-            due = float(self._timestep[t])
+        at, due = (float(torch.as_tensor(time).flatten()[0]) for time in (timestep, self._timestep[t]))
+        if at != due:
             raise RuntimeError(
-                f"{type(self._run.pipe).__name__} is at timestep {float(timestep):g} where {due:g} was due; "
+                f"{type(self._run.pipe).__name__} is at timestep {at:g} where {due:g} was due; "
                 "its loop does not iterate the scheduler's timesteps, and cannot go back in time"
             )
         self._taken += 1
@@ -394,7 +395,8 @@ class GuidedScheduler:
         if not self._run.guide.done:
             self._times.append(self._run.guide.t)
         if not return_dict:
-            return (previous,)
+            # Consistency pipelines take a pair, and decode the second of the last one.
+            return previous, previous
         from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
         return SchedulerOutput(prev_sample=previous)
@@ -449,10 +451,11 @@ def borrowed(pipe: Any, **changes: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def checkpointed(pipe: Any) -> Iterator[None]:
-    """Gradient checkpointing in the network, for a while."""
-    names = ("unet", "transformer", "transformer_2")
+    """Gradient checkpointing in the networks and the decoder that know it, for a while."""
+    names = ("unet", "transformer", "transformer_2", "controlnet", "vae")
     networks = [getattr(pipe, name, None) for name in names]
-    changed = [n for n in networks if n is not None and not n.is_gradient_checkpointing]
+    able = [n for n in networks if getattr(n, "_supports_gradient_checkpointing", False)]
+    changed = [n for n in able if not n.is_gradient_checkpointing]
     try:
         for network in changed:
             network.enable_gradient_checkpointing()

@@ -84,6 +84,7 @@ FAMILIES = {
     "PixArtAlphaPipeline": SCALED,
     "PixArtSigmaPipeline": SCALED,
     "SanaPipeline": SCALED,
+    "SanaSprintPipeline": SCALED,
     "WanPipeline": Family(decode_video),
 }
 

@@ -17,6 +17,7 @@ PREDICTION_NAMES: dict[str, Prediction] = {
     "v_prediction": "v",
     "sample": "x0",
     "flow_prediction": "velocity",
+    "trigflow": "v",
 }
 
 
@@ -40,6 +41,28 @@ class RatioPath:
         return [t / (1 - t) for t in uniform_grid(steps, 0.99, 0.0)]
 
 
+@dataclass(frozen=True)
+class TrigPath:
+    """TrigFlow (Lu & Song 2025, arXiv 2410.11081): α = cos t, σ = sin t, in units of the data's standard deviation."""
+
+    def alpha(self, t: float) -> float:
+        return math.cos(t)
+
+    def sigma(self, t: float) -> float:
+        return math.sin(t)
+
+    def prior_std(self, t: float) -> float:
+        return 1.0
+
+    def grid(self, steps: int) -> list[float]:
+        return [math.pi / 2 * t for t in uniform_grid(steps)]
+
+
+def is_trig(scheduler: Any) -> bool:
+    """Whether the schedule is of continuous-time consistency models."""
+    return scheduler.config.get("prediction_type") == "trigflow"
+
+
 def is_flow(scheduler: Any) -> bool:
     """Whether the schedule is of flow matching, t = σ from 1 to 0."""
     config = scheduler.config
@@ -51,11 +74,14 @@ def first_order(original: Any) -> Any:
     """A scheduler with the original's timesteps and one network call a step; the original is not touched.
 
     Raises:
-        ValueError: if its schedule is neither flow matching nor built from betas.
+        ValueError: if its schedule is neither of flow matching, nor of TrigFlow, nor built from betas.
     """
     import diffusers
 
     name = type(original).__name__
+    if is_trig(original):
+        # Pipelines scale states and predictions by the scheduler's sigma_data; at 1 the path is variance preserving.
+        return type(original).from_config(original.config, sigma_data=1.0)
     if is_flow(original):
         if getattr(original, "order", 1) == 1:
             return copy.deepcopy(original)
@@ -71,6 +97,8 @@ def first_order(original: Any) -> Any:
 
 def path_of(scheduler: Any) -> Path:
     """The Gaussian path of a first-order scheduler."""
+    if is_trig(scheduler):
+        return TrigPath()
     if is_flow(scheduler):
         return FlowPath()
     if hasattr(scheduler, "sigmas"):
@@ -82,6 +110,8 @@ def path_of(scheduler: Any) -> Path:
 
 def times_of(scheduler: Any) -> list[float]:
     """The path's times at the scheduler's timesteps, and the time after the last."""
+    if is_trig(scheduler):
+        return [float(t) for t in scheduler.timesteps]
     if is_flow(scheduler) or hasattr(scheduler, "sigmas"):
         sigmas = [float(s) for s in scheduler.sigmas]
         return sigmas if len(sigmas) > len(scheduler.timesteps) else [*sigmas, 0.0]
