@@ -1,5 +1,6 @@
 """Train emoji64 on the pictures of data.py, with checkpoints; run it again and it goes on.
 
+    python recipes/emoji64/layout.py                      # what words alone say, in minutes
     python recipes/emoji64/train.py --minutes 90          # first stretch
     python recipes/emoji64/train.py --minutes 60 --finish # go on, and lower the learning rate to the end
 
@@ -49,7 +50,6 @@ class Pictures:
         self.further = [[index[w] for w in further] for _, further in lists]
         self.style = [index[words.STYLES[s]] for s in data["style"]]
         self.pictures = torch.from_numpy(data["pictures"]).permute(0, 3, 1, 2).contiguous()
-        self.flippable = data["flippable"]
         self.heldout = np.flatnonzero(data["heldout"])
         self.chance = np.where(data["heldout"], 0, data["weight"])
         self.chance /= self.chance.sum()
@@ -60,7 +60,7 @@ class Pictures:
         kind = self.random.random()
         if kind < TEXT_DROP:
             return []
-        if kind < 0.45:
+        if kind < 0.55:
             chosen = list(self.name[i])
         else:
             keep = self.random.random()
@@ -75,10 +75,7 @@ class Pictures:
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
         chosen = self.random.choice(len(self.chance), size, p=self.chance)
-        x_0 = self.pictures[chosen].float() / 127.5 - 1
-        flip = torch.from_numpy(self.flippable[chosen] & (self.random.random(size) < 0.5))
-        x_0[flip] = x_0[flip].flip(-1)
-        return x_0, self.bags(chosen)
+        return self.pictures[chosen].float() / 127.5 - 1, self.bags(chosen)
 
     def validation(self, size: int) -> tuple[Tensor, Tensor]:
         """Held-out pictures with all their name words and the style."""
@@ -100,10 +97,15 @@ def optimisers(network: Emoji64, rate: float) -> list[torch.optim.Optimizer]:
     matrices = [
         p for n, p in network.blocks.named_parameters() if p.ndim == 2 and not n.split(".")[1].startswith("mod")
     ]
-    taken = {id(p) for p in [*matrices, network.words]}
+    words = [network.words, network.layout.words]
+    taken = {id(p) for p in [*matrices, *words]}
     rest = [p for p in network.parameters() if id(p) not in taken]
     # A rare word's vector has a gradient once in a thousand steps; at the common rate it would hardly leave its start.
-    groups = [{"params": rest, "factor": 1.0}, {"params": [network.words], "factor": 20.0}]
+    groups = [
+        {"params": rest, "factor": 1.0},
+        {"params": words[:1], "factor": 20.0},
+        {"params": words[1:], "factor": 2.0},
+    ]
     return [
         Muon([{"params": matrices, "factor": 2.0}], lr=rate),
         torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
@@ -145,6 +147,8 @@ def main() -> None:
     network = Emoji64(len(pictures.vocabulary))
     if args.init and not checkpoint.exists():
         network.load_state_dict(load_file(args.init))
+    if not state["images"] and (BUILD / "layout.pt").exists():
+        network.layout.load_state_dict(torch.load(BUILD / "layout.pt", weights_only=True))
     if "network" in state:
         network.load_state_dict(state["network"])
     average = copy.deepcopy(network)
@@ -189,7 +193,7 @@ def main() -> None:
             for group in [g for optimiser in optims for g in optimiser.param_groups]:
                 group["lr"] = args.rate * factor * group["factor"]
             x_0, bags = pictures.batch(args.batch)
-            t = torch.sigmoid(0.4 + torch.randn(args.batch))
+            t = torch.sigmoid(0.6 + torch.randn(args.batch))
             loss = flow_loss(compiled, x_0, bags, t, torch.randn_like(x_0))
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss.item()} after {images} pictures")

@@ -33,6 +33,17 @@ def test_prompts_matter(model):
     assert means[0] > means[1] + 0.1
 
 
+def test_layout_is_the_mean_picture_of_a_prompt(model):
+    """What the words alone say is nearer to the mean of samples for the same words than for any other prompt's."""
+    prompts = ["red heart noto", "globe twemoji", "clock noto", "smiling cat face 3d"]
+    layout = model.network.layout
+    sketches = (layout.sketch(layout(words.bags(prompts))) + 1) / 2
+    samples = sample(model, [p for p in prompts for _ in range(2)], None, "base", 10).images
+    means = samples.unflatten(0, (4, 2)).mean(1)
+    distance = torch.cdist(sketches.flatten(1), means.flatten(1))
+    assert torch.equal(distance.argmin(1), torch.arange(4))
+
+
 def test_images_are_pictures(model):
     images = sample(model, ["cat face", "house"], None, "base", 8).images
     assert images.shape == (2, 3, 64, 64)

@@ -24,6 +24,18 @@ def fourier_features(t: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1).to(t.dtype)
 
 
+def mean_word(bags: Tensor, vectors: Tensor) -> Tensor:
+    """The sum of a bag's word vectors by the root of their number, so that one word and ten words give inputs of
+    one size; the empty bag is the zero vector and means "any picture"."""
+    return (bags @ vectors) / bags.sum(1, keepdim=True).clamp(min=1).sqrt()
+
+
+def join_patches(patches: Tensor) -> Tensor:
+    """Pictures (batch, 3, 64, 64) from the values of their patches (batch, 64, 192)."""
+    grid = SIZE // PATCH
+    return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (grid, grid)), PATCH)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with normalised queries and keys.
 
@@ -88,6 +100,35 @@ class SeamHead(nn.Module):
         return x0_hat + F.pixel_shuffle(self.third(h), 2)
 
 
+class Layout(nn.Module):
+    """What the words alone say about every patch: (batch, tokens, channels) from bags of words.
+
+    The condition of the transformer's blocks is the same for all patches, and turning it into places and shapes costs
+    it many layers and many pictures. This small network of its own does only that, can be trained alone, in minutes,
+    to the mean picture of a prompt, and is added to the tokens. `sketch` shows that mean picture.
+    """
+
+    def __init__(self, vocabulary: int, width: int, hidden: int, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.words = nn.Parameter(torch.randn(vocabulary, width) * 0.5)
+        self.net = nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, (SIZE // PATCH) ** 2 * channels),
+        )
+        self.patch = nn.Linear(channels, 3 * PATCH * PATCH)
+
+    def forward(self, bags: Tensor) -> Tensor:
+        return self.net(mean_word(bags, self.words)).unflatten(1, (-1, self.channels))
+
+    def sketch(self, layout: Tensor) -> Tensor:
+        """The mean picture (batch, 3, 64, 64) that a layout stands for."""
+        return join_patches(self.patch(layout))
+
+
 class Emoji64(nn.Module):
     """x_0 prediction for 64×64 RGB pictures in [-1, 1], conditioned on a bag of words.
 
@@ -95,16 +136,35 @@ class Emoji64(nn.Module):
         vocabulary: number of words the text encoder knows.
         width, depth, heads: of the transformer.
         head_channels: channels of the convolutional residual head.
+        layout_hidden, layout_channels: of the words' own view of each patch.
     """
 
     def __init__(
-        self, vocabulary: int, width: int = 256, depth: int = 7, heads: int = 4, head_channels: int = 32
+        self,
+        vocabulary: int,
+        width: int = 256,
+        depth: int = 7,
+        heads: int = 4,
+        head_channels: int = 32,
+        layout_hidden: int = 1024,
+        layout_channels: int = 32,
     ) -> None:
         super().__init__()
-        self.config = dict(vocabulary=vocabulary, width=width, depth=depth, heads=heads, head_channels=head_channels)
+        self.config = dict(
+            vocabulary=vocabulary,
+            width=width,
+            depth=depth,
+            heads=heads,
+            head_channels=head_channels,
+            layout_hidden=layout_hidden,
+            layout_channels=layout_channels,
+        )
+        self.width = width
         channels = 3 * PATCH * PATCH
         self.words = nn.Parameter(torch.randn(vocabulary, width) * 0.5)
         self.text = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.layout = Layout(vocabulary, width, layout_hidden, layout_channels)
+        self.layout_in = nn.Linear(layout_channels, width)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.patch_in = nn.Linear(channels, width)
         self.position = nn.Parameter(torch.randn(1, (SIZE // PATCH) ** 2, width) * 0.02)
@@ -112,29 +172,24 @@ class Emoji64(nn.Module):
         self.modulation = nn.Linear(width, 2 * width)
         self.patch_out = nn.Linear(width, channels)
         self.head = SeamHead(width, head_channels)
-        for last in (self.modulation, self.patch_out):
+        for last in (self.modulation, self.patch_out, self.layout_in):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
     def encode_text(self, bags: Tensor) -> Tensor:
-        """Bags of words (batch, vocabulary), 1 where a word is present, to conditions (batch, width).
-
-        The sum of the word vectors is divided by the root of their number, so that one word and ten words give
-        inputs of one size; the empty bag is the zero vector and means "any picture".
-        """
-        count = bags.sum(1, keepdim=True).clamp(min=1)
-        return self.text((bags @ self.words) / count.sqrt())
+        """Bags of words (batch, vocabulary), 1 where a word is present, to conditions (batch, features): the text
+        vector of the blocks, then the layout."""
+        return torch.cat([self.text(mean_word(bags, self.words)), self.layout(bags).flatten(1)], dim=1)
 
     def forward(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
         """x̂_0 of shape (batch, 3, 64, 64) from x_t of the same shape, t ∈ [0, 1] of shape (batch,) and
-        the text encoder's output (batch, width)."""
-        grid = SIZE // PATCH
-        condition = F.silu(text + self.time(fourier_features(t, text.shape[1]).to(text.dtype)))
+        the text encoder's output (batch, features)."""
+        text, layout = text[:, : self.width], text[:, self.width :].unflatten(1, (-1, self.layout.channels))
+        condition = F.silu(text + self.time(fourier_features(t, self.width).to(text.dtype)))
         patches = F.pixel_unshuffle(x_t, PATCH).flatten(2).transpose(1, 2)
-        h = self.patch_in(patches) + self.position
+        h = self.patch_in(patches) + self.position + self.layout_in(layout)
         for block in self.blocks:
             h = block(h, condition)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=-1)
-        patches = self.patch_out(F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift)
-        coarse = F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (grid, grid)), PATCH)
+        coarse = join_patches(self.patch_out(F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift))
         return self.head(coarse, x_t.to(coarse.dtype), condition)
