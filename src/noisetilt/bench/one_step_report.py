@@ -88,18 +88,16 @@ def verdicts(methods: dict[str, list[Row]]) -> list[str]:
     """What the figures say, in sentences."""
     lines, climbs = [], {name: rows for name, rows in methods.items() if name != DRAWN}
     means = {name: float(np.mean([row["target"] for row in rows])) for name, rows in climbs.items()}
-    if means:
-        order = sorted(means, key=means.get, reverse=True)
+    order = sorted(means, key=means.get, reverse=True)
+    if order:
         lines.append("Target reward, highest first: " + ", ".join(f"{m} {means[m]:.2f}" for m in order) + ".")
-    for rival in [name for name in climbs if name != "gper"]:
-        if "gper" not in climbs:
-            break
-        ahead = bootstrap(paired(climbs["gper"], climbs[rival], "target", PAIR))
-        held = bootstrap(paired(climbs["gper"], climbs[rival], "heldout", PAIR))
-        sure = "is not certain" if not ahead.excludes(0) else "is certain at 95 %"
-        reached = first_at(mean_curve(climbs["gper"], "targets"), mean_curve(climbs[rival], "targets").max())
-        after = "never reaches its best mean" if reached is None else f"has its best mean after {reached} iterations"
-        lines.append(f"gper against {rival}: target {ahead}, which {sure}; held-out {held}; it {after}.")
+    for rival in order[1:]:
+        first = order[0]
+        ahead, held = (bootstrap(paired(climbs[first], climbs[rival], f, PAIR)) for f in ("target", "heldout"))
+        sure = "is certain at 95 %" if ahead.excludes(0) else "is not certain"
+        reached = first_at(mean_curve(climbs[first], "targets"), mean_curve(climbs[rival], "targets").max())
+        after = "never has its best mean" if reached is None else f"has its best mean after {reached} iterations"
+        lines.append(f"{first} over {rival}: target {ahead}, which {sure}; held-out {held}; it {after}.")
     return lines
 
 

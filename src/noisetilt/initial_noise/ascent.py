@@ -21,7 +21,7 @@ WORDS = {
     "latent": ("free", "wgnc"),
     "penalty": ("none", "reno", "prno", "mpgr"),
     "optimiser": ("adam", "sgd", "rotation"),
-    "around": ("picture", "noise"),
+    "around": ("noise", "picture"),
 }
 
 
@@ -76,10 +76,10 @@ class Ascent:
         audit_level: an image stops climbing before its noise fails the typicality audit at this level; 0 never asks.
         chain_steps: network calls K that make the picture: the K steps with η = 0, differentiated through (DNO).
         draws: 0 for rewards with a gradient; else pairs n of pictures whose rewards stand in for it, see `around`.
-        width: of those pictures, > 0.
-        around: "picture": x_0 ± width·δ, which costs no network call. "noise": x ± width·δ (DNO's Hybrid-2, whose code
-            has width 0.01), which keeps to pictures that the model makes and costs 2n·K calls an iteration. Either way
-            the estimate is pulled back through the exact Jacobian of the network.
+        width: standard deviation > 0 of δ in the next line.
+        around: "noise": x ± δ (DNO's Hybrid-2, in pairs; its code has width 0.01), which keeps to pictures that the
+            model makes and costs 2n·K network calls an iteration. "picture": x_0 ± δ, which costs none. Either way the
+            estimate is pulled back through the exact Jacobian of the network.
     """
 
     iterations: int = 50
@@ -95,8 +95,8 @@ class Ascent:
     audit_level: float = 0.0
     chain_steps: int = 1
     draws: int = 0
-    width: float = 0.1
-    around: Literal["picture", "noise"] = "picture"
+    width: float = 0.05
+    around: Literal["noise", "picture"] = "noise"
     needs_reward: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

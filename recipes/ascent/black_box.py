@@ -1,0 +1,27 @@
+"""Where to compare rewards that have no gradient: around the picture, or around the noise. The reward is a small JPEG
+file, the generator one step of emoji64.
+
+    python recipes/ascent/black_box.py
+"""
+
+from noisetilt import load, rewards
+from noisetilt.ascend import ascend
+from noisetilt.methods import METHODS
+from noisetilt.report import table
+
+PROMPTS = ["cat face", "house"]
+
+
+def main() -> None:
+    model, reward, rows = load("emoji64"), rewards.load("jpeg"), []
+    for around, width in (("picture", 0.1), ("noise", 0.05)):
+        for name in ("gper", "gper-rotation"):
+            method = METHODS[name].replace(iterations=10, draws=16, around=around, width=width)
+            trace = ascend(model, PROMPTS, reward, method).trace
+            first, last = (trace.rewards[i].mean().item() for i in (0, -1))
+            rows.append([around, name, first, last, trace.nfe.mean().item()])
+    print(table(["around", "method", "as drawn, kB", "after 10 iterations, kB", "NFE"], rows))
+
+
+if __name__ == "__main__":
+    main()
