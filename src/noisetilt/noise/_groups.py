@@ -83,9 +83,9 @@ def score_to_energy(score: Tensor, df: Tensor | float) -> Tensor:
 def moment_scores(x: Tensor) -> tuple[Tensor, Tensor]:
     """Scores (batch, 1) of the third and fourth Hermite moments of x (batch, N) of RMS 1."""
     count, square = x.shape[1], x.square()
-    third = (x * (square - 3)).mean(1, keepdim=True) * math.sqrt(count / 6)
-    fourth = (square.square() - 6 * square + 3).mean(1, keepdim=True) * math.sqrt(count / 24)
-    return third, fourth
+    third = (x * square).mean(1, keepdim=True) - 3 * x.mean(1, keepdim=True)
+    fourth = square.square().mean(1, keepdim=True) - 6 * square.mean(1, keepdim=True) + 3
+    return third * math.sqrt(count / 6), fourth * math.sqrt(count / 24)
 
 
 def channel_mean_scores(x: Tensor) -> Tensor:
@@ -178,5 +178,10 @@ def largest_divisor(n: int, limit: int) -> int:
 
 def unit_rms(x: Tensor) -> Tensor:
     """Each row scaled to RMS 1; a zero row stays zero. For rows whose squares neither overflow nor vanish."""
-    rms = x.square().mean(tuple(range(1, x.ndim)), keepdim=True).sqrt()
+    rms = root_mean_square(x)
     return x / torch.where(rms > 0, rms, 1)
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    """The RMS of each row, with its axes kept."""
+    return torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True) / math.sqrt(math.prod(x.shape[1:]))

@@ -19,7 +19,6 @@ from ._groups import (
     cuts,
     even_out,
     largest_divisor,
-    linear_bands,
     moment_scores,
     near_lags,
     normal_limit,
@@ -95,24 +94,6 @@ def even_lags(power: Tensor, shape: tuple[int, ...]) -> Tensor:
     excess = torch.cat([torch.zeros_like(excess[:, :1]), excess[:, 1:]], dim=1).view(-1, *shape)
     change = torch.fft.rfftn(excess, dim=axes).real / math.sqrt(count)
     return power * torch.exp(-change.clamp(-3, 3))
-
-
-def whiten_sequence_spectrum(x: Tensor) -> Tensor:
-    """The spectrum of the flattened event: even in linear bands, and no line too high."""
-    if x.shape[1] == 1 and x.ndim == 3:  # a sequence's own spectrum has just been whitened
-        return x
-    count = x[0].numel()
-    last = (count - 1) // 2
-    spectrum = torch.fft.rfft(x.flatten(1), norm="ortho")
-    inner = spectrum[:, 1 : last + 1]
-    power = inner.real.square() + inner.imag.square()
-    edge, band = linear_bands(last, x.device)
-    energy = torch.nn.functional.pad(power.cumsum(1), (1, 0))[:, edge].diff(dim=1)
-    gain = even_out(2 * energy, 2 * edge.diff().to(x.dtype))[:, band]
-    wanted = (power * gain).clamp_max(math.log(last / LARGEST))
-    gain = (wanted / power.clamp_min(torch.finfo(x.dtype).tiny)).sqrt()
-    spectrum = torch.cat([spectrum[:, :1], inner * gain, spectrum[:, last + 1 :]], dim=1)
-    return torch.fft.irfft(spectrum, n=count, norm="ortho").view_as(x)
 
 
 def whiten_channels(x: Tensor) -> Tensor:

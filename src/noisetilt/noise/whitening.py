@@ -31,13 +31,13 @@ from ._groups import (
     moment_scores,
     near_lags,
     normal_limit,
+    root_mean_square,
     unit_rms,
 )
 from ._projections import (
     clip_values,
     whiten_channels,
     whiten_field_spectrum,
-    whiten_sequence_spectrum,
     whiten_tiles,
     whiten_values,
 )
@@ -54,7 +54,6 @@ TURNED = 2e-3
 NOTICED, HIDDEN = 1e-2, 0.1
 
 PROJECTIONS = (
-    whiten_channels,
     whiten_values,
     whiten_channels,
     whiten_field_spectrum,
@@ -62,7 +61,6 @@ PROJECTIONS = (
     whiten_values,
     whiten_channels,
     whiten_field_spectrum,
-    whiten_sequence_spectrum,
     whiten_tiles,
     whiten_values,
     whiten_tiles,
@@ -143,10 +141,9 @@ def permutation(count: int, number: int, device: torch.device) -> Tensor:
 
 def give_back(x: Tensor, before: Tensor, noise: Tensor) -> Tensor:
     """x and, in place of what it lost since `before`, a share of noise of the same length."""
-    axes = tuple(range(1, x.ndim))
     x = unit_rms(x)
-    lost = (x - before).square().mean(axes, keepdim=True)
-    return unit_rms(x + GIVEN_BACK * torch.where(lost > TURNED, lost, 0).sqrt() * noise)
+    lost = root_mean_square(x - before)
+    return unit_rms(x + GIVEN_BACK * torch.where(lost.square() > TURNED, lost, 0) * noise)
 
 
 def dilute(x: Tensor, start: Tensor, noise: Tensor) -> Tensor:
