@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean bench-noise
 
 demo: $(READY)
 	$(BIN)/noisetilt generate "cat face" --reward style:3d --method ntrk --steps 25 --n 8 --seed 0 --out out/demo
@@ -23,6 +23,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt k-diffusion
 	touch $(READY)
+
+# The projections of noisetilt.noise beside a sort of the same tensor, and their growth; draws with matplotlib.
+bench-noise: $(READY)
+	$(BIN)/python recipes/noise/bench.py docs/images/noise-speed.png
 
 clean:
 	rm -rf $(VENV) out build/*.egg-info

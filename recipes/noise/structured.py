@@ -1,8 +1,10 @@
-"""Structured vectors (images of every kind that white noise is not), shared by the scripts of this folder."""
+"""Structured vectors (everything that white noise is not), shared by the scripts of this folder."""
 
 import math
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,4 +50,41 @@ def structured(event: tuple[int, int, int], count: int, seed: int = 0) -> dict[s
         "signs": normal(c, h, w).sign(),
         "positive part": normal(c, h, w).relu(),
         "stripes": normal(c, 1, w) + 0.1 * normal(c, h, w),
+        "constant + noise": 1 + 0.5 * normal(c, h, w),
+    }
+
+
+def real(file: Path, count: int) -> dict[str, Tensor]:
+    """Name → (count, 3, 64, 64): reward gradients, pictures and their edges, as gradients.py has stored them."""
+    if not file.exists():
+        return {}
+    found = {name: x[torch.arange(count) % len(x)] for name, x in load_file(file).items()}
+    pictures = found.pop("pictures")
+    found["pictures"] = pictures - pictures.mean((1, 2, 3), keepdim=True)
+    found["edges"] = pictures.diff(dim=-1, append=pictures[..., :1])
+    return found
+
+
+def held_out(event: tuple[int, int, int], count: int, seed: int = 1) -> dict[str, Tensor]:
+    """Name → (count, *event): inputs that nothing was chosen by."""
+    c, h, w = event
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(count, *shape, generator=generator)
+
+    y, x = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
+    angle = (math.pi * torch.rand(count, 1, 1, 1, generator=generator)).expand(count, c, h, w)
+    turned = x * angle.cos() + y * angle.sin()
+    blobs = F.avg_pool2d(normal(c, h, w).abs().pow(6), 7, 1, 3)
+    return {
+        "chirp": torch.cos(40 * turned.square() + 3 * turned),
+        "half of it": normal(c, h, w) * (turned > 0),
+        "ramp + salt": turned + 3 * (torch.rand(count, c, h, w, generator=generator) < 0.02),
+        "blobs": blobs,
+        "random walk": normal(c * h * w).cumsum(1).view(-1, c, h, w),
+        "rounded": (1.5 * normal(c, h, w)).round(),
+        "mirrored": (lambda z: z + z.flip(3))(normal(c, h, w)),
+        "sawtooth": (turned * 5).frac() + 0.02 * normal(c, h, w),
+        "noise × picture": normal(c, h, w) * coloured(normal(c, h, w), 1.5),
     }

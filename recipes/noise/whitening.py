@@ -1,66 +1,197 @@
-"""What W makes of structured input: how often the audit rejects it, and how much of the signal is kept.
+"""What W makes of structured input: how often tests tell the answer from noise, and how much of the signal is kept.
 
-    python recipes/noise/whitening.py [vectors per input] [--ablate]
+    python recipes/noise/whitening.py [vectors per input] [--ablate] [--frontier docs/images/noise-frontier.png]
 
-Rejection rates are at the 1 % level. `kept` is the mean cosine between input and answer, for W and for WGNC. With
---ablate every step of W is left out in turn, and the rates and cosines are averaged over the bank.
+Rates are at the 1 % level. `others` are tests that the audit does not contain and W was not made by (`other_tests`).
+`kept` is the mean cosine between input and answer, for W and for WGNC, and `bound` what no white vector exceeds: the
+least of what one whose spectrum is even in bands of frequency, and one whose values are even in 8×8 tiles, can reach.
+Gradients and pictures come from build/noise/gradients.safetensors (gradients.py) and are left out where it is missing.
+The inputs below the line were not used in the making of W. --ablate leaves out each step in turn; --frontier varies
+how soon what is left is diluted.
 """
 
+import math
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
-from structured import structured
+from scipy import special
+from structured import held_out, real, structured
+from torch import Tensor
 
+from noisetilt.noise import _nulls as nulls
 from noisetilt.noise import audit, project_wgnc, whiten
-from noisetilt.noise import whitening as steps
+from noisetilt.noise import whitening as w
+from noisetilt.noise._groups import cuts
 
 EVENT = (3, 64, 64)
-STEPS = (
-    "whiten_means whiten_channels exponential_powers even_runs even_bands even_lags whiten_sequence whiten_values"
-    " clip_values whiten_tiles"
-).split()
+GRADIENTS = Path("build/noise/gradients.safetensors")
 
 
-def cosine(a, b) -> float:
+def cosine(a: Tensor, b: Tensor) -> float:
     return torch.cosine_similarity(a.double().flatten(1), b.double().flatten(1)).mean().item()
 
 
-def table(bank) -> None:
-    print(f"{'input':<20}{'W rejected':>11}{'WGNC rejected':>15}{'W kept':>9}{'WGNC kept':>11}   most frequent test")
-    for name, g in bank.items():
-        w, p = whiten(g), project_wgnc(g)
-        of_w, of_p = audit(w), audit(p)
-        worst = min(of_w.tests, key=lambda test: of_w.tests[test].median().item())
-        rates = [found.rejected(0.01).double().mean().item() for found in (of_w, of_p)]
+def bound(g: Tensor) -> float:
+    """The cosine with g that no white vector exceeds, up to chance, by the rearrangement inequality."""
+    g = g.double()
+    scale = g.flatten(1).norm(dim=1) * math.sqrt(g[0].numel())
+    spectrum = torch.fft.rfftn(g, dim=(1, 2, 3), norm="ortho").abs().flatten(2)
+    member, _, band = cuts(tuple(g.shape[2:]), g.device, torch.float64)[0]
+    lines = torch.zeros(len(g), dtype=torch.float64)
+    for number in range(member.shape[1]):
+        inside = band == number
+        both = spectrum[:, :, inside].repeat_interleave(member[inside, number].long(), 2).flatten(1)
+        rank = (torch.arange(both.shape[1], dtype=torch.float64) + 0.5) / both.shape[1]
+        lines += (both.sort(dim=1).values * (-torch.log1p(-rank)).sqrt()).sum(1)
+    tiles = g.unflatten(2, (-1, 8)).unflatten(4, (-1, 8)).transpose(3, 4).flatten(4).flatten(1, 3).abs()
+    half = torch.special.ndtri(0.5 + (torch.arange(64, dtype=torch.float64) + 0.5) / 128)
+    values = (tiles.sort(dim=2).values * half).sum((1, 2))
+    return (torch.minimum(lines, values) / scale).mean().item()
+
+
+def other_tests(x: Tensor) -> np.ndarray:
+    """(batch,) corrected p-values of tests beside the audit's: squares of neighbours, runs of signs, the Haar wavelet
+    transform and the cosine transform."""
+    x = x.double()
+    count = x[0].numel()
+    squares = (x.square() - 1) / math.sqrt(2)
+    lags = [(0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0)]
+    related = [(squares * squares.roll(lag, (2, 3))).flatten(1).sum(1) / math.sqrt(count) for lag in lags]
+    sign = x.flatten(1).sign()
+    runs = (sign[:, 1:] * sign[:, :-1]).sum(1) / math.sqrt(count - 1)
+    p = [nulls.chi2_two_sided(torch.stack(related).square().sum(0).numpy(), len(lags))]
+    p.append(nulls.normal_two_sided(runs.numpy()))
+    low, energies, sizes = x, [], []
+    for _ in range(3):
+        a, b = (low[..., ::2, :] + low[..., 1::2, :]) / 2**0.5, (low[..., ::2, :] - low[..., 1::2, :]) / 2**0.5
+        parts = [
+            f(y) for y in (a, b) for f in (lambda y: y[..., ::2] + y[..., 1::2], lambda y: y[..., ::2] - y[..., 1::2])
+        ]
+        low, details = parts[0] / 2**0.5, [part / 2**0.5 for part in parts[1:]]
+        energies += [part.square().flatten(1).sum(1) for part in details]
+        sizes += [part[0].numel() for part in details]
+    p.append(nulls.uneven_energies(torch.stack(energies, 1).numpy(), np.array(sizes, dtype=float)))
+    cosines = cosine_transform(cosine_transform(x).transpose(2, 3)).flatten(1)
+    p.append(nulls.anderson_darling(special.ndtr(cosines.numpy())))
+    p.append(nulls.largest_of(2 * special.ndtr(-cosines.abs().amax(1).numpy()), count))
+    return nulls.sidak(np.stack(p).min(0), len(p))
+
+
+def cosine_transform(x: Tensor) -> Tensor:
+    """The orthonormal DCT-II along the last axis, as a matrix."""
+    n = x.shape[-1]
+    k = torch.arange(n, dtype=x.dtype)
+    basis = torch.cos(math.pi / n * (k + 0.5) * k[:, None]) * math.sqrt(2 / n)
+    basis[0] /= math.sqrt(2)
+    return x @ basis.T
+
+
+def bank(count: int) -> dict[str, Tensor]:
+    return structured(EVENT, count) | real(GRADIENTS, count)
+
+
+def fresh(g: Tensor) -> Tensor:
+    return torch.randn(g.shape, generator=torch.Generator().manual_seed(77))
+
+
+def rates(x: Tensor) -> tuple[float, float]:
+    return audit(x).rejected(0.01).double().mean().item(), float((other_tests(x) < 0.01).mean())
+
+
+def table(count: int) -> None:
+    head = ("input", "W: audit", "others", "WGNC: audit", "kept by W", "by WGNC", "bound", "W / bound")
+    print(f"{head[0]:<20}" + "".join(f"{name:>12}" for name in head[1:]))
+    for part in (bank(count), held_out(EVENT, count)):
+        for name, g in part.items():
+            white, even = whiten(g, noise=fresh(g)), project_wgnc(g)
+            kept, most = cosine(g, white), bound(g)
+            told, others = rates(white)
+            row = (told, others, audit(even).rejected(0.01).double().mean().item(), kept, cosine(g, even), most)
+            print(f"{name:<20}" + "".join(f"{v:>12.4f}" for v in (*row, kept / max(most, 1e-9))), flush=True)
+        print("-" * 104)
+
+
+def averages(apply: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, real_ones: Tensor) -> list[float]:
+    """Rates of the audit and of the other tests, and cosines over all inputs and over gradients and pictures."""
+    white = apply(inputs, fresh(inputs))
+    return [*rates(white), cosine(inputs, white), cosine(inputs[real_ones], white[real_ones])]
+
+
+def stacked(count: int) -> tuple[Tensor, Tensor]:
+    """All inputs of the bank but white noise, and which are real."""
+    inputs = {name: g for name, g in bank(count).items() if name != "white noise"}
+    real_ones = torch.tensor([name in real(GRADIENTS, 1) for name in inputs]).repeat_interleave(count)
+    return torch.cat(list(inputs.values())), real_ones
+
+
+def ablate(count: int) -> None:
+    inputs = stacked(count)
+    print(f"{'left out':<28}{'audit':>9}{'others':>9}{'kept':>9}{'of real':>9}")
+
+    def line(name, projections=w.PROJECTIONS, **constants):
+        old = {key: getattr(w, key) for key in constants}
+        plain = w.whiten_field
+        vars(w).update(constants, whiten_field=lambda x, noise, alpha: plain(x, noise, alpha, projections))
         print(
-            f"{name:<20}{rates[0]:>11.3f}{rates[1]:>15.3f}{cosine(g, w):>9.4f}{cosine(g, p):>11.4f}   {worst}",
+            f"{name:<28}" + "".join(f"{v:>9.4f}" for v in averages(lambda g, e: whiten(g, noise=e), *inputs)),
             flush=True,
         )
+        vars(w).update(old, whiten_field=plain)
+
+    line("nothing")
+    for left_out in dict.fromkeys(w.PROJECTIONS):
+        line(left_out.__name__, [p for p in w.PROJECTIONS if p is not left_out])
+    line("the first values", w.PROJECTIONS[1:])
+    line("the second round", w.PROJECTIONS[:6])
+    line("two-level order statistics", clip_values=lambda x, alpha: x)
+    line("noise given back", GIVEN_BACK=0.0)
+    line("dilution", dilute=lambda x, start, noise: x)
 
 
-def averages(bank) -> str:
-    rates, kept = [], []
-    for g in bank.values():
-        w = whiten(g)
-        rates.append(audit(w).rejected(0.01).double().mean().item())
-        kept.append(cosine(g, w))
-    return f"{sum(rates) / len(rates):>9.3f}{sum(kept) / len(kept):>9.4f}"
+def frontier(count: int, file: str) -> None:
+    """Whiteness against signal, as the level of dilution goes."""
+    import matplotlib.pyplot as plt
+
+    inputs, found = stacked(count), []
+    plain, w.radii = w.radii, radii
+    for noticed, hidden in ((1e-6, 1e-4), (1e-4, 0.003), (1e-3, 0.03), (3e-3, 0.05), (1e-2, 0.1), (3e-2, 0.2)):
+        w.NOTICED, w.HIDDEN = noticed, hidden
+        found.append(averages(lambda g, e: whiten(g, noise=e), *inputs))
+        print(f"noticed {noticed:g}, hidden {hidden:g}" + "".join(f"{v:>9.4f}" for v in found[-1]), flush=True)
+    w.radii = plain
+    found.append(averages(lambda g, e: project_wgnc(g), *inputs))
+    print("WGNC" + "".join(f"{v:>9.4f}" for v in found[-1]))
+    audit_rate, others, _, kept = np.array(found).T
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    axis.plot(kept[:-1], audit_rate[:-1], "o-", label="W, audit")
+    axis.plot(kept[:-1], others[:-1], "s--", label="W, other tests")
+    axis.plot(kept[-1], audit_rate[-1], "k*", label="WGNC, audit")
+    axis.plot(kept[4], audit_rate[4], "o", color="red", label="W as it is")
+    axis.axhline(0.01, color="grey", lw=0.8)
+    axis.set(xlabel="kept of real gradients and pictures (cosine)", ylabel="rejected at 1 %", yscale="symlog")
+    axis.set_yscale("symlog", linthresh=0.02)
+    axis.legend()
+    figure.savefig(file, dpi=90)
 
 
-def ablate(bank) -> None:
-    print(f"{'left out':<20}{'rejected':>9}{'kept':>9}")
-    print(f"{'nothing':<20}{averages(bank)}", flush=True)
-    for name in STEPS:
-        step = getattr(steps, name)
-        setattr(steps, name, lambda x, *_: x)
-        print(f"{name:<20}{averages(bank)}", flush=True)
-        setattr(steps, name, step)
+def radii(df: int) -> tuple[float, float, float, float]:
+    """whitening.radii at the constants of the moment."""
+    low, hidden = (float(special.chdtri(df, 1 - p)) if df > 1 else 0.0 for p in (w.NOTICED, w.HIDDEN))
+    return low, hidden, float(special.chdtri(df, w.HIDDEN)), float(special.chdtri(df, w.NOTICED))
 
 
 def main() -> None:
-    numbers = [a for a in sys.argv[1:] if a.isdigit()]
-    bank = structured(EVENT, int(numbers[0]) if numbers else 100)
-    (ablate if "--ablate" in sys.argv else table)(bank)
+    numbers = [int(a) for a in sys.argv[1:] if a.isdigit()]
+    count = numbers[0] if numbers else 16
+    if "--ablate" in sys.argv:
+        ablate(count)
+    elif "--frontier" in sys.argv:
+        frontier(count, sys.argv[sys.argv.index("--frontier") + 1])
+    else:
+        table(count)
 
 
 if __name__ == "__main__":

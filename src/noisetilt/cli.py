@@ -158,6 +158,27 @@ def _plan(args: argparse.Namespace) -> None:
     print(report(found, args.gradient_at, args.checkpointing))
 
 
+def _add_audit(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "audit",
+        help="is it white Gaussian noise?",
+        description="Tests the vectors of a file for being white Gaussian noise, and draws the bands that are not.",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help=".npy, .safetensors or .png (standardised)")
+    parser.add_argument("--out", type=Path, help="picture of the bands (default: beside the file, NAME.audit.png)")
+    parser.add_argument("--tensor", help="which tensor of a .safetensors file")
+    parser.add_argument("--batch", action="store_true", help="the first axis counts vectors")
+    parser.add_argument("--standardise", action="store_true", help="to mean 0 and RMS 1, vector by vector")
+    parser.add_argument("--level", type=float, default=0.01, help="of the verdict (default: %(default)s)")
+    parser.set_defaults(run=_audit)
+
+
+def _audit(args: argparse.Namespace) -> None:
+    from .audit_file import audit_file
+
+    audit_file(args.file, args.out, args.tensor, args.batch, args.standardise, args.level)
+
+
 def _list_methods(args: argparse.Namespace) -> None:
     import dataclasses
     import inspect
@@ -207,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench(commands)
     _add_optimize(commands)
     _add_plan(commands)
+    _add_audit(commands)
     methods = commands.add_parser("methods", help="the methods, one line each, or all about one")
     methods.add_argument("name", nargs="?", help="a method, to read its papers, equations and knobs")
     methods.set_defaults(run=_list_methods)

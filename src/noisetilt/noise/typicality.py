@@ -23,7 +23,7 @@ from .order_statistics import bounds
 SMALLEST_EVENT = 256
 ORDER_ALPHA = 1e-6
 # The tests overlap a little: their smallest p-value behaves like that of fewer (recipes/noise/calibration.py).
-INDEPENDENT = 0.78
+INDEPENDENT = 0.82
 
 
 @dataclass(frozen=True)
@@ -137,14 +137,22 @@ def effective_order_statistics(count: int) -> float:
 
 def sequence_spectrum_tests(x: Tensor) -> dict[str, np.ndarray]:
     """The spectrum of the flattened vector x (batch, N): the share of 24 bands, and its highest line."""
-    last = (x.shape[1] - 1) // 2
-    power = torch.fft.rfft(x, norm="ortho")[:, 1 : last + 1].abs().square()
-    bands = [band.sum(1) for band in power.tensor_split(24, dim=1)]
-    df = np.array([2 * len(band) for band in np.array_split(np.arange(last), 24)])
+    power = sequence_powers(x)
     return {
-        "sequence bands": nulls.uneven_energies(2 * numpy(torch.stack(bands, 1)), df),
-        "sequence line": nulls.largest_of(np.exp(-numpy(power.amax(1))), last),
+        "sequence bands": nulls.uneven_energies(*sequence_bands(x)),
+        "sequence line": nulls.largest_of(np.exp(-numpy(power.amax(1))), power.shape[1]),
     }
+
+
+def sequence_powers(x: Tensor) -> Tensor:
+    """Powers of the lines of x (batch, N) that are neither constant nor alternating: Exp(1) each for noise."""
+    return torch.fft.rfft(x, norm="ortho")[:, 1 : (x.shape[1] - 1) // 2 + 1].abs().square()
+
+
+def sequence_bands(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Energies (batch, 24) of equal bands of the spectrum of x (batch, N), from low to high, and their expectations."""
+    bands = sequence_powers(x).tensor_split(24, dim=1)
+    return 2 * numpy(torch.stack([band.sum(1) for band in bands], 1)), np.array([2 * band.shape[1] for band in bands])
 
 
 def field_spectrum_tests(field: Tensor) -> dict[str, np.ndarray]:
@@ -158,7 +166,7 @@ def field_spectrum_tests(field: Tensor) -> dict[str, np.ndarray]:
     z = correlation / correlation[:, :1] * math.sqrt(correlation.shape[1] + 2)
     near = near_lags(whole.shape[1:])
     return {
-        "field bands": radial_bands(spectrum),
+        "field bands": nulls.uneven_energies(*radial_bands(field)),
         "field line": nulls.largest_of(np.exp(-numpy(power.amax(1))), power.shape[1]),
         "field powers": nulls.anderson_darling(-np.expm1(-numpy(power))),
         "near neighbours": nulls.chi2_two_sided(numpy(z[:, near].square().sum(1)), len(near)),
@@ -183,16 +191,19 @@ def near_lags(shape: tuple[int, ...]) -> list[int]:
     return [int(np.ravel_multi_index(np.mod((0, *lag), shape), shape)) for lag in lags]
 
 
-def radial_bands(spectrum: Tensor) -> np.ndarray:
-    """Shares of half-octave bands of spatial frequency in the spectrum (batch, channel, *space), channels together."""
-    shape = spectrum.shape[2:]
-    axes = np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")
+def radial_bands(field: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Energies (batch, bands) of half-octaves of spatial frequency, from low to high, and their expectations.
+
+    Channels are taken together; the field is (batch, channel, *space).
+    """
+    axes = np.meshgrid(*(np.fft.fftfreq(n) for n in field.shape[2:]), indexing="ij")
     radius = np.sqrt(sum(f**2 for f in axes)).ravel()
     octave = np.floor(2 * np.log2(np.maximum(radius, 1e-12)))
     _, band = np.unique(np.where(radius > 0, octave, octave[radius > 0].min()), return_inverse=True)
-    member = torch.from_numpy(np.eye(band.max() + 1)[band] * (radius > 0)[:, None]).to(spectrum.device)
+    member = torch.from_numpy(np.eye(band.max() + 1)[band.reshape(-1)] * (radius > 0)[:, None]).to(field.device)
+    spectrum = torch.fft.fftn(field, dim=tuple(range(2, field.ndim)), norm="ortho")
     energy = spectrum.abs().square().flatten(2).sum(1) @ member
-    return nulls.uneven_energies(numpy(energy), numpy(member.sum(0)) * spectrum.shape[1])
+    return numpy(energy), numpy(member.sum(0)) * field.shape[1]
 
 
 def channel_tests(field: Tensor) -> dict[str, np.ndarray]:

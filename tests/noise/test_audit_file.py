@@ -1,0 +1,57 @@
+"""`noisetilt audit` reads what it says, tells noise from the rest, and draws the bands that are not white."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from noisetilt.cli import main
+
+
+def white(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_noise_passes_and_colour_does_not(tmp_path, capsys):
+    x = white(3, 3, 32, 32)
+    np.save(tmp_path / "white.npy", x.numpy())
+    np.save(tmp_path / "coloured.npy", (x + x.roll(1, -1)).numpy())
+    assert main(["audit", str(tmp_path / "white.npy"), "--batch"]) == 0
+    assert "0 of 3 told" in capsys.readouterr().out
+    assert main(["audit", str(tmp_path / "coloured.npy"), "--batch", "--standardise"]) == 0
+    assert "3 of 3 told" in capsys.readouterr().out
+
+
+def test_names_a_tensor(tmp_path, capsys):
+    file = tmp_path / "two.safetensors"
+    save_file({"a": white(3, 32, 32), "b": torch.ones(3, 32, 32)}, file)
+    assert main(["audit", str(file)]) == 2
+    assert "expected one of a, b" in capsys.readouterr().err
+    assert main(["audit", str(file), "--tensor", "b"]) == 0
+    assert "1 of 1 told" in capsys.readouterr().out
+
+
+def test_reads_pictures(tmp_path, capsys):
+    shade = (np.arange(64)[:, None] * 2 + np.arange(64)).astype(np.uint8)
+    Image.fromarray(np.stack([shade] * 3, 2)).save(tmp_path / "ramp.png")
+    assert main(["audit", str(tmp_path / "ramp.png")]) == 0
+    assert "1 of 1 told" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
+def test_paints_the_offending_band_red(tmp_path):
+    wave = torch.cos(2 * np.pi * 8 * torch.arange(64) / 64)
+    np.save(tmp_path / "wave.npy", (white(3, 64, 64) + wave).numpy())
+    assert main(["audit", str(tmp_path / "wave.npy"), "--out", str(tmp_path / "out.png")]) == 0
+    picture = np.asarray(Image.open(tmp_path / "out.png").convert("RGB")).astype(int)
+    assert ((picture - [214, 39, 40]).__abs__().sum(2) < 30).sum() > 200
+
+
+def test_refuses_other_files(tmp_path, capsys):
+    (tmp_path / "x.txt").write_text("1")
+    assert main(["audit", str(tmp_path / "x.txt")]) == 2
+    assert "expected one of .npy" in capsys.readouterr().err
+    assert main(["audit", str(tmp_path / "missing.npy")]) == 2
