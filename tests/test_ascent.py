@@ -226,6 +226,15 @@ def test_an_audited_image_stops_before_it_fails():
     assert (audit(free.noise).p_value < 1e-3).all()
 
 
+def test_images_that_all_fail_their_audit_at_once_keep_their_noise():
+    model = GaussianModel(torch.zeros(3, 16, 16), torch.ones(16, 16), VPPath.from_betas(torch.linspace(1e-3, 0.2, 30)))
+    reward = Reward("sum", lambda i, p: i.flatten(1).sum(1))
+    method = Method(initial=Ascent(5, 2.0, audit_level=1e-3))
+    result = ascend(model, [""] * 2, reward, method)
+    assert result.iterations.tolist() == [0, 0] and result.trace.nfe.tolist() == [1, 1]
+    torch.testing.assert_close(result.images, sample(model, [""] * 2, reward, method, 1).images)
+
+
 def test_a_stopped_row_is_not_evaluated_again():
     x, asked = normal(3, *EVENT), []
 

@@ -160,6 +160,8 @@ class Ascent:
             if last or not active.any():
                 return
             active = self._step(x, gradient, optimiser, active, number)
+            if not active.any():
+                return
 
     def _step(
         self, x: Tensor, gradient: Tensor, optimiser: torch.optim.Optimizer | Rotation, active: Tensor, number: int
