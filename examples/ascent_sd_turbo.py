@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import common
 import torch
 
 import noisetilt
@@ -16,31 +19,29 @@ def warm(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
     return (images[:, 0] - images[:, 2]).mean((1, 2))
 
 
-def optimise(pipe: Any, prompt: str, method: str, seed: int = 0, **knobs: Any) -> Any:
+def optimise(pipe: Any, prompt: str, method: str, seed: int = 0, iterations: int = 50) -> Any:
     """The pipeline's output for noise that was optimised, each picture in one step without classifier-free guidance."""
-    aligned = noisetilt.align(pipe, reward=warm, method=METHODS[method].replace(**knobs))
-    return aligned(prompt, num_inference_steps=1, guidance_scale=0.0, seeds=[seed])
+    aligned = noisetilt.align(pipe, reward=warm, method=METHODS[method].replace(iterations=iterations))
+    return aligned(prompt, num_inference_steps=1, guidance_scale=0.0, seeds=[seed], output_type="pt")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="a hub name or a folder of a one-step diffusers pipeline")
+    parser.add_argument("--model", default=common.TINY, help="a hub name or folder of a one-step pipeline")
     parser.add_argument("--prompt", default="a red fox in the snow")
-    parser.add_argument("--method", default="gper", help="none, reno, prno, mpgr, gper, …")
+    parser.add_argument("--method", default="gper", help="none, reno, gper, gper-rotation, … (default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="ascended.png")
-    options = parser.parse_args()
-
-    import diffusers
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Half precision loses small gradients on the way back; one-step pipelines are small enough for single.
-    pipe = diffusers.DiffusionPipeline.from_pretrained(options.model, torch_dtype=torch.float32).to(device)
-    for iterations in (0, options.iterations):
-        output = optimise(pipe, options.prompt, options.method, options.seed, iterations=iterations)
-        print(f"{iterations} iterations: reward {output.rewards.item():.4f} after {output.trace.nfe:g} evaluations")
-    output.images[0].save(options.out)
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures")
+    parser.set_defaults(steps=1)
+    given = parser.parse_args(argv)
+    pipe, _ = common.pipeline(given, "sd")
+    pictures = {}
+    for iterations in (0, given.iterations):
+        output = optimise(pipe, given.prompt, given.method, given.seed, iterations)
+        print(f"{iterations} iterations: reward {output.rewards.item():+.4f}, {output.trace.nfe:g} evaluations")
+        pictures[f"{iterations} iterations"] = output.images.float().cpu()
+    common.save(pictures, given.out, "ascent_sd_turbo")
 
 
 if __name__ == "__main__":
