@@ -20,7 +20,7 @@ FEW = dict(budget=2, iterations=1, draws=2)
 def small(name):
     """The method with few particles and calls."""
     method = METHODS[name]
-    knobs = {knob: value for knob, value in FEW.items() if knob in method.knobs()}
+    knobs = {knob: value for knob, value in FEW.items() if method.knobs().get(knob)}
     if method.selection.particles > 1:
         knobs["particles"] = 2
     return method.replace(**knobs)
