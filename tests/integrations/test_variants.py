@@ -41,6 +41,7 @@ def test_from_a_picture(kind, name):
     output = align(pipe, RED, method)(PROMPT, seeds=[0], **call)
     assert output.images.shape == (1, 3, SIZE, SIZE) and output.images.isfinite().all()
     assert output.trace.nfe == (8 if name == "svdd" else 4)
+    assert type(output.images) is type(output.rewards) is torch.Tensor
     if name == "ntrk":
         assert output.rewards > align(pipe, RED, "base")(PROMPT, seeds=[0], **call).rewards
 

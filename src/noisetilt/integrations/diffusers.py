@@ -330,6 +330,7 @@ class GuidedScheduler:
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """α_t x_0 + σ_t ε at the timesteps (batch,)."""
+        timesteps = timesteps.as_subclass(Tensor)  # what is computed with ours would be of its class
         if not isinstance(self.path, RatioPath):
             return self.inner.add_noise(original_samples, noise, timesteps)
         return self._noised(original_samples, noise, timesteps)
