@@ -53,6 +53,14 @@ def reconstruct(model: object, method: Method, operator: inverse.Operator, y: Te
     return sample(model, [words], reward, method, steps, seeds=[0], track=False).images
 
 
+def beside(sheets: list[Image.Image]) -> Image.Image:
+    """Sheets of one height in a row."""
+    whole = Image.new("RGB", (sum(s.width for s in sheets), sheets[0].height), "white")
+    for number, sheet in enumerate(sheets):
+        whole.paste(sheet, (sum(s.width for s in sheets[:number]), 0))
+    return whole
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=3)
@@ -60,11 +68,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/inverse"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    model, (truth, words), lines, sheet = load("emoji64"), real_emoji(), [], []
+    model, (truth, words), lines, sheets = load("emoji64"), real_emoji(), [], []
     chosen = list(range(1, len(truth), max(1, len(truth) // (args.pictures + 1))))[: args.pictures]
     for operator in operators():
         ys = {i: inverse.measure(operator, truth[i], NOISE, seed=i) for i in [0, *chosen]}
-        sheet.append((f"{operator.name}: truth", [truth[i] for i in chosen]))
+        sheet = [(f"{operator.name}: truth", [truth[i] for i in chosen])]
         for name, ladder in METHOD_LADDERS.items():
             first = [reconstruct(model, m, operator, ys[0], words[0], args.steps) for m in ladder]
             best = max(range(len(ladder)), key=lambda k: psnr(first[k], truth[:1]).item())
@@ -77,11 +85,12 @@ def main() -> None:
             values = [f(made, real).mean().item() for f in (psnr, ssim, perceptual_distance)]
             misfit = torch.stack([operator(made[k : k + 1])[0].sub(ys[i]).norm() for k, i in enumerate(chosen)])
             lines.append([operator.name, name, knob, *values, misfit.mean().item()])
-            sheet.append((f"{operator.name}: {name} {knob}", list(made)))
+            sheet.append((f"{name} {knob}", list(made)))
             print(table(["operator", "method", "knob", "PSNR", "SSIM", "perceptual", "misfit"], lines[-1:]), flush=True)
+        sheets.append(grid(sheet, scale=1))
     text = table(["operator", "method", "knob", "PSNR", "SSIM", "perceptual", "misfit"], lines)
     (args.out / "table.txt").write_text(text + "\n")
-    grid(sheet, scale=1).save(args.out / "sheet.png")
+    beside(sheets).save(args.out / "sheet.png")
     print("\n" + text)
 
 

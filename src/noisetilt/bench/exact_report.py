@@ -104,7 +104,7 @@ def _plot(points: Sequence[Point], name: str, linear: bool) -> bytes:
     axes.set(xlim=(-0.02 * right, right * 1.03), title=name)
     axes.set(xlabel="disturbance, square root of added energy", ylabel="gain, standard deviations of the reward")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure_bytes(figure)
 
 
