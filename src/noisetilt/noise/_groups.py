@@ -111,13 +111,14 @@ def upper_triangle(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def box_sizes(space: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Boxes whose energies are compared: runs along the last axis, small boxes and large ones."""
+    """Boxes whose energies are compared: runs along the last axis, small boxes, large ones and, in 2-D, tiny ones."""
     small = {1: 64, 2: 8}.get(len(space), 4)
     parts = 16 if len(space) == 1 else 4
     return [
         (*(1 for _ in space[:-1]), largest_divisor(space[-1], TILE)),
         tuple(largest_divisor(n, small) for n in space),
         tuple(n // largest_divisor(n, parts) for n in space),
+        *([tuple(largest_divisor(n, 4) for n in space)] if len(space) == 2 else []),
     ]
 
 

@@ -23,7 +23,7 @@ from .order_statistics import bounds
 SMALLEST_EVENT = 256
 ORDER_ALPHA = 1e-6
 # The tests overlap a little: their smallest p-value behaves like that of fewer (recipes/noise/calibration.py).
-INDEPENDENT = 0.82
+INDEPENDENT = 0.92
 
 
 @dataclass(frozen=True)
