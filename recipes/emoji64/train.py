@@ -3,6 +3,7 @@
     python recipes/emoji64/layout.py                      # what words alone say, in minutes
     python recipes/emoji64/train.py --minutes 90          # first stretch
     python recipes/emoji64/train.py --minutes 60 --finish # go on, and lower the learning rate to the end
+    python recipes/emoji64/train.py --minutes 12 --finish --only-last 3 --rate 5e-4  # seams, by the last blocks
 
 The learning rate is constant until the last stretch (--finish), in which it falls linearly to zero, so that any
 number of stretches can come before. Hidden matrices are trained by Muon, everything else by AdamW. A finished model
@@ -32,10 +33,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from noisetilt.models.emoji64 import words
-from noisetilt.models.emoji64.network import Emoji64
+from noisetilt.models.emoji64.network import PATCH, Emoji64
 
 BUILD = Path("build/emoji64")
 TEXT_DROP = 0.1
+SEAMS = 2.0
 
 
 class Pictures:
@@ -86,25 +88,36 @@ class Pictures:
         return self.pictures[chosen].float() / 127.5 - 1, bags
 
 
-def flow_loss(network, x_0: Tensor, bags: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Velocity-matching loss of an x_0 prediction: |x̂_0 - x_0|² / t², t kept off 0 (arXiv 2511.13720, eq. 6)."""
+def seam_loss(error: Tensor) -> Tensor:
+    """Mean square of the jumps that an error makes across the borders of patches."""
+    across = error[..., PATCH::PATCH] - error[..., PATCH - 1 : -1 : PATCH]
+    down = error[..., PATCH::PATCH, :] - error[..., PATCH - 1 : -1 : PATCH, :]
+    return (across.square().mean() + down.square().mean()) / 2
+
+
+def flow_loss(network, x_0: Tensor, bags: Tensor, t: Tensor, noise: Tensor, seams: float = 0.0) -> Tensor:
+    """Velocity-matching loss of an x_0 prediction: |x̂_0 - x_0|² / t², t kept off 0 (arXiv 2511.13720, eq. 6).
+
+    Seams count equally at all t: those drawn early stay, because later steps take them for part of the picture.
+    """
     t_ = t[:, None, None, None]
-    x0_hat = network(x_0 + t_ * (noise - x_0), t, bags)
-    return (((x0_hat - x_0) / t_.clamp(min=0.05)) ** 2).mean()
+    error = network(x_0 + t_ * (noise - x_0), t, bags) - x_0
+    return ((error / t_.clamp(min=0.05)) ** 2).mean() + seams * seam_loss(error)
 
 
 def optimisers(network: Emoji64, rate: float) -> list[torch.optim.Optimizer]:
-    matrices = [
-        p for n, p in network.blocks.named_parameters() if p.ndim == 2 and not n.split(".")[1].startswith("mod")
-    ]
-    words = [network.words, network.layout.words]
-    taken = {id(p) for p in [*matrices, *words]}
-    rest = [p for p in network.parameters() if id(p) not in taken]
+    def hidden(name: str) -> bool:
+        return name.startswith("blocks.") and name.endswith(".weight") and "modulation" not in name
+
+    trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
+    matrices = [p for n, p in trained.items() if hidden(n)]
+    words = [[p for n, p in trained.items() if n == w] for w in ("words", "layout.words")]
+    taken = {id(p) for p in [*matrices, *words[0], *words[1]]}
+    rest = [p for p in trained.values() if id(p) not in taken]
     # A rare word's vector has a gradient once in a thousand steps; at the common rate it would hardly leave its start.
     groups = [
         {"params": rest, "factor": 1.0},
-        {"params": words[:1], "factor": 20.0},
-        {"params": words[1:], "factor": 2.0},
+        *({"params": w, "factor": f} for w, f in zip(words, (20.0, 2.0), strict=True) if w),
     ]
     return [
         Muon([{"params": matrices, "factor": 2.0}], lr=rate),
@@ -136,6 +149,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--init", type=Path, help="start from these weights where there is no checkpoint")
+    parser.add_argument(
+        "--only-last", type=int, metavar="BLOCKS", help="train these and what follows them, nothing else"
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -152,10 +168,14 @@ def main() -> None:
     if "network" in state:
         network.load_state_dict(state["network"])
     average = copy.deepcopy(network)
+    if args.only_last:
+        network.requires_grad_(False)
+        for part in [*network.blocks[-args.only_last :], network.modulation, network.patch_out, network.head]:
+            part.requires_grad_(True)
     optims = optimisers(network, args.rate)
     if "average" in state:
         average.load_state_dict(state["average"])
-    if "optimisers" in state:
+    if "optimisers" in state and not args.only_last:
         for optimiser, saved in zip(optims, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
 
@@ -188,13 +208,13 @@ def main() -> None:
         tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}") as bar,
     ):
         while (share := (time.time() - start) / (60 * args.minutes)) < 1:
-            warm = min(1.0, (images / args.batch + 1) / 100)
+            warm = min(1.0, (step + 1) / 100)
             factor = warm * (1 - share if args.finish else 1.0)
             for group in [g for optimiser in optims for g in optimiser.param_groups]:
                 group["lr"] = args.rate * factor * group["factor"]
             x_0, bags = pictures.batch(args.batch)
             t = torch.sigmoid(0.6 + torch.randn(args.batch))
-            loss = flow_loss(compiled, x_0, bags, t, torch.randn_like(x_0))
+            loss = flow_loss(compiled, x_0, bags, t, torch.randn_like(x_0), SEAMS)
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss.item()} after {images} pictures")
             loss.backward()

@@ -53,11 +53,17 @@ def test_images_are_pictures(model):
 
 
 def test_no_patch_seams(model):
-    """Neighbouring pixels across a patch border differ hardly more than inside a patch."""
-    images = sample(model, ["cat face", "red apple", "house", "globe"], None, "base", 15).images
-    steps = images.diff(dim=-1).abs().mean(dim=(0, 1, 2))
+    """Neighbouring pixels across a patch border differ hardly more than inside a patch, on average over pictures.
+
+    In the training pictures the ratio is 1.06: drawings like to begin and end on even pixels.
+    """
+    prompts = [f"{p} {words.STYLES[i % 3]}" for i, p in enumerate(words.GRID_PROMPTS[:12])]
+    images = sample(model, prompts, None, "base", 12).images
     across = torch.arange(63) % 8 == 7
-    assert steps[across].mean() < 1.25 * steps[~across].mean()
+    columns = images.diff(dim=-1).abs().mean(dim=(0, 1, 2))
+    rows = images.diff(dim=-2).abs().mean(dim=(0, 1, 3))
+    steps = columns + rows
+    assert steps[across].mean() < 1.3 * steps[~across].mean()
 
 
 @pytest.mark.parametrize("method", ["ntrk", "dps"])
