@@ -171,8 +171,9 @@ def frontier(count: int, file: str) -> None:
     axis.plot(kept[-1], audit_rate[-1], "k*", label="WGNC, audit")
     axis.plot(kept[4], audit_rate[4], "o", color="red", label="W as it is")
     axis.axhline(0.01, color="grey", lw=0.8)
-    axis.set(xlabel="kept of real gradients and pictures (cosine)", ylabel="rejected at 1 %", yscale="symlog")
+    axis.set(xlabel="kept of real gradients and pictures (cosine)", ylabel="rejected at 1 %")
     axis.set_yscale("symlog", linthresh=0.02)
+    axis.set_ylim(0, 1.3)
     axis.legend()
     figure.savefig(file, dpi=90)
 
