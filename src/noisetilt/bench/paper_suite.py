@@ -83,7 +83,7 @@ MOVES = {
     "ugd": Entry(METHODS["ugd"], "scale", SCALES),
     "tfg": Entry(METHODS["tfg"], "rho", SCALES),
     "freedom": Entry(METHODS["freedom"], "scale", (0.05, 0.1, 0.2, 0.4, 0.8)),
-    "ntrk": Entry(METHODS["ntrk"], "rho", (0.01, 0.03, 0.1, 0.2, 0.4)),
+    "ntrk": Entry(METHODS["ntrk"], "rho", (0.03, 0.1, 0.3, 0.6, 1.0)),
     "ntrk-early": Entry(METHODS["ntrk"].replace(schedule="early"), "rho", (0.03, 0.1, 0.2, 0.4, 0.8)),
     "ntrk-mixture": Entry(MIXTURE, "best_of", (1e3, 1e6, 1e15, 1e40, 1e150)),
     "ntrk-mixture-early": Entry(MIXTURE.replace(schedule="early"), "best_of", (1e3, 1e6, 1e15, 1e40, 1e150)),
