@@ -36,7 +36,7 @@ TUNING_PROMPTS = ["bear face", "tree", "clock", "fish"]
 KEEP = 3.0
 HEADER = ["target", "method", "pictures", "NFE", "reward", "held-out", "alignment", "Fréchet", "TV", "s/picture"]
 STRENGTHS = {
-    "dps": ("scale", [0.3, 1.0, 3.0, 10.0, 30.0]),
+    "dps": ("scale", [1.0, 3.0, 10.0, 30.0, 100.0]),
     "ntrk": ("rho", [0.03, 0.1, 0.3, 0.6, 1.0]),
 }
 

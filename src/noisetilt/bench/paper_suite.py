@@ -77,7 +77,7 @@ SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
 TEMPERATURES = (0.03, 0.1, 0.3, 1.0, 3.0)
 MIXTURE = METHODS["ntrk"].replace(whitened="mixture")
 MOVES = {
-    "dps": Entry(METHODS["dps"], "scale", SCALES),
+    "dps": Entry(METHODS["dps"], "scale", (1.0, 3.0, 10.0, 30.0, 100.0)),
     "lgd": Entry(METHODS["lgd"], "scale", SCALES),
     "mpgd": Entry(METHODS["mpgd"], "scale", SCALES),
     "ugd": Entry(METHODS["ugd"], "scale", SCALES),
