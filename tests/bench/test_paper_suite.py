@@ -121,20 +121,20 @@ def test_the_report_has_its_tables_plots_and_pictures(run):
     page, text = (run.out / "report.html").read_text(), (run.out / "report.md").read_text()
     assert len(re.findall('src="data:image/png;base64,', page)) == 2
     assert "| dps | scale = " in text and "Highest target reward at 4 calls: dps" in text
-    assert text.count("[0.3: ") + text.count("[3: ") == 1  # the chosen strength stands in brackets
+    assert text.count("[3: ") + text.count("[30: ") == 1  # the chosen strength stands in brackets
 
 
 def test_the_strength_is_the_highest_reward_of_those_that_keep_the_roughness(tmp_path):
-    """On rows that are made up: 3 has more reward but has torn the pictures apart."""
+    """On rows that are made up: 30 has more reward but has torn the pictures apart."""
     runner = Runner(tmp_path, Plan(values=(1, 2, 3)), load("emoji64"))
     cell = {"stage": "tuning", "target": "redness", "budget": 25, "prompt": "x", "seed": 0}
 
     def row(method, value, reward, roughness):
         return {**cell, "method": method, "value": value, "reward": reward, "roughness": roughness}
 
-    runner.ledger.add([row("base", None, 0.0, 1.0), row("dps", 0.3, 1.0, 0.9), row("dps", 1.0, 2.0, 1.2)])
-    runner.ledger.add([row("dps", 3.0, 9.0, 1.8)])
-    assert runner.chosen(TARGETS[2], "dps", 25) == 1.0
+    runner.ledger.add([row("base", None, 0.0, 1.0), row("dps", 3.0, 1.0, 0.9), row("dps", 10.0, 2.0, 1.2)])
+    runner.ledger.add([row("dps", 30.0, 9.0, 1.8)])
+    assert runner.chosen(TARGETS[2], "dps", 25) == 10.0
     assert runner.chosen(TARGETS[2], "best-of-n", 500) is None
 
 
