@@ -5,7 +5,8 @@
 
 The strength of DPS and NTRK is tuned for each target on other prompts: of the strengths whose pictures still show what
 was asked for (held-out alignment, a log odds, at most KEEP below base's), the one with the highest target reward is
-taken. Every finished picture is a line of build/compare/pictures.jsonl.
+taken. Every finished picture is a line of build/compare/pictures.jsonl, and
+a sheet for each target shows two seeds of every prompt.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from noisetilt import METHODS, Method, load, rewards, sample
 from noisetilt.bench.features import features
 from noisetilt.bench.metrics import frechet_distance, total_variation
-from noisetilt.report import save_picture, table
+from noisetilt.report import grid, save_picture, table
 
 OUT = Path("build/compare")
 TARGETS = {
@@ -33,7 +35,7 @@ TARGETS = {
 }
 PROMPTS = ["cat face", "house", "grinning face", "red apple", "automobile", "flower", "dog", "ship"]
 TUNING_PROMPTS = ["bear face", "tree", "clock", "fish"]
-KEEP = 3.0
+KEEP = 1.5
 HEADER = ["target", "method", "pictures", "NFE", "reward", "held-out", "alignment", "Fréchet", "TV", "s/picture"]
 STRENGTHS = {
     "dps": ("scale", [1.0, 3.0, 10.0, 30.0, 100.0]),
@@ -54,6 +56,10 @@ class Compare:
     @staticmethod
     def key(row: dict) -> tuple:
         return row["target"], row["label"], row["prompt"], row["seed"]
+
+    def picture(self, row: dict) -> Path:
+        name = "-".join(str(part) for part in self.key(row))
+        return self.out / f"{name}.png".replace(":", "-").replace(" ", "-")
 
     def run(self, target: str, label: str, method: Method, prompts: list[str], seeds: range) -> list[dict]:
         """The rows of all prompts × seeds; makes the pictures that are missing."""
@@ -82,8 +88,7 @@ class Compare:
                     "seconds": result.trace.seconds / len(texts),
                     "features": features(result.images[i : i + 1])[0].tolist(),
                 }
-                name = f"{target}-{label}-{prompt}-{seed}.png".replace(":", "-").replace(" ", "-")
-                save_picture(result.images[i], self.out / name, {k: row[k] for k in ("prompt", "seed", "label")})
+                save_picture(result.images[i], self.picture(row), {k: row[k] for k in ("prompt", "seed", "label")})
                 with self.file.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 self.done[self.key(row)] = row
@@ -125,8 +130,11 @@ def main() -> None:
             f"best-of-{particles}": METHODS["best-of-n"].replace(particles=particles),
             f"svdd K={particles}": METHODS["svdd"].replace(particles=particles),
         }
+        sheet = []
         for label, method in methods.items():
             rows = compare.run(target, label, method, prompts, seeds)
+            shown = [np.array(Image.open(compare.picture(row))) for row in rows if row["seed"] < 2]
+            sheet.append((label, [torch.from_numpy(x).permute(2, 0, 1) / 255 for x in shown]))
             column = defaultdict(list)
             for row in rows:
                 for name, value in row.items():
@@ -147,6 +155,7 @@ def main() -> None:
                 ]
             )
             print(table(HEADER, lines[-1:]))
+        grid(sheet, scale=1, per_line=16).save(compare.out / f"{target.replace(':', '-')}.png")
     text = table(HEADER, lines)
     (compare.out / "table.txt").write_text(text + "\n")
     print("\n" + text)
