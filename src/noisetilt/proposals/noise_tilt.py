@@ -37,8 +37,8 @@ class NoiseTilt:
     may go.
 
     Args:
-        rho: ρ ∈ [0, 1], the greatest share of the noise's variance that the gradient takes. The default was chosen on
-            emoji64; larger events need less for the same gain.
+        rho: ρ ∈ [0, 1], the greatest share of the noise's variance that the gradient takes. The default keeps
+            emoji64's pictures whole; larger events need less for the same gain.
         schedule: how ρ_t follows u = σ_t/(α_t + σ_t): "constant" ρ; "bump" 4u(1 − u)·ρ; "early" u²·ρ.
         alpha: 1 − confidence of W's sets.
         best_of: strength of the whole path instead of rho: a tilt that is as much in x_0 as the best of K ≥ 1 pictures
@@ -47,7 +47,7 @@ class NoiseTilt:
         whitened: what W is applied to, "gradient" or "mixture".
     """
 
-    rho: float = 0.2
+    rho: float = 0.05
     schedule: Schedule = "constant"
     alpha: float = 1e-4
     best_of: float | None = None
