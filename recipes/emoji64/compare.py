@@ -5,8 +5,8 @@
 
 The strength of DPS and NTRK is tuned for each target on other prompts: of the strengths whose pictures still show what
 was asked for (held-out alignment, a log odds, at most KEEP below base's), the one with the highest target reward is
-taken. Every finished picture is a line of build/compare/pictures.jsonl, and
-a sheet for each target shows two seeds of every prompt.
+taken. Every finished picture is a line of build/compare/pictures.jsonl, and a sheet for each target shows two seeds of
+every prompt.
 """
 
 from __future__ import annotations
