@@ -162,6 +162,12 @@ def headline(arm: Arm, method: str) -> str:
     return f"{arm.name} ({method})  reward {means['reward_mean']:+.3f}  held-out {means['heldout_mean']:+.3f}"
 
 
+def comparison(job: Job, arms: Sequence[Arm], judge: str) -> str:
+    """The table that a run ends with: one line an arm."""
+    rows = [[arm.name, *(arm.figures()[k] for k in ("reward_mean", "heldout_mean", "nfe", "seconds"))] for arm in arms]
+    return table(["", job.reward, f"held-out {judge}", "NFE", "seconds"], rows)
+
+
 def _write_summary(job: Job, arms: Sequence[Arm], judge: str, complete: bool) -> dict[str, Any]:
     """run.json, grid.png and rewards.png of what is finished so far."""
     done = [arm for arm in arms if arm.images]  # the base arm at least
@@ -206,7 +212,6 @@ def generate(job: Job) -> dict[str, Any]:
     finally:
         if arms[0].images:
             run = _write_summary(job, arms, judge, complete)
-    rows = [[arm.name, *(arm.figures()[k] for k in ("reward_mean", "heldout_mean", "nfe", "seconds"))] for arm in arms]
-    print(table(["", job.reward, f"held-out {judge}", "NFE", "seconds"], rows))
+    print(comparison(job, arms, judge))
     print(f"\npictures, grid.png, rewards.png and run.json are in {job.out}/")
     return run

@@ -14,10 +14,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from .ascend import Ascended, AscentReport, ascend, ascent_of
-from .generate import Arm, choose_judge, file_stem, headline, run_record
+from .generate import Arm, choose_judge, comparison, file_stem, headline, run_record
 from .methods import find_method
 from .models import load as load_model
-from .report import grid, plot_panels, save_animation, save_picture, table
+from .report import grid, plot_panels, save_animation, save_picture
 from .rewards import Reward
 from .rewards import load as load_reward
 from .sampling import check_reward
@@ -199,7 +199,6 @@ def optimize(job: OptimizeJob) -> dict[str, Any]:
     finally:
         if arms[0].images:
             run = _write_summary(job, arms, films, judge, complete)
-    rows = [[arm.name, *(arm.figures()[k] for k in ("reward_mean", "heldout_mean", "nfe", "seconds"))] for arm in arms]
-    print(table(["", job.reward, f"held-out {judge}", "NFE", "seconds"], rows))
+    print(comparison(job, arms, judge))
     print(f"\npictures, grid.png, strip.png, animation.png, rewards.png and run.json are in {job.out}/")
     return run
