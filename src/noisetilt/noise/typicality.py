@@ -6,6 +6,7 @@ to overlap as little as possible, so the smallest of their p-values is corrected
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping
@@ -93,7 +94,8 @@ def value_tests(x: Tensor) -> dict[str, np.ndarray]:
     """Moments and distribution of the values x (batch, N), wherever they stand."""
     count = x.shape[1]
     mean, centred = x.mean(1), x - x.mean(1, keepdim=True)
-    m2, m3, m4 = (centred.pow(k).mean(1) for k in (2, 3, 4))
+    square = centred.square()
+    m2, m3, m4 = square.mean(1), (square * centred).mean(1), square.square().mean(1)
     peak = numpy(x.abs().amax(1))
     return {
         "mean": nulls.normal_two_sided(numpy(mean) * math.sqrt(count)),
@@ -139,48 +141,67 @@ def sequence_spectrum_tests(x: Tensor) -> dict[str, np.ndarray]:
     """The spectrum of the flattened vector x (batch, N): the share of 24 bands, and its highest line."""
     power = sequence_powers(x)
     return {
-        "sequence bands": nulls.uneven_energies(*sequence_bands(x)),
+        "sequence bands": nulls.uneven_energies(*band_sums(power)),
         "sequence line": nulls.largest_of(np.exp(-numpy(power.amax(1))), power.shape[1]),
     }
 
 
 def sequence_powers(x: Tensor) -> Tensor:
     """Powers of the lines of x (batch, N) that are neither constant nor alternating: Exp(1) each for noise."""
-    return torch.fft.rfft(x, norm="ortho")[:, 1 : (x.shape[1] - 1) // 2 + 1].abs().square()
+    spectrum = torch.fft.rfft(x, norm="ortho")[:, 1 : (x.shape[1] - 1) // 2 + 1]
+    return spectrum.real.square() + spectrum.imag.square()
 
 
 def sequence_bands(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Energies (batch, 24) of equal bands of the spectrum of x (batch, N), from low to high, and their expectations."""
-    bands = sequence_powers(x).tensor_split(24, dim=1)
+    return band_sums(sequence_powers(x))
+
+
+def band_sums(power: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """`sequence_bands` from `sequence_powers`."""
+    bands = power.tensor_split(24, dim=1)
     return 2 * numpy(torch.stack([band.sum(1) for band in bands], 1)), np.array([2 * band.shape[1] for band in bands])
 
 
 def field_spectrum_tests(field: Tensor) -> dict[str, np.ndarray]:
     """Radial bands, lines, values and autocorrelation of the field (batch, channel, *space)."""
-    spectrum = torch.fft.fftn(field, dim=tuple(range(2, field.ndim)), norm="ortho")
-    whole = torch.fft.fft(spectrum, dim=1, norm="ortho")
-    energy = whole.abs().square()
-    pairs = one_of_each_pair(whole.shape[1:], field.device)
-    power = energy.flatten(1)[:, pairs]
-    correlation = torch.fft.ifftn(energy, dim=tuple(range(1, field.ndim))).real.flatten(1)
+    shape = tuple(field.shape[1:])
+    energy = half_energies(field)
+    power = energy.flatten(1)[:, one_of_each_pair(shape, half=True).to(field.device)]
+    correlation = torch.fft.irfftn(energy, s=shape, dim=tuple(range(1, field.ndim))).flatten(1)
     z = correlation / correlation[:, :1] * math.sqrt(correlation.shape[1] + 2)
-    near = near_lags(whole.shape[1:])
+    far = z[:, one_of_each_pair(shape, half=False).to(field.device)]
+    near = near_lags(shape)
     return {
-        "field bands": nulls.uneven_energies(*radial_bands(field)),
+        "field bands": nulls.uneven_energies(*band_energies(energy, shape)),
         "field line": nulls.largest_of(np.exp(-numpy(power.amax(1))), power.shape[1]),
         "field powers": nulls.anderson_darling(-np.expm1(-numpy(power))),
         "near neighbours": nulls.chi2_two_sided(numpy(z[:, near].square().sum(1)), len(near)),
-        "far neighbours": nulls.largest_of(2 * special.ndtr(-numpy(z[:, pairs].abs().amax(1))), len(pairs)),
+        "far neighbours": nulls.largest_of(2 * special.ndtr(-numpy(far.abs().amax(1))), far.shape[1]),
     }
 
 
-def one_of_each_pair(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Flat indices of one of each pair k, −k (mod shape), leaving out those that are their own partner."""
+def half_energies(field: Tensor) -> Tensor:
+    """|DFT|² over channel and space of (batch, channel, *space), without the mirrored half of the last axis."""
+    spectrum = torch.fft.rfftn(field, dim=tuple(range(1, field.ndim)), norm="ortho")
+    return spectrum.real.square() + spectrum.imag.square()
+
+
+@functools.lru_cache(maxsize=16)
+def one_of_each_pair(shape: tuple[int, ...], half: bool) -> Tensor:
+    """Flat indices of one of each pair k, −k (mod shape), leaving out those that are their own partner.
+
+    half: into an array whose last axis ends at n//2, as a real transform leaves it.
+    """
     index = np.arange(math.prod(shape)).reshape(shape)
     partner = index
     for axis in range(len(shape)):
         partner = np.roll(np.flip(partner, axis), 1, axis)
-    return torch.from_numpy(index[index < partner]).to(device)
+    chosen = index < partner
+    if half:
+        last = np.arange(shape[-1] // 2 + 1)
+        chosen = chosen[..., last] | ((last > 0) & (2 * last < shape[-1]))
+    return torch.from_numpy(np.flatnonzero(chosen))
 
 
 def near_lags(shape: tuple[int, ...]) -> list[int]:
@@ -196,14 +217,24 @@ def radial_bands(field: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
     Channels are taken together; the field is (batch, channel, *space).
     """
-    axes = np.meshgrid(*(np.fft.fftfreq(n) for n in field.shape[2:]), indexing="ij")
+    return band_energies(half_energies(field), tuple(field.shape[1:]))
+
+
+def band_energies(energy: Tensor, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """`radial_bands` from `half_energies`, of a field of this shape (channel, *space)."""
+    member = radial_members(shape[1:])
+    return numpy(energy.sum(1).flatten(1) @ member.to(energy.device)), numpy(member.sum(0)) * shape[0]
+
+
+@functools.lru_cache(maxsize=16)
+def radial_members(space: tuple[int, ...]) -> Tensor:
+    """(frequencies, bands): how often the halved spectrum's frequencies stand in each half-octave; 0 stands in none."""
+    axes = np.meshgrid(*(np.fft.fftfreq(n) for n in space[:-1]), np.fft.rfftfreq(space[-1]), indexing="ij")
     radius = np.sqrt(sum(f**2 for f in axes)).ravel()
+    mirrored = np.where((axes[-1] > 0) & (axes[-1] < 0.5), 2.0, 1.0).ravel()
     octave = np.floor(2 * np.log2(np.maximum(radius, 1e-12)))
     _, band = np.unique(np.where(radius > 0, octave, octave[radius > 0].min()), return_inverse=True)
-    member = torch.from_numpy(np.eye(band.max() + 1)[band.reshape(-1)] * (radius > 0)[:, None]).to(field.device)
-    spectrum = torch.fft.fftn(field, dim=tuple(range(2, field.ndim)), norm="ortho")
-    energy = spectrum.abs().square().flatten(2).sum(1) @ member
-    return numpy(energy), numpy(member.sum(0)) * field.shape[1]
+    return torch.from_numpy(np.eye(band.max() + 1)[band.reshape(-1)] * (mirrored * (radius > 0))[:, None])
 
 
 def channel_tests(field: Tensor) -> dict[str, np.ndarray]:
@@ -227,34 +258,31 @@ def channel_tests(field: Tensor) -> dict[str, np.ndarray]:
 
 def tile_tests(field: Tensor) -> dict[str, np.ndarray]:
     """Means and energies of small tiles of space, and energies of large ones; none where space cannot be cut evenly."""
-    small = cut(
-        field, [near_divisor(n, 64 if field.ndim == 3 else 8 if field.ndim == 4 else 4) for n in field.shape[2:]]
-    )
-    large = cut(field, [n // near_divisor(n, 16 if field.ndim == 3 else 4) for n in field.shape[2:]])
-    tests = {}
-    if small.shape[1] > 1:
-        means = small.mean(2)
-        spread = (means - means.mean(1, keepdim=True)).square().sum(1) * small.shape[2]
+    space = field.shape[2:]
+    small = [near_divisor(n, {1: 64, 2: 8}.get(len(space), 4)) for n in space]
+    large = [n // near_divisor(n, 16 if len(space) == 1 else 4) for n in space]
+    square, tests = field.square(), {}
+    if small != list(space) or len(field[0]) > 1:
+        means = box_sums(field, small) / math.prod(small)
+        spread = (means - means.mean(1, keepdim=True)).square().sum(1) * math.prod(small)
         tests["tile means"] = nulls.chi2_two_sided(numpy(spread), means.shape[1] - 1)
-        tests["tile energies"] = uneven_scores(small)
-    if large.shape[1] > 1:
-        tests["large-tile energies"] = uneven_scores(large)
+        tests["tile energies"] = uneven_scores(box_sums(square, small), math.prod(small))
+    if large != list(space) or len(field[0]) > 1:
+        tests["large-tile energies"] = uneven_scores(box_sums(square, large), math.prod(large))
     return tests
 
 
-def uneven_scores(tiles: Tensor) -> np.ndarray:
-    """p-values of the variance of normal scores of the energies of tiles (batch, M, D)."""
-    scores = nulls.chi2_scores(numpy(tiles.square().sum(2)), tiles.shape[2])
+def uneven_scores(energy: Tensor, df: int) -> np.ndarray:
+    """p-values of the variance of normal scores of energies (batch, M), each χ² with df degrees of freedom."""
+    scores = nulls.chi2_scores(numpy(energy), df)
     return nulls.chi2_two_sided(scores.var(1) * scores.shape[1], scores.shape[1] - 1)
 
 
-def cut(field: Tensor, sizes: list[int]) -> Tensor:
-    """The field (batch, channel, *space) cut into boxes of these sizes: (batch, number of boxes, numbers in a box)."""
+def box_sums(field: Tensor, sizes: list[int]) -> Tensor:
+    """Sums (batch, boxes) over boxes of these sizes in the space of the field (batch, channel, *space)."""
     for axis, size in enumerate(sizes):
-        field = field.unflatten(2 + 2 * axis, (-1, size))
-    inner = [3 + 2 * axis for axis in range(len(sizes))]
-    outer = [2 + 2 * axis for axis in range(len(sizes))]
-    return field.permute(0, 1, *outer, *inner).flatten(2 + len(sizes)).flatten(1, 1 + len(sizes))
+        field = field.unflatten(2 + axis, (-1, size)).sum(3 + axis)
+    return field.flatten(1)
 
 
 def near_divisor(n: int, wanted: int) -> int:
