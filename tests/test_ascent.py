@@ -326,7 +326,8 @@ def test_an_image_does_not_notice_its_batch():
 
 def test_estimates_point_up_the_true_gradient():
     """On average over many directions they are Jᵀ∇r and, around the noise, Jᵀ J Jᵀ∇r of the linear generator."""
-    from noisetilt.sampling import _Evaluator
+    from noisetilt.evaluation import Evaluator
+    from noisetilt.judging import Judge
 
     model, target = generator_of(), normal(2, 16, seed=5)
     black = Reward("black", lambda i, p: quadratic(target)(i.detach(), p), differentiable=False)
@@ -335,7 +336,7 @@ def test_estimates_point_up_the_true_gradient():
     slope = -2 * (matrix @ x.flatten() - target.flatten())
     expected = {"picture": matrix.T @ slope, "noise": matrix.T @ matrix @ matrix.T @ slope}
     for around, truth in expected.items():
-        evaluate = _Evaluator(model, model.denoiser([""]), black, [""], "x_t", 8)
+        evaluate = Evaluator(model.path, model.denoiser([""]), Judge(black, model.decode, [""]), "x_t", 8)
         found = evaluate.of_noise(x, grid, index, normal(1, 20_000, 2, 16, seed=6), width=0.3, around=around)[1]
         cosine = torch.cosine_similarity(found.flatten(), truth, dim=0)
         assert cosine > 0.995

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from .deterministic import look_ahead_grid
+from .evaluation import Evaluator, Model
 from .initial_noise import Ascent
 from .initial_noise.ascent import wide
+from .judging import Judge, Reward, check_reward, reward_of
 from .methods import Method, find_method
 from .proposals import Base
-from .sampling import Model, Reward, _check_call, _Evaluator, check_reward, reward_of
+from .sampling import check_call
 from .streams import Streams
 
 
@@ -122,7 +124,7 @@ def ascend(
         raise ValueError(f"patience = {patience} must be 0, or 1 or more with a held-out reward to look at")
     start = model.path.grid(1)[0]
     grid = look_ahead_grid(model.path, start, climb.chain_steps)
-    _check_call(prompts, seeds, grid, gradient_at, chunk)
+    check_call(prompts, seeds, grid, gradient_at, chunk)
     return _Run(model, prompts, reward, heldout, climb, patience, gradient_at, chunk, callback, grid)(seeds)
 
 
@@ -147,7 +149,8 @@ class _Run:
         self.scale = self.model.path.prior_std(self.grid[0])
         self.streams = Streams(seeds, 1, self.model.shape)
         self.denoiser = self.model.denoiser(self.prompts)
-        self.evaluator = _Evaluator(self.model, self.denoiser, self.reward, self.prompts, self.gradient_at, self.chunk)
+        judge = Judge(self.reward, self.model.decode, self.prompts)
+        self.evaluator = Evaluator(self.model.path, self.denoiser, judge, self.gradient_at, self.chunk)
         self.images = self.judged = None
         noise = self.streams.normal()[:, 0].to(self.device)
         walk = self.climb.walk(noise, self._evaluate)

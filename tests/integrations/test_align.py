@@ -207,6 +207,20 @@ def test_noise_tilting_raises_the_reward():
     assert (tilted > base).all()
 
 
+def test_black_boxes_are_followed():
+    """Rewards of pictures around x̂_0 stand in for the gradient: no network call more, and none differentiated."""
+    pipe, arguments = build("flux")
+    black = Reward("black", lambda images, prompts: RED(images.detach(), prompts), differentiable=False)
+    seeds, method = [0, 1, 2, 3], METHODS["ntrk-black-box"].replace(rho=0.5, draws=64)
+    seen = []
+    hook = pipe.transformer.register_forward_hook(lambda *call: seen.append(call[2][0].requires_grad))
+    tilted = align(pipe, black, method, chunk=4)(PROMPT, num_images_per_prompt=4, seeds=seeds, **arguments)
+    hook.remove()
+    base = align(pipe, black, "base")(PROMPT, num_images_per_prompt=4, seeds=seeds, **arguments)
+    assert tilted.rewards.mean() > base.rewards.mean() + 0.01
+    assert seen == [False] * 4 and tilted.trace.nfe == 4
+
+
 @pytest.mark.parametrize("name", ["base", "ntrk", "svdd"])
 def test_a_seed_is_a_picture(name):
     """Alone or in a batch, by seeds or by generators."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..denoiser import to_x0
+from ..judging import Reward
 from ..methods import Method, find_method
 from ..pixels import clamp_unit
-from ..sampling import Reward
 from .families import Family, find_family
 from .guide import GradientAt, Guide, check_guidance, pull_back_of
 from .schedules import RatioPath, first_order, path_of, prediction_of, times_of
@@ -190,7 +190,8 @@ class _Run:
 
     def __call__(self) -> Any:
         proposal = self.method.proposal
-        differentiates = proposal.needs_gradient or self.method.initial.needs_reward
+        estimated = getattr(proposal, "estimates_gradient", False)
+        differentiates = (proposal.needs_gradient and not estimated) or self.method.initial.needs_reward
         through = differentiates and getattr(proposal, "gradient_at", self.aligned.gradient_at) == "x_t"
         # diffusers' no_grad is a decorator around the call; what it wraps runs with gradients.
         call = inspect.unwrap(type(self.pipe).__call__) if through else type(self.pipe).__call__

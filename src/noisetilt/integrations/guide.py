@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,20 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..engine import Engine, State, walk
+from ..judging import Judge, Reward, check_reward, chunks
 from ..methods import Method
 from ..path import Path
-from ..sampling import (
-    Engine,
-    Reward,
-    State,
-    Trace,
-    _more_rounds,
-    _noisier,
-    _require_finite,
-    check_reward,
-    name_of,
-    reward_of,
-)
+from ..trace import Trace
 from .exchange import Exchange
 
 GradientAt = Literal["x_t", "x0"]
@@ -101,18 +90,18 @@ class Guide:
         check_guidance(method, reward, gradient_at, chunk)
         if start is not None and method.initial.needs_reward:
             raise ValueError("this method chooses its own initial noise; start from noise, without latents or an image")
-        self.engine = Engine(method, path, shape, seeds, eta, device, dtype)
-        self.engine._streams = self.engine._streams if streams is None else streams
-        self.method, self.path, self.reward, self.decode, self.chunk = method, path, reward, decode, chunk
+        self.engine = Engine(method, path, shape, seeds, eta, device, dtype, streams=streams)
+        self.method, self.path, self.chunk = method, path, chunk
+        self.judge = Judge(reward, decode, prompts, getattr(method.proposal, "estimates_gradient", False))
         self.gradient_at = getattr(method.proposal, "gradient_at", gradient_at)
-        self.prompts = [prompt for prompt in prompts for _ in range(self.engine.particles)]
+        # Which prompt each row has.
+        self.index = torch.arange(len(prompts), device=device).repeat_interleave(self.engine.particles)
         self.grid = grid
         self.trace = Trace()
         self.start, self.x, self.rows, self.rewards = start, start, None, None
         self._asked = 0
         self._early: Answer | None = None
         self._started = time.perf_counter()
-        self._log: list[tuple[Tensor | None, Tensor | None]] = []
         autocast = torch.is_autocast_enabled(torch.device(device).type)
         self._autocast = torch.autocast(torch.device(device).type, enabled=autocast)
         self._exchange: Exchange[Question, Answer] = Exchange(self._body)
@@ -167,57 +156,40 @@ class Guide:
         method, engine = self.method, self.engine
         x = engine.start(1.0, self._look_first) if self.start is None else self.start
         if self.grid is None:
-            self._early = self._ask(x, None, method.proposal.needs_gradient and self.gradient_at == "x_t")
+            self._early = self._ask(x, None, self._through)
         grid = method.times.walk(self.path, list(self.grid))
         engine.follow(grid)
-        for t, s in itertools.pairwise(grid):
-            if _noisier(self.path, s, t):
-                x = engine.renoise(x, t, s)
-                continue
-            around = engine.perturbations()
-            if around is not None:
-                around = method.proposal.spread(self.path, t) * around
+        for step in walk(engine, x, grid, self._look, self._gradient_at_x0, self.start is not None):
+            self.trace.record(step.t, step.rewards, step.gradient)
+        self._finish(step.x)
 
-            def look(x_t: Tensor, rows: Tensor, t: float = t, around: Tensor | None = around) -> State:
-                return self._look(x_t, rows, t, None if around is None else around[rows])
-
-            state = look(x, torch.arange(len(x), device=x.device))
-            # There is no other candidate for a state that was given.
-            if hasattr(method.selection, "again") and (self.start is None or engine.number > 0):
-                state = _more_rounds(engine, state, look)
-            x, x0_hat, rewards, gradient = state
-            x = engine.advance(x, x0_hat, t, s, rewards, gradient, lambda x_0, t=t: self._gradient_at_x0(x_0, t))
-            self._record(t, rewards, gradient)
-            if not x.isfinite().all():
-                raise FloatingPointError(
-                    f"the state is not finite after step {engine.number} (t = {t:.4g}); lower the strength"
-                )
-        self._finish(x)
+    @property
+    def _through(self) -> bool:
+        """Whether steps take the gradient through the network, where it says anything."""
+        return self.method.proposal.needs_gradient and self.gradient_at == "x_t" and not self.judge.estimated
 
     def _look_first(self, x_T: Tensor) -> tuple[Tensor, Tensor]:
         """Rewards and gradients of initial noise; even where α_t = 0 the network answers with a picture."""
         answer = self._ask(x_T, None, self.gradient_at == "x_t")
         self._asked += len(x_T)
         t = self.grid[0]
-        rewards, gradient = self._values_and_gradients(answer.x0_hat.detach(), range(len(x_T)), None, t)
-        return rewards, self._pulled_back(answer.pull_back, gradient, t)
+        rewards, gradient = self._values_and_gradients(answer.x0_hat.detach(), self.index, None, t)
+        return rewards, self._pulled_back(answer.pull_back, gradient, t) if self.gradient_at == "x_t" else gradient
 
     def _look(self, x: Tensor, rows: Tensor, t: float, around: Tensor | None) -> State:
         """x_t, x̂_0, r(x̂_0) and its gradient, of some rows."""
-        follow = self.method.proposal.needs_gradient
-        blind = self.path.alpha(t) == 0
-        through = follow and self.gradient_at == "x_t" and not blind
+        follow, blind = self.method.proposal.needs_gradient, self.path.alpha(t) == 0
+        through = self._through and not blind
         answer, self._early = self._early, None
         if answer is None:
             answer = self._ask(self._among_all(x, rows), t, through)
         self._asked += len(rows)
-        x_t, x0_hat = answer.x_t.detach()[rows], answer.x0_hat.detach()[rows]
-        if self.reward is None:
+        x_t, x0_hat, index = answer.x_t.detach()[rows], answer.x0_hat.detach()[rows], self.index[rows]
+        if self.judge.reward is None:
             return x_t, x0_hat, None, None
         if not follow or blind:
-            rewards = self._judge_all(x0_hat, rows.tolist(), t)
-            return x_t, x0_hat, rewards, torch.zeros_like(x_t) if follow else None
-        rewards, gradient = self._values_and_gradients(x0_hat, rows.tolist(), around, t)
+            return x_t, x0_hat, self._values(x0_hat, index, t), torch.zeros_like(x_t) if follow else None
+        rewards, gradient = self._values_and_gradients(x0_hat, index, around, t)
         if through:
             everywhere = torch.zeros_like(answer.x0_hat).index_copy(0, rows, gradient)
             gradient = self._pulled_back(answer.pull_back, everywhere, t)[rows]
@@ -225,87 +197,43 @@ class Guide:
 
     def _among_all(self, x: Tensor, rows: Tensor) -> Tensor:
         """A full batch with these states in these rows; the network's batch has one size."""
-        return x if len(x) == len(self.prompts) else self.x.detach().index_copy(0, rows, x)
+        return x if len(x) == len(self.index) else self.x.detach().index_copy(0, rows, x)
 
-    def _pulled_back(self, pull_back: Callable[[Tensor], Tensor] | None, gradient: Tensor, t: float) -> Tensor:
-        if self.gradient_at == "x_t":
-            gradient = unscaled(pull_back, gradient)
-            self._require_finite(gradient, "gradient", t)
+    def _pulled_back(self, pull_back: Callable[[Tensor], Tensor], gradient: Tensor, t: float) -> Tensor:
+        gradient = unscaled(pull_back, gradient)
+        self._require_finite(gradient, "gradient", t)
         return gradient
 
     def _require_finite(self, values: Tensor, what: str, t: float) -> None:
-        _require_finite(values, what, self.reward, self.engine.number + 1, t)
+        self.judge.require_finite(values, what, self.engine.number + 1, t)
+
+    def _values(self, x_0: Tensor, index: Tensor, t: float) -> Tensor:
+        rewards = torch.cat([self.judge(x_0[part], index[part]) for part in chunks(len(x_0), self.chunk)]).detach()
+        self._require_finite(rewards, "value", t)
+        return rewards
 
     def _values_and_gradients(
-        self, x_0: Tensor, rows: Sequence[int], around: Tensor | None, t: float
+        self, x_0: Tensor, index: Tensor, around: Tensor | None, t: float
     ) -> tuple[Tensor, Tensor]:
         parts = [
-            self._value_and_gradient(x_0[part], self._prompts(rows[part]), None if around is None else around[part])
-            for part in self._chunks(len(x_0))
+            self.judge.value_and_gradient(x_0[part], index[part], None if around is None else around[part])
+            for part in chunks(len(x_0), self.chunk)
         ]
         rewards, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
         self._require_finite(rewards, "value", t)
         self._require_finite(gradient, "gradient", t)
         return rewards, gradient
 
-    def _prompts(self, rows: Sequence[int]) -> list[str]:
-        return [self.prompts[row] for row in rows]
-
-    def _chunks(self, rows: int) -> list[slice]:
-        return [slice(first, first + self.chunk) for first in range(0, rows, self.chunk)]
-
-    def _judge(self, x_0: Tensor, prompts: Sequence[str]) -> Tensor:
-        images = self.decode(x_0)
-        if images.ndim == 5 and not getattr(self.reward, "video", False):
-            frames = images.shape[1]
-            each = reward_of(self.reward, images.flatten(0, 1), [p for p in prompts for _ in range(frames)])
-            return each.unflatten(0, (-1, frames)).mean(1)
-        return reward_of(self.reward, images, prompts)
-
-    def _judge_all(self, x_0: Tensor, rows: Sequence[int], t: float) -> Tensor:
-        rewards = torch.cat([self._judge(x_0[part], self._prompts(rows[part])) for part in self._chunks(len(x_0))])
-        self._require_finite(rewards, "value", t)
-        return rewards.detach()
-
-    def _value_and_gradient(
-        self, x_0: Tensor, prompts: Sequence[str], offsets: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """r(x_0) and the gradient of r, or of log E exp r over x_0 + offsets (batch, draws, *event)."""
-        with torch.enable_grad():
-            x = x_0.detach().requires_grad_()
-            rewards = followed = self._judge(x, prompts)
-            if offsets is not None:
-                draws = offsets.shape[1]
-                around = (x[:, None] + offsets).flatten(0, 1)
-                values = self._judge(around, [p for p in prompts for _ in range(draws)]).unflatten(0, (-1, draws))
-                followed = values.logsumexp(1) - math.log(draws)
-        if not followed.requires_grad:
-            raise ValueError(
-                f"the reward {name_of(self.reward)!r} has no gradient and the method needs one; "
-                "choose base, best-of-n or svdd, or a differentiable reward"
-            )
-        return rewards.detach(), torch.autograd.grad(followed, x, torch.ones_like(followed))[0]
-
     def _gradient_at_x0(self, x_0: Tensor, t: float) -> Tensor:
-        return self._values_and_gradients(x_0, range(len(x_0)), None, t)[1]
-
-    def _record(self, t: float, rewards: Tensor | None, gradient: Tensor | None) -> None:
-        by_image = self.engine.by_image
-        best = None if rewards is None else by_image(rewards).amax(1).cpu()
-        norms = None if gradient is None else by_image(gradient.flatten(1).norm(dim=1)).mean(1).cpu()
-        self.trace.times.append(t)
-        self._log.append((best, norms))
+        return self._values_and_gradients(x_0, self.index, None, t)[1]
 
     def _finish(self, x: Tensor) -> None:
         self.x, trace = x, self.trace
         self.rows = torch.arange(self.engine.images, device=x.device) * self.engine.particles
-        if self.reward is not None:
-            rewards = self._judge_all(x, range(len(x)), 0.0)
+        if self.judge.reward is not None:
+            rewards = self._values(x, self.index, 0.0)
             self.rows = self.rows + self.method.selection.winner(self.engine.by_image(rewards)).to(self.rows)
             self.rewards = rewards[self.rows.to(rewards.device)]
-            trace.rewards = torch.stack([best for best, _ in self._log])
-        if self._log and self._log[0][1] is not None:
-            trace.gradient_norm = torch.stack([norms for _, norms in self._log])
         trace.nfe = self._asked / self.engine.images
         trace.seconds = time.perf_counter() - self._started
 

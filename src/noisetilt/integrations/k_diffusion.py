@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..judging import Reward
 from ..methods import Method, find_method
 from ..path import Path, VEPath
-from ..sampling import Reward
 from .guide import GradientAt, Guide, pull_back_of
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..judging import frame_by_frame
+
 
 @dataclass(frozen=True)
 class Reward:
@@ -26,13 +28,6 @@ class Reward:
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.function(images, prompts)
-
-
-def frame_by_frame(reward: Reward, videos: Tensor, prompts: Sequence[str]) -> Tensor:
-    """The mean of an image reward over all frames of videos (batch, frames, 3, H, W)."""
-    frames = videos.shape[1]
-    each = reward(videos.flatten(0, 1), [prompt for prompt in prompts for _ in range(frames)])
-    return each.unflatten(0, (-1, frames)).mean(1)
 
 
 def weighted_sum(terms: Sequence[tuple[float, Reward]], name: str) -> Reward:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...judging import frame_by_frame
 from ..reward import Reward
 from .clip import CLIP_B32, clipscore
 
@@ -44,9 +45,7 @@ def over_frames(reward: Reward, count: int = 8) -> Reward:
         raise ValueError(f"count = {count} frames must be 1 or more")
 
     def judge(videos: Tensor, prompts: Sequence[str]) -> Tensor:
-        frames = checked(videos)[:, spread_over(videos.shape[1], count)]
-        each = reward(frames.flatten(0, 1), [prompt for prompt in prompts for _ in range(frames.shape[1])])
-        return each.unflatten(0, frames.shape[:2]).mean(1)
+        return frame_by_frame(reward, checked(videos)[:, spread_over(videos.shape[1], count)], prompts)
 
     return dataclasses.replace(reward, name=f"video:{reward.name}", function=judge, video=True)
 

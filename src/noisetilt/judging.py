@@ -1,0 +1,155 @@
+"""What a reward says of states: decoded, judged, differentiated, and refused where it says nothing sensible."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .methods import Method
+
+Reward = Callable[[Tensor, Sequence[str]], Tensor]
+
+
+def name_of(reward: Reward) -> str:
+    """A reward's name for messages and tables."""
+    return str(getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
+
+
+def no_gradient(reward: Reward) -> ValueError:
+    return ValueError(
+        f"the reward {name_of(reward)!r} has no gradient and the method needs one; "
+        "choose best-of-n, svdd or ntrk-black-box, or a differentiable reward"
+    )
+
+
+def check_reward(method: Method, reward: Reward | None) -> None:
+    """Refuses a method that needs a reward or its gradient and has none.
+
+    Raises:
+        ValueError: with the reward's name.
+    """
+    estimated = getattr(method.proposal, "estimates_gradient", False)
+    blind_start = getattr(method.initial, "estimates_gradient", False)
+    differentiates = (method.proposal.needs_gradient and not estimated) or (
+        method.initial.needs_reward and not blind_start
+    )
+    needy = (
+        differentiates or estimated or blind_start or method.selection.needs_rewards or method.selection.particles > 1
+    )
+    if reward is None and needy:
+        raise ValueError("this method follows a reward and none was given; pass reward=..., or method='base'")
+    if differentiates and getattr(reward, "differentiable", True) is False:
+        raise no_gradient(reward)
+
+
+def reward_of(reward: Reward, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """r(images, prompts), checked to be one float per image.
+
+    Raises:
+        ValueError: if the reward gives anything but a (batch,) tensor.
+    """
+    values = reward(images, prompts)
+    if not isinstance(values, Tensor) or values.shape != images.shape[:1]:
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"the reward {name_of(reward)!r} gave {got}; expected a tensor of shape ({len(images)},)")
+    return values
+
+
+def frame_by_frame(reward: Reward, videos: Tensor, prompts: Sequence[str]) -> Tensor:
+    """The mean of an image reward over all frames of videos (batch, frames, 3, H, W)."""
+    frames = videos.shape[1]
+    each = reward_of(reward, videos.flatten(0, 1), [prompt for prompt in prompts for _ in range(frames)])
+    return each.unflatten(0, (-1, frames)).mean(1)
+
+
+def chunks(rows: int, size: int) -> list[slice]:
+    """All rows, `size` at a time."""
+    return [slice(first, first + size) for first in range(0, rows, size)]
+
+
+@dataclass
+class Judge:
+    """A reward asked about states x_0 (batch, *event).
+
+    Args:
+        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,). Videos (batch, frames, 3, H, W) are judged
+            frame by frame and averaged, unless the reward has `video = True` and takes them whole.
+        decode: pictures or videos in [0, 1] from states, differentiable.
+        prompts: `index` (batch,) int64 says which each row has.
+        estimated: whether rewards of pictures around x_0 stand in for the gradient, as for a black box.
+    """
+
+    reward: Reward | None
+    decode: Callable[[Tensor], Tensor]
+    prompts: Sequence[str]
+    estimated: bool = False
+
+    def __call__(self, x_0: Tensor, index: Tensor) -> Tensor:
+        """r (batch,)."""
+        return self.of_images(self.decode(x_0), index)
+
+    def of_images(self, images: Tensor, index: Tensor) -> Tensor:
+        """r (batch,) of what is decoded already."""
+        prompts = [self.prompts[i] for i in index.tolist()]
+        ask = frame_by_frame if images.ndim == 5 and not getattr(self.reward, "video", False) else reward_of
+        return ask(self.reward, images, prompts)
+
+    def smoothed(self, x_0: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
+        """log of the mean of exp r over x_0 + offsets, (batch,) from offsets (batch, draws, *event)."""
+        draws = offsets.shape[1]
+        around = (x_0[:, None] + offsets).flatten(0, 1)
+        values = self(around, index.repeat_interleave(draws)).unflatten(0, (-1, draws))
+        return values.logsumexp(1) - math.log(draws)
+
+    def estimate(self, x_0: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
+        """∇r at x_0 from the rewards of pairs of pictures on either side, up to a factor."""
+        draws = offsets.shape[1]
+        rows = index.repeat_interleave(draws)
+        ahead, behind = (self((x_0[:, None] + sign * offsets).flatten(0, 1), rows) for sign in (1, -1))
+        slopes = (ahead - behind).unflatten(0, (-1, draws))
+        return torch.einsum("bd,bd...->b...", slopes.to(offsets), offsets) / draws
+
+    def value_and_gradient(
+        self, x_0: Tensor, index: Tensor, offsets: Tensor | None = None, by: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """r (batch,) and the gradient of what is followed: of r, or of r smoothed over offsets (batch, draws, *event);
+        or an estimate of it from the rewards at the offsets.
+
+        Args:
+            by: what to differentiate by, which x_0 was made of; x_0 itself if left out.
+        """
+        if self.estimated and offsets is not None:
+            return self(x_0, index).detach(), self.estimate(x_0, index, offsets)
+        with torch.enable_grad():
+            x_0 = x_0.detach().requires_grad_() if by is None else x_0
+            rewards = self(x_0, index)
+            followed = rewards if offsets is None else self.smoothed(x_0, index, offsets)
+        return rewards.detach(), self.gradient(followed, x_0 if by is None else by)
+
+    def gradient(self, rewards: Tensor, by: Tensor) -> Tensor:
+        """The gradient of each row's reward (batch,) by its own row.
+
+        Raises:
+            ValueError: if the reward has none.
+        """
+        if not rewards.requires_grad:
+            raise no_gradient(self.reward)
+        return torch.autograd.grad(rewards, by, torch.ones_like(rewards))[0]
+
+    def require_finite(self, values: Tensor, what: str, number: int, t: float, unit: str = "step") -> None:
+        """Refuses values (batch, …) that are not finite.
+
+        Raises:
+            FloatingPointError: naming the reward, the step and the first such row.
+        """
+        finite = values.isfinite().flatten(1).all(1) if values.ndim > 1 else values.isfinite()
+        if not finite.all():
+            row = int((~finite).nonzero()[0])
+            raise FloatingPointError(
+                f"the {what} of the reward {name_of(self.reward)!r} is not finite at {unit} {number} (t = {t:.4g}, row "
+                f"{row}); bound the reward, or lower the strength of the method"
+            )
