@@ -119,6 +119,8 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--suite", default="exact", help="exact, paper or one-step (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a small version, minutes on two cores")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="only these, and base")
+    parser.add_argument("--targets", nargs="+", metavar="REWARD", help="only these target rewards (suite paper)")
+    parser.add_argument("--report", action="store_true", help="measure nothing, write the report of what is there")
     parser.add_argument("--out", type=Path, help="folder of the run (default: out/bench-SUITE, or -SUITE-quick)")
     parser.set_defaults(run=_bench)
 
@@ -127,7 +129,8 @@ def _bench(args: argparse.Namespace) -> None:
     from .bench.run import bench
 
     out = args.out or Path("out") / f"bench-{args.suite}{'-quick' if args.quick else ''}"
-    print(f"the report is {bench(args.suite, out, args.quick, args.methods)}")
+    report = bench(args.suite, out, args.quick, args.methods, args.targets, not args.report)
+    print(f"the report is {report}")
 
 
 def _add_plan(commands: argparse._SubParsersAction) -> None:

@@ -9,7 +9,23 @@ from noisetilt import METHODS, load, sample
 from noisetilt.bench import paper_report
 from noisetilt.bench.features import real_features
 from noisetilt.bench.meter import PeakMemory, injected_p_values, watch
-from noisetilt.bench.paper_suite import MOVES, QUICK, SEARCHES, TARGETS, Plan, Runner, calls, matched, with_methods
+from noisetilt.bench.paper_plan import (
+    METHODS_OF_SUITE,
+    MOVES,
+    PROMPTS,
+    QUICK,
+    SEARCHES,
+    TARGETS,
+    TUNING_PROMPTS,
+    WAVES,
+    Plan,
+    calls,
+    matched,
+    restricted,
+)
+from noisetilt.bench.paper_suite import Runner
+from noisetilt.bench.paper_verdict import against_base, against_rivals, answers, combination, summary
+from noisetilt.models.emoji64.words import bags
 from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath
 from noisetilt.rewards import Reward
@@ -22,7 +38,7 @@ NEAR = Reward("near", lambda images, prompts: -(images - PICTURE).square().mean(
 
 @pytest.mark.parametrize(("name", "budget"), [*((n, 25) for n in MOVES), *((n, 500) for n in SEARCHES)])
 def test_methods_use_their_budget_and_no_more(name, budget):
-    entry = {**MOVES, **SEARCHES}[name]
+    entry = METHODS_OF_SUITE[name]
     method, steps = matched(entry.method, FlowPath(), budget)
     used, particles = calls(method, FlowPath(), steps), method.selection.particles
     assert 0.8 * budget <= used <= budget
@@ -32,7 +48,7 @@ def test_methods_use_their_budget_and_no_more(name, budget):
 
 @pytest.mark.parametrize("name", ["freedom", "svdd", "psi", "best-of-n"])
 def test_counted_calls_are_the_network_s_own_count(name):
-    method, steps = matched({**MOVES, **SEARCHES}[name].method, FlowPath(), 100)
+    method, steps = matched(METHODS_OF_SUITE[name].method, FlowPath(), 100)
     result = sample(MODEL, ["", ""], RED, method, steps, chunk=256, track=False)
     assert result.trace.nfe == calls(method, FlowPath(), steps) <= 100
 
@@ -43,15 +59,28 @@ def test_a_budget_below_one_particle_is_refused():
 
 
 def test_every_strength_that_is_tried_can_be_made():
-    for name, entry in {**MOVES, **SEARCHES}.items():
-        assert len(entry.values) == (5 if entry.knob else 0), name
-        assert len({entry.at(value) for value in entry.values}) == len(entry.values)
+    for name, entry in METHODS_OF_SUITE.items():
+        values = METHODS_OF_SUITE[entry.like or name].values
+        assert len(values) == (5 if entry.knob else 0), name
+        assert len({entry.at(value) for value in values}) == len(values)
 
 
-def test_methods_can_be_chosen_and_base_always_runs():
-    assert with_methods(Plan(), ["base", "dps"]).methods == ("dps",)
-    with pytest.raises(ValueError, match="magic"):
-        with_methods(Plan(), ["magic"])
+def test_the_waves_hold_every_method_once():
+    assert sorted(name for wave in WAVES for name in wave) == sorted(METHODS_OF_SUITE)
+
+
+def test_the_tuning_looks_at_prompts_of_its_own_that_the_model_knows():
+    assert not set(PROMPTS) & set(TUNING_PROMPTS)
+    bags([f"{prompt} {word}" for target in TARGETS for word in target.words for prompt in PROMPTS + TUNING_PROMPTS])
+
+
+def test_methods_and_targets_can_be_chosen_and_base_always_runs():
+    assert restricted(Plan(), ["base", "dps"]).waves == (("dps",),)
+    assert restricted(Plan(), targets=["redness"]).targets == TARGETS[2:3]
+    with pytest.raises(ValueError, match="method 'magic'"):
+        restricted(Plan(), ["magic"])
+    with pytest.raises(ValueError, match="target 'magic'"):
+        restricted(Plan(), targets=["magic"])
 
 
 @pytest.mark.parametrize(("name", "typical"), [("base", True), ("ntrk", True), ("dps", False)])
@@ -81,7 +110,14 @@ def test_real_features_are_the_metrics_own():
 
 
 SMALL = Plan(
-    TARGETS[2:3], ("cat face", "red apple"), ("clock",), budgets=(4, 25), seeds=(2, 1), values=(1, 3), methods=("dps",)
+    TARGETS[2:3],
+    ("cat face", "red apple"),
+    ("clock",),
+    budgets=(4, 25),
+    tuning_budgets=(3, 25),
+    seeds=(2, 1),
+    values=(1, 3),
+    waves=(("dps",), ("ntrk",)),
 )
 
 
@@ -94,10 +130,11 @@ def run(tmp_path_factory):
 
 
 def test_every_picture_of_the_plan_is_made_once(run):
-    assert len(run.ledger) == run.count() == (1 + 4) + (2 + 4)
-    assert len(run.ledger.where(stage="tuning", method="dps")) == 2
+    assert len(run.ledger) == run.count() == (1 + 4) + 2 * (2 + 4)
+    assert [row["nfe"] for row in run.ledger.where(stage="tuning", method="dps")] == [3, 3]
     test = run.ledger.where(stage="test", method="dps")
-    assert sorted((row["prompt"], row["seed"]) for row in test) == sorted(run._wanted("test", SMALL.targets[0], 4))
+    wanted = run.wanted("test", SMALL.targets[0], "dps")
+    assert sorted((row["prompt"], row["seed"]) for row in test) == sorted(wanted)
     assert all(row["nfe"] == 4 and (run.out / "pictures" / row["picture"]).exists() for row in test)
     assert not {row["seed"] for row in run.ledger.where(stage="tuning")} & {row["seed"] for row in test}
 
@@ -117,29 +154,83 @@ def test_a_second_run_makes_nothing_anew(run):
     assert (run.out / "rows.jsonl").read_text() == before
 
 
+def test_a_wave_is_finished_before_the_next(run):
+    order = list(dict.fromkeys(row["method"] for row in run.ledger.where()))
+    assert order == ["base", "dps", "ntrk"]
+
+
 def test_the_report_has_its_tables_plots_and_pictures(run):
     page, text = (run.out / "report.html").read_text(), (run.out / "report.md").read_text()
     assert len(re.findall('src="data:image/png;base64,', page)) == 2
-    assert "| dps | scale = " in text and "Highest target reward at 4 calls: dps" in text
+    assert "| dps | scale = " in text and "Highest target reward at 4 calls: " in text
     assert text.count("[3: ") + text.count("[30: ") == 1  # the chosen strength stands in brackets
+    assert "17 of 17 pictures measured" in text and "ntrk against base: held-out alignment" in text
+    assert "the aim, 4 of 5, is missed" in text
 
 
-def test_the_strength_is_the_highest_reward_of_those_that_keep_the_roughness(tmp_path):
-    """On rows that are made up: 30 has more reward but has torn the pictures apart."""
+def test_a_run_split_by_targets_is_merged_by_its_lines(run, tmp_path):
+    (tmp_path / "rows.jsonl").write_text((run.out / "rows.jsonl").read_text())
+    assert len(Runner(tmp_path, SMALL, run.model).ledger) == run.count()
+
+
+def test_looking_on_leaves_alone_what_another_process_is_writing(run, tmp_path):
+    cut = (run.out / "rows.jsonl").read_text()[:-30]
+    (tmp_path / "rows.jsonl").write_text(cut)
+    assert len(Runner(tmp_path, SMALL, run.model, measure=False).ledger) == run.count() - 1
+    assert (tmp_path / "rows.jsonl").read_text() == cut
+
+
+def made_up(stage, name, rewards_, value=None, target="redness", budget=25, aligned=0.0, roughness=1.0, judge=0.0):
+    """Rows of a cell with these target rewards, a seed each."""
+    cell = {"stage": stage, "target": target, "budget": budget, "method": name, "value": value, "prompt": "x"}
+    figures = {"aligned": aligned, "roughness": roughness, "judge_1": judge}
+    generator = torch.Generator().manual_seed(0)
+    seen = [torch.rand(192, generator=generator).tolist() for _ in rewards_]
+    return [{**cell, **figures, "seed": s, "reward": r, "features": seen[s]} for s, r in enumerate(rewards_)]
+
+
+def test_the_strength_is_the_highest_reward_of_those_that_keep_to_the_prompt(tmp_path):
+    """On rows that are made up: 30 has more reward but has lost the prompt."""
     runner = Runner(tmp_path, Plan(values=(1, 2, 3)), load("emoji64"))
-    cell = {"stage": "tuning", "target": "redness", "budget": 25, "prompt": "x", "seed": 0}
+    runner.ledger.add(made_up("tuning", "base", [0.0], aligned=-1.0))
+    for value, reward, aligned in ((3.0, 1.0, 0.0), (10.0, 2.0, -2.4), (30.0, 9.0, -2.6)):
+        runner.ledger.add(made_up("tuning", "dps", [reward], value, aligned=aligned, roughness=2.0))
+    assert runner.chosen(TARGETS[2], "dps") == runner.chosen(TARGETS[2], "dps-best-of-n") == 10.0
+    assert runner.chosen(TARGETS[2], "best-of-n") is None
 
-    def row(method, value, reward, roughness):
-        return {**cell, "method": method, "value": value, "reward": reward, "roughness": roughness}
 
-    runner.ledger.add([row("base", None, 0.0, 1.0), row("dps", 3.0, 1.0, 0.9), row("dps", 10.0, 2.0, 1.2)])
-    runner.ledger.add([row("dps", 30.0, 9.0, 1.8)])
-    assert runner.chosen(TARGETS[2], "dps", 25) == 10.0
-    assert runner.chosen(TARGETS[2], "best-of-n", 500) is None
+def test_for_alignment_itself_the_strength_keeps_the_roughness_and_failing_all_is_the_weakest(tmp_path):
+    runner = Runner(tmp_path, Plan(values=(1, 2, 3)), load("emoji64"))
+    runner.ledger.add(made_up("tuning", "base", [0.0], target="alignment"))
+    for name, roughness in (("dps", (0.9, 1.2, 1.8)), ("ntrk", (2.0, 3.0, 4.0))):
+        for value, reward, rough in zip(METHODS_OF_SUITE[name].values[1:4], (1.0, 2.0, 9.0), roughness, strict=True):
+            runner.ledger.add(made_up("tuning", name, [reward], value, "alignment", aligned=-9.0, roughness=rough))
+    assert runner.chosen(TARGETS[1], "dps") == 10.0
+    assert runner.chosen(TARGETS[1], "ntrk") == 0.1 and not runner.keeping(TARGETS[1], "ntrk")
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "answer"),
+    [([8.0, 9.0], [1.0, 2.0], "yes"), ([1.0, 9.0], [2.0, 3.0], "chance"), ([1.0, 2.0], [8.0, 9.0], "no")],
+)
+def test_the_verdict_is_read_off_the_rows(tmp_path, mine, theirs, answer):
+    plan = Plan(TARGETS[2:3], ("x",), seeds=(2, 2), waves=(("ntrk", "best-of-n", "ntrk-best-of-n", "ntrk-svdd"),))
+    runner, target = Runner(tmp_path, plan, load("emoji64")), TARGETS[2]
+    assert [question.answer for question in answers(runner)["redness"]] == [None] * 3
+    assert "still open" not in summary(runner, answers(runner))[0]  # one target cannot be four
+    runner.ledger.add(made_up("test", "base", [0.0, 0.0]))
+    runner.ledger.add(made_up("test", "ntrk", mine, judge=mine[0] - 5))
+    for name, rewards_ in (("best-of-n", theirs), ("ntrk-svdd", mine), ("ntrk-best-of-n", theirs)):
+        runner.ledger.add(made_up("test", name, rewards_, budget=500))
+    assert against_rivals(runner, target).answer == answer
+    assert combination(runner, target).answer == answer
+    # the same features as base's: the Fréchet distance has not changed, the judge decides
+    assert against_base(runner, target).answer == ("yes" if mine[0] > 5 else "no")
 
 
 def test_a_target_without_gradient_is_for_methods_that_need_none(tmp_path):
     runner = Runner(tmp_path, Plan(), load("emoji64"))
-    names = {name for name, _, _ in runner.cells(TARGETS[3])}
-    assert "ntrk-black-box" in names and "svdd" in names and not names & {"dps", "ntrk", "das", "psi"}
-    assert QUICK.budgets[1] < Plan().budgets[1]
+    jpeg, red = set(runner.methods(TARGETS[3])), set(runner.methods(TARGETS[2]))
+    assert {"ntrk-black-box", "svdd"} <= jpeg and not jpeg & {"dps", "ntrk", "das", "psi", "ntrk-svdd"}
+    assert {"ntrk", "svdd"} <= red and "ntrk-black-box" not in red
+    assert set(QUICK.waves[0]) <= set(METHODS_OF_SUITE)

@@ -20,17 +20,18 @@ class Ledger:
         folder: made if missing; holds `rows.jsonl` and `settings.json`.
         key: the fields that say what a row is of.
         settings: all that the rows depend on besides, as JSON.
+        mend: whether a line that was cut off is dropped from the file too; not while another process writes there.
     Raises:
         ValueError: if the folder holds a run with other settings.
     """
 
-    def __init__(self, folder: Path, key: Sequence[str], settings: Row) -> None:
+    def __init__(self, folder: Path, key: Sequence[str], settings: Row, mend: bool = True) -> None:
         self.folder, self.key, self.file = folder, tuple(key), folder / "rows.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self._check(settings)
         lines = self.file.read_text("utf-8").splitlines() if self.file.exists() else []
         rows = [row for row in map(_parsed, lines) if row is not None]
-        if len(rows) < len(lines):
+        if mend and len(rows) < len(lines):
             self.file.write_text("".join(_line(row) for row in rows), "utf-8")
         self._rows = {self.key_of(row): row for row in rows}
 

@@ -17,10 +17,11 @@ from .document import Document, figure_bytes, new_figure, picture_bytes
 from .features import real_features
 from .ledger import Row
 from .metrics import frechet_distance, precision_recall, vendi_score
-from .paper_suite import MOVES, SEARCHES, Runner, Target
+from .paper_plan import KEEP, METHODS_OF_SUITE, Target
+from .paper_suite import Runner
+from .paper_verdict import ASKED, PAIR, WORDS, answers, complete, same, summary
 from .statistics import Interval, bootstrap, paired
 
-PAIR = ("prompt", "seed")
 MARKS = "os^Dv<>Pp*hX"
 
 
@@ -30,12 +31,13 @@ class Line:
 
     method: str
     knob: str
-    at_edge: bool
+    note: str
     rows: Sequence[Row]
     reward: Interval
     gain: Interval
     judges: tuple[Interval, Interval]
     judge_gain: Interval
+    aligned: float
     frechet: float
     precision: float | None
     recall: float | None
@@ -52,19 +54,20 @@ def _mean(rows: Sequence[Row], field: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _line(method: str, knob: str, at_edge: bool, rows: Sequence[Row], base: Sequence[Row]) -> Line:
+def _line(method: str, knob: str, note: str, rows: Sequence[Row], base: Sequence[Row]) -> Line:
     real, mine = real_features(), torch.tensor([row["features"] for row in rows])
     precision, recall = precision_recall(real, mine) if len(rows) > 3 else (None, None)
     p_values = [row["p_value"] for row in rows if row["p_value"] is not None]
     return Line(
         method,
         knob,
-        at_edge,
+        note,
         rows,
         bootstrap([row["reward"] for row in rows]),
         bootstrap(paired(rows, base, "reward", PAIR)),
         (bootstrap([row["judge_1"] for row in rows]), bootstrap([row["judge_2"] for row in rows])),
         bootstrap(paired(rows, base, "judge_1", PAIR)),
+        _mean(rows, "aligned"),
         frechet_distance(mine, real) if len(rows) > 1 else float("nan"),
         precision,
         recall,
@@ -79,20 +82,23 @@ def _line(method: str, knob: str, at_edge: bool, rows: Sequence[Row], base: Sequ
 
 def lines_of(runner: Runner, target: Target, budget: int) -> list[Line]:
     """Base and all methods of a target and budget whose test is complete, best reward first after base."""
-    ledger, wanted = runner.ledger, runner._wanted("test", target, budget)
-    base = ledger.where(stage="test", target=target.reward, method="base")
-    base = [row for row in base if (row["prompt"], row["seed"]) in wanted]
-    if len(base) < len(wanted):
+    names = [name for name in runner.methods(target) if runner.budget(name) == budget]
+    tests = {name: rows for name in names if (rows := complete(runner, target, name))}
+    base = complete(runner, target, "base")
+    if not (base and tests):
         return []
-    lines = []
-    for name, its_budget, entry in runner.cells(target):
-        rows = ledger.where(stage="test", target=target.reward, method=name, budget=budget)
-        if its_budget == budget and len(rows) >= len(wanted):
-            value = rows[0]["value"]
-            tried = runner.values(entry)
-            knob, at_edge = ("", False) if not tried else (f"{entry.knob} = {value:g}", value in (tried[0], tried[-1]))
-            lines.append(_line(name, knob, at_edge, rows, base))
-    return [_line("base", "", False, base, base), *sorted(lines, key=lambda line: -line.reward.value)]
+    base = same(base, next(iter(tests.values())))
+    lines = [_line(name, *_strength(runner, target, name, rows), rows, base) for name, rows in tests.items()]
+    return [_line("base", "", "", base, base), *sorted(lines, key=lambda line: -line.reward.value)]
+
+
+def _strength(runner: Runner, target: Target, name: str, rows: Sequence[Row]) -> tuple[str, str]:
+    """The strength of rows in words, and what is to be said of how it was chosen."""
+    tried, value = runner.values(name), rows[0]["value"]
+    if not tried:
+        return "", ""
+    note = "none" if not runner.keeping(target, name) else "edge" if value in (tried[0], tried[-1]) else ""
+    return f"{METHODS_OF_SUITE[name].knob} = {value:g}", note
 
 
 def verdicts(target: Target, budget: int, lines: Sequence[Line]) -> list[str]:
@@ -115,7 +121,10 @@ def verdicts(target: Target, budget: int, lines: Sequence[Line]) -> list[str]:
     hacked = [line.method for line in rivals if line.gain.low > 0 and line.judge_gain.high < 0]
     if hacked:
         said.append(f"Target up while {target.judges[0]} is down, both beyond chance: {', '.join(hacked)}.")
-    edge = [f"{line.method} ({line.knob})" for line in rivals if line.at_edge]
+    none = [f"{line.method} ({line.knob})" for line in rivals if line.note == "none"]
+    if none:
+        said.append(f"No strength kept the {target.kept} in the tuning, so the weakest stands here: {', '.join(none)}.")
+    edge = [f"{line.method} ({line.knob})" for line in rivals if line.note == "edge"]
     if edge:
         said.append(f"Tuned to the strongest or weakest value tried, so more may be in it: {', '.join(edge)}.")
     odd = [line.method for line in rivals if line.rejected is not None and line.rejected > 0.5]
@@ -155,7 +164,7 @@ def _pictures(out: Path, lines: Sequence[Line]) -> bytes:
     return picture_bytes(grid(rows, scale=1))
 
 
-HEADER = "method,knob,n,reward,gain,{0},{1},Fréchet,precision,recall,Vendi,roughness,p,told,s/picture,MB"
+HEADER = "method,knob,n,reward,gain,{0},{1},on the prompt,Fréchet,precision,recall,Vendi,roughness,p,told,s/picture,MB"
 
 
 def _table_row(line: Line) -> list[Any]:
@@ -166,6 +175,7 @@ def _table_row(line: Line) -> list[Any]:
         str(line.reward),
         str(line.gain),
         *map(str, line.judges),
+        line.aligned,
         line.frechet,
         line.precision,
         line.recall,
@@ -178,50 +188,69 @@ def _table_row(line: Line) -> list[Any]:
     ]
 
 
+RULE = (
+    "The strength is that with the highest target reward in the tuning among those that keep to the prompt (mean "
+    f"held-out alignment at most {KEEP} below base's; for alignment itself mean total variation within 2/3 to 3/2 of "
+    "base's). Searches are tuned with {0} calls; a move with a search around it has the move's strength. 'gain' is "
+    "against base at the same prompts and seeds; brackets are 95 % bootstrap intervals; 'on the prompt' is held-out "
+    "alignment. Fréchet distance, precision and recall are against held-out real emoji, on few pictures: compare them "
+    "within a table only. 'p' is the median p-value that the injected noise is white Gaussian, 'told' the share of "
+    "pictures where it is below 1 %. MB is the peak of memory in use."
+)
+
+
 def write(out: Path, runner: Runner) -> Document:
     """report.md, report.html, plots and grids of what is complete."""
     document, plan = Document("Paper suite: methods at equal network calls on emoji64"), runner.plan
-    document.text(
-        f"Prompts {', '.join(plan.prompts)}; strengths tuned on {', '.join(plan.tuning_prompts)}, other seeds, "
-        f"{len(plan.values)} values each: the highest target reward among those that keep total variation within 2/3 "
-        "to 3/2 of base's. 'gain' is against base at the same prompts and seeds; brackets are 95 % bootstrap "
-        "intervals. Fréchet distance, precision and recall are against held-out real emoji, on few pictures: compare "
-        "them within a table only. 'p' is the median p-value that the injected noise is white Gaussian, 'told' the "
-        "share of pictures where it is below 1 %. MB is the peak of memory in use."
-    )
+    words = f"Prompts {', '.join(plan.prompts)}; strengths tuned on {', '.join(plan.tuning_prompts)}, other seeds, "
+    words += f"{len(plan.values)} values each; {len(runner.ledger)} of {runner.count()} pictures measured. "
+    document.text(words + RULE.format(plan.tuning_budgets[1]))
+    _verdict(document, runner)
     for target in plan.targets:
         for budget in plan.budgets:
             lines = lines_of(runner, target, budget)
-            if len(lines) < 2:
-                continue
-            stem = f"{target.reward}-{budget}".replace(":", "-").replace("*", "").replace(" ", "")
-            document.heading(f"{target.reward}, {budget} calls a picture")
-            document.items(verdicts(target, budget, lines))
-            header = HEADER.format(*target.judges).split(",")
-            document.table(header, [_table_row(line) for line in lines])
-            document.picture(f"{stem}.png", _plot(target, lines, budget), "Up is more reward; crosses are intervals.")
-            document.picture(f"{stem}-pictures.png", _pictures(out, lines), "The same prompts and seeds in every row.")
+            if lines:
+                _section(document, out, target, budget, lines)
     document.heading("Tuning")
-    document.table(["target", "method", "budget", "strength: target reward, roughness"], _tuning(runner))
+    document.table(["target", "method", "calls", "strength: target reward, on the prompt, roughness"], _tuning(runner))
     document.write(out)
     return document
+
+
+def _verdict(document: Document, runner: Runner) -> None:
+    """What was asked of noise tilting, and what the rows say."""
+    found = answers(runner)
+    document.heading("What was asked")
+    document.items(summary(runner, found))
+    header = ["target", *(asked.format(*runner.plan.budgets) for asked in ASKED)]
+    document.table(header, [[reward, *(WORDS[q.answer] for q in asked)] for reward, asked in found.items()])
+    document.items([f"{reward}: {q.said}." for reward, asked in found.items() for q in asked if q.answer])
+
+
+def _section(document: Document, out: Path, target: Target, budget: int, lines: Sequence[Line]) -> None:
+    """A target at a budget: sentences, table, plot, pictures."""
+    stem = f"{target.reward}-{budget}".replace(":", "-").replace("*", "").replace(" ", "")
+    document.heading(f"{target.reward}, {budget} calls a picture")
+    document.items(verdicts(target, budget, lines))
+    document.table(HEADER.format(*target.judges).split(","), [_table_row(line) for line in lines])
+    document.picture(f"{stem}.png", _plot(target, lines, budget), "Up is more reward; crosses are intervals.")
+    document.picture(f"{stem}-pictures.png", _pictures(out, lines), "The same prompts and seeds in every row.")
 
 
 def _tuning(runner: Runner) -> list[list[Any]]:
     """Every strength that was tried; the chosen one is in brackets."""
     found = []
     for target in runner.plan.targets:
-        for name, budget, entry in runner.cells(target):
-            tried = []
-            for value in runner.values(entry):
-                cell = {"stage": "tuning", "target": target.reward, "method": name, "budget": budget, "value": value}
-                rows = runner.ledger.where(**cell)
-                if rows:
-                    text = f"{value:g}: {_mean(rows, 'reward'):.3g}, {_mean(rows, 'roughness'):.3f}"
-                    tried.append((value, text))
-            if len(tried) == len(entry.values and runner.plan.values) and tried:
-                best = runner.chosen(target, name, budget)
-                texts = [f"[{text}]" if value == best else text for value, text in tried]
-                knob = {**MOVES, **SEARCHES}[name].knob
-                found.append([target.reward, name, budget, f"{knob} " + "; ".join(texts)])
+        for name in dict.fromkeys(runner.tuned(name) for name in runner.methods(target)):
+            tried = {value: runner.rows("tuning", target, name, value=value) for value in runner.values(name)}
+            if tried and all(tried.values()):
+                texts = {value: f"{value:g}: {_tried(rows)}" for value, rows in tried.items()}
+                best, kept = runner.chosen(target, name), runner.keeping(target, name)
+                texts[best] = f"[{texts[best]}]" + ("" if kept else " (none kept)")
+                knob = f"{METHODS_OF_SUITE[name].knob} "
+                found.append([target.reward, name, runner.budget(name, "tuning"), knob + "; ".join(texts.values())])
     return found
+
+
+def _tried(rows: Sequence[Row]) -> str:
+    return f"{_mean(rows, 'reward'):.3g}, {_mean(rows, 'aligned'):.2f}, {_mean(rows, 'roughness'):.3f}"

@@ -10,7 +10,14 @@ from .document import new_figure
 SUITES = ("exact", "paper", "one-step")
 
 
-def bench(suite: str, out: Path, quick: bool = False, methods: Sequence[str] | None = None) -> Path:
+def bench(
+    suite: str,
+    out: Path,
+    quick: bool = False,
+    methods: Sequence[str] | None = None,
+    targets: Sequence[str] | None = None,
+    measure: bool = True,
+) -> Path:
     """Measures what is missing in a folder and writes report.md and report.html there, also after Ctrl-C.
 
     Args:
@@ -18,6 +25,8 @@ def bench(suite: str, out: Path, quick: bool = False, methods: Sequence[str] | N
         out: folder of the run; rows that it holds already are kept.
         quick: a small version, minutes on two cores.
         methods: names to restrict the suite to; base always runs.
+        targets: target rewards to restrict the suite paper to.
+        measure: False writes the report of what is there, also while another process measures on.
     Returns:
         The HTML report.
     Raises:
@@ -26,7 +35,12 @@ def bench(suite: str, out: Path, quick: bool = False, methods: Sequence[str] | N
     if suite not in SUITES:
         raise ValueError(f"suite = {suite!r} is unknown; the suites are: {', '.join(SUITES)}")
     new_figure()  # a missing matplotlib is told before hours of work
-    {"exact": _exact, "paper": _paper, "one-step": _one_step}[suite](out, quick, methods)
+    if suite != "paper" and (targets or not measure):
+        raise ValueError(f"the suite {suite} has no choice of targets and no report of its own; leave both options out")
+    if suite == "paper":
+        _paper(out, quick, methods, targets, measure)
+    else:
+        {"exact": _exact, "one-step": _one_step}[suite](out, quick, methods)
     return out / "report.html"
 
 
@@ -40,13 +54,14 @@ def _exact(out: Path, quick: bool, methods: Sequence[str] | None) -> None:
         exact_report.write(out, exact)
 
 
-def _paper(out: Path, quick: bool, methods: Sequence[str] | None) -> None:
-    from . import paper_report, paper_suite
+def _paper(out: Path, quick: bool, methods: Sequence[str] | None, targets: Sequence[str] | None, measure: bool) -> None:
+    from . import paper_plan, paper_report, paper_suite
 
-    plan = paper_suite.with_methods(paper_suite.QUICK if quick else paper_suite.Plan(), methods)
-    runner = paper_suite.Runner(out, plan)
+    plan = paper_plan.restricted(paper_plan.QUICK if quick else paper_plan.Plan(), methods, targets)
+    runner = paper_suite.Runner(out, plan, measure=measure)
     try:
-        runner.run()
+        if measure:
+            runner.run()
     finally:
         paper_report.write(out, runner)
 
