@@ -98,12 +98,12 @@ def compare(
     """
     made = {}
     for method in ("base", given.method):
-        output = noisetilt.align(pipe, followed, method, **how)(given.prompt, seeds=[given.seed], **call)
-        pictures = made[method] = output[0].float().cpu()
+        aligned = noisetilt.align(pipe, followed, method, heldout=judge, **how)
+        output = aligned(given.prompt, seeds=[given.seed], **call)
+        made[method] = output[0].float().cpu()
         line = f"{method:8} reward {output.rewards.item():+.4f}"
         if judge is not None:
-            with torch.no_grad():
-                line += f"  held-out {judge(pictures, [given.prompt]).item():+.4f}"
+            line += f"  held-out {output.heldout.item():+.4f}"
         print(f"{line}  {output.trace.nfe:g} evaluations, {output.trace.seconds:.1f} s")
     return made
 

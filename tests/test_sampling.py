@@ -49,6 +49,18 @@ def test_an_image_depends_on_its_seed_alone(name):
     assert not torch.allclose(batch.images[0], alone.images[0], atol=0.1)
 
 
+@pytest.mark.parametrize("name", ["ntrk", "svdd", "das", "rbf"])
+def test_a_heldout_reward_looks_on_and_changes_nothing(name):
+    model = gaussian()
+    reward = linear(smooth_direction(model))
+    judge = Reward("mean", lambda images, prompts: images.mean((1, 2, 3)))
+    plain, watched = (sample(model, [""] * 3, reward, small(name), 5, heldout=h, chunk=2) for h in (None, judge))
+    assert plain.heldout is None and len(plain.trace.heldout) == 0
+    assert torch.equal(plain.images, watched.images)
+    assert torch.allclose(watched.heldout, judge(watched.images, [""] * 3))
+    assert watched.trace.heldout.shape == watched.trace.rewards.shape == (len(watched.trace.times), 3)
+
+
 def test_the_first_particle_has_the_same_noise_with_any_number_of_particles():
     model = gaussian()
     worst_first = Reward("first", lambda images, prompts: -torch.arange(len(images), dtype=torch.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from noisetilt import METHODS, rewards
 from noisetilt.integrations.k_diffusion import sample_noisetilt
 from noisetilt.path import FlowPath
 from noisetilt.pixels import clamp_unit
+from noisetilt.trace import Trace
 
 
 def decoder(model: Any, vae: Any) -> Any:
@@ -46,8 +48,9 @@ def sample(
     eta: float,
     gradient: str,
     prompt: str,
+    heldout: str = "",
 ) -> torch.Tensor:
-    """What ComfyUI's KSAMPLER calls."""
+    """What ComfyUI's KSAMPLER calls; what the rewards did is in ComfyUI's log."""
     import comfy.model_management
 
     comfy.model_management.load_models_gpu([vae.patcher])
@@ -56,7 +59,8 @@ def sample(
     if rho is None and "scale" in chosen.knobs():
         chosen = chosen.replace(scale=strength)
     seed = (extra_args or {}).get("seed") or 0
-    return sample_noisetilt(
+    trace = Trace()
+    x_0 = sample_noisetilt(
         model,
         x,
         sigmas,
@@ -72,7 +76,17 @@ def sample(
         prompts=[prompt] * len(x),
         path=FlowPath() if is_flow(model) else None,
         gradient_at="x_t" if gradient == "through the model" else "x0",
+        heldout=rewards.load(heldout, heldout=True) if heldout else None,
+        trace=trace,
     )
+    logging.info(told(reward, trace.rewards) + (f"; held-out {told(heldout, trace.heldout)}" if heldout else ""))
+    return x_0
+
+
+def told(name: str, values: torch.Tensor) -> str:
+    """How a reward (step, image) went, in words."""
+    first, last = values.mean(1)[[0, -1]].tolist()
+    return f"{name} {first:+.4f} at the first step, {last:+.4f} at the last"
 
 
 class NoisetiltSampler:
@@ -94,18 +108,39 @@ class NoisetiltSampler:
                 "eta": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.05}),
                 "gradient": (["through the model", "at the predicted picture"],),
             },
-            "optional": {"prompt": ("STRING", {"default": "", "multiline": True})},
+            "optional": {
+                "prompt": ("STRING", {"default": "", "multiline": True}),
+                "heldout": ("STRING", {"default": "", "multiline": False}),
+            },
         }
 
     def build(
-        self, vae: Any, reward: str, strength: float, method: str, eta: float, gradient: str, prompt: str = ""
+        self,
+        vae: Any,
+        reward: str,
+        strength: float,
+        method: str,
+        eta: float,
+        gradient: str,
+        prompt: str = "",
+        heldout: str = "",
     ) -> tuple[Any]:
         """The sampler; an unknown reward is refused here."""
         import comfy.samplers
 
         rewards.load(reward)
+        if heldout:
+            rewards.load(heldout, heldout=True)
         function = functools.partial(
-            sample, vae=vae, reward=reward, strength=strength, method=method, eta=eta, gradient=gradient, prompt=prompt
+            sample,
+            vae=vae,
+            reward=reward,
+            strength=strength,
+            method=method,
+            eta=eta,
+            gradient=gradient,
+            prompt=prompt,
+            heldout=heldout,
         )
         return (comfy.samplers.KSAMPLER(function),)
 

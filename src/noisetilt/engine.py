@@ -113,6 +113,15 @@ class Engine:
         """(image · particle, …) as (image, particle, …)."""
         return values.unflatten(0, (self.images, self.particles))
 
+    def rows_of(self, particles: Tensor) -> Tensor:
+        """The row of one particle (image,) of each image."""
+        return torch.arange(self.images, device=particles.device) * self.particles + particles
+
+    def best(self, rewards: Tensor | None) -> Tensor:
+        """The row of each image's best particle by rewards (image, particle); of its first without them."""
+        first = torch.zeros(self.images, dtype=torch.long, device=self.device)
+        return self.rows_of(first if rewards is None else rewards.argmax(1))
+
     def _chosen(self, rewards: Tensor | None) -> Tensor | None:
         """Flat indices of the particles that all go on from, or None if each goes on by itself."""
         candidates = Candidates(
@@ -222,11 +231,12 @@ def more_rounds(engine: Engine, state: State, look: Callable[[Tensor, Tensor], S
 
 
 class Walked(NamedTuple):
-    """A step from t, after it: x_s (image · particle, *event), and of what it left r(x̂_0) (image, particle) and its
-    gradient (image, particle, *event), None where nobody asked."""
+    """A step from t, after it: x_s (image · particle, *event), and of what it left x̂_0 (image · particle, *event),
+    r(x̂_0) (image, particle) and its gradient (image, particle, *event), None where nobody asked."""
 
     t: float
     x: Tensor
+    x0_hat: Tensor
     rewards: Tensor | None
     gradient: Tensor | None
 
@@ -265,4 +275,4 @@ def walk(
         x, x0_hat, rewards, gradient = state
         x = engine.advance(x, x0_hat, t, s, rewards, gradient, lambda x_0, t=t: gradient_at_x0(x_0, t))
         by_image = (None if values is None else engine.by_image(values) for values in (rewards, gradient))
-        yield Walked(t, x, *by_image)
+        yield Walked(t, x, x0_hat, *by_image)

@@ -92,6 +92,16 @@ class Judge:
         """r (batch,)."""
         return self.of_images(self.decode(x_0), index)
 
+    @torch.no_grad()
+    def values(self, x_0: Tensor, index: Tensor, chunk: int) -> Tensor:
+        """r (batch,) without a gradient, a chunk of rows at a time."""
+        return torch.cat([self(x_0[rows], index[rows]) for rows in chunks(len(x_0), chunk)])
+
+    @torch.no_grad()
+    def values_of_images(self, images: Tensor, index: Tensor, chunk: int) -> Tensor:
+        """The same of what is decoded already."""
+        return torch.cat([self.of_images(images[rows], index[rows]) for rows in chunks(len(images), chunk)])
+
     def of_images(self, images: Tensor, index: Tensor) -> Tensor:
         """r (batch,) of what is decoded already."""
         prompts = [self.prompts[i] for i in index.tolist()]

@@ -43,11 +43,13 @@ class StepReport:
 
 @dataclass
 class Result:
-    """Pictures (image, 3, H, W) in [0, 1], their final rewards (image,) or None without a reward, and the trace."""
+    """Pictures (image, 3, H, W) in [0, 1], their final rewards (image,) or None without a reward, the trace, and their
+    held-out rewards (image,) or None without one."""
 
     images: Tensor
     rewards: Tensor | None
     trace: Trace
+    heldout: Tensor | None = None
 
 
 def check_call(prompts: list[str], seeds: list[int], grid: list[float], gradient_at: str, chunk: int) -> None:
@@ -83,6 +85,7 @@ def sample(
     chunk: int = 16,
     track: bool = True,
     callback: Callable[[StepReport], Any] | None = None,
+    heldout: Reward | None = None,
 ) -> Result:
     """Pictures that the reward asks for, from a pretrained model, at inference time.
 
@@ -101,8 +104,9 @@ def sample(
         chunk: rows per network call, which bounds the memory.
         track: whether r(x̂_0) is recorded at every step even where the method does not need it.
         callback: called with a StepReport after each step.
+        heldout: a reward that looks on, asked about each image's best particle after every step; it costs a decoding.
     Returns:
-        Result with images, final rewards and trace.
+        Result with images, final rewards, trace and held-out rewards.
     Raises:
         ValueError: for bad input, in one sentence.
         FloatingPointError: if a reward, gradient or state is not finite; names the reward and the step.
@@ -120,6 +124,7 @@ def sample(
     denoiser = model.denoiser(prompts)
     engine = Engine(method, model.path, model.shape, seeds, eta, device)
     engine.follow(grid)
+    onlooker = None if heldout is None else Judge(heldout, model.decode, prompts)
     judge = Judge(reward, model.decode, prompts, getattr(method.proposal, "estimates_gradient", False))
     gradient_at = getattr(method.proposal, "gradient_at", gradient_at)
     evaluate = Evaluator(model.path, denoiser, judge, gradient_at, chunk)
@@ -134,14 +139,17 @@ def sample(
     before, trace = denoiser.nfe, Trace()
     x = engine.start(grid[0], rewards_of_noise(evaluate, method, grid[0], index))
     for step in walk(engine, x, grid, look, lambda x_0, t: evaluate.at_x0(x_0, index, t)):
-        trace.record(step.t, step.rewards, step.gradient)
+        rows = engine.best(step.rewards)
+        judged = None if onlooker is None else onlooker.values(step.x0_hat[rows], index[rows], chunk)
+        trace.record(step.t, step.rewards, step.gradient, judged)
         if callback is not None:
             callback(StepReport(engine.number, engine.steps, step.t, trace.rewards[-1] if with_reward else None))
 
     images, final = _finish(engine, judge, step.x, index, chunk)
+    judged = None if onlooker is None else onlooker.values_of_images(images, index[:: engine.particles], chunk)
     trace.nfe = (denoiser.nfe - before) / len(prompts)
     trace.seconds = time.perf_counter() - started
-    return Result(images, final, trace)
+    return Result(images, final, trace, judged)
 
 
 def _finish(engine: Engine, judge: Judge, x: Tensor, index: Tensor, chunk: int) -> tuple[Tensor, Tensor | None]:
@@ -149,9 +157,7 @@ def _finish(engine: Engine, judge: Judge, x: Tensor, index: Tensor, chunk: int) 
     images = torch.cat([judge.decode(part) for part in x.split(chunk)])
     if judge.reward is None:
         return images, None
-    parts = zip(images.split(chunk), index.split(chunk), strict=True)
-    rewards = torch.cat([judge.of_images(part, rows) for part, rows in parts])
+    rewards = judge.values_of_images(images, index, chunk)
     judge.require_finite(rewards, "value", engine.number, 0.0)
-    winner = engine.method.selection.winner(engine.by_image(rewards))
-    rows = torch.arange(engine.images, device=winner.device) * engine.particles + winner
+    rows = engine.rows_of(engine.method.selection.winner(engine.by_image(rewards)))
     return images[rows], rewards[rows]

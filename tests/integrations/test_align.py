@@ -207,6 +207,46 @@ def test_noise_tilting_raises_the_reward():
     assert (tilted > base).all()
 
 
+class Onlooker:
+    """Darkness, and a note of who asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, images, prompts):
+        self.asked.append((len(images), tuple(prompts), images.requires_grad or torch.is_grad_enabled()))
+        return -images.mean((1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "name, family", [("ntrk", "sd"), ("svdd", "sd"), ("rbf", "flux"), ("gper", "sd"), ("ntrk", "wan")]
+)
+def test_a_heldout_reward_looks_on_and_changes_nothing(name, family):
+    """It is asked without gradients about each picture's best particle after every step, and about the final one."""
+    pipe, arguments = build(family)
+    judge, prompts = Onlooker(), [PROMPT, "blue cat"]
+    plain = align(pipe, RED, small(name))(prompts, seeds=[0, 1], **arguments)
+    output = align(pipe, RED, small(name), heldout=judge, chunk=2)(prompts, seeds=[0, 1], **arguments)
+    assert plain.heldout is None and len(plain.trace.heldout) == 0
+    assert torch.allclose(field(plain), field(output), atol=1e-4)
+    frames = 5 if family == "wan" else 1
+    everyone = tuple(p for p in prompts for _ in range(frames))
+    assert judge.asked == [(2 * frames, everyone, False)] * (len(output.trace.times) + 1)
+    pictures = field(output).flatten(0, 1) if frames > 1 else field(output)
+    assert torch.allclose(output.heldout, -pictures.unflatten(0, (2, frames)).mean((1, 2, 3, 4)), atol=1e-5)
+    assert output.trace.heldout.shape == output.trace.rewards.shape == (len(output.trace.times), 2)
+    # The last step leads to x̂_0 itself.
+    if METHODS[name].selection.particles == 1:
+        assert torch.allclose(output.trace.heldout[-1], output.heldout, atol=1e-4)
+
+
+def test_a_heldout_reward_without_a_value_is_named():
+    pipe, arguments = build("sd")
+    judge = Reward("lost", lambda images, prompts: images.mean((1, 2, 3)) * float("nan"))
+    with pytest.raises(FloatingPointError, match="'lost' is not finite at step 1"):
+        align(pipe, RED, "base", heldout=judge)(PROMPT, seeds=[0], **arguments)
+
+
 def test_black_boxes_are_followed():
     """Rewards of pictures around x̂_0 stand in for the gradient: no network call more, and none differentiated."""
     pipe, arguments = build("flux")

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import re
 import sys
 import types
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from noisetilt import METHODS, rewards
 from noisetilt.integrations.k_diffusion import sample_noisetilt
 from noisetilt.path import FlowPath
+from noisetilt.trace import Trace
 
 RED = rewards.load("redness")
 SIGMAS = torch.tensor([14.0, 6.0, 3.0, 1.5, 0.7, 0.2, 0.0], dtype=torch.float64)
@@ -96,6 +98,18 @@ def test_tilting_raises_the_reward():
     assert (RED(tilted, [""] * 16) > RED(base, [""] * 16)).float().mean() > 0.9
 
 
+def test_what_happened_is_told():
+    """With the held-out reward of each step's x̂_0, the last of which is the picture."""
+    trace, darkness = Trace(), lambda images, prompts: -images.mean((1, 2, 3))
+    method = METHODS["svdd"].replace(particles=3)
+    x = noise().float()
+    out = sample_noisetilt(
+        model, x, SIGMAS, disable=True, reward=RED, method=method, seeds=[0, 1], heldout=darkness, trace=trace
+    )
+    assert trace.nfe == 18 and trace.rewards.shape == trace.heldout.shape == (6, 2)
+    assert torch.allclose(trace.heldout[-1], darkness(out, None), atol=1e-5)
+
+
 def test_rows_of_conditioning_follow_the_particles():
     seen = []
 
@@ -160,7 +174,8 @@ class VAE:
 
 @pytest.mark.parametrize("flow", [False, True])
 @pytest.mark.parametrize("inference", [False, True])
-def test_the_comfyui_node(flow, inference):
+def test_the_comfyui_node(flow, inference, caplog):
+    caplog.set_level("INFO")
     loaded = []
     comfy = types.ModuleType("comfy")
     comfy.samplers = types.SimpleNamespace(KSAMPLER=lambda function, extra_options=None: function)
@@ -181,7 +196,7 @@ def test_the_comfyui_node(flow, inference):
             if name != "vae"
         }
         with torch.inference_mode(inference):
-            (sampler,) = getattr(node(), node.FUNCTION)(vae=vae, **{**values, "strength": 0.5})
+            (sampler,) = getattr(node(), node.FUNCTION)(vae=vae, **{**values, "strength": 0.5, "heldout": "darkness"})
             sigmas = torch.linspace(1, 0, 6) if flow else SIGMAS.float()
             x = torch.randn(1, 3, 8, 8) * sigmas[0]
             out = sampler(
@@ -189,6 +204,7 @@ def test_the_comfyui_node(flow, inference):
             )
         assert out.shape == x.shape and out.isfinite().all()
         assert loaded == ["patcher"]
+        assert re.search(r"redness [+-]\d.*; held-out darkness [+-]\d", caplog.text)
         with pytest.raises(ValueError, match="unknown"):
             getattr(node(), node.FUNCTION)(vae=vae, **{**values, "reward": "nothing"})
 

@@ -31,6 +31,7 @@ def align(
     gradient_at: GradientAt = "x_t",
     chunk: int = 1,
     checkpointing: bool = False,
+    heldout: Reward | None = None,
 ) -> AlignedPipeline:
     """A diffusers pipeline that is guided by a reward, with the same call and the same output class.
 
@@ -51,6 +52,9 @@ def align(
         chunk: rows decoded and judged at a time, which bounds the decoder's memory.
         checkpointing: whether network and decoder, where they can, recompute their activations on the way back, for
             memory.
+        heldout: a reward that looks on, of the same kind: it is asked about each picture's x̂_0 after every step and
+            about the final picture, and never followed. If the reward rises and it falls, the reward is being hacked.
+            It costs one decoding a picture and step, without gradient.
     Returns:
         An AlignedPipeline.
     Raises:
@@ -61,7 +65,7 @@ def align(
         import diffusers  # noqa: F401
     except ImportError as error:
         raise ImportError('align needs diffusers; pip install "noisetilt[diffusers]"') from error
-    return AlignedPipeline(pipe, reward, find_method(method), eta, decode, gradient_at, chunk, checkpointing)
+    return AlignedPipeline(pipe, reward, find_method(method), eta, decode, gradient_at, chunk, checkpointing, heldout)
 
 
 class AlignedPipeline:
@@ -69,7 +73,7 @@ class AlignedPipeline:
 
     Attributes:
         pipe: the pipeline.
-        rewards, trace: of the last call, as on its output.
+        rewards, heldout, trace: of the last call, as on its output.
     """
 
     def __init__(
@@ -82,10 +86,12 @@ class AlignedPipeline:
         gradient_at: GradientAt,
         chunk: int,
         checkpointing: bool,
+        onlooker: Reward | None = None,
     ) -> None:
         self.pipe, self.reward, self.method, self.eta, self.decode = pipe, reward, method, eta, decode
-        self.gradient_at, self.chunk, self.checkpointing = gradient_at, chunk, checkpointing
+        self.gradient_at, self.chunk, self.checkpointing, self.onlooker = gradient_at, chunk, checkpointing, onlooker
         self.rewards: Tensor | None = None
+        self.heldout: Tensor | None = None
         self.trace = None
         name = type(pipe).__name__
         if not hasattr(pipe, "scheduler") or not hasattr(pipe, "prepare_latents"):
@@ -114,17 +120,18 @@ class AlignedPipeline:
             eta: replaces `align`'s for this call.
             generator, latents and all else: as the pipeline documents; latents are one per picture, of unit variance.
         Returns:
-            The pipeline's output with `rewards` (picture,), the final ones, and `trace` (see `Trace`) beside. With
-            return_dict=False its tuple; rewards and trace are then on the aligned pipeline only.
+            The pipeline's output with `rewards` (picture,), the final ones, `heldout` (picture,) likewise, None where
+            there is no such reward, and `trace` (see `Trace`) beside. With return_dict=False its tuple; the others are
+            then on the aligned pipeline only.
         Raises:
             ValueError: for bad input, in one sentence.
             FloatingPointError: if a reward, gradient or state is not finite; names the reward and the step.
         """
         run = _Run(self, args, kwargs, seeds)
         output = run()
-        self.rewards, self.trace = run.guide.rewards, run.guide.trace
+        self.rewards, self.heldout, self.trace = run.guide.rewards, run.guide.judged, run.guide.trace
         if not isinstance(output, tuple):
-            output.rewards, output.trace = self.rewards, self.trace
+            output.rewards, output.heldout, output.trace = self.rewards, self.heldout, self.trace
         return output
 
 
@@ -247,6 +254,7 @@ class _Run:
             chunk=self.aligned.chunk,
             device=state.device,
             dtype=state.dtype,
+            heldout=self.aligned.onlooker,
         )
 
     def unpack(self, latents: Tensor) -> Tensor:

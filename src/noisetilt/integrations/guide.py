@@ -59,11 +59,13 @@ class Guide:
         chunk: rows decoded and judged at a time, which bounds the memory.
         device, dtype: of the states.
         streams: a source of noise with the methods of `Streams`, instead of the seeds'.
+        heldout: a reward that looks on, asked about each image's best particle after every step.
+        trace: to be filled; a new one if left out.
     Attributes:
         grid: as above.
         trace: what happened; complete once done. Its nfe counts the evaluations that the method asked for.
-        rows, rewards: once done, the row of each image's winner (image,) int64 and its final reward (image,), None
-            without a reward.
+        rows, rewards, judged: once done, the row of each image's winner (image,) int64, its final reward (image,) and
+            its held-out reward (image,), None where there is no such reward.
     Raises:
         ValueError: if the method needs what is not given.
     """
@@ -86,19 +88,22 @@ class Guide:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         streams: Any = None,
+        heldout: Reward | None = None,
+        trace: Trace | None = None,
     ) -> None:
         check_guidance(method, reward, gradient_at, chunk)
         if start is not None and method.initial.needs_reward:
             raise ValueError("this method chooses its own initial noise; start from noise, without latents or an image")
         self.engine = Engine(method, path, shape, seeds, eta, device, dtype, streams=streams)
         self.method, self.path, self.chunk = method, path, chunk
+        self.onlooker = None if heldout is None else Judge(heldout, decode, prompts)
         self.judge = Judge(reward, decode, prompts, getattr(method.proposal, "estimates_gradient", False))
         self.gradient_at = getattr(method.proposal, "gradient_at", gradient_at)
         # Which prompt each row has.
         self.index = torch.arange(len(prompts), device=device).repeat_interleave(self.engine.particles)
         self.grid = grid
-        self.trace = Trace()
-        self.start, self.x, self.rows, self.rewards = start, start, None, None
+        self.trace = Trace() if trace is None else trace
+        self.start, self.x, self.rows, self.rewards, self.judged = start, start, None, None, None
         self._asked = 0
         self._early: Answer | None = None
         self._started = time.perf_counter()
@@ -160,7 +165,8 @@ class Guide:
         grid = method.times.walk(self.path, list(self.grid))
         engine.follow(grid)
         for step in walk(engine, x, grid, self._look, self._gradient_at_x0, self.start is not None):
-            self.trace.record(step.t, step.rewards, step.gradient)
+            judged = self._look_on(step.x0_hat, engine.best(step.rewards), step.t)
+            self.trace.record(step.t, step.rewards, step.gradient, judged)
         self._finish(step.x)
 
     @property
@@ -208,9 +214,18 @@ class Guide:
         self.judge.require_finite(values, what, self.engine.number + 1, t)
 
     def _values(self, x_0: Tensor, index: Tensor, t: float) -> Tensor:
-        rewards = torch.cat([self.judge(x_0[part], index[part]) for part in chunks(len(x_0), self.chunk)]).detach()
+        rewards = self.judge.values(x_0, index, self.chunk)
         self._require_finite(rewards, "value", t)
         return rewards
+
+    def _look_on(self, x_0: Tensor, rows: Tensor, t: float) -> Tensor | None:
+        """The held-out reward of some rows."""
+        if self.onlooker is None:
+            return None
+        rows = rows.to(x_0.device)
+        judged = self.onlooker.values(x_0[rows], self.index[rows], self.chunk)
+        self.onlooker.require_finite(judged, "value", self.engine.number, t)
+        return judged
 
     def _values_and_gradients(
         self, x_0: Tensor, index: Tensor, around: Tensor | None, t: float
@@ -228,12 +243,13 @@ class Guide:
         return self._values_and_gradients(x_0, self.index, None, t)[1]
 
     def _finish(self, x: Tensor) -> None:
-        self.x, trace = x, self.trace
-        self.rows = torch.arange(self.engine.images, device=x.device) * self.engine.particles
+        self.x, trace, engine = x, self.trace, self.engine
+        self.rows = engine.best(None)
         if self.judge.reward is not None:
             rewards = self._values(x, self.index, 0.0)
-            self.rows = self.rows + self.method.selection.winner(self.engine.by_image(rewards)).to(self.rows)
-            self.rewards = rewards[self.rows.to(rewards.device)]
+            rows = engine.rows_of(self.method.selection.winner(engine.by_image(rewards)))
+            self.rows, self.rewards = rows.to(x.device), rewards[rows]
+        self.judged = self._look_on(x, self.rows, 0.0)
         trace.nfe = self._asked / self.engine.images
         trace.seconds = time.perf_counter() - self._started
 

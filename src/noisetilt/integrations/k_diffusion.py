@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from ..judging import Reward
 from ..methods import Method, find_method
 from ..path import Path, VEPath
+from ..trace import Trace
 from .guide import GradientAt, Guide, pull_back_of
 
 
@@ -34,6 +35,8 @@ def sample_noisetilt(
     path: Path | None = None,
     gradient_at: GradientAt = "x_t",
     chunk: int = 1,
+    heldout: Reward | None = None,
+    trace: Trace | None = None,
 ) -> Tensor:
     """Reward-guided sampling; Euler ancestral sampling where the reward says nothing.
 
@@ -56,6 +59,8 @@ def sample_noisetilt(
         path: of the model; α = 1 if left out. Give FlowPath() for ComfyUI's rectified-flow models.
         gradient_at: "x_t" through the model, "x0" at x̂_0, which is cheaper.
         chunk: rows decoded and judged at a time.
+        heldout: a reward that looks on, asked after every step and never followed; its values are in the trace.
+        trace: a Trace() to be filled with what happens: rewards, held-out rewards, evaluations, seconds.
     Returns:
         x_0 (batch, *event) of x's dtype, the winners' where a method has several particles.
     Raises:
@@ -96,6 +101,8 @@ def sample_noisetilt(
             device=x.device,
             dtype=state.dtype,
             streams=None if noise_sampler is None else SampledNoise(noise_sampler, sigmas),
+            heldout=heldout,
+            trace=trace,
         )
         ones, number = x.new_ones(len(state)), 0
         with guide, tqdm(total=len(levels) - 1, disable=disable) as bar:
