@@ -18,6 +18,7 @@ import hashlib
 import itertools
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -174,8 +175,10 @@ class Runner:
         standardised = Reward(reward.name, lambda x, p: scale * reward(x, p), reward.differentiable)
         method, steps = matched(method, self.model.path, budget)
         watched_method, watched = watch(method, (steps // 4 + 1, steps // 2 + 1))
+        started = time.process_time()
         with PeakMemory(getattr(self.model, "device", "cpu")) as peak:
             result = sample(self.model, prompts, standardised, watched_method, steps, seeds, chunk=16, track=False)
+        processor = (time.process_time() - started) / len(pairs)
         with torch.no_grad():
             judged = [find_judge(judge)(result.images, prompts) for judge in (*target.judges, "held-out alignment")]
         p_values = injected_p_values(watched, len(pairs), method.selection.particles)
@@ -193,6 +196,7 @@ class Runner:
                 "roughness": rough[i].item(),
                 "nfe": result.trace.nfe,
                 "seconds": result.trace.seconds / len(pairs),
+                "processor_seconds": processor,
                 "megabytes": peak.megabytes,
                 "features": [round(v, 4) for v in seen[i].tolist()],
                 "picture": self._save(result.images[i], {**cell, "prompt": prompt, "seed": seed}),
