@@ -18,6 +18,7 @@ from ..methods import Method, find_method
 from ..pixels import clamp_unit
 from .families import Family, find_family
 from .guide import GradientAt, Guide, check_guidance, pull_back_of
+from .offload import check_offload, fetch_back, networks_of
 from .schedules import RatioPath, first_order, path_of, prediction_of, times_of
 
 
@@ -48,7 +49,7 @@ def align(
             re-noising.
         decode: pictures in [0, 1] from the pipeline's latents (batch, …), differentiable; for families not known here.
         gradient_at: "x_t" takes the gradient through the network (one call a step still), "x0" stops at x̂_0: half the
-            cost, a fraction of the memory, and the only one that goes with CPU offloading of the network.
+            cost, a fraction of the memory, and the network's weights can be offloaded while the decoder works.
         chunk: rows decoded and judged at a time, which bounds the decoder's memory.
         checkpointing: whether network and decoder, where they can, recompute their activations on the way back, for
             memory.
@@ -200,6 +201,8 @@ class _Run:
         estimated = getattr(proposal, "estimates_gradient", False)
         differentiates = (proposal.needs_gradient and not estimated) or self.method.initial.needs_reward
         through = differentiates and getattr(proposal, "gradient_at", self.aligned.gradient_at) == "x_t"
+        if differentiates:
+            check_offload(self.pipe, through)
         # diffusers' no_grad is a decorator around the call; what it wraps runs with gradients.
         call = inspect.unwrap(type(self.pipe).__call__) if through else type(self.pipe).__call__
         with contextlib.ExitStack() as self._stack:
@@ -285,8 +288,13 @@ class _Run:
         ours = latents is self.handed
         x_t = self.leaf if ours else self.unpack(latents).to(self.leaf.dtype)
         x0_hat = to_x0(scheduler.path, scheduler.prediction, self.unpack(output).to(x_t.dtype), x_t, t)
-        pull_back = pull_back_of(x0_hat, self.leaf if ours else latents)
-        guide.answer(x_t, x0_hat, pull_back if ours else lambda g: self.unpack(pull_back(g)).to(g))
+        pulled = pull_back_of(x0_hat, self.leaf if ours else latents)
+
+        def pull_back(gradient: Tensor) -> Tensor:
+            fetch_back(self.pipe)
+            return pulled(gradient) if ours else self.unpack(pulled(gradient)).to(gradient)
+
+        guide.answer(x_t, x0_hat, pull_back)
         if not guide.done:
             return self.hand_out(latents.dtype)
         x = self.pack(guide.x if self.keeps_rows else guide.x[guide.rows])
@@ -431,16 +439,18 @@ def modules_of(pipe: Any) -> list[nn.Module]:
 @contextlib.contextmanager
 def frozen(pipe: Any) -> Iterator[None]:
     """Parameters need no gradient, so that nothing but the way from x_t to x̂_0 is kept; dtypes are restored after."""
-    trainable = [p for module in modules_of(pipe) for p in module.parameters() if p.requires_grad]
+    named = [(module, dict(module.named_parameters())) for module in modules_of(pipe)]
+    trainable = [(module, name) for module, own in named for name, p in own.items() if p.requires_grad]
     vae = getattr(pipe, "vae", None)
     dtype = None if vae is None else vae.dtype
     try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
+        for module, name in trainable:
+            module.get_parameter(name).requires_grad_(False)
         yield
     finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+        # By name: sequential offloading makes other parameters of them.
+        for module, name in trainable:
+            module.get_parameter(name).requires_grad_(True)
         if vae is not None and vae.dtype != dtype:
             vae.to(dtype)
 
@@ -462,8 +472,7 @@ def borrowed(pipe: Any, **changes: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def checkpointed(pipe: Any) -> Iterator[None]:
     """Gradient checkpointing in the networks and the decoder that know it, for a while."""
-    names = ("unet", "transformer", "transformer_2", "controlnet", "vae")
-    networks = [getattr(pipe, name, None) for name in names]
+    networks = [*(network for _, network in networks_of(pipe)), getattr(pipe, "vae", None)]
     able = [n for n in networks if getattr(n, "_supports_gradient_checkpointing", False)]
     changed = [n for n in able if not n.is_gradient_checkpointing]
     try:
