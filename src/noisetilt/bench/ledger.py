@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..models.emoji64.model import FOLDER
+
 Row = dict[str, Any]
+SCORED = ("rewards", "bench")
+
+
+def weights_digest(*models: str) -> str:
+    """One checksum of all that pictures and their figures depend on: these models, the scorers and the metrics."""
+    package = FOLDER.parents[1]
+    files = [FOLDER / f"{model}.safetensors" for model in models]
+    files += [package / part / "weights" / "checksums.json" for part in SCORED]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 class Ledger:

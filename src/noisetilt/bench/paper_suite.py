@@ -31,18 +31,16 @@ from tqdm import tqdm
 from .. import __version__, rewards
 from ..methods import Method
 from ..models import load
-from ..models.emoji64.model import FOLDER
 from ..report import save_picture
 from ..rewards import Reward
 from ..sampling import check_reward, sample
 from .features import classify, features
-from .ledger import Ledger, Row
+from .ledger import Ledger, Row, weights_digest
 from .meter import PeakMemory, injected_p_values, watch
 from .metrics import total_variation
 from .paper_plan import BASE, KEEP, METHODS_OF_SUITE, ROUGHNESS, SEARCHES, Plan, Target, matched
 
 KEY = ("stage", "target", "budget", "method", "value", "prompt", "seed")
-SCORED = ("rewards", "bench")
 Judge = Callable[[Tensor, Sequence[str]], Tensor]
 
 
@@ -56,21 +54,15 @@ def find_judge(name: str) -> Judge:
     return clarity if name == "clarity" else rewards.load(name.removeprefix("held-out "), heldout=True)
 
 
-def weights_digest() -> str:
-    """One checksum of all that pictures and their figures depend on: the model, the scorers and the metrics."""
-    package = FOLDER.parents[1]
-    files = [FOLDER / "emoji64.safetensors", *(package / part / "weights" / "checksums.json" for part in SCORED)]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
 class Runner:
     """Makes and measures the pictures of a plan, each once; measure is False to look only at what is there."""
 
     def __init__(self, out: Path, plan: Plan, model: Any = None, measure: bool = True) -> None:
         self.plan, self.out = plan, out
         self.model = load("emoji64") if model is None else model
-        settings = {"suite": "paper", "noisetilt": __version__, "weights": weights_digest(), "budgets": plan.budgets}
-        settings |= {"tuning_budgets": plan.tuning_budgets, "tuning_prompts": plan.tuning_prompts}
+        settings = {"suite": "paper", "noisetilt": __version__, "weights": weights_digest("emoji64")}
+        settings |= {"budgets": plan.budgets, "tuning_budgets": plan.tuning_budgets}
+        settings |= {"tuning_prompts": plan.tuning_prompts}
         self.ledger = Ledger(out, KEY, settings | {"values": plan.values}, mend=measure)
         (out / "pictures").mkdir(exist_ok=True)
 
