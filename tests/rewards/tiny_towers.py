@@ -230,3 +230,78 @@ def vit(folder: Path, size: int = SIDE) -> transformers.ViTForImageClassificatio
     model.save_pretrained(folder)
     transformers.ViTImageProcessor(size={"height": size, "width": size}).save_pretrained(folder)
     return model
+
+
+CHATML = "<|im_start|> <|im_end|> <|vision_start|> <|vision_end|> <|image_pad|> <|video_pad|>".split()
+REWARD_TOKENS = ["<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>"]
+QUESTION = (
+    "rate the quality <|VQ_reward|> and the motion <|MQ_reward|> of {text_prompt} and how it fits <|TA_reward|> END"
+)
+
+
+def qwen_config(vocabulary: int) -> transformers.Qwen2VLConfig:
+    numbers = {token: len(WORDS) + number for number, token in enumerate(CHATML)}
+    text = dict(
+        vocab_size=vocabulary,
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        rope_parameters=dict(rope_type="default", mrope_section=[1, 1, 2], rope_theta=1e4),
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    eye = dict(depth=1, embed_dim=WIDTH, hidden_size=WIDTH, num_heads=2, mlp_ratio=2)
+    return transformers.Qwen2VLConfig(
+        text_config=text,
+        vision_config=eye,
+        vision_start_token_id=numbers["<|vision_start|>"],
+        vision_end_token_id=numbers["<|vision_end|>"],
+        image_token_id=numbers["<|image_pad|>"],
+        video_token_id=numbers["<|video_pad|>"],
+    )
+
+
+def qwen_state(model: transformers.Qwen2VLModel, outputs: int) -> dict[str, torch.Tensor]:
+    """A Qwen2VLModel's weights and a head's, under the names of the transformers that VideoReward was trained with."""
+    own = model.state_dict()
+    state = {name.replace("language_model.", "model."): tensor.clone() for name, tensor in own.items()}
+    state["lm_head.weight"] = torch.zeros(own["language_model.embed_tokens.weight"].shape)
+    state["rm_head.weight"] = torch.randn(outputs, WIDTH, generator=torch.Generator().manual_seed(5))
+    return state
+
+
+def videoreward(folder: Path, outputs: int = 1) -> tuple[transformers.Qwen2VLModel, torch.Tensor]:
+    """Qwen2-VL with VideoReward's files in a folder; the model and the head's weight."""
+    words = tokenizer(folder)
+    words.add_tokens(CHATML, special_tokens=True)
+    words.save_pretrained(folder)
+    config = qwen_config(len(words) + len(REWARD_TOKENS))
+    torch.manual_seed(0)
+    model = randomised(transformers.Qwen2VLModel(config))
+    # Published in the base model's size, which is not the checkpoint's.
+    qwen_config(60).save_pretrained(folder)
+    state = qwen_state(model, outputs)
+    (folder / "checkpoint-20").mkdir()
+    (folder / "checkpoint-3").mkdir()
+    torch.save(state, folder / "checkpoint-20" / "model.pth")
+    settings = dict(
+        data_config=dict(
+            fps=2,
+            num_frames=None,
+            max_frame_pixels=200704,
+            sample_type="uniform",
+            meta_data="a.csv",
+            prompt_template_type="detailed_special",
+        ),
+        model_config=dict(use_special_tokens=True, output_dim=outputs, reward_token="special"),
+        peft_lora_config=dict(lora_enable=True, lora_r=4, lora_alpha=8, use_rslora=False),
+        inference_config=dict(VQ_mean=3.0, VQ_std=2.0, MQ_mean=1.0, MQ_std=1.5, TA_mean=2.5, TA_std=2.25),
+    )
+    (folder / "model_config.json").write_text(json.dumps(settings))
+    (folder / "prompt_template.py").write_text(
+        f'SIMPLE = "no"\nDETAILED_PROMPT_WITH_SPECIAL_TOKEN = """{QUESTION}"""\n'
+    )
+    return model, state["rm_head.weight"]

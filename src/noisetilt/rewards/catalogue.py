@@ -30,6 +30,7 @@ CATALOGUE = {
     "imagereward": "what people prefer for a prompt, by BLIP, about -2 to 2 (hub)",
     "classifier:MODEL:LABEL": "a logit of any image classifier of transformers (hub)",
     "video:pickscore": "an image reward over 8 frames of a video; video-consistency: how alike they are (hub)",
+    "videoreward": "what people prefer in videos, by Qwen2-VL; videoreward:vq, :mq, :ta are its three parts (folder)",
 }
 
 _CLOSED_FORMS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {

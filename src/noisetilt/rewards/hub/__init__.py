@@ -7,7 +7,9 @@ their parts from different places.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,8 +19,15 @@ from .blip import imagereward
 from .classifier import classifier
 from .clip import clipscore, hpsv2, pickscore
 from .video import over_frames, video_consistency
+from .videoreward import videoreward
 
 Source = str | Path
+
+
+def _videoreward(part: str, folder: Source = "", **options: Any) -> Reward:
+    return videoreward(folder, part=part.removeprefix(":") or "overall", **options)
+
+
 _LOADERS: dict[str, Callable[..., Reward]] = {
     "aesthetic": aesthetic,
     "aesthetic-v2.5": aesthetic_v25,
@@ -28,6 +37,7 @@ _LOADERS: dict[str, Callable[..., Reward]] = {
     "hpsv2.1": lambda *args, **options: hpsv2(*args, version="2.1", **options),
     "imagereward": imagereward,
     "video-consistency": video_consistency,
+    **{f"videoreward{part}": partial(_videoreward, part) for part in ("", ":vq", ":mq", ":ta")},
 }
 
 # Trained on other data with another network, so that what only fools the one is found out by the other. PickScore
@@ -42,6 +52,7 @@ HELDOUT = {
     "imagereward": "pickscore",
     "classifier": "clipscore",
     "video-consistency": "video:clipscore",
+    "videoreward": "video:pickscore",
 }
 
 
@@ -98,4 +109,5 @@ __all__ = [
     "partner",
     "pickscore",
     "video_consistency",
+    "videoreward",
 ]
