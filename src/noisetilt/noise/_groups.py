@@ -18,7 +18,7 @@ from ._door import constant
 
 # A group is touched where it exceeds what white noise exceeds with probability TOUCHED, and lands where white noise
 # lies beyond with probability LANDED: inside, since many groups on the edge of the likely are together unlikely.
-TOUCHED = 3e-4
+TOUCHED = 1e-4
 LANDED = 0.1
 # The largest of many values, powers or correlations is held below what it exceeds with this probability.
 LARGEST = 1e-2
@@ -27,23 +27,23 @@ TILE = 16
 SMALLEST_GROUP = 8
 
 
-def shrink(scores: Tensor, df: int) -> Tensor:
+def shrink(scores: Tensor, df: int, touched: float = TOUCHED) -> Tensor:
     """Factors (batch, 1) that bring normal scores (batch, n) of df degrees of freedom into a shell they likely lie in.
 
     Scores that are too small together, hence too even, are as untypical as those that are too large, and are spread.
     """
-    low, low_landed, high_landed, high = chi2_radii(df)
+    low, low_landed, high_landed, high = chi2_radii(df, touched)
     squared = scores.square().sum(1, keepdim=True)
     factor = torch.where(squared > high, high_landed / squared.clamp_min(high), 1)
     return torch.where(squared < low, low_landed / squared.clamp_min(1e-6 * low), factor).sqrt()
 
 
 @constant
-def chi2_radii(df: int) -> tuple[float, float, float, float]:
-    """Squared radii that df normal numbers fall short of, or exceed, with probability TOUCHED and LANDED."""
+def chi2_radii(df: int, touched: float) -> tuple[float, float, float, float]:
+    """Squared radii that df normal numbers fall short of, or exceed, with probability `touched` and LANDED."""
     if df == 1:
-        return 0.0, 0.0, float(special.chdtri(df, LANDED)), float(special.chdtri(df, TOUCHED))
-    return tuple(float(special.chdtri(df, p)) for p in (1 - TOUCHED, 1 - LANDED, LANDED, TOUCHED))
+        return 0.0, 0.0, float(special.chdtri(df, LANDED)), float(special.chdtri(df, touched))
+    return tuple(float(special.chdtri(df, p)) for p in (1 - touched, 1 - LANDED, LANDED, touched))
 
 
 @constant
@@ -58,13 +58,13 @@ def energy_scores(energy: Tensor, df: Tensor | float) -> Tensor:
     return scores - scores.mean(1, keepdim=True)
 
 
-def even_out(energy: Tensor, df: Tensor | float) -> Tensor:
+def even_out(energy: Tensor, df: Tensor | float, touched: float = TOUCHED) -> Tensor:
     """Gains for energies (batch, n), each χ² with df degrees of freedom, that make them no more uneven than chance."""
     if energy.shape[1] < 2:
         return torch.ones_like(energy)
     scores = energy_to_score(energy, df)
     mean = scores.mean(1, keepdim=True)
-    wanted = score_to_energy(mean + shrink(scores - mean, scores.shape[1] - 1) * (scores - mean), df)
+    wanted = score_to_energy(mean + shrink(scores - mean, scores.shape[1] - 1, touched) * (scores - mean), df)
     return wanted / energy.clamp_min(torch.finfo(energy.dtype).tiny)
 
 

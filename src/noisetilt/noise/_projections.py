@@ -12,6 +12,7 @@ from ._groups import (
     LARGEST,
     SMALLEST_GROUP,
     TILE,
+    TOUCHED,
     box_sizes,
     channel_mean_scores,
     correlation_scores,
@@ -35,47 +36,57 @@ BINS = 4096
 ORDER_TOUCHED, ORDER_LANDED, ORDER_LEAST = 7.0, 1.0, 0.25
 
 
-def whiten_field_spectrum(x: Tensor) -> Tensor:
+def whiten_field_spectrum(x: Tensor, touched: float = TOUCHED, smooth: bool = True) -> Tensor:
     """The powers over all axes: no smooth shape, exponential, even in bands, no line too high, no correlation."""
     axes, shape = tuple(range(1, x.ndim)), x.shape[1:]
     spectrum = torch.fft.rfftn(x, dim=axes, norm="ortho")
     power = (spectrum.real.square() + spectrum.imag.square()).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
-    wanted = even_lags(even_bands(flatten_log_power(power, shape), shape), shape)
+    flat = flatten_log_power(power, shape, smooth, touched)
+    wanted = even_lags(even_bands(flat, shape, touched), shape, touched)
     return unit_rms(torch.fft.irfftn(spectrum * (wanted / power).sqrt(), s=shape, dim=axes, norm="ortho"))
 
 
-def flatten_log_power(power: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Powers (batch, *half of shape) without the smooth part of their logarithm, and with the spread of Exp(1).
+def even_field_spectrum(x: Tensor, touched: float = TOUCHED) -> Tensor:
+    """`whiten_field_spectrum` where the spectrum has lost its smooth shape already."""
+    return whiten_field_spectrum(x, touched, smooth=False)
 
-    The smooth part is what the cepstrum, the transform of the log powers, holds beyond chance: a few coefficients
-    describe a spectrum of any steepness (cepstral thresholding, Stoica & Sandgren 2006).
-    """
+
+def flatten_log_power(power: Tensor, shape: tuple[int, ...], smooth: bool, touched: float) -> Tensor:
+    """Powers (batch, *half of shape) without the smooth part of their logarithm, and with the spread of Exp(1)."""
     axes = tuple(range(1, power.ndim))
     log = power.log()
     log = log - log.mean(axes, keepdim=True)
-    variance = log.square().mean(axes, keepdim=True)
-    cepstrum = torch.fft.irfftn(log, s=shape, dim=axes, norm="ortho")
-    limit = normal_limit(math.prod(shape)) ** 2
-    smooth = torch.where(cepstrum.square() > 2 * limit * variance, cepstrum, 0)
-    log = log - torch.fft.rfftn(smooth, dim=axes, norm="ortho").real
+    if smooth:
+        log = log - smooth_part(log, shape)
     variance = log.square().mean(axes, keepdim=True)
     score = (variance / LOG_POWER_VARIANCE - 1) * math.sqrt(math.prod(shape) / 2 / (LOG_POWER_KURTOSIS - 1))
-    log = torch.where(score.abs() > normal_limit(1, 3e-4), log * (LOG_POWER_VARIANCE / variance).sqrt(), log)
+    log = torch.where(score.abs() > normal_limit(1, touched), log * (LOG_POWER_VARIANCE / variance).sqrt(), log)
     power = (log - log.amax(axes, keepdim=True)).exp()
     return (power / power.mean(axes, keepdim=True)).clamp_max(math.log(math.prod(shape) / 2 / LARGEST))
 
 
-def even_bands(power: Tensor, shape: tuple[int, ...]) -> Tensor:
+def smooth_part(log: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """What the cepstrum, the transform of the log powers (batch, *half of shape), holds beyond chance.
+
+    A few coefficients describe a spectrum of any steepness (cepstral thresholding, Stoica & Sandgren 2006).
+    """
+    axes = tuple(range(1, log.ndim))
+    cepstrum = torch.fft.irfftn(log, s=shape, dim=axes, norm="ortho")
+    limit = 2 * normal_limit(math.prod(shape)) ** 2 * log.square().mean(axes, keepdim=True)
+    return torch.fft.rfftn(torch.where(cepstrum.square() > limit, cepstrum, 0), dim=axes, norm="ortho").real
+
+
+def even_bands(power: Tensor, shape: tuple[int, ...], touched: float) -> Tensor:
     """Energies of bands of spatial frequency, channels together: radial half-octaves, and linear ones by axis."""
     for member, df, band in cuts(tuple(shape[1:]), power.device, power.dtype):
         energy = power.sum(1).flatten(1) @ member
-        gain = even_out(energy, df * power.shape[1])
+        gain = even_out(energy, df * power.shape[1], touched)
         gain = torch.cat([gain, torch.ones_like(gain[:, :1])], dim=1)[:, band]
         power = power * gain.view(-1, 1, *power.shape[2:])
     return power
 
 
-def even_lags(power: Tensor, shape: tuple[int, ...]) -> Tensor:
+def even_lags(power: Tensor, shape: tuple[int, ...], touched: float) -> Tensor:
     """Autocorrelations, the transform of the powers: near ones as a group, far ones each below the largest by chance.
 
     Taking an excess e_l off the correlation at lag l multiplies the powers by 1 − Σ_l e_l cos(k·l) to first order; its
@@ -89,14 +100,14 @@ def even_lags(power: Tensor, shape: tuple[int, ...]) -> Tensor:
     excess = r - r.clamp(-limit, limit)
     group = r[:, near[0]]
     if group.shape[1]:
-        group = group * (1 - shrink(group, group.shape[1]))
+        group = group * (1 - shrink(group, group.shape[1], touched))
         excess = excess.index_copy(1, near[0], group).index_copy(1, near[1], group)
     excess = torch.cat([torch.zeros_like(excess[:, :1]), excess[:, 1:]], dim=1).view(-1, *shape)
     change = torch.fft.rfftn(excess, dim=axes).real / math.sqrt(count)
     return power * torch.exp(-change.clamp(-3, 3))
 
 
-def whiten_channels(x: Tensor) -> Tensor:
+def whiten_channels(x: Tensor, touched: float = TOUCHED) -> Tensor:
     """Means, energies and correlations of channels: the map from their covariance S to a likely S' is √S' √S⁻¹."""
     scores = channel_mean_scores(x)
     flat = x.flatten(2)
@@ -106,9 +117,9 @@ def whiten_channels(x: Tensor) -> Tensor:
         return flat.view_as(x)
     covariance = flat @ flat.transpose(1, 2) / count
     energy = covariance.diagonal(dim1=1, dim2=2)
-    uneven = shrink((energy - 1) * math.sqrt(count / 2), channels - 1)
+    uneven = shrink((energy - 1) * math.sqrt(count / 2), channels - 1, touched)
     correlation = correlation_scores(covariance, count)
-    related = shrink(correlation, correlation.shape[1])
+    related = shrink(correlation, correlation.shape[1], touched)
     scale = ((1 + uneven * (energy - 1)) / energy.clamp_min(1e-12)).sqrt()
     target = covariance * scale[:, :, None] * scale[:, None] * related[:, :, None]
     target = target.diagonal_scatter(scale.square() * energy, dim1=1, dim2=2)
@@ -122,26 +133,26 @@ def power_of(matrix: Tensor, exponent: float) -> Tensor:
     return (vector * value.clamp_min(1e-6).pow(exponent)[:, None]) @ vector.transpose(1, 2)
 
 
-def whiten_tiles(x: Tensor) -> Tensor:
+def whiten_tiles(x: Tensor, touched: float = TOUCHED) -> Tensor:
     """Energies of runs along the last axis, of small boxes and of large ones, and means of small boxes."""
     sizes = box_sizes(tuple(x.shape[2:]))
     for size in sizes:
-        x = even_boxes(x, size)
-    return even_box_means(x, sizes[1])
+        x = even_boxes(x, size, touched)
+    return even_box_means(x, sizes[1], touched)
 
 
-def even_boxes(x: Tensor, size: tuple[int, ...]) -> Tensor:
+def even_boxes(x: Tensor, size: tuple[int, ...], touched: float = TOUCHED) -> Tensor:
     """Energies of boxes of this size in the space of (batch, channel, *space)."""
     width = math.prod(size)
     if width < SMALLEST_GROUP:
         return x
     boxes, inside = cut_boxes(x, size)
     energy = boxes.square().sum(inside, keepdim=True)
-    gain = even_out(energy.flatten(1), width).view_as(energy)
+    gain = even_out(energy.flatten(1), width, touched).view_as(energy)
     return (boxes * gain.sqrt()).reshape(x.shape)
 
 
-def even_box_means(x: Tensor, size: tuple[int, ...]) -> Tensor:
+def even_box_means(x: Tensor, size: tuple[int, ...], touched: float = TOUCHED) -> Tensor:
     """Means of boxes of this size in the space of (batch, channel, *space)."""
     width = math.prod(size)
     boxes, inside = cut_boxes(x, size)
@@ -150,11 +161,11 @@ def even_box_means(x: Tensor, size: tuple[int, ...]) -> Tensor:
     if width < SMALLEST_GROUP or scores.shape[1] < SMALLEST_GROUP:
         return x
     scores = scores - scores.mean(1, keepdim=True)
-    excess = (1 - shrink(scores, scores.shape[1] - 1)) * scores / math.sqrt(width)
+    excess = (1 - shrink(scores, scores.shape[1] - 1, touched)) * scores / math.sqrt(width)
     return (boxes - excess.view_as(means)).reshape(x.shape)
 
 
-def whiten_values(x: Tensor) -> Tensor:
+def whiten_values(x: Tensor, touched: float = TOUCHED) -> Tensor:
     """The values drawn towards normal ones of the same ranks, where their distribution or moments are not accepted.
 
     Ranks come from a histogram, evenly binned in the distribution function of Student's t with two degrees of freedom
@@ -163,23 +174,24 @@ def whiten_values(x: Tensor) -> Tensor:
     flat = unit_rms(x.flatten(1))
     count = flat.shape[1]
     bins = min(BINS, count // 8)
-    place = (0.5 + 0.5 * flat * (flat.square() + 2).rsqrt()) * bins
-    bin_ = place.long().clamp_max(bins - 1)
-    below = flat.new_zeros(len(flat), bins + 1).scatter_add_(1, bin_ + 1, torch.ones_like(flat)).cumsum(1) / count
+    place = flat.square().add_(2).rsqrt_().mul_(flat).add_(1).mul_(bins / 2)
+    bin_ = place.long().clamp_max_(bins - 1)
+    counts = flat.new_zeros(len(flat), bins).scatter_add_(1, bin_, torch.ones_like(flat[:, :1]).expand_as(flat))
+    below = torch.nn.functional.pad(counts.cumsum(1), (1, 0)) / count
     probability, weight = normal_bins(bins, x.device, x.dtype)
     a2 = count * ((below[:, 1:-1] - probability).square() @ weight)[:, None]
-    low = below.gather(1, bin_)
-    rank = low + (below.gather(1, bin_ + 1) - low) * (place - bin_)
+    low, high = below[:, :-1].gather(1, bin_), below[:, 1:].gather(1, bin_)
+    rank = place.sub_(bin_).mul_(high.sub_(low)).add_(low)
     limit = normal_limit(2 * count)
-    normal = (math.sqrt(2) * torch.erfinv(2 * rank - 1)).clamp(-limit, limit)
-    kept = accepted_share(a2, *moment_scores(flat))
-    return torch.lerp(normal, flat, kept).clamp(-limit, limit).view_as(x)
+    normal = rank.mul_(2).sub_(1).erfinv_().mul_(math.sqrt(2)).clamp_(-limit, limit)
+    kept = accepted_share(a2, *moment_scores(flat), touched)
+    return normal.lerp_(flat, kept).clamp_(-limit, limit).view_as(x)
 
 
-def accepted_share(a2: Tensor, third: Tensor, fourth: Tensor) -> Tensor:
+def accepted_share(a2: Tensor, third: Tensor, fourth: Tensor, touched: float) -> Tensor:
     """The share (batch, 1) of their distance to exactly normal quantiles that values may keep, by A² and by moments."""
     kept = torch.where(a2 > ORDER_TOUCHED, (ORDER_LANDED / a2.clamp_min(ORDER_TOUCHED)).sqrt(), 1)
-    kept = torch.minimum(kept, torch.minimum(shrink(third, 1), shrink(fourth, 1)).clamp_max(1))
+    kept = torch.minimum(kept, torch.minimum(shrink(third, 1, touched), shrink(fourth, 1, touched)).clamp_max(1))
     return torch.maximum(kept, (ORDER_LEAST / a2.clamp_min(ORDER_LEAST)).sqrt())
 
 

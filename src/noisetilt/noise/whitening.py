@@ -1,6 +1,6 @@
 """The whitening operator W: white Gaussian noise that still points along a given direction.
 
-W composes projections, in the spectrum and in space (`PROJECTIONS`). Each takes groups of statistics that are
+W composes projections, in the spectrum and in space (`FIRST`, `AGAIN`). Each takes groups of statistics that are
 independent normal scores for noise and draws them back to where noise has them, which leaves Gaussian input alone.
 Two things keep what is structured from showing through. Part of what a projection takes away is given back as noise:
 the projection rescales what is there and cannot turn its phases, so that its traces would add up. And what the
@@ -21,6 +21,7 @@ from torch import Tensor
 from ._door import check_alpha, check_batch, constant, fixed_noise, working_dtype
 from ._groups import (
     SMALLEST_GROUP,
+    TOUCHED,
     box_sizes,
     channel_mean_scores,
     correlation_scores,
@@ -35,7 +36,9 @@ from ._groups import (
     unit_rms,
 )
 from ._projections import (
+    LOG_POWER_VARIANCE,
     clip_values,
+    even_field_spectrum,
     whiten_channels,
     whiten_field_spectrum,
     whiten_tiles,
@@ -48,25 +51,30 @@ DITHER = 2e-3
 GIVEN_BACK = 0.3
 # The least number of values for which the statistics of spectrum and space mean anything.
 SMALLEST_EVENT = 256
-# A direction turned by less than this, 1 − cos², is white noise as it is: nothing is given back, nothing diluted.
+# A direction turned by less than this, 1 − cos², is nearly white noise: nothing is given back, little diluted, and none
+# of it where it was turned by a tenth of this.
 TURNED = 2e-3
 # A group is diluted that exceeds what noise does with probability NOTICED, until it exceeds what it does with HIDDEN.
-NOTICED, HIDDEN = 1e-2, 0.1
+NOTICED, HIDDEN = 1e-2, 0.2
+# E[−ln P] of an Exp(1) number P.
+EULER = 0.5772156649015329
 
-PROJECTIONS = (
+# What every row goes through, and what follows for rows that this has turned, each held to a stricter level.
+FIRST = (whiten_values, whiten_channels, whiten_field_spectrum, whiten_tiles)
+AGAIN = (
     whiten_values,
     whiten_channels,
-    whiten_field_spectrum,
+    even_field_spectrum,
     whiten_tiles,
     whiten_values,
-    whiten_channels,
-    whiten_field_spectrum,
-    whiten_tiles,
-    whiten_values,
+    even_field_spectrum,
     whiten_tiles,
     whiten_channels,
 )
-MASKED = (whiten_field_spectrum, whiten_values)
+RETOUCHED = 1e-2
+MASKED = (whiten_field_spectrum, even_field_spectrum, whiten_values)
+
+Projections = Sequence[Callable[[Tensor, float], Tensor]]
 
 
 @torch.no_grad()
@@ -113,16 +121,29 @@ def whiten(gradient: Tensor, alpha: float = 1e-4, noise: Tensor | None = None) -
 
 
 def whiten_field(
-    x: Tensor, noise: Tensor, alpha: float, projections: Sequence[Callable[[Tensor], Tensor]] = PROJECTIONS
+    x: Tensor, noise: Tensor, alpha: float, first: Projections = FIRST, again: Projections = AGAIN
 ) -> Tensor:
     """W for x (batch, channel, *space) of RMS 1 without ties, with noise (batch, N): project, clip, dilute."""
-    start = x
-    for number, project in enumerate(projections, 1):
-        before, x = x, project(x)
+    once = project_in_turn(x, noise, first, TOUCHED, 0)
+    more = project_in_turn(once, noise, again, RETOUCHED, len(first))
+    white = torch.where(turned(once, x) > TURNED, more, once)
+    white = unit_rms(clip_values(white, alpha))
+    return dilute(white, x, shuffled(noise, len(first) + len(again) + 1).view_as(x))
+
+
+def project_in_turn(x: Tensor, noise: Tensor, projections: Projections, touched: float, done: int) -> Tensor:
+    """One projection after another, the masked ones followed by `give_back`; `done` is how many came before."""
+    for number, project in enumerate(projections, done + 1):
+        before, x = x, project(x, touched)
         if project in MASKED:
             x = give_back(x, before, shuffled(noise, number).view_as(x))
-    x = unit_rms(clip_values(x, alpha))
-    return dilute(x, start, shuffled(noise, len(projections) + 1).view_as(x))
+    return x
+
+
+def turned(x: Tensor, start: Tensor) -> Tensor:
+    """1 − cos² between x and start, both of RMS 1 or nearly so, with their axes kept."""
+    axes = tuple(range(1, x.ndim))
+    return 1 - ((x * start).mean(axes, keepdim=True) / root_mean_square(x)).square()
 
 
 def shuffled(noise: Tensor, number: int = 0) -> Tensor:
@@ -149,9 +170,8 @@ def give_back(x: Tensor, before: Tensor, noise: Tensor) -> Tensor:
 def dilute(x: Tensor, start: Tensor, noise: Tensor) -> Tensor:
     """√s x + √(1−s) noise, with the largest share s ≤ 1 at which no group of statistics shows what x still holds."""
     share = torch.stack(list(shares(x).values())).amin(0)
-    cosine = (x * start).flatten(1).mean(1, keepdim=True)
-    share = 1 - (1 - share) * ((1 - cosine.square()) / (5 * TURNED)).clamp(0, 1)
     share = share.view(-1, *(1,) * (x.ndim - 1))
+    share = 1 - (1 - share) * ((turned(x, start) / TURNED - 0.1) / 5).clamp(0, 1)
     return share.sqrt() * x + (1 - share).clamp_min(0).sqrt() * noise
 
 
@@ -195,7 +215,7 @@ def radii(df: int) -> tuple[float, float, float, float]:
     A single score is never too small.
     """
     low, low_hidden = (float(special.chdtri(df, 1 - p)) if df > 1 else 0.0 for p in (NOTICED, HIDDEN))
-    return low, low_hidden, float(special.chdtri(df, HIDDEN)), float(special.chdtri(df, NOTICED))
+    return (low, low_hidden, float(special.chdtri(df, HIDDEN)), float(special.chdtri(df, NOTICED)))
 
 
 def peak_share(peak: Tensor, noticed: float, hidden: float) -> Tensor:
@@ -226,7 +246,8 @@ def field_shares(x: Tensor) -> dict[str, Tensor]:
     power = spectrum.real.square() + spectrum.imag.square()
     pairs = count / 2
     excess = (power.square().flatten(1).mean(1, keepdim=True) - 2) * math.sqrt(pairs / 20)
-    found = {"powers": room(excess, 4), "field line": line_share(power.flatten(1), pairs)}
+    logs = log_power_score(power.flatten(1), pairs)
+    found = {"powers": room(excess, 4), "log powers": room(logs, 4), "field line": line_share(power.flatten(1), pairs)}
     for number, (member, df, _) in enumerate(cuts(tuple(shape[1:]), x.device, x.dtype)):
         scores = energy_scores(power.sum(1).flatten(1) @ member, df * x.shape[1])
         found[f"bands {number}"] = room(scores, 2, scores.shape[1] - 1)
@@ -236,6 +257,13 @@ def field_shares(x: Tensor) -> dict[str, Tensor]:
     found["far neighbours"] = peak_share(r.abs().amax(1, keepdim=True), limit, 0.75 * limit)
     near = r[:, near_lags(tuple(shape), x.device)[0] - 1]
     return found | {"near neighbours": room(near, 2)}
+
+
+def log_power_score(power: Tensor, pairs: float) -> Tensor:
+    """Score (batch, 1) of the mean log of powers (batch, n) over their mean, −γ for Exp(1); `pairs` are different."""
+    log = power.clamp_min(torch.finfo(power.dtype).tiny ** 0.5).log().mean(1, keepdim=True)
+    centred = log - power.mean(1, keepdim=True).log() + EULER
+    return centred * math.sqrt(pairs / (LOG_POWER_VARIANCE - 1))
 
 
 def sequence_shares(flat: Tensor) -> dict[str, Tensor]:
