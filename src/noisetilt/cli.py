@@ -141,6 +141,8 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("model", help="such as FLUX.1-dev; an unknown name lists the known ones")
     parser.add_argument("--resolution", type=int, help="height and width in pixels (default: the model's own)")
+    parser.add_argument("--height", type=int, help="in pixels, of pictures that are not square (default: the resolution)")
+    parser.add_argument("--width", type=int, help="likewise")
     parser.add_argument("--frames", type=int, help="of a video (default: 81, for models of videos)")
     parser.add_argument("--batch", type=int, default=1, help="pictures times particles (default: %(default)s)")
     parser.add_argument("--dtype", default="bfloat16", help="float32, float16 or bfloat16 (default: %(default)s)")
@@ -157,7 +159,8 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
 def _plan(args: argparse.Namespace) -> None:
     from .integrations.plan import plan, report
 
-    found = plan(args.model, args.resolution, args.frames, args.batch, args.dtype)
+    size = {"height": args.height, "width": args.width}
+    found = plan(args.model, args.resolution, args.frames, args.batch, args.dtype, **size)
     print(report(found, args.gradient_at, args.checkpointing))
 
 

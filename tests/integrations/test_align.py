@@ -82,6 +82,47 @@ def test_other_schedulers_keep_their_own_times(scheduler, options):
     assert (field(output) - plain).abs().max() < 2e-4
 
 
+EDM = [
+    (diffusers.EDMEulerScheduler, dict()),
+    (diffusers.EDMEulerScheduler, dict(prediction_type="v_prediction", sigma_schedule="exponential", sigma_data=1.5)),
+    (diffusers.EDMEulerScheduler, dict(final_sigmas_type="sigma_min", sigma_min=0.1)),
+    (diffusers.EDMDPMSolverMultistepScheduler, dict(solver_order=1, sigma_max=20.0)),
+]
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize("scheduler, options", EDM)
+def test_edm_schedulers(family, scheduler, options):
+    """As in Playground 2.5: base at η = 0 is the plain pipeline, and it is guided."""
+    pipe, arguments = build(family)
+    pipe.scheduler = scheduler(**options)
+    noise, plain = starting_noise(pipe, arguments)
+    output = align(pipe, None, "base", eta=0.0)(PROMPT, latents=noise, **arguments)
+    assert (field(output) - plain).abs().max() < 2e-4
+    base, tilted = (align(pipe, RED, method)(PROMPT, seeds=[0], **arguments).rewards for method in ("base", "ntrk"))
+    assert tilted > base
+
+
+@pytest.mark.parametrize("edm", [False, True])
+def test_eta_1_is_the_stochastic_dpm_solver_with_the_same_noise(edm, monkeypatch):
+    """SDE-DPM-Solver++ of first order draws from DDPM's posterior (Lu et al. 2022, arXiv 2211.01095)."""
+    pipe, arguments = build("sd")
+    name = f"{'EDM' if edm else ''}DPMSolverMultistepScheduler"
+    options = dict(algorithm_type="sde-dpmsolver++", solver_order=1, use_karras_sigmas=True)
+    scheduler = getattr(diffusers, name)
+    pipe.scheduler = (
+        scheduler(**{k: v for k, v in options.items() if "karras" not in k})
+        if edm
+        else scheduler.from_config(pipe.scheduler.config, **options)
+    )
+    streams = Streams([4], 1, (4, SIZE // 2, SIZE // 2))
+    noise = torch.randn(1, 4, SIZE // 2, SIZE // 2, generator=torch.Generator().manual_seed(2))
+    monkeypatch.setattr(f"{scheduler.__module__}.randn_tensor", lambda *args, **kwargs: streams.normal().flatten(0, 1))
+    plain = pipe(PROMPT, latents=noise, **arguments).images
+    guided = align(pipe, None, "base", eta=1.0)(PROMPT, latents=noise, seeds=[4], **arguments).images
+    assert (guided - plain).abs().max() < 2e-4
+
+
 @pytest.mark.parametrize("name", ["PNDMScheduler", "HeunDiscreteScheduler", "UniPCMultistepScheduler", "LCMScheduler"])
 def test_schedulers_of_higher_order_are_replaced(name):
     pipe, arguments = build("sd")
@@ -424,9 +465,10 @@ def test_bad_input_is_refused(options, call, word):
 
 
 def test_schedulers_that_are_not_supported_are_refused():
+    """One of discrete tokens, say."""
     pipe, _ = build("sd")
-    pipe.scheduler = diffusers.EDMEulerScheduler()
-    with pytest.raises(ValueError, match="EDMEulerScheduler is not supported"):
+    pipe.scheduler = diffusers.AmusedScheduler(mask_token_id=0)
+    with pytest.raises(ValueError, match="AmusedScheduler is not supported"):
         align(pipe, RED)
 
 

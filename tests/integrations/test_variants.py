@@ -56,6 +56,16 @@ def test_at_eta_0_it_is_the_plain_pipeline(kind):
     assert (align(pipe, None, "base", eta=0.0)(PROMPT, seeds=[0], **call).images - plain).abs().max() < 1e-5
 
 
+def test_from_a_picture_on_edms_schedule():
+    """Whose states are in other units than the picture's latents."""
+    from noisetilt.integrations.diffusers import row_generator
+
+    pipe, call = variant("StableDiffusionXLImg2ImgPipeline")
+    pipe.scheduler = diffusers.EDMEulerScheduler(sigma_data=0.5)
+    plain = pipe(PROMPT, generator=[row_generator(0, 0)], **call).images
+    assert (align(pipe, None, "base", eta=0.0)(PROMPT, seeds=[0], **call).images - plain).abs().max() < 1e-4
+
+
 def controlled():
     torch.manual_seed(0)
     base = sd()

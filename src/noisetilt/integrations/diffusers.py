@@ -19,7 +19,7 @@ from ..pixels import clamp_unit
 from .families import Family, find_family
 from .guide import GradientAt, Guide, check_guidance, pull_back_of
 from .offload import check_offload, fetch_back, networks_of
-from .schedules import RatioPath, first_order, path_of, prediction_of, times_of
+from .schedules import RatioPath, first_order, path_of, prediction_of, sign_of, times_of, unit_of
 
 
 def align(
@@ -268,6 +268,7 @@ class _Run:
 
     def decode(self, x_0: Tensor) -> Tensor:
         """Pictures in [0, 1] from states."""
+        x_0 = self.scheduler.unit * x_0
         if self.aligned.decode is not None:
             return self.aligned.decode(x_0)
         vae = self.pipe.vae
@@ -287,7 +288,7 @@ class _Run:
         # Latents that the pipeline changed since (a mask, a callback) count as they are; else the precise state does.
         ours = latents is self.handed
         x_t = self.leaf if ours else self.unpack(latents).to(self.leaf.dtype)
-        x0_hat = to_x0(scheduler.path, scheduler.prediction, self.unpack(output).to(x_t.dtype), x_t, t)
+        x0_hat = to_x0(scheduler.path, scheduler.prediction, scheduler.sign * self.unpack(output).to(x_t.dtype), x_t, t)
         pulled = pull_back_of(x0_hat, self.leaf if ours else latents)
 
         def pull_back(gradient: Tensor) -> Tensor:
@@ -297,7 +298,7 @@ class _Run:
         guide.answer(x_t, x0_hat, pull_back)
         if not guide.done:
             return self.hand_out(latents.dtype)
-        x = self.pack(guide.x if self.keeps_rows else guide.x[guide.rows])
+        x = scheduler.rescaled(self.pack(guide.x if self.keeps_rows else guide.x[guide.rows]))
         vae = getattr(self.pipe, "vae", None)
         upcast = latents.dtype == torch.float16 and vae is not None and vae.dtype == torch.float32
         return x.to(torch.float32 if upcast else latents.dtype)
@@ -319,6 +320,7 @@ class GuidedScheduler:
     def __init__(self, original: Any, run: _Run) -> None:
         self.inner = first_order(original)
         self.path, self.prediction = path_of(self.inner), prediction_of(self.inner)
+        self.unit, self.sign = unit_of(self.inner), sign_of(self.inner)
         self.set_timesteps = self.inner.set_timesteps
         self._run = run
         self._visited: Tensor | None = None
@@ -335,11 +337,12 @@ class GuidedScheduler:
     def init_noise_sigma(self) -> float:
         """What the pipeline scales its noise by: the inner scheduler's, in units of unit-variance states."""
         scale = float(self.inner.init_noise_sigma)
-        return (
-            scale * self.path.alpha(times_of(self.inner)[0])
-            if isinstance(self.path, RatioPath) and scale != 1
-            else scale
-        )
+        of_ratio = isinstance(self.path, RatioPath) and scale != 1
+        return scale * self.path.alpha(times_of(self.inner)[0]) / self.unit if of_ratio else scale
+
+    def rescaled(self, x: Tensor) -> Tensor:
+        """Final states as the inner scheduler scales them."""
+        return self.unit / self.path.alpha(times_of(self.inner)[-1]) * x if isinstance(self.path, RatioPath) else x
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The sample: states are kept in the scale that the network sees."""
@@ -362,7 +365,7 @@ class GuidedScheduler:
         shape = (-1, *[1] * (noise.ndim - 1))
         alpha = noise.new_tensor([self.path.alpha(t) for t in at]).view(shape)
         sigma = noise.new_tensor([self.path.sigma(t) for t in at]).view(shape)
-        return alpha * original_samples + sigma * noise
+        return alpha * original_samples / self.unit + sigma * noise
 
     @property
     def timesteps(self) -> Tensor:

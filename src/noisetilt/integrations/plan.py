@@ -174,23 +174,24 @@ def network_call(model: dict[str, Any], network: nn.Module, x: Tensor) -> Callab
     return lambda latents: network(latents, **rest, return_dict=False)[0]
 
 
-def latent_shape(model: dict[str, Any], resolution: int, frames: int) -> tuple[int, ...]:
+def latent_shape(model: dict[str, Any], height: int, width: int, frames: int) -> tuple[int, ...]:
     """The shape of one picture's latents, as the decoder takes them.
 
     Raises:
         ValueError: if the model cannot make this size.
     """
     factor, multiple = model["factor"], model["factor"] * model.get("patch", 1)
-    if resolution < multiple or resolution % multiple:
-        raise ValueError(f"resolution = {resolution} must be a multiple of {multiple} for this model")
-    side = resolution // factor
+    for name, side in (("height", height), ("width", width)):
+        if side < multiple or side % multiple:
+            raise ValueError(f"{name} = {side} must be a multiple of {multiple} for this model")
+    high, wide = height // factor, width // factor
     if model["family"] != "wan":
         if frames != 1:
             raise ValueError(f"frames = {frames}, and this model makes pictures; leave it out")
-        return model["channels"], side, side
+        return model["channels"], high, wide
     if frames < 1 or (frames - 1) % 4:
         raise ValueError(f"frames = {frames} must be 4n + 1 for this model, such as 81")
-    return model["channels"], (frames - 1) // 4 + 1, side, side
+    return model["channels"], (frames - 1) // 4 + 1, high, wide
 
 
 def network_latents(model: dict[str, Any], shape: tuple[int, ...], rows: int, dtype: torch.dtype) -> Tensor:
@@ -207,6 +208,9 @@ def plan(
     batch: int = 1,
     dtype: str = "bfloat16",
     chunk: int = 1,
+    *,
+    height: int | None = None,
+    width: int | None = None,
 ) -> Plan:
     """What a model needs, by running its classes on the meta device.
 
@@ -221,6 +225,7 @@ def plan(
             where the model has it.
         dtype: of weights and activations: "float32", "float16" or "bfloat16".
         chunk: rows decoded with gradient at a time, as in `align`.
+        height, width: in pixels, where they are not both `resolution`.
     Raises:
         ValueError: in one sentence, for what cannot be planned.
         ImportError: if diffusers is missing.
@@ -231,7 +236,8 @@ def plan(
     if batch < 1 or chunk < 1:
         raise ValueError(f"batch = {batch} and chunk = {chunk} must be 1 or more")
     video = model["family"] == "wan"
-    shape = latent_shape(model, resolution or model["resolution"], frames or (81 if video else 1))
+    side = resolution or model["resolution"]
+    shape = latent_shape(model, height or side, width or side, frames or (81 if video else 1))
     kind = DTYPES[dtype]
     parts = {name: build(part, kind) for name, part in model["parts"].items()}
     network, vae = parts[model["network"]], parts["vae"]

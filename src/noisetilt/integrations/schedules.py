@@ -70,11 +70,21 @@ def is_flow(scheduler: Any) -> bool:
     return bool(flow) or type(scheduler).__name__.startswith("FlowMatch")
 
 
+def is_edm(scheduler: Any) -> bool:
+    """Whether the schedule is EDM's, the network between preconditioners (Karras et al. 2022, arXiv 2206.00364)."""
+    return hasattr(scheduler, "precondition_outputs") and "sigma_data" in scheduler.config
+
+
+def unit_of(scheduler: Any) -> float:
+    """What states are counted in: with EDM the standard deviation of its data, after which their variance is 1."""
+    return float(scheduler.config.sigma_data) if is_edm(scheduler) else 1.0
+
+
 def first_order(original: Any) -> Any:
     """A scheduler with the original's timesteps and one network call a step; the original is not touched.
 
     Raises:
-        ValueError: if its schedule is neither of flow matching, nor of TrigFlow, nor built from betas.
+        ValueError: if its schedule is neither of flow matching, nor of TrigFlow or EDM, nor built from betas.
     """
     import diffusers
 
@@ -86,6 +96,8 @@ def first_order(original: Any) -> Any:
         if getattr(original, "order", 1) == 1:
             return copy.deepcopy(original)
         return diffusers.FlowMatchEulerDiscreteScheduler.from_config(original.config)
+    if is_edm(original):
+        return copy.deepcopy(original)
     if not hasattr(original, "alphas_cumprod") or "prediction_type" not in original.config:
         raise ValueError(f"{name} is not supported; set pipe.scheduler to a DDIM, Euler or FlowMatchEuler scheduler")
     if name.startswith("PNDM"):
@@ -113,21 +125,28 @@ def times_of(scheduler: Any) -> list[float]:
     if is_trig(scheduler):
         return [float(t) for t in scheduler.timesteps]
     if is_flow(scheduler) or hasattr(scheduler, "sigmas"):
-        sigmas = [float(s) for s in scheduler.sigmas]
+        sigmas = [float(s) / unit_of(scheduler) for s in scheduler.sigmas]
         return sigmas if len(sigmas) > len(scheduler.timesteps) else [*sigmas, 0.0]
     final = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
     return [*(float(t) for t in scheduler.timesteps), -1.0 if final == 1.0 else 0.0]
 
 
 def prediction_of(scheduler: Any) -> Prediction:
-    """What the network predicts.
+    """What the network predicts, but for its sign (`sign_of`).
 
     Raises:
         ValueError: for a prediction type that is not known.
     """
     if is_flow(scheduler):
         return "velocity"
+    if is_edm(scheduler):
+        return "v"
     name = scheduler.config.prediction_type
     if name not in PREDICTION_NAMES:
         raise ValueError(f"prediction_type = {name!r} is unknown; expected one of {', '.join(PREDICTION_NAMES)}")
     return PREDICTION_NAMES[name]
+
+
+def sign_of(scheduler: Any) -> float:
+    """The sign of the network's prediction: EDM's c_out F = −σ v in units of its data, or its negative as published."""
+    return -1.0 if is_edm(scheduler) and scheduler.config.prediction_type == "epsilon" else 1.0
