@@ -1,36 +1,119 @@
-"""The figure of docs/noise.md: a structured vector and white noise, and what each projection makes of them.
+"""The figures of docs/noise.md: a reward gradient and white noise before and after each projection.
 
-python recipes/noise/figures.py docs/noise.png
+    python recipes/noise/figures.py docs/noise.png docs/images/noise-statistics.png
+
+The first shows the vectors, the second the statistics that the projections mend. The gradient is the first of
+"style:3d, step 8" in build/noise/gradients.safetensors, which gradients.py makes.
 """
 
 import sys
+from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
-from structured import coloured
+from safetensors.torch import load_file
+from scipy import stats
+from torch import Tensor
+from variants import VARIANTS
 
-from noisetilt.noise import audit, project_order_statistics, project_wgnc, whiten
+from noisetilt.noise import _projections as projections
+from noisetilt.noise import audit, project_wgnc, whiten
+from noisetilt.noise.typicality import box_sums, radial_bands, sequence_bands
+from noisetilt.noise.whitening import to_unit_rms
+
+GRADIENTS = Path("build/noise/gradients.safetensors")
+METHODS = {
+    "input": to_unit_rms,
+    "two-level order statistics": lambda x: projections.clip_values(x, 1e-4),
+    "values": projections.whiten_values,
+    "channels": projections.whiten_channels,
+    "tile means": lambda x: projections.even_box_means(x, (8, 8)),
+    "tile energies": lambda x: projections.even_boxes(x, (8, 8)),
+    "n-D Fourier": projections.whiten_field_spectrum,
+    "1-D Fourier (WGNC)": project_wgnc,
+    "W without dilution": lambda x: VARIANTS["without dilution"](x, fresh(x)),
+    "W": lambda x: whiten(x, noise=fresh(x)),
+}
+
+
+def fresh(x: Tensor) -> Tensor:
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+
+
+def inputs() -> dict[str, Tensor]:
+    """A gradient and white noise, (1, 3, 64, 64) each."""
+    gradient = load_file(GRADIENTS)["style:3d, step 8"][:1]
+    white = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(3))
+    return {"reward gradient": to_unit_rms(gradient), "white noise": white}
+
+
+def vectors(file: str) -> None:
+    """Each vector as a colour picture: grey at 0, black or a full channel at −3 and 3."""
+    figure, axes = plt.subplots(4, 5, figsize=(12, 11), layout="constrained")
+    for rows, (name, x) in zip((axes[:2], axes[2:]), inputs().items(), strict=True):
+        for axis, (method, apply) in zip(rows.flat, METHODS.items(), strict=True):
+            y = to_unit_rms(apply(x))
+            kept = torch.cosine_similarity(x.flatten(), y.flatten(), dim=0).item()
+            axis.imshow((0.5 + y[0].permute(1, 2, 0) / 6).clamp(0, 1), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            title = name if method == "input" else method
+            axis.set_title(f"{title}\naudit p = {audit(y).p_value.item():.1g}, cosine {kept:.3f}", fontsize=10)
+    figure.savefig(file, dpi=80)
+
+
+def statistics(x: Tensor) -> dict[str, np.ndarray]:
+    """Title → scores of x (1, 3, 64, 64) that are about ±1 for noise: of sorted values, tiles (less their mean), bands."""
+    count = x.numel()
+    rank = (np.arange(count) + 0.5) / count
+    normal = stats.norm.ppf(rank)
+    spread = np.sqrt(rank * (1 - rank) / count) / stats.norm.pdf(normal)
+    values = (x.flatten().sort().values.numpy() - normal) / spread
+    means, energy = box_sums(x, [8, 8])[0] / 8, box_sums(x.square(), [8, 8])[0].numpy()
+
+    def scores(energy: np.ndarray, df: np.ndarray | float) -> np.ndarray:
+        return (np.cbrt(energy / df) - 1 + 2 / (9 * df)) / np.sqrt(2 / (9 * df))
+
+    def bands(found: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        return scores(found[0][0], found[1])
+
+    return {
+        "sorted values": values[:: count // 200],
+        "tile means, sorted": (means - means.mean()).sort().values.numpy(),
+        "tile energies, sorted": np.sort(scores(energy / energy.mean() * 64, 64.0)),
+        "half-octaves of frequency": bands(radial_bands(x.double())),
+        "bands, flattened": bands(sequence_bands(x.double().flatten(1))),
+    }
+
+
+def before_and_after(file: str) -> None:
+    """Scores of the gradient, of what one projection makes of it, of W and of white noise."""
+    mends = {
+        "sorted values": "values",
+        "tile means, sorted": "tile means",
+        "tile energies, sorted": "tile energies",
+        "half-octaves of frequency": "n-D Fourier",
+        "bands, flattened": "1-D Fourier (WGNC)",
+    }
+    gradient, white = inputs().values()
+    figure, axes = plt.subplots(1, 5, figsize=(15, 3.2), layout="constrained")
+    before, noise, after = statistics(gradient), statistics(white), statistics(METHODS["W"](gradient))
+    for axis, (title, method) in zip(axes, mends.items(), strict=True):
+        mended = statistics(METHODS[method](gradient))[title]
+        place = np.linspace(0, 1, len(mended))
+        axis.plot(place, noise[title], color="0.6", lw=4, label="white noise")
+        axis.plot(place, before[title], color="tab:red", label="gradient")
+        axis.plot(place, mended, color="tab:blue", label=f"after {method}")
+        axis.plot(place, after[title], "k--", label="after W")
+        axis.set_yscale("symlog", linthresh=4)
+        axis.set(title=title, xticks=[], ylabel="score" if axis is axes[0] else "")
+        axis.legend(fontsize=7, frameon=False)
+    figure.savefig(file, dpi=80)
 
 
 def main() -> None:
-    generator = torch.Generator().manual_seed(3)
-    white = torch.randn(1, 1, 64, 64, generator=generator)
-    inputs = {"1/f image": coloured(white, 1), "sparse": white * (white.abs() > 2.3), "white noise": white}
-    methods = {
-        "input, RMS 1": lambda x: x / x.square().mean().sqrt(),
-        "order statistics": lambda x: project_order_statistics((x / x.std()).view(1, 256, 16)).view_as(x),
-        "WGNC": project_wgnc,
-        "W": whiten,
-    }
-    figure, axes = plt.subplots(len(inputs), len(methods), figsize=(10, 8), layout="constrained")
-    for row, (name, x) in zip(axes, inputs.items(), strict=True):
-        for axis, (method, apply) in zip(row, methods.items(), strict=True):
-            y = apply(x)
-            kept = torch.cosine_similarity(x.flatten(), y.flatten(), dim=0).item()
-            axis.imshow(y[0, 0], cmap="gray", vmin=-3, vmax=3, interpolation="nearest")
-            axis.set(xticks=[], yticks=[], ylabel=name if method.startswith("input") else "")
-            axis.set_title(f"{method}\naudit p = {audit(y).p_value.item():.1g}, cosine {kept:.3f}", fontsize=9)
-    figure.savefig(sys.argv[1], dpi=90)
+    vectors(sys.argv[1])
+    before_and_after(sys.argv[2])
 
 
 if __name__ == "__main__":
