@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .initial_noise import Chain
+from .injected import Injected
 from .methods import Method
 from .path import Path, noisier, renoise, reverse_kernel
 from .proposals import Step
@@ -160,12 +161,15 @@ class Engine:
             FloatingPointError: if it is not finite.
         """
         self.number += 1
+        injected = self._injected_up_to(x_t)
         chosen = self._chosen(rewards) if self.particles > 1 else None
         if chosen is not None:
             x_t, x0_hat = x_t[chosen], x0_hat[chosen]
+            injected = None if injected is None else injected.rows(chosen)
             rewards = None if rewards is None else rewards[chosen]
             gradient = None if gradient is None else gradient[chosen]
         mean, std = reverse_kernel(self.path, x_t, x0_hat, t, s, self.eta)
+        injected = None if injected is None else injected.carried(self.path, t, s, self.eta)
         step = Step(
             self.path,
             t,
@@ -180,6 +184,7 @@ class Engine:
             self.number,
             self.steps,
             self.walk,
+            injected,
         )
         noise = self._noise()
         x_s, self._step = self.method.proposal(step, noise), step
@@ -189,6 +194,16 @@ class Engine:
                 f"the state is not finite after step {self.number} (t = {t:.4g}); lower the strength"
             )
         return x_s
+
+    def _injected_up_to(self, x_t: Tensor) -> Injected | None:
+        """The noise injected on the way to x_t, for proposals that ask for it.
+
+        It is read off the states, which selections may have replaced since the last step.
+        """
+        if not getattr(self.method.proposal, "needs_injected", False):
+            return None
+        last = self._step
+        return Injected(torch.zeros_like(x_t)) if last is None else last.injected.plus(x_t - last.mean, last.std)
 
     def again(self, images: Tensor) -> Tensor:
         """The last step taken again with fresh noise, for some images (indices) of one particle each."""
@@ -207,7 +222,13 @@ class Engine:
         return self.by_image(0.5 * difference.sum(1))
 
     def renoise(self, x_t: Tensor, t: float, s: float) -> Tensor:
-        """The forward kernel from t up to a noisier s with fresh noise."""
+        """The forward kernel from t up to a noisier s with fresh noise.
+
+        Raises:
+            ValueError: if the method keeps an account of injected noise, which time travel breaks off.
+        """
+        if getattr(self.method.proposal, "needs_injected", False):
+            raise ValueError("whitened = 'path' keeps an account that time travel breaks; whiten the 'mixture' instead")
         return renoise(self.path, x_t, self._noise(), t, s)
 
 

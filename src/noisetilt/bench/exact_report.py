@@ -17,11 +17,13 @@ COLOURS = {
     "ntrk": "#c0392b",
     "ntrk mixture": "#2e6da4",
     "ntrk mixture early": "#16a085",
+    "ntrk path": "#d81b9c",
+    "ntrk path early": "#6a0dad",
     "ntrk early": "#e67e22",
     "ntrk bump": "#f1a9a0",
     "ntrk eta 0.7": "#7f5539",
     "dps": "#2e8b57",
-    "twisted shift": "#8e44ad",
+    "twisted shift": "#b8860b",
     "best-of-n": "#999999",
     "svdd": "#333333",
 }
@@ -79,7 +81,7 @@ def verdicts(name: str, points: Sequence[Point]) -> list[str]:
         best = max(at, key=at.get)
         rest = ", ".join(f"{m} {g:.1f}" for m, g in sorted(at.items(), key=lambda item: -item[1]) if m != best)
         lines.append(f"At a disturbance of {level:g}, {best} gains most, {at[best]:.1f}; then {rest or 'nobody'}.")
-    for method in ("ntrk", "ntrk mixture"):
+    for method in ("ntrk", "ntrk mixture", "ntrk path"):
         asked = [(p.strength, p.gain.value) for p in points if p.method == method]
         if asked and name != "mixture":
             share = ", ".join(f"{gain:.1f} of {wanted:g}" for wanted, gain in asked)
@@ -93,9 +95,8 @@ def _plot(points: Sequence[Point], name: str, linear: bool) -> bytes:
     for method in dict.fromkeys(p.method for p in points if not p.method.startswith("base")):
         mine = sorted((p for p in points if p.method == method), key=lambda p: p.strength)
         x, y = [max(0.0, p.disturbance.value) for p in mine], [p.gain.value for p in mine]
-        line = (
-            "o" if method in ("best-of-n", "svdd") else "o--" if method in TILTS and "mixture" not in method else "o-"
-        )
+        broken = method in TILTS and "mixture" not in method and "path" not in method
+        line = "o" if method in ("best-of-n", "svdd") else "o--" if broken else "o-"
         axes.plot(x, y, line, color=COLOURS[method], label=method, markersize=4)
     right = min(max(max(0.0, p.disturbance.value) for p in points), 25.0)
     if linear:
@@ -116,7 +117,8 @@ def write(out: Path, run: Run) -> Document:
         "Gain is in standard deviations of the reward under the prior; disturbance is the square root of the energy "
         "added to the whitened picture, in the same units, so that the optimal tilt of a linear reward lies on the "
         "diagonal. Both are against base at the same seeds; brackets are 95 % bootstrap intervals. The most disturbed "
-        "ring of frequencies is its power over base's."
+        "ring of frequencies is its power over base's. A whitened path keeps the energy and takes that of its tilt "
+        "from all other directions, so that it stands above the diagonal."
     )
     for problem in run.problems:
         found = points(run.ledger.where(problem=problem.name))

@@ -114,6 +114,8 @@ TILTS = {
     "ntrk eta 0.7": {},
     "ntrk mixture": {"whitened": "mixture"},
     "ntrk mixture early": {"whitened": "mixture", "schedule": "early"},
+    "ntrk path": {"whitened": "path"},
+    "ntrk path early": {"whitened": "path", "schedule": "early"},
 }
 
 

@@ -70,6 +70,7 @@ MOVES = {
     "ntrk-early": Entry(METHODS["ntrk"].replace(schedule="early"), "rho", (0.03, 0.1, 0.2, 0.4, 0.8)),
     "ntrk-mixture": Entry(MIXTURE, "best_of", (1e3, 1e6, 1e15, 1e40, 1e150)),
     "ntrk-mixture-early": Entry(MIXTURE.replace(schedule="early"), "best_of", (1e3, 1e6, 1e15, 1e40, 1e150)),
+    "ntrk-path": Entry(METHODS["ntrk"].replace(whitened="path"), "rho", (0.03, 0.1, 0.3, 0.6, 1.0)),
     "ntrk-black-box": Entry(METHODS["ntrk-black-box"], "rho", (0.03, 0.1, 0.2, 0.4, 0.8)),
 }
 SEARCHES = {
@@ -91,7 +92,7 @@ METHODS_OF_SUITE = {**MOVES, **SEARCHES}
 FIRST = ("ntrk", "ntrk-black-box", "dps", "best-of-n", "svdd")
 SECOND = (
     *("ntrk-best-of-n", "ntrk-svdd", "ntrk-mixture", "ntrk-early", "ntrk-mixture-early", "ntrk-mixture-best-of-n"),
-    *("ntrk-smc", "ntrk-black-box-best-of-n"),
+    *("ntrk-path", "ntrk-smc", "ntrk-black-box-best-of-n"),
 )
 WAVES = (FIRST, SECOND, tuple(name for name in METHODS_OF_SUITE if name not in (*FIRST, *SECOND)))
 

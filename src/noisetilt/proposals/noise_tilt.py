@@ -21,7 +21,7 @@ SCHEDULES = {
     "bump": lambda u: 4 * u * (1 - u),
     "early": lambda u: u**2,
 }
-WHITENED = ("gradient", "mixture")
+WHITENED = ("gradient", "mixture", "path")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class NoiseTilt:
     step, which adds up in x_0 and gains nothing; in a mixture fresh noise fills it, and W only bounds how far one step
     may go.
 
+    Whitening the path (ours) also bounds how far all steps together may go, for tilts that hardly turn add up: with S
+    the noise injected so far as it stands in the mean, of variance q (`noisetilt.injected`), and m the mixture above,
+    Z = W((S + std m)/sqrt(q + std²)) and ε̃ = W((sqrt(q + std²) Z − S)/std). It costs a second W.
+
     Args:
         rho: ρ ∈ [0, 1], the greatest share of the noise's variance that the gradient takes. The default keeps
             emoji64's pictures whole; larger events need less for the same gain.
@@ -44,14 +48,14 @@ class NoiseTilt:
         best_of: strength of the whole path instead of rho: a tilt that is as much in x_0 as the best of K ≥ 1 pictures
             has, from which ρ follows for any event, grid and path (see `noisetilt.strength`). With whitened="mixture"
             that is the gain for any linear reward; the whitened gradient has less, as it points less along it.
-        whitened: what W is applied to, "gradient" or "mixture".
+        whitened: what W is applied to, "gradient", "mixture" or "path".
     """
 
     rho: float = 0.05
     schedule: Schedule = "constant"
     alpha: float = 1e-4
     best_of: float | None = None
-    whitened: Literal["gradient", "mixture"] = "gradient"
+    whitened: Literal["gradient", "mixture", "path"] = "gradient"
     needs_gradient: ClassVar[bool] = True
     needs_noise: ClassVar[bool] = True
 
@@ -64,6 +68,10 @@ class NoiseTilt:
             raise ValueError(f"whitened = {self.whitened!r} is unknown; give one of {', '.join(WHITENED)}")
         if self.best_of is not None:
             gain_of_best(self.best_of)
+
+    @property
+    def needs_injected(self) -> bool:
+        return self.whitened == "path"
 
     def rho_on(self, walk: Walk | None, numbers: int) -> float:
         """ρ on a walk, for events of so many numbers.
@@ -89,13 +97,19 @@ class NoiseTilt:
         if rho == 0 or step.std == 0:
             return step.mean + step.std * noise
         steered = (step.gradient.flatten(1) != 0).any(1).view(-1, *[1] * (noise.ndim - 1))
-        return step.mean + step.std * torch.where(steered, self._tilted(step.gradient, noise, rho), noise)
+        return step.mean + step.std * torch.where(steered, self._tilted(step, noise, rho), noise)
 
-    def _tilted(self, gradient: Tensor, noise: Tensor, rho: float) -> Tensor:
+    def _tilted(self, step: Step, noise: Tensor, rho: float) -> Tensor:
         """ε̃ from the gradient and ε."""
         # W needs noise of its own; in another order the step's noise serves, as good as independent of itself.
         dither = shuffled(noise)
-        if self.whitened == "mixture":
-            mixture = math.sqrt(rho) * to_unit_rms(gradient) + math.sqrt(1 - rho) * noise
-            return whiten(mixture, alpha=self.alpha, noise=dither)
-        return math.sqrt(rho) * whiten(gradient, alpha=self.alpha, noise=dither) + math.sqrt(1 - rho) * noise
+        if self.whitened == "gradient":
+            return math.sqrt(rho) * self._white(step.gradient, dither) + math.sqrt(1 - rho) * noise
+        mixture = math.sqrt(rho) * to_unit_rms(step.gradient) + math.sqrt(1 - rho) * noise
+        if self.whitened == "path":
+            whole = self._white(step.injected.mixed(mixture, step.std), shuffled(noise, 1))
+            mixture = step.injected.fitting(whole, step.std)
+        return self._white(mixture, dither)
+
+    def _white(self, x: Tensor, dither: Tensor) -> Tensor:
+        return whiten(x, alpha=self.alpha, noise=dither)
