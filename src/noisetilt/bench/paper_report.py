@@ -19,7 +19,7 @@ from .ledger import Row
 from .metrics import frechet_distance, precision_recall, vendi_score
 from .paper_plan import KEEP, METHODS_OF_SUITE, Target
 from .paper_suite import Runner
-from .paper_verdict import ASKED, PAIR, WORDS, answers, complete, same, summary
+from .paper_verdict import ASKED, PAIR, answers, complete, same, summary
 from .statistics import Interval, bootstrap, paired
 
 MARKS = "os^Dv<>Pp*hX"
@@ -230,7 +230,7 @@ def _verdict(document: Document, runner: Runner) -> None:
     document.heading("What was asked")
     document.items(summary(runner, found))
     header = ["target", *(asked.format(*runner.plan.budgets) for asked in ASKED)]
-    document.table(header, [[reward, *(WORDS[q.answer] for q in asked)] for reward, asked in found.items()])
+    document.table(header, [[reward, *map(str, asked)] for reward, asked in found.items()])
     document.items([f"{reward}: {q.said}." for reward, asked in found.items() for q in asked if q.answer])
 
 
