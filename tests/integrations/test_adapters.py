@@ -4,7 +4,7 @@ import accelerate
 import peft
 import pytest
 import torch
-from tiny_pipelines import build
+from tiny_pipelines import build, check_same
 
 from noisetilt import align, rewards
 
@@ -27,7 +27,7 @@ def lora(family, folder):
 
 
 @pytest.mark.parametrize("family", ["sd", "flux"])
-def test_a_lora_keeps_its_effect_and_can_come_and_go(family, tmp_path):
+def test_a_lora_keeps_its_effect_and_can_come_and_go(family, tmp_path, record_property):
     """Guided calls before it, with it and after it: base at η = 0 is the plain pipeline each time."""
     pipe, arguments = build(family)
     aligned, plainly = align(pipe, RED, "ntrk"), align(pipe, None, "base", eta=0.0)
@@ -37,7 +37,7 @@ def test_a_lora_keeps_its_effect_and_can_come_and_go(family, tmp_path):
     def pictures():
         guided = aligned(PROMPT, seeds=[0], **arguments)
         plain = pipe(PROMPT, latents=noise, **arguments).images
-        assert (plainly(PROMPT, latents=noise, **arguments).images - plain).abs().max() < 1e-5
+        check_same(plainly(PROMPT, latents=noise, **arguments).images, plain, record_property)
         assert guided.rewards > align(pipe, RED, "base")(PROMPT, seeds=[0], **arguments).rewards
         return plain, guided.images
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import diffusers
 import torch
 import transformers
@@ -147,12 +149,12 @@ def sdxl(kind: type = diffusers.StableDiffusionXLPipeline) -> diffusers.Diffusio
     )
 
 
-def sd3() -> diffusers.StableDiffusion3Pipeline:
+def sd3(kind: type = diffusers.StableDiffusion3Pipeline, channels: int = 4) -> diffusers.DiffusionPipeline:
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=SIZE // 2,
         patch_size=2,
-        in_channels=4,
-        out_channels=4,
+        in_channels=channels,
+        out_channels=channels,
         num_layers=1,
         attention_head_dim=8,
         num_attention_heads=2,
@@ -161,10 +163,10 @@ def sd3() -> diffusers.StableDiffusion3Pipeline:
         pooled_projection_dim=32,
         pos_embed_max_size=16,
     ).eval()
-    return diffusers.StableDiffusion3Pipeline(
+    return kind(
         transformer=transformer,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=vae(4, shift=0.06),
+        vae=vae(channels, shift=0.06),
         text_encoder=clip(projection=True),
         tokenizer=tokenizer(),
         text_encoder_2=clip(projection=True),
@@ -174,7 +176,7 @@ def sd3() -> diffusers.StableDiffusion3Pipeline:
     )
 
 
-def flux(kind: type = diffusers.FluxPipeline) -> diffusers.DiffusionPipeline:
+def flux(kind: type = diffusers.FluxPipeline, guidance: bool = True) -> diffusers.DiffusionPipeline:
     transformer = diffusers.FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,
@@ -185,7 +187,7 @@ def flux(kind: type = diffusers.FluxPipeline) -> diffusers.DiffusionPipeline:
         joint_attention_dim=16,
         pooled_projection_dim=16,
         axes_dims_rope=(2, 2, 4),
-        guidance_embeds=True,
+        guidance_embeds=guidance,
     ).eval()
     return kind(
         transformer=transformer,
@@ -309,6 +311,14 @@ FAMILIES = {
     ),
     "wan": (wan, dict(PICTURE, guidance_scale=3.0, num_frames=5, max_sequence_length=8)),
 }
+
+
+def check_same(found: torch.Tensor, plain: torch.Tensor, record: Callable, within: float = 1e-5) -> None:
+    """Holds the largest difference of pictures in [0, 1] to a bound, and notes it in the test's report."""
+    difference = float((found - plain).abs().max())
+    record("difference", difference)
+    record("within", within)
+    assert difference < within
 
 
 def build(name: str) -> tuple[diffusers.DiffusionPipeline, dict]:

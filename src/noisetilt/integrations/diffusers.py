@@ -189,11 +189,10 @@ class _Run:
             self.call[self._per_prompt] = (self.call.get(self._per_prompt) or 1) * particles
         if self.call.get("latents") is not None:
             self.call["latents"] = self.call["latents"].repeat_interleave(particles, 0)
-        for name in ("image", "mask_image"):
-            given = self.call.get(name)
-            if isinstance(given, list) and len(given) > 1:
-                times = len(self.prompts) * particles // len(given)
-                self.call[name] = [one for one in given for _ in range(times)]
+        if "strength" in inspect.signature(type(self.pipe).__call__).parameters:
+            for name in ("image", "mask_image"):
+                if self.call.get(name) is not None:
+                    self.call[name] = per_row(self.call[name], len(self.prompts) * particles)
         self.call["generator"] = [row_generator(seed, p) for seed in self.seeds for p in range(particles)]
 
     def __call__(self) -> Any:
@@ -421,6 +420,18 @@ class GuidedScheduler:
         from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
         return SchedulerOutput(prev_sample=previous)
+
+
+def per_row(given: Any, rows: int) -> Any:
+    """A picture, or some, as one for each row of a batch, in whose order they then are; pipelines differ in theirs."""
+    if isinstance(given, list):
+        return [one for one in given for _ in range(max(1, rows // len(given)))]
+    if rows == 1 or getattr(given, "ndim", 4) < 4:
+        return given
+    if not hasattr(given, "ndim"):
+        return [given] * rows
+    times = max(1, rows // len(given))
+    return given.repeat_interleave(times, 0) if torch.is_tensor(given) else given.repeat(times, 0)
 
 
 def draw_seeds(generator: torch.Generator | None, count: int) -> list[int]:

@@ -78,6 +78,7 @@ FAMILIES = {
     "StableDiffusionXLInpaintPipeline": SDXL,
     "StableDiffusion3Pipeline": SHIFTED,
     "StableDiffusion3Img2ImgPipeline": SHIFTED,
+    "StableDiffusion3InpaintPipeline": SHIFTED,
     "FluxPipeline": FLUX,
     "FluxImg2ImgPipeline": FLUX,
     "FluxInpaintPipeline": FLUX,
