@@ -39,59 +39,78 @@ def draw(model: Emoji64Model, prompts: list[str], name: str, steps: int = 25) ->
     return torch.cat(parts)
 
 
-def counterparts(data: np.lib.npyio.NpzFile, chosen: np.ndarray) -> np.ndarray:
-    """For each held-out picture a training picture of the same emoji in another style, or of a random emoji."""
-    random = np.random.default_rng(0)
-    trained = np.flatnonzero(~data["heldout"] & (data["weight"] >= 0.5))
-    same = [trained[data["concept"][trained] == data["concept"][i]] for i in chosen]
-    return np.array([random.choice(s if len(s) else trained) for s in same])
+class HeldOut:
+    """Held-out pictures (count, 3, 64, 64) in [0, 1], without skin-tone variants, and prompts of all their words."""
+
+    def __init__(self) -> None:
+        self.data = np.load(DATA)
+        self.chosen = np.flatnonzero(self.data["heldout"] & (self.data["weight"] >= 0.5))
+        styles = self.data["style"][self.chosen]
+        names = [json.loads(self.data["words"][i]) for i in self.chosen]
+        self.prompts = [" ".join([*n, *more, STYLES[s]]) for (n, more), s in zip(names, styles, strict=True)]
+        self.kind = torch.tensor([kinds().index(k) for k in self.data["subcategory"][self.chosen]])
+        self.style = torch.from_numpy(styles)
+        self.pictures = self.take(self.chosen)
+        self.reference = features(self.pictures)
+
+    def take(self, rows: np.ndarray) -> Tensor:
+        """Pictures by their rows in the data."""
+        return torch.from_numpy(self.data["pictures"][rows]).permute(0, 3, 1, 2).float() / 255
+
+    def counterparts(self) -> Tensor:
+        """For each a training picture of the same emoji in another style, or of a random emoji."""
+        random, concept = np.random.default_rng(0), self.data["concept"]
+        trained = np.flatnonzero(~self.data["heldout"] & (self.data["weight"] >= 0.5))
+        same = [trained[concept[trained] == concept[i]] for i in self.chosen]
+        return self.take(np.array([random.choice(s if len(s) else trained) for s in same]))
+
+    def figures(self, images: Tensor) -> dict[str, float]:
+        """Fréchet distance, precision and recall, and how often a classifier sees the kind and the style asked for."""
+        found = features(images)
+        precision, recall = precision_recall(self.reference, found)
+        seen_kind, seen_style = classify(images)
+        return {
+            "count": len(images),
+            "frechet_distance": frechet_distance(self.reference, found),
+            "precision": precision,
+            "recall": recall,
+            "kind_accuracy": (seen_kind.argmax(1) == self.kind).double().mean().item(),
+            "kind_top5": (seen_kind.topk(5).indices == self.kind[:, None]).any(1).double().mean().item(),
+            "style_accuracy": (seen_style.argmax(1) == self.style).double().mean().item(),
+        }
+
+
+def write_figures(sets: dict[str, Tensor], heldout: HeldOut, file: Path) -> None:
+    """Measures sets of pictures, one for each held-out one, prints the figures and writes them as JSON."""
+    figures = {}
+    for name, images in sets.items():
+        figures[name] = heldout.figures(images)
+        print(name, {k: round(v, 3) for k, v in figures[name].items()})
+    file.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def sheet(model: Emoji64Model, file: Path, steps: int = 25) -> None:
+    """A picture of each prompt of the grid in each of the three styles."""
+    shown = [f"{p} {s}" for s in STYLES for p in GRID_PROMPTS]
+    images, many = list(draw(model, shown, "grid", steps)), len(GRID_PROMPTS)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = [(style, images[many * i : many * (i + 1)]) for i, style in enumerate(STYLES)]
+    grid(rows, scale=1, per_line=12).save(file)
 
 
 def main() -> None:
-    data = np.load(DATA)
-    chosen = np.flatnonzero(data["heldout"] & (data["weight"] >= 0.5))
-    names = [json.loads(data["words"][i]) for i in chosen]
-    prompts = [
-        " ".join([*name, *further, STYLES[data["style"][i]]]) for (name, further), i in zip(names, chosen, strict=True)
-    ]
-    kind = torch.tensor([kinds().index(data["subcategory"][i]) for i in chosen])
-    style = torch.from_numpy(data["style"][chosen])
-
-    def pictures(rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(data["pictures"][rows]).permute(0, 3, 1, 2).float() / 255
-
     torch.manual_seed(0)
+    heldout = HeldOut()
     model, untrained = load("emoji64"), Emoji64Model(network=Emoji64(len(vocabulary())))
-    real = pictures(chosen)
     sets = {
-        "emoji64, 25 steps": draw(model, prompts, "emoji64"),
-        "real, another style": pictures(counterparts(data, chosen)),
+        "emoji64, 25 steps": draw(model, heldout.prompts, "emoji64"),
+        "real, another style": heldout.counterparts(),
         # It predicts grey from anything, in any number of steps.
-        "untrained network": draw(untrained, prompts, "untrained", steps=1),
-        "real, held out": real,
+        "untrained network": draw(untrained, heldout.prompts, "untrained", steps=1),
+        "real, held out": heldout.pictures,
     }
-    reference, figures = features(real), {}
-    for name, images in sets.items():
-        found = features(images)
-        precision, recall = precision_recall(reference, found)
-        seen_kind, seen_style = classify(images)
-        figures[name] = {
-            "count": len(images),
-            "frechet_distance": frechet_distance(reference, found) if images is not real else 0.0,
-            "precision": precision,
-            "recall": recall,
-            "kind_accuracy": (seen_kind.argmax(1) == kind).double().mean().item(),
-            "kind_top5": (seen_kind.topk(5).indices == kind[:, None]).any(1).double().mean().item(),
-            "style_accuracy": (seen_style.argmax(1) == style).double().mean().item(),
-        }
-        print(name, {k: round(v, 3) for k, v in figures[name].items()})
-    (FOLDER / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
-
-    shown = [f"{p} {s}" for s in STYLES for p in GRID_PROMPTS]
-    images = list(draw(model, shown, "grid"))
-    rows = [(style, images[len(GRID_PROMPTS) * i : len(GRID_PROMPTS) * (i + 1)]) for i, style in enumerate(STYLES)]
-    Path("docs/images").mkdir(parents=True, exist_ok=True)
-    grid(rows, scale=1, per_line=12).save("docs/images/emoji64.png")
+    write_figures(sets, heldout, FOLDER / "evaluation.json")
+    sheet(model, Path("docs/images/emoji64.png"))
 
 
 if __name__ == "__main__":

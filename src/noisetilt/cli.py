@@ -34,12 +34,12 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("prompt", help='words, such as "cat face" or "red heart, 3d"')
     parser.add_argument("--reward", required=True, help='such as style:3d, redness, "0.7*alignment + 0.3*redness"')
     parser.add_argument("--method", default="ntrk", help="see `noisetilt methods` (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=25, help="sampling steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's own, 25 for emoji64)")
     parser.add_argument("--n", type=int, default=8, help="pictures (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first picture (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the files (default: %(default)s/)")
     parser.add_argument("--model", default="emoji64", help="see `noisetilt models` (default: %(default)s)")
-    parser.add_argument("--guidance", type=float, default=2.0, help="classifier-free guidance (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance (default: 2 for emoji64)")
     parser.add_argument("--eta", type=float, default=1.0, help="0 is the ODE, 1 DDPM (default: %(default)s)")
     parser.add_argument(
         "--set", dest="knobs", type=_knob, action="append", default=[], metavar="KNOB=VALUE", help="such as rho=0.1"
@@ -78,8 +78,8 @@ def _add_optimize(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--n", type=int, default=8, help="pictures (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first picture (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the files (default: %(default)s/)")
-    parser.add_argument("--model", default="emoji64", help="see `noisetilt models` (default: %(default)s)")
-    parser.add_argument("--guidance", type=float, default=2.0, help="classifier-free guidance (default: %(default)s)")
+    parser.add_argument("--model", default="emoji64-turbo", help="see `noisetilt models` (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance (default: the model's own)")
     parser.add_argument(
         "--patience",
         type=int,
@@ -141,7 +141,9 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("model", help="such as FLUX.1-dev; an unknown name lists the known ones")
     parser.add_argument("--resolution", type=int, help="height and width in pixels (default: the model's own)")
-    parser.add_argument("--height", type=int, help="in pixels, of pictures that are not square (default: the resolution)")
+    parser.add_argument(
+        "--height", type=int, help="in pixels, of pictures that are not square (default: the resolution)"
+    )
     parser.add_argument("--width", type=int, help="likewise")
     parser.add_argument("--frames", type=int, help="of a video (default: 81, for models of videos)")
     parser.add_argument("--batch", type=int, default=1, help="pictures times particles (default: %(default)s)")

@@ -7,7 +7,7 @@ import platform
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,12 @@ class Job:
     prompt: str
     reward: str
     method: str = "ntrk"
-    steps: int = 25
+    steps: int | None = None
     n: int = 8
     seed: int = 0
     out: Path = Path("out")
     model: str = "emoji64"
-    guidance: float = 2.0
+    guidance: float | None = None
     eta: float = 1.0
     knobs: dict[str, Any] = field(default_factory=dict)
     gradient_at: str = "x_t"
@@ -192,6 +192,7 @@ def generate(job: Job) -> dict[str, Any]:
     if job.n < 1 or job.batch < 1:
         raise ValueError(f"n = {job.n} and batch = {job.batch} must be 1 or more")
     model = load_model(job.model, guidance=job.guidance, device=job.device)
+    job = replace(job, guidance=model.guidance, steps=model.steps if job.steps is None else job.steps)
     reward = load_reward(job.reward)
     model.denoiser([job.prompt])  # unknown words are refused before any file is touched
     judge, heldout = choose_judge(job, model)

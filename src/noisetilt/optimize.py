@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ class OptimizeJob:
     n: int = 8
     seed: int = 0
     out: Path = Path("out")
-    model: str = "emoji64"
-    guidance: float = 2.0
+    model: str = "emoji64-turbo"
+    guidance: float | None = None
     knobs: dict[str, Any] = field(default_factory=dict)
     patience: int = 0
     gradient_at: str = "x_t"
@@ -181,6 +181,7 @@ def optimize(job: OptimizeJob) -> dict[str, Any]:
         raise ValueError(f"patience = {job.patience} must be 0, for no early stop, or more")
     arms = job.arms()
     model = load_model(job.model, guidance=job.guidance, device=job.device)
+    job = replace(job, guidance=model.guidance)
     reward = load_reward(job.reward)
     model.denoiser([job.prompt])  # unknown words are refused before any file is touched
     judge, heldout = choose_judge(job, model)

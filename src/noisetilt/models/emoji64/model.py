@@ -19,6 +19,16 @@ from .words import bags
 FOLDER = Path(__file__).parent
 
 
+def shipped(*names: str) -> Emoji64:
+    """The network with the shipped weights of these names, later ones over earlier ones."""
+    network = Emoji64(**json.loads((FOLDER / "config.json").read_text()))
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        tensors |= load_weights(FOLDER / f"{name}.safetensors")
+    network.load_state_dict(tensors)
+    return network
+
+
 class Emoji64Model:
     """The embedded model: 64×64 emoji from words, such as "smiling cat face, 3d".
 
@@ -26,6 +36,7 @@ class Emoji64Model:
         guidance: scale of classifier-free guidance, 1 is none.
         device, dtype: where and in what precision the network runs; states stay float32.
         network: another Emoji64 instead of the one that ships.
+        steps: how many it is made for; any other number can be asked of it.
     """
 
     path = FlowPath()
@@ -37,12 +48,10 @@ class Emoji64Model:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         network: Emoji64 | None = None,
+        steps: int = 25,
     ) -> None:
-        self.guidance, self.device, self.dtype = guidance, device, dtype
-        if network is None:
-            config = json.loads((FOLDER / "config.json").read_text())
-            network = Emoji64(**config)
-            network.load_state_dict(load_weights(FOLDER / "emoji64.safetensors"))
+        self.guidance, self.device, self.dtype, self.steps = guidance, device, dtype, steps
+        network = shipped("emoji64") if network is None else network
         self.network = network.to(device, dtype).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -71,3 +80,19 @@ class Emoji64Model:
     def decode(self, x_0: Tensor) -> Tensor:
         """Pictures (batch, 3, 64, 64) in [0, 1] from states in about [-1, 1]."""
         return clamp_unit((x_0 + 1) / 2)
+
+
+def turbo(
+    guidance: float = 1.0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Emoji64Model:
+    """emoji64-turbo: emoji64's pictures in one step. Its text encoder and layout are emoji64's.
+
+    Raises:
+        ValueError: for any guidance but 1: what guidance does was distilled into the weights.
+    """
+    if guidance != 1.0:
+        raise ValueError(
+            f"guidance = {guidance} was asked of emoji64-turbo, which has emoji64's guidance of 2 in its weights; "
+            "leave it out or give 1"
+        )
+    return Emoji64Model(1.0, device, dtype, shipped("emoji64", "emoji64-turbo"), steps=4)
