@@ -67,7 +67,7 @@ class Transformer(nn.Module):
 
 
 def on_emoji64(device: str) -> None:
-    model, reward = load("emoji64", device=device), rewards.load("style:3d")
+    model, reward = load("emoji64-turbo", device=device), rewards.load("style:3d")
     prompts, noise = ["cat face"] * 4, torch.randn(4, *model.shape, device=device)
     denoiser = model.denoiser(prompts)
     step = seconds(iteration(lambda x: model.decode(denoiser(x, 1.0)), noise, lambda i: reward(i, prompts)), device)

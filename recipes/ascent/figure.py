@@ -2,8 +2,8 @@
 
     python recipes/ascent/figure.py docs/images/ascent.png
 
-Every method at its defaults, in one step of emoji64, the same noise for all; W in the place of the projection is left
-out for its time.
+Every method at its defaults, in one step of emoji64-turbo, the same noise for all; W in the place of the projection is
+left out for its time.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--reward", default="style:3d")
     parser.add_argument("--iterations", type=int, default=24)
     options = parser.parse_args()
-    model, rows = load("emoji64"), []
+    model, rows = load("emoji64-turbo"), []
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.4), layout="constrained")
     for name in NAMES:
         result, p = climb(model, name, options.reward, options.iterations)

@@ -43,7 +43,7 @@ class AscentTrace:
         rewards, heldout: (iterations + 1, image), of each iterate; heldout is empty without one.
         gradient_norm: (iterations, image), ‖∇r‖ before anything is done to it.
         nfe: (image,), network calls.
-        seconds: wall-clock time at each iterate since the call, (iterations + 1,).
+        seconds: wall-clock time at each iterate since the call, without the held-out reward's, (iterations + 1,).
     """
 
     rewards: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -182,11 +182,13 @@ class _Run:
     def _judge(self, images: Tensor, rows: Tensor) -> None:
         if self.heldout is None:
             return
+        looked = time.perf_counter()
         some = [self.prompts[i] for i in rows.tolist()]
         parts = range(0, len(rows), self.chunk)
         values = [reward_of(self.heldout, images[i : i + self.chunk], some[i : i + self.chunk]) for i in parts]
         judged = torch.cat(values)
         self.judged = judged if self.judged is None else self.judged.index_copy(0, rows, judged)
+        self.started += time.perf_counter() - looked
 
     def _look(self, iterate: Any, best: Ascended | None) -> tuple[Ascended, Tensor]:
         """The best iterate of each image so far, and which images go on."""

@@ -1,7 +1,9 @@
 """The suite `one-step`: what noise ascent gains, how fast, and what it does to the picture and to the noise.
 
-Each method's knobs are tuned on other prompts, the same number of settings and network calls for each; what is then
-measured on the test prompts is a row a picture, with the whole way of its rewards.
+Each method's knobs are tuned on other prompts, the same number of settings and network calls for each: the highest
+target reward among the settings that keep to the prompt, which is a mean held-out alignment at most KEEP
+below that of the pictures as drawn. What is then measured on the test prompts is a row a picture, with the whole way of
+its rewards, and pictures and noise at some iterates on that way.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import __version__
-from ..ascend import ascend
+from ..ascend import AscentReport, ascend
 from ..generate import file_stem
 from ..methods import METHODS, Method
 from ..models import load as load_model
@@ -28,11 +30,17 @@ from ..report import save_picture
 from ..rewards import load as load_reward
 from ..sampling import reward_of
 from ..streams import Streams
-from .ledger import Ledger, Row
+from .ledger import Ledger, Row, weights_digest
+from .paper_plan import KEEP
 
 KEY = ("reward", "phase", "method", "knobs", "prompt", "seed")
-# A learned reward and what looks on besides its own held-out version.
-REWARDS = {"style:3d": "alignment", "alignment": "style:3d"}
+# A reward and the two held-out ones that look on: its own held-out version, where it has one, is the first.
+JUDGES = {
+    "style:3d": ("style:3d", "alignment"),
+    "alignment": ("alignment", "style:3d"),
+    "redness": ("alignment", "style:3d"),
+}
+SNAPSHOTS = (10, 20, 40, 60, 100, 200)
 TUNING_PROMPTS = ("bear face", "clock", "fish", "red apple")
 PROMPTS = ("cat face", "house", "grinning face", "automobile", "flower", "dog", "ship", "tree")
 DRAWN = "as drawn"
@@ -64,13 +72,14 @@ class Size:
     rewards: tuple[str, ...]
     tuning_prompts: tuple[str, ...]
     prompts: tuple[str, ...]
+    tuning_seeds: int
     seeds: int
     iterations: int
     settings: int
 
 
-FULL = Size(tuple(REWARDS), TUNING_PROMPTS, PROMPTS, 4, 60, 6)
-QUICK = Size(("style:3d",), TUNING_PROMPTS[:1], PROMPTS[:3], 2, 12, 2)
+FULL = Size(tuple(JUDGES), TUNING_PROMPTS, PROMPTS, 1, 2, 200, 4)
+QUICK = Size(("style:3d",), TUNING_PROMPTS[:1], PROMPTS[:3], 2, 2, 12, 2)
 
 
 def settings_of(method: str, count: int) -> list[dict[str, float]]:
@@ -80,18 +89,21 @@ def settings_of(method: str, count: int) -> list[dict[str, float]]:
     return every[first : first + count]
 
 
-def picture_file(out: Path, row: Row) -> Path:
-    """Where the picture of a test row lies."""
-    return out / "pictures" / f"{file_stem(row['reward'])}-{file_stem(row['method'])}-{_place(row)}.png"
+def picture_file(out: Path, row: Row, iterate: int | None = None) -> Path:
+    """Where the picture of a test row lies: the best, or that of one of the row's snapshots."""
+    parts = [
+        row["reward"],
+        row["method"],
+        row["prompt"],
+        str(row["seed"]),
+        *([] if iterate is None else [str(iterate)]),
+    ]
+    return out / "pictures" / f"{'-'.join(map(file_stem, parts))}.png"
 
 
-def _place(row: Row) -> str:
-    return f"{file_stem(row['prompt'])}-{row['seed']}"
-
-
-def picture_of(out: Path, row: Row) -> Tensor:
-    """The picture of a test row, (3, H, W) in [0, 1]."""
-    levels = np.asarray(Image.open(picture_file(out, row)).convert("RGB"))
+def picture_of(out: Path, row: Row, iterate: int | None = None) -> Tensor:
+    """The picture of a test row, (3, H, W) in [0, 1]: the best, or that of one of the row's snapshots."""
+    levels = np.asarray(Image.open(picture_file(out, row, iterate)).convert("RGB"))
     return torch.from_numpy(levels.copy()).permute(2, 0, 1).float() / 255
 
 
@@ -114,7 +126,7 @@ class Run:
         out: Path,
         quick: bool = False,
         methods: Sequence[str] | None = None,
-        model: str = "emoji64",
+        model: str = "emoji64-turbo",
         device: str = "cpu",
         size: Size | None = None,
     ) -> None:
@@ -124,7 +136,9 @@ class Run:
         self.size = size or (QUICK if quick else FULL)
         self.out, self.methods = out, [m for m in SETTINGS if not methods or m in methods]
         self.model = load_model(model, device=device)
-        self.settings = {"suite": "one-step", "model": model, "noisetilt": __version__, **vars(self.size)}
+        weights = weights_digest("emoji64", "emoji64-turbo")
+        self.settings = {"suite": "one-step", "model": model, "noisetilt": __version__, "weights": weights}
+        self.settings |= vars(self.size)
         self.ledger = Ledger(out, KEY, self.settings)
 
     def measure(self) -> None:
@@ -132,8 +146,9 @@ class Run:
         size = self.size
         with tqdm(total=len(size.rewards) * (len(self.methods) + 1), unit="method") as bar:
             for reward in size.rewards:
-                for prompt in size.prompts:
-                    self._measure(reward, "test", DRAWN, {}, prompt)
+                for phase, prompts in (("tune", size.tuning_prompts), ("test", size.prompts)):
+                    for prompt in prompts:
+                        self._measure(reward, phase, DRAWN, {}, prompt)
                 bar.update()
                 for method in self.methods:
                     for knobs, prompt in itertools.product(settings_of(method, size.settings), size.tuning_prompts):
@@ -145,7 +160,7 @@ class Run:
 
     def _measure(self, reward: str, phase: str, method: str, knobs: dict[str, float], prompt: str) -> None:
         label = json.dumps(knobs, sort_keys=True)
-        seeds = range(self.size.seeds)
+        seeds = range(self.size.tuning_seeds if phase == "tune" else self.size.seeds)
         missing = [s for s in seeds if (reward, phase, method, label, prompt, s) not in self.ledger]
         if not missing:
             return
@@ -156,20 +171,21 @@ class Run:
 
     def _rows(self, what: Row, method: Method, seeds: list[int]) -> list[Row]:
         prompts, reward = [what["prompt"]] * len(seeds), what["reward"]
+        first, second = (load_reward(name, heldout=True) for name in JUDGES[reward])
+        start = Streams(seeds, 1, self.model.shape).normal()[:, 0]
+        snapshots: dict[int, tuple[Tensor, Tensor]] = {}
+
+        def look(report: AscentReport) -> None:
+            if what["phase"] == "test" and report.number in SNAPSHOTS:
+                snapshots[report.number] = (report.images.cpu(), report.noise.cpu())
+
         result = ascend(
-            self.model,
-            prompts,
-            load_reward(reward),
-            method,
-            seeds,
-            heldout=load_reward(reward, heldout=True),
-            chunk=CHUNK,
+            self.model, prompts, load_reward(reward), method, seeds, heldout=first, chunk=CHUNK, callback=look
         )
-        start = Streams(seeds, 1, self.model.shape).normal()[:, 0].to(result.noise)
-        cosine = torch.cosine_similarity(result.noise.flatten(1), start.flatten(1))
         with torch.no_grad():
-            other = reward_of(load_reward(REWARDS[reward], heldout=True), result.images, prompts)
-        p, trace = audit(result.noise).p_value, result.trace
+            other = reward_of(second, result.images, prompts)
+        trace, noise = result.trace, self._noise_figures(result.noise.cpu(), start)
+        ways = {number: self._noise_figures(x, start) for number, (_, x) in snapshots.items()}
         seconds = [round(s / len(seeds), 4) for s in trace.seconds]
         rows = []
         for i, seed in enumerate(seeds):
@@ -179,26 +195,46 @@ class Run:
                 "target": result.rewards[i].item(),
                 "heldout": result.heldout[i].item(),
                 "other": other[i].item(),
-                "cosine": cosine[i].item(),
-                "energy": result.noise[i].square().mean().item(),
-                "p_value": p[i].item(),
+                **{name: values[i].item() for name, values in noise.items()},
                 "iteration": int(result.iterations[i]),
                 "nfe": trace.nfe[i].item(),
                 "seconds": seconds,
                 "targets": [round(v, 4) for v in trace.rewards[:, i].tolist()],
                 "heldouts": [round(v, 4) for v in trace.heldout[:, i].tolist()],
+                "snapshots": {str(n): {name: v[i].item() for name, v in way.items()} for n, way in ways.items()},
             }
             rows.append(row)
             if what["phase"] == "test":
-                file = picture_file(self.out, row)
-                file.parent.mkdir(exist_ok=True)
-                save_picture(result.images[i], file, row)
+                picture_file(self.out, row).parent.mkdir(exist_ok=True)
+                save_picture(result.images[i], picture_file(self.out, row), row)
+                for number, (images, _) in snapshots.items():
+                    save_picture(images[i], picture_file(self.out, row, number), {"iteration": number})
         return rows
+
+    @staticmethod
+    def _noise_figures(noise: Tensor, start: Tensor) -> dict[str, Tensor]:
+        """Cosine to the start, mean square and the audit's p-value of noise (picture, *event)."""
+        return {
+            "cosine": torch.cosine_similarity(noise.flatten(1), start.flatten(1)),
+            "energy": noise.flatten(1).square().mean(1),
+            "p_value": audit(noise).p_value,
+        }
+
+
+def alignment_of(row: Row) -> float:
+    """A row's held-out alignment with the prompt."""
+    return row[("heldout", "other")[JUDGES[row["reward"]].index("alignment")]]
 
 
 def chosen_knobs(ledger: Ledger, reward: str, method: str) -> dict[str, float]:
-    """The setting whose pictures of the tuning prompts have the highest mean held-out reward of the target."""
+    """Of the settings that keep to the tuning prompts that with the highest mean target reward, or, where none does,
+    that with the highest mean held-out alignment."""
+    drawn = np.mean([alignment_of(row) for row in ledger.where(reward=reward, phase="tune", method=DRAWN)])
     rows = ledger.where(reward=reward, phase="tune", method=method)
-    every = dict.fromkeys(row["knobs"] for row in rows)
-    means = {knobs: np.mean([row["heldout"] for row in rows if row["knobs"] == knobs]) for knobs in every}
-    return json.loads(max(means, key=means.get))
+    settings = {
+        knobs: [row for row in rows if row["knobs"] == knobs] for knobs in dict.fromkeys(r["knobs"] for r in rows)
+    }
+    aligned = {knobs: np.mean([alignment_of(row) for row in some]) for knobs, some in settings.items()}
+    target = {knobs: np.mean([row["target"] for row in some]) for knobs, some in settings.items()}
+    faithful = [knobs for knobs in settings if aligned[knobs] >= drawn - KEEP]
+    return json.loads(max(faithful, key=target.get) if faithful else max(aligned, key=aligned.get))
