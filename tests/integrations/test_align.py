@@ -79,7 +79,8 @@ def test_other_schedulers_keep_their_own_times(scheduler, options, record_proper
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **options)
     noise, plain = starting_noise(pipe, arguments)
     output = align(pipe, None, "base", eta=0.0)(PROMPT, latents=noise, **arguments)
-    check_same(field(output), plain, record_property, 2e-4)
+    # Without signal at the start, what is left of it is the network's prediction over a tiny α.
+    check_same(field(output), plain, record_property, 2e-4 if options.get("rescale_betas_zero_snr") else 1e-5)
 
 
 EDM = [
@@ -98,7 +99,7 @@ def test_edm_schedulers(family, scheduler, options, record_property):
     pipe.scheduler = scheduler(**options)
     noise, plain = starting_noise(pipe, arguments)
     output = align(pipe, None, "base", eta=0.0)(PROMPT, latents=noise, **arguments)
-    check_same(field(output), plain, record_property, 2e-4)
+    check_same(field(output), plain, record_property, 2e-5)
     base, tilted = (align(pipe, RED, method)(PROMPT, seeds=[0], **arguments).rewards for method in ("base", "ntrk"))
     assert tilted > base
 
@@ -120,7 +121,7 @@ def test_eta_1_is_the_stochastic_dpm_solver_with_the_same_noise(edm, monkeypatch
     monkeypatch.setattr(f"{scheduler.__module__}.randn_tensor", lambda *args, **kwargs: streams.normal().flatten(0, 1))
     plain = pipe(PROMPT, latents=noise, **arguments).images
     guided = align(pipe, None, "base", eta=1.0)(PROMPT, latents=noise, seeds=[4], **arguments).images
-    check_same(guided, plain, record_property, 2e-4)
+    check_same(guided, plain, record_property, 2e-5)
 
 
 @pytest.mark.parametrize("name", ["PNDMScheduler", "HeunDiscreteScheduler", "UniPCMultistepScheduler", "LCMScheduler"])
