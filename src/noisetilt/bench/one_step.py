@@ -27,6 +27,7 @@ from ..methods import METHODS, Method
 from ..models import load as load_model
 from ..noise import audit
 from ..report import save_picture
+from ..rewards import Reward
 from ..rewards import load as load_reward
 from ..sampling import reward_of
 from ..streams import Streams
@@ -146,32 +147,31 @@ class Run:
         size = self.size
         with tqdm(total=len(size.rewards) * (len(self.methods) + 1), unit="method") as bar:
             for reward in size.rewards:
-                for phase, prompts in (("tune", size.tuning_prompts), ("test", size.prompts)):
-                    for prompt in prompts:
-                        self._measure(reward, phase, DRAWN, {}, prompt)
+                for phase in ("tune", "test"):
+                    self._measure(reward, phase, DRAWN, {})
                 bar.update()
                 for method in self.methods:
-                    for knobs, prompt in itertools.product(settings_of(method, size.settings), size.tuning_prompts):
-                        self._measure(reward, "tune", method, knobs, prompt)
-                    best = chosen_knobs(self.ledger, reward, method)
-                    for prompt in size.prompts:
-                        self._measure(reward, "test", method, best, prompt)
+                    for knobs in settings_of(method, size.settings):
+                        self._measure(reward, "tune", method, knobs)
+                    self._measure(reward, "test", method, chosen_knobs(self.ledger, reward, method))
                     bar.update()
 
-    def _measure(self, reward: str, phase: str, method: str, knobs: dict[str, float], prompt: str) -> None:
-        label = json.dumps(knobs, sort_keys=True)
-        seeds = range(self.size.tuning_seeds if phase == "tune" else self.size.seeds)
-        missing = [s for s in seeds if (reward, phase, method, label, prompt, s) not in self.ledger]
-        if not missing:
-            return
+    def _measure(self, reward: str, phase: str, method: str, knobs: dict[str, float]) -> None:
+        """All missing pictures of a setting, CHUNK at a time."""
+        tuning, label = phase == "tune", json.dumps(knobs, sort_keys=True)
+        prompts = self.size.tuning_prompts if tuning else self.size.prompts
+        seeds = range(self.size.tuning_seeds if tuning else self.size.seeds)
+        pairs = itertools.product(prompts, seeds)
+        missing = [pair for pair in pairs if (reward, phase, method, label, *pair) not in self.ledger]
         made = METHODS["none" if method == DRAWN else method]
         made = made.replace(iterations=0 if method == DRAWN else self.size.iterations, **knobs)
-        what = {"reward": reward, "phase": phase, "method": method, "knobs": label, "prompt": prompt}
-        self.ledger.add(self._rows(what, made, missing))
+        what = {"reward": reward, "phase": phase, "method": method, "knobs": label}
+        for first in range(0, len(missing), CHUNK):
+            self.ledger.add(self._rows(what, made, missing[first : first + CHUNK]))
 
-    def _rows(self, what: Row, method: Method, seeds: list[int]) -> list[Row]:
-        prompts, reward = [what["prompt"]] * len(seeds), what["reward"]
-        first, second = (load_reward(name, heldout=True) for name in JUDGES[reward])
+    def _rows(self, what: Row, method: Method, pairs: Sequence[tuple[str, int]]) -> list[Row]:
+        prompts, seeds = zip(*pairs, strict=True)
+        reward, first, second = load_reward(what["reward"]), *self._judges(what["reward"])
         start = Streams(seeds, 1, self.model.shape).normal()[:, 0]
         snapshots: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -179,18 +179,15 @@ class Run:
             if what["phase"] == "test" and report.number in SNAPSHOTS:
                 snapshots[report.number] = (report.images.cpu(), report.noise.cpu())
 
-        result = ascend(
-            self.model, prompts, load_reward(reward), method, seeds, heldout=first, chunk=CHUNK, callback=look
-        )
+        result = ascend(self.model, prompts, reward, method, seeds, heldout=first, chunk=CHUNK, callback=look)
         with torch.no_grad():
             other = reward_of(second, result.images, prompts)
         trace, noise = result.trace, self._noise_figures(result.noise.cpu(), start)
         ways = {number: self._noise_figures(x, start) for number, (_, x) in snapshots.items()}
-        seconds = [round(s / len(seeds), 4) for s in trace.seconds]
-        rows = []
-        for i, seed in enumerate(seeds):
-            row = {
+        rows = [
+            {
                 **what,
+                "prompt": prompt,
                 "seed": seed,
                 "target": result.rewards[i].item(),
                 "heldout": result.heldout[i].item(),
@@ -198,18 +195,29 @@ class Run:
                 **{name: values[i].item() for name, values in noise.items()},
                 "iteration": int(result.iterations[i]),
                 "nfe": trace.nfe[i].item(),
-                "seconds": seconds,
+                "seconds": [round(s / len(pairs), 4) for s in trace.seconds],
                 "targets": [round(v, 4) for v in trace.rewards[:, i].tolist()],
                 "heldouts": [round(v, 4) for v in trace.heldout[:, i].tolist()],
                 "snapshots": {str(n): {name: v[i].item() for name, v in way.items()} for n, way in ways.items()},
             }
-            rows.append(row)
-            if what["phase"] == "test":
-                picture_file(self.out, row).parent.mkdir(exist_ok=True)
-                save_picture(result.images[i], picture_file(self.out, row), row)
-                for number, (images, _) in snapshots.items():
-                    save_picture(images[i], picture_file(self.out, row, number), {"iteration": number})
+            for i, (prompt, seed) in enumerate(pairs)
+        ]
+        if what["phase"] == "test":
+            self._keep(rows, result.images, {number: images for number, (images, _) in snapshots.items()})
         return rows
+
+    def _keep(self, rows: Sequence[Row], best: Tensor, snapshots: dict[int, Tensor]) -> None:
+        """Pictures of test rows, (row, 3, H, W): the best and those of the snapshots."""
+        for i, row in enumerate(rows):
+            picture_file(self.out, row).parent.mkdir(exist_ok=True)
+            save_picture(best[i], picture_file(self.out, row), row)
+            for number, images in snapshots.items():
+                save_picture(images[i], picture_file(self.out, row, number), {"iteration": number})
+
+    @staticmethod
+    def _judges(reward: str) -> tuple[Reward, Reward]:
+        first, second = JUDGES[reward]
+        return load_reward(first, heldout=True), load_reward(second, heldout=True)
 
     @staticmethod
     def _noise_figures(noise: Tensor, start: Tensor) -> dict[str, Tensor]:
