@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..denoiser import to_x0
 from ..judging import Reward
@@ -18,8 +18,10 @@ from ..methods import Method, find_method
 from ..pixels import clamp_unit
 from .families import Family, find_family
 from .guide import GradientAt, Guide, check_guidance, pull_back_of
-from .offload import check_offload, fetch_back, networks_of
-from .schedules import RatioPath, first_order, path_of, prediction_of, sign_of, times_of, unit_of
+from .lending import borrowed, checkpointed, frozen
+from .offload import check_offload, fetch_back
+from .scheduler import GuidedScheduler
+from .schedules import first_order
 
 
 def align(
@@ -303,125 +305,6 @@ class _Run:
         return x.to(torch.float32 if upcast else latents.dtype)
 
 
-class GuidedScheduler:
-    """A diffusers scheduler whose `step` is the engine; all else is a copy of the original.
-
-    Its timesteps are iterated as the guide asks: a method that goes back up in time has more of them than the pipeline
-    asked for.
-
-    Args:
-        original: the pipeline's scheduler; it is copied, not changed.
-        run: what answers the steps.
-    """
-
-    order = 1
-
-    def __init__(self, original: Any, run: _Run) -> None:
-        self.inner = first_order(original)
-        self.path, self.prediction = path_of(self.inner), prediction_of(self.inner)
-        self.unit, self.sign = unit_of(self.inner), sign_of(self.inner)
-        self.set_timesteps = self.inner.set_timesteps
-        self._run = run
-        self._visited: Tensor | None = None
-        self._timestep: dict[float, Tensor] = {}
-        self._taken = 0
-        self._times: list[float] = []
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "inner":
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
-    @property
-    def init_noise_sigma(self) -> float:
-        """What the pipeline scales its noise by: the inner scheduler's, in units of unit-variance states."""
-        scale = float(self.inner.init_noise_sigma)
-        of_ratio = isinstance(self.path, RatioPath) and scale != 1
-        return scale * self.path.alpha(times_of(self.inner)[0]) / self.unit if of_ratio else scale
-
-    def rescaled(self, x: Tensor) -> Tensor:
-        """Final states as the inner scheduler scales them."""
-        return self.unit / self.path.alpha(times_of(self.inner)[-1]) * x if isinstance(self.path, RatioPath) else x
-
-    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """The sample: states are kept in the scale that the network sees."""
-        return sample
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """α_t x_0 + σ_t ε at the timesteps (batch,)."""
-        timesteps = timesteps.as_subclass(Tensor)  # what is computed with ours would be of its class
-        if not isinstance(self.path, RatioPath):
-            return self.inner.add_noise(original_samples, noise, timesteps)
-        return self._noised(original_samples, noise, timesteps)
-
-    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
-        """α_t x_0 + σ_t ε at the timesteps (batch,), as flow schedulers call it; theirs counts its own steps."""
-        return self._noised(sample, noise, timestep)
-
-    def _noised(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        times, known = times_of(self.inner), self.inner.timesteps.tolist()
-        at = [times[known.index(t)] for t in timesteps.flatten().tolist()]
-        shape = (-1, *[1] * (noise.ndim - 1))
-        alpha = noise.new_tensor([self.path.alpha(t) for t in at]).view(shape)
-        sigma = noise.new_tensor([self.path.sigma(t) for t in at]).view(shape)
-        return alpha * original_samples / self.unit + sigma * noise
-
-    @property
-    def timesteps(self) -> Tensor:
-        """The inner scheduler's, (step,), which iterate as the guide asks."""
-        kind = type("Timesteps", (Tensor,), {"__iter__": lambda own: self._visit(own.as_subclass(Tensor))})
-        return self.inner.timesteps.as_subclass(kind)
-
-    @property
-    def sigmas(self) -> Tensor:
-        """The inner scheduler's, or, once under way, those of the questions so far and of the next."""
-        sigmas = self.inner.sigmas
-        return sigmas.new_tensor(self._times) if self._taken else sigmas
-
-    def _visit(self, timesteps: Tensor) -> Iterator[Tensor]:
-        before = self._taken
-        if not before:
-            self._visited = timesteps
-        for number in range(len(timesteps)):
-            yield timesteps[number]
-            if self._taken > before:
-                break
-        while self._taken > before and not self._run.guide.done:
-            before = self._taken
-            yield self._timestep[self._run.guide.t]
-
-    def _begin(self) -> None:
-        """The times of the timesteps that the pipeline set out to visit, and the one after them."""
-        everything = self.inner.timesteps
-        visited = everything if self._visited is None else self._visited
-        first, times = everything.tolist().index(float(visited[0])), times_of(self.inner)
-        self._timestep = dict(zip(times, everything, strict=False))
-        self._run.guide.grid = times[first : first + len(visited) + 1]
-
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True, **_: Any) -> Any:
-        """The pipeline's x_s from the network's output at x_t, as any diffusers scheduler."""
-        if not self._taken:
-            self._begin()
-            self._times = [self._run.guide.t]
-        t = self._run.guide.t
-        at, due = (float(torch.as_tensor(time).flatten()[0]) for time in (timestep, self._timestep[t]))
-        if at != due:
-            raise RuntimeError(
-                f"{type(self._run.pipe).__name__} is at timestep {at:g} where {due:g} was due; "
-                "its loop does not iterate the scheduler's timesteps, and cannot go back in time"
-            )
-        self._taken += 1
-        previous = self._run.step(model_output, sample, t)
-        if not self._run.guide.done:
-            self._times.append(self._run.guide.t)
-        if not return_dict:
-            # Consistency pipelines take a pair, and decode the second of the last one.
-            return previous, previous
-        from diffusers.schedulers.scheduling_utils import SchedulerOutput
-
-        return SchedulerOutput(prev_sample=previous)
-
-
 def per_row(given: Any, rows: int) -> Any:
     """A picture, or some, as one for each row of a batch, in whose order they then are; pipelines differ in theirs."""
     if isinstance(given, list):
@@ -444,58 +327,6 @@ def row_generator(seed: int, particle: int) -> torch.Generator:
     """Random numbers of one row of the batch, apart from the engine's own."""
     mixed = np.random.SeedSequence([seed, particle, 0]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(mixed >> 1))
-
-
-def modules_of(pipe: Any) -> list[nn.Module]:
-    return [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-
-
-@contextlib.contextmanager
-def frozen(pipe: Any) -> Iterator[None]:
-    """Parameters need no gradient, so that nothing but the way from x_t to x̂_0 is kept; dtypes are restored after."""
-    named = [(module, dict(module.named_parameters())) for module in modules_of(pipe)]
-    trainable = [(module, name) for module, own in named for name, p in own.items() if p.requires_grad]
-    vae = getattr(pipe, "vae", None)
-    dtype = None if vae is None else vae.dtype
-    try:
-        for module, name in trainable:
-            module.get_parameter(name).requires_grad_(False)
-        yield
-    finally:
-        # By name: sequential offloading makes other parameters of them.
-        for module, name in trainable:
-            module.get_parameter(name).requires_grad_(True)
-        if vae is not None and vae.dtype != dtype:
-            vae.to(dtype)
-
-
-@contextlib.contextmanager
-def borrowed(pipe: Any, **changes: Any) -> Iterator[None]:
-    """Attributes replaced for a while; written past diffusers' __setattr__, which would note them in the config."""
-    own = vars(pipe)
-    before = {name: own[name] for name in changes if name in own}
-    try:
-        own.update(changes)
-        yield
-    finally:
-        for name in changes:
-            own.pop(name, None)
-        own.update(before)
-
-
-@contextlib.contextmanager
-def checkpointed(pipe: Any) -> Iterator[None]:
-    """Gradient checkpointing in the networks and the decoder that know it, for a while."""
-    networks = [*(network for _, network in networks_of(pipe)), getattr(pipe, "vae", None)]
-    able = [n for n in networks if getattr(n, "_supports_gradient_checkpointing", False)]
-    changed = [n for n in able if not n.is_gradient_checkpointing]
-    try:
-        for network in changed:
-            network.enable_gradient_checkpointing()
-        yield
-    finally:
-        for network in changed:
-            network.disable_gradient_checkpointing()
 
 
 def pick_rows(output: Any, rows: Tensor, total: int) -> Any:
