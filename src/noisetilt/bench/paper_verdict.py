@@ -24,6 +24,8 @@ from .statistics import Interval, bootstrap, paired
 PAIR = ("prompt", "seed")
 # Fréchet distances of this many draws of pictures tell their difference from chance.
 DRAWS = 200
+# For how many targets NTRK is to lead.
+AIM = 4
 
 
 @dataclass(frozen=True)
@@ -162,15 +164,15 @@ def summary(runner: Runner, found: dict[str, list[Question]]) -> list[str]:
         text = f"{asked.format(*runner.plan.budgets)}: met for {met} of {len(measured)} targets measured"
         text = text if measured else f"{asked.format(*runner.plan.budgets)}: not measured yet"
         text += f" ({open_} not to the end)" if measured and open_ else ""
-        said.append(text + (_aim(met, open_) if number == 0 else "") + ".")
+        said.append(text + (_aim(met, open_) if number == 0 and len(asked_of) >= AIM else "") + ".")
     return said
 
 
 def _aim(met: int, open_: int) -> str:
-    """The aim of four targets of five."""
-    if met + open_ < 4:
-        return "; the aim, 4 of 5, is missed"
-    return "; the aim, 4 of 5, is still open" if open_ else "; the aim, 4 of 5, is reached"
+    """Whether the aim is reached."""
+    if met + open_ < AIM:
+        return f"; the aim, {AIM} targets, is missed"
+    return f"; the aim, {AIM} targets, is " + ("still open" if open_ and met < AIM else "reached")
 
 
 def _signed(interval: Interval) -> str:
