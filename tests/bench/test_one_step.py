@@ -8,9 +8,9 @@ from PIL import Image
 
 from noisetilt.bench import one_step, one_step_report
 from noisetilt.bench.ledger import Ledger
-from noisetilt.bench.one_step import KEY, SETTINGS, Run, Size, chosen_knobs, picture_file, picture_of, settings_of
+from noisetilt.bench.one_step import KEY, SETTINGS, Run, Size, choose, picture_file, picture_of, settings_of
 
-SMALL = Size(("style:3d",), ("bear face",), ("cat face", "tree"), 2, 2, 10, 2)
+SMALL = Size(("style:3d",), ("bear face",), ("cat face", "tree"), 2, 2, 5, 10, 2)
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +23,12 @@ def finished(tmp_path_factory):
 
 def test_every_method_has_as_many_settings():
     assert {len(settings) for settings in SETTINGS.values()} == {6}
-    assert settings_of("none", 2) == [{"rate": 0.05}, {"rate": 0.1}]
+    assert settings_of("none", 2) == [{"rate": 0.02}, {"rate": 0.05}]
 
 
 def test_a_row_tells_the_whole_way(finished):
     for row in finished.ledger.where(phase="test", method="none"):
-        assert len(row["targets"]) == len(row["heldouts"]) == len(row["seconds"]) == 11
+        assert len(row["targets"]) == len(row["alignments"]) == len(row["seconds"]) == 11
         assert row["target"] == pytest.approx(max(row["targets"]), abs=1e-4) and row["nfe"] == 11
         assert row["targets"][0] == pytest.approx(drawn(finished, row)["target"], abs=1e-3)
         assert -1 <= row["cosine"] < 1 and 0 <= row["p_value"] <= 1
@@ -44,30 +44,32 @@ def test_the_chosen_knobs_were_tried_on_the_tuning_prompts_and_are_what_is_teste
     for method in ("none", "gper-rotation"):
         rows = finished.ledger.where(phase="tune", method=method)
         assert {row["prompt"] for row in rows} == {"bear face"} and len({row["knobs"] for row in rows}) == 2
-        chosen = chosen_knobs(finished.ledger, "style:3d", method)
+        chosen = choose(finished.ledger, "style:3d", method).knobs
         (used,) = {row["knobs"] for row in finished.ledger.where(phase="test", method=method)}
         assert json.loads(used) == chosen and used in {row["knobs"] for row in rows}
 
 
-def test_knobs_have_the_highest_target_among_those_that_keep_to_the_prompt(tmp_path):
-    ledger = Ledger(tmp_path, KEY, {})
-    row = {"reward": "style:3d", "phase": "tune", "prompt": "bear face", "seed": 0, "heldout": 0.0}
-    drawn = {**row, "method": one_step.DRAWN, "knobs": "{}", "target": 0.0, "other": -1.0}
-    tried = [(0.1, 1.0, -1.0), (0.2, 2.0, -2.4), (0.4, 9.0, -2.6)]
-    method = [
-        {**row, "method": "gper", "knobs": f'{{"rate": {rate}}}', "target": target, "other": alignment}
-        for rate, target, alignment in tried
+def test_knobs_and_stop_have_the_highest_target_among_what_keeps_to_the_prompt(tmp_path):
+    def row(method, rate, targets, alignments):
+        ways = {"targets": targets, "alignments": alignments, "alignment": alignments[-1]}
+        what = {"reward": "style:3d", "phase": "tune", "prompt": "bear face", "seed": 0, "method": method}
+        return {**what, "knobs": "{}" if rate is None else f'{{"rate": {rate}}}', **ways}
+
+    tried = [
+        row("gper", 0.1, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [-1.0, -1.0, -1.0, -1.5, -2.0, -2.4]),
+        row("gper", 0.2, [0.0, 3.0, 4.0, 6.0, 8.0, 9.0], [-1.0, -1.5, -2.4, -3.0, -3.0, -3.0]),
     ]
-    ledger.add([drawn, *method])
-    assert chosen_knobs(ledger, "style:3d", "gper") == {"rate": 0.2}
+    ledger = Ledger(tmp_path, KEY, {})
+    ledger.add([row(one_step.DRAWN, None, [0.0], [-1.0]), *tried])
+    assert choose(ledger, "style:3d", "gper") == ({"rate": 0.1}, 5)
     strict = Ledger(tmp_path / "strict", KEY, {})
-    strict.add([{**drawn, "other": 9.0}, *method])
-    assert chosen_knobs(strict, "style:3d", "gper") == {"rate": 0.1}
+    strict.add([row(one_step.DRAWN, None, [0.0], [9.0]), *tried])
+    assert choose(strict, "style:3d", "gper") == ({"rate": 0.1}, 2)
 
 
 def test_snapshots_are_iterates_on_the_way(finished):
     for row in finished.ledger.where(phase="test", method="gper-rotation"):
-        assert set(row["snapshots"]) == {"10"} and row["snapshots"]["10"]["cosine"] < 1
+        assert set(row["snapshots"]) == {"2", "5", "10"} and row["snapshots"]["10"]["cosine"] < 1
         if row["iteration"] == 10:
             assert np.array_equal(picture_of(finished.out, row), picture_of(finished.out, row, 10))
 
@@ -80,13 +82,13 @@ def test_what_was_measured_is_kept_and_what_was_lost_is_measured_again(finished)
     again.measure()
     assert again.ledger.file.read_text().splitlines()[:-1] == lines[:-1] and len(again.ledger) == len(lines)
     with pytest.raises(ValueError, match="iterations"):
-        Run(finished.out, size=Size(("style:3d",), ("bear face",), ("cat face", "tree"), 2, 2, 9, 2))
+        Run(finished.out, size=Size(("style:3d",), ("bear face",), ("cat face", "tree"), 2, 2, 5, 9, 2))
 
 
 def test_the_report_has_table_plots_and_pictures(finished):
     text = (finished.out / "report.md").read_text()
     assert "| gper-rotation |" in text and "told from noise" in text and "Target reward, highest first" in text
-    for name in ("ways", "frontier", "trade", "pictures"):
+    for name in ("stopped", "ways", "frontier", "trade", "pictures"):
         Image.open(finished.out / f"style-3d-{name}.png").verify()
         assert f"style-3d-{name}.png" in text
     assert "data:image/png;base64" in (finished.out / "report.html").read_text()
@@ -112,7 +114,14 @@ def test_unknown_methods_are_refused(tmp_path):
 
 def test_the_race_counts_seconds_up_to_the_level_the_rival_ends_with():
     def row(targets, seconds):
-        return {"targets": targets, "seconds": seconds, "target": max(targets), "heldout": 0.0, "other": 0.0, "seed": 0}
+        return {
+            "targets": targets,
+            "seconds": seconds,
+            "target": max(targets),
+            "alignment": 0.0,
+            "judge": 0.0,
+            "seed": 0,
+        }
 
     methods = {
         one_step.DRAWN: [{**row([0.0], [1.0]), "prompt": p} for p in "ab"],

@@ -1,9 +1,10 @@
 """The suite `one-step`: what noise ascent gains, how fast, and what it does to the picture and to the noise.
 
-Each method's knobs are tuned on other prompts, the same number of settings and network calls for each: the highest
-target reward among the settings that keep to the prompt, which is a mean held-out alignment at most KEEP
-below that of the pictures as drawn. What is then measured on the test prompts is a row a picture, with the whole way of
-its rewards, and pictures and noise at some iterates on that way.
+Each method's knobs are tuned on other prompts, the same number of settings and iterations for each, and so is when to
+stop: of all settings and iterates of SNAPSHOTS, the highest mean target reward among those that keep to the prompt,
+whose mean held-out alignment is at most KEEP below that of the pictures as drawn. On the test prompts the chosen
+setting then runs to the end, a row a picture, with the whole way of its rewards, and pictures and noise at the
+snapshots.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,21 +29,16 @@ from ..methods import METHODS, Method
 from ..models import load as load_model
 from ..noise import audit
 from ..report import save_picture
-from ..rewards import Reward
 from ..rewards import load as load_reward
-from ..sampling import reward_of
 from ..streams import Streams
 from .ledger import Ledger, Row, weights_digest
 from .paper_plan import KEEP
+from .paper_suite import find_judge
 
 KEY = ("reward", "phase", "method", "knobs", "prompt", "seed")
-# A reward and the two held-out ones that look on: its own held-out version, where it has one, is the first.
-JUDGES = {
-    "style:3d": ("style:3d", "alignment"),
-    "alignment": ("alignment", "style:3d"),
-    "redness": ("alignment", "style:3d"),
-}
-SNAPSHOTS = (10, 20, 40, 60, 100, 200)
+# A reward and who looks on besides held-out alignment.
+JUDGES = {"style:3d": "held-out style:3d", "alignment": "clarity", "redness": "clarity"}
+SNAPSHOTS = (2, 5, 10, 20, 40, 60, 100, 200)
 TUNING_PROMPTS = ("bear face", "clock", "fish", "red apple")
 PROMPTS = ("cat face", "house", "grinning face", "automobile", "flower", "dog", "ship", "tree")
 DRAWN = "as drawn"
@@ -54,14 +51,14 @@ def _crossed(**knobs: tuple[float, ...]) -> list[dict[str, float]]:
 
 # As many settings for each: soft penalties share them out between rate and weight.
 SETTINGS = {
-    "none": _crossed(rate=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4)),
+    "none": _crossed(rate=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
     "reno": _crossed(rate=(1.25, 5.0, 20.0), penalty_weight=(0.01, 0.1)),
-    "prno": _crossed(rate=(0.02, 0.05, 0.1), penalty_weight=(0.01, 0.1)),
-    "mpgr": _crossed(rate=(0.02, 0.05, 0.1), penalty_weight=(0.01, 0.1)),
-    "gper": _crossed(rate=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4)),
-    "gper-latent": _crossed(rate=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4)),
-    "gper-both": _crossed(rate=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4)),
-    "gper-w": _crossed(rate=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4)),
+    "prno": _crossed(rate=(0.01, 0.02, 0.05), penalty_weight=(0.01, 0.1)),
+    "mpgr": _crossed(rate=(0.01, 0.02, 0.05), penalty_weight=(0.01, 0.1)),
+    "gper": _crossed(rate=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
+    "gper-latent": _crossed(rate=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
+    "gper-both": _crossed(rate=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
+    "gper-w": _crossed(rate=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
     "gper-rotation": _crossed(rate=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4)),
 }
 
@@ -75,12 +72,20 @@ class Size:
     prompts: tuple[str, ...]
     tuning_seeds: int
     seeds: int
+    tuning_iterations: int
     iterations: int
     settings: int
 
 
-FULL = Size(tuple(JUDGES), TUNING_PROMPTS, PROMPTS, 1, 2, 200, 4)
-QUICK = Size(("style:3d",), TUNING_PROMPTS[:1], PROMPTS[:3], 2, 2, 12, 2)
+FULL = Size(tuple(JUDGES), TUNING_PROMPTS, PROMPTS, 1, 2, 60, 200, 4)
+QUICK = Size(("style:3d",), TUNING_PROMPTS[:1], PROMPTS[:3], 2, 2, 10, 20, 2)
+
+
+class Choice(NamedTuple):
+    """A setting, and the iterate at which its mean target was highest while it kept to the prompt."""
+
+    knobs: dict[str, float]
+    stop: int
 
 
 def settings_of(method: str, count: int) -> list[dict[str, float]]:
@@ -153,7 +158,7 @@ class Run:
                 for method in self.methods:
                     for knobs in settings_of(method, size.settings):
                         self._measure(reward, "tune", method, knobs)
-                    self._measure(reward, "test", method, chosen_knobs(self.ledger, reward, method))
+                    self._measure(reward, "test", method, choose(self.ledger, reward, method).knobs)
                     bar.update()
 
     def _measure(self, reward: str, phase: str, method: str, knobs: dict[str, float]) -> None:
@@ -164,14 +169,15 @@ class Run:
         pairs = itertools.product(prompts, seeds)
         missing = [pair for pair in pairs if (reward, phase, method, label, *pair) not in self.ledger]
         made = METHODS["none" if method == DRAWN else method]
-        made = made.replace(iterations=0 if method == DRAWN else self.size.iterations, **knobs)
+        iterations = self.size.tuning_iterations if tuning else self.size.iterations
+        made = made.replace(iterations=0 if method == DRAWN else iterations, **knobs)
         what = {"reward": reward, "phase": phase, "method": method, "knobs": label}
         for first in range(0, len(missing), CHUNK):
             self.ledger.add(self._rows(what, made, missing[first : first + CHUNK]))
 
     def _rows(self, what: Row, method: Method, pairs: Sequence[tuple[str, int]]) -> list[Row]:
         prompts, seeds = zip(*pairs, strict=True)
-        reward, first, second = load_reward(what["reward"]), *self._judges(what["reward"])
+        reward, judge = load_reward(what["reward"]), find_judge(JUDGES[what["reward"]])
         start = Streams(seeds, 1, self.model.shape).normal()[:, 0]
         snapshots: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -179,25 +185,28 @@ class Run:
             if what["phase"] == "test" and report.number in SNAPSHOTS:
                 snapshots[report.number] = (report.images.cpu(), report.noise.cpu())
 
-        result = ascend(self.model, prompts, reward, method, seeds, heldout=first, chunk=CHUNK, callback=look)
-        with torch.no_grad():
-            other = reward_of(second, result.images, prompts)
-        trace, noise = result.trace, self._noise_figures(result.noise.cpu(), start)
-        ways = {number: self._noise_figures(x, start) for number, (_, x) in snapshots.items()}
+        aligned = load_reward("alignment", heldout=True)
+        result = ascend(self.model, prompts, reward, method, seeds, heldout=aligned, chunk=CHUNK, callback=look)
+
+        def figures(images: Tensor, noise: Tensor) -> dict[str, Tensor]:
+            with torch.no_grad():
+                return {"judge": judge(images, prompts), **noise_figures(noise, start)}
+
+        trace, best = result.trace, figures(result.images.cpu(), result.noise.cpu())
+        ways = {number: figures(*snapshot) for number, snapshot in snapshots.items()}
         rows = [
             {
                 **what,
                 "prompt": prompt,
                 "seed": seed,
                 "target": result.rewards[i].item(),
-                "heldout": result.heldout[i].item(),
-                "other": other[i].item(),
-                **{name: values[i].item() for name, values in noise.items()},
+                "alignment": result.heldout[i].item(),
+                **{name: values[i].item() for name, values in best.items()},
                 "iteration": int(result.iterations[i]),
                 "nfe": trace.nfe[i].item(),
                 "seconds": [round(s / len(pairs), 4) for s in trace.seconds],
                 "targets": [round(v, 4) for v in trace.rewards[:, i].tolist()],
-                "heldouts": [round(v, 4) for v in trace.heldout[:, i].tolist()],
+                "alignments": [round(v, 4) for v in trace.heldout[:, i].tolist()],
                 "snapshots": {str(n): {name: v[i].item() for name, v in way.items()} for n, way in ways.items()},
             }
             for i, (prompt, seed) in enumerate(pairs)
@@ -214,35 +223,26 @@ class Run:
             for number, images in snapshots.items():
                 save_picture(images[i], picture_file(self.out, row, number), {"iteration": number})
 
-    @staticmethod
-    def _judges(reward: str) -> tuple[Reward, Reward]:
-        first, second = JUDGES[reward]
-        return load_reward(first, heldout=True), load_reward(second, heldout=True)
 
-    @staticmethod
-    def _noise_figures(noise: Tensor, start: Tensor) -> dict[str, Tensor]:
-        """Cosine to the start, mean square and the audit's p-value of noise (picture, *event)."""
-        return {
-            "cosine": torch.cosine_similarity(noise.flatten(1), start.flatten(1)),
-            "energy": noise.flatten(1).square().mean(1),
-            "p_value": audit(noise).p_value,
-        }
-
-
-def alignment_of(row: Row) -> float:
-    """A row's held-out alignment with the prompt."""
-    return row[("heldout", "other")[JUDGES[row["reward"]].index("alignment")]]
-
-
-def chosen_knobs(ledger: Ledger, reward: str, method: str) -> dict[str, float]:
-    """Of the settings that keep to the tuning prompts that with the highest mean target reward, or, where none does,
-    that with the highest mean held-out alignment."""
-    drawn = np.mean([alignment_of(row) for row in ledger.where(reward=reward, phase="tune", method=DRAWN)])
-    rows = ledger.where(reward=reward, phase="tune", method=method)
-    settings = {
-        knobs: [row for row in rows if row["knobs"] == knobs] for knobs in dict.fromkeys(r["knobs"] for r in rows)
+def noise_figures(noise: Tensor, start: Tensor) -> dict[str, Tensor]:
+    """Cosine to the start, mean square and the audit's p-value of noise (picture, *event)."""
+    return {
+        "cosine": torch.cosine_similarity(noise.flatten(1), start.flatten(1)),
+        "energy": noise.flatten(1).square().mean(1),
+        "p_value": audit(noise).p_value,
     }
-    aligned = {knobs: np.mean([alignment_of(row) for row in some]) for knobs, some in settings.items()}
-    target = {knobs: np.mean([row["target"] for row in some]) for knobs, some in settings.items()}
-    faithful = [knobs for knobs in settings if aligned[knobs] >= drawn - KEEP]
-    return json.loads(max(faithful, key=target.get) if faithful else max(aligned, key=aligned.get))
+
+
+def choose(ledger: Ledger, reward: str, method: str) -> Choice:
+    """Of the settings and snapshots that keep to the tuning prompts that with the highest mean target reward, or, where
+    none does, that with the highest mean held-out alignment."""
+    drawn = np.mean([row["alignment"] for row in ledger.where(reward=reward, phase="tune", method=DRAWN)])
+    rows = ledger.where(reward=reward, phase="tune", method=method)
+    found = []
+    for knobs in dict.fromkeys(row["knobs"] for row in rows):
+        some = [row for row in rows if row["knobs"] == knobs]
+        target, aligned = (np.mean([row[way] for row in some], axis=0) for way in ("targets", "alignments"))
+        found += [(target[n], aligned[n], Choice(json.loads(knobs), n)) for n in SNAPSHOTS if n < len(target)]
+    faithful = [(t, choice) for t, a, choice in found if a >= drawn - KEEP]
+    every = faithful or [(a, choice) for _, a, choice in found]
+    return max(every, key=lambda one: one[0])[1]

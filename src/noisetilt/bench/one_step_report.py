@@ -14,7 +14,7 @@ from .document import Document, figure_bytes, new_figure, picture_bytes
 from .features import features, real_features
 from .ledger import Ledger, Row
 from .metrics import frechet_distance, precision_recall, vendi_score
-from .one_step import DRAWN, JUDGES, SETTINGS, Run, picture_of
+from .one_step import DRAWN, JUDGES, SETTINGS, Run, choose, picture_of
 from .paper_plan import KEEP
 from .statistics import bootstrap, paired
 
@@ -51,7 +51,7 @@ def set_metrics(images: torch.Tensor) -> dict[str, float | None]:
 
 
 def pictures_of(out: Path, rows: Sequence[Row], iterate: int | None = None) -> torch.Tensor:
-    """All pictures of some rows, (count, 3, H, W) in [0, 1]."""
+    """All pictures of some rows, (count, 3, H, W) in [0, 1]: the best, or those of one of their snapshots."""
     return torch.stack([picture_of(out, row, iterate) for row in rows])
 
 
@@ -61,8 +61,21 @@ def diversity(rows: Sequence[Row], images: torch.Tensor) -> float:
     return float(np.mean([vendi_score(mine[[row["prompt"] == prompt for row in rows]]) for prompt in prompts]))
 
 
-def _line(out: Path, name: str, rows: list[Row], drawn: list[Row]) -> list[Any]:
-    images = pictures_of(out, rows)
+def at_snapshot(row: Row, number: int) -> Row:
+    """A test row as it would be, had its ascent stopped there."""
+    way = {"target": row["targets"][number], "alignment": row["alignments"][number], "nfe": number + 1.0}
+    return {**row, **row["snapshots"][str(number)], **way, "seconds": row["seconds"][: number + 1]}
+
+
+def stopped(run: Run, reward: str, methods: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """The test rows of each method as they are where the tuning prompts say to stop."""
+    found = {DRAWN: methods[DRAWN]}
+    for name in (m for m in methods if m != DRAWN):
+        found[name] = [at_snapshot(row, choose(run.ledger, reward, name).stop) for row in methods[name]]
+    return found
+
+
+def _line(name: str, rows: list[Row], drawn: list[Row], images: torch.Tensor) -> list[Any]:
     metrics = set_metrics(images)
     gain = "–" if name == DRAWN else str(bootstrap(paired(rows, drawn, "target", PAIR)))
 
@@ -72,10 +85,11 @@ def _line(out: Path, name: str, rows: list[Row], drawn: list[Row]) -> list[Any]:
     return [
         name,
         ", ".join(sorted({row["knobs"].strip("{}").replace('"', "") for row in rows})),
+        mean("nfe"),
         str(bootstrap([row["target"] for row in rows])),
         gain,
-        str(bootstrap([row["heldout"] for row in rows])),
-        str(bootstrap([row["other"] for row in rows])),
+        str(bootstrap([row["alignment"] for row in rows])),
+        str(bootstrap([row["judge"] for row in rows])),
         metrics["frechet"],
         metrics["precision"],
         metrics["recall"],
@@ -84,14 +98,13 @@ def _line(out: Path, name: str, rows: list[Row], drawn: list[Row]) -> list[Any]:
         mean("energy"),
         float(np.median([row["p_value"] for row in rows])),
         float(np.mean([row["p_value"] < 0.01 for row in rows])),
-        mean("nfe"),
         float(np.mean([row["seconds"][-1] for row in rows])),
     ]
 
 
 HEADER = (
-    "method, knobs, target, gain, first judge, second judge, Fréchet, precision, recall, Vendi, cosine to start, "
-    "mean square, audit p, told from noise, NFE, seconds"
+    "method, knobs, NFE, target, gain, held-out alignment, judge, Fréchet, precision, recall, Vendi, cosine to start, "
+    "mean square, audit p, told from noise, seconds"
 ).split(", ")
 
 
@@ -100,18 +113,17 @@ def first_at(curve: Sequence[float], level: float) -> int | None:
     return next((i for i, value in enumerate(curve) if value >= level), None)
 
 
-def verdicts(methods: dict[str, list[Row]]) -> list[str]:
-    """What the figures say, in sentences."""
-    lines, climbs = [], {name: rows for name, rows in methods.items() if name != DRAWN}
-    means = {name: float(np.mean([row["target"] for row in rows])) for name, rows in climbs.items()}
+def verdicts(rows: dict[str, list[Row]]) -> list[str]:
+    """What the figures say of the order of the methods, in sentences."""
+    climbs = {name: some for name, some in rows.items() if name != DRAWN}
+    means = {name: float(np.mean([row["target"] for row in some])) for name, some in climbs.items()}
     order = sorted(means, key=means.get, reverse=True)
-    if order:
-        lines.append("Target reward, highest first: " + ", ".join(f"{m} {means[m]:.2f}" for m in order) + ".")
+    lines = ["Target reward, highest first: " + ", ".join(f"{m} {means[m]:.2f}" for m in order) + "."] if order else []
     for rival in order[1:]:
         first = order[0]
-        ahead, held = (bootstrap(paired(climbs[first], climbs[rival], f, PAIR)) for f in ("target", "heldout"))
+        ahead, held = (bootstrap(paired(climbs[first], climbs[rival], f, PAIR)) for f in ("target", "alignment"))
         sure = "is certain at 95 %" if ahead.excludes(0) else "is not certain"
-        lines.append(f"{first} over {rival}: target {ahead}, which {sure}; first judge {held}.")
+        lines.append(f"{first} over {rival}: target {ahead}, which {sure}; held-out alignment {held}.")
     return lines
 
 
@@ -126,9 +138,9 @@ def targets(methods: dict[str, list[Row]]) -> list[str]:
         if rivals:
             lines.append(_lead(name, methods[name], rivals, methods[DRAWN]))
     if "none" in methods:
-        change = bootstrap(paired(methods["none"], methods[DRAWN], "heldout", PAIR))
+        change = bootstrap(paired(methods["none"], methods[DRAWN], "alignment", PAIR))
         seen = "the benchmark sees it hack" if change.high < 0 else "it does not hack by that"
-        lines.append(f"Without regularisation the first judge changes by {change}: {seen}.")
+        lines.append(f"Without regularisation held-out alignment changes by {change}: {seen}.")
     return lines
 
 
@@ -149,11 +161,12 @@ def _lead(name: str, rows: list[Row], rivals: dict[str, list[Row]], drawn: list[
     """Whether a method ends above all rivals, and what the judges say against the pictures as drawn."""
     ahead = {rival: bootstrap(paired(rows, theirs, "target", PAIR)) for rival, theirs in rivals.items()}
     nearest = min(ahead, key=lambda rival: ahead[rival].value)
-    first, second = (bootstrap(paired(rows, drawn, judge, PAIR)) for judge in ("heldout", "other"))
-    kept = "kept" if first.high >= 0 else "lost"
+    aligned, judge = (bootstrap(paired(rows, drawn, field, PAIR)) for field in ("alignment", "judge"))
+    kept = "kept" if min(aligned.high, judge.high) >= 0 else "not kept"
     return (
         f"{name} above every rival: {'met' if ahead[nearest].low > 0 else 'missed'} ({ahead[nearest]} over {nearest}, "
-        f"the nearest). Against pictures as drawn the first judge is {kept} ({first}), the second changes by {second}."
+        f"the nearest). Against pictures as drawn held-out alignment changes by {aligned}, the judge by {judge}, "
+        f"{kept}."
     )
 
 
@@ -166,15 +179,15 @@ def _ways(methods: dict[str, list[Row]], reward: str) -> bytes:
     figure = new_figure(figsize=(15, 4.4))
     by_iteration, by_time, against = figure.subplots(1, 3)
     for name, rows in methods.items():
-        target, heldout, seconds = (mean_curve(rows, field) for field in ("targets", "heldouts", "seconds"))
+        target, aligned, seconds = (mean_curve(rows, field) for field in ("targets", "alignments", "seconds"))
         style = {"color": COLOURS[name], "label": name}
         by_iteration.plot(target, **style)
         by_time.plot(seconds, target, **style)
-        against.plot(target, heldout, **style)
-        against.plot(target[-1], heldout[-1], "o", color=COLOURS[name])
+        against.plot(target, aligned, **style)
+        against.plot(target[-1], aligned[-1], "o", color=COLOURS[name])
     by_iteration.set(xlabel="iteration", ylabel=reward)
     by_time.set(xlabel="seconds a picture", ylabel=reward)
-    against.set(xlabel=reward, ylabel=f"held-out {JUDGES[reward][0]}")
+    against.set(xlabel=reward, ylabel="held-out alignment")
     for axes in (by_iteration, by_time, against):
         axes.spines[["top", "right"]].set_visible(False)
     by_iteration.legend(frameon=False, fontsize=8)
@@ -187,14 +200,15 @@ def _frontier(out: Path, methods: dict[str, list[Row]], reward: str) -> bytes:
     panels = figure.subplots(1, 3)
     for name, rows in methods.items():
         at = sorted(map(int, rows[0]["snapshots"]))
-        target = [float(np.mean([row["targets"][n] for row in rows])) for n in at]
-        metrics = [set_metrics(pictures_of(out, rows, n)) for n in at]
-        cosine = [float(np.mean([row["snapshots"][str(n)]["cosine"] for row in rows])) for n in at]
-        ways = [m["frechet"] for m in metrics], [m["precision"] for m in metrics], cosine
-        for axes, way in zip(panels, ways, strict=True):
+        ways = [[at_snapshot(row, number) for row in rows] for number in at]
+        target, judge, cosine = (
+            [float(np.mean([row[field] for row in some])) for some in ways] for field in ("target", "judge", "cosine")
+        )
+        frechet = [set_metrics(pictures_of(out, rows, number))["frechet"] for number in at]
+        for axes, way in zip(panels, (frechet, judge, cosine), strict=True):
             if None not in way:
                 axes.plot(target, way, ".-", color=COLOURS[name], label=name)
-    for axes, label in zip(panels, ("Fréchet distance", "precision", "cosine to start"), strict=True):
+    for axes, label in zip(panels, ("Fréchet distance", JUDGES[reward], "cosine to start"), strict=True):
         axes.set(xlabel=f"mean {reward}", ylabel=label)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, fontsize=8)
@@ -220,31 +234,44 @@ def write(out: Path, run: Run) -> Document:
     """report.md, report.html, their plots and picture grids, of what is measured so far."""
     document = Document("One-step suite: noise ascent")
     document.text(
-        f"Settings: {run.settings}. Knobs were tuned on the tuning prompts, as many settings for each method: the "
-        f"highest target among those whose held-out alignment is at most {KEEP} below that of pictures as "
-        "drawn. Brackets are 95 % bootstrap intervals; gain is over the picture of the same seed as it was drawn. "
-        "Fréchet distance, precision and recall are against held-out real emoji, and biased by the number of pictures; "
-        "Vendi is the effective number of different pictures of a prompt. Cosine, mean square and audit are of the "
-        "noise; 'told from noise' is the share that the typicality audit rejects at 1 %. Seconds leave the judges out."
+        f"Settings: {run.settings}. Knobs and where to stop were tuned on the tuning prompts, as many settings and "
+        "iterations for each method: the highest mean target among the iterates whose mean held-out alignment is at "
+        f"most {KEEP} below that of pictures as drawn. Brackets are 95 % bootstrap intervals; gain is over the picture "
+        "of the same seed as it was drawn. Fréchet distance, precision and recall are against held-out real emoji, and "
+        "biased by the number of pictures; Vendi is the effective number of different pictures of a prompt. Cosine, "
+        "mean square and audit are of the noise; 'told from noise' is the share that the typicality audit rejects at "
+        "1 %. Seconds leave the judges out."
     )
     for reward in run.size.rewards:
         methods = tested(run.ledger, reward)
-        if not methods:
-            continue
-        lines = [_line(out, name, rows, methods[DRAWN]) for name, rows in methods.items()]
-        stem = reward.replace(":", "-")
-        document.heading(f"Reward {reward}")
-        judges = " and ".join(f"held-out {name}" for name in JUDGES[reward])
-        document.text(f"Judges that only look on: {judges}.")
-        document.items(targets(methods) + verdicts(methods))
-        document.table(HEADER, lines)
-        if len(methods) > 1:
-            climbs = {name: some for name, some in methods.items() if name != DRAWN}
-            document.picture(f"{stem}-ways.png", _ways(climbs, reward), "Rewards of the iterates, means of pictures.")
-            caption = "Along each ascent: the target against what pictures and noise lose."
-            document.picture(f"{stem}-frontier.png", _frontier(out, climbs, reward), caption)
-        document.picture(f"{stem}-trade.png", _trade(lines, reward), "The target against what it may cost.")
-        rows = [(name, [picture_of(out, row) for row in some[:8]]) for name, some in methods.items()]
-        document.picture(f"{stem}-pictures.png", picture_bytes(grid(rows)), "The same seeds under each method.")
+        if methods:
+            _section(document, run, reward, methods)
     document.write(out)
     return document
+
+
+def _section(document: Document, run: Run, reward: str, methods: dict[str, list[Row]]) -> None:
+    stem, out = reward.replace(":", "-"), run.out
+    document.heading(f"Reward {reward}")
+    document.text(f"What only looks on: held-out alignment, and the judge {JUDGES[reward]}.")
+    document.items(targets(methods))
+    early = stopped(run, reward, methods)
+    stops = {name: None if name == DRAWN else len(rows[0]["seconds"]) - 1 for name, rows in early.items()}
+    document.text("Where the tuning prompts say to stop:")
+    document.items(verdicts(early))
+    shown = {name: pictures_of(out, rows, stops[name]) for name, rows in early.items()}
+    document.table(HEADER, [_line(name, rows, methods[DRAWN], shown[name]) for name, rows in early.items()])
+    rows = [(name if n is None else f"{name}, {n} iterations", list(shown[name][:8])) for name, n in stops.items()]
+    document.picture(f"{stem}-stopped.png", picture_bytes(grid(rows)), "The same seeds, stopped there.")
+    document.text("At the best iterate of all:")
+    document.items(verdicts(methods))
+    lines = [_line(name, some, methods[DRAWN], pictures_of(out, some)) for name, some in methods.items()]
+    document.table(HEADER, lines)
+    climbs = {name: some for name, some in methods.items() if name != DRAWN}
+    if climbs:
+        document.picture(f"{stem}-ways.png", _ways(climbs, reward), "Rewards of the iterates, means of pictures.")
+        caption = "Along each ascent: the target against what pictures and noise lose."
+        document.picture(f"{stem}-frontier.png", _frontier(out, climbs, reward), caption)
+    document.picture(f"{stem}-trade.png", _trade(lines, reward), "The target against what it may cost.")
+    rows = [(name, list(pictures_of(out, some[:8]))) for name, some in methods.items()]
+    document.picture(f"{stem}-pictures.png", picture_bytes(grid(rows)), "The same seeds, the best iterate of all.")
