@@ -25,7 +25,7 @@ from noisetilt.rewards import inverse
 
 METHOD_LADDERS = {
     "base": [METHODS["base"]],
-    "dps": [METHODS["dps"].replace(scale=scale) for scale in (1.0, 3.0, 10.0, 30.0)],
+    "dps": [METHODS["dps"].replace(scale=scale) for scale in (10.0, 30.0, 100.0, 300.0)],
     "ntrk": [METHODS["ntrk"].replace(rho=rho) for rho in (0.1, 0.3, 0.6, 0.9)],
     "ntrk mixture": [METHODS["ntrk"].replace(whitened="mixture", rho=rho) for rho in (0.1, 0.3, 0.6, 0.9)],
 }
