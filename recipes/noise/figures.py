@@ -63,7 +63,7 @@ def vectors(file: str) -> None:
 
 
 def statistics(x: Tensor) -> dict[str, np.ndarray]:
-    """Title → scores of x (1, 3, 64, 64) that are about ±1 for noise: of sorted values, tiles (less their mean), bands."""
+    """Title → scores of x (1, 3, 64, 64), about ±1 for noise: sorted values, tiles (less their mean), bands."""
     count = x.numel()
     rank = (np.arange(count) + 0.5) / count
     normal = stats.norm.ppf(rank)

@@ -1,6 +1,6 @@
 """What each part of W is worth to the sampler: its reward, what other scorers say, and whether the noise stays noise.
 
-    python recipes/noise/reward_ablation.py build/noise/ablation [--rho 0.05 0.3]
+    python recipes/noise/reward_ablation.py build/noise/ablation [--rho 0.05 0.3] [--only W WGNC]
 
 Noise-tilted sampling of emoji64 in 25 steps, from prompts in two flat styles towards `style:3d`, at equal seeds with
 each variant of W (variants.py). Every run is kept in FOLDER as a .json file, so that the script goes on where it was
@@ -13,6 +13,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from variants import CRUDE, VARIANTS, Apply
 
 from noisetilt import METHODS, load, rewards, sample
 from noisetilt.noise import audit, shuffled
-from noisetilt.proposals import NoiseTilt
+from noisetilt.proposals import Step
 
 PROMPTS = ["cat face noto", "house twemoji", "red apple noto", "automobile twemoji"]
 SEEDS = 4
@@ -28,16 +29,20 @@ SCORES = {"target": ("style:3d", False), "held-out": ("style:3d", True), "alignm
 
 
 @dataclass(frozen=True)
-class Tilt(NoiseTilt):
-    """The noise tilt with another W, which keeps the audit's p-values of what it injects."""
+class Tilt:
+    """The noise tilt at constant ρ with any W, which keeps the audit's p-values of what it injects."""
 
-    white: Apply | None = None
+    rho: float
+    white: Apply
     found: list = field(default_factory=list)
+    needs_gradient: ClassVar[bool] = True
 
-    def _tilted(self, gradient: Tensor, noise: Tensor, rho: float) -> Tensor:
-        tilted = math.sqrt(rho) * self.white(gradient, shuffled(noise)) + math.sqrt(1 - rho) * noise
+    def __call__(self, step: Step, noise: Tensor) -> Tensor:
+        if self.rho == 0 or step.std == 0 or step.path.alpha(step.t) == 0:
+            return step.mean + step.std * noise
+        tilted = math.sqrt(self.rho) * self.white(step.gradient, shuffled(noise)) + math.sqrt(1 - self.rho) * noise
         self.found.extend(audit(tilted).p_value.tolist())
-        return tilted
+        return step.mean + step.std * tilted
 
 
 def run(model: object, apply: Apply, rho: float) -> dict[str, list[float]]:
@@ -75,6 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rho", type=float, nargs="+", default=[0.05, 0.3])
+    parser.add_argument("--only", nargs="+", default=[*VARIANTS, *CRUDE])
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
     model = load("emoji64")
@@ -87,7 +93,7 @@ def main() -> None:
 
     plain = kept("plain sampling", VARIANTS["W"], 0.0)
     for rho in asked.rho:
-        found = {name: kept(name, apply, rho) for name, apply in (VARIANTS | CRUDE).items()}
+        found = {name: kept(name, (VARIANTS | CRUDE)[name], rho) for name in asked.only}
         print(table(found, rho, plain), "\n", flush=True)
 
 

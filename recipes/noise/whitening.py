@@ -28,6 +28,7 @@ from noisetilt.noise import whitening as w
 from noisetilt.noise._groups import cuts
 
 EVENT = (3, 64, 64)
+LEVELS = ((1e-6, 1e-4), (1e-3, 0.03), (1e-2, 0.1), (w.NOTICED, w.HIDDEN), (3e-2, 0.4))
 GRADIENTS = Path("build/noise/gradients.safetensors")
 
 
@@ -141,12 +142,12 @@ def frontier(count: int, file: str) -> None:
     import matplotlib.pyplot as plt
 
     inputs, found = stacked(count), []
-    plain, w.radii = w.radii, radii
-    for noticed, hidden in ((1e-6, 1e-4), (1e-4, 0.003), (1e-3, 0.03), (3e-3, 0.05), (1e-2, 0.1), (3e-2, 0.2)):
+    ours, plain, w.radii = (w.NOTICED, w.HIDDEN), w.radii, radii
+    for noticed, hidden in LEVELS:
         w.NOTICED, w.HIDDEN = noticed, hidden
         found.append(averages(lambda g, e: whiten(g, noise=e), *inputs))
         print(f"noticed {noticed:g}, hidden {hidden:g}" + "".join(f"{v:>9.4f}" for v in found[-1]), flush=True)
-    w.radii = plain
+    w.radii, (w.NOTICED, w.HIDDEN) = plain, ours
     found.append(averages(lambda g, e: project_wgnc(g), *inputs))
     print("WGNC" + "".join(f"{v:>9.4f}" for v in found[-1]))
     audit_rate, others, _, kept = np.array(found).T
@@ -154,7 +155,9 @@ def frontier(count: int, file: str) -> None:
     axis.plot(kept[:-1], audit_rate[:-1], "o-", label="W, audit")
     axis.plot(kept[:-1], others[:-1], "s--", label="W, other tests")
     axis.plot(kept[-1], audit_rate[-1], "k*", label="WGNC, audit")
-    axis.plot(kept[4], audit_rate[4], "o", color="red", label="W as it is")
+    axis.plot(kept[LEVELS.index(ours)], audit_rate[LEVELS.index(ours)], "o", color="red", label="W as it is")
+    limit = np.mean([bound(g) for g in real(GRADIENTS, count).values()])
+    axis.axvline(limit, color="grey", ls=":", label="bound: even in frequency and in tiles")
     axis.axhline(0.01, color="grey", lw=0.8)
     axis.set(xlabel="kept of real gradients and pictures (cosine)", ylabel="rejected at 1 %")
     axis.set_yscale("log")
