@@ -36,6 +36,13 @@ def test_runs(name, example, tmp_path, capsys):
     assert getattr(picture, "n_frames", 1) == (5 if name == "wan_video" else 1)
 
 
+def test_wan_follows_videoreward(example, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(EXAMPLES.parent / "tests" / "rewards"), *sys.path])
+    importlib.import_module("tiny_towers").videoreward(tmp_path)
+    example("wan_video").main(["--out", str(tmp_path), "--videoreward", str(tmp_path)])
+    assert re.search(r"ntrk +reward [+-]\d.*held-out [+-]\d", capsys.readouterr().out)
+
+
 def test_every_example_is_run():
     """But for the ones that are only for real models, and what they share."""
     assert {file.stem for file in EXAMPLES.glob("*.py")} == {*RUN, "common", "ascent_sd_turbo"}

@@ -130,7 +130,7 @@ def sample(
     evaluate = Evaluator(model.path, denoiser, judge, gradient_at, chunk)
     index = torch.arange(len(prompts), device=device).repeat_interleave(engine.particles)
     follow = method.proposal.needs_gradient
-    with_reward = reward is not None and (track or method.selection.needs_rewards or follow)
+    with_reward = reward is not None and (track or heldout is not None or method.selection.needs_rewards or follow)
 
     def look(x_t: Tensor, rows: Tensor, t: float, around: Tensor | None) -> State:
         evaluate.number = engine.number + 1
