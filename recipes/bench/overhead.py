@@ -1,6 +1,6 @@
 """What noise tilting costs over DPS at equal steps on emoji64.
 
-    python recipes/bench/overhead.py [--images 8] [--steps 25] [--rounds 3]
+    python recipes/bench/overhead.py [--images 8] [--steps 25] [--rounds 3] [--methods ntrk]
 
 Runs the methods one after the other, round by round, so that what else the machine does falls on all alike, and prints
 the median over rounds of each method's processor time over that of DPS in the same round. The first step of a flow has
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", help="only these beside DPS")
     args = parser.parse_args()
     model, reward = load("emoji64"), rewards.load("style:3d")
     methods = {
@@ -51,6 +52,7 @@ def main() -> None:
         "ntrk, mixture whitened": METHODS["ntrk"].replace(whitened="mixture"),
         "ntrk, path whitened": METHODS["ntrk"].replace(whitened="path"),
     }
+    methods = {n: m for n, m in methods.items() if n == "dps" or not args.methods or n in args.methods}
     spent: dict[str, list[float]] = {name: [] for name in methods}
     for number in range(args.rounds + 1):
         for name, method in methods.items():
