@@ -25,6 +25,7 @@ from noisetilt.bench.paper_plan import (
 )
 from noisetilt.bench.paper_suite import Runner
 from noisetilt.bench.paper_verdict import Question, against_base, against_rivals, answers, combination, summary
+from noisetilt.bench.run import bench
 from noisetilt.models.emoji64.words import bags
 from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath
@@ -81,6 +82,12 @@ def test_methods_and_targets_can_be_chosen_and_base_always_runs():
         restricted(Plan(), ["magic"])
     with pytest.raises(ValueError, match="target 'magic'"):
         restricted(Plan(), targets=["magic"])
+
+
+@pytest.mark.parametrize("given", [{"targets": ["redness"]}, {"measure": False}])
+def test_what_only_the_paper_suite_can_do_is_refused_elsewhere(given, tmp_path):
+    with pytest.raises(ValueError, match="the suite exact has no choice of targets"):
+        bench("exact", tmp_path, quick=True, **given)
 
 
 @pytest.mark.parametrize(("name", "typical"), [("base", True), ("ntrk", True), ("dps", False)])
