@@ -55,14 +55,14 @@ def flatten_log_power(power: Tensor, shape: tuple[int, ...], smooth: bool, touch
     """Powers (batch, *half of shape) without the smooth part of their logarithm, and with the spread of Exp(1)."""
     axes = tuple(range(1, power.ndim))
     log = power.log()
-    log = log - log.mean(axes, keepdim=True)
+    log -= log.mean(axes, keepdim=True)
     if smooth:
         log = log - smooth_part(log, shape)
     variance = log.square().mean(axes, keepdim=True)
     score = (variance / LOG_POWER_VARIANCE - 1) * math.sqrt(math.prod(shape) / 2 / (LOG_POWER_KURTOSIS - 1))
     log = torch.where(score.abs() > normal_limit(1, touched), log * (LOG_POWER_VARIANCE / variance).sqrt(), log)
-    power = (log - log.amax(axes, keepdim=True)).exp()
-    return (power / power.mean(axes, keepdim=True)).clamp_max(math.log(math.prod(shape) / 2 / LARGEST))
+    power = log.sub_(log.amax(axes, keepdim=True)).exp_()
+    return power.div_(power.mean(axes, keepdim=True)).clamp_max_(math.log(math.prod(shape) / 2 / LARGEST))
 
 
 def smooth_part(log: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -95,16 +95,16 @@ def even_lags(power: Tensor, shape: tuple[int, ...], touched: float) -> Tensor:
     axes, count = tuple(range(1, power.ndim)), math.prod(shape)
     near = near_lags(tuple(shape), power.device)
     correlation = torch.fft.irfftn(power, s=shape, dim=axes).flatten(1)
-    r = correlation / correlation[:, :1] * math.sqrt(count)
+    r = correlation.div_(correlation[:, :1].clone()).mul_(math.sqrt(count))
     limit = normal_limit(count)
     excess = r - r.clamp(-limit, limit)
     group = r[:, near[0]]
     if group.shape[1]:
         group = group * (1 - shrink(group, group.shape[1], touched))
-        excess = excess.index_copy(1, near[0], group).index_copy(1, near[1], group)
-    excess = torch.cat([torch.zeros_like(excess[:, :1]), excess[:, 1:]], dim=1).view(-1, *shape)
-    change = torch.fft.rfftn(excess, dim=axes).real / math.sqrt(count)
-    return power * torch.exp(-change.clamp(-3, 3))
+        excess = excess.index_copy_(1, near[0], group).index_copy_(1, near[1], group)
+    excess[:, 0] = 0
+    change = torch.fft.rfftn(excess.view(-1, *shape), dim=axes).real / -math.sqrt(count)
+    return change.clamp_(-3, 3).exp_().mul_(power)
 
 
 def whiten_channels(x: Tensor, touched: float = TOUCHED) -> Tensor:
