@@ -12,6 +12,10 @@ from tiny_pipelines import build, sd
 
 import noisetilt
 from noisetilt import METHODS
+from noisetilt.integrations.guide import Guide, pull_back_of
+from noisetilt.models.exact import GaussianModel
+from noisetilt.path import FlowPath
+from noisetilt.rewards import Reward
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -58,7 +62,70 @@ def test_a_flow_starts_from_ascended_noise_and_goes_on(example):
     assert not torch.allclose(climbed.images, base.images)
 
 
-@pytest.mark.parametrize("knobs", [{"chain_steps": 2}, {"draws": 2}])
-def test_what_a_pipeline_cannot_do_is_refused(knobs, example):
-    with pytest.raises(ValueError, match="pipeline's loop"):
-        noisetilt.align(turbo(), reward=example.warm, method=METHODS["gper"].replace(**knobs))
+def generator(shape=(1, 1, 16)):
+    """A known model: Gaussian pictures, whose denoiser is exact."""
+    return GaussianModel(torch.full(shape, 0.3), torch.linspace(0.2, 2, 16).expand(1, 16), FlowPath())
+
+
+def guided(model, reward, method, steps, seeds, **how):
+    """The pictures of a guide whose questions the model answers, as a pipeline would."""
+    denoiser = model.denoiser([""] * len(seeds))
+    grid = model.path.grid(steps)
+    guide = Guide(method, model.path, model.shape, seeds, [""] * len(seeds), reward, model.decode, eta=0.0, **how)
+    with guide:
+        while not guide.done:
+            guide.grid = grid
+            t = guide.t
+            with torch.set_grad_enabled(guide.through):
+                leaf = guide.x.detach().requires_grad_(guide.through)
+                x0_hat = denoiser(leaf, t)
+            guide.answer(leaf, x0_hat, pull_back_of(x0_hat, leaf))
+    return guide
+
+
+@pytest.mark.parametrize("gradient_at", ["x_t", "x0"])
+@pytest.mark.parametrize(
+    "knobs", [{"chain_steps": 3}, {"draws": 4}, {"draws": 4, "around": "picture"}, {"draws": 2, "chain_steps": 3}]
+)
+def test_chains_and_black_boxes_climb_as_in_sample(knobs, gradient_at):
+    """The same pictures and as many evaluations, whoever calls the network."""
+    model, target = generator(), torch.linspace(-1, 1, 16)
+    near = Reward("near", lambda images, prompts: -(images - target).square().mean((1, 2, 3)))
+    method = METHODS["gper"].replace(iterations=4, **knobs)
+    expected = noisetilt.sample(model, [""] * 2, near, method, 3, [0, 1], eta=0.0, gradient_at=gradient_at)
+    found = guided(model, near, method, 3, [0, 1], gradient_at=gradient_at)
+    assert torch.allclose(model.decode(found.x), expected.images, atol=1e-4)
+    assert torch.allclose(found.rewards, expected.rewards, atol=1e-4)
+    assert found.trace.nfe == expected.trace.nfe
+
+
+def test_a_chain_climbs_on_a_pipeline_of_several_steps(example):
+    """With as many steps as the pipeline has and η = 0, its picture is the best one that was climbed to."""
+    pipe, arguments = build("sd3")
+    method = METHODS["gper"].replace(iterations=3, chain_steps=4)
+    calls = []
+    hook = pipe.transformer.register_forward_hook(lambda *_: calls.append(1))
+    before, after = (
+        noisetilt.align(pipe, example.warm, m, eta=0.0)("a cat", seeds=[1], **arguments) for m in ("base", method)
+    )
+    hook.remove()
+    assert after.rewards > before.rewards
+    assert (before.trace.nfe, after.trace.nfe) == (4, 20) and len(calls) == 24
+
+
+def test_black_boxes_are_climbed_on_a_pipeline(example):
+    black = Reward("black", lambda images, prompts: example.warm(images.detach(), prompts), differentiable=False)
+    method = METHODS["gper"].replace(iterations=4, draws=4, width=0.2)
+    before, after = (
+        noisetilt.align(turbo(), black, m)(
+            "a cat", num_inference_steps=1, guidance_scale=0.0, seeds=[1], output_type="pt"
+        )
+        for m in ("base", method)
+    )
+    assert after.rewards > before.rewards
+
+
+def test_a_chain_of_more_steps_than_the_call_has_is_refused(example):
+    aligned = noisetilt.align(turbo(), reward=example.warm, method=METHODS["gper"].replace(chain_steps=3))
+    with pytest.raises(ValueError, match="chain_steps = 3 is more than the 2 steps of this call"):
+        aligned("a cat", num_inference_steps=2, seeds=[0], output_type="pt")

@@ -15,6 +15,7 @@ from ..judging import Judge, Reward, check_reward, chunks
 from ..methods import Method
 from ..path import Path
 from ..trace import Trace
+from .chain import Link, Made, chain_times, coefficients, unscaled
 from .exchange import Exchange
 
 GradientAt = Literal["x_t", "x0"]
@@ -174,13 +175,50 @@ class Guide:
         """Whether steps take the gradient through the network, where it says anything."""
         return self.method.proposal.needs_gradient and self.gradient_at == "x_t" and not self.judge.estimated
 
-    def _look_first(self, x_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Rewards and gradients of initial noise; even where α_t = 0 the network answers with a picture."""
-        answer = self._ask(x_T, None, self.gradient_at == "x_t")
-        self._asked += len(x_T)
+    def _look_first(self, x_T: Tensor, directions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Rewards and gradients of initial noise, by the pictures that steps with η = 0 make of it; even where α_t = 0
+        the network answers with one. Along directions (image · particle, draws, *event) rewards are compared."""
+        through = self.gradient_at == "x_t"
+        made = self._chain(x_T, through)
         t = self.grid[0]
-        rewards, gradient = self._values_and_gradients(answer.x0_hat.detach(), self.index, None, t)
-        return rewards, self._pulled_back(answer.pull_back, gradient, t) if self.gradient_at == "x_t" else gradient
+        if directions is None:
+            rewards, gradient = self._values_and_gradients(made.x_0, self.index, None, t)
+        else:
+            rewards, gradient = self._values(made.x_0, self.index, t), self._estimate(x_T, made.x_0, directions, t)
+        if through:
+            gradient = made.back(gradient)
+            self._require_finite(gradient, "gradient", t)
+        return rewards, gradient
+
+    def _chain(self, x: Tensor, through: bool) -> Made:
+        """The pictures that the initial noise's `chain_steps` make of x_T."""
+        steps, links = getattr(self.method.initial, "chain_steps", 1), []
+        for number in range(steps):
+            times = None if self.grid is None else chain_times(self.grid, steps)
+            answer = self._ask(x, None if times is None else times[number], through)
+            self._asked += len(x)
+            times = chain_times(self.grid, steps)
+            last = number == steps - 1
+            keep, lead = (0.0, 1.0) if last else coefficients(self.path, times[number], times[number + 1])
+            x = answer.x0_hat.detach() if last else keep * answer.x_t.detach() + lead * answer.x0_hat.detach()
+            links.append(Link(keep, lead, answer.pull_back))
+        return Made(x, links)
+
+    def _estimate(self, x_T: Tensor, x_0: Tensor, directions: Tensor, t: float) -> Tensor:
+        """∇r at x_0 from rewards alone, up to a factor: of pictures around, or of those that noises around make (see
+        `Ascent`), whose network calls are one batch a direction and sign."""
+        width = self.method.initial.width
+        offsets = width * directions
+        if self.method.initial.around == "picture":
+            parts = chunks(len(x_0), self.chunk)
+            found = torch.cat([self.judge.estimate(x_0[rows], self.index[rows], offsets[rows]) for rows in parts])
+            return found / (2 * width**2)
+        total = torch.zeros_like(x_0)
+        for offset in offsets.unbind(1):
+            ahead, behind = (self._chain(x_T + sign * offset, False).x_0 for sign in (1, -1))
+            slope = self._values(ahead, self.index, t) - self._values(behind, self.index, t)
+            total += slope.to(x_0).view(-1, *[1] * (x_0.ndim - 1)) * (ahead - behind)
+        return total / (offsets.shape[1] * 4 * width**2)
 
     def _look(self, x: Tensor, rows: Tensor, t: float, around: Tensor | None) -> State:
         """x_t, x̂_0, r(x̂_0) and its gradient, of some rows."""
@@ -261,24 +299,10 @@ def check_guidance(method: Method, reward: Reward | None, gradient_at: str, chun
         ValueError: in one sentence.
     """
     check_reward(method, reward)
-    initial = method.initial
-    if getattr(initial, "chain_steps", 1) > 1 or getattr(initial, "draws", 0):
-        raise ValueError(
-            f"chain_steps = {initial.chain_steps} and draws = {initial.draws} need the network at other times than the "
-            "pipeline's loop asks for; give chain_steps = 1 and draws = 0, or use `sample`"
-        )
     if gradient_at not in ("x_t", "x0"):
         raise ValueError(f"gradient_at = {gradient_at!r} must be 'x_t' (through the network) or 'x0'")
     if chunk != int(chunk) or chunk < 1:
         raise ValueError(f"chunk = {chunk} must be 1 row or more")
-
-
-def unscaled(pull_back: Callable[[Tensor], Tensor], gradient: Tensor) -> Tensor:
-    """pull_back(gradient) (batch, *event), computed on rows of peak 1: it is linear, and half precision would lose a
-    small gradient to underflow."""
-    peak = gradient.abs().amax(tuple(range(1, gradient.ndim)), keepdim=True)
-    peak = torch.where(peak > 0, peak, 1)
-    return pull_back(gradient / peak) * peak
 
 
 def pull_back_of(x0_hat: Tensor, by: Tensor) -> Callable[[Tensor], Tensor]:
