@@ -86,8 +86,8 @@ def whiten(gradient: Tensor, alpha: float = 1e-4, noise: Tensor | None = None) -
     is white can keep only so much of it (docs/noise.md has the limits). A row that is zero everywhere says nothing at
     all and is answered by noise alone.
 
-    `torch.compile` makes one graph of it for each event shape. Bounds and groups are computed from the sizes by SciPy,
-    so that these cannot be symbols (dynamic=True).
+    `torch.compile` with dynamic=False makes one graph of it for each shape. Bounds and groups are computed from the
+    sizes by SciPy, so that these cannot be symbols (dynamic=True).
 
     Args:
         gradient: (batch, *event), real floating point, any scale, two or more numbers per event. An event of three or
