@@ -64,6 +64,8 @@ def test_every_strength_that_is_tried_can_be_made():
         values = METHODS_OF_SUITE[entry.like or name].values
         assert len(values) == (5 if entry.knob else 0), name
         assert len({entry.at(value) for value in values}) == len(values)
+        # from the weakest: a temperature falls, all else rises
+        assert list(values) == sorted(values, reverse=entry.knob == "temperature")
 
 
 def test_the_waves_hold_every_method_once():
@@ -218,18 +220,24 @@ def test_for_alignment_itself_the_strength_keeps_the_roughness_and_failing_all_i
 
 @pytest.mark.parametrize(
     ("mine", "theirs", "answer"),
-    [([8.0, 9.0], [1.0, 2.0], "yes"), ([1.0, 9.0], [2.0, 3.0], "chance"), ([1.0, 2.0], [8.0, 9.0], "no")],
+    [
+        ([8.0, 9.0], [1.0, 2.0], "yes"),
+        ([2.0, 9.0], [1.0, 8.0], "paired"),
+        ([1.0, 9.0], [2.0, 3.0], "chance"),
+        ([1.0, 2.0], [8.0, 9.0], "no"),
+    ],
 )
 def test_the_verdict_is_read_off_the_rows(tmp_path, mine, theirs, answer):
     plan = Plan(TARGETS[2:3], ("x",), seeds=(2, 2), waves=(("ntrk", "best-of-n", "ntrk-best-of-n", "ntrk-svdd"),))
     runner, target = Runner(tmp_path, plan, load("emoji64")), TARGETS[2]
     assert [question.answer for question in answers(runner)["redness"]] == [None] * 3
     runner.ledger.add(made_up("test", "base", [0.0, 0.0]))
-    runner.ledger.add(made_up("test", "ntrk", mine, judge=mine[0] - 5))
-    for name, rewards_ in (("best-of-n", theirs), ("ntrk-svdd", mine), ("ntrk-best-of-n", theirs)):
-        runner.ledger.add(made_up("test", name, rewards_, budget=500))
+    rho = runner.chosen(target, "ntrk")
+    runner.ledger.add(made_up("test", "ntrk", mine, rho, judge=mine[0] - 5))
+    for name, value, got in (("best-of-n", None, theirs), ("ntrk-svdd", rho, mine), ("ntrk-best-of-n", rho, theirs)):
+        runner.ledger.add(made_up("test", name, got, value, budget=500))
     assert against_rivals(runner, target).answer == answer
-    assert combination(runner, target).answer == answer
+    assert combination(runner, target).answer == answer.replace("paired", "yes")
     # the same features as base's: the Fréchet distance has not changed, the judge decides
     assert against_base(runner, target).answer == ("yes" if mine[0] > 5 else "no")
 

@@ -43,8 +43,8 @@ ROUGHNESS = (2 / 3, 3 / 2)
 
 @dataclass(frozen=True)
 class Entry:
-    """A method at one budget and the knob for its strength: five values that are tried, or the move whose tuned one it
-    has (`like`). Without a knob there is nothing to tune."""
+    """A method at one budget and the knob for its strength: five values that are tried, from the weakest, or the move
+    whose tuned one it has (`like`). Without a knob there is nothing to tune."""
 
     method: Method
     knob: str | None = None
@@ -57,7 +57,7 @@ class Entry:
 
 BASE = Entry(METHODS["base"])
 SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
-TEMPERATURES = (0.03, 0.1, 0.3, 1.0, 3.0)
+TEMPERATURES = (3.0, 1.0, 0.3, 0.1, 0.03)
 MIXTURE = METHODS["ntrk"].replace(whitened="mixture")
 MOVES = {
     "dps": Entry(METHODS["dps"], "scale", (1.0, 3.0, 10.0, 30.0, 100.0)),
@@ -75,7 +75,7 @@ MOVES = {
 }
 SEARCHES = {
     "best-of-n": Entry(METHODS["best-of-n"]),
-    "svdd": Entry(METHODS["svdd"], "temperature", (0.0, 0.03, 0.1, 0.3, 1.0)),
+    "svdd": Entry(METHODS["svdd"], "temperature", (1.0, 0.3, 0.1, 0.03, 0.0)),
     "rbf": Entry(METHODS["rbf"]),
     "fk": Entry(METHODS["fk"], "temperature", TEMPERATURES),
     "das": Entry(METHODS["das"], "temperature", TEMPERATURES),

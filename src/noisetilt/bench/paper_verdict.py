@@ -30,8 +30,11 @@ AIM = 4
 
 @dataclass(frozen=True)
 class Question:
-    """An answer: yes, no, or "chance" where it leans to yes and chance may have done it; None if not measured yet.
-    It is open as long as a method is missing that could turn it."""
+    """An answer: yes, no, "chance" where it leans to yes and chance may have done it, "paired" where only the
+    differences of the same pictures tell it from chance; None if not measured yet.
+
+    It is open as long as a method is missing that could turn it.
+    """
 
     said: str
     answer: str | None
@@ -54,7 +57,8 @@ def champion(runner: Runner, target: Target) -> str:
 
 def complete(runner: Runner, target: Target, name: str) -> list[Row]:
     """The test rows of a method with the strength it was tuned to, empty unless all are measured."""
-    rows = runner.rows("test", target, name)
+    value = None if name == "base" else runner.chosen(target, name)
+    rows = runner.rows("test", target, name, value=value)
     return rows if len(rows) >= len(runner.wanted("test", target, name)) else []
 
 
@@ -94,7 +98,8 @@ def against_rivals(runner: Runner, target: Target) -> Question:
         f"reaches into its own; paired lead {lead}, {len(mine)} pictures each"
     )
     said += f"; not measured yet: {', '.join(waiting)}" if waiting else ""
-    return Question(said, "yes" if apart else "chance" if lead.value > 0 else "no", bool(waiting))
+    answer = "yes" if apart else "paired" if lead.low > 0 else "chance" if lead.value > 0 else "no"
+    return Question(said, answer, bool(waiting))
 
 
 def against_base(runner: Runner, target: Target) -> Question:
@@ -145,7 +150,13 @@ ASKED = (
     "held-out and Fréchet no worse than base",
     "best combination above NTRK†",
 )
-WORDS = {"yes": "met", "chance": "not beyond chance", "no": "missed", None: "not measured"}
+WORDS = {
+    "yes": "met",
+    "paired": "above, but intervals overlap",
+    "chance": "not beyond chance",
+    "no": "missed",
+    None: "not measured",
+}
 
 
 def answers(runner: Runner) -> dict[str, list[Question]]:
