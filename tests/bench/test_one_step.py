@@ -1,6 +1,7 @@
 """The suite one-step, on the smallest run that has every part."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -96,10 +97,16 @@ def test_the_report_has_table_plots_and_pictures(finished):
     assert picture_file(finished.out, row).exists()
 
 
-def test_a_run_that_was_stopped_has_a_report(tmp_path):
+def test_a_run_that_was_stopped_has_a_report_of_the_methods_that_are_whole(finished, tmp_path):
     run = Run(tmp_path, methods=["none"], size=SMALL)
     one_step_report.write(tmp_path, run)
     assert "Settings" in (tmp_path / "report.md").read_text()
+    shutil.copytree(finished.out / "pictures", tmp_path / "pictures")
+    lines = finished.ledger.file.read_text().splitlines()
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    one_step_report.write(tmp_path, Run(tmp_path, methods=["none"], size=SMALL))
+    text = (tmp_path / "report.md").read_text()
+    assert "| none |" in text and "| gper-rotation |" not in text
 
 
 def test_the_first_iteration_that_reaches_a_level():

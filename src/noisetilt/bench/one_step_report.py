@@ -35,9 +35,9 @@ COLOURS = {
 
 
 def tested(ledger: Ledger, reward: str) -> dict[str, list[Row]]:
-    """The test rows of each method that has any, as drawn first."""
+    """The test rows of each method that has all of them, as drawn first; none before those are there."""
     found = {name: ledger.where(reward=reward, phase="test", method=name) for name in (DRAWN, *SETTINGS)}
-    return {name: rows for name, rows in found.items() if rows}
+    return {name: rows for name, rows in found.items() if rows and len(rows) == len(found[DRAWN])}
 
 
 def set_metrics(images: torch.Tensor) -> dict[str, float | None]:
