@@ -83,8 +83,8 @@ def _add_optimize(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--patience",
         type=int,
-        default=0,
-        help="a picture stops when its held-out reward has not risen for so long; 0 never (default: %(default)s)",
+        help="a picture stops when its held-out reward has not risen for so long, and is taken where that was highest; "
+        "0 never (default: 10 for learned rewards, 0 for others)",
     )
     parser.add_argument(
         "--set", dest="knobs", type=_knob, action="append", default=[], metavar="KNOB=VALUE", help="such as rate=0.05"

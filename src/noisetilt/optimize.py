@@ -18,11 +18,12 @@ from .generate import Arm, choose_judge, comparison, file_stem, headline, run_re
 from .methods import find_method
 from .models import load as load_model
 from .report import grid, plot_panels, save_animation, save_picture
-from .rewards import Reward
+from .rewards import Reward, has_heldout
 from .rewards import load as load_reward
 from .sampling import check_reward
 
 FRAMES, STRIP, SHOWN = 24, 8, 8
+PATIENCE = 10
 
 
 @dataclass
@@ -39,7 +40,7 @@ class OptimizeJob:
     model: str = "emoji64-turbo"
     guidance: float | None = None
     knobs: dict[str, Any] = field(default_factory=dict)
-    patience: int = 0
+    patience: int | None = None
     gradient_at: str = "x_t"
     device: str = "cpu"
     batch: int = 8
@@ -177,6 +178,8 @@ def optimize(job: OptimizeJob) -> dict[str, Any]:
     """
     if job.n < 1 or job.batch < 1:
         raise ValueError(f"n = {job.n} and batch = {job.batch} must be 1 or more")
+    if job.patience is None:
+        job = replace(job, patience=PATIENCE if has_heldout(job.reward) else 0)
     if job.patience < 0:
         raise ValueError(f"patience = {job.patience} must be 0, for no early stop, or more")
     arms = job.arms()
