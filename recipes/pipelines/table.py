@@ -18,7 +18,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[2] / "tests" / "integrations"
 METHODS = "test_align.py::test_every_method_on_every_family"
-ASCENTS = "test_one_step.py::test_every_ascent_on_every_one_step_family"
+ASCENTS = "test_one_step_pipelines.py::test_every_ascent_on_every_one_step_family"
 
 
 class Reports:
