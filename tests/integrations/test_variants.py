@@ -51,6 +51,14 @@ def test_from_a_picture(kind, name):
         assert output.rewards > align(pipe, RED, "base")(PROMPT, seeds=[0], **call).rewards
 
 
+def test_an_account_of_the_noise_is_refused_where_the_pipeline_overwrites_it():
+    method = METHODS["ntrk"].replace(whitened="path")
+    with pytest.raises(ValueError, match=r"FluxInpaintPipeline overwrites .* use whitened='mixture'"):
+        align(variant("FluxInpaintPipeline")[0], RED, method)
+    pipe, call = variant("FluxImg2ImgPipeline")
+    assert align(pipe, RED, method)(PROMPT, seeds=[0], **call).images.isfinite().all()
+
+
 @pytest.mark.parametrize("form", ["tensor", "list", "array"])
 @pytest.mark.parametrize("kind", ["StableDiffusionXLImg2ImgPipeline", "StableDiffusion3Img2ImgPipeline"])
 def test_each_picture_starts_from_its_own(kind, form):

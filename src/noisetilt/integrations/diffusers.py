@@ -105,6 +105,11 @@ class AlignedPipeline:
                 f"how {name} decodes its latents is not known; pass decode=, a function from its latents (batch, ...) "
                 "to pictures (batch, 3, H, W) in [0, 1]"
             )
+        if "Inpaint" in name and getattr(method.proposal, "needs_injected", False):
+            raise ValueError(
+                f"{name} overwrites what is kept of the picture at every step, and whitened='path' would lose count "
+                "of the noise there; use whitened='mixture'"
+            )
         check_guidance(method, reward, gradient_at, chunk)
         first_order(pipe.scheduler)
 
