@@ -1,5 +1,5 @@
 """Where to compare rewards that have no gradient: around the picture, or around the noise. The reward is a small JPEG
-file, the generator one step of emoji64.
+file, the generator emoji64-turbo.
 
     python recipes/ascent/black_box.py
 """
@@ -13,7 +13,7 @@ PROMPTS = ["cat face", "house"]
 
 
 def main() -> None:
-    model, reward, rows = load("emoji64"), rewards.load("jpeg"), []
+    model, reward, rows = load("emoji64-turbo"), rewards.load("jpeg"), []
     for around, width in (("picture", 0.1), ("noise", 0.05)):
         for name in ("gper", "gper-rotation"):
             method = METHODS[name].replace(iterations=10, draws=16, around=around, width=width)

@@ -1,4 +1,4 @@
-"""What the projections cost beside an iteration of noise ascent: on emoji64, and at the size of FLUX.
+"""What the projections cost beside an iteration of noise ascent: on emoji64-turbo, and at the size of FLUX.
 
     python recipes/ascent/cost.py [--device cuda]
 
@@ -66,7 +66,7 @@ class Transformer(nn.Module):
         return self.leave(h)
 
 
-def on_emoji64(device: str) -> None:
+def on_turbo(device: str) -> None:
     model, reward = load("emoji64-turbo", device=device), rewards.load("style:3d")
     prompts, noise = ["cat face"] * 4, torch.randn(4, *model.shape, device=device)
     denoiser = model.denoiser(prompts)
@@ -75,7 +75,7 @@ def on_emoji64(device: str) -> None:
     for name, project in (("project_wgnc", project_wgnc), ("whiten", whiten)):
         cost = seconds(lambda project=project: project(noise), device)
         rows.append([name, step / 4 * 1000, cost / 4 * 1000, f"{cost / (cost + step):.2%}"])
-    header = ["emoji64, N = 12288", "iteration, ms", "projection, ms", "share"]
+    header = ["emoji64-turbo, N = 12288", "iteration, ms", "projection, ms", "share"]
     print(table(header, rows) + "\n")
 
 
@@ -105,7 +105,7 @@ def main() -> None:
     device = parser.parse_args().device
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    on_emoji64(device)
+    on_turbo(device)
     at_the_size_of_flux(device)
 
 

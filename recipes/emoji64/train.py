@@ -126,17 +126,21 @@ def optimisers(network: Emoji64, rate: float) -> list[torch.optim.Optimizer]:
 
 
 @torch.no_grad()
+def draw(network: Emoji64, bags: Tensor, x: Tensor, steps: int, guidance: float = 2.0) -> Tensor:
+    """x_0 of noise x (n, 3, 64, 64) for bags of words (n, vocabulary), by `steps` steps of the ODE."""
+    text, none = network.encode_text(bags), network.encode_text(torch.zeros_like(bags))
+    for t, s in itertools.pairwise(torch.linspace(1, 0, steps + 1)):
+        given, free = network(x.repeat(2, 1, 1, 1), t.repeat(2 * len(x)), torch.cat([text, none])).chunk(2)
+        x0_hat = free + guidance * (given - free)
+        x = x0_hat + (s / t) * (x - x0_hat)
+    return x
+
+
 def sample_grid(network: Emoji64, path: Path) -> None:
     """Deterministic 20-step samples of fixed prompts with guidance 2, in turns in the three styles."""
     prompts = [f"{p} {words.STYLES[i % 3]}" for i, p in enumerate(words.GRID_PROMPTS)]
-    bags = words.bags(prompts)
-    text, none = network.encode_text(bags), network.encode_text(bags * 0)
-    x = torch.randn(len(prompts), 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    times = torch.linspace(1, 0, 21)
-    for t, s in itertools.pairwise(times):
-        both = network(x.repeat(2, 1, 1, 1), t.repeat(2 * len(x)), torch.cat([text, none]))
-        x0_hat = both[len(x) :] + 2.0 * (both[: len(x)] - both[len(x) :])
-        x = x0_hat + (s / t) * (x - x0_hat)
+    noise = torch.randn(len(prompts), 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    x = draw(network, words.bags(prompts), noise, 20)
     pictures = ((x.clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()
     rows = pictures.reshape(-1, 8, 64, 64, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 512, 3)
     Image.fromarray(rows).save(path)

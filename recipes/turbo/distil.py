@@ -42,7 +42,7 @@ class Pairs:
     """All shards in memory: pictures (n, 3, 64, 64) about in [-1, 1], bags (n, vocabulary), noise by shard."""
 
     def __init__(self, vocabulary: int) -> None:
-        shards = sorted(BUILD.glob("pairs-[0-9]*.npz"))
+        shards = sorted(BUILD.glob("pairs-????.npz"))
         if not shards:
             raise FileNotFoundError(f"there are no pairs in {BUILD}; run recipes/turbo/pairs.py first")
         data = [np.load(s) for s in shards]

@@ -9,7 +9,6 @@ holds the pictures and their words, and its noise is drawn again from its number
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 from pathlib import Path
 
@@ -19,10 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from noisetilt import load
-from noisetilt.models.emoji64.network import Emoji64
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "emoji64"))
-from train import Pictures
+from train import Pictures, draw
 
 BUILD = Path("build/turbo")
 SHARD = 128
@@ -30,17 +28,6 @@ SHARD = 128
 
 def noise_of(shard: int) -> Tensor:
     return torch.randn(SHARD, 3, 64, 64, generator=torch.Generator().manual_seed(shard))
-
-
-@torch.no_grad()
-def draw(network: Emoji64, bags: Tensor, x: Tensor, steps: int, guidance: float = 2.0) -> Tensor:
-    """x_0 of noise x (n, 3, 64, 64) for these bags by `steps` steps of the ODE."""
-    text, none = network.encode_text(bags), network.encode_text(torch.zeros_like(bags))
-    for t, s in itertools.pairwise(torch.linspace(1, 0, steps + 1)):
-        given, free = network(x.repeat(2, 1, 1, 1), t.repeat(2 * len(x)), torch.cat([text, none])).chunk(2)
-        x0_hat = free + guidance * (given - free)
-        x = x0_hat + (s / t) * (x - x0_hat)
-    return x
 
 
 def main() -> None:
@@ -60,8 +47,8 @@ def main() -> None:
             continue
         pictures = Pictures(seed=10_000 + shard)
         _, bags = pictures.batch(SHARD)
-        parts = zip(bags.split(32), noise_of(shard).split(32), strict=True)
-        x_0 = torch.cat([draw(network, bag, noise, args.steps) for bag, noise in parts])
+        batches = zip(bags.split(32), noise_of(shard).split(32), strict=True)
+        x_0 = torch.cat([draw(network, bag, noise, args.steps) for bag, noise in batches])
         new = file.with_suffix(".new.npz")
         np.savez(new, pictures=x_0.half().numpy(), bags=np.packbits(bags.numpy().astype(bool), axis=1))
         new.replace(file)

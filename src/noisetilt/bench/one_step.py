@@ -97,13 +97,8 @@ def settings_of(method: str, count: int) -> list[dict[str, float]]:
 
 def picture_file(out: Path, row: Row, iterate: int | None = None) -> Path:
     """Where the picture of a test row lies: the best, or that of one of the row's snapshots."""
-    parts = [
-        row["reward"],
-        row["method"],
-        row["prompt"],
-        str(row["seed"]),
-        *([] if iterate is None else [str(iterate)]),
-    ]
+    parts = [row["reward"], row["method"], row["prompt"], str(row["seed"])]
+    parts += [] if iterate is None else [str(iterate)]
     return out / "pictures" / f"{'-'.join(map(file_stem, parts))}.png"
 
 
