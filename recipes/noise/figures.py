@@ -29,7 +29,7 @@ METHODS = {
     "values": projections.whiten_values,
     "channels": projections.whiten_channels,
     "tile means": lambda x: projections.even_box_means(x, (8, 8)),
-    "tile energies": lambda x: projections.even_boxes(x, (8, 8)),
+    "tile energies": lambda x: projections.even_boxes(x, [(8, 8)]),
     "n-D Fourier": projections.whiten_field_spectrum,
     "1-D Fourier (WGNC)": project_wgnc,
     "W without dilution": lambda x: VARIANTS["without dilution"](x, fresh(x)),

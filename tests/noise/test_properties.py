@@ -126,6 +126,6 @@ def test_wgnc_of_lengths_that_blocks_do_not_divide(count):
 
 def test_wgnc_compiles_and_knows_meta_tensors():
     x = torch.randn(2, 512, generator=torch.Generator().manual_seed(2))
-    compiled = torch.compile(project_wgnc, fullgraph=True, dynamic=False, backend="eager")
+    compiled = torch.compile(project_wgnc, fullgraph=True, dynamic=False, backend="aot_eager")
     torch.testing.assert_close(compiled(x), project_wgnc(x))
     assert project_wgnc(torch.empty(2, 64, device="meta")).shape == (2, 64)

@@ -25,10 +25,10 @@ def check_batch(x: Tensor, name: str) -> None:
 
 def check_finite(x: Tensor, name: str) -> None:
     """Refuse NaN and infinity. Skipped under torch.compile and on the meta device, which have no values to look at."""
-    if torch.compiler.is_compiling() or x.is_meta:
+    if torch.compiler.is_compiling() or x.is_meta or x.numel() == 0:
         return
-    bad = x.numel() - int(torch.isfinite(x).sum())
-    if bad:
+    if not torch.isfinite(x.abs().amax()):
+        bad = x.numel() - int(torch.isfinite(x).sum())
         raise ValueError(
             f"{name} holds {bad} values that are NaN or infinite, expected finite numbers;"
             " lower the learning rate or mask them with torch.nan_to_num."
@@ -46,15 +46,28 @@ def working_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+class Kept:
+    """Where compiled graphs find their constants: tensors that torch.compile meets as attributes are inputs to it."""
+
+
+KEPT = Kept()
+
+
 def constant(function: Callable) -> Callable:
     """Remember what a function of hashable arguments returned, and let torch.compile take it for a constant."""
     remembered = functools.lru_cache(maxsize=64)(function)
 
-    def answer(*arguments):
-        return remembered(*arguments)
+    @torch.compiler.assume_constant_result
+    def keep(*arguments) -> str:
+        name = repr((function.__name__, *arguments)).replace(".", "_")
+        setattr(KEPT, name, remembered(*arguments))
+        return name
 
-    answer.__doc__, answer.__name__ = function.__doc__, function.__name__
-    return torch.compiler.assume_constant_result(answer)
+    @functools.wraps(function)
+    def answer(*arguments):
+        return getattr(KEPT, keep(*arguments)) if torch.compiler.is_compiling() else remembered(*arguments)
+
+    return answer
 
 
 @constant

@@ -14,9 +14,10 @@ from ._groups import (
     TILE,
     TOUCHED,
     box_sizes,
+    box_sums,
     channel_mean_scores,
     correlation_scores,
-    cut_boxes,
+    cut_rows,
     cuts,
     even_out,
     largest_divisor,
@@ -24,6 +25,9 @@ from ._groups import (
     near_lags,
     normal_limit,
     shrink,
+    spread,
+    to_field,
+    to_spectrum,
     unit_rms,
 )
 from .order_statistics import clip_order_statistics
@@ -38,12 +42,11 @@ ORDER_TOUCHED, ORDER_LANDED, ORDER_LEAST = 7.0, 1.0, 0.25
 
 def whiten_field_spectrum(x: Tensor, touched: float = TOUCHED, smooth: bool = True) -> Tensor:
     """The powers over all axes: no smooth shape, exponential, even in bands, no line too high, no correlation."""
-    axes, shape = tuple(range(1, x.ndim)), x.shape[1:]
-    spectrum = torch.fft.rfftn(x, dim=axes, norm="ortho")
+    shape, spectrum = x.shape[1:], to_spectrum(x)
     power = (spectrum.real.square() + spectrum.imag.square()).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
     flat = flatten_log_power(power, shape, smooth, touched)
     wanted = even_lags(even_bands(flat, shape, touched), shape, touched)
-    return unit_rms(torch.fft.irfftn(spectrum * (wanted / power).sqrt(), s=shape, dim=axes, norm="ortho"))
+    return unit_rms(to_field(spectrum * (wanted / power).sqrt(), shape))
 
 
 def even_field_spectrum(x: Tensor, touched: float = TOUCHED) -> Tensor:
@@ -71,19 +74,20 @@ def smooth_part(log: Tensor, shape: tuple[int, ...]) -> Tensor:
     A few coefficients describe a spectrum of any steepness (cepstral thresholding, Stoica & Sandgren 2006).
     """
     axes = tuple(range(1, log.ndim))
-    cepstrum = torch.fft.irfftn(log, s=shape, dim=axes, norm="ortho")
+    cepstrum = to_field(log, shape)
     limit = 2 * normal_limit(math.prod(shape)) ** 2 * log.square().mean(axes, keepdim=True)
-    return torch.fft.rfftn(torch.where(cepstrum.square() > limit, cepstrum, 0), dim=axes, norm="ortho").real
+    return to_spectrum(torch.where(cepstrum.square() > limit, cepstrum, 0)).real
 
 
 def even_bands(power: Tensor, shape: tuple[int, ...], touched: float) -> Tensor:
     """Energies of bands of spatial frequency, channels together: radial half-octaves, and linear ones by axis."""
+    total = power.sum(1).flatten(1)
+    whole = torch.ones_like(total)
     for member, df, band in cuts(tuple(shape[1:]), power.device, power.dtype):
-        energy = power.sum(1).flatten(1) @ member
-        gain = even_out(energy, df * power.shape[1], touched)
-        gain = torch.cat([gain, torch.ones_like(gain[:, :1])], dim=1)[:, band]
-        power = power * gain.view(-1, 1, *power.shape[2:])
-    return power
+        gain = even_out(total @ member, df * power.shape[1], touched)
+        gain = torch.nn.functional.pad(gain, (0, 1), value=1.0).index_select(1, band)
+        total, whole = total * gain, whole * gain
+    return power * whole.view(-1, 1, *power.shape[2:])
 
 
 def even_lags(power: Tensor, shape: tuple[int, ...], touched: float) -> Tensor:
@@ -92,9 +96,9 @@ def even_lags(power: Tensor, shape: tuple[int, ...], touched: float) -> Tensor:
     Taking an excess e_l off the correlation at lag l multiplies the powers by 1 − Σ_l e_l cos(k·l) to first order; its
     exponential keeps them positive.
     """
-    axes, count = tuple(range(1, power.ndim)), math.prod(shape)
+    count = math.prod(shape)
     near = near_lags(tuple(shape), power.device)
-    correlation = torch.fft.irfftn(power, s=shape, dim=axes).flatten(1)
+    correlation = to_field(power, shape).flatten(1)
     r = correlation.div_(correlation[:, :1].clone()).mul_(math.sqrt(count))
     limit = normal_limit(count)
     excess = r - r.clamp(-limit, limit)
@@ -103,7 +107,7 @@ def even_lags(power: Tensor, shape: tuple[int, ...], touched: float) -> Tensor:
         group = group * (1 - shrink(group, group.shape[1], touched))
         excess = excess.index_copy_(1, near[0], group).index_copy_(1, near[1], group)
     excess[:, 0] = 0
-    change = torch.fft.rfftn(excess.view(-1, *shape), dim=axes).real / -math.sqrt(count)
+    change = -to_spectrum(excess.view(-1, *shape)).real
     return change.clamp_(-3, 3).exp_().mul_(power)
 
 
@@ -136,33 +140,38 @@ def power_of(matrix: Tensor, exponent: float) -> Tensor:
 def whiten_tiles(x: Tensor, touched: float = TOUCHED) -> Tensor:
     """Energies of runs along the last axis, of small boxes and of large ones, and means of small boxes."""
     sizes = box_sizes(tuple(x.shape[2:]))
-    for size in sizes:
-        x = even_boxes(x, size, touched)
-    return even_box_means(x, sizes[1], touched)
+    return even_box_means(even_boxes(x, sizes, touched), sizes[1], touched)
 
 
-def even_boxes(x: Tensor, size: tuple[int, ...], touched: float = TOUCHED) -> Tensor:
-    """Energies of boxes of this size in the space of (batch, channel, *space)."""
-    width = math.prod(size)
-    if width < SMALLEST_GROUP:
+def even_boxes(x: Tensor, sizes: list[tuple[int, ...]], touched: float = TOUCHED) -> Tensor:
+    """Energies of the boxes of each size in turn, in the space of (batch, channel, *space).
+
+    All gains are constant on runs along the last axis, so that the energies of these runs are all that is needed.
+    """
+    sizes = [size for size in sizes if math.prod(size) >= SMALLEST_GROUP]
+    if not sizes:
         return x
-    boxes, inside = cut_boxes(x, size)
-    energy = boxes.square().sum(inside, keepdim=True)
-    gain = even_out(energy.flatten(1), width, touched).view_as(energy)
-    return (boxes * gain.sqrt()).reshape(x.shape)
+    run = (*(1 for _ in sizes[0][1:]), math.gcd(*(size[-1] for size in sizes)))
+    energy = box_sums(x.square(), run)
+    whole = torch.ones_like(energy)
+    for size in sizes:
+        runs = (*size[:-1], size[-1] // run[-1])
+        total = box_sums(energy, runs)
+        gain = spread(even_out(total.flatten(1), math.prod(size), touched).view_as(total), runs)
+        energy, whole = (cut_rows(part, runs).mul(gain).reshape(energy.shape) for part in (energy, whole))
+    return x * spread(whole.sqrt(), run).view_as(x)
 
 
 def even_box_means(x: Tensor, size: tuple[int, ...], touched: float = TOUCHED) -> Tensor:
     """Means of boxes of this size in the space of (batch, channel, *space)."""
     width = math.prod(size)
-    boxes, inside = cut_boxes(x, size)
-    means = boxes.mean(inside, keepdim=True)
+    means = box_sums(x, size) / width
     scores = means.flatten(1) * math.sqrt(width)
     if width < SMALLEST_GROUP or scores.shape[1] < SMALLEST_GROUP:
         return x
     scores = scores - scores.mean(1, keepdim=True)
     excess = (1 - shrink(scores, scores.shape[1] - 1, touched)) * scores / math.sqrt(width)
-    return (boxes - excess.view_as(means)).reshape(x.shape)
+    return (cut_rows(x, size) - spread(excess.view_as(means), size)).reshape(x.shape)
 
 
 def whiten_values(x: Tensor, touched: float = TOUCHED) -> Tensor:

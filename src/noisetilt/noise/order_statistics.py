@@ -53,11 +53,19 @@ def project_order_statistics(tiles: Tensor, alpha: float = 1e-4) -> Tensor:
 def clip_order_statistics(tiles: Tensor, alpha: float) -> Tensor:
     """`project_order_statistics` without its door, for callers that have checked."""
     low, high = bounds(tiles.shape[1], tiles.shape[2], alpha, tiles.device, tiles.dtype)
-    rows, within = tiles.sort(dim=2)
-    columns, across = rows.transpose(1, 2).contiguous().sort(dim=2)
+    rows, within = sort_last(tiles)
+    columns, across = sort_last(rows.transpose(1, 2).contiguous())
     clipped = columns.clamp(low.T, high.T)
     rows = torch.empty_like(clipped).scatter_(2, across, clipped).transpose(1, 2)
     return torch.empty_like(tiles).scatter_(2, within, rows)
+
+
+def sort_last(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x in rising order along its last axis, and where each number was; on a CPU NumPy is several times faster."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return x.sort(dim=-1)
+    order = torch.from_numpy(np.argsort(x.detach().numpy(), axis=-1))
+    return x.gather(-1, order), order
 
 
 def two_level_sort(tiles: Tensor) -> Tensor:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from scipy import special
 from torch import Tensor
@@ -23,9 +25,9 @@ from ._groups import (
     SMALLEST_GROUP,
     TOUCHED,
     box_sizes,
+    box_sums,
     channel_mean_scores,
     correlation_scores,
-    cut_boxes,
     cuts,
     energy_scores,
     linear_bands,
@@ -33,6 +35,8 @@ from ._groups import (
     near_lags,
     normal_limit,
     root_mean_square,
+    to_field,
+    to_spectrum,
     unit_rms,
 )
 from ._projections import (
@@ -154,7 +158,8 @@ def shuffled(noise: Tensor, number: int = 0) -> Tensor:
 
     Reversed or shifted noise is not: it has the same power at every frequency.
     """
-    return noise.flatten(1)[:, permutation(noise[0].numel(), number, noise.device)].view_as(noise)
+    order = permutation(noise[0].numel(), number, noise.device)
+    return noise.flatten(1).index_select(1, order).view_as(noise)
 
 
 @constant
@@ -167,58 +172,74 @@ def give_back(x: Tensor, before: Tensor, noise: Tensor) -> Tensor:
     """x and, in place of what it lost since `before`, a share of noise of the same length."""
     x = unit_rms(x)
     lost = root_mean_square(x - before)
-    return unit_rms(x + GIVEN_BACK * torch.where(lost.square() > TURNED, lost, 0) * noise)
+    return unit_rms(x + lost.masked_fill(lost.square() <= TURNED, 0).mul(GIVEN_BACK) * noise)
 
 
 def dilute(x: Tensor, start: Tensor, noise: Tensor) -> Tensor:
     """√s x + √(1−s) noise, with the largest share s ≤ 1 at which no group of statistics shows what x still holds."""
-    share = torch.stack(list(shares(x).values())).amin(0)
+    share = torch.cat(list(shares(x).values()), 1).amin(1)
     share = share.view(-1, *(1,) * (x.ndim - 1))
     share = 1 - (1 - share) * ((turned(x, start) / TURNED - 0.1) / 5).clamp(0, 1)
     return share.sqrt() * x + (1 - share).clamp_min(0).sqrt() * noise
 
 
+class Group(NamedTuple):
+    """The sum of squares (batch, 1) of scores with df degrees of freedom, of statistics of this order in x."""
+
+    squared: Tensor
+    df: int
+    order: int
+
+    @classmethod
+    def of(cls, scores: Tensor, order: int, df: int | None = None) -> Group:
+        """The group of scores (batch, n), of n degrees of freedom if not said."""
+        return cls(scores.square().sum(1, keepdim=True), scores.shape[1] if df is None else df, order)
+
+
 def shares(x: Tensor) -> dict[str, Tensor]:
-    """Name of each group → the share (batch, 1) of x (batch, channel, *space) in a mixture that hides it.
+    """Name of each group or peak → the share (batch, 1) of x (batch, channel, *space) in a mixture that hides it.
 
     Diluted to the share s, a statistic of order q in x keeps s^(q/2) of its score, and noise adds its own.
     """
     flat = x.flatten(1)
     third, fourth = moment_scores(flat)
     means = channel_mean_scores(x)
-    found = {"third moment": room(third, 3), "fourth moment": room(fourth, 4), "means": room(means, 1)}
+    groups = {"third moment": Group.of(third, 3), "fourth moment": Group.of(fourth, 4), "means": Group.of(means, 1)}
     if x.shape[1] > 1:
-        found["channel means"] = room(means - means.mean(1, keepdim=True), 1, means.shape[1] - 1)
+        groups["channel means"] = Group.of(means - means.mean(1, keepdim=True), 1, means.shape[1] - 1)
         covariance = x.flatten(2) @ x.flatten(2).transpose(1, 2)
         energies = energy_scores(covariance.diagonal(dim1=1, dim2=2), x[0, 0].numel())
-        found["channel energies"] = room(energies, 2, x.shape[1] - 1)
-        found["channel correlation"] = room(correlation_scores(covariance, x[0, 0].numel()), 2)
-    return found | box_shares(x) | field_shares(x) | sequence_shares(flat)
+        groups["channel energies"] = Group.of(energies, 2, x.shape[1] - 1)
+        groups["channel correlation"] = Group.of(correlation_scores(covariance, x[0, 0].numel()), 2)
+    in_field, peaks = field_statistics(x)
+    in_sequence, line = sequence_statistics(flat)
+    groups |= box_groups(x) | in_field | in_sequence
+    groups = {name: group for name, group in groups.items() if group.df > 0}
+    return dict(zip(groups, rooms(list(groups.values())).split(1, 1), strict=True)) | peaks | line
 
 
-def room(scores: Tensor, order: int, df: int | None = None) -> Tensor:
-    """The largest share (batch, 1) at which scores (batch, n) of statistics of this order in x do not show.
+def rooms(groups: Sequence[Group]) -> Tensor:
+    """The largest share (batch, groups) at which each group does not show in a mixture with noise.
 
-    The sum of squares S falls to df + share^order (S − df). Groups that are too even are treated alike.
+    Its sum of squares S falls to df + share^order (S − df). Groups that are too even are treated alike.
     """
-    df = scores.shape[1] if df is None else df
-    if df < 1:
-        return torch.ones_like(scores[:, :1])
-    low, low_hidden, high_hidden, high = radii(df)
-    squared = scores.square().sum(1, keepdim=True)
-    left = torch.where(squared > high, (high_hidden - df) / (squared - df).clamp_min(1e-6), 1)
-    left = torch.where(squared < low, (df - low_hidden) / (df - squared).clamp_min(1e-6), left)
+    squared = torch.cat([group.squared for group in groups], 1)
+    kinds = tuple((group.df, group.order) for group in groups)
+    df, order, low, low_hidden, high_hidden, high = limits(kinds, squared.device, squared.dtype)
+    excess = squared - df
+    left = torch.where(squared > high, (high_hidden - df) / excess.clamp_min(1e-6), 1)
+    left = torch.where(squared < low, (df - low_hidden) / (-excess).clamp_min(1e-6), left)
     return left.clamp(1e-6, 1).pow(1 / order)
 
 
 @constant
-def radii(df: int) -> tuple[float, float, float, float]:
-    """What χ² with df degrees of freedom falls short of, or exceeds, with probability NOTICED and HIDDEN.
-
-    A single score is never too small.
-    """
-    low, low_hidden = (float(special.chdtri(df, 1 - p)) if df > 1 else 0.0 for p in (NOTICED, HIDDEN))
-    return (low, low_hidden, float(special.chdtri(df, HIDDEN)), float(special.chdtri(df, NOTICED)))
+def limits(kinds: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Of groups of each (df, order): df, order, and what χ² with df degrees of freedom falls short of, or exceeds, with
+    probability NOTICED and HIDDEN, (6, groups). A single score is never too small."""
+    df, order = np.array(kinds, dtype=np.float64).T
+    low, low_hidden = (special.chdtri(df, 1 - p) * (df > 1) for p in (NOTICED, HIDDEN))
+    high_hidden, high = (special.chdtri(df, p) for p in (HIDDEN, NOTICED))
+    return torch.from_numpy(np.stack([df, order, low, low_hidden, high_hidden, high])).to(dtype).to(device)
 
 
 def peak_share(peak: Tensor, noticed: float, hidden: float) -> Tensor:
@@ -226,40 +247,38 @@ def peak_share(peak: Tensor, noticed: float, hidden: float) -> Tensor:
     return torch.where(peak > noticed, hidden / peak.clamp_min(noticed), 1)
 
 
-def box_shares(x: Tensor) -> dict[str, Tensor]:
+def box_groups(x: Tensor) -> dict[str, Group]:
     """Energies of boxes of each size, and means of the small ones."""
-    found = {}
+    found, squares = {}, x.square()
     for number, size in enumerate(box_sizes(tuple(x.shape[2:]))):
-        width = math.prod(size)
-        boxes, inside = cut_boxes(x, size)
-        energy = boxes.square().sum(inside).flatten(1)
-        if width < SMALLEST_GROUP or energy.shape[1] < SMALLEST_GROUP:
+        width, count = math.prod(size), x[0].numel() // math.prod(size)
+        if width < SMALLEST_GROUP or count < SMALLEST_GROUP:
             continue
-        found[f"box energies {number}"] = room(energy_scores(energy, width), 2, energy.shape[1] - 1)
+        scores = energy_scores(box_sums(squares, size).flatten(1), width)
+        found[f"box energies {number}"] = Group.of(scores, 2, count - 1)
         if number == 1:
-            means = boxes.mean(inside).flatten(1) * math.sqrt(width)
-            found["box means"] = room(means - means.mean(1, keepdim=True), 1, means.shape[1] - 1)
+            means = box_sums(x, size).flatten(1) / math.sqrt(width)
+            found["box means"] = Group.of(means - means.mean(1, keepdim=True), 1, count - 1)
     return found
 
 
-def field_shares(x: Tensor) -> dict[str, Tensor]:
-    """Lines, fourth moment and bands of the spectrum over all axes, and autocorrelations."""
-    axes, shape, count = tuple(range(1, x.ndim)), x.shape[1:], x[0].numel()
-    spectrum = torch.fft.rfftn(x, dim=axes, norm="ortho")
+def field_statistics(x: Tensor) -> tuple[dict[str, Group], dict[str, Tensor]]:
+    """Fourth moment and bands of the spectrum over all axes, near autocorrelations; lines, far autocorrelations."""
+    shape, count, spectrum = x.shape[1:], x[0].numel(), to_spectrum(x)
     power = spectrum.real.square() + spectrum.imag.square()
     pairs = count / 2
     excess = (power.square().flatten(1).mean(1, keepdim=True) - 2) * math.sqrt(pairs / 20)
-    logs = log_power_score(power.flatten(1), pairs)
-    found = {"powers": room(excess, 4), "log powers": room(logs, 4), "field line": line_share(power.flatten(1), pairs)}
+    groups = {"powers": Group.of(excess, 4), "log powers": Group.of(log_power_score(power.flatten(1), pairs), 4)}
+    total = power.sum(1).flatten(1)
     for number, (member, df, _) in enumerate(cuts(tuple(shape[1:]), x.device, x.dtype)):
-        scores = energy_scores(power.sum(1).flatten(1) @ member, df * x.shape[1])
-        found[f"bands {number}"] = room(scores, 2, scores.shape[1] - 1)
-    correlation = torch.fft.irfftn(power, s=shape, dim=axes).flatten(1)
+        scores = energy_scores(total @ member, df * x.shape[1])
+        groups[f"bands {number}"] = Group.of(scores, 2, scores.shape[1] - 1)
+    correlation = to_field(power, shape).flatten(1)
     r = correlation[:, 1:] / correlation[:, :1] * math.sqrt(count)
+    groups["near neighbours"] = Group.of(r[:, near_lags(tuple(shape), x.device)[0] - 1], 2)
     limit = normal_limit(count)
-    found["far neighbours"] = peak_share(r.abs().amax(1, keepdim=True), limit, 0.75 * limit)
-    near = r[:, near_lags(tuple(shape), x.device)[0] - 1]
-    return found | {"near neighbours": room(near, 2)}
+    far = peak_share(r.abs().amax(1, keepdim=True), limit, 0.75 * limit)
+    return groups, {"field line": line_share(power.flatten(1), pairs), "far neighbours": far}
 
 
 def log_power_score(power: Tensor, pairs: float) -> Tensor:
@@ -269,15 +288,16 @@ def log_power_score(power: Tensor, pairs: float) -> Tensor:
     return centred * math.sqrt(pairs / (LOG_POWER_VARIANCE - 1))
 
 
-def sequence_shares(flat: Tensor) -> dict[str, Tensor]:
-    """Lines and bands of the spectrum of the flattened event."""
+def sequence_statistics(flat: Tensor) -> tuple[dict[str, Group], dict[str, Tensor]]:
+    """Bands and lines of the spectrum of the flattened event."""
     last = (flat.shape[1] - 1) // 2
     spectrum = torch.fft.rfft(flat, norm="ortho")[:, 1 : last + 1]
     power = spectrum.real.square() + spectrum.imag.square()
     edge, _ = linear_bands(last, flat.device)
     energy = torch.nn.functional.pad(power.cumsum(1), (1, 0))[:, edge].diff(dim=1)
     scores = energy_scores(2 * energy, 2 * edge.diff().to(flat.dtype))
-    return {"sequence bands": room(scores, 2, scores.shape[1] - 1), "sequence line": line_share(power, last)}
+    bands = Group.of(scores, 2, scores.shape[1] - 1)
+    return {"sequence bands": bands}, {"sequence line": line_share(power, last)}
 
 
 def line_share(power: Tensor, count: float) -> Tensor:
