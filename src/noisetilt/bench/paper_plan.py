@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ..methods import METHODS, Method
 from ..path import Path as GaussianPath
 from ..sampling import reverse_steps
-from ..selection import Independent
+from ..selection import Independent, Search
 
 STEPS = 25
 
@@ -44,12 +44,14 @@ ROUGHNESS = (2 / 3, 3 / 2)
 @dataclass(frozen=True)
 class Entry:
     """A method at one budget and the knob for its strength: five values that are tried, from the weakest, or the move
-    whose tuned one it has (`like`). Without a knob there is nothing to tune."""
+    whose tuned one it has (`like`). Without a knob there is nothing to tune. A search takes `steps` and as many
+    particles as the calls then pay for."""
 
     method: Method
     knob: str | None = None
     values: tuple[float, ...] = ()
     like: str | None = None
+    steps: int = STEPS
 
     def at(self, value: float | None) -> Method:
         return self.method if self.knob is None else self.method.replace(**{self.knob: value})
@@ -58,7 +60,10 @@ class Entry:
 BASE = Entry(METHODS["base"])
 SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
 TEMPERATURES = (3.0, 1.0, 0.3, 0.1, 0.03)
+SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 MIXTURE = METHODS["ntrk"].replace(whitened="mixture")
+# Few long trajectories in place of many of 25 steps.
+LONG = 100
 MOVES = {
     "dps": Entry(METHODS["dps"], "scale", (1.0, 3.0, 10.0, 30.0, 100.0)),
     "lgd": Entry(METHODS["lgd"], "scale", SCALES),
@@ -66,33 +71,45 @@ MOVES = {
     "ugd": Entry(METHODS["ugd"], "scale", SCALES),
     "tfg": Entry(METHODS["tfg"], "rho", SCALES),
     "freedom": Entry(METHODS["freedom"], "scale", (0.05, 0.1, 0.2, 0.4, 0.8)),
-    "ntrk": Entry(METHODS["ntrk"], "rho", (0.03, 0.1, 0.3, 0.6, 1.0)),
+    "ntrk": Entry(METHODS["ntrk"], "rho", SHARES),
     "ntrk-early": Entry(METHODS["ntrk"].replace(schedule="early"), "rho", (0.03, 0.1, 0.2, 0.4, 0.8)),
     "ntrk-mixture": Entry(MIXTURE, "best_of", (1e3, 1e6, 1e15, 1e40, 1e150)),
     "ntrk-mixture-early": Entry(MIXTURE.replace(schedule="early"), "best_of", (1e3, 1e6, 1e15, 1e40, 1e150)),
-    "ntrk-path": Entry(METHODS["ntrk"].replace(whitened="path"), "rho", (0.03, 0.1, 0.3, 0.6, 1.0)),
+    "ntrk-path": Entry(METHODS["ntrk"].replace(whitened="path"), "rho", SHARES),
     "ntrk-black-box": Entry(METHODS["ntrk-black-box"], "rho", (0.03, 0.1, 0.2, 0.4, 0.8)),
 }
+MANY = Independent(20)
 SEARCHES = {
     "best-of-n": Entry(METHODS["best-of-n"]),
-    "svdd": Entry(METHODS["svdd"], "temperature", (1.0, 0.3, 0.1, 0.03, 0.0)),
+    "svdd": Entry(METHODS["svdd"], "temperature", (3.0, 1.0, 0.3, 0.1, 0.0)),
     "rbf": Entry(METHODS["rbf"]),
     "fk": Entry(METHODS["fk"], "temperature", TEMPERATURES),
     "das": Entry(METHODS["das"], "temperature", TEMPERATURES),
     "psi": Entry(METHODS["psi"], "temperature", TEMPERATURES),
     "ntrk-svdd": Entry(METHODS["ntrk-svdd"], "rho", like="ntrk"),
     "ntrk-smc": Entry(METHODS["ntrk-smc"], "rho", like="ntrk"),
+    "ntrk-black-box-svdd": Entry(
+        MOVES["ntrk-black-box"].method.replace(selection=Search(20)), "rho", like="ntrk-black-box"
+    ),
     **{
-        f"{name}-best-of-n": Entry(MOVES[name].method.replace(selection=Independent(20)), MOVES[name].knob, like=name)
+        f"{name}-best-of-n": Entry(MOVES[name].method.replace(selection=MANY), MOVES[name].knob, like=name)
         for name in ("dps", "freedom", "ntrk", "ntrk-mixture", "ntrk-black-box")
     },
+    **{
+        f"{name}-long-best-of-n": replace(MOVES[name], method=MOVES[name].method.replace(selection=MANY), steps=LONG)
+        for name in ("dps", "ntrk", "ntrk-black-box")
+    },
+    "ntrk-travel-best-of-n": Entry(
+        METHODS["ntrk"].replace(selection=MANY, times=METHODS["freedom"].times), "rho", like="ntrk"
+    ),
 }
 METHODS_OF_SUITE = {**MOVES, **SEARCHES}
 # What is measured first, over all targets: the question of the suite, then what noise tilting can add, then the rest.
 FIRST = ("ntrk", "ntrk-black-box", "dps", "best-of-n", "svdd")
 SECOND = (
     *("ntrk-best-of-n", "ntrk-svdd", "ntrk-mixture", "ntrk-early", "ntrk-mixture-early", "ntrk-mixture-best-of-n"),
-    *("ntrk-path", "ntrk-smc", "ntrk-black-box-best-of-n"),
+    *("ntrk-path", "ntrk-smc", "ntrk-black-box-best-of-n", "ntrk-black-box-svdd"),
+    *("ntrk-long-best-of-n", "ntrk-travel-best-of-n", "ntrk-black-box-long-best-of-n"),
 )
 WAVES = (FIRST, SECOND, tuple(name for name in METHODS_OF_SUITE if name not in (*FIRST, *SECOND)))
 
@@ -105,10 +122,10 @@ def calls(method: Method, path: GaussianPath, steps: int) -> int:
     return taken * per_step + before * method.selection.particles
 
 
-def matched(method: Method, path: GaussianPath, budget: int) -> tuple[Method, int]:
+def matched(method: Method, path: GaussianPath, budget: int, steps: int = STEPS) -> tuple[Method, int]:
     """The method with as many particles, or else steps, as a budget of network calls an image pays for, and its steps.
 
-    A method of one particle takes as many steps as it can; others take 25 and as many particles as they can.
+    A method of one particle takes as many steps as it can; others take `steps` and as many particles as they can.
 
     Raises:
         ValueError: if the budget does not pay for one particle.
@@ -117,10 +134,10 @@ def matched(method: Method, path: GaussianPath, budget: int) -> tuple[Method, in
     if method.selection.particles == 1 and knob == "particles":
         fitting = [steps for steps in range(1, budget + 1) if calls(method, path, steps) <= budget]
         return method, fitting[-1]
-    many = budget // calls(method.replace(**{knob: 1}), path, STEPS)
+    many = budget // calls(method.replace(**{knob: 1}), path, steps)
     if many < 1:
-        raise ValueError(f"a budget of {budget} calls does not pay for {STEPS} steps; give {STEPS} or more")
-    return method.replace(**{knob: many}), STEPS
+        raise ValueError(f"a budget of {budget} calls does not pay for {steps} steps; give {steps} or more")
+    return method.replace(**{knob: many}), steps
 
 
 @dataclass(frozen=True)

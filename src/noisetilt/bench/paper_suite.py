@@ -165,7 +165,7 @@ class Runner:
         reward = rewards.load(target.reward)
         scale = 1.0 if cell["method"] == "base" else 1 / self.spread(target)
         standardised = Reward(reward.name, lambda x, p: scale * reward(x, p), reward.differentiable)
-        method, steps = matched(method, self.model.path, budget)
+        method, steps = matched(method, self.model.path, budget, METHODS_OF_SUITE.get(cell["method"], BASE).steps)
         watched_method, watched = watch(method, (steps // 4 + 1, steps // 2 + 1))
         started = time.process_time()
         with PeakMemory(getattr(self.model, "device", "cpu")) as peak:
