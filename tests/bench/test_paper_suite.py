@@ -170,7 +170,7 @@ def test_a_wave_is_finished_before_the_next(run):
 
 def test_the_report_has_its_tables_plots_and_pictures(run):
     page, text = (run.out / "report.html").read_text(), (run.out / "report.md").read_text()
-    assert len(re.findall('src="data:image/png;base64,', page)) == 2
+    assert len(re.findall('src="data:image/png;base64,', page)) == 3  # a plot, pictures, what was tuned
     assert "| dps | scale = " in text and "Highest target reward at 4 calls: " in text
     assert text.count("[3: ") + text.count("[30: ") == 1  # the chosen strength stands in brackets
     assert "17 of 17 pictures measured" in text and "ntrk against base: held-out alignment" in text

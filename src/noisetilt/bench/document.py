@@ -35,6 +35,13 @@ def picture_bytes(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def colour(number: int) -> tuple[float, ...]:
+    """One of twenty colours, repeated after that."""
+    from matplotlib import colormaps
+
+    return colormaps["tab20"](number % 20)
+
+
 def new_figure(*args: Any, **kwargs: Any) -> Any:
     """An empty matplotlib figure.
 

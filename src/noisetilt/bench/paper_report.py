@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..report import grid
-from .document import Document, figure_bytes, new_figure, picture_bytes
+from .document import Document, colour, figure_bytes, new_figure, picture_bytes
 from .features import real_features
 from .ledger import Row
 from .metrics import frechet_distance, precision_recall, vendi_score
-from .paper_plan import KEEP, METHODS_OF_SUITE, Target
+from .paper_plan import KEEP, METHODS_OF_SUITE, SEARCHES, Target
 from .paper_suite import Runner
 from .paper_verdict import ASKED, PAIR, answers, complete, same, summary
 from .statistics import Interval, bootstrap, paired
@@ -135,11 +135,19 @@ def verdicts(target: Target, budget: int, lines: Sequence[Line]) -> list[str]:
     return said
 
 
+def look(name: str) -> dict[str, Any]:
+    """The marker and colour of a method, the same in every plot."""
+    if name == "base":
+        return {"marker": "P", "color": "black"}
+    number = list(METHODS_OF_SUITE).index(name)
+    return {"marker": MARKS[number % len(MARKS)], "color": colour(number)}
+
+
 def _plot(target: Target, lines: Sequence[Line], budget: int) -> bytes:
     figure = new_figure(figsize=(10, 4.2))
     left, right = figure.subplots(1, 2)
-    for number, line in enumerate(lines):
-        mark = {"marker": MARKS[number % len(MARKS)], "color": f"C{number % 10}", "linestyle": "none"}
+    for line in lines:
+        mark = look(line.method) | {"linestyle": "none"}
         left.plot(line.frechet, line.reward.value, label=line.method, **mark)
         judge, reward = line.judges[0], line.reward
         spread = [[[v.value - v.low], [v.high - v.value]] for v in (judge, reward)]
@@ -205,6 +213,11 @@ RULE = (
     "programs on the machine do not lengthen. MB is the peak of memory in use."
 )
 
+FRONTIER = (
+    "Lines join a method's strengths, dotted where 100 calls were spent instead of 25; rings are what was chosen. Up "
+    "and to the right is better, but for total variation, which should stay base's."
+)
+
 
 def write(out: Path, runner: Runner) -> Document:
     """report.md, report.html, plots and grids of what is complete."""
@@ -218,8 +231,7 @@ def write(out: Path, runner: Runner) -> Document:
             lines = lines_of(runner, target, budget)
             if lines:
                 _section(document, out, target, budget, lines)
-    document.heading("Tuning")
-    document.table(["target", "method", "calls", "strength: target reward, on the prompt, roughness"], _tuning(runner))
+    _tuning_section(document, runner)
     document.write(out)
     return document
 
@@ -236,7 +248,7 @@ def _verdict(document: Document, runner: Runner) -> None:
 
 def _section(document: Document, out: Path, target: Target, budget: int, lines: Sequence[Line]) -> None:
     """A target at a budget: sentences, table, plot, pictures."""
-    stem = f"{target.reward}-{budget}".replace(":", "-").replace("*", "").replace(" ", "")
+    stem = f"{_stem(target)}-{budget}"
     document.heading(f"{target.reward}, {budget} calls a picture")
     document.items(verdicts(target, budget, lines))
     document.table(HEADER.format(*target.judges).split(","), [_table_row(line) for line in lines])
@@ -244,13 +256,58 @@ def _section(document: Document, out: Path, target: Target, budget: int, lines: 
     document.picture(f"{stem}-pictures.png", _pictures(out, lines), "The same prompts and seeds in every row.")
 
 
+def _tuning_section(document: Document, runner: Runner) -> None:
+    """Every strength that was tried, in figures and drawn."""
+    document.heading("Tuning")
+    document.table(["target", "method", "calls", "strength: target reward, on the prompt, roughness"], _tuning(runner))
+    for target in runner.plan.targets:
+        tried = {name: cells for name in _tuned_names(runner, target) if (cells := _tried_cells(runner, target, name))}
+        if tried:
+            document.picture(f"{_stem(target)}-tuning.png", _frontier(runner, target, tried), FRONTIER)
+
+
+def _tuned_names(runner: Runner, target: Target) -> list[str]:
+    """The methods whose strength is tuned for a target."""
+    names = dict.fromkeys(runner.tuned(name) for name in runner.methods(target))
+    return [name for name in names if runner.values(name)]
+
+
+def _tried_cells(runner: Runner, target: Target, name: str) -> dict[float, list[Row]]:
+    """The rows of each strength of a method, empty unless all are measured."""
+    cells = {value: runner.rows("tuning", target, name, value=value) for value in runner.values(name)}
+    return cells if all(cells.values()) else {}
+
+
+def _frontier(runner: Runner, target: Target, tried: dict[str, dict[float, list[Row]]]) -> bytes:
+    """A line a method through its strengths: target reward over the first judge, and over what the rule looks at."""
+    kept, words = ("roughness", "total variation") if target.kept == "roughness" else ("aligned", "held-out alignment")
+    figure, base = new_figure(figsize=(10, 4.6)), runner.rows("tuning", target, "base")
+    panels = figure.subplots(1, 2)
+    for axes, field in zip(panels, ("judge_1", kept), strict=True):
+        axes.plot(_mean(base, field), _mean(base, "reward"), label="base", markersize=10, **look("base"))
+        for name, cells in tried.items():
+            x, y = ([_mean(rows, of) for rows in cells.values()] for of in (field, "reward"))
+            chosen, line = list(cells).index(runner.chosen(target, name)), ":" if name in SEARCHES else "-"
+            axes.plot(x, y, line, markersize=4, linewidth=1, label=name, **look(name))
+            axes.plot(x[chosen], y[chosen], "o", color=look(name)["color"], markersize=11, fillstyle="none")
+        axes.set(xlabel=target.judges[0] if field == "judge_1" else words, ylabel=target.reward)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+    figure.suptitle(f"{target.reward}: every strength that was tried")
+    return figure_bytes(figure)
+
+
+def _stem(target: Target) -> str:
+    return target.reward.replace(":", "-").replace("*", "").replace(" ", "")
+
+
 def _tuning(runner: Runner) -> list[list[Any]]:
     """Every strength that was tried; the chosen one is in brackets."""
     found = []
     for target in runner.plan.targets:
-        for name in dict.fromkeys(runner.tuned(name) for name in runner.methods(target)):
-            tried = {value: runner.rows("tuning", target, name, value=value) for value in runner.values(name)}
-            if tried and all(tried.values()):
+        for name in _tuned_names(runner, target):
+            tried = _tried_cells(runner, target, name)
+            if tried:
                 texts = {value: f"{value:g}: {_tried(rows)}" for value, rows in tried.items()}
                 best, kept = runner.chosen(target, name), runner.keeping(target, name)
                 texts[best] = f"[{texts[best]}]" + ("" if kept else " (none kept)")
