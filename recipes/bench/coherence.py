@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from noisetilt import METHODS, load, rewards, sample
-from noisetilt.noise import whiten
+from noisetilt.noise import shuffled, whiten
 from noisetilt.proposals import NoiseTilt, Step
 from noisetilt.report import table
 from noisetilt.strength import Walk
@@ -29,7 +29,7 @@ def whitened_gradients(model: object, reward: str, rho: float) -> Tensor:
     class Recorder(NoiseTilt):
         def __call__(self, step: Step, noise: Tensor) -> Tensor:
             if self.rho_at(step) > 0 and step.std > 0:
-                seen.append(whiten(step.gradient, noise=noise.flatten(1).flip(1).view_as(noise)))
+                seen.append(whiten(step.gradient, noise=shuffled(noise)))
             return super().__call__(step, noise)
 
     method = METHODS["ntrk"].replace(proposal=Recorder(rho))

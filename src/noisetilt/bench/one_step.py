@@ -42,6 +42,7 @@ SNAPSHOTS = (2, 5, 10, 20, 40, 60, 100, 200)
 TUNING_PROMPTS = ("bear face", "clock", "fish", "red apple")
 PROMPTS = ("cat face", "house", "grinning face", "automobile", "flower", "dog", "ship", "tree")
 DRAWN = "as drawn"
+MODEL = "emoji64-turbo"
 CHUNK = 8
 
 
@@ -115,8 +116,6 @@ class Run:
         out: folder of the run.
         quick: one reward, few prompts, seeds, iterations and settings.
         methods: names of SETTINGS; pictures as drawn are always made.
-        model: a one-step generator that `load` knows.
-        device: where it runs.
         size: how much is measured, in place of `quick`.
     Raises:
         ValueError: if a name is unknown, or the folder holds another run.
@@ -127,8 +126,6 @@ class Run:
         out: Path,
         quick: bool = False,
         methods: Sequence[str] | None = None,
-        model: str = "emoji64-turbo",
-        device: str = "cpu",
         size: Size | None = None,
     ) -> None:
         unknown = sorted(set(methods or ()) - {*SETTINGS, "base"})
@@ -136,9 +133,9 @@ class Run:
             raise ValueError(f"method {unknown[0]!r} is not in the suite one-step; it has: {', '.join(SETTINGS)}")
         self.size = size or (QUICK if quick else FULL)
         self.out, self.methods = out, [m for m in SETTINGS if not methods or m in methods]
-        self.model = load_model(model, device=device)
-        weights = weights_digest("emoji64", "emoji64-turbo")
-        self.settings = {"suite": "one-step", "model": model, "noisetilt": __version__, "weights": weights}
+        self.model = load_model(MODEL)
+        weights = weights_digest("emoji64", MODEL)
+        self.settings = {"suite": "one-step", "model": MODEL, "noisetilt": __version__, "weights": weights}
         self.settings |= vars(self.size)
         self.ledger = Ledger(out, KEY, self.settings)
 
