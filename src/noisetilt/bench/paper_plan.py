@@ -70,7 +70,7 @@ MOVES = {
     "mpgd": Entry(METHODS["mpgd"], "scale", SCALES),
     "ugd": Entry(METHODS["ugd"], "scale", SCALES),
     "tfg": Entry(METHODS["tfg"], "rho", SCALES),
-    "freedom": Entry(METHODS["freedom"], "scale", (0.05, 0.1, 0.2, 0.4, 0.8)),
+    "freedom": Entry(METHODS["freedom"], "scale", (0.005, 0.02, 0.1, 0.4, 0.8)),
     "ntrk": Entry(METHODS["ntrk"], "rho", SHARES),
     "ntrk-early": Entry(METHODS["ntrk"].replace(schedule="early"), "rho", (0.03, 0.1, 0.2, 0.4, 0.8)),
     "ntrk-mixture": Entry(MIXTURE, "best_of", (1e3, 1e6, 1e15, 1e40, 1e150)),
