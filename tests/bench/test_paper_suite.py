@@ -125,6 +125,7 @@ SMALL = Plan(
     budgets=(4, 25),
     tuning_budgets=(3, 25),
     seeds=(2, 1),
+    reference=2,
     values=(1, 3),
     waves=(("dps",), ("ntrk",)),
 )
@@ -139,7 +140,7 @@ def run(tmp_path_factory):
 
 
 def test_every_picture_of_the_plan_is_made_once(run):
-    assert len(run.ledger) == run.count() == (1 + 4) + 2 * (2 + 4)
+    assert len(run.ledger) == run.count() == (1 + 2 + 4) + 2 * (2 + 4)
     assert [row["nfe"] for row in run.ledger.where(stage="tuning", method="dps")] == [3, 3]
     test = run.ledger.where(stage="test", method="dps")
     wanted = run.wanted("test", SMALL.targets[0], "dps")
@@ -173,7 +174,7 @@ def test_the_report_has_its_tables_plots_and_pictures(run):
     assert len(re.findall('src="data:image/png;base64,', page)) == 3  # a plot, pictures, what was tuned
     assert "| dps | scale = " in text and "Highest target reward at 4 calls: " in text
     assert text.count("[3: ") + text.count("[30: ") == 1  # the chosen strength stands in brackets
-    assert "17 of 17 pictures measured" in text and "ntrk against base: held-out alignment" in text
+    assert "19 of 19 pictures measured" in text and "ntrk against base: held-out alignment" in text
     assert "NTRK at 4 above every other method at 25: not measured yet." in text
 
 
@@ -201,7 +202,7 @@ def made_up(stage, name, rewards_, value=None, target="redness", budget=25, alig
 def test_the_strength_is_the_highest_reward_of_those_that_keep_to_the_prompt(tmp_path):
     """On rows that are made up: 30 has more reward but has lost the prompt."""
     runner = Runner(tmp_path, Plan(values=(1, 2, 3)), load("emoji64"))
-    runner.ledger.add(made_up("tuning", "base", [0.0], aligned=-1.0))
+    runner.ledger.add(made_up("reference", "base", [0.0], aligned=-1.0))
     for value, reward, aligned in ((3.0, 1.0, 0.0), (10.0, 2.0, -2.4), (30.0, 9.0, -2.6)):
         runner.ledger.add(made_up("tuning", "dps", [reward], value, aligned=aligned, roughness=2.0))
     assert runner.chosen(TARGETS[2], "dps") == runner.chosen(TARGETS[2], "dps-best-of-n") == 10.0
@@ -210,7 +211,7 @@ def test_the_strength_is_the_highest_reward_of_those_that_keep_to_the_prompt(tmp
 
 def test_for_alignment_itself_the_strength_keeps_the_roughness_and_failing_all_is_the_weakest(tmp_path):
     runner = Runner(tmp_path, Plan(values=(1, 2, 3)), load("emoji64"))
-    runner.ledger.add(made_up("tuning", "base", [0.0], target="alignment"))
+    runner.ledger.add(made_up("reference", "base", [0.0], target="alignment"))
     for name, roughness in (("dps", (0.9, 1.2, 1.8)), ("ntrk", (2.0, 3.0, 4.0))):
         for value, reward, rough in zip(METHODS_OF_SUITE[name].values[1:4], (1.0, 2.0, 9.0), roughness, strict=True):
             runner.ledger.add(made_up("tuning", name, [reward], value, "alignment", aligned=-9.0, roughness=rough))

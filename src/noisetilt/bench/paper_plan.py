@@ -145,8 +145,9 @@ def matched(method: Method, path: GaussianPath, budget: int, steps: int = STEPS)
 class Plan:
     """How much is measured: what is tuned, what is tested, and at which budgets of network calls an image.
 
-    budgets and tuning_budgets are those of moves and of searches; seeds is how many per prompt at each; values is which
-    of an entry's five are tried. methods come in waves: a wave is finished for all targets before the next begins.
+    budgets and tuning_budgets are those of moves and of searches; seeds is how many per prompt at each; reference is
+    how many per tuning prompt base has, for what strengths must keep; values is which of an entry's five are tried.
+    methods come in waves: a wave is finished for all targets before the next begins.
     """
 
     targets: tuple[Target, ...] = TARGETS
@@ -155,6 +156,7 @@ class Plan:
     budgets: tuple[int, int] = (25, 500)
     tuning_budgets: tuple[int, int] = (25, 100)
     seeds: tuple[int, int] = (3, 1)
+    reference: int = 6
     values: tuple[int, ...] = (0, 1, 2, 3, 4)
     waves: tuple[tuple[str, ...], ...] = WAVES
 

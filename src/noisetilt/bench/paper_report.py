@@ -204,13 +204,13 @@ def _table_row(line: Line) -> list[Any]:
 
 RULE = (
     "The strength is that with the highest target reward in the tuning among those that keep to the prompt (mean "
-    f"held-out alignment at most {KEEP} below base's; for alignment itself mean total variation within 2/3 to 3/2 of "
-    "base's). Searches are tuned with {0} calls; a move with a search around it has the move's strength. 'gain' is "
-    "against base at the same prompts and seeds; brackets are 95 % bootstrap intervals; 'on the prompt' is held-out "
-    "alignment. Fréchet distance, precision and recall are against held-out real emoji, on few pictures: compare them "
-    "within a table only. 'p' is the median p-value that the injected noise is white Gaussian, 'told' the share of "
-    "pictures where it is below 1 %. Seconds are those of the clock, then those the processor spent, which other "
-    "programs on the machine do not lengthen. MB is the peak of memory in use."
+    f"held-out alignment at most {KEEP} below base's of {{1}} seeds; for alignment itself mean total variation within "
+    "2/3 to 3/2 of base's). Searches are tuned with {0} calls; a move with a search around it has the move's strength. "
+    "'gain' is against base at the same prompts and seeds; brackets are 95 % bootstrap intervals; 'on the prompt' is "
+    "held-out alignment. Fréchet distance, precision and recall are against held-out real emoji, on few pictures: "
+    "compare them within a table only. 'p' is the median p-value that the injected noise is white Gaussian, 'told' the "
+    "share of pictures where it is below 1 %. Seconds are those of the clock, then those the processor spent, which "
+    "other programs on the machine do not lengthen. MB is the peak of memory in use."
 )
 
 FRONTIER = (
@@ -224,7 +224,7 @@ def write(out: Path, runner: Runner) -> Document:
     document, plan = Document("Paper suite: methods at equal network calls on emoji64"), runner.plan
     words = f"Prompts {', '.join(plan.prompts)}; strengths tuned on {', '.join(plan.tuning_prompts)}, other seeds, "
     words += f"{len(plan.values)} values each; {len(runner.ledger)} of {runner.count()} pictures measured. "
-    document.text(words + RULE.format(plan.tuning_budgets[1]))
+    document.text(words + RULE.format(plan.tuning_budgets[1], plan.reference))
     _verdict(document, runner)
     for target in plan.targets:
         for budget in plan.budgets:
@@ -281,7 +281,7 @@ def _tried_cells(runner: Runner, target: Target, name: str) -> dict[float, list[
 def _frontier(runner: Runner, target: Target, tried: dict[str, dict[float, list[Row]]]) -> bytes:
     """A line a method through its strengths: target reward over the first judge, and over what the rule looks at."""
     kept, words = ("roughness", "total variation") if target.kept == "roughness" else ("aligned", "held-out alignment")
-    figure, base = new_figure(figsize=(10, 4.6)), runner.rows("tuning", target, "base")
+    figure, base = new_figure(figsize=(10, 4.6)), runner.rows("reference", target, "base")
     panels = figure.subplots(1, 2)
     for axes, field in zip(panels, ("judge_1", kept), strict=True):
         axes.plot(_mean(base, field), _mean(base, "reward"), label="base", markersize=10, **look("base"))

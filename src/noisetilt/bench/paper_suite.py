@@ -3,11 +3,12 @@
 A target's reward is divided by its standard deviation over base's pictures of the tuning prompts before any method sees
 it, so that a scale or a temperature means the same for all targets; figures are of the reward itself.
 
-The tuning rule, written before any picture of these prompts was made: of a method's strengths, that with the highest
-mean target reward on the tuning prompts is chosen among those that keep to the prompt, whose mean held-out alignment (a
-log odds) is at most KEEP below base's on the same prompts and seeds. For the target `alignment` that judge would be the
-target's own; there a strength must keep the mean total variation within ROUGHNESS of base's, so that no method wins by
-pictures that fall apart or are wiped out. Where no strength keeps it, the weakest is taken, and the report says so.
+The tuning rule: of a method's strengths, that with the highest mean target reward on the tuning prompts is chosen among
+those that keep to the prompt, whose mean held-out alignment (a log odds) is at most KEEP below base's on the same
+prompts. For the target `alignment` that judge would be the target's own; there a strength must keep the mean total
+variation within ROUGHNESS of base's, so that no method wins by pictures that fall apart or are wiped out. Where no
+strength keeps it, the weakest is taken, and the report says so. Base's mean is one of several seeds, the stage
+`reference`: between single seeds it differs by more than KEEP.
 Methods that search are tuned with a fifth of their calls. A move with a search around it (`ntrk-svdd`,
 `dps-best-of-n`) has the strength that was tuned for the move alone.
 """
@@ -68,7 +69,7 @@ class Runner:
 
     def budget(self, name: str, stage: str = "test") -> int:
         """Network calls an image that a method has in a stage."""
-        budgets = self.plan.tuning_budgets if stage == "tuning" else self.plan.budgets
+        budgets = self.plan.budgets if stage == "test" else self.plan.tuning_budgets
         return budgets[name in SEARCHES]
 
     def methods(self, target: Target, wave: Sequence[str] | None = None) -> list[str]:
@@ -91,7 +92,7 @@ class Runner:
 
     def cells(self, target: Target, wave: Sequence[str]) -> Iterator[tuple[str, str, float | None]]:
         """(stage, method, strength) in the order of measuring; a tuned strength is known once its tuning is done."""
-        yield from (("tuning", "base", None), ("test", "base", None))
+        yield from ((stage, "base", None) for stage in ("tuning", "reference", "test"))
         for name in self.methods(target, wave):
             yield from (("tuning", self.tuned(name), value) for value in self.values(name))
             yield "test", name, self.chosen(target, name)
@@ -102,8 +103,8 @@ class Runner:
         for target in self.plan.targets:
             names = self.methods(target)
             tuning = {("tuning", self.tuned(name), value) for name in names for value in self.values(name)}
-            stages = {("tuning", "base", None), ("test", "base", None), *(("test", name, None) for name in names)}
-            cells |= {(target, *cell) for cell in tuning | stages}
+            base = {(stage, "base", None) for stage in ("tuning", "reference", "test")}
+            cells |= {(target, *cell) for cell in tuning | base | {("test", name, None) for name in names}}
         return sum(len(self.wanted(stage, target, name)) for target, stage, name, _ in cells)
 
     @staticmethod
@@ -118,10 +119,14 @@ class Runner:
 
     def wanted(self, stage: str, target: Target, name: str) -> list[tuple[str, int]]:
         """(prompt, seed) of a stage. Seeds of the tuning are apart from those of the test."""
-        tuning = stage == "tuning"
-        seeds = range(1000, 1001) if tuning else range(self.plan.seeds[name in SEARCHES])
-        prompts, words = self.plan.tuning_prompts if tuning else self.plan.prompts, target.words
-        return [(f"{p} {words[(i + s) % len(words)]}".strip(), s) for i, p in enumerate(prompts) for s in seeds]
+        many = self.plan.seeds[name in SEARCHES]
+        seeds = {"tuning": range(1000, 1001), "reference": range(1000, 1000 + self.plan.reference)}
+        prompts, words = self.plan.prompts if stage == "test" else self.plan.tuning_prompts, target.words
+        return [
+            (f"{p} {words[(i + s) % len(words)]}".strip(), s)
+            for i, p in enumerate(prompts)
+            for s in seeds.get(stage, range(many))
+        ]
 
     def rows(self, stage: str, target: Target, name: str, **fields: Any) -> list[Row]:
         """The rows of a cell that are measured."""
@@ -130,7 +135,7 @@ class Runner:
 
     def keeping(self, target: Target, name: str) -> dict[float, float]:
         """The strengths that keep what the target asks to be kept, with their mean target reward in the tuning."""
-        base, name = self.rows("tuning", target, "base"), self.tuned(name)
+        base, name = self.rows("reference", target, "base"), self.tuned(name)
         tried = {value: self.rows("tuning", target, name, value=value) for value in self.values(name)}
         return {value: _mean(rows, "reward") for value, rows in tried.items() if rows and keeps(target, rows, base)}
 
@@ -215,7 +220,7 @@ def _mean(rows: Sequence[Row], field: str) -> float:
 
 
 def keeps(target: Target, rows: Sequence[Row], base: Sequence[Row]) -> bool:
-    """Whether pictures keep what the target asks to be kept, against base's of the same prompts and seeds."""
+    """Whether pictures keep what the target asks to be kept, against base's of the same prompts."""
     if target.kept == "roughness":
         low, high = ROUGHNESS
         return low <= _mean(rows, "roughness") / _mean(base, "roughness") <= high
