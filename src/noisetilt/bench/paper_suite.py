@@ -137,7 +137,9 @@ class Runner:
         """The strengths that keep what the target asks to be kept, with their mean target reward in the tuning."""
         base, name = self.rows("reference", target, "base"), self.tuned(name)
         tried = {value: self.rows("tuning", target, name, value=value) for value in self.values(name)}
-        return {value: _mean(rows, "reward") for value, rows in tried.items() if rows and keeps(target, rows, base)}
+        return {
+            value: _mean(rows, "reward") for value, rows in tried.items() if rows and base and keeps(target, rows, base)
+        }
 
     def chosen(self, target: Target, name: str) -> float | None:
         """The tuned strength: the highest target reward of those that keep, failing all the weakest. None for methods
