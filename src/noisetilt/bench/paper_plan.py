@@ -98,7 +98,7 @@ SEARCHES = {
     },
     **{
         f"{name}-long-best-of-n": replace(MOVES[name], method=MOVES[name].method.replace(selection=MANY), steps=LONG)
-        for name in ("dps", "ntrk", "ntrk-black-box")
+        for name in ("ntrk", "ntrk-black-box")
     },
     "ntrk-travel-best-of-n": Entry(
         METHODS["ntrk"].replace(selection=MANY, times=METHODS["freedom"].times), "rho", like="ntrk"
