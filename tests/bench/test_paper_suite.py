@@ -1,6 +1,7 @@
 """The paper suite: equal budgets, honest tuning, watched noise, and one small run of it all."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,6 +163,12 @@ def test_a_second_run_makes_nothing_anew(run):
     before = (run.out / "rows.jsonl").read_text()
     Runner(run.out, SMALL, run.model).run()
     assert (run.out / "rows.jsonl").read_text() == before
+
+
+def test_rows_of_strengths_that_are_no_longer_tried_are_not_counted(run, tmp_path):
+    (tmp_path / "rows.jsonl").write_text((run.out / "rows.jsonl").read_text())
+    fewer = Runner(tmp_path, replace(SMALL, waves=(("dps",),)), run.model, measure=False)
+    assert fewer.measured() == fewer.count() < len(fewer.ledger)
 
 
 def test_a_wave_is_finished_before_the_next(run):

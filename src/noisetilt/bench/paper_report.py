@@ -223,7 +223,7 @@ def write(out: Path, runner: Runner) -> Document:
     """report.md, report.html, plots and grids of what is complete."""
     document, plan = Document("Paper suite: methods at equal network calls on emoji64"), runner.plan
     words = f"Prompts {', '.join(plan.prompts)}; strengths tuned on {', '.join(plan.tuning_prompts)}, other seeds, "
-    words += f"{len(plan.values)} values each; {len(runner.ledger)} of {runner.count()} pictures measured. "
+    words += f"{len(plan.values)} values each; {runner.measured()} of {runner.count()} pictures measured. "
     document.text(words + RULE.format(plan.tuning_budgets[1], plan.reference))
     _verdict(document, runner)
     for target in plan.targets:

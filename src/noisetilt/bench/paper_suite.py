@@ -107,6 +107,12 @@ class Runner:
             cells |= {(target, *cell) for cell in tuning | base | {("test", name, None) for name in names}}
         return sum(len(self.wanted(stage, target, name)) for target, stage, name, _ in cells)
 
+    def measured(self) -> int:
+        """How many of them are measured; rows of strengths that are no longer in the plan are not counted."""
+        pairs = itertools.product(self.plan.targets, self.plan.waves)
+        cells = {(target, *cell) for target, wave in pairs for cell in self.cells(target, wave)}
+        return sum(len(self.rows(stage, target, name, value=value)) for target, stage, name, value in cells)
+
     @staticmethod
     def tuned(name: str) -> str:
         """The method whose strength is tuned for this one: itself, or the move that it searches around."""
