@@ -43,6 +43,7 @@ VARIANTS: dict[str, Apply] = {
     "without spectrum": without(*SPECTRUM),
     "without tiles": without(w.whiten_tiles),
     "without order statistics": changed(clip_values=lambda x, alpha: x),
+    "half a second turn": changed(again=w.AGAIN[4:]),
     "without a second turn": changed(again=()),
     "without noise given back": changed(GIVEN_BACK=0.0),
     "without dilution": changed(dilute=lambda x, start, noise: x),

@@ -140,12 +140,13 @@ def ablate(count: int) -> None:
 def frontier(count: int, file: str) -> None:
     """Whiteness against signal, as the level of dilution goes."""
     inputs, found = stacked(count), []
-    ours, plain, w.radii = (w.NOTICED, w.HIDDEN), w.radii, radii
+    # Without its memory, so that it follows the constants of the moment.
+    ours, plain, w.limits = (w.NOTICED, w.HIDDEN), w.limits, w.limits.__wrapped__
     for noticed, hidden in LEVELS:
         w.NOTICED, w.HIDDEN = noticed, hidden
         found.append(averages(lambda g, e: whiten(g, noise=e), *inputs))
         print(f"noticed {noticed:g}, hidden {hidden:g}" + "".join(f"{v:>9.4f}" for v in found[-1]), flush=True)
-    w.radii, (w.NOTICED, w.HIDDEN) = plain, ours
+    w.limits, (w.NOTICED, w.HIDDEN) = plain, ours
     found.append(averages(lambda g, e: project_wgnc(g), *inputs))
     print("WGNC" + "".join(f"{v:>9.4f}" for v in found[-1]))
     draw_frontier(np.array(found), np.mean([bound(g) for g in real(GRADIENTS, count).values()]), file)
@@ -184,12 +185,6 @@ def pairs(x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of x and of W(x), flattened."""
     for g, noise in zip(x.split(16), fresh(x).split(16), strict=True):
         yield g.flatten(1), whiten(g, noise=noise).flatten(1)
-
-
-def radii(df: int) -> tuple[float, float, float, float]:
-    """whitening.radii at the constants of the moment."""
-    low, hidden = (float(special.chdtri(df, 1 - p)) if df > 1 else 0.0 for p in (w.NOTICED, w.HIDDEN))
-    return low, hidden, float(special.chdtri(df, w.HIDDEN)), float(special.chdtri(df, w.NOTICED))
 
 
 def main() -> None:
