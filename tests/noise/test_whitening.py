@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from noisetilt.noise import audit, shuffled, whiten
+from noisetilt.noise import _groups, audit, shuffled, whiten
 from noisetilt.noise.whitening import shares, to_unit_rms, whiten_field, whiten_values
 
 
@@ -152,6 +152,15 @@ def test_views_gradients_and_empty_batches():
     torch.testing.assert_close(whiten(g), whiten(g.contiguous()))
     assert not whiten(g.requires_grad_()).requires_grad
     assert whiten(torch.zeros(0, 3, 8, 8)).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize("event", [(3, 32, 32), (4, 3, 16, 8), (1024,)])
+def test_products_with_small_matrices_only_save_time(event, monkeypatch):
+    """A GPU goes the other way."""
+    g, noise = normal(2, *event).double().cumsum(-1), normal(2, *event, seed=8).double()
+    short = whiten(g, noise=noise)
+    monkeypatch.setattr(_groups, "multiplies", lambda x, count, limit: False)
+    torch.testing.assert_close(whiten(g, noise=noise), short, rtol=0, atol=1e-9)
 
 
 def test_compiles_into_one_graph():

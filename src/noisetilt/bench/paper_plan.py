@@ -87,7 +87,7 @@ SEARCHES = {
     "das": Entry(METHODS["das"], "temperature", TEMPERATURES),
     "psi": Entry(METHODS["psi"], "temperature", TEMPERATURES),
     "ntrk-svdd": Entry(METHODS["ntrk-svdd"], "rho", like="ntrk"),
-    # Tilted particles differ by less than base's pictures, whose deviation is the unit: at 1 they are never resampled.
+    # Tilted particles differ by less than base's pictures, whose deviation is the unit: at 1 they are hardly resampled.
     "ntrk-smc": Entry(METHODS["ntrk-smc"].replace(temperature=0.1), "rho", like="ntrk"),
     "ntrk-black-box-svdd": Entry(
         MOVES["ntrk-black-box"].method.replace(selection=Search(20)), "rho", like="ntrk-black-box"

@@ -165,20 +165,21 @@ class Runner:
         missing = [(p, s) for p, s in wanted if (*key, p, s) not in self.ledger]
         bar.update(len(wanted) - len(missing))
         bar.set_postfix_str(f"{target.reward} {name} {stage}")
-        method, batch = METHODS_OF_SUITE.get(name, BASE).at(value), 8 if name not in SEARCHES else 4
+        entry, batch = METHODS_OF_SUITE.get(name, BASE), 8 if name not in SEARCHES else 4
+        method, steps = matched(entry.at(value), self.model.path, budget, entry.steps)
         for first in range(0, len(missing), batch):
-            rows = self._rows(dict(zip(KEY, key, strict=False)), target, method, budget, missing[first : first + batch])
+            cell, pairs = dict(zip(KEY, key, strict=False)), missing[first : first + batch]
+            rows = self._rows(cell, target, method, steps, pairs)
             self.ledger.add(rows)
             bar.update(len(rows))
 
     def _rows(
-        self, cell: Row, target: Target, method: Method, budget: int, pairs: Sequence[tuple[str, int]]
+        self, cell: Row, target: Target, method: Method, steps: int, pairs: Sequence[tuple[str, int]]
     ) -> list[Row]:
         prompts, seeds = [p for p, _ in pairs], [s for _, s in pairs]
         reward = rewards.load(target.reward)
         scale = 1.0 if cell["method"] == "base" else 1 / self.spread(target)
         standardised = Reward(reward.name, lambda x, p: scale * reward(x, p), reward.differentiable)
-        method, steps = matched(method, self.model.path, budget, METHODS_OF_SUITE.get(cell["method"], BASE).steps)
         watched_method, watched = watch(method, (steps // 4 + 1, steps // 2 + 1))
         started = time.process_time()
         with PeakMemory(getattr(self.model, "device", "cpu")) as peak:

@@ -29,13 +29,16 @@ LONGEST_PRODUCT = 256
 FEW_CHANNELS = 32
 
 
-def to_spectrum(x: Tensor) -> Tensor:
-    """The orthonormal half spectrum over all axes but the first of (batch, channel, *space).
+def multiplies(x: Tensor, count: int, limit: int) -> bool:
+    """Whether a product with a matrix of `count` rows is the way to go: where it is small and x on a CPU, which is slow
+    at short sums and transforms. Elsewhere products may be rounded to TF32."""
+    return x.device.type == "cpu" and count <= limit
 
-    Where channels are few, a product with a small matrix takes a quarter of the time of a transform along their axis.
-    """
+
+def to_spectrum(x: Tensor) -> Tensor:
+    """The orthonormal half spectrum over all axes but the first of (batch, channel, *space)."""
     space = tuple(range(2, x.ndim))
-    if x.shape[1] > FEW_CHANNELS:
+    if not multiplies(x, x.shape[1], FEW_CHANNELS):
         return torch.fft.rfftn(x, dim=(1, *space), norm="ortho")
     return mixed_channels(torch.fft.rfftn(x, dim=space, norm="ortho"), channel_waves(x.shape[1], x.device, x.dtype)[0])
 
@@ -43,7 +46,7 @@ def to_spectrum(x: Tensor) -> Tensor:
 def to_field(spectrum: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The field (batch, *shape) of a half spectrum, real or complex."""
     space = tuple(range(2, spectrum.ndim))
-    if shape[0] > FEW_CHANNELS:
+    if not multiplies(spectrum, shape[0], FEW_CHANNELS):
         return torch.fft.irfftn(spectrum, s=shape, dim=(1, *space), norm="ortho")
     waves = channel_waves(shape[0], spectrum.device, spectrum.real.dtype)[1]
     return torch.fft.irfftn(mixed_channels(spectrum, waves), s=shape[1:], dim=space, norm="ortho")
@@ -184,11 +187,8 @@ def spread(values: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def box_sums(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Sums over the boxes of this size, (batch, channel, *boxes), of (batch, channel, *space).
-
-    Short sums along the last axis are slow; a product with a matrix is faster, while the axis is not long.
-    """
-    if x.shape[-1] <= LONGEST_PRODUCT:
+    """Sums over the boxes of this size, (batch, channel, *boxes), of (batch, channel, *space)."""
+    if multiplies(x, x.shape[-1], LONGEST_PRODUCT):
         sums = x @ run_members(x.shape[-1], size[-1], x.device, x.dtype)
     else:
         sums = x.unflatten(-1, (-1, size[-1])).sum(-1)
