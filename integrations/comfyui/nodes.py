@@ -10,9 +10,9 @@ import torch
 
 from noisetilt import METHODS, rewards
 from noisetilt.integrations.k_diffusion import sample_noisetilt
+from noisetilt.models.pixels import clamp_unit
 from noisetilt.path import FlowPath
-from noisetilt.pixels import clamp_unit
-from noisetilt.trace import Trace
+from noisetilt.sampling.trace import Trace
 
 
 def decoder(model: Any, vae: Any) -> Any:
@@ -55,8 +55,8 @@ def sample(
 
     comfy.model_management.load_models_gpu([vae.patcher])
     chosen = METHODS[method]
-    rho = strength if "rho" in chosen.knobs() else None
-    if rho is None and "scale" in chosen.knobs():
+    rho = strength if "rho" in chosen.options() else None
+    if rho is None and "scale" in chosen.options():
         chosen = chosen.replace(scale=strength)
     seed = (extra_args or {}).get("seed") or 0
     trace = Trace()

@@ -4,8 +4,7 @@ file, the generator emoji64-turbo.
     python recipes/ascent/black_box.py
 """
 
-from noisetilt import load, rewards
-from noisetilt.ascend import ascend
+from noisetilt import load, optimize, rewards
 from noisetilt.methods import METHODS
 from noisetilt.report import table
 
@@ -14,13 +13,13 @@ PROMPTS = ["cat face", "house"]
 
 def main() -> None:
     model, reward, rows = load("emoji64-turbo"), rewards.load("jpeg"), []
-    for around, width in (("picture", 0.1), ("noise", 0.05)):
+    for perturb, width in (("image", 0.1), ("noise", 0.05)):
         for name in ("gper", "gper-rotation"):
-            method = METHODS[name].replace(iterations=10, draws=16, around=around, width=width)
-            trace = ascend(model, PROMPTS, reward, method).trace
+            method = METHODS[name].replace(iterations=10, draws=16, perturb=perturb, width=width)
+            trace = optimize(model, PROMPTS, reward, method).trace
             first, last = (trace.rewards[i].mean().item() for i in (0, -1))
-            rows.append([around, name, first, last, trace.nfe.mean().item()])
-    print(table(["around", "method", "as drawn, kB", "after 10 iterations, kB", "NFE"], rows))
+            rows.append([perturb, name, first, last, trace.nfe.mean().item()])
+    print(table(["perturb", "method", "as drawn, kB", "after 10 iterations, kB", "NFE"], rows))
 
 
 if __name__ == "__main__":

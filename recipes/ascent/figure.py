@@ -11,8 +11,7 @@ import argparse
 import matplotlib.pyplot as plt
 import torch
 
-from noisetilt import load, rewards
-from noisetilt.ascend import ascend
+from noisetilt import load, optimize, rewards
 from noisetilt.bench.one_step_report import COLOURS
 from noisetilt.methods import METHODS
 from noisetilt.noise import audit
@@ -22,10 +21,10 @@ PROMPTS = ["cat face", "house", "grinning face", "automobile"]
 NAMES = ["none", "reno", "prno", "mpgr", "gper", "gper-latent", "gper-both", "gper-rotation"]
 
 
-def climb(model, name: str, reward: str, iterations: int):
+def ascent(model, name: str, reward: str, iterations: int):
     """The ascent's result and the audit's log10 p-values (iteration, image)."""
     p = []
-    result = ascend(
+    result = optimize(
         model,
         PROMPTS,
         rewards.load(reward),
@@ -45,7 +44,7 @@ def main() -> None:
     model, rows = load("emoji64-turbo"), []
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.4), layout="constrained")
     for name in NAMES:
-        result, p = climb(model, name, options.reward, options.iterations)
+        result, p = ascent(model, name, options.reward, options.iterations)
         target, heldout = result.trace.rewards.mean(1), result.trace.heldout.mean(1)
         for axis, values in zip(axes, (target, heldout, p.mean(1)), strict=True):
             axis.plot(values, label=name, color=COLOURS[name])

@@ -2,8 +2,9 @@
 
     python recipes/bench/coherence.py
 
-Prints, for two rewards and two strengths, the energy of Σ_i w_i W_i over that of one W (the greatest over the variances
-of `noisetilt.strength`), the same for W_i all alike and for unrelated ones, and the mean cosine of neighbouring W_i.
+Prints, for two rewards and two strengths, the energy of Σ_i w_i W_i over that of one W (the greatest over the
+variances of `noisetilt.path.strength`), the same for W_i all alike and for unrelated ones, and the mean cosine of
+neighbouring W_i.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from noisetilt import METHODS, load, rewards, sample
 from noisetilt.noise import shuffled, whiten
+from noisetilt.path.strength import ReverseProcess
 from noisetilt.proposals import NoiseTilt, Step
 from noisetilt.report import table
-from noisetilt.strength import Walk
 
 PROMPTS = ["cat face", "house", "red apple noto", "dog twemoji"]
 STEPS = 25
@@ -40,7 +41,9 @@ def whitened_gradients(model: object, reward: str, rho: float) -> Tensor:
 def main() -> None:
     model = load("emoji64")
     # The first step of a flow has no gradient, the last no noise.
-    weights = torch.tensor(Walk(model.path, tuple(model.path.grid(STEPS))).weights[:, 1:-1], dtype=torch.float32)
+    weights = torch.tensor(
+        ReverseProcess(model.path, tuple(model.path.grid(STEPS))).weights[:, 1:-1], dtype=torch.float32
+    )
     rows = []
     for reward in ("style:3d", "redness"):
         for rho in (0.01, 0.2):

@@ -78,7 +78,7 @@ def main() -> None:
             best = max(range(len(ladder)), key=lambda k: psnr(first[k], truth[:1]).item())
             made = torch.cat([reconstruct(model, ladder[best], operator, ys[i], words[i], args.steps) for i in chosen])
             real = truth[chosen]
-            knobs = ladder[best].knobs()
+            knobs = ladder[best].options()
             knob = (
                 f"scale = {knobs['scale']}" if "scale" in knobs else f"rho = {knobs['rho']}" if "rho" in knobs else ""
             )

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from noisetilt.bench.features import features
-from noisetilt.models.emoji64.words import STYLES
+from noisetilt.rewards.scorers.words import STYLES
 
 BENCH = Path("src/noisetilt/bench")
 

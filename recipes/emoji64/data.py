@@ -25,10 +25,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from noisetilt.models.emoji64.words import STYLES, split_words
+from noisetilt.rewards.scorers.words import STYLES, split_words
 
 BUILD = Path("build/emoji64")
-VOCABULARY = Path("src/noisetilt/models/emoji64/vocabulary.json")
+VOCABULARY = Path("src/noisetilt/rewards/scorers/vocabulary.json")
 PACKAGES = [
     "@lobehub/fluent-emoji-3d@1.1.0",
     "emoji-datasource-google@16.0.0",

@@ -32,8 +32,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from noisetilt.models.emoji64 import words
 from noisetilt.models.emoji64.network import PATCH, Emoji64
+from noisetilt.rewards.scorers import words
 
 BUILD = Path("build/emoji64")
 TEXT_DROP = 0.1

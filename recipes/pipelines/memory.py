@@ -26,7 +26,7 @@ from torch import nn
 
 import noisetilt
 from noisetilt import rewards
-from noisetilt.integrations.plan import MODES, meta, run_peaks
+from noisetilt.integrations.diffusers.plan import MODES, meta, run_peaks
 from noisetilt.report import table
 
 TEXT, MIB = 64, 2**20

@@ -17,8 +17,8 @@ import torch
 from pictures import Pictures, jpeg_like, sampling_matrix, spoil
 from torch import Tensor
 
-from noisetilt.models.emoji64.words import STYLES
 from noisetilt.rewards import scorers
+from noisetilt.rewards.scorers.words import STYLES
 
 OUT = Path("recipes/scorers/measured.json")
 
@@ -47,7 +47,7 @@ def corruptions(x: Tensor) -> dict[str, Tensor]:
 @torch.no_grad()
 def accuracy(scorer: scorers.Scorer, x: Tensor, pictures: Pictures, rows: Tensor) -> dict[str, float]:
     """Style among three, share called "not a good picture", and retrieval of the name among the bank's."""
-    logits, seen = scorer.look(x)
+    logits, seen = scorer.encode(x)
     similar = seen @ scorer.bank_vectors[:-1].T
     rank = (similar > similar.gather(1, pictures.name_row[rows][:, None])).sum(1)
     return dict(
@@ -96,7 +96,7 @@ def main() -> None:
     for which, scorer in both.items():
         measured[which] = {name: accuracy(scorer, y, pictures, rows) for name, y in corruptions(x).items()}
         with torch.no_grad():
-            spoilt = scorer.look(spoil(x))[0].argmax(1) == len(STYLES)
+            spoilt = scorer.encode(spoil(x))[0].argmax(1) == len(STYLES)
         measured[which]["spoilt called bad"] = spoilt.float().mean().item()
 
     names = [" ".join(pictures.names[i]) for i in rows]

@@ -19,8 +19,8 @@ from pictures import DATA, SAMPLES, Pictures
 from torch import Tensor
 from tqdm import tqdm
 
-from noisetilt.models.emoji64 import words
 from noisetilt.models.emoji64.network import Emoji64
+from noisetilt.rewards.scorers import words
 
 CHECKPOINT = Path("build/emoji64/checkpoint.pt")
 GUIDANCE = 2.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from noisetilt.models.emoji64.words import STYLES
+from noisetilt.rewards.scorers.words import STYLES
 
 FOLDER = Path("tests/data")
 

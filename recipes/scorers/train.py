@@ -8,7 +8,7 @@
 Each stretch warms up, and lowers its learning rate to zero in its last half. The scorers' batches are used twice, the
 second time moved by the gradient that the first use left in the pixels ("free" adversarial training, Shafahi et al.
 2019, arXiv 1904.12843). The perturbations grow over the first half of the first stretch. Beside them runs a pool of
-pictures that started as noise and only ever climb the scorer's own logits: they are always labelled "not a good
+pictures that started as noise and only ever ascent the scorer's own logits: they are always labelled "not a good
 picture" (as in energy-based training, Du & Mordatch 2019, arXiv 1903.08689).
 """
 
@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from noisetilt.models.emoji64 import words
 from noisetilt.rewards import scorers
+from noisetilt.rewards.scorers import words
 
 BUILD = Path("build/scorers")
 SEEDS = {"target": 11, "heldout": 23, "features": 37}
@@ -42,7 +42,7 @@ BAD = len(words.STYLES)
 
 
 class FoolingPool:
-    """Pictures that climb the scorer's logits from noise; `draw` lends some, `put_back` stores them after a step."""
+    """Pictures that ascent the scorer's logits from noise; `draw` lends some, `put_back` stores them after a step."""
 
     def __init__(self, size: int = 160) -> None:
         self.pictures = torch.cat([coloured_noise(size // 2), gratings(size - size // 2)])
@@ -80,7 +80,7 @@ def scorer_loss(network: scorers.Scorer, x: Tensor, pictures: Pictures, rows: Te
     Texts that are also true of a picture are never its negatives.
     """
     n, bad = len(rows), len(x) - len(rows)
-    style_logits, seen = network.look(x)
+    style_logits, seen = network.encode(x)
     style = torch.cat([pictures.style[rows], torch.full((bad,), BAD)])
     loss = F.cross_entropy(style_logits, style, label_smoothing=0.02)
 
@@ -146,7 +146,7 @@ def evaluate_scorer(network: scorers.Scorer, pictures: Pictures) -> dict[str, fl
     """Accuracies on the held-out pictures: of style, and of finding the name among the bank's."""
     network = copy.deepcopy(network).eval()
     rows = torch.from_numpy(pictures.heldout)
-    style_logits, seen = network.look(pictures.pictures[rows] / 255.0)
+    style_logits, seen = network.encode(pictures.pictures[rows] / 255.0)
     logits = seen @ network.text(pictures.bank_bags).T
     own = logits.gather(1, pictures.name_row[rows][:, None])
     rank = (logits > own).sum(1)

@@ -32,10 +32,10 @@ from tqdm import tqdm
 from train import optimisers
 
 from noisetilt import load
-from noisetilt.models.emoji64 import words
 from noisetilt.models.emoji64.network import Emoji64
 from noisetilt.report import grid
-from noisetilt.rewards.scorers import ConvEncoder, load_scorer
+from noisetilt.rewards.scorers import words
+from noisetilt.rewards.scorers.scorer import ConvEncoder, load_scorer
 
 
 class Pairs:

@@ -7,7 +7,7 @@ import torch
 from pairs import BUILD
 
 from noisetilt.models.emoji64.model import FOLDER
-from noisetilt.weights import save_weights
+from noisetilt.models.weights import save_weights
 
 TEACHERS = ("words", "text.", "layout.")
 

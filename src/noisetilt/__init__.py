@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from .integrations.diffusers import align
     from .methods import METHODS, Method
     from .models import load
-    from .sampling import Result, sample
+    from .sampling import Result, optimize, sample
 
 __version__ = "0.1.0"
-__all__ = ["METHODS", "Method", "Result", "align", "load", "noise", "path", "rewards", "sample"]
+__all__ = ["METHODS", "Method", "Result", "align", "load", "noise", "optimize", "path", "rewards", "sample"]
 
 _HOME = {
     "METHODS": "methods",
@@ -21,6 +21,7 @@ _HOME = {
     "align": "integrations.diffusers",
     "load": "models",
     "Result": "sampling",
+    "optimize": "sampling",
     "sample": "sampling",
 }
 

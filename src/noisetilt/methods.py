@@ -6,7 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from .initial_noise import PCNL, Ascent, Gaussian, Initial, Langevin
+from .initial_noise import PCNL, Ascent, Gaussian, InitialNoise, Langevin
+from .path.time_travel import TimeTravel
 from .proposals import (
     Base,
     BlackBoxTilt,
@@ -21,15 +22,16 @@ from .proposals import (
     UniversalGuidance,
 )
 from .selection import SMC, Independent, RolloverBudget, Search, Selection
-from .times import TimeTravel
 
 
-def _check_kind(knob: str, old: Any, new: Any) -> None:
+def _check_kind(option: str, old: Any, new: Any) -> None:
     """Refuses words for numbers, numbers for words, and broken numbers for whole ones."""
     if isinstance(old, str) != isinstance(new, str) and old is not None and new is not None:
-        raise ValueError(f"{knob} = {new!r} must be a {'word' if isinstance(old, str) else 'number'}, such as {old!r}")
+        raise ValueError(
+            f"{option} = {new!r} must be a {'word' if isinstance(old, str) else 'number'}, such as {old!r}"
+        )
     if isinstance(old, int) and not isinstance(old, bool) and isinstance(new, float):
-        raise ValueError(f"{knob} = {new!r} must be a whole number, such as {old!r}")
+        raise ValueError(f"{option} = {new!r} must be a whole number, such as {old!r}")
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,14 @@ class Method:
         summary: one line for people.
     """
 
-    initial: Initial = field(default_factory=Gaussian)
+    initial: InitialNoise = field(default_factory=Gaussian)
     proposal: Proposal = field(default_factory=Base)
     selection: Selection = field(default_factory=Independent)
     times: TimeTravel = field(default_factory=TimeTravel)
     summary: str = ""
 
-    def knobs(self) -> dict[str, Any]:
-        """The values of all knobs of its parts, by name."""
+    def options(self) -> dict[str, Any]:
+        """The values of all options of its parts, by name."""
         return {f.name: getattr(part, f.name) for part in self.parts().values() for f in dataclasses.fields(part)}
 
     def parts(self) -> dict[str, Any]:
@@ -64,23 +66,23 @@ class Method:
         }
 
     def replace(self, **changes: Any) -> Method:
-        """A copy with other parts (`proposal=NoiseTilt(0.1)`) or other knobs of its parts (`rho=0.1`).
+        """A copy with other parts (`proposal=NoiseTilt(0.1)`) or other options of its parts (`rho=0.1`).
 
         Raises:
-            ValueError: if no part has a knob of that name.
+            ValueError: if no part has a option of that name.
         """
         own = {f.name for f in dataclasses.fields(self)}
         changed = dataclasses.replace(self, **{k: v for k, v in changes.items() if k in own})
-        for knob, value in changes.items():
-            if knob in own:
+        for option, value in changes.items():
+            if option in own:
                 continue
-            _check_kind(knob, self.knobs().get(knob), value)
+            _check_kind(option, self.options().get(option), value)
             for name, part in changed.parts().items():
-                if knob in {f.name for f in dataclasses.fields(part)}:
-                    changed = dataclasses.replace(changed, **{name: dataclasses.replace(part, **{knob: value})})
-            if knob not in self.knobs():
-                known = ", ".join(self.knobs()) or "none"
-                raise ValueError(f"this method has no knob {knob!r}; its knobs are: {known}")
+                if option in {f.name for f in dataclasses.fields(part)}:
+                    changed = dataclasses.replace(changed, **{name: dataclasses.replace(part, **{option: value})})
+            if option not in self.options():
+                known = ", ".join(self.options()) or "none"
+                raise ValueError(f"this method has no option {option!r}; its options are: {known}")
         return changed
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from noisetilt import METHODS, sample
 from noisetilt.bench.meter import PeakMemory
-from noisetilt.denoiser import Denoiser
+from noisetilt.models.denoiser import Denoiser
 from noisetilt.path import FlowPath
 from noisetilt.rewards import Reward
 

@@ -27,10 +27,10 @@ from noisetilt.bench.paper_plan import (
 from noisetilt.bench.paper_suite import Runner
 from noisetilt.bench.paper_verdict import Question, against_base, against_rivals, answers, combination, summary
 from noisetilt.bench.run import bench
-from noisetilt.models.emoji64.words import bags
 from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath
 from noisetilt.rewards import Reward
+from noisetilt.rewards.scorers.words import bags
 
 MODEL = GaussianModel(torch.zeros(3, 16, 16), torch.ones(16, 16))
 RED = Reward("red", lambda images, prompts: images[:, 0].mean((1, 2)))

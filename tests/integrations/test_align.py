@@ -10,7 +10,7 @@ from tiny_pipelines import FAMILIES, SIZE, build, check_same, ddim, sd, tokenize
 from noisetilt import METHODS, Method, align, rewards
 from noisetilt.proposals import Base
 from noisetilt.rewards import Reward
-from noisetilt.streams import Streams
+from noisetilt.sampling.rng import PerImageRNG
 
 RED = rewards.load("redness")
 PROMPT = "a red fox"
@@ -20,10 +20,10 @@ FEW = dict(budget=2, iterations=1, draws=2)
 def small(name):
     """The method with few particles and calls."""
     method = METHODS[name]
-    knobs = {knob: value for knob, value in FEW.items() if method.knobs().get(knob)}
+    options = {option: value for option, value in FEW.items() if method.options().get(option)}
     if method.selection.particles > 1:
-        knobs["particles"] = 2
-    return method.replace(**knobs)
+        options["particles"] = 2
+    return method.replace(**options)
 
 
 def field(output):
@@ -116,7 +116,7 @@ def test_eta_1_is_the_stochastic_dpm_solver_with_the_same_noise(edm, monkeypatch
         if edm
         else scheduler.from_config(pipe.scheduler.config, **options)
     )
-    streams = Streams([4], 1, (4, SIZE // 2, SIZE // 2))
+    streams = PerImageRNG([4], 1, (4, SIZE // 2, SIZE // 2))
     noise = torch.randn(1, 4, SIZE // 2, SIZE // 2, generator=torch.Generator().manual_seed(2))
     monkeypatch.setattr(f"{scheduler.__module__}.randn_tensor", lambda *args, **kwargs: streams.normal().flatten(0, 1))
     plain = pipe(PROMPT, latents=noise, **arguments).images
@@ -134,7 +134,7 @@ def test_schedulers_of_higher_order_are_replaced(name):
 
 def test_eta_1_is_ddim_with_the_same_noise(monkeypatch, record_property):
     pipe, arguments = build("sd")
-    streams = Streams([4], 1, (4, SIZE // 2, SIZE // 2))
+    streams = PerImageRNG([4], 1, (4, SIZE // 2, SIZE // 2))
     noise = starting_noise(pipe, arguments)[0]
     monkeypatch.setattr(
         "diffusers.schedulers.scheduling_ddim.randn_tensor", lambda *args, **kwargs: streams.normal().flatten(0, 1)
@@ -147,7 +147,7 @@ def test_eta_1_is_ddim_with_the_same_noise(monkeypatch, record_property):
 def test_eta_1_is_ddpm_with_the_same_noise(monkeypatch, record_property):
     pipe, arguments = build("sd")
     pipe.scheduler = diffusers.DDPMScheduler.from_config(pipe.scheduler.config, variance_type="fixed_small")
-    streams = Streams([4], 1, (4, SIZE // 2, SIZE // 2))
+    streams = PerImageRNG([4], 1, (4, SIZE // 2, SIZE // 2))
     noise = starting_noise(pipe, arguments)[0]
     monkeypatch.setattr(
         "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *args, **kwargs: streams.normal().flatten(0, 1)
@@ -434,7 +434,7 @@ def test_img2img_at_eta_0_is_the_plain_pipeline(record_property):
     torch.manual_seed(0)
     pipe = sd(diffusers.StableDiffusionImg2ImgPipeline)
     pipe.set_progress_bar_config(disable=True)
-    from noisetilt.integrations.diffusers import row_generator
+    from noisetilt.integrations.diffusers.rows import row_generator
 
     call = dict(image=torch.rand(1, 3, SIZE, SIZE), strength=0.6, num_inference_steps=5, output_type="pt")
     plain = pipe(PROMPT, generator=[row_generator(0, 0)], **call).images

@@ -12,7 +12,7 @@ from tiny_pipelines import build, sd
 
 import noisetilt
 from noisetilt import METHODS
-from noisetilt.integrations.guide import Guide, pull_back_of
+from noisetilt.integrations.guide import Guide, make_vjp
 from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath
 from noisetilt.rewards import Reward
@@ -79,19 +79,19 @@ def guided(model, reward, method, steps, seeds, **how):
             with torch.set_grad_enabled(guide.through):
                 leaf = guide.x.detach().requires_grad_(guide.through)
                 x0_hat = denoiser(leaf, t)
-            guide.answer(leaf, x0_hat, pull_back_of(x0_hat, leaf))
+            guide.answer(leaf, x0_hat, make_vjp(x0_hat, leaf))
     return guide
 
 
 @pytest.mark.parametrize("gradient_at", ["x_t", "x0"])
 @pytest.mark.parametrize(
-    "knobs", [{"chain_steps": 3}, {"draws": 4}, {"draws": 4, "around": "picture"}, {"draws": 2, "chain_steps": 3}]
+    "options", [{"chain_steps": 3}, {"draws": 4}, {"draws": 4, "perturb": "image"}, {"draws": 2, "chain_steps": 3}]
 )
-def test_chains_and_black_boxes_climb_as_in_sample(knobs, gradient_at):
+def test_chains_and_black_boxes_climb_as_in_sample(options, gradient_at):
     """The same pictures and as many evaluations, whoever calls the network."""
     model, target = generator(), torch.linspace(-1, 1, 16)
     near = Reward("near", lambda images, prompts: -(images - target).square().mean((1, 2, 3)))
-    method = METHODS["gper"].replace(iterations=4, **knobs)
+    method = METHODS["gper"].replace(iterations=4, **options)
     expected = noisetilt.sample(model, [""] * 2, near, method, 3, [0, 1], eta=0.0, gradient_at=gradient_at)
     found = guided(model, near, method, 3, [0, 1], gradient_at=gradient_at)
     assert torch.allclose(model.decode(found.x), expected.images, atol=1e-4)

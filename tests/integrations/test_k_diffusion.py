@@ -15,7 +15,7 @@ from tiny_pipelines import check_same
 from noisetilt import METHODS, rewards
 from noisetilt.integrations.k_diffusion import sample_noisetilt
 from noisetilt.path import FlowPath
-from noisetilt.trace import Trace
+from noisetilt.sampling.trace import Trace
 
 RED = rewards.load("redness")
 SIGMAS = torch.tensor([14.0, 6.0, 3.0, 1.5, 0.7, 0.2, 0.0], dtype=torch.float64)

@@ -9,8 +9,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from noisetilt.cli import main
-from noisetilt.integrations.memory import LiveMemory, fused_attention
-from noisetilt.integrations.plan import build, call_peaks, count, find_model, known_models, latent_shape, plan
+from noisetilt.integrations.diffusers.memory import LiveMemory, fused_attention
+from noisetilt.integrations.diffusers.plan import build, call_peaks, count, find_model, known_models, latent_shape, plan
 
 UNET = dict(
     sample_size=32,
@@ -162,7 +162,7 @@ def test_known_models_have_their_published_sizes(name):
 @pytest.fixture
 def tiny(monkeypatch):
     """A known model with the parts of SD 1.5, smaller."""
-    from noisetilt.integrations import plan as module
+    from noisetilt.integrations.diffusers import plan as module
 
     model = json.loads(json.dumps(find_model("SD-1.5")))
     model["parts"]["unet"]["config"] = dict(UNET)

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_pipelines import FAMILIES, SIZE, check_same, flux, pixart, sana, sd, sd3, sdxl, wan
 
 from noisetilt import METHODS, align, rewards
-from noisetilt.streams import Streams
+from noisetilt.sampling.rng import PerImageRNG
 
 RED = rewards.load("redness")
 PROMPT = "a red fox"
@@ -84,7 +84,7 @@ def to_pil_image(picture):
 @pytest.mark.parametrize("kind", MAKE)
 def test_at_eta_0_it_is_the_plain_pipeline(kind, record_property):
     """With the same random numbers for the noise that is put on the picture."""
-    from noisetilt.integrations.diffusers import row_generator
+    from noisetilt.integrations.diffusers.rows import row_generator
 
     pipe, call = variant(kind)
     plain = pipe(PROMPT, generator=[row_generator(0, 0)], **call).images
@@ -93,7 +93,7 @@ def test_at_eta_0_it_is_the_plain_pipeline(kind, record_property):
 
 def test_from_a_picture_on_edms_schedule(record_property):
     """Whose states are in other units than the picture's latents."""
-    from noisetilt.integrations.diffusers import row_generator
+    from noisetilt.integrations.diffusers.rows import row_generator
 
     pipe, call = variant("StableDiffusionXLImg2ImgPipeline")
     pipe.scheduler = diffusers.EDMEulerScheduler(sigma_data=0.5)
@@ -198,7 +198,7 @@ def sprint():
 def test_trigflow_with_full_renoising_is_the_plain_pipeline(monkeypatch, record_property):
     """Sana-Sprint's consistency sampler puts fresh noise on every prediction, which is η = ∞."""
     pipe, call = sprint()
-    streams = Streams([4], 1, (4, 16, 16))
+    streams = PerImageRNG([4], 1, (4, 16, 16))
     latents = streams.normal().flatten(0, 1)
     monkeypatch.setattr(
         "diffusers.schedulers.scheduling_scm.randn_tensor", lambda *args, **kwargs: streams.normal().flatten(0, 1)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from noisetilt import load, rewards, sample
-from noisetilt.models.emoji64 import words
 from noisetilt.models.emoji64.model import FOLDER
-from noisetilt.weights import load_weights
+from noisetilt.models.weights import load_weights
+from noisetilt.rewards.scorers import words
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from noisetilt import rewards
-from noisetilt.pixels import clamp_unit
+from noisetilt.models.pixels import clamp_unit
 from noisetilt.rewards.jpeg import kilobytes
 
 RED = torch.tensor([1.0, 0.0, 0.0])

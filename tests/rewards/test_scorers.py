@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from noisetilt.models.emoji64 import words
 from noisetilt.rewards import scorers
-from noisetilt.weights import read_verified
+from noisetilt.rewards.checksums import read_verified
+from noisetilt.rewards.scorers import words
 
 DATA = Path(__file__).parents[1] / "data"
 BOTH = pytest.mark.parametrize("which", ["target", "heldout"])

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from .. import __version__
 from ..methods import METHODS, Method
 from ..models.exact import GaussianModel, MixtureModel
+from ..path.strength import best_of_gain
 from ..rewards import Reward
 from ..sampling import sample
-from ..strength import best_of_gain
 from .ledger import Ledger, Row
 
 KEY = ("problem", "method", "strength", "seed")

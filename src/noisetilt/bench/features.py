@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..models.emoji64.words import STYLES
-from ..rewards.scorers import checked_images
-from ..weights import read_verified
+from ..models.weights import read_verified
+from ..rewards.scorers.scorer import checked_images
+from ..rewards.scorers.words import STYLES
 
 WEIGHTS = resources.files(__package__) / "weights"
 FEATURES = 192

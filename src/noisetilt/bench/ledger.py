@@ -11,7 +11,7 @@ from typing import Any
 from ..models.emoji64.model import FOLDER
 
 Row = dict[str, Any]
-SCORED = ("rewards", "bench")
+SCORED = ("rewards/scorers", "bench")
 
 
 def weights_digest(*models: str) -> str:

@@ -23,14 +23,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import __version__
-from ..ascend import AscentReport, ascend
-from ..generate import file_stem
+from ..cli.generate import file_stem
 from ..methods import METHODS, Method
 from ..models import load as load_model
 from ..noise import audit
 from ..report import save_picture
 from ..rewards import load as load_reward
-from ..streams import Streams
+from ..sampling.noise_ascent import AscentReport, optimize
+from ..sampling.rng import PerImageRNG
 from .ledger import Ledger, Row, weights_digest
 from .paper_plan import KEEP
 from .paper_suite import find_judge
@@ -170,7 +170,7 @@ class Run:
     def _rows(self, what: Row, method: Method, pairs: Sequence[tuple[str, int]]) -> list[Row]:
         prompts, seeds = zip(*pairs, strict=True)
         reward, judge = load_reward(what["reward"]), find_judge(JUDGES[what["reward"]])
-        start = Streams(seeds, 1, self.model.shape).normal()[:, 0]
+        start = PerImageRNG(seeds, 1, self.model.shape).normal()[:, 0]
         snapshots: dict[int, tuple[Tensor, Tensor]] = {}
 
         def look(report: AscentReport) -> None:
@@ -178,7 +178,7 @@ class Run:
                 snapshots[report.number] = (report.images.cpu(), report.noise.cpu())
 
         aligned = load_reward("alignment", heldout=True)
-        result = ascend(self.model, prompts, reward, method, seeds, heldout=aligned, chunk=CHUNK, callback=look)
+        result = optimize(self.model, prompts, reward, method, seeds=seeds, heldout=aligned, chunk=CHUNK, callback=look)
 
         def figures(images: Tensor, noise: Tensor) -> dict[str, Tensor]:
             with torch.no_grad():

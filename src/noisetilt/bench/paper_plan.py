@@ -117,7 +117,7 @@ WAVES = (FIRST, SECOND, tuple(name for name in METHODS_OF_SUITE if name not in (
 
 def calls(method: Method, path: GaussianPath, steps: int) -> int:
     """Network calls per image of a method on the path's grid; RBF's are its budget."""
-    taken = reverse_steps(path, method.times.walk(path, path.grid(steps)))
+    taken = reverse_steps(path, method.times.expand(path, path.grid(steps)))
     before = 1 + method.initial.iterations if method.initial.needs_reward else 0
     per_step = getattr(method.selection, "budget", method.selection.particles)
     return taken * per_step + before * method.selection.particles

@@ -42,7 +42,7 @@ from .metrics import total_variation
 from .paper_plan import BASE, KEEP, METHODS_OF_SUITE, ROUGHNESS, SEARCHES, Plan, Target, matched
 
 KEY = ("stage", "target", "budget", "method", "value", "prompt", "seed")
-Judge = Callable[[Tensor, Sequence[str]], Tensor]
+RewardEvaluator = Callable[[Tensor, Sequence[str]], Tensor]
 
 
 def clarity(images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -50,7 +50,7 @@ def clarity(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return classify(images)[0].amax(1).log()
 
 
-def find_judge(name: str) -> Judge:
+def find_judge(name: str) -> RewardEvaluator:
     """A judge by its name in Target."""
     return clarity if name == "clarity" else rewards.load(name.removeprefix("held-out "), heldout=True)
 
@@ -221,7 +221,7 @@ def _fits(method: Method, reward: Reward) -> bool:
         check_reward(method, reward)
     except ValueError:
         return False
-    return not (reward.differentiable and getattr(method.proposal, "estimates_gradient", False))
+    return not (reward.differentiable and getattr(method.proposal, "zeroth_order", False))
 
 
 def _mean(rows: Sequence[Row], field: str) -> float:

@@ -1,9 +1,9 @@
 """Where x_T comes from."""
 
 from .ascent import Ascent
-from .chain import Chain, Initial
 from .gaussian import Gaussian
 from .langevin import Langevin
+from .objective import InitialNoise, NoiseObjective
 from .pcnl import PCNL
 
-__all__ = ["PCNL", "Ascent", "Chain", "Gaussian", "Initial", "Langevin"]
+__all__ = ["PCNL", "Ascent", "Gaussian", "InitialNoise", "Langevin", "NoiseObjective"]

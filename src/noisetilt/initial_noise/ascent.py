@@ -1,4 +1,4 @@
-"""Initial noise by ascent of the reward: the noise of a one-step generator, optimised."""
+"""InitialNoise noise by ascent of the reward: the noise of a one-step generator, optimised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..noise import audit, penalties, project_wgnc, whiten
-from .chain import Chain
+from .objective import NoiseObjective
 
 Penalty = Literal["none", "reno", "prno", "mpgr"]
 Direction = Literal["raw", "wgnc", "whiten"]
@@ -21,13 +21,13 @@ WORDS = {
     "latent": ("free", "wgnc"),
     "penalty": ("none", "reno", "prno", "mpgr"),
     "optimiser": ("adam", "sgd", "rotation"),
-    "around": ("noise", "picture"),
+    "perturb": ("noise", "image"),
 }
 
 
 @dataclass(frozen=True)
 class Iterate:
-    """The ascent after `number` steps: noise (row, *event), r (row,), and which rows still climb (row,).
+    """The ascent after `number` steps: noise (row, *event), r (row,), and which rows still ascent (row,).
 
     gradient is ∇r (row, *event), zero in rows that were not evaluated; None at the last iterate.
     """
@@ -75,10 +75,10 @@ class Ascent:
         clip: > 0, the greatest norm of an image's gradient; inf for none.
         audit_level: an image stops climbing before its noise fails the typicality audit at this level; 0 never asks.
         chain_steps: network calls K that make the picture: the K steps with η = 0, differentiated through (DNO).
-        draws: 0 for rewards with a gradient; else pairs n of pictures whose rewards stand in for it, see `around`.
+        draws: 0 for rewards with a gradient; else pairs n of pictures whose rewards stand in for it, see `perturb`.
         width: standard deviation > 0 of δ in the next line.
-        around: "noise": x ± δ (DNO's Hybrid-2, in pairs; its code has width 0.01), which keeps to pictures that the
-            model makes and costs 2n·K network calls an iteration. "picture": x_0 ± δ, which costs none. Either way the
+        perturb: "noise": x ± δ (DNO's Hybrid-2, in pairs; its code has width 0.01), which keeps to pictures that the
+            model makes and costs 2n·K network calls an iteration. "image": x_0 ± δ, which costs none. Either way the
             estimate is pulled back through the exact Jacobian of the network.
     """
 
@@ -96,7 +96,7 @@ class Ascent:
     chain_steps: int = 1
     draws: int = 0
     width: float = 0.05
-    around: Literal["noise", "picture"] = "noise"
+    perturb: Literal["noise", "image"] = "noise"
     needs_reward: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -116,26 +116,26 @@ class Ascent:
             raise ValueError(f"penalty_weight = {self.penalty_weight} must be 0 or more; the penalty is subtracted")
 
     @property
-    def estimates_gradient(self) -> bool:
+    def zeroth_order(self) -> bool:
         """Whether rewards of pictures stand in for the gradient."""
         return self.draws > 0
 
-    def __call__(self, noise: Tensor, chain: Chain) -> Tensor:
+    def __call__(self, noise: Tensor, objective: NoiseObjective) -> Tensor:
         flat = noise.flatten(0, 1)
 
         def evaluate(x: Tensor, rows: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
-            rewards, gradient = chain.evaluate(flat.index_copy(0, rows, x).view_as(noise))
+            rewards, gradient = objective.evaluate(flat.index_copy(0, rows, x).view_as(noise))
             return rewards.flatten()[rows], gradient.flatten(0, 1)[rows]
 
         chosen, best = flat, None
-        for iterate in self.walk(flat, evaluate):
+        for iterate in self.iterate(flat, evaluate):
             better = torch.ones_like(iterate.active) if best is None else iterate.rewards > best
             best = iterate.rewards if best is None else iterate.rewards.where(better, best)
             chosen = torch.where(wide(better, flat), iterate.noise, chosen)
         return chosen.view_as(noise)
 
     @torch.no_grad()
-    def walk(self, noise: Tensor, evaluate: Evaluate) -> Iterator[Iterate]:
+    def iterate(self, noise: Tensor, evaluate: Evaluate) -> Iterator[Iterate]:
         """The iterates x_0 … x_I; rows do not know of each other.
 
         Args:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .chain import Chain
+from .objective import NoiseObjective
 
 
 @dataclass(frozen=True)
@@ -16,5 +16,5 @@ class Gaussian:
 
     needs_reward: ClassVar[bool] = False
 
-    def __call__(self, noise: Tensor, chain: Chain) -> Tensor:
+    def __call__(self, noise: Tensor, objective: NoiseObjective) -> Tensor:
         return noise

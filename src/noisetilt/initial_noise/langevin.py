@@ -1,4 +1,4 @@
-"""Initial noise from its reward-tilted posterior, by Langevin dynamics without rejection."""
+"""InitialNoise noise from its reward-tilted posterior, by Langevin dynamics without rejection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .chain import Chain
+from .objective import NoiseObjective
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Langevin:
         if not self.temperature > 0:
             raise ValueError(f"temperature = {self.temperature} must be positive; less is more reward")
 
-    def __call__(self, noise: Tensor, chain: Chain) -> Tensor:
+    def __call__(self, noise: Tensor, objective: NoiseObjective) -> Tensor:
         x, keep = noise, math.sqrt(1 - self.gamma)
         for _ in range(self.iterations):
-            _, gradient = chain.evaluate(x)
-            x = keep * x + (1 - keep) * gradient / self.temperature + math.sqrt(self.gamma) * chain.normal()
+            _, gradient = objective.evaluate(x)
+            x = keep * x + (1 - keep) * gradient / self.temperature + math.sqrt(self.gamma) * objective.normal()
         return x

@@ -1,4 +1,4 @@
-"""Initial noise from its reward-tilted posterior, by Markov chain Monte Carlo."""
+"""InitialNoise noise from its reward-tilted posterior, by Markov objective Monte Carlo."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .chain import Chain
+from .objective import NoiseObjective
 
 
 def log_acceptance(u: Tensor, v: Tensor, r_u: Tensor, r_v: Tensor, g_u: Tensor, g_v: Tensor, delta: float) -> Tensor:
@@ -36,7 +36,7 @@ class PCNL:
     start. The noise stays Gaussian where the reward says nothing, in any dimension.
 
     Args:
-        iterations: moves of each chain, 0 or more.
+        iterations: moves of each objective, 0 or more.
         delta: step size in (0, 2]; small moves little and is nearly always accepted.
         temperature: τ > 0.
     """
@@ -54,13 +54,13 @@ class PCNL:
         if not self.temperature > 0:
             raise ValueError(f"temperature = {self.temperature} must be positive; less is more reward")
 
-    def __call__(self, noise: Tensor, chain: Chain) -> Tensor:
+    def __call__(self, noise: Tensor, objective: NoiseObjective) -> Tensor:
         u, delta = noise, self.delta
-        r_u, g_u = (value / self.temperature for value in chain.evaluate(u))
+        r_u, g_u = (value / self.temperature for value in objective.evaluate(u))
         for _ in range(self.iterations):
-            v = ((2 - delta) * u + 2 * delta * g_u + (8 * delta) ** 0.5 * chain.normal()) / (2 + delta)
-            r_v, g_v = (value / self.temperature for value in chain.evaluate(v))
-            accepted = chain.uniform().log() < log_acceptance(u, v, r_u, r_v, g_u, g_v, delta)
+            v = ((2 - delta) * u + 2 * delta * g_u + (8 * delta) ** 0.5 * objective.normal()) / (2 + delta)
+            r_v, g_v = (value / self.temperature for value in objective.evaluate(v))
+            accepted = objective.uniform().log() < log_acceptance(u, v, r_u, r_v, g_u, g_v, delta)
             wide = accepted.view(*accepted.shape, *[1] * (u.ndim - 2))
             u, g_u = torch.where(wide, v, u), torch.where(wide, g_v, g_u)
             r_u = torch.where(accepted, r_v, r_u)

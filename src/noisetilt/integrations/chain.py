@@ -10,38 +10,38 @@ from torch import Tensor
 
 from ..path import Path, reverse_kernel
 
-PullBack = Callable[[Tensor], Tensor]
+VJP = Callable[[Tensor], Tensor]
 
 
-def unscaled(pull_back: PullBack, gradient: Tensor) -> Tensor:
-    """pull_back(gradient) (batch, *event), computed on rows of peak 1: it is linear, and half precision would lose a
+def rescaled_vjp(vjp: VJP, gradient: Tensor) -> Tensor:
+    """vjp(gradient) (batch, *event), computed on rows of peak 1: it is linear, and half precision would lose a
     small gradient to underflow."""
     peak = gradient.abs().amax(tuple(range(1, gradient.ndim)), keepdim=True)
     peak = torch.where(peak > 0, peak, 1)
-    return pull_back(gradient / peak) * peak
+    return vjp(gradient / peak) * peak
 
 
 @dataclass(frozen=True)
-class Link:
+class ChainStep:
     """A step of a chain, x_s = keep · x_t + lead · x̂_0(x_t), and Jᵀ of x̂_0 by x_t where it is wanted."""
 
     keep: float
     lead: float
-    pull_back: PullBack | None
+    vjp: VJP | None
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a chain of steps with η = 0 made of noise: x_0 (batch, *event), by these links."""
+class ChainResult:
+    """What a chain of steps with η = 0 made of noise: x_0 (batch, *event), by these steps."""
 
     x_0: Tensor
-    links: Sequence[Link]
+    steps: Sequence[ChainStep]
 
-    def back(self, gradient: Tensor) -> Tensor:
+    def vjp(self, gradient: Tensor) -> Tensor:
         """Jᵀ · gradient, J the Jacobian of x_0 by the noise; to be called once."""
-        for link in reversed(self.links):
-            through = unscaled(link.pull_back, link.lead * gradient)
-            gradient = link.keep * gradient + through if link.keep else through
+        for step in reversed(self.steps):
+            through = rescaled_vjp(step.vjp, step.lead * gradient)
+            gradient = step.keep * gradient + through if step.keep else through
         return gradient
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..judging import Reward
 from ..methods import Method, find_method
 from ..path import Path, VEPath
-from ..trace import Trace
-from .guide import GradientAt, Guide, pull_back_of
+from ..rewards.reward import RewardFunction
+from ..sampling.trace import Trace
+from .guide import GradientAt, Guide, make_vjp
 
 
 def sample_noisetilt(
@@ -24,7 +24,7 @@ def sample_noisetilt(
     callback: Callable[[dict[str, Any]], Any] | None = None,
     disable: bool | None = None,
     *,
-    reward: Reward | None,
+    reward: RewardFunction | None,
     decode: Callable[[Tensor], Tensor] | None = None,
     method: str | Method = "ntrk",
     rho: float | None = None,
@@ -35,7 +35,7 @@ def sample_noisetilt(
     path: Path | None = None,
     gradient_at: GradientAt = "x_t",
     chunk: int = 1,
-    heldout: Reward | None = None,
+    heldout: RewardFunction | None = None,
     trace: Trace | None = None,
 ) -> Tensor:
     """Reward-guided sampling; Euler ancestral sampling where the reward says nothing.
@@ -100,7 +100,7 @@ def sample_noisetilt(
             chunk=chunk,
             device=x.device,
             dtype=state.dtype,
-            streams=None if noise_sampler is None else SampledNoise(noise_sampler, sigmas),
+            rng=None if noise_sampler is None else SampledNoise(noise_sampler, sigmas),
             heldout=heldout,
             trace=trace,
         )
@@ -114,7 +114,7 @@ def sample_noisetilt(
                 if callback is not None:
                     seen = {"x": leaf.detach().to(x.dtype), "denoised": denoised.detach().to(x.dtype)}
                     callback({**seen, "i": number, "sigma": t, "sigma_hat": t})
-                guide.answer(leaf, denoised, pull_back_of(denoised, leaf))
+                guide.answer(leaf, denoised, make_vjp(denoised, leaf))
                 number += 1
                 bar.update()
         return guide.x[guide.rows].to(x.dtype)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..denoiser import Denoiser
 from ..path import FlowPath, Path
+from .denoiser import Denoiser
 
 
 @dataclass

@@ -14,7 +14,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from ._door import constant
+from ._checks import constant
 
 # A group is touched where it exceeds what white noise exceeds with probability TOUCHED, and lands where white noise
 # lies beyond with probability LANDED: inside, since many groups on the edge of the likely are together unlikely.

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._door import constant
+from ._checks import constant
 from ._groups import (
     LARGEST,
     SMALLEST_GROUP,

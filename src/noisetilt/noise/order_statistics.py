@@ -14,7 +14,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from ._door import check_alpha, check_finite, constant, working_dtype
+from ._checks import check_alpha, check_finite, constant, working_dtype
 
 
 @torch.no_grad()

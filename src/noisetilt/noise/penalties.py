@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._door import check_batch
+from ._checks import check_batch
 from .spectrum import check_even, to_spectrum
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ._door import check_batch, check_finite, working_dtype
+from ._checks import check_batch, check_finite, working_dtype
 
 
 def to_spectrum(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from scipy import special
 from torch import Tensor
 
 from . import _nulls as nulls
-from ._door import check_batch
+from ._checks import check_batch
 from .order_statistics import bounds
 
 SMALLEST_EVENT = 256

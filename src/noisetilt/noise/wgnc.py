@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._door import check_batch, fixed_noise, working_dtype
+from ._checks import check_batch, fixed_noise, working_dtype
 from .spectrum import check_even, from_spectrum, to_spectrum
 
 MEAN_MAGNITUDE = math.sqrt(math.pi) / 2

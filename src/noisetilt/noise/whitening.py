@@ -20,7 +20,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from ._door import check_alpha, check_batch, constant, fixed_noise, working_dtype
+from ._checks import check_alpha, check_batch, constant, fixed_noise, working_dtype
 from ._groups import (
     SMALLEST_GROUP,
     TOUCHED,

@@ -25,7 +25,7 @@ class BlackBoxTilt(NoiseTilt):
 
     draws: int = 32
     width: float = 0.1
-    estimates_gradient: ClassVar[bool] = True
+    zeroth_order: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..noise import shuffled, whiten
 from ..noise.whitening import to_unit_rms
-from ..path import noise_share
-from ..strength import Walk, gain_of_best
+from ..path import noise_fraction
+from ..path.strength import ReverseProcess, gain_of_best
 from .step import Step
 
 Schedule = Literal["constant", "bump", "early"]
@@ -37,7 +37,7 @@ class NoiseTilt:
     may go.
 
     Whitening the path (ours) also bounds how far all steps together may go, for tilts that hardly turn add up: with S
-    the noise injected so far as it stands in the mean, of variance q (`noisetilt.injected`), and m the mixture above,
+    the noise injected so far as it stands in the mean, of variance q (`AccumulatedNoise`), and m the mixture above,
     Z = W((S + std m)/sqrt(q + std²)) and ε̃ = W((sqrt(q + std²) Z − S)/std). It costs a second W.
 
     Args:
@@ -46,7 +46,7 @@ class NoiseTilt:
         schedule: how ρ_t follows u = σ_t/(α_t + σ_t): "constant" ρ; "bump" 4u(1 − u)·ρ; "early" u²·ρ.
         alpha: 1 − confidence of W's sets.
         best_of: strength of the whole path instead of rho: a tilt that is as much in x_0 as the best of K ≥ 1 pictures
-            has, from which ρ follows for any event, grid and path (see `noisetilt.strength`). With whitened="mixture"
+            has, from which ρ follows for any event, grid and path (see `path.strength`). With whitened="mixture"
             that is the gain for any linear reward; the whitened gradient has less, as it points less along it.
         whitened: what W is applied to, "gradient", "mixture" or "path".
     """
@@ -70,27 +70,27 @@ class NoiseTilt:
             gain_of_best(self.best_of)
 
     @property
-    def needs_injected(self) -> bool:
+    def needs_accumulated_noise(self) -> bool:
         return self.whitened == "path"
 
-    def rho_on(self, walk: Walk | None, numbers: int) -> float:
-        """ρ on a walk, for events of so many numbers.
+    def rho_on(self, process: ReverseProcess | None, numbers: int) -> float:
+        """ρ on a process, for events of so many numbers.
 
         Raises:
-            ValueError: if best_of is asked for and the walk is unknown, or too short.
+            ValueError: if best_of is asked for and the process is unknown, or too short.
         """
         if self.best_of is None:
             return self.rho
-        if walk is None:
+        if process is None:
             raise ValueError(f"best_of = {self.best_of:g} needs all times ahead, unknown here; give rho instead")
-        return walk.rho(self.best_of, numbers, SCHEDULES[self.schedule])
+        return process.rho(self.best_of, numbers, SCHEDULES[self.schedule])
 
     def rho_at(self, step: Step) -> float:
         """ρ_t of a step, 0 where there is no gradient."""
         if step.path.alpha(step.t) == 0:
             return 0.0
-        rho = self.rho_on(step.walk, math.prod(step.x_t.shape[1:]))
-        return rho * SCHEDULES[self.schedule](noise_share(step.path, step.t))
+        rho = self.rho_on(step.process, math.prod(step.x_t.shape[1:]))
+        return rho * SCHEDULES[self.schedule](noise_fraction(step.path, step.t))
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:
         rho = self.rho_at(step)
@@ -107,8 +107,8 @@ class NoiseTilt:
             return math.sqrt(rho) * self._white(step.gradient, dither) + math.sqrt(1 - rho) * noise
         mixture = math.sqrt(rho) * to_unit_rms(step.gradient) + math.sqrt(1 - rho) * noise
         if self.whitened == "path":
-            whole = self._white(step.injected.mixed(mixture, step.std), shuffled(noise, 1))
-            mixture = step.injected.fitting(whole, step.std)
+            whole = self._white(step.accumulated.total_with(mixture, step.std), shuffled(noise, 1))
+            mixture = step.accumulated.noise_for(whole, step.std)
         return self._white(mixture, dither)
 
     def _white(self, x: Tensor, dither: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..injected import Injected
 from ..path import Path
-from ..strength import Walk
+from ..path.accumulated_noise import AccumulatedNoise
+from ..path.strength import ReverseProcess
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Step:
     x_t, x0_hat and mean are (batch, *event); rewards is (batch,) = r(x̂_0); gradient is ∇_{x_t} r(x̂_0), (batch,
     *event). Rewards and gradient are None unless the method asks for them. std is that of the reverse kernel.
     reward_gradient gives ∇r at any x̂_0 (batch, *event), without the denoiser. number counts from 1 to steps.
-    walk is all times ahead and behind, None where the driver does not know them. injected is the noise of all steps
-    before as it stands in the mean, for proposals with `needs_injected`.
+    process is all times ahead and behind, None where the driver does not know them. injected is the noise of all steps
+    before as it stands in the mean, for proposals with `needs_accumulated_noise`.
     """
 
     path: Path
@@ -36,8 +36,8 @@ class Step:
     reward_gradient: Callable[[Tensor], Tensor] | None = None
     number: int = 1
     steps: int = 1
-    walk: Walk | None = None
-    injected: Injected | None = None
+    process: ReverseProcess | None = None
+    accumulated: AccumulatedNoise | None = None
 
     def rows(self, index: Tensor) -> Step:
         """The same step for some of the particles; reward_gradient, which belongs to the whole batch, is left out."""
@@ -53,7 +53,7 @@ class Step:
             rewards=some(self.rewards),
             gradient=some(self.gradient),
             reward_gradient=None,
-            injected=None if self.injected is None else self.injected.rows(index),
+            accumulated=None if self.accumulated is None else self.accumulated.rows(index),
         )
 
 
@@ -62,8 +62,9 @@ class Proposal(Protocol):
 
     `needs_gradient` says whether the step must bring the reward's gradient. A proposal may further say, by attributes:
     `gradient_at` = "x0", that its gradient is ∇r at x̂_0 by definition; `draws` and `spread(path, t)`, that rewards are
-    to be smoothed over that many pictures around x̂_0; `estimates_gradient`, that those pictures' rewards stand in for
-    the gradient of a reward that has none; `needs_injected`, that the step must bring the noise of those before.
+    to be smoothed over that many pictures around x̂_0; `zeroth_order`, that those pictures' rewards stand in for
+    the gradient of a reward that has none; `needs_accumulated_noise`, that the step must bring the noise of those
+    before.
     """
 
     needs_gradient: bool

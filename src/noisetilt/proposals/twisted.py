@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..tempering import temper
+from ..path.tempering import temper
 from .step import Step
 
 

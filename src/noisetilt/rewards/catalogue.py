@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..models.emoji64.words import STYLES
 from .colour import CHANNELS, brightness, channel_excess, darkness, nearness_to, parse_colour, saturation
 from .hub import is_hub, load_hub, partner
 from .jpeg import jpeg_size
 from .reward import Reward, weighted_sum
+from .scorers.words import STYLES
 
 CATALOGUE = {
     "alignment": "how well an emoji shows its prompt: logit minus log-sum-exp of other texts (learned)",
@@ -47,7 +47,7 @@ LEARNED = ("alignment", *(f"style:{style}" for style in STYLES))
 
 
 def _learned(name: str, heldout: bool) -> Reward:
-    from .scorers import load_scorer
+    from .scorers.scorer import load_scorer
 
     which = "heldout" if heldout else "target"
     load_scorer(which)  # damaged weights are refused here, not in the middle of sampling

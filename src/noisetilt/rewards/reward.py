@@ -1,4 +1,4 @@
-"""A named reward."""
+"""The reward protocol: a function of images and prompts that returns one number per image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,32 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..judging import frame_by_frame
+RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
+
+
+def reward_name(reward: RewardFunction) -> str:
+    """A reward's name for messages and tables."""
+    return str(getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
+
+
+def evaluate_reward(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """r(images, prompts), checked to be one float per image.
+
+    Raises:
+        ValueError: if the reward gives anything but a (batch,) tensor.
+    """
+    values = reward(images, prompts)
+    if not isinstance(values, Tensor) or values.shape != images.shape[:1]:
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"the reward {reward_name(reward)!r} gave {got}; expected a tensor of shape ({len(images)},)")
+    return values
+
+
+def mean_over_frames(reward: RewardFunction, videos: Tensor, prompts: Sequence[str]) -> Tensor:
+    """The mean of an image reward over all frames of videos (batch, frames, 3, H, W)."""
+    frames = videos.shape[1]
+    each = evaluate_reward(reward, videos.flatten(0, 1), [prompt for prompt in prompts for _ in range(frames)])
+    return each.unflatten(0, (-1, frames)).mean(1)
 
 
 @dataclass(frozen=True)
@@ -34,9 +59,9 @@ def weighted_sum(terms: Sequence[tuple[float, Reward]], name: str) -> Reward:
     """Σ weight · reward; differentiable if all its terms are, of videos if any is: the others judge frame by frame."""
     video = any(reward.video for _, reward in terms)
 
-    def value(reward: Reward, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def value(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Tensor:
         whole = reward.video or not video
-        return reward(images, prompts) if whole else frame_by_frame(reward, images, prompts)
+        return reward(images, prompts) if whole else mean_over_frames(reward, images, prompts)
 
     def total(images: Tensor, prompts: Sequence[str]) -> Tensor:
         return sum(weight * value(reward, images, prompts) for weight, reward in terms)

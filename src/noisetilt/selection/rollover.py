@@ -42,11 +42,11 @@ class RolloverBudget:
         bar = torch.full_like(rewards, -torch.inf) if state is None else torch.maximum(state.bar, state.best)
         return Budget(bar, rewards, saved + self.budget - 1)
 
-    def again(self, state: Budget) -> Tensor:
+    def wants_more(self, state: Budget) -> Tensor:
         """Which images want another candidate, (image,) bool."""
         return (state.best <= state.bar) & (state.left > 0)
 
-    def another(self, state: Budget, images: Tensor, rewards: Tensor) -> Budget:
+    def update(self, state: Budget, images: Tensor, rewards: Tensor) -> Budget:
         """The budget after one more candidate of some images (indices), with its rewards."""
         best = state.best.index_copy(0, images, torch.maximum(state.best[images], rewards))
         return Budget(state.bar, best, state.left.index_add(0, images, -torch.ones_like(rewards)))

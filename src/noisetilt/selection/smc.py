@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..tempering import temper
+from ..path.tempering import temper
 from .candidates import Candidates
 from .independent import check_particles
 

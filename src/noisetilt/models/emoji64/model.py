@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...denoiser import Denoiser
 from ...path import FlowPath
-from ...pixels import clamp_unit
-from ...weights import load_weights
+from ...rewards.scorers.words import bags
+from ..denoiser import Denoiser
+from ..pixels import clamp_unit
+from ..weights import load_weights
 from .network import Emoji64
-from .words import bags
 
 FOLDER = Path(__file__).parent
 

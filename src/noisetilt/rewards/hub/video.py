@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...judging import frame_by_frame
-from ..reward import Reward
+from ..reward import Reward, mean_over_frames
 from .clip import CLIP_B32, clipscore
 
 
@@ -45,7 +44,7 @@ def over_frames(reward: Reward, count: int = 8) -> Reward:
         raise ValueError(f"count = {count} frames must be 1 or more")
 
     def judge(videos: Tensor, prompts: Sequence[str]) -> Tensor:
-        return frame_by_frame(reward, checked(videos)[:, spread_over(videos.shape[1], count)], prompts)
+        return mean_over_frames(reward, checked(videos)[:, spread_over(videos.shape[1], count)], prompts)
 
     return dataclasses.replace(reward, name=f"video:{reward.name}", function=judge, video=True)
 

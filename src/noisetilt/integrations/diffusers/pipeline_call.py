@@ -1,0 +1,192 @@
+"""One call of an aligned pipeline: its own loop, with its scheduler and initial latents replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...models.pixels import clamp_unit
+from ...path import to_x0
+from ..guide import Guide, make_vjp
+from .offload import check_offload, fetch_back
+from .rows import draw_seeds, per_row, pick_rows, row_generator
+from .scheduler import GuidedScheduler
+from .temporary import checkpointed, frozen, temporarily_set
+
+if TYPE_CHECKING:
+    from .aligned_pipeline import AlignedPipeline
+
+
+class PipelineCall:
+    """One call of an aligned pipeline."""
+
+    def __init__(self, aligned: AlignedPipeline, args: tuple, kwargs: dict, seeds: Sequence[int] | None) -> None:
+        self.aligned, self.pipe, self.method, self.family = aligned, aligned.pipe, aligned.method, aligned.family
+        eta = kwargs.pop("eta", None)
+        self.eta = aligned.eta if eta is None else eta
+        self.call = self._bind(args, kwargs)
+        self.prompts = self._prompts()
+        self.seeds = self._seeds(seeds)
+        self._expand_particles()
+        self.scheduler = GuidedScheduler(self.pipe.scheduler, self)
+        # Pipelines that mix the latents with a masked original need all rows to the end.
+        self.keeps_rows = self.call.get("mask_image") is not None
+        self.guide: Guide | None = None
+        self.size = (0, 0)
+        self.leaf: Tensor | None = None
+        self.latents_out: Tensor | None = None
+
+    def _bind(self, args: tuple, kwargs: dict) -> dict[str, Any]:
+        call = inspect.signature(type(self.pipe).__call__).bind(self.pipe, *args, **kwargs).arguments
+        further = call.pop("kwargs", {})
+        return {name: value for name, value in {**call, **further}.items() if name != "self"}
+
+    @property
+    def _per_prompt(self) -> str:
+        names = inspect.signature(type(self.pipe).__call__).parameters
+        return "num_videos_per_prompt" if "num_videos_per_prompt" in names else "num_images_per_prompt"
+
+    def _prompts(self) -> list[str]:
+        prompt, embeds = self.call.get("prompt"), self.call.get("prompt_embeds")
+        if prompt is None:
+            prompt = [""] * (1 if embeds is None else len(embeds))
+        prompt = [prompt] if isinstance(prompt, str) else list(prompt)
+        return [p for p in prompt for _ in range(self.call.get(self._per_prompt) or 1)]
+
+    def _seeds(self, seeds: Sequence[int] | None) -> list[int]:
+        count, generator = len(self.prompts), self.call.get("generator")
+        several = isinstance(generator, (list, tuple))
+        for what, given in (("seeds", seeds), ("generators", generator if several else None)):
+            if given is not None and len(given) != count:
+                raise ValueError(f"{len(given)} {what} for {count} pictures; give one per picture")
+        if seeds is not None:
+            return list(seeds)
+        return [draw_seeds(g, 1)[0] for g in generator] if several else draw_seeds(generator, count)
+
+    def _expand_particles(self) -> None:
+        """Particles become rows of the batch, each with a generator of its own for what the pipeline draws itself."""
+        particles = self.method.selection.particles
+        if particles > 1:
+            self.call[self._per_prompt] = (self.call.get(self._per_prompt) or 1) * particles
+        if self.call.get("latents") is not None:
+            self.call["latents"] = self.call["latents"].repeat_interleave(particles, 0)
+        if "strength" in inspect.signature(type(self.pipe).__call__).parameters:
+            for name in ("image", "mask_image"):
+                if self.call.get(name) is not None:
+                    self.call[name] = per_row(self.call[name], len(self.prompts) * particles)
+        self.call["generator"] = [row_generator(seed, p) for seed in self.seeds for p in range(particles)]
+
+    def __call__(self) -> Any:
+        proposal = self.method.proposal
+        estimated = getattr(proposal, "zeroth_order", False)
+        differentiates = (proposal.needs_gradient and not estimated) or self.method.initial.needs_reward
+        through = differentiates and getattr(proposal, "gradient_at", self.aligned.gradient_at) == "x_t"
+        if differentiates:
+            check_offload(self.pipe, through)
+        # diffusers' no_grad is a decorator around the call; what it wraps runs with gradients.
+        call = inspect.unwrap(type(self.pipe).__call__) if through else type(self.pipe).__call__
+        with contextlib.ExitStack() as self._stack:
+            stack = self._stack
+            stack.enter_context(frozen(self.pipe))
+            stack.enter_context(
+                temporarily_set(self.pipe, scheduler=self.scheduler, prepare_latents=self._prepare_latents())
+            )
+            if self.aligned.checkpointing:
+                stack.enter_context(checkpointed(self.pipe))
+            stack.enter_context(torch.set_grad_enabled(through))
+            output = call(self.pipe, **self.call)
+        return pick_rows(output, self.guide.rows, len(self.guide.x)) if self.keeps_rows else output
+
+    def _prepare_latents(self) -> Callable[..., Any]:
+        """The pipeline's own, with its noise replaced by the engine's."""
+        original = self.pipe.prepare_latents
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def prepare(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs).arguments
+            with torch.no_grad():
+                prepared = original(*args, **kwargs)
+            latents = prepared[0] if isinstance(prepared, tuple) else prepared
+            self.size = (int(given.get("height") or 0), int(given.get("width") or 0))
+            self.guide = self._stack.enter_context(self._guide_for(latents))
+            latents = self.next_latents(latents.dtype)
+            return (latents, *prepared[1:]) if isinstance(prepared, tuple) else latents
+
+        return prepare
+
+    def _guide_for(self, latents: Tensor) -> Guide:
+        """A guide for latents of this shape, which starts from them unless they are noise that it may draw itself."""
+        state = self.unpack(latents)
+        state = state.to(torch.promote_types(state.dtype, torch.float32))
+        rows = len(self.prompts) * self.method.selection.particles
+        if len(state) != rows:
+            raise ValueError(
+                f"the pipeline made {len(state)} latents where {rows} were asked for; give one per picture"
+            )
+        noise = self.call.get("latents") is None and self.call.get("image") is None
+        return Guide(
+            self.method,
+            self.scheduler.path,
+            state.shape[1:],
+            self.seeds,
+            self.prompts,
+            self.aligned.reward,
+            self.decode,
+            start=None if noise else state,
+            eta=self.eta,
+            gradient_at=self.aligned.gradient_at,
+            chunk=self.aligned.chunk,
+            device=state.device,
+            dtype=state.dtype,
+            heldout=self.aligned.heldout_reward,
+        )
+
+    def unpack(self, latents: Tensor) -> Tensor:
+        return latents if self.family.unpack is None else self.family.unpack(self.pipe, latents, self.size)
+
+    def pack(self, x: Tensor) -> Tensor:
+        return x if self.family.pack is None else self.family.pack(x)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Pictures in [0, 1] from states."""
+        x_0 = self.scheduler.unit * x_0
+        if self.aligned.decode is not None:
+            return self.aligned.decode(x_0)
+        vae = self.pipe.vae
+        if vae.dtype == torch.float16 and vae.config.get("force_upcast"):
+            vae.to(torch.float32)
+        return clamp_unit(self.family.decode(self.pipe, x_0.to(vae.dtype)).to(x_0.dtype) / 2 + 0.5)
+
+    def next_latents(self, dtype: torch.dtype) -> Tensor:
+        """The state that the guide asks about, as the pipeline's latents; the state itself keeps its precision."""
+        self.leaf = self.guide.x.detach().requires_grad_(self.guide.through)
+        self.latents_out = self.pack(self.leaf).to(dtype)
+        return self.latents_out
+
+    def step(self, output: Tensor, latents: Tensor, t: float) -> Tensor:
+        """The next latents for the network, or the winners', from its output at these."""
+        guide, scheduler = self.guide, self.scheduler
+        # Latents that the pipeline changed since (a mask, a callback) count as they are; else the precise state does.
+        ours = latents is self.latents_out
+        x_t = self.leaf if ours else self.unpack(latents).to(self.leaf.dtype)
+        x0_hat = to_x0(scheduler.path, scheduler.prediction, scheduler.sign * self.unpack(output).to(x_t.dtype), x_t, t)
+        latent_vjp = make_vjp(x0_hat, self.leaf if ours else latents)
+
+        def vjp(gradient: Tensor) -> Tensor:
+            fetch_back(self.pipe)
+            return latent_vjp(gradient) if ours else self.unpack(latent_vjp(gradient)).to(gradient)
+
+        guide.answer(x_t, x0_hat, vjp)
+        if not guide.done:
+            return self.next_latents(latents.dtype)
+        x = scheduler.rescaled(self.pack(guide.x if self.keeps_rows else guide.x[guide.rows]))
+        vae = getattr(self.pipe, "vae", None)
+        upcast = latents.dtype == torch.float16 and vae is not None and vae.dtype == torch.float32
+        return x.to(torch.float32 if upcast else latents.dtype)

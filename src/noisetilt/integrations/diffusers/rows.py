@@ -1,0 +1,50 @@
+"""Rows of a pipeline's batch: one per image and particle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def per_row(given: Any, rows: int) -> Any:
+    """A picture, or some, as one for each row of a batch, in whose order they then are; pipelines differ in theirs."""
+    if isinstance(given, list):
+        return [one for one in given for _ in range(max(1, rows // len(given)))]
+    if rows == 1 or getattr(given, "ndim", 4) < 4:
+        return given
+    if not hasattr(given, "ndim"):
+        return [given] * rows
+    times = max(1, rows // len(given))
+    return given.repeat_interleave(times, 0) if torch.is_tensor(given) else given.repeat(times, 0)
+
+
+def draw_seeds(generator: torch.Generator | None, count: int) -> list[int]:
+    """Seeds from a generator, or from torch's global random numbers."""
+    device = "cpu" if generator is None else generator.device
+    return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
+
+
+def row_generator(seed: int, particle: int) -> torch.Generator:
+    """Random numbers of one row of the batch, apart from the engine's own."""
+    mixed = np.random.SeedSequence([seed, particle, 0]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(mixed >> 1))
+
+
+def pick_rows(output: Any, rows: Tensor, total: int) -> Any:
+    """A pipeline's output with only these rows of each field that has `total` of them."""
+
+    def pick(field: Any) -> Any:
+        if isinstance(field, list) and len(field) == total:
+            return [field[row] for row in rows.tolist()]
+        if hasattr(field, "shape") and len(field) == total:
+            return field[rows.to(field.device) if torch.is_tensor(field) else rows.cpu().numpy()]
+        return field
+
+    if isinstance(output, tuple):
+        return tuple(pick(field) for field in output)
+    for name in list(output):
+        output[name] = pick(output[name])
+    return output

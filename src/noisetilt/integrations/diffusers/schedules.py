@@ -1,0 +1,151 @@
+"""From a diffusers scheduler to a path, its times, and what the network predicts."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...path import FlowPath, Path, Prediction, VPPath, uniform_grid
+
+PREDICTION_NAMES: dict[str, Prediction] = {
+    "epsilon": "epsilon",
+    "v_prediction": "v",
+    "sample": "x0",
+    "flow_prediction": "velocity",
+    "trigflow": "v",
+}
+
+
+@dataclass(frozen=True)
+class RatioPath:
+    """A variance-preserving path whose time is the ratio σ/α itself: α = 1/sqrt(1 + t²), σ = t/sqrt(1 + t²).
+
+    k-diffusion's σ is this ratio, so a schedule of σ's needs no training timesteps, and states stay of unit size.
+    """
+
+    def alpha(self, t: float) -> float:
+        return 1 / math.sqrt(1 + t * t)
+
+    def sigma(self, t: float) -> float:
+        return t / math.sqrt(1 + t * t)
+
+    def prior_std(self, t: float) -> float:
+        return 1.0
+
+    def grid(self, steps: int) -> list[float]:
+        return [t / (1 - t) for t in uniform_grid(steps, 0.99, 0.0)]
+
+
+@dataclass(frozen=True)
+class TrigPath:
+    """TrigFlow (Lu & Song 2025, arXiv 2410.11081): α = cos t, σ = sin t, in units of the data's standard deviation."""
+
+    def alpha(self, t: float) -> float:
+        return math.cos(t)
+
+    def sigma(self, t: float) -> float:
+        return math.sin(t)
+
+    def prior_std(self, t: float) -> float:
+        return 1.0
+
+    def grid(self, steps: int) -> list[float]:
+        return [math.pi / 2 * t for t in uniform_grid(steps)]
+
+
+def is_trig(scheduler: Any) -> bool:
+    """Whether the schedule is of continuous-time consistency models."""
+    return scheduler.config.get("prediction_type") == "trigflow"
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether the schedule is of flow matching, t = σ from 1 to 0."""
+    config = scheduler.config
+    flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    return bool(flow) or type(scheduler).__name__.startswith("FlowMatch")
+
+
+def is_edm(scheduler: Any) -> bool:
+    """Whether the schedule is EDM's, the network between preconditioners (Karras et al. 2022, arXiv 2206.00364)."""
+    return hasattr(scheduler, "precondition_outputs") and "sigma_data" in scheduler.config
+
+
+def unit_of(scheduler: Any) -> float:
+    """What states are counted in: with EDM the standard deviation of its data, after which their variance is 1."""
+    return float(scheduler.config.sigma_data) if is_edm(scheduler) else 1.0
+
+
+def first_order(original: Any) -> Any:
+    """A scheduler with the original's timesteps and one network call a step; the original is not touched.
+
+    Raises:
+        ValueError: if its schedule is neither of flow matching, nor of TrigFlow or EDM, nor built from betas.
+    """
+    import diffusers
+
+    name = type(original).__name__
+    if is_trig(original):
+        # Pipelines scale states and predictions by the scheduler's sigma_data; at 1 the path is variance preserving.
+        return type(original).from_config(original.config, sigma_data=1.0)
+    if is_flow(original):
+        if getattr(original, "order", 1) == 1:
+            return copy.deepcopy(original)
+        return diffusers.FlowMatchEulerDiscreteScheduler.from_config(original.config)
+    if is_edm(original):
+        return copy.deepcopy(original)
+    if not hasattr(original, "alphas_cumprod") or "prediction_type" not in original.config:
+        raise ValueError(f"{name} is not supported; set pipe.scheduler to a DDIM, Euler or FlowMatchEuler scheduler")
+    if name.startswith("PNDM"):
+        return diffusers.DDIMScheduler.from_config(original.config)
+    if getattr(original, "order", 1) != 1:
+        return diffusers.EulerDiscreteScheduler.from_config(original.config)
+    return copy.deepcopy(original)
+
+
+def path_of(scheduler: Any) -> Path:
+    """The Gaussian path of a first-order scheduler."""
+    if is_trig(scheduler):
+        return TrigPath()
+    if is_flow(scheduler):
+        return FlowPath()
+    if hasattr(scheduler, "sigmas"):
+        return RatioPath()
+    table = np.asarray(scheduler.alphas_cumprod, dtype=np.float64)
+    # Zero terminal SNR leaves ᾱ_T = 0, from which no ε-prediction has a way back.
+    return VPPath(np.maximum(table, 2.0**-24))
+
+
+def times_of(scheduler: Any) -> list[float]:
+    """The path's times at the scheduler's timesteps, and the time after the last."""
+    if is_trig(scheduler):
+        return [float(t) for t in scheduler.timesteps]
+    if is_flow(scheduler) or hasattr(scheduler, "sigmas"):
+        sigmas = [float(s) / unit_of(scheduler) for s in scheduler.sigmas]
+        return sigmas if len(sigmas) > len(scheduler.timesteps) else [*sigmas, 0.0]
+    final = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
+    return [*(float(t) for t in scheduler.timesteps), -1.0 if final == 1.0 else 0.0]
+
+
+def prediction_of(scheduler: Any) -> Prediction:
+    """What the network predicts, but for its sign (`sign_of`).
+
+    Raises:
+        ValueError: for a prediction type that is not known.
+    """
+    if is_flow(scheduler):
+        return "velocity"
+    if is_edm(scheduler):
+        return "v"
+    name = scheduler.config.prediction_type
+    if name not in PREDICTION_NAMES:
+        raise ValueError(f"prediction_type = {name!r} is unknown; expected one of {', '.join(PREDICTION_NAMES)}")
+    return PREDICTION_NAMES[name]
+
+
+def sign_of(scheduler: Any) -> float:
+    """The sign of the network's prediction: EDM's c_out F = −σ v in units of its data, or its negative as published."""
+    return -1.0 if is_edm(scheduler) and scheduler.config.prediction_type == "epsilon" else 1.0

@@ -1,0 +1,63 @@
+"""Changes to a pipeline for the length of a call, after which it is as it was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from .offload import networks_of
+
+
+def modules_of(pipe: Any) -> list[nn.Module]:
+    return [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+
+
+@contextlib.contextmanager
+def frozen(pipe: Any) -> Iterator[None]:
+    """Parameters need no gradient, so that nothing but the way from x_t to x̂_0 is kept; dtypes are restored after."""
+    named = [(module, dict(module.named_parameters())) for module in modules_of(pipe)]
+    trainable = [(module, name) for module, own in named for name, p in own.items() if p.requires_grad]
+    vae = getattr(pipe, "vae", None)
+    dtype = None if vae is None else vae.dtype
+    try:
+        for module, name in trainable:
+            module.get_parameter(name).requires_grad_(False)
+        yield
+    finally:
+        # By name: sequential offloading makes other parameters of them.
+        for module, name in trainable:
+            module.get_parameter(name).requires_grad_(True)
+        if vae is not None and vae.dtype != dtype:
+            vae.to(dtype)
+
+
+@contextlib.contextmanager
+def temporarily_set(pipe: Any, **changes: Any) -> Iterator[None]:
+    """Attributes replaced for a while; written past diffusers' __setattr__, which would note them in the config."""
+    own = vars(pipe)
+    before = {name: own[name] for name in changes if name in own}
+    try:
+        own.update(changes)
+        yield
+    finally:
+        for name in changes:
+            own.pop(name, None)
+        own.update(before)
+
+
+@contextlib.contextmanager
+def checkpointed(pipe: Any) -> Iterator[None]:
+    """Gradient checkpointing in the networks and the decoder that know it, for a while."""
+    networks = [*(network for _, network in networks_of(pipe)), getattr(pipe, "vae", None)]
+    able = [n for n in networks if getattr(n, "_supports_gradient_checkpointing", False)]
+    changed = [n for n in able if not n.is_gradient_checkpointing]
+    try:
+        for network in changed:
+            network.enable_gradient_checkpointing()
+        yield
+    finally:
+        for network in changed:
+            network.disable_gradient_checkpointing()

@@ -1,0 +1,34 @@
+"""Gaussian paths, reverse kernels, time grids, and the strength of guidance along a path.
+
+`FlowPath`, `VPPath` and `VEPath` are the paths of flow matching, DDPM-like and EDM-like models. This package imports
+nothing else of noisetilt.
+"""
+
+from .accumulated_noise import AccumulatedNoise
+from .gaussian import FlowPath, Path, VEPath, VPPath
+from .grids import karras_grid, uniform_grid
+from .kernel import noise_fraction, noisier, renoise, reverse_kernel
+from .prediction import PREDICTIONS, Prediction, to_x0
+from .strength import ReverseProcess
+from .tempering import temper
+from .time_travel import TimeTravel
+
+__all__ = [
+    "PREDICTIONS",
+    "AccumulatedNoise",
+    "FlowPath",
+    "Path",
+    "Prediction",
+    "ReverseProcess",
+    "TimeTravel",
+    "VEPath",
+    "VPPath",
+    "karras_grid",
+    "noise_fraction",
+    "noisier",
+    "renoise",
+    "reverse_kernel",
+    "temper",
+    "to_x0",
+    "uniform_grid",
+]

@@ -1,0 +1,29 @@
+"""Time grids: the times at which a sampler evaluates the network, from noise to data."""
+
+from __future__ import annotations
+
+
+def _check_steps(steps: int) -> None:
+    if steps != int(steps) or steps < 1:
+        raise ValueError(f"steps = {steps} must be a whole number, 1 or more")
+
+
+def uniform_grid(steps: int, start: float = 1.0, end: float = 0.0, shift: float = 1.0) -> list[float]:
+    """steps + 1 evenly spaced times from start to end, after which a flow shift may move them (on [0, 1] only)."""
+    _check_steps(steps)
+    if shift <= 0:
+        raise ValueError(f"shift = {shift} must be positive; 1 leaves the grid uniform")
+    if shift != 1.0 and (start, end) != (1.0, 0.0):
+        raise ValueError("a flow shift is defined on times from 1 to 0; leave shift at 1 elsewhere")
+    times = [start + (end - start) * i / steps for i in range(steps + 1)]
+    return times if shift == 1.0 else [shift * t / (1 + (shift - 1) * t) for t in times]
+
+
+def karras_grid(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> list[float]:
+    """steps noise levels from sigma_max down to sigma_min, evenly spaced in σ^(1/ρ), then 0
+    (Karras et al. 2022, arXiv 2206.00364, eq. 5)."""
+    _check_steps(steps)
+    if not 0 < sigma_min <= sigma_max:
+        raise ValueError(f"sigma_min = {sigma_min} and sigma_max = {sigma_max} must satisfy 0 < sigma_min <= sigma_max")
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return [(high + (low - high) * i / max(steps - 1, 1)) ** rho for i in range(steps)] + [0.0]

@@ -1,0 +1,73 @@
+"""The reverse kernel of a Gaussian path, and the forward kernel for re-noising."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from .gaussian import Path
+
+
+def noise_fraction(path: Path, t: float) -> float:
+    """σ_t / (α_t + σ_t) ∈ [0, 1]: the flow time at which a flow has this signal-to-noise ratio, on any path."""
+    return path.sigma(t) / (path.alpha(t) + path.sigma(t))
+
+
+def noisier(path: Path, s: float, t: float) -> bool:
+    """Whether there is more noise for the signal at s than at t."""
+    return path.alpha(t) * path.sigma(s) > path.alpha(s) * path.sigma(t)
+
+
+def reverse_kernel(
+    path: Path, x_t: Tensor, x0_hat: Tensor, t: float, s: float, eta: float = 1.0
+) -> tuple[Tensor, float]:
+    """Mean and standard deviation of x_s given x_t, for a step from t to a less noisy s.
+
+        std  = min(σ_s, η σ_s sqrt(1 − (α_t σ_s / (α_s σ_t))²))
+        mean = α_s x̂_0 + sqrt(σ_s² − std²) ε̂,   ε̂ = (x_t − α_t x̂_0) / σ_t
+
+    η = 1 is the exact posterior of DDPM (Ho et al. 2020), η = 0 is DDIM (Song et al. 2021, eq. 12) and the Euler step
+    of the flow ODE, η = inf is full re-noising, std = σ_s.
+
+    Args:
+        path: the Gaussian path.
+        x_t: state at t, any shape.
+        x0_hat: E[x_0 | x_t], the same shape.
+        t, s: times with σ_s/α_s ≤ σ_t/α_t.
+        eta: stochasticity ≥ 0.
+    Returns:
+        mean with x_t's shape, and std as a float.
+    Raises:
+        ValueError: if s is noisier than t, t has no noise left, or eta is negative.
+    """
+    alpha_t, sigma_t, alpha_s, sigma_s = path.alpha(t), path.sigma(t), path.alpha(s), path.sigma(s)
+    if not eta >= 0:
+        raise ValueError(f"eta = {eta} must be 0 (deterministic) or more; 1 is the DDPM posterior")
+    if sigma_t == 0:
+        raise ValueError(f"t = {t} has no noise left to step away from; end the time grid there")
+    if alpha_t * sigma_s > alpha_s * sigma_t * (1 + 1e-12):
+        raise ValueError(f"s = {s} is noisier than t = {t}; a reverse step goes towards the data")
+    kept = alpha_t * sigma_s / (alpha_s * sigma_t) if alpha_s else 0.0
+    posterior = sigma_s * math.sqrt(max(0.0, 1 - kept**2))
+    std = min(sigma_s, eta * posterior) if posterior else 0.0
+    keep = math.sqrt(max(0.0, sigma_s**2 - std**2)) / sigma_t
+    # One pass of multiply-adds: α_s x̂_0 + keep (x_t − α_t x̂_0)
+    return (alpha_s - keep * alpha_t) * x0_hat + keep * x_t, std
+
+
+def renoise(path: Path, x_t: Tensor, noise: Tensor, t: float, s: float) -> Tensor:
+    """The forward kernel from t up to a noisier s: x_s = (α_s/α_t) x_t + sqrt(σ_s² − (α_s σ_t/α_t)²) ε.
+
+    Args:
+        x_t, noise: state at t and standard Gaussian noise, the same shape.
+    Raises:
+        ValueError: if s is less noisy than t or nothing of x_0 is left at t.
+    """
+    if path.alpha(t) == 0:
+        raise ValueError(f"t = {t} is pure noise already and cannot be made noisier")
+    scale = path.alpha(s) / path.alpha(t)
+    variance = path.sigma(s) ** 2 - (scale * path.sigma(t)) ** 2
+    if variance < -1e-12:
+        raise ValueError(f"s = {s} is less noisy than t = {t}; re-noising goes towards the noise")
+    return scale * x_t + math.sqrt(max(0.0, variance)) * noise

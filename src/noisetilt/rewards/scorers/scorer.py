@@ -1,0 +1,201 @@
+"""Learned scorers of 64×64 emoji pictures: how much of a style, and how well a prompt is met.
+
+Two scorers ship, `target` to steer by and `heldout` to judge by. They have different networks, seeds and training
+pictures, so a picture that only fools the one is found out by the other. Both are contrastive image–text models
+(Radford et al. 2021, arXiv 2103.00020) with a style head, trained on corrupted and adversarially perturbed pictures
+(Shafahi et al. 2019, arXiv 1904.12843), which is what makes their gradients point at the picture's content
+(Engstrom et al. 2019, arXiv 1906.00945). `recipes/scorers/train.py` made them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..checksums import read_verified
+from . import words
+from .encoders import EMBEDDING, ENCODERS, TextTower
+
+SIZE = 64
+MAX_SCALE = 16.0
+WEIGHTS = resources.files(__package__) / "weights"
+
+
+def content_words(prompt: str) -> list[str]:
+    """The prompt's known words without the style words.
+
+    Raises:
+        ValueError: if a word is unknown, or if nothing but style words are left.
+    """
+    found = [w for w in words.known_words(prompt) if w not in words.STYLES]
+    if not found:
+        raise ValueError(
+            f"the prompt {prompt!r} names no content to align with; add at least one word beside the styles "
+            f"{', '.join(words.STYLES)}, or use a style reward"
+        )
+    return found
+
+
+@functools.cache
+def bank() -> tuple[str, ...]:
+    """The texts that a prompt competes with: the names of all emoji."""
+    return tuple(json.loads((WEIGHTS / "bank.json").read_text("utf-8")))
+
+
+def same_meaning(bags: Tensor, bank_bags: Tensor) -> Tensor:
+    """(prompts, texts) bool: True where the one's words include all of the other's, or most are shared."""
+    shared = bags @ bank_bags.T
+    mine, its = bags.sum(1, keepdim=True), bank_bags.sum(1)
+    return (shared >= torch.minimum(mine, its)) | (shared >= 0.6 * (mine + its - shared))
+
+
+def logit_margin(logits: Tensor) -> Tensor:
+    """Each logit of (batch, classes) minus the log-sum-exp of all the others: log odds, which never saturate."""
+    classes = logits.shape[1]
+    own = torch.eye(classes, dtype=torch.bool, device=logits.device)
+    others = logits[:, None, :].expand(-1, classes, -1).masked_fill(own, -math.inf)
+    return logits - torch.logsumexp(others, dim=-1)
+
+
+def checked_images(images: Tensor) -> Tensor:
+    """The images, if they are a float batch (n, 3, 64, 64).
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if images.ndim != 4 or images.shape[1:] != (3, SIZE, SIZE) or not images.is_floating_point():
+        raise ValueError(
+            f"the scorers of emoji64 were given {images.dtype} of shape {tuple(images.shape)}; expected a float "
+            f"batch (n, 3, {SIZE}, {SIZE}) in [0, 1]: convert with .float() and torch.nn.functional.interpolate"
+        )
+    return images
+
+
+class Scorer(nn.Module):
+    """An image tower and a text tower with one embedding, and a style head with a class "not a good picture".
+
+    Args:
+        which: "target" or "heldout"; decides the image tower.
+    """
+
+    def __init__(self, which: str) -> None:
+        super().__init__()
+        self.which = which
+        self.encoder = ENCODERS[which]()
+        features, texture = self.encoder.features, self.encoder.texture
+        self.style_head = nn.Sequential(
+            nn.LayerNorm(features + texture),
+            nn.Linear(features + texture, 96),
+            nn.SiLU(),
+            nn.Linear(96, len(words.STYLES) + 1),
+        )
+        self.image_head = nn.Linear(features, EMBEDDING)
+        self.text = TextTower(len(words.vocabulary()))
+        self.nothing = nn.Parameter(torch.randn(1, EMBEDDING))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(8.0)))
+        self.register_buffer("bank_bags", torch.zeros(0, len(words.vocabulary())), persistent=False)
+        self.register_buffer("bank_vectors", torch.zeros(0, EMBEDDING), persistent=False)
+
+    def scale(self) -> Tensor:
+        """What cosines are multiplied by to give logits; bounded, so that margins stay smooth."""
+        return self.log_scale.exp().clamp(max=MAX_SCALE)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (batch, 3, 64, 64) in [0, 1] to style logits (batch, 4) and unit vectors (batch, EMBEDDING)."""
+        features, texture = self.encoder(2 * images - 1)
+        return self.style_head(torch.cat([features, texture], dim=1)), F.normalize(self.image_head(features), dim=1)
+
+    def freeze(self) -> Scorer:
+        """Set to evaluation without parameter gradients, with the bank's texts encoded once."""
+        self.eval().requires_grad_(False)
+        with torch.no_grad():
+            self.bank_bags = words.bags(bank()).to(self.nothing)
+            self.bank_vectors = torch.cat([self.text(self.bank_bags), F.normalize(self.nothing, dim=1)])
+        return self
+
+    def style(self, images: Tensor) -> Tensor:
+        """How much each picture is of each style.
+
+        Args:
+            images: (batch, 3, 64, 64) float in [0, 1]; values beyond are not clamped.
+
+        Returns:
+            (batch, 3) log odds of the styles 3d, noto, twemoji against the other two and "not a good picture",
+            on the images' device and in their dtype; typically −12 … 8.
+
+        Raises:
+            ValueError: if the images have another shape or are not float.
+        """
+        logits, _ = self.encode(checked_images(images).to(self.nothing))
+        return logit_margin(logits)[:, : len(words.STYLES)].to(images)
+
+    def alignment(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """How well each picture shows its prompt's content; style words in a prompt count for nothing.
+
+        Args:
+            images: (batch, 3, 64, 64) float in [0, 1]; values beyond are not clamped.
+            prompts: one a picture, of words that emoji64 knows.
+
+        Returns:
+            (batch,) log odds of the prompt against the names of all other emoji and "nothing", on the images' device
+            and in their dtype; typically −20 … 5. Names that say more, less or nearly the same are no rivals.
+
+        Raises:
+            ValueError: if shapes do not fit, a word is unknown, or a prompt has only style words.
+        """
+        if isinstance(prompts, str) or len(prompts) != len(checked_images(images)):
+            raise ValueError(
+                f"alignment was given {len(images)} images and the prompts {prompts!r}; "
+                "give a list with one prompt for each image"
+            )
+        _, seen = self.encode(images.to(self.nothing))
+        bags = words.bags([" ".join(content_words(p)) for p in prompts]).to(self.nothing)
+        scale = self.scale()
+        own = scale * (seen * self.text(bags)).sum(1)
+        rivals = scale * seen @ self.bank_vectors.T
+        no_rival = F.pad(same_meaning(bags, self.bank_bags), (0, 1), value=False)
+        return (own - torch.logsumexp(rivals.masked_fill(no_rival, -math.inf), dim=1)).to(images)
+
+
+@functools.cache
+def load_scorer(
+    which: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, folder: Path | None = None
+) -> Scorer:
+    """A trained scorer, frozen; one copy for each device and dtype is kept.
+
+    Args:
+        which: "target" to steer by or "heldout" to judge by.
+        device, dtype: where and in what precision it computes; images are converted and their gradients come back
+            in their own.
+        folder: with the weights and their checksums.json; the package's own if None.
+
+    Raises:
+        ValueError: if there is no such scorer, its file is not the published one, or the vocabulary is another.
+    """
+    if which not in ENCODERS:
+        raise ValueError(f"there is no scorer {which!r}; expected one of {', '.join(ENCODERS)}")
+    folder = Path(str(WEIGHTS)) if folder is None else Path(folder)
+    digests = json.loads((folder / "checksums.json").read_text("utf-8"))
+    state, metadata = read_verified(folder / f"{which}.safetensors", digests[f"{which}.safetensors"])
+    if metadata["vocabulary"] != vocabulary_digest():
+        raise ValueError(
+            f"the scorer {which!r} was trained with another vocabulary than emoji64's present one; "
+            "train it again by recipes/scorers/train.py"
+        )
+    scorer = Scorer(which)
+    scorer.load_state_dict({k: v.float() for k, v in state.items()})
+    return scorer.to(device=device, dtype=dtype).freeze()
+
+
+def vocabulary_digest() -> str:
+    """SHA-256 of the vocabulary that prompts are read with."""
+    return hashlib.sha256("\n".join(words.vocabulary()).encode()).hexdigest()

@@ -1,0 +1,24 @@
+"""Samplers: the native loop `sample`, noise ascent `optimize`, and the step they share."""
+
+from .engine import Engine, reverse_steps
+from .evaluation import Model
+from .loop import sample
+from .noise_ascent import AscentReport, AscentTrace, OptimizeResult, optimize
+from .result import Result, StepReport
+from .reward_evaluation import check_reward
+from .trace import Trace
+
+__all__ = [
+    "AscentReport",
+    "AscentTrace",
+    "Engine",
+    "Model",
+    "OptimizeResult",
+    "Result",
+    "StepReport",
+    "Trace",
+    "check_reward",
+    "optimize",
+    "reverse_steps",
+    "sample",
+]

@@ -1,0 +1,52 @@
+"""Random numbers that depend on an image's seed and a particle's number, and on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def _generator(seed: int, stream: int) -> torch.Generator:
+    mixed = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(mixed >> 1))
+
+
+class PerImageRNG:
+    """One independent stream of Gaussian noise per image and particle, and one of uniform numbers per image.
+
+    The numbers are drawn on the CPU in float32, so a seed means the same picture on every device, in any batch and
+    with any number of particles.
+
+    Args:
+        seeds: one whole number ≥ 0 per image.
+        particles: particles an image.
+        shape: of one event.
+    """
+
+    def __init__(self, seeds: Sequence[int], particles: int, shape: Sequence[int]) -> None:
+        for seed in seeds:
+            if int(seed) != seed or seed < 0:
+                raise ValueError(f"seed {seed!r} must be a whole number, 0 or more")
+        self.shape = tuple(shape)
+        self._uniform = [_generator(int(seed), 0) for seed in seeds]
+        self._normal = [[_generator(int(seed), 1 + p) for p in range(particles)] for seed in seeds]
+
+    def normal(self, images: Sequence[int] | None = None) -> Tensor:
+        """The next standard Gaussian noise, (image, particle, *event) float32 on the CPU.
+
+        Where images are named, theirs only, while the streams of the others wait.
+        """
+        rows = self._normal if images is None else [self._normal[i] for i in images]
+        out = torch.empty(len(rows), len(self._normal[0]), *self.shape)
+        for image, row in enumerate(rows):
+            for particle, generator in enumerate(row):
+                out[image, particle].normal_(generator=generator)
+        return out
+
+    def uniform(self) -> Tensor:
+        """The next uniform numbers in [0, 1), (image, particle) float32 on the CPU."""
+        particles = len(self._normal[0])
+        return torch.stack([torch.rand(particles, generator=generator) for generator in self._uniform])

@@ -1,0 +1,124 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from noisetilt import METHODS
+from noisetilt.cli import main
+from noisetilt.cli.generate import Job, run
+from noisetilt.report import table
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    arguments = ["generate", "cat face", "--reward", "redness", "--steps", "4", "--n", "3", "--seed", "5"]
+    assert main([*arguments, "--set", "rho=0.1", "--batch", "2", "--out", str(out)]) == 0
+    return out
+
+
+def test_run_json_has_the_figures(finished):
+    run = json.loads((finished / "run.json").read_text())
+    assert run["complete"]
+    for arm in ("base", "guided"):
+        assert run[arm]["nfe"] == 4 and run[arm]["seconds"] > 0
+        rewards = [p["reward"] for p in run["pictures"] if f"-{arm}." in p["file"]]
+        assert len(rewards) == 3 and np.mean(rewards) == pytest.approx(run[arm]["reward_mean"])
+    assert run["guided"]["reward_mean"] > run["base"]["reward_mean"]
+    assert run["heldout_reward"] == "alignment"
+    assert run["settings"]["options"]["rho"] == 0.1 and run["settings"]["seed"] == 5
+
+
+def test_files_are_there_and_pictures_carry_their_settings(finished):
+    for name in ("grid.png", "rewards.png", "run.json"):
+        assert (finished / name).stat().st_size > 1000
+    picture = Image.open(finished / "cat-face-6-guided.png")
+    settings = json.loads(picture.text["noisetilt"])
+    assert picture.size == (64, 64)
+    assert settings["prompt"] == "cat face" and settings["seed"] == 6 and settings["options"] == {"rho": 0.1}
+
+
+def test_a_picture_is_repeated_from_its_own_settings(finished, tmp_path):
+    settings = json.loads(Image.open(finished / "cat-face-6-guided.png").text["noisetilt"])
+    fields = {k: v for k, v in settings.items() if k in Job.__dataclass_fields__}
+    run(Job(**fields, out=tmp_path))
+    first, again = (np.asarray(Image.open(p / "cat-face-6-guided.png")).astype(int) for p in (finished, tmp_path))
+    assert np.abs(first - again).max() <= 1
+
+
+def test_interruption_keeps_what_is_finished(tmp_path, monkeypatch):
+    import noisetilt.cli.generate as module
+
+    real, calls = module.sample, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, "sample", interrupted)
+    arguments = ["generate", "cat", "--reward", "redness", "--steps", "2", "--n", "2", "--batch", "1"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 130
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert not run["complete"] and run["base"]["count"] == 2 and "guided" not in run
+    assert len(list(tmp_path.glob("cat-*-base.png"))) == 2
+    Image.open(tmp_path / "grid.png").verify()
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        (["cat fce", "--reward", "redness"], "face"),
+        (["cat", "--reward", "rednes"], "redness"),
+        (["cat", "--reward", "redness", "--method", "magic"], "ntrk"),
+        (["cat", "--reward", "redness", "--set", "rho=7"], "rho = 7"),
+        (["cat", "--reward", "redness", "--set", "foo=1"], "foo"),
+        (["cat", "--reward", "redness", "--set", "rho=much"], "rho = 'much'"),
+        (["cat", "--reward", "redness", "--set", "particles=2.5"], "whole"),
+        (["cat", "--reward", "redness", "--device", "gpu"], "gpu"),
+        (["cat", "--reward", "redness", "--seed", "-1"], "seed"),
+        (["cat", "--reward", "redness", "--eta", "0"], "eta = 0"),
+        (["cat", "--reward", "redness", "--n", "0"], "n = 0"),
+        (["cat", "--reward", "redness", "--steps", "0"], "steps = 0"),
+        (["cat", "--reward", "redness", "--model", "sd"], "emoji64"),
+        (["cat", "--reward", "jpeg"], "gradient"),
+        (["3d", "--reward", "alignment"], "names no content"),
+    ],
+)
+def test_refusals_are_one_sentence(arguments, word, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["generate", *arguments, "--out", str(out)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("noisetilt: ") and word in error
+    assert not (out / "run.json").exists()
+
+
+@pytest.mark.parametrize("command, word", [("methods", "ntrk"), ("rewards", "style:3d"), ("models", "emoji64")])
+def test_lists(command, word, capsys):
+    assert main([command]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(word) and len(line.split()) > 3 for line in lines)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_tells_its_source_and_its_knobs(name, capsys):
+    assert main(["methods", name]) == 0
+    text = capsys.readouterr().out
+    assert all(f"{option}=" in text for option in METHODS[name].options())
+    assert "20" in text and name in text  # a year or an arXiv number
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from noisetilt.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'numpy', 'scipy', 'PIL'} & set(sys.modules), sorted(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_table_aligns():
+    lines = table(["name", "value"], [["a", 1.0], ["long name", -12.5]]).splitlines()
+    assert lines[2].endswith("  1.000") and lines[3].endswith("-12.500")
+    assert len({len(line) for line in lines}) == 1

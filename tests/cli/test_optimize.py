@@ -1,0 +1,85 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from noisetilt.cli import main
+from noisetilt.cli.optimize import OptimizeJob, run
+
+FEW = ["--reward", "redness", "--iterations", "3", "--n", "2"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    arguments = ["optimize", "cat face", *FEW, "--seed", "5", "--set", "rate=0.2", "--batch", "1", "--out", str(out)]
+    assert main(arguments) == 0
+    return out
+
+
+def test_run_json_has_the_figures(finished):
+    run = json.loads((finished / "run.json").read_text())
+    assert run["complete"] and run["base"]["nfe"] == 1 and run["guided"]["nfe"] == 4
+    for arm in ("base", "guided"):
+        rewards = [p["reward"] for p in run["pictures"] if f"-{arm}." in p["file"]]
+        assert len(rewards) == 2 and np.mean(rewards) == pytest.approx(run[arm]["reward_mean"])
+        assert run[arm]["seconds"] > 0 and run[arm]["heldout_mean"] is not None
+    assert run["guided"]["reward_mean"] > run["base"]["reward_mean"]
+    assert run["settings"]["options"]["iterations"] == 3 and run["settings"]["options"]["rate"] == 0.2
+
+
+def test_pictures_and_plots_are_there(finished):
+    for name in ("grid.png", "rewards.png", "strip.png"):
+        assert (finished / name).stat().st_size > 1000
+        Image.open(finished / name).verify()
+    assert Image.open(finished / "animation.png").n_frames == 4
+
+
+def test_a_picture_is_repeated_from_its_own_settings(finished, tmp_path):
+    settings = json.loads(Image.open(finished / "cat-face-6-guided.png").text["noisetilt"])
+    assert settings["iteration"] == 3 and settings["nfe"] == 4
+    run(OptimizeJob(**{k: v for k, v in settings.items() if k in OptimizeJob.__dataclass_fields__}, out=tmp_path))
+    first, again = (np.asarray(Image.open(p / "cat-face-6-guided.png")).astype(int) for p in (finished, tmp_path))
+    assert np.abs(first - again).max() <= 1
+
+
+def test_interruption_keeps_what_is_finished(tmp_path, monkeypatch):
+    import noisetilt.cli.optimize as module
+
+    real, calls = module.optimize, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, "optimize", interrupted)
+    arguments = ["optimize", "cat", *FEW, "--iterations", "1", "--batch", "1", "--out", str(tmp_path)]
+    assert main(arguments) == 130
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert not run["complete"] and run["base"]["count"] == 2 and run["guided"]["count"] == 1
+    assert len(list(tmp_path.glob("cat-*-guided.png"))) == 1
+    Image.open(tmp_path / "grid.png").verify()
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        (["cat fce", *FEW], "face"),
+        (["cat", *FEW, "--method", "ntrk"], "no noise ascent"),
+        (["cat", *FEW, "--iterations", "-1"], "iterations = -1"),
+        (["cat", *FEW, "--set", "rate=0"], "rate = 0"),
+        (["cat", *FEW, "--patience", "-1"], "patience = -1"),
+        (["cat", *FEW, "--n", "0"], "n = 0"),
+        (["cat", *FEW, "--reward", "jpeg"], "gradient"),
+        (["cat", *FEW, "--seed", "-1"], "seed"),
+    ],
+)
+def test_refusals_are_one_sentence(arguments, word, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["optimize", *arguments, "--out", str(out)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("noisetilt: ") and word in error
+    assert not (out / "run.json").exists()

@@ -1,0 +1,157 @@
+"""Each proposal against its paper's formula on plain numbers, and against each other where they coincide."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from noisetilt import METHODS, sample
+from noisetilt.models.exact import GaussianModel
+from noisetilt.path import FlowPath, VPPath, reverse_kernel
+from noisetilt.path.tempering import temper
+from noisetilt.path.time_travel import TimeTravel
+from noisetilt.proposals import (
+    Base,
+    ManifoldShift,
+    MeanShift,
+    NoiseTilt,
+    NormalisedMeanShift,
+    Step,
+    TrainingFreeGuidance,
+    TwistedShift,
+    UniversalGuidance,
+)
+from noisetilt.rewards import Reward
+
+VP = VPPath([0.99, 0.8, 0.5, 0.1])
+TARGET = torch.linspace(-1, 1, 12, dtype=torch.float64).view(1, 3, 2, 2)
+
+
+def towards(x_0):
+    """∇ of r(x_0) = −½‖x_0 − target‖²."""
+    return TARGET - x_0
+
+
+def step(path=VP, t=2, s=1, eta=1.0, number=1, steps=1):
+    generator = torch.Generator().manual_seed(0)
+    x_t, x0_hat, gradient = (torch.randn(2, 3, 2, 2, dtype=torch.float64, generator=generator) for _ in range(3))
+    mean, std = reverse_kernel(path, x_t, x0_hat, t, s, eta)
+    return Step(path, t, s, x_t, x0_hat, mean, std, None, gradient, towards, number, steps)
+
+
+NOISE = torch.randn(2, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_dps_adds_the_gradient():
+    now = step()
+    assert torch.allclose(MeanShift(0.3)(now, NOISE), Base()(now, NOISE) + 0.3 * now.gradient)
+
+
+def test_freedom_is_as_long_as_its_share_of_the_noise():
+    now = step()
+    shift = (NormalisedMeanShift(0.2)(now, NOISE) - Base()(now, NOISE)).flatten(1)
+    assert torch.allclose(shift.norm(dim=1), torch.full((2,), 0.2 * now.std * math.sqrt(12), dtype=torch.float64))
+    cosine = torch.cosine_similarity(shift, now.gradient.flatten(1))
+    assert torch.allclose(cosine, torch.ones(2, dtype=torch.float64))
+
+
+def test_mpgd_shifts_the_prediction_and_keeps_epsilon():
+    """DDIM's formula with the shifted x̂_0 and the old ε̂."""
+    now = step(eta=0.5)
+    epsilon = (now.x_t - VP.alpha(2) * now.x0_hat) / VP.sigma(2)
+    shifted = now.x0_hat + 0.3 * now.gradient
+    expected = VP.alpha(1) * shifted + math.sqrt(VP.sigma(1) ** 2 - now.std**2) * epsilon + now.std * NOISE
+    assert torch.allclose(ManifoldShift(0.3)(now, NOISE), expected)
+
+
+def test_universal_guidance_forward_is_a_shift_of_epsilon():
+    """Bansal et al. 2023: ε̂ − s σ_t ∇r, then the sampler."""
+    now = step(eta=0.5)
+    epsilon = (now.x_t - VP.alpha(2) * now.x0_hat) / VP.sigma(2) - 0.4 * VP.sigma(2) * now.gradient
+    x0_hat = (now.x_t - VP.sigma(2) * epsilon) / VP.alpha(2)
+    expected = VP.alpha(1) * x0_hat + math.sqrt(VP.sigma(1) ** 2 - now.std**2) * epsilon + now.std * NOISE
+    assert torch.allclose(UniversalGuidance(0.4, iterations=0)(now, NOISE), expected)
+
+
+def test_universal_guidance_backward_reaches_the_optimum():
+    """Enough ascent on a quadratic reward puts x̂_0 at its maximum, and the kernel is taken there."""
+    now = step()
+    expected = reverse_kernel(VP, now.x_t, TARGET.expand_as(now.x_t), 2, 1)[0] + now.std * NOISE
+    assert torch.allclose(UniversalGuidance(0.0, rate=0.5, iterations=60)(now, NOISE), expected, atol=1e-9)
+
+
+def test_training_free_guidance_has_its_corners():
+    now = step()
+    alpha = VP.alpha(2)
+    only_variance = TrainingFreeGuidance(rho=0.3, mu=0.0, gamma=0.0)
+    assert torch.allclose(only_variance(now, NOISE), MeanShift(0.3 * alpha)(now, NOISE))
+    only_mean = TrainingFreeGuidance(rho=0.0, mu=0.2, iterations=3)
+    assert torch.allclose(only_mean(now, NOISE), UniversalGuidance(0.0, rate=0.2 * alpha, iterations=3)(now, NOISE))
+
+
+def test_twisted_shift_is_the_tilted_kernel_of_a_linear_reward():
+    """N(mean, std²) tilted by exp(aᵀx/τ) is N(mean + std² a/τ, std²)."""
+    now = step()
+    moved = TwistedShift(temperature=2.0, tempering=None)(now, NOISE)
+    assert torch.allclose(moved, now.mean + now.std**2 * now.gradient / 2.0 + now.std * NOISE)
+
+
+@pytest.mark.parametrize("proposal", [MeanShift(0.0), NormalisedMeanShift(0.0), ManifoldShift(0.0), NoiseTilt(0.0)])
+def test_zero_strength_is_the_base(proposal):
+    assert torch.allclose(proposal(step(), NOISE), Base()(step(), NOISE))
+
+
+def test_temper_ends_at_one_and_rises():
+    values = [temper(0.05, k, 10) for k in range(1, 11)]
+    assert values[-1] == pytest.approx(1.0)
+    assert all(a < b for a, b in itertools.pairwise(values))
+    assert temper(1e-6, 3, 10) == pytest.approx(0.3, abs=1e-4)
+    with pytest.raises(ValueError, match="tempering"):
+        temper(0.0, 1, 2)
+
+
+def test_time_travel_walks_back_in_its_window():
+    grid = [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert TimeTravel().expand(FlowPath(), grid) == grid
+    walked = TimeTravel(repeats=2, after=0.4, before=0.8).expand(FlowPath(), grid)
+    assert walked == [1.0, 0.75, 0.5, 0.75, 0.5, 0.25, 0.5, 0.25, 0.0]
+
+
+def test_monte_carlo_reward_of_a_linear_one_is_exact():
+    """log E exp aᵀ(x̂_0 + r ε) has the gradient of aᵀx̂_0: LGD and DPS agree on linear rewards, whatever the draws."""
+    model = GaussianModel(torch.zeros(1, 4, 4), torch.ones(4, 4))
+    direction = torch.linspace(-1, 1, 16).view(1, 4, 4)
+    linear = Reward("linear", lambda x, p: 0.1 * (x * direction).sum((1, 2, 3)))
+    dps = sample(model, [""] * 2, linear, METHODS["dps"].replace(scale=0.5), 4)
+    lgd = sample(model, [""] * 2, linear, METHODS["lgd"].replace(scale=0.5, draws=3), 4)
+    assert torch.allclose(lgd.trace.gradient_norm, dps.trace.gradient_norm, rtol=1e-4)
+
+
+def test_monte_carlo_reward_of_a_quadratic_one():
+    """E exp(−½‖x̂_0 + r ε‖²/v) ∝ exp(−½‖x̂_0‖²/(v + r²)): smoothing shrinks the gradient by v/(v + r²)."""
+    model = GaussianModel(torch.ones(1, 2, 2), torch.full((2, 2), 1e-6))
+    bowl = Reward("bowl", lambda x, p: -0.5 * x.square().sum((1, 2, 3)))
+    norms = {}
+    for name, change in {"dps": {}, "lgd": {"draws": 20_000}}.items():
+        method = METHODS[name].replace(scale=0.0, **change)
+        norms[name] = sample(model, [""], bowl, method, grid=[0.5, 0.0]).trace.gradient_norm[0, 0].item()
+    spread = 0.5 / math.sqrt(0.5)
+    assert norms["lgd"] / norms["dps"] == pytest.approx(1 / (1 + spread**2), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "make, word",
+    [
+        (lambda: MeanShift(-1), "scale"),
+        (lambda: ManifoldShift(math.nan), "scale"),
+        (lambda: UniversalGuidance(rate=-1), "rate"),
+        (lambda: TrainingFreeGuidance(mu=-1), "mu"),
+        (lambda: TwistedShift(temperature=0), "temperature"),
+        (lambda: TimeTravel(0), "repeats"),
+        (lambda: METHODS["lgd"].replace(draws=0), "draws"),
+    ],
+)
+def test_bad_knobs_are_refused(make, word):
+    with pytest.raises(ValueError, match=word):
+        make()

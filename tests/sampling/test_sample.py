@@ -1,0 +1,314 @@
+import math
+
+import pytest
+import torch
+
+from noisetilt import METHODS, Method, sample
+from noisetilt.models.exact import GaussianModel, MixtureModel
+from noisetilt.path import FlowPath
+from noisetilt.proposals import Base, MeanShift, NoiseTilt
+from noisetilt.rewards import Reward
+from noisetilt.sampling import reverse_steps
+from noisetilt.selection import Candidates, Independent, RolloverBudget, Search
+
+
+def gaussian(size=8):
+    frequency = torch.fft.fftfreq(size)
+    radius = frequency[:, None] ** 2 + frequency[None] ** 2
+    return GaussianModel(torch.zeros(3, size, size), 0.02 / (0.01 + radius))
+
+
+def smooth_direction(model):
+    """A unit direction in units of the prior: the reward aᵀx has standard deviation 1."""
+    size = model.shape[-1]
+    wave = torch.cos(2 * math.pi * torch.arange(size) / size).expand(model.shape)
+    return wave / (wave * model._filter(wave, model.power)).sum().sqrt()
+
+
+def linear(direction):
+    return Reward("linear", lambda images, prompts: (images * direction).sum(dim=(1, 2, 3)))
+
+
+ALL = list(METHODS)
+
+
+def small(name):
+    method = METHODS[name]
+    return method.replace(particles=3) if method.selection.particles > 1 else method
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_image_depends_on_its_seed_alone(name):
+    """The same picture alone, in a batch, and in another place of it; chunks change nothing."""
+    model = gaussian()
+    reward = linear(smooth_direction(model))
+    alone = sample(model, [""], reward, small(name), 5, seeds=[7])
+    batch = sample(model, [""] * 3, reward, small(name), 5, seeds=[1, 7, 2], chunk=2)
+    # This reward's gradient is all ties, which W breaks by rank: rounding moves it a little.
+    assert torch.allclose(batch.images[1], alone.images[0], atol=5e-3)
+    assert not torch.allclose(batch.images[0], alone.images[0], atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["ntrk", "svdd", "das", "rbf"])
+def test_a_heldout_reward_looks_on_and_changes_nothing(name):
+    model = gaussian()
+    reward = linear(smooth_direction(model))
+    judge = Reward("mean", lambda images, prompts: images.mean((1, 2, 3)))
+    plain, watched = (sample(model, [""] * 3, reward, small(name), 5, heldout=h, chunk=2) for h in (None, judge))
+    assert plain.heldout is None and len(plain.trace.heldout) == 0
+    assert torch.equal(plain.images, watched.images)
+    assert torch.allclose(watched.heldout, judge(watched.images, [""] * 3))
+    assert watched.trace.heldout.shape == watched.trace.rewards.shape == (len(watched.trace.times), 3)
+
+
+def test_the_first_particle_has_the_same_noise_with_any_number_of_particles():
+    model = gaussian()
+    worst_first = Reward("first", lambda images, prompts: -torch.arange(len(images), dtype=torch.float32))
+    alone = sample(model, [""], None, "base", 5, seeds=[3])
+    of_four = sample(model, [""], worst_first, METHODS["best-of-n"].replace(particles=4), 5, seeds=[3])
+    assert torch.allclose(of_four.images, alone.images, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["best-of-n", "ntrk", "lgd", "svdd"])
+def test_no_call_sees_more_rows_than_the_chunk(name):
+    """Memory is bounded by the chunk, whatever the number of images and particles."""
+    model = gaussian()
+    seen = []
+
+    class Narrow(type(model)):
+        def denoiser(self, prompts):
+            denoiser = super().denoiser(prompts)
+            inner = denoiser.network
+
+            def network(x_t, t, index):
+                seen.append(len(x_t))
+                return inner(x_t, t, index)
+
+            denoiser.network = network
+            return denoiser
+
+    narrow = Narrow(model.mean, model.power)
+    method = METHODS[name].replace(draws=2) if name == "lgd" else small(name)
+    sample(narrow, [""] * 5, linear(smooth_direction(model)), method, 3, chunk=2)
+    assert max(seen) == 2 and sum(seen) == 3 * 5 * method.selection.particles
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nfe_is_steps_times_particles(name):
+    model = gaussian()
+    method = small(name)
+    result = sample(model, [""] * 2, linear(smooth_direction(model)), method, 5)
+    times = method.times.expand(model.path, model.path.grid(5))
+    taken = reverse_steps(model.path, times)
+    assert taken >= 5
+    # All but Langevin dynamics look at the last noise, too.
+    before = method.initial.iterations + (name != "langevin") if method.initial.needs_reward else 0
+    calls = (before + taken) * method.selection.particles
+    if name == "rbf":
+        assert taken <= result.trace.nfe <= method.selection.budget * taken
+    else:
+        assert result.trace.nfe == calls
+    assert result.trace.rewards.shape == (taken, 2)
+    assert result.images.shape == (2, 3, 8, 8)
+    assert result.trace.seconds > 0
+    assert (result.trace.gradient_norm.shape == (taken, 2)) == method.proposal.needs_gradient
+
+
+def test_guided_methods_raise_the_reward():
+    """In standard deviations of the prior, for a smooth linear reward.
+
+    Of such a gradient alone W keeps little; the mixture with fresh noise keeps nearly all.
+    """
+    model = gaussian(16)
+    reward = linear(smooth_direction(model))
+    means = {
+        name: sample(model, [""] * 48, reward, method, 20, chunk=1024).rewards.mean().item()
+        for name, method in {
+            "base": METHODS["base"],
+            "best-of-n": METHODS["best-of-n"].replace(particles=8),
+            "ntrk": METHODS["ntrk"].replace(rho=0.05, whitened="mixture"),
+            "dps": METHODS["dps"].replace(scale=0.3),
+        }.items()
+    }
+    assert abs(means["base"]) < 5 / math.sqrt(48)
+    assert means["best-of-n"] == pytest.approx(1.42, abs=0.4)  # E max of 8 standard normals is 1.42
+    assert means["ntrk"] > means["best-of-n"] + 0.5
+    assert means["dps"] > means["best-of-n"]
+
+
+def test_black_box_tilt_climbs_without_a_gradient():
+    """Its estimate is the true gradient on average, and it beats Best-of-N at a fraction of the network calls."""
+    model = gaussian()
+    direction = smooth_direction(model)
+    black = Reward("black", lambda i, p: (i.detach() * direction).sum((1, 2, 3)), differentiable=False)
+    few = METHODS["ntrk-black-box"].replace(draws=16)
+    guided = sample(model, [""] * 32, black, few, 20)
+    best = sample(model, [""] * 32, black, METHODS["best-of-n"].replace(particles=8), 20)
+    assert guided.trace.nfe == 20 and best.trace.nfe == 160
+    assert guided.rewards.mean() > best.rewards.mean() + 0.5
+
+
+def test_first_step_of_a_flow_is_plain_noise():
+    """At t = 1 α = 0 and the gradient is exactly zero."""
+    model = gaussian()
+    result = sample(model, [""], linear(smooth_direction(model)), METHODS["ntrk"].replace(rho=1.0), 5)
+    assert (result.trace.gradient_norm[0] == 0).all()
+    assert (result.trace.gradient_norm[1:] > 0).all()
+    assert result.images.isfinite().all()
+
+
+def test_a_zero_gradient_is_plain_sampling():
+    model = gaussian()
+    flat = Reward("flat", lambda images, prompts: (0 * images).sum(dim=(1, 2, 3)))
+    guided = sample(model, [""] * 2, flat, "ntrk", 5)
+    base = sample(model, [""] * 2, None, "base", 5)
+    assert torch.allclose(guided.images, base.images, atol=1e-6)
+
+
+def test_zero_strength_is_plain_sampling():
+    model = gaussian()
+    reward = linear(smooth_direction(model))
+    base = sample(model, [""] * 2, None, "base", 5).images
+    for method in (METHODS["ntrk"].replace(rho=0.0), METHODS["dps"].replace(scale=0.0)):
+        assert torch.allclose(sample(model, [""] * 2, reward, method, 5).images, base, atol=1e-6)
+
+
+@pytest.mark.parametrize("gradient_at, jacobian", [("x_t", True), ("x0", False)])
+def test_gradient_is_exact(gradient_at, jacobian):
+    """Through the denoiser it is Jᵀ∇r, at x̂_0 it is ∇r: seen from the step a proposal is given."""
+    model = gaussian()
+    direction = smooth_direction(model)
+    seen = []
+
+    class Spy(Base):
+        needs_gradient = True
+
+        def __call__(self, step, noise):
+            seen.append(step)
+            return super().__call__(step, noise)
+
+    sample(model, [""], linear(direction), Method(proposal=Spy()), 4, gradient_at=gradient_at)
+    step = seen[2]
+    alpha, sigma = 1 - step.t, step.t
+    gain = alpha * model.power / (alpha**2 * model.power + sigma**2)
+    expected = model._filter(direction, gain) if jacobian else direction
+    assert torch.allclose(step.gradient[0], expected, atol=1e-5)
+
+
+def choose(selection, rewards, uniform=None, log_ratio=None, number=1, steps=1):
+    uniform = torch.full_like(rewards, 0.5) if uniform is None else uniform
+    log_ratio = torch.zeros_like(rewards) if log_ratio is None else log_ratio
+    return selection.choose(Candidates(rewards, log_ratio, uniform, number, steps), None)[0]
+
+
+def test_svdd_keeps_the_best_candidate():
+    """All particles that leave a step descend from the one with the best reward."""
+    rewards = torch.tensor([[0.0, 3.0, 1.0], [5.0, 2.0, 1.0]])
+    assert choose(Search(3), rewards).tolist() == [[1, 1, 1], [0, 0, 0]]
+
+
+def test_soft_search_draws_in_proportion():
+    rewards = torch.tensor([[0.0, math.log(3.0)]]).expand(1, 2)
+    uniform = torch.linspace(0, 1, 1001)[:-1]
+    drawn = torch.stack([choose(Search(2, temperature=1.0), rewards, u.expand(1, 2)) for u in uniform])
+    assert drawn.float().mean().item() == pytest.approx(0.75, abs=0.01)
+
+
+def test_rollover_budget_takes_candidates_until_one_is_better():
+    """No call is spent where the first candidate already beats the bar; a step that runs out takes its best."""
+    rbf = RolloverBudget(budget=3)
+    state = rbf.open_step(torch.tensor([1.0, 1.0]), None)
+    assert not rbf.wants_more(state).any()
+    state = rbf.open_step(torch.tensor([2.0, 0.5]), state)
+    assert rbf.wants_more(state).tolist() == [False, True]
+    assert state.left.tolist() == [4.0, 4.0]
+    for _ in range(4):
+        state = rbf.update(state, torch.tensor([1]), torch.tensor([0.7]))
+    assert not rbf.wants_more(state).any() and state.left.tolist() == [4.0, 0.0]
+    assert rbf.open_step(torch.tensor([0.0, 0.0]), state).bar.tolist() == [2.0, 1.0]
+
+
+def test_rollover_budget_beats_its_first_candidates():
+    model = gaussian()
+    reward = linear(smooth_direction(model))
+    base = sample(model, [""] * 24, reward, "base", 8)
+    rbf = sample(model, [""] * 24, reward, METHODS["rbf"].replace(budget=8), 8)
+    assert rbf.rewards.mean() > base.rewards.mean() + 1
+    assert rbf.trace.nfe <= 64
+    rising = rbf.trace.rewards.diff(dim=0) > 0
+    assert rising[:-1].float().mean() > 0.85
+
+
+def test_time_grid_may_step_back_up():
+    model = gaussian()
+    steps = []
+    result = sample(model, [""], None, "base", grid=[1.0, 0.5, 0.7, 0.3, 0.0], callback=steps.append)
+    assert result.trace.nfe == 3
+    assert [round(s.t, 2) for s in steps] == [1.0, 0.7, 0.3]
+
+
+def test_dps_finds_the_rewarded_mode():
+    model = MixtureModel(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), torch.full((2,), 0.01), torch.ones(2))
+    right = Reward("right", lambda states, prompts: states[:, 0])
+    plain = sample(model, [""] * 200, None, "base", 20, chunk=200).images[:, 0]
+    guided = sample(model, [""] * 200, right, METHODS["dps"].replace(scale=0.2), 20, chunk=200).images[:, 0]
+    assert 0.35 < (plain > 0).float().mean() < 0.65
+    assert (guided > 0).float().mean() > 0.85
+
+
+@pytest.mark.parametrize(
+    "change, error, word",
+    [
+        (dict(method="nope"), ValueError, "unknown"),
+        (dict(method="ntrk", reward=None), ValueError, "reward"),
+        (dict(seeds=[1]), ValueError, "seeds"),
+        (dict(seeds=[1, -2]), ValueError, "seed"),
+        (dict(prompts=[]), ValueError, "prompts"),
+        (dict(steps=0), ValueError, "steps"),
+        (dict(grid=[1.0]), ValueError, "grid"),
+        (dict(chunk=0), ValueError, "chunk"),
+        (dict(eta=-1.0), ValueError, "eta"),
+        (dict(gradient_at="x1"), ValueError, "gradient_at"),
+        (dict(reward=Reward("box", lambda i, p: i.sum((1, 2, 3)), differentiable=False)), ValueError, "box.*gradient"),
+        (dict(reward=lambda i, p: i.detach().sum((1, 2, 3))), ValueError, "gradient"),
+        (dict(reward=lambda i, p: i.sum()), ValueError, "shape"),
+        (dict(reward=lambda i, p: 3.0), ValueError, "float"),
+        (dict(reward=Reward("bad", lambda i, p: i.sum((1, 2, 3)) / 0)), FloatingPointError, "'bad'.*step 1"),
+        (
+            dict(reward=Reward("root", lambda i, p: (0 * i).abs().sqrt().sum((1, 2, 3)))),
+            FloatingPointError,
+            "gradient.*'root'.*step 2",
+        ),
+    ],
+)
+def test_bad_input_is_refused(change, error, word):
+    model = gaussian()
+    call = {"prompts": ["", ""], "reward": linear(smooth_direction(model)), "method": "ntrk", "steps": 4, **change}
+    with pytest.raises(error, match=word):
+        sample(model, **call)
+
+
+def test_method_replaces_parts_and_knobs():
+    method = METHODS["ntrk"].replace(rho=0.2, particles=4)
+    assert method.proposal == NoiseTilt(rho=0.2) and method.selection == Independent(4)
+    assert METHODS["ntrk"].proposal == NoiseTilt()
+    assert METHODS["base"].replace(proposal=MeanShift(2.0)).options()["scale"] == 2.0
+    with pytest.raises(ValueError, match=r"option 'rhoo'.*rho"):
+        METHODS["ntrk"].replace(rhoo=1)
+    with pytest.raises(ValueError, match="rho = 2"):
+        METHODS["ntrk"].replace(rho=2)
+
+
+def test_noise_tilt_keeps_variance_and_mean():
+    """The injected noise has unit variance whatever ρ is, and it points up the gradient."""
+    from noisetilt.proposals import Step
+
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(4, 3, 32, 32, generator=generator).cumsum(-1)
+    noise = torch.randn(4, 3, 32, 32, generator=generator)
+    zero = torch.zeros_like(noise)
+    for rho in (0.01, 0.3, 1.0):
+        step = Step(FlowPath(), 0.5, 0.46, zero, zero, zero, 2.0, None, gradient)
+        moved = NoiseTilt(rho)(step, noise) / 2.0
+        assert moved.flatten(1).square().mean(1).allclose(torch.ones(4), atol=0.05)
+        assert (((moved - noise) * gradient).flatten(1).sum(1) > 0).all()
