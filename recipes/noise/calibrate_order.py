@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy import special
 
-from noisetilt.noise.typicality import farthest_order_statistic
+from noisetilt.noise.typicality import extreme_order_statistic
 
 LENGTHS = [2**k for k in (8, 10, 12, 14, 16, 18)]
 LEVELS = [0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002]
@@ -23,7 +23,7 @@ def draw(count: int, vectors: int) -> np.ndarray:
     generator = torch.Generator().manual_seed(count)
     batch = max(1, 2**20 // count)
     parts = [
-        farthest_order_statistic(torch.randn(batch, count, generator=generator)) for _ in range(-(-vectors // batch))
+        extreme_order_statistic(torch.randn(batch, count, generator=generator)) for _ in range(-(-vectors // batch))
     ]
     return np.concatenate(parts)[:vectors]
 

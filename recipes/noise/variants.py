@@ -13,12 +13,12 @@ from noisetilt.noise import project_wgnc, whiten
 from noisetilt.noise import whitening as w
 
 Apply = Callable[[Tensor, Tensor], Tensor]
-SPECTRUM = (w.whiten_field_spectrum, w.even_field_spectrum)
+SPECTRUM = (w.whiten_field_spectrum, w.whiten_flat_field_spectrum)
 
 
-def changed(first: tuple = w.FIRST, again: tuple = w.AGAIN, **replaced) -> Apply:
+def changed(first: tuple = w.FIRST_PASS, again: tuple = w.SECOND_PASS, **replaced) -> Apply:
     """W with other projections, or with names of its module replaced."""
-    field = functools.partial(w.whiten_field, first=first, again=again)
+    field = functools.partial(w.whiten_field, first_pass=first, second_pass=again)
 
     def apply(g: Tensor, noise: Tensor) -> Tensor:
         with mock.patch.multiple(w, whiten_field=field, **replaced):
@@ -28,12 +28,14 @@ def changed(first: tuple = w.FIRST, again: tuple = w.AGAIN, **replaced) -> Apply
 
 
 def without(*projections: Callable) -> Apply:
-    return changed(*(tuple(p for p in part if p not in projections) for part in (w.FIRST, w.AGAIN)))
+    return changed(*(tuple(p for p in part if p not in projections) for part in (w.FIRST_PASS, w.SECOND_PASS)))
 
 
 def only(*projections: Callable) -> Apply:
     """These projections once, and nothing else of W."""
-    return changed(projections, (), dilute=lambda x, start, noise: x, clip_values=lambda x, alpha: x, GIVEN_BACK=0.0)
+    return changed(
+        projections, (), dilute=lambda x, start, noise: x, clip_values=lambda x, alpha: x, REPLACED_FRACTION=0.0
+    )
 
 
 VARIANTS: dict[str, Apply] = {
@@ -43,9 +45,9 @@ VARIANTS: dict[str, Apply] = {
     "without spectrum": without(*SPECTRUM),
     "without tiles": without(w.whiten_tiles),
     "without order statistics": changed(clip_values=lambda x, alpha: x),
-    "half a second turn": changed(again=w.AGAIN[4:]),
+    "half a second turn": changed(again=w.SECOND_PASS[4:]),
     "without a second turn": changed(again=()),
-    "without noise given back": changed(GIVEN_BACK=0.0),
+    "without noise given back": changed(REPLACED_FRACTION=0.0),
     "without dilution": changed(dilute=lambda x, start, noise: x),
 }
 CRUDE: dict[str, Apply] = {

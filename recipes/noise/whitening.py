@@ -22,13 +22,13 @@ from structured import held_out, real, structured
 from torch import Tensor
 from variants import CRUDE, VARIANTS
 
+from noisetilt.noise import _dilution as d
 from noisetilt.noise import _nulls as nulls
 from noisetilt.noise import audit, project_wgnc, whiten
-from noisetilt.noise import whitening as w
-from noisetilt.noise._groups import cuts
+from noisetilt.noise._groups import spectral_bands
 
 EVENT = (3, 64, 64)
-LEVELS = ((1e-6, 1e-4), (1e-3, 0.03), (1e-2, 0.1), (w.NOTICED, w.HIDDEN), (3e-2, 0.4))
+LEVELS = ((1e-6, 1e-4), (1e-3, 0.03), (1e-2, 0.1), (d.DETECTION_LEVEL, d.HIDDEN_LEVEL), (3e-2, 0.4))
 GRADIENTS = Path("build/noise/gradients.safetensors")
 
 
@@ -41,7 +41,7 @@ def bound(g: Tensor) -> float:
     g = g.double()
     scale = g.flatten(1).norm(dim=1) * math.sqrt(g[0].numel())
     spectrum = torch.fft.rfftn(g, dim=(1, 2, 3), norm="ortho").abs().flatten(2)
-    member, _, band = cuts(tuple(g.shape[2:]), g.device, torch.float64)[0]
+    member, _, band = spectral_bands(tuple(g.shape[2:]), g.device, torch.float64)[0]
     lines = torch.zeros(len(g), dtype=torch.float64)
     for number in range(member.shape[1]):
         inside = band == number
@@ -75,7 +75,7 @@ def other_tests(x: Tensor) -> np.ndarray:
         low, details = parts[0] / 2**0.5, [part / 2**0.5 for part in parts[1:]]
         energies += [part.square().flatten(1).sum(1) for part in details]
         sizes += [part[0].numel() for part in details]
-    p.append(nulls.uneven_energies(torch.stack(energies, 1).numpy(), np.array(sizes, dtype=float)))
+    p.append(nulls.energy_spread(torch.stack(energies, 1).numpy(), np.array(sizes, dtype=float)))
     cosines = cosine_transform(cosine_transform(x).transpose(2, 3)).flatten(1)
     p.append(nulls.anderson_darling(special.ndtr(cosines.numpy())))
     p.append(nulls.largest_of(2 * special.ndtr(-cosines.abs().amax(1).numpy()), count))
@@ -141,12 +141,12 @@ def frontier(count: int, file: str) -> None:
     """Whiteness against signal, as the level of dilution goes."""
     inputs, found = stacked(count), []
     # Without its memory, so that it follows the constants of the moment.
-    ours, plain, w.limits = (w.NOTICED, w.HIDDEN), w.limits, w.limits.__wrapped__
+    ours, plain, d.chi2_limits = (d.DETECTION_LEVEL, d.HIDDEN_LEVEL), d.chi2_limits, d.chi2_limits.__wrapped__
     for noticed, hidden in LEVELS:
-        w.NOTICED, w.HIDDEN = noticed, hidden
+        d.DETECTION_LEVEL, d.HIDDEN_LEVEL = noticed, hidden
         found.append(averages(lambda g, e: whiten(g, noise=e), *inputs))
         print(f"noticed {noticed:g}, hidden {hidden:g}" + "".join(f"{v:>9.4f}" for v in found[-1]), flush=True)
-    w.limits, (w.NOTICED, w.HIDDEN) = plain, ours
+    d.chi2_limits, (d.DETECTION_LEVEL, d.HIDDEN_LEVEL) = plain, ours
     found.append(averages(lambda g, e: project_wgnc(g), *inputs))
     print("WGNC" + "".join(f"{v:>9.4f}" for v in found[-1]))
     draw_frontier(np.array(found), np.mean([bound(g) for g in real(GRADIENTS, count).values()]), file)
@@ -157,7 +157,7 @@ def draw_frontier(found: np.ndarray, limit: float, file: str) -> None:
     import matplotlib.pyplot as plt
 
     audit_rate, others, _, kept = found.T
-    ours = LEVELS.index((w.NOTICED, w.HIDDEN))
+    ours = LEVELS.index((d.DETECTION_LEVEL, d.HIDDEN_LEVEL))
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     axis.plot(kept[:-1], audit_rate[:-1], "o-", label="W, audit")
     axis.plot(kept[:-1], others[:-1], "s--", label="W, other tests")

@@ -1,4 +1,4 @@
-"""Each penalty is its formula, differentiable, and lower for white noise than for what it is meant to punish."""
+"""Each penalty is its formula, differentiable, and lower for white noise than for the structure it penalises."""
 
 import math
 
@@ -22,7 +22,7 @@ def test_gradients(penalty):
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
-def test_a_number_per_vector(penalty):
+def test_returns_one_value_per_vector(penalty):
     x = normal(3, 2, 32)
     together = penalty(x)
     assert together.shape == (3,)
@@ -30,7 +30,7 @@ def test_a_number_per_vector(penalty):
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
-def test_punishes_the_wrong_scale(penalty):
+def test_penalty_is_larger_for_the_wrong_scale(penalty):
     x = normal(8, 4096)
     assert (penalty(2 * x) > penalty(x)).all()
     assert (penalty(0.5 * x) > penalty(x)).all()
@@ -77,7 +77,7 @@ def test_permutation():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: penalties.reno(torch.zeros(1, 4)), "row that is zero"),
+        (lambda: penalties.reno(torch.zeros(1, 4)), "row of zeros"),
         (lambda: penalties.prno(torch.ones(1, 6)), "expected a divisor of 6"),
         (lambda: penalties.mpgr(torch.ones(1, 7), 1), "even"),
         (lambda: penalties.mpgr(torch.full((1, 4), math.nan), 2), "NaN"),

@@ -1,4 +1,4 @@
-"""Properties that hold for every shape, dtype and content: what a hypothesis can think of."""
+"""Properties that hold for every shape, dtype and content (Hypothesis)."""
 
 import math
 
@@ -46,7 +46,7 @@ def tolerance(dtype):
 
 @some
 @inputs
-def test_whiten_answers_in_kind_with_unit_rms(event, batch, kind, dtype, seed):
+def test_whiten_keeps_shape_and_dtype_with_unit_rms(event, batch, kind, dtype, seed):
     if math.prod(event) < 2:
         return
     g = content(kind, (batch, *event), dtype, seed)
@@ -98,7 +98,7 @@ def test_audit_gives_probabilities_and_rejects_what_is_not_noise(event, seed, ki
 
 
 @pytest.mark.parametrize("apply", [whiten, project_wgnc, lambda x: project_order_statistics(x.flatten(2))])
-def test_views_gradients_and_nothing(apply):
+def test_views_gradients_empty_batches_and_nan(apply):
     x = torch.randn(4, 6, 8, 2, generator=torch.Generator().manual_seed(1))
     other = x.transpose(1, 3)
     torch.testing.assert_close(apply(other), apply(other.contiguous()))
@@ -124,7 +124,7 @@ def test_wgnc_of_lengths_that_blocks_do_not_divide(count):
     torch.testing.assert_close(y.abs().square().sum(1), torch.full((3,), float(half), dtype=torch.float64))
 
 
-def test_wgnc_compiles_and_knows_meta_tensors():
+def test_wgnc_compiles_and_supports_meta_tensors():
     x = torch.randn(2, 512, generator=torch.Generator().manual_seed(2))
     compiled = torch.compile(project_wgnc, fullgraph=True, dynamic=False, backend="aot_eager")
     torch.testing.assert_close(compiled(x), project_wgnc(x))

@@ -39,7 +39,7 @@ def test_agrees_with_the_definition():
     torch.testing.assert_close(y[:, 0], (dft[0].real + 1j * dft[5].real) / math.sqrt(2))
 
 
-def test_is_orthogonal_so_white_stays_white():
+def test_maps_white_noise_to_white_noise():
     matrix = torch.view_as_real(to_spectrum(torch.eye(12, dtype=torch.float64))).flatten(1) * math.sqrt(2)
     torch.testing.assert_close(matrix @ matrix.T, torch.eye(12, dtype=torch.float64))
 

@@ -1,4 +1,4 @@
-"""The audit gives uniform p-values to white noise, finds each structure by its own test, and refuses nonsense."""
+"""The audit gives uniform p-values for white noise, detects each structure by its own test, and checks arguments."""
 
 import math
 
@@ -60,14 +60,13 @@ def flat_spectrum(x):
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_finds_the_fault_it_is_named_after(name):
+def test_each_test_detects_its_fault(name):
     found = audit(FAULTS[name](normal(4, 3, 64, 64)))
     assert found.tests[name].median() < 1e-3
     assert found.rejected(0.01).all()
 
 
-def test_too_even_is_untypical_too():
-    """A vector whose every tile has just the expected energy was made, not drawn."""
+def test_tiles_of_equal_energy_are_rejected():
     tiles = normal(2, 3, 8, 8, 8, 8)
     tiles = tiles / tiles.square().mean((3, 5), keepdim=True).sqrt()
     assert (audit(tiles.reshape(2, 3, 64, 64)).tests["tile energies"] < 1e-6).all()
@@ -78,7 +77,7 @@ def test_constant_and_zero_vectors_are_rejected():
     assert audit(torch.ones(1, 3, 16, 16)).rejected().all()
 
 
-def test_vectors_are_judged_one_by_one():
+def test_vectors_of_a_batch_are_independent():
     x = normal(5, 2, 16, 16)
     torch.testing.assert_close(audit(x).p_value[3:4], audit(x[3:4]).p_value)
 

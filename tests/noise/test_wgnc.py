@@ -79,7 +79,7 @@ def test_idempotent(name):
 def test_depends_on_direction_only(name):
     x = CORNERS[name]
     torch.testing.assert_close(project_wgnc(x * 2.0**-40), project_wgnc(x), rtol=0, atol=1e-12)
-    if name not in ("one coefficient", "constant"):  # there, rounding decides between points equally near
+    if name not in ("one coefficient", "constant"):  # there, rounding selects one of several nearest points
         torch.testing.assert_close(project_wgnc(x * 12.3), project_wgnc(x), rtol=0, atol=1e-9)
 
 

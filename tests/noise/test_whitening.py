@@ -1,12 +1,13 @@
-"""W leaves Gaussian input alone, turns anything else white, and keeps its direction."""
+"""W keeps Gaussian input, whitens any other input, and keeps a component along it."""
 
 import math
 
 import pytest
 import torch
 
-from noisetilt.noise import _groups, audit, shuffled, whiten
-from noisetilt.noise.whitening import shares, to_unit_rms, whiten_field, whiten_values
+from noisetilt.noise import _boxes, _fourier, audit, shuffled, whiten
+from noisetilt.noise._dilution import signal_fractions
+from noisetilt.noise.whitening import to_unit_rms, whiten_field, whiten_values
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
@@ -40,7 +41,7 @@ STRUCTURED = {
 
 
 @pytest.mark.parametrize("event", [(16, 64, 64), (3, 64, 64), (65536,)])
-def test_gaussian_input_passes(event):
+def test_gaussian_input_is_unchanged(event):
     x = normal(24, *event)
     assert cosine(x, whiten(x)).min() > 0.99999
 
@@ -55,8 +56,8 @@ def test_keeps_direction_and_scale(name):
 
 
 @pytest.mark.parametrize("name", STRUCTURED)
-def test_comes_out_white(name):
-    """Before, the audit is certain; after, it rejects no more than noise (rates over a larger bank: docs/noise.md)."""
+def test_output_passes_the_audit(name):
+    """The audit rejects every input, and outputs no more often than noise (rates for more inputs: docs/noise.md)."""
     g = STRUCTURED[name]
     assert audit(g / g.square().mean().sqrt()).p_value.max() < 1e-6
     p = torch.cat([audit(whiten(g, noise=normal(4, *EVENT, seed=seed))).p_value for seed in (11, 12)])
@@ -64,18 +65,18 @@ def test_comes_out_white(name):
 
 
 def test_dilution_hides_what_the_projections_leave():
-    """Here they leave the whole spectrum."""
+    """Without spectral projections, the whole spectrum is left."""
     g = to_unit_rms(STRUCTURED["smooth"] - STRUCTURED["smooth"].mean((1, 2, 3), keepdim=True))
-    mixed = whiten_field(g, normal(4, math.prod(EVENT), seed=3), 1e-4, first=(whiten_values,), again=())
+    mixed = whiten_field(g, normal(4, math.prod(EVENT), seed=3), 1e-4, first_pass=(whiten_values,), second_pass=())
     assert audit(mixed).p_value.median() > 0.02
     assert (cosine(mixed, g) > 0.02).all()
 
 
-def test_shares_say_which_group_shows():
+def test_signal_fractions_are_small_for_detected_groups():
     x = normal(4, *EVENT)
-    assert torch.stack(list(shares(x).values())).min() > 0.3
+    assert torch.stack(list(signal_fractions(x).values())).min() > 0.3
     wave = torch.cos(2 * math.pi * 5 * torch.arange(32) / 32)
-    found = shares(to_unit_rms(x + 0.5 * wave))
+    found = signal_fractions(to_unit_rms(x + 0.5 * wave))
     assert (found["field line"] < 0.1).all() and (found["third moment"] > 3 * found["field line"]).all()
 
 
@@ -101,13 +102,13 @@ def test_depends_on_direction_only(name):
     assert (cosine(whiten(g * 0.3), whiten(g)) > 0.5).all()
 
 
-def test_each_row_is_on_its_own():
+def test_rows_are_independent():
     g = torch.cat(list(STRUCTURED.values()))
     alone = torch.cat([whiten(row[None]) for row in g])
     assert cosine(whiten(g), alone).min() > 0.9999
 
 
-def test_zero_gradient_is_answered_by_noise():
+def test_zero_gradient_gives_noise():
     g, noise = normal(3, *EVENT), normal(3, *EVENT, seed=9)
     g[1] = 0
     assert cosine(whiten(g, noise=noise)[1:2], noise[1:2]) > 0.9999
@@ -116,7 +117,7 @@ def test_zero_gradient_is_answered_by_noise():
     assert torch.equal(whiten(g)[1], w[1])
 
 
-def test_noise_decides_only_where_the_gradient_does_not():
+def test_noise_matters_only_for_degenerate_gradients():
     g = STRUCTURED["smooth"]
     a, b = whiten(g, noise=normal(4, *EVENT, seed=1)), whiten(g, noise=normal(4, *EVENT, seed=2))
     assert cosine(a, b).mean() > 0.5
@@ -155,11 +156,12 @@ def test_views_gradients_and_empty_batches():
 
 
 @pytest.mark.parametrize("event", [(3, 32, 32), (4, 3, 16, 8), (1024,)])
-def test_products_with_small_matrices_only_save_time(event, monkeypatch):
-    """A GPU goes the other way."""
+def test_matrix_products_and_transforms_agree(event, monkeypatch):
+    """A CPU uses products with small matrices, a GPU the transforms."""
     g, noise = normal(2, *event).double().cumsum(-1), normal(2, *event, seed=8).double()
     short = whiten(g, noise=noise)
-    monkeypatch.setattr(_groups, "multiplies", lambda x, count, limit: False)
+    for module in (_boxes, _fourier):
+        monkeypatch.setattr(module, "prefers_matmul", lambda x, size, limit: False)
     torch.testing.assert_close(whiten(g, noise=noise), short, rtol=0, atol=1e-9)
 
 

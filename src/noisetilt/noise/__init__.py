@@ -1,4 +1,4 @@
-"""White Gaussian noise: what is typical of it, and the way from anywhere to it."""
+"""Typicality of white Gaussian noise: statistical tests, projections onto typical sets, and penalties."""
 
 from . import penalties
 from .order_statistics import project_order_statistics

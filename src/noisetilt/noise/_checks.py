@@ -1,9 +1,6 @@
-"""Checks at the door of the public functions, and the fixed noise that decides where the input leaves a choice open."""
+"""Checks of the arguments of the public functions."""
 
 from __future__ import annotations
-
-import functools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -24,7 +21,7 @@ def check_batch(x: Tensor, name: str) -> None:
 
 
 def check_finite(x: Tensor, name: str) -> None:
-    """Refuse NaN and infinity. Skipped under torch.compile and on the meta device, which have no values to look at."""
+    """Refuse NaN and infinity. Skipped under torch.compile and on the meta device, where values do not exist."""
     if torch.compiler.is_compiling() or x.is_meta or x.numel() == 0:
         return
     if not torch.isfinite(x.abs().amax()):
@@ -42,36 +39,5 @@ def check_alpha(alpha: float) -> None:
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
-    """The dtype to compute in: float64 stays, everything narrower is computed in float32."""
+    """The dtype of the computation: float64 for float64, float32 for everything narrower."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-class Kept:
-    """Where compiled graphs find their constants: tensors that torch.compile meets as attributes are inputs to it."""
-
-
-KEPT = Kept()
-
-
-def constant(function: Callable) -> Callable:
-    """Remember what a function of hashable arguments returned, and let torch.compile take it for a constant."""
-    remembered = functools.lru_cache(maxsize=64)(function)
-
-    @torch.compiler.assume_constant_result
-    def keep(*arguments) -> str:
-        name = repr((function.__name__, *arguments)).replace(".", "_")
-        setattr(KEPT, name, remembered(*arguments))
-        return name
-
-    @functools.wraps(function)
-    def answer(*arguments):
-        return getattr(KEPT, keep(*arguments)) if torch.compiler.is_compiling() else remembered(*arguments)
-
-    return answer
-
-
-@constant
-def fixed_noise(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(count,) standard normal numbers, the same on every call, device and dtype (up to its rounding)."""
-    generator = torch.Generator("cpu").manual_seed(2602_08646)
-    return torch.randn(count, generator=generator, dtype=torch.float64).to(dtype).to(device)

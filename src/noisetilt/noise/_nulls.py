@@ -1,4 +1,4 @@
-"""p-values: the null distributions that the typicality tests refer to. NumPy in, NumPy out, float64."""
+"""p-values under the null distributions of the audit's tests. NumPy arrays in and out, float64."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ def normal_two_sided(z: np.ndarray) -> np.ndarray:
 
 
 def chi2_two_sided(value: np.ndarray, df: float) -> np.ndarray:
-    """Twice the smaller tail of χ² with df degrees of freedom: too even is as untypical as too uneven."""
+    """Twice the smaller tail of χ² with df degrees of freedom: too small is as improbable as too large."""
     return np.minimum(1, 2 * np.minimum(special.chdtr(df, value), special.chdtrc(df, value)))
 
 
 def largest_of(tail: np.ndarray, count: float) -> np.ndarray:
-    """P(the largest of `count` independent values is in a tail this small)."""
+    """P(the largest of `count` independent values lies in the upper tail of this probability)."""
     return -np.expm1(count * np.log1p(-np.clip(tail, 0, 1 - 1e-16)))
 
 
 def normal_scores(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Φ⁻¹ of a probability, given with its complement so that neither tail is lost."""
+    """Φ⁻¹ of the probability `lower`, given with its complement `upper` to keep precision in both tails."""
     tiny = np.finfo(np.float64).tiny
     return np.where(lower < upper, special.ndtri(np.maximum(lower, tiny)), -special.ndtri(np.maximum(upper, tiny)))
 
@@ -34,17 +34,17 @@ def chi2_scores(energy: np.ndarray, df: float | np.ndarray) -> np.ndarray:
     return normal_scores(special.chdtr(df, energy), special.chdtrc(df, energy))
 
 
-def uneven_energies(energy: np.ndarray, df: np.ndarray) -> np.ndarray:
-    """p-values of energies (batch, groups), each χ² with df (groups,), for being shared out unevenly or too evenly.
+def energy_spread(energy: np.ndarray, df: np.ndarray) -> np.ndarray:
+    """p-values of the spread of energies (batch, groups), each χ² with df (groups,): too uneven or too even.
 
-    The share of each group in what it and the later groups hold is Beta distributed, independently of the other shares
-    and of the total, so the scores of all shares but the last are exactly independent standard normals.
+    The fraction of each group in the sum of it and the later groups is Beta distributed, independent of the other
+    fractions and of the total, so the scores of all but the last are exactly independent standard normals.
     """
     rest = energy[:, ::-1].cumsum(1)[:, ::-1]
     rest_df = df[::-1].cumsum()[::-1]
-    share = energy[:, :-1] / np.maximum(rest[:, :-1], np.finfo(np.float64).tiny)
+    fraction = energy[:, :-1] / np.maximum(rest[:, :-1], np.finfo(np.float64).tiny)
     a, b = df[:-1] / 2, rest_df[1:] / 2
-    scores = normal_scores(special.betainc(a, b, share), special.betaincc(a, b, share))
+    scores = normal_scores(special.betainc(a, b, fraction), special.betaincc(a, b, fraction))
     return chi2_two_sided((scores**2).sum(1), len(df) - 1)
 
 
@@ -88,7 +88,7 @@ def anderson_darling_table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(a, log P(A² > a), log P(A² < a)) for the limit A² = Σ_j χ²_1 / λ_j with λ_j = j (j+1).
 
     Smirnov's formula: P(A² > a) = (1/π) Σ_k (−1)^{k+1} ∫ exp(−a u/2) / (u √−D(u)) du over u from λ_{2k−1} to λ_{2k},
-    where D(u) = Π_j (1 − u/λ_j) = −cos(π/2 √(1+4u)) / (π u). Gauss–Chebyshev nodes take the root at both ends.
+    where D(u) = Π_j (1 − u/λ_j) = −cos(π/2 √(1+4u)) / (π u). Gauss–Chebyshev nodes handle the root at both ends.
     """
     nodes = np.cos(np.pi * (np.arange(128) + 0.5) / 128)
     first = 2.0 * np.arange(1, 41)[:, None] - 1

@@ -1,6 +1,6 @@
-"""Two-level order statistics (2OS): how far the sorted values of a white Gaussian vector can stray, and the way back.
+"""Two-level order statistics (2OS): bounds on the sorted values of a white Gaussian vector, and clipping to them.
 
-Cut a vector of N = M·D numbers into M tiles of D. Sort within each tile, then sort each column over the tiles:
+Split a vector of N = M·D numbers into M tiles of D. Sort within each tile, then sort each column over the tiles:
 Z_{r,j} is the r-th smallest, over tiles, of the j-th smallest in a tile. For Gaussian input each Z_{r,j} has a known
 distribution, hence an interval [L, U] that holds it with probability 1 − α. Source: NTRK (arXiv 2606.18066).
 """
@@ -14,22 +14,23 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from ._checks import check_alpha, check_finite, constant, working_dtype
+from ._checks import check_alpha, check_finite, working_dtype
+from ._constants import constant
 
 
 @torch.no_grad()
 def project_order_statistics(tiles: Tensor, alpha: float = 1e-4) -> Tensor:
-    """Bring the two-level order statistics Z of each vector into [L, U]: sort, clip, unsort.
+    """Clip the two-level order statistics Z of each vector to [L, U]: sort, clip, unsort.
 
-    Sorting is 1-Lipschitz, so no point of {Y : L ≤ Z(Y) ≤ U} is nearer to the input than ‖Z − clip(Z)‖. That is
-    exactly how far the answer moves, so it is the Euclidean projection whenever it lies in the set. It always does for
-    one tile (M = 1) and for tiles of one number (D = 1). In between, the entries of one tile are clipped by bounds of
-    different ranks and may pass each other; then the answer is a shortest step towards the set, not a point of it, and
-    repeating it comes nearer.
+    Sorting is 1-Lipschitz, so the distance from the input to {Y : L ≤ Z(Y) ≤ U} is at least ‖Z − clip(Z)‖. The result
+    moves by exactly this distance, so it is the Euclidean projection whenever it lies in the set. It always does for
+    one tile (M = 1) and for tiles of one number (D = 1). Otherwise the entries of one tile are clipped by bounds of
+    different ranks and may change their order; the result is then a step towards the set, and repeated calls come
+    nearer to it.
 
     Args:
         tiles: (batch, M, D), real floating point, of unit scale.
-        alpha: each Z_{r,j} of Gaussian input leaves [L, U] with this probability.
+        alpha: probability in (0, 1) with which each Z_{r,j} of Gaussian input is outside [L, U].
 
     Returns:
         (batch, M, D) in the input's dtype, without gradient. float16 and bfloat16 are computed in float32.
@@ -51,7 +52,7 @@ def project_order_statistics(tiles: Tensor, alpha: float = 1e-4) -> Tensor:
 
 
 def clip_order_statistics(tiles: Tensor, alpha: float) -> Tensor:
-    """`project_order_statistics` without its door, for callers that have checked."""
+    """`project_order_statistics` without checks of its arguments."""
     low, high = bounds(tiles.shape[1], tiles.shape[2], alpha, tiles.device, tiles.dtype)
     rows, within = sort_last(tiles)
     columns, across = sort_last(rows.transpose(1, 2).contiguous())
@@ -61,7 +62,7 @@ def clip_order_statistics(tiles: Tensor, alpha: float) -> Tensor:
 
 
 def sort_last(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x in rising order along its last axis, and where each number was; on a CPU NumPy is several times faster."""
+    """x in ascending order along its last axis, and the indices. Uses NumPy on a CPU, which is several times faster."""
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return x.sort(dim=-1)
     order = torch.from_numpy(np.argsort(x.detach().numpy(), axis=-1))
@@ -75,7 +76,7 @@ def two_level_sort(tiles: Tensor) -> Tensor:
 
 @constant
 def bounds(tiles: int, width: int, alpha: float, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """L and U, each (M, D) = (tiles, width), rising along both axes."""
+    """L and U, each (M, D) = (tiles, width), ascending along both axes."""
     low = torch.from_numpy(lower_bounds(tiles, width, alpha)).to(dtype).to(device)
     return low, -low.flip(0, 1)
 
@@ -84,8 +85,8 @@ def bounds(tiles: int, width: int, alpha: float, device: torch.device, dtype: to
 def lower_bounds(tiles: int, width: int, alpha: float) -> np.ndarray:
     """L_{r,j} = Φ⁻¹(F_j⁻¹(Beta(r, M−r+1)⁻¹(α/2))), with F_j the CDF of Beta(j, D−j+1); U follows by symmetry.
 
-    Every probability is carried together with its complement, each computed directly, so nothing is lost near 0 or 1.
-    The inverse incomplete beta function gives out near 1e-300; levels below 1e-100 are answered by those of 1e-100.
+    Every probability and its complement are computed directly, so that precision is kept near 0 and 1. The inverse
+    incomplete beta function fails near 1e-300, so levels below 1e-100 are replaced by 1e-100.
     """
     alpha = max(alpha, 1e-100)
     r = np.arange(1, tiles + 1, dtype=np.float64)[:, None]

@@ -1,8 +1,8 @@
-"""The field's soft penalties: how untypical a noise vector is, as a differentiable number to be made small.
+"""Soft penalties on atypical noise from the literature: differentiable functions to minimise, for comparison.
 
-Projections (`project_wgnc`, `whiten`) put a vector back where it belongs; these only pull. They are for comparison.
-Each takes (batch, *event) and returns (batch,). ReNO's is the paper's formula; of the other two the statistics are the
-papers' and the weights are this library's, as each docstring states.
+Projections (`project_wgnc`, `whiten`) enforce typicality; penalties only encourage it. Each takes (batch, *event) and
+returns (batch,). ReNO's is the paper's formula. For PRNO and MPGR the statistics are the papers', and the weights are
+this library's, as each docstring states.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .spectrum import check_even, to_spectrum
 def reno(x: Tensor) -> Tensor:
     """½ ‖x‖² − (N − 1) ln ‖x‖: minus the log-density of the norm of white noise, up to a constant (ReNO, 2024).
 
-    Least at ‖x‖ = √(N − 1), in every direction alike: it keeps the length typical and nothing else.
+    The minimum is at ‖x‖ = √(N − 1) for every direction: it keeps the norm typical and nothing else.
 
     Args:
         x: (batch, *event), real floating point, no row zero.
@@ -34,12 +34,12 @@ def reno(x: Tensor) -> Tensor:
     check_batch(x, "x")
     squared = x.flatten(1).square().sum(1)
     if not (torch.compiler.is_compiling() or x.is_meta) and bool((squared == 0).any()):
-        raise ValueError("x has a row that is zero, expected every row non-zero, where ln ‖x‖ is finite; draw it anew.")
+        raise ValueError("x has a row of zeros, expected non-zero rows, for which ln ‖x‖ is finite; draw it again.")
     return 0.5 * squared - 0.5 * (x[0].numel() - 1) * squared.log()
 
 
 def prno(x: Tensor, block_size: int = 4, permutation: Tensor | None = None) -> Tensor:
-    """Mean and covariance over blocks of k numbers, as white noise has them (PRNO/DNO, 2024).
+    """Deviation of mean and covariance over blocks of k numbers from white noise (PRNO/DNO, 2024).
 
     With the m blocks z_i of k = block_size numbers: m ‖(1/m) Σ z_i‖² / 2 + m ‖(1/m) Σ z_i z_iᵀ − I‖_F² / 4. That is
     half the sum of squares of statistics which for white noise are independent and standard normal as m grows; the
@@ -48,7 +48,7 @@ def prno(x: Tensor, block_size: int = 4, permutation: Tensor | None = None) -> T
     Args:
         x: (batch, *event), real floating point; k must divide N.
         block_size: k ≥ 1.
-        permutation: (N,), an order to read the numbers in; a fresh one on each call makes no neighbourhood special.
+        permutation: (N,), order of the numbers; a new one for each call gives all groups of numbers equal weight.
 
     Returns:
         (batch,), differentiable; k (k + 3) / 4 on average over white noise.
@@ -57,8 +57,8 @@ def prno(x: Tensor, block_size: int = 4, permutation: Tensor | None = None) -> T
         ValueError: if k does not divide N, for NaN or infinity, or a tensor that is not real floating point.
     """
     check_batch(x, "x")
-    flat = reordered(x, permutation)
-    blocks = split(flat, block_size)
+    flat = permuted(x, permutation)
+    blocks = split_blocks(flat, block_size)
     count = blocks.shape[1]
     mean = blocks.mean(1)
     covariance = blocks.transpose(1, 2) @ blocks / count
@@ -70,33 +70,32 @@ def mpgr(x: Tensor, block_size: int = 16, permutation: Tensor | None = None) -> 
     """Moments of the values and block-wise ℓ1 norms of the power spectrum, on permuted input (MPGR, 2025).
 
     The first term is (mean)² + (mean square − 1)²; the second is the mean over blocks of k = block_size coefficients y
-    of the compact spectrum of (‖y‖₂² / k − 1)², ‖y‖₂² being the ℓ1 norm of the block's power spectrum. Which norm of
-    the misfits the paper uses, and the weights of the two terms, were not available: squares and 1 : 1 are this
-    library's.
+    of the compact spectrum of (‖y‖₂² / k − 1)², ‖y‖₂² being the ℓ1 norm of the block's power spectrum. The paper's
+    norm of the deviations and its weights of the two terms were not available: squares and 1 : 1 are this library's.
 
     Args:
         x: (batch, *event), real floating point, N even, k dividing N/2.
         block_size: k ≥ 1, in coefficients.
-        permutation: (N,), an order to read the numbers in; the paper draws a fresh one on each call.
+        permutation: (N,), order of the numbers; the paper draws a new one for each call.
 
     Returns:
-        (batch,), differentiable; 0 is least.
+        (batch,) ≥ 0, differentiable.
 
     Raises:
         ValueError: for odd N, if k does not divide N/2, for NaN or infinity, or a tensor that is not real floating
             point.
     """
     check_batch(x, "x")
-    flat = reordered(x, permutation)
+    flat = permuted(x, permutation)
     check_even(flat.shape[1])
     moments = flat.mean(1).square() + (flat.square().mean(1) - 1).square()
     y = to_spectrum(flat)
-    power = split(y.real.square() + y.imag.square(), block_size)
+    power = split_blocks(y.real.square() + y.imag.square(), block_size)
     return moments.to(power.dtype) + (power.mean(2) - 1).square().mean(1)
 
 
-def reordered(x: Tensor, permutation: Tensor | None) -> Tensor:
-    """x flattened to (batch, N), read in the order of the permutation."""
+def permuted(x: Tensor, permutation: Tensor | None) -> Tensor:
+    """x flattened to (batch, N) and permuted."""
     flat = x.flatten(1)
     if permutation is None:
         return flat
@@ -108,10 +107,10 @@ def reordered(x: Tensor, permutation: Tensor | None) -> Tensor:
     return flat[:, permutation]
 
 
-def split(flat: Tensor, block_size: int) -> Tensor:
+def split_blocks(flat: Tensor, block_size: int) -> Tensor:
     """(batch, n) as (batch, n / block_size, block_size)."""
     if block_size < 1 or flat.shape[1] % block_size:
         raise ValueError(
-            f"block_size is {block_size}, expected a divisor of {flat.shape[1]}; {math.gcd(flat.shape[1], 16)} is one."
+            f"block_size is {block_size}, expected a divisor of {flat.shape[1]}; use {math.gcd(flat.shape[1], 16)}."
         )
     return flat.unflatten(1, (-1, block_size))

@@ -1,8 +1,9 @@
-"""The compact spectrum: a real vector of even length N as N/2 complex coefficients, with nothing said twice.
+"""The compact spectrum: a real vector of even length N as N/2 complex coefficients without redundancy.
 
-The discrete Fourier transform of a real vector repeats itself (x̂_{N−k} is the conjugate of x̂_k) and has two real
-coefficients, x̂_0 and x̂_{N/2}. Putting these two into one complex number leaves N/2 coefficients that are independent
-and alike: x ~ N(0, I_N) exactly when y ~ CN(0, I_{N/2}). Source: GPER (arXiv 2602.08646), compact spectrum.
+The discrete Fourier transform of a real vector is redundant (x̂_{N−k} is the conjugate of x̂_k) and has two real
+coefficients, x̂_0 and x̂_{N/2}. These two are combined into one complex number, so that N/2 independent coefficients of
+one distribution remain: x ~ N(0, I_N) exactly when y ~ CN(0, I_{N/2}).
+Source: GPER (arXiv 2602.08646), compact spectrum.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def to_spectrum(x: Tensor) -> Tensor:
         (batch, N/2), complex128 for float64 and complex64 for everything narrower.
 
     Raises:
-        ValueError: for an odd N (it has no x̂_{N/2}, hence no such bijection), NaN or infinity, or a tensor that is not
+        ValueError: for an odd N (which has no x̂_{N/2}), NaN or infinity, or a tensor that is not
             real floating point.
     """
     check_batch(x, "x")
@@ -46,7 +47,7 @@ def from_spectrum(y: Tensor, event: Sequence[int] | None = None) -> Tensor:
 
     Args:
         y: (batch, N/2), complex.
-        event: the shape to give each vector, of N numbers in all; left out, (N,).
+        event: the shape of each vector, with N numbers in all; (N,) by default.
 
     Returns:
         (batch, *event), float64 for complex128 and float32 for complex64.
@@ -73,6 +74,6 @@ def check_even(count: int) -> None:
     """Refuse an odd number of values per event."""
     if count % 2:
         raise ValueError(
-            f"the event holds {count} numbers, expected an even count because an odd one has no coefficient N/2;"
-            " pad it with one random normal number or drop one."
+            f"the event holds {count} numbers, expected an even count because an odd count has no coefficient"
+            " N/2; append one random normal number or remove one."
         )

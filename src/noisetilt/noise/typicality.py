@@ -1,7 +1,7 @@
-"""Typicality: named tests of whether a vector can be told from white Gaussian noise, and one verdict over all of them.
+"""The audit: named statistical tests of whether a vector is white Gaussian noise, and one overall p-value.
 
-Each test compares one statistic with its distribution under N(0, I), exact where it is known. The statistics are chosen
-to overlap as little as possible, so the smallest of their p-values is corrected as that of independent ones.
+Each test compares one statistic with its distribution under N(0, I), exact where it is known. The statistics overlap as
+little as possible, so that the smallest p-value can be corrected as that of independent tests.
 """
 
 from __future__ import annotations
@@ -18,33 +18,35 @@ from scipy import special
 from torch import Tensor
 
 from . import _nulls as nulls
+from ._boxes import largest_divisor
 from ._checks import check_batch
 from .order_statistics import bounds
 
 SMALLEST_EVENT = 256
 ORDER_ALPHA = 1e-6
-# The tests overlap a little: their smallest p-value behaves like that of fewer (recipes/noise/calibration.py).
-INDEPENDENT = 0.92
+# The tests are slightly dependent: the effective number of independent tests is this fraction of their number
+# (measured by recipes/noise/calibration.py).
+INDEPENDENT_FRACTION = 0.92
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What `audit` found: p-values in [0, 1], uniform for white Gaussian noise, near 0 where it is ruled out.
+    """The result of `audit`: p-values in [0, 1], uniform for white Gaussian noise and near 0 for other vectors.
 
     Attributes:
-        tests: name of each test → its p-values (batch,), float64, not corrected for there being several.
-        p_value: (batch,), float64, of the vector as a whole: the smallest of the above, corrected for their number.
+        tests: name of each test → its p-values (batch,), float64, not corrected for multiple tests.
+        p_value: (batch,), float64, overall: the smallest p-value, corrected for the number of tests.
     """
 
     tests: dict[str, Tensor]
     p_value: Tensor
 
     def rejected(self, level: float = 0.01) -> Tensor:
-        """(batch,) bool: which vectors are told from white Gaussian noise at this level."""
+        """(batch,) bool: which vectors the audit rejects as white Gaussian noise at this level in (0, 1)."""
         return self.p_value < level
 
     def __str__(self) -> str:
-        """The table of p-values; for a batch, their median and how many vectors each test alone rejects at 1 %."""
+        """A table with the median p-value of each test over the batch, and the number of vectors it rejects at 1 %."""
         lines = [f"{'test':<26}{'p':>10}{'rejected at 1 %':>18}"]
         for name, p in [*self.tests.items(), ("overall", self.p_value)]:
             lines.append(f"{name:<26}{p.median().item():>10.2g}{int((p < 0.01).sum()):>10} of {len(p)}")
@@ -53,7 +55,7 @@ class Audit:
 
 @torch.no_grad()
 def audit(x: Tensor) -> Audit:
-    """Test each vector of a batch for being a draw from N(0, I): values, spectrum, neighbours, channels and tiles.
+    """Test whether each vector of a batch is a draw from N(0, I): values, spectrum, neighbours, channels and tiles.
 
     Args:
         x: (batch, *event), real floating point, 256 or more numbers per event. An event of three or more axes is read
@@ -70,16 +72,16 @@ def audit(x: Tensor) -> Audit:
     count = math.prod(x.shape[1:])
     if count < SMALLEST_EVENT or x.shape[0] == 0:
         raise ValueError(
-            f"x has shape {tuple(x.shape)}, expected at least one vector of {SMALLEST_EVENT} or more numbers, where the"
-            " tests are calibrated; join several small vectors into one."
+            f"x has shape {tuple(x.shape)}, expected at least one vector of {SMALLEST_EVENT} or more numbers, for which"
+            " the tests are calibrated; join several small vectors into one."
         )
     x = x.double()
     field = x if x.ndim > 3 else x[:, None]
     p = {**value_tests(x.flatten(1)), **sequence_spectrum_tests(x.flatten(1)), **field_spectrum_tests(field)}
     p |= {**channel_tests(field), **tile_tests(field)}
-    if field.shape[1:-1].numel() == 1:  # the event is a sequence, its two spectra are one
+    if field.shape[1:-1].numel() == 1:  # the event is a sequence, so both spectra are the same
         del p["field line"]
-    # A statistic that is 0/0 comes of a constant vector, a channel or a tile of zeros: nothing that noise does.
+    # A statistic is 0/0 only for a constant vector, or a channel or tile of zeros, which noise never has.
     p = {name: np.minimum(np.nan_to_num(value, nan=0.0), 1.0) for name, value in p.items()}
     tests = {name: torch.from_numpy(value) for name, value in p.items()}
     return Audit(tests, torch.from_numpy(overall(p)))
@@ -87,67 +89,67 @@ def audit(x: Tensor) -> Audit:
 
 def overall(tests: Mapping[str, np.ndarray]) -> np.ndarray:
     """(batch,) p-value of the smallest of the tests' p-values (batch,), corrected for their number (Šidák 1967)."""
-    return nulls.sidak(np.stack(list(tests.values())).min(0), INDEPENDENT * len(tests))
+    return nulls.sidak(np.stack(list(tests.values())).min(0), INDEPENDENT_FRACTION * len(tests))
 
 
 def value_tests(x: Tensor) -> dict[str, np.ndarray]:
-    """Moments and distribution of the values x (batch, N), wherever they stand."""
+    """Tests of the moments and the distribution of the values x (batch, N), regardless of position."""
     count = x.shape[1]
     mean, centred = x.mean(1), x - x.mean(1, keepdim=True)
     square = centred.square()
     m2, m3, m4 = square.mean(1), (square * centred).mean(1), square.square().mean(1)
-    peak = numpy(x.abs().amax(1))
+    peak = to_numpy(x.abs().amax(1))
     return {
-        "mean": nulls.normal_two_sided(numpy(mean) * math.sqrt(count)),
-        "energy": nulls.chi2_two_sided(numpy(m2) * count, count - 1),
-        "skewness": nulls.skewness(numpy(m3 / m2**1.5), count),
-        "kurtosis": nulls.kurtosis(numpy(m4 / m2**2), count),
-        "values": nulls.anderson_darling(numpy(torch.special.ndtr(x))),
+        "mean": nulls.normal_two_sided(to_numpy(mean) * math.sqrt(count)),
+        "energy": nulls.chi2_two_sided(to_numpy(m2) * count, count - 1),
+        "skewness": nulls.skewness(to_numpy(m3 / m2**1.5), count),
+        "kurtosis": nulls.kurtosis(to_numpy(m4 / m2**2), count),
+        "values": nulls.anderson_darling(to_numpy(torch.special.ndtr(x))),
         "largest value": nulls.largest_of(2 * special.ndtr(-peak), count),
-        "two-level order": two_level_order(x),
+        "two-level order": two_level_order_test(x),
     }
 
 
-def two_level_order(x: Tensor) -> np.ndarray:
-    """p-values of the farthest two-level order statistic of x (batch, N)."""
-    tail = 2 * special.ndtr(-farthest_order_statistic(x))
+def two_level_order_test(x: Tensor) -> np.ndarray:
+    """p-values of the most extreme two-level order statistic of x (batch, N)."""
+    tail = 2 * special.ndtr(-extreme_order_statistic(x))
     return nulls.largest_of(tail, effective_order_statistics(x.shape[1]))
 
 
-def farthest_order_statistic(x: Tensor) -> np.ndarray:
-    """How far the farthest Z_{r,j} of x (batch, N) is from its median, in units in which it is about a normal number.
+def extreme_order_statistic(x: Tensor) -> np.ndarray:
+    """The largest deviation of a Z_{r,j} of x (batch, N) from its median, as an approximately normal score.
 
-    The unit is its own bound at ORDER_ALPHA, on the side where it strays, divided by the normal bound at that level.
+    Each deviation is divided by its own bound at ORDER_ALPHA on that side, and multiplied by the normal bound there.
     """
     count = x.shape[1]
-    width = near_divisor(count, 16)
+    width = largest_divisor(count, 16)
     low, high = (b.numpy() for b in bounds(count // width, width, ORDER_ALPHA, torch.device("cpu"), torch.float64))
     middle = bounds(count // width, width, 1 - 1e-9, torch.device("cpu"), torch.float64)[0].numpy()
-    rows = np.sort(numpy(x).reshape(len(x), -1, width), axis=2)
-    off = np.sort(rows.transpose(0, 2, 1), axis=2).transpose(0, 2, 1) - middle
-    farthest = np.where(off > 0, off / (high - middle), off / (low - middle)).max((1, 2))
-    return -special.ndtri(ORDER_ALPHA / 2) * farthest
+    rows = np.sort(to_numpy(x).reshape(len(x), -1, width), axis=2)
+    deviation = np.sort(rows.transpose(0, 2, 1), axis=2).transpose(0, 2, 1) - middle
+    largest = np.where(deviation > 0, deviation / (high - middle), deviation / (low - middle)).max((1, 2))
+    return -special.ndtri(ORDER_ALPHA / 2) * largest
 
 
 def effective_order_statistics(count: int) -> float:
-    """How many independent normal numbers these statistics of `count` values are worth, where p is about 0.01 or less.
+    """The effective number of independent two-level order statistics of `count` values, for p of about 0.01 or less.
 
-    Measured by recipes/noise/calibrate_order.py; where p is larger they are worth fewer, so that p is given too large.
+    Measured by recipes/noise/calibrate_order.py. For larger p the number is smaller, so the p-value is conservative.
     """
     return float(np.interp(math.log2(count), range(8, 20, 2), (165, 450, 900, 1150, 1450, 1850)))
 
 
 def sequence_spectrum_tests(x: Tensor) -> dict[str, np.ndarray]:
-    """The spectrum of the flattened vector x (batch, N): the share of 24 bands, and its highest line."""
+    """Tests of the spectrum of the flattened vector x (batch, N): energies of 24 bands, and the highest line."""
     power = sequence_powers(x)
     return {
-        "sequence bands": nulls.uneven_energies(*band_sums(power)),
-        "sequence line": nulls.largest_of(np.exp(-numpy(power.amax(1))), power.shape[1]),
+        "sequence bands": nulls.energy_spread(*band_sums(power)),
+        "sequence line": nulls.largest_of(np.exp(-to_numpy(power.amax(1))), power.shape[1]),
     }
 
 
 def sequence_powers(x: Tensor) -> Tensor:
-    """Powers of the lines of x (batch, N) that are neither constant nor alternating: Exp(1) each for noise."""
+    """Powers of x (batch, N) at all frequencies but 0 and N/2: independent Exp(1) for noise."""
     spectrum = torch.fft.rfft(x, norm="ortho")[:, 1 : (x.shape[1] - 1) // 2 + 1]
     return spectrum.real.square() + spectrum.imag.square()
 
@@ -160,11 +162,12 @@ def sequence_bands(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
 def band_sums(power: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """`sequence_bands` from `sequence_powers`."""
     bands = power.tensor_split(24, dim=1)
-    return 2 * numpy(torch.stack([band.sum(1) for band in bands], 1)), np.array([2 * band.shape[1] for band in bands])
+    energy = torch.stack([band.sum(1) for band in bands], 1)
+    return 2 * to_numpy(energy), np.array([2 * band.shape[1] for band in bands])
 
 
 def field_spectrum_tests(field: Tensor) -> dict[str, np.ndarray]:
-    """Radial bands, lines, values and autocorrelation of the field (batch, channel, *space)."""
+    """Tests of the radial bands, lines, powers and autocorrelation of the field (batch, channel, *space)."""
     shape = tuple(field.shape[1:])
     energy = half_energies(field)
     power = energy.flatten(1)[:, one_of_each_pair(shape, half=True).to(field.device)]
@@ -173,11 +176,11 @@ def field_spectrum_tests(field: Tensor) -> dict[str, np.ndarray]:
     far = z[:, one_of_each_pair(shape, half=False).to(field.device)]
     near = near_lags(shape)
     return {
-        "field bands": nulls.uneven_energies(*band_energies(energy, shape)),
-        "field line": nulls.largest_of(np.exp(-numpy(power.amax(1))), power.shape[1]),
-        "field powers": nulls.anderson_darling(-np.expm1(-numpy(power))),
-        "near neighbours": nulls.chi2_two_sided(numpy(z[:, near].square().sum(1)), len(near)),
-        "far neighbours": nulls.largest_of(2 * special.ndtr(-numpy(far.abs().amax(1))), far.shape[1]),
+        "field bands": nulls.energy_spread(*band_energies(energy, shape)),
+        "field line": nulls.largest_of(np.exp(-to_numpy(power.amax(1))), power.shape[1]),
+        "field powers": nulls.anderson_darling(-np.expm1(-to_numpy(power))),
+        "near neighbours": nulls.chi2_two_sided(to_numpy(z[:, near].square().sum(1)), len(near)),
+        "far neighbours": nulls.largest_of(2 * special.ndtr(-to_numpy(far.abs().amax(1))), far.shape[1]),
     }
 
 
@@ -189,9 +192,9 @@ def half_energies(field: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def one_of_each_pair(shape: tuple[int, ...], half: bool) -> Tensor:
-    """Flat indices of one of each pair k, −k (mod shape), leaving out those that are their own partner.
+    """Flat indices of one index of each pair k, −k (mod shape), without those with k = −k.
 
-    half: into an array whose last axis ends at n//2, as a real transform leaves it.
+    With `half` they index an array whose last axis ends at n//2, as a real transform has.
     """
     index = np.arange(math.prod(shape)).reshape(shape)
     partner = index
@@ -205,7 +208,7 @@ def one_of_each_pair(shape: tuple[int, ...], half: bool) -> Tensor:
 
 
 def near_lags(shape: tuple[int, ...]) -> list[int]:
-    """Flat indices of spatial lags of up to two steps per axis in (channel, *space), one of each pair ±lag."""
+    """Flat indices of spatial lags up to 2 per axis (1-D: 8) in (channel, *space), one of each pair ±lag."""
     reach = 8 if len(shape) == 2 else 2
     axes = [range(-min(reach, (n - 1) // 2), min(reach, (n - 1) // 2) + 1) for n in shape[1:]]
     lags = [lag for lag in itertools.product(*axes) if lag > tuple(0 for _ in lag)]
@@ -222,13 +225,13 @@ def radial_bands(field: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 def band_energies(energy: Tensor, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """`radial_bands` from `half_energies`, of a field of this shape (channel, *space)."""
-    member = radial_members(shape[1:])
-    return numpy(energy.sum(1).flatten(1) @ member.to(energy.device)), numpy(member.sum(0)) * shape[0]
+    member = radial_membership(shape[1:])
+    return to_numpy(energy.sum(1).flatten(1) @ member.to(energy.device)), to_numpy(member.sum(0)) * shape[0]
 
 
 @functools.lru_cache(maxsize=16)
-def radial_members(space: tuple[int, ...]) -> Tensor:
-    """(frequencies, bands): how often the halved spectrum's frequencies stand in each half-octave; 0 stands in none."""
+def radial_membership(space: tuple[int, ...]) -> Tensor:
+    """(frequencies, bands): multiplicity of each half-spectrum frequency in each half-octave; 0 is in no band."""
     axes = np.meshgrid(*(np.fft.fftfreq(n) for n in space[:-1]), np.fft.rfftfreq(space[-1]), indexing="ij")
     radius = np.sqrt(sum(f**2 for f in axes)).ravel()
     mirrored = np.where((axes[-1] > 0) & (axes[-1] < 0.5), 2.0, 1.0).ravel()
@@ -238,7 +241,7 @@ def radial_members(space: tuple[int, ...]) -> Tensor:
 
 
 def channel_tests(field: Tensor) -> dict[str, np.ndarray]:
-    """Means, energies and correlations of the channels of the field; no tests for a single channel."""
+    """Tests of means, energies and correlations of the channels of the field; none for a single channel."""
     x = field.flatten(2)
     channels, count = x.shape[1:]
     if channels < 2 or count < 4 * channels:
@@ -250,31 +253,31 @@ def channel_tests(field: Tensor) -> dict[str, np.ndarray]:
     correlation = gram / (energy[:, :, None] * energy[:, None, :]).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
     sphericity = -(count - (2 * channels + 5) / 6) * torch.linalg.slogdet(correlation).logabsdet
     return {
-        "channel means": nulls.chi2_two_sided(numpy(spread), channels - 1),
-        "channel energies": nulls.uneven_energies(numpy(energy), np.full(channels, float(count))),
-        "channel correlation": nulls.chi2_two_sided(numpy(sphericity), channels * (channels - 1) / 2),
+        "channel means": nulls.chi2_two_sided(to_numpy(spread), channels - 1),
+        "channel energies": nulls.energy_spread(to_numpy(energy), np.full(channels, float(count))),
+        "channel correlation": nulls.chi2_two_sided(to_numpy(sphericity), channels * (channels - 1) / 2),
     }
 
 
 def tile_tests(field: Tensor) -> dict[str, np.ndarray]:
-    """Means and energies of small tiles of space, and energies of large ones; none where space cannot be cut evenly."""
+    """Tests of means and energies of small tiles, and energies of large tiles; none if space has no even tiling."""
     space = field.shape[2:]
-    small = [near_divisor(n, {1: 64, 2: 8}.get(len(space), 4)) for n in space]
-    large = [n // near_divisor(n, 16 if len(space) == 1 else 4) for n in space]
+    small = [largest_divisor(n, {1: 64, 2: 8}.get(len(space), 4)) for n in space]
+    large = [n // largest_divisor(n, 16 if len(space) == 1 else 4) for n in space]
     square, tests = field.square(), {}
     if small != list(space) or len(field[0]) > 1:
         means = box_sums(field, small) / math.prod(small)
         spread = (means - means.mean(1, keepdim=True)).square().sum(1) * math.prod(small)
-        tests["tile means"] = nulls.chi2_two_sided(numpy(spread), means.shape[1] - 1)
-        tests["tile energies"] = uneven_scores(box_sums(square, small), math.prod(small))
+        tests["tile means"] = nulls.chi2_two_sided(to_numpy(spread), means.shape[1] - 1)
+        tests["tile energies"] = energy_spread_test(box_sums(square, small), math.prod(small))
     if large != list(space) or len(field[0]) > 1:
-        tests["large-tile energies"] = uneven_scores(box_sums(square, large), math.prod(large))
+        tests["large-tile energies"] = energy_spread_test(box_sums(square, large), math.prod(large))
     return tests
 
 
-def uneven_scores(energy: Tensor, df: int) -> np.ndarray:
+def energy_spread_test(energy: Tensor, df: int) -> np.ndarray:
     """p-values of the variance of normal scores of energies (batch, M), each χ² with df degrees of freedom."""
-    scores = nulls.chi2_scores(numpy(energy), df)
+    scores = nulls.chi2_scores(to_numpy(energy), df)
     return nulls.chi2_two_sided(scores.var(1) * scores.shape[1], scores.shape[1] - 1)
 
 
@@ -285,11 +288,6 @@ def box_sums(field: Tensor, sizes: list[int]) -> Tensor:
     return field.flatten(1)
 
 
-def near_divisor(n: int, wanted: int) -> int:
-    """The largest divisor of n that does not exceed wanted."""
-    return next(d for d in range(min(n, wanted), 0, -1) if n % d == 0)
-
-
-def numpy(x: Tensor) -> np.ndarray:
+def to_numpy(x: Tensor) -> np.ndarray:
     """A tensor as a NumPy array on the CPU."""
     return x.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Projection onto the white-Gaussian norm constraints (WGNC): the spectrum of x, made as flat as that of white noise.
+"""Projection onto the white-Gaussian norm constraints (WGNC): gives x a spectrum as flat as that of white noise.
 
 A block of B consecutive coefficients of CN(0, I) has ‖y‖₁ ≈ (√π/2) B and ‖y‖₂² ≈ B; here both hold exactly.
 Source: GPER (arXiv 2602.08646), white-Gaussian feasible set and its projection.
@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from ._checks import check_batch, fixed_noise, working_dtype
+from ._checks import check_batch, working_dtype
+from ._constants import fixed_noise
 from .spectrum import check_even, from_spectrum, to_spectrum
 
 MEAN_MAGNITUDE = math.sqrt(math.pi) / 2
@@ -19,16 +20,16 @@ MEAN_MAGNITUDE = math.sqrt(math.pi) / 2
 
 @torch.no_grad()
 def project_wgnc(x: Tensor, block_size: int = 16) -> Tensor:
-    """The nearest point to x whose every block of the compact spectrum has ‖y‖₁ = (√π/2) B and ‖y‖₂² = B.
+    """The nearest point to x at which every block of the compact spectrum has ‖y‖₁ = (√π/2) B and ‖y‖₂² = B.
 
-    Blocks are B = block_size consecutive coefficients of `to_spectrum`; when B does not divide N/2, the coefficients
-    left over join the last block, whose norms are those of its own length (a short block would be hardly random at
-    all, and one coefficient alone cannot meet both norms). The answer depends on x only through its direction.
+    Blocks are B = block_size consecutive coefficients of `to_spectrum`. If B does not divide N/2, the remaining
+    coefficients join the last block, whose norms are those of its own length (a short block would be hardly random,
+    and a single coefficient cannot have both norms). The result depends on the direction of x only.
 
-    Where several points are equally near, one is chosen by a fixed table of random numbers, so that no raster pattern
-    comes in: a coefficient that is exactly zero has no phase and takes one from the table; and when more than π/4 of a
-    block share the largest magnitude (all magnitudes equal; a zero block), every point of the set that is supported
-    on them is nearest, and the one nearest to the table's own magnitudes is returned.
+    If several points are equally near, a fixed table of random numbers selects one, which avoids a regular pattern. A
+    coefficient that is exactly zero takes its phase from the table. If a fraction of more than π/4 of a block has the
+    largest magnitude (all magnitudes equal, or a zero block), every point of the set that is supported on these
+    coefficients is nearest; the one nearest to the magnitudes of the table is returned.
 
     Args:
         x: (batch, *event), real floating point, N ≥ 4 numbers per event, N even; any scale. Zero is allowed.
@@ -44,12 +45,12 @@ def project_wgnc(x: Tensor, block_size: int = 16) -> Tensor:
     check_batch(x, "x")
     if block_size < 2:
         raise ValueError(
-            f"block_size is {block_size}, expected 2 or more: one number cannot meet two norms; 16 is usual."
+            f"block_size is {block_size}, expected 2 or more, because one number cannot meet two norms; use 16."
         )
     count = math.prod(x.shape[1:])
     check_even(count)
     if count < 4:
-        raise ValueError(f"the event holds {count} numbers, expected 4 or more, which is the smallest block of two.")
+        raise ValueError(f"the event holds {count} numbers, expected 4 or more (one block of two); use larger events.")
     event, dtype = x.shape[1:], x.dtype
     if x.shape[0] == 0:
         return x.detach().clone()
@@ -79,7 +80,7 @@ def project_blocks(y: Tensor, table: Tensor) -> Tensor:
     """The nearest points to y (batch, blocks, B), block by block.
 
     For fixed magnitudes the best phases are y's own, which leaves: maximise Σ a_j |y_j| over a ≥ 0 with
-    Σ a_j = (√π/2) B and Σ a_j² = B. Ties and missing phases are settled by table (2, blocks, B).
+    Σ a_j = (√π/2) B and Σ a_j² = B. table (2, blocks, B) resolves ties and missing phases.
     """
     magnitude = y.abs()
     angle = 2 * math.pi * torch.special.ndtr(table[0])
@@ -93,8 +94,8 @@ def nearest_magnitudes(magnitude: Tensor, preference: Tensor) -> Tensor:
     """The a ≥ 0 with Σa = (√π/2) B, Σa² = B that maximises Σ a·magnitude, along the last axis (B entries, B ≥ 2).
 
     With w the magnitudes in descending order, entry n is active iff ‖ReLU(w − w_n)‖₁ < (√π/2) √B ‖ReLU(w − w_n)‖₂, as
-    that ratio of norms falls monotonically in the threshold λ and equals (√π/2) √B at the solution. Prefix sums of
-    w − w_0 instead of w keep the precision where magnitudes are close to each other.
+    that ratio of norms falls monotonically in the threshold λ and equals (√π/2) √B at the solution. Prefix sums
+    use w − w_0 instead of w, which keeps precision when magnitudes are close to each other.
     """
     size = magnitude.shape[-1]
     least_active = MEAN_MAGNITUDE**2 * size

@@ -1,0 +1,166 @@
+"""The dilution step of W: how much of a partly whitened vector can stay in a mixture with noise without detection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import special
+from torch import Tensor
+
+from ._boxes import box_sizes, box_sums
+from ._constants import constant
+from ._fourier import to_field, to_spectrum
+from ._groups import (
+    SMALLEST_GROUP,
+    channel_mean_scores,
+    correlation_scores,
+    energy_scores,
+    linear_bands,
+    moment_scores,
+    near_lags,
+    normal_limit,
+    spectral_bands,
+)
+from ._projections import LOG_POWER_VARIANCE
+
+# A group is diluted when white noise exceeds it with probability less than DETECTION_LEVEL, and is then diluted until
+# white noise exceeds it with probability HIDDEN_LEVEL.
+DETECTION_LEVEL, HIDDEN_LEVEL = 1e-2, 0.2
+# E[−ln P] of an Exp(1) number P.
+EULER = 0.5772156649015329
+
+
+class Group(NamedTuple):
+    """Sum of squares (batch, 1) of scores with df degrees of freedom, of statistics of degree `order` in x."""
+
+    squared: Tensor
+    df: int
+    order: int
+
+    @classmethod
+    def from_scores(cls, scores: Tensor, order: int, df: int | None = None) -> Group:
+        """The group of scores (batch, n); df is n by default."""
+        return cls(scores.square().sum(1, keepdim=True), scores.shape[1] if df is None else df, order)
+
+
+def signal_fractions(x: Tensor) -> dict[str, Tensor]:
+    """Name of each group or peak → the largest fraction (batch, 1) of x (batch, channel, *space) that hides it.
+
+    In the mixture √f x + √(1−f) noise, a statistic of order q in x keeps f^(q/2) of its score.
+    """
+    flat = x.flatten(1)
+    third, fourth = moment_scores(flat)
+    means = channel_mean_scores(x)
+    groups = {
+        "third moment": Group.from_scores(third, 3),
+        "fourth moment": Group.from_scores(fourth, 4),
+        "means": Group.from_scores(means, 1),
+    }
+    if x.shape[1] > 1:
+        groups["channel means"] = Group.from_scores(means - means.mean(1, keepdim=True), 1, means.shape[1] - 1)
+        covariance = x.flatten(2) @ x.flatten(2).transpose(1, 2)
+        energies = energy_scores(covariance.diagonal(dim1=1, dim2=2), x[0, 0].numel())
+        groups["channel energies"] = Group.from_scores(energies, 2, x.shape[1] - 1)
+        groups["channel correlation"] = Group.from_scores(correlation_scores(covariance, x[0, 0].numel()), 2)
+    in_field, peaks = field_statistics(x)
+    in_sequence, line = sequence_statistics(flat)
+    groups |= box_groups(x) | in_field | in_sequence
+    groups = {name: group for name, group in groups.items() if group.df > 0}
+    return dict(zip(groups, group_fractions(list(groups.values())).split(1, 1), strict=True)) | peaks | line
+
+
+def group_fractions(groups: Sequence[Group]) -> Tensor:
+    """The largest fraction (batch, groups) of x in a mixture with noise at which each group is not detected.
+
+    The fraction f reduces the sum of squares S to df + f^order (S − df). Sums that are too small are treated alike.
+    """
+    squared = torch.cat([group.squared for group in groups], 1)
+    kinds = tuple((group.df, group.order) for group in groups)
+    df, order, low, low_hidden, high_hidden, high = chi2_limits(kinds, squared.device, squared.dtype)
+    excess = squared - df
+    decay = torch.where(squared > high, (high_hidden - df) / excess.clamp_min(1e-6), 1)
+    decay = torch.where(squared < low, (df - low_hidden) / (-excess).clamp_min(1e-6), decay)
+    return decay.clamp(1e-6, 1).pow(1 / order)
+
+
+@constant
+def chi2_limits(kinds: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(6, groups) for groups of each (df, order): df, order, and the quantiles of χ² with df degrees of freedom: lower
+    at DETECTION_LEVEL and HIDDEN_LEVEL, upper at HIDDEN_LEVEL and DETECTION_LEVEL. The lower ones are 0 for df = 1."""
+    df, order = np.array(kinds, dtype=np.float64).T
+    low, low_hidden = (special.chdtri(df, 1 - p) * (df > 1) for p in (DETECTION_LEVEL, HIDDEN_LEVEL))
+    high_hidden, high = (special.chdtri(df, p) for p in (HIDDEN_LEVEL, DETECTION_LEVEL))
+    return torch.from_numpy(np.stack([df, order, low, low_hidden, high_hidden, high])).to(dtype).to(device)
+
+
+def peak_fraction(peak: Tensor, detected: float, hidden: float) -> Tensor:
+    """The fraction (batch, 1) that reduces a peak (batch, 1) of order-2 statistics above `detected` to `hidden`."""
+    return torch.where(peak > detected, hidden / peak.clamp_min(detected), 1)
+
+
+def box_groups(x: Tensor) -> dict[str, Group]:
+    """Groups of the energies of boxes of each size, and of the means of small boxes."""
+    groups, squares = {}, x.square()
+    for number, size in enumerate(box_sizes(tuple(x.shape[2:]))):
+        width, count = math.prod(size), x[0].numel() // math.prod(size)
+        if width < SMALLEST_GROUP or count < SMALLEST_GROUP:
+            continue
+        scores = energy_scores(box_sums(squares, size).flatten(1), width)
+        groups[f"box energies {number}"] = Group.from_scores(scores, 2, count - 1)
+        if number == 1:
+            means = box_sums(x, size).flatten(1) / math.sqrt(width)
+            groups["box means"] = Group.from_scores(means - means.mean(1, keepdim=True), 1, count - 1)
+    return groups
+
+
+def field_statistics(x: Tensor) -> tuple[dict[str, Group], dict[str, Tensor]]:
+    """Groups (powers, bands, near autocorrelations) and peaks (line, far autocorrelations) of the full spectrum."""
+    shape, count, spectrum = x.shape[1:], x[0].numel(), to_spectrum(x)
+    power = spectrum.real.square() + spectrum.imag.square()
+    pairs = count / 2
+    excess = (power.square().flatten(1).mean(1, keepdim=True) - 2) * math.sqrt(pairs / 20)
+    groups = {
+        "powers": Group.from_scores(excess, 4),
+        "log powers": Group.from_scores(log_power_score(power.flatten(1), pairs), 4),
+    }
+    total = power.sum(1).flatten(1)
+    for number, (member, df, _) in enumerate(spectral_bands(tuple(shape[1:]), x.device, x.dtype)):
+        scores = energy_scores(total @ member, df * x.shape[1])
+        groups[f"bands {number}"] = Group.from_scores(scores, 2, scores.shape[1] - 1)
+    correlation = to_field(power, shape).flatten(1)
+    r = correlation[:, 1:] / correlation[:, :1] * math.sqrt(count)
+    groups["near neighbours"] = Group.from_scores(r[:, near_lags(tuple(shape), x.device)[0] - 1], 2)
+    limit = normal_limit(count)
+    far = peak_fraction(r.abs().amax(1, keepdim=True), limit, 0.75 * limit)
+    return groups, {"field line": line_fraction(power.flatten(1), pairs), "far neighbours": far}
+
+
+def log_power_score(power: Tensor, pairs: float) -> Tensor:
+    """Score (batch, 1) of the mean log of powers (batch, n) relative to their mean, which is −γ for Exp(1) powers.
+
+    `pairs` is the number of independent powers.
+    """
+    log = power.clamp_min(torch.finfo(power.dtype).tiny ** 0.5).log().mean(1, keepdim=True)
+    centred = log - power.mean(1, keepdim=True).log() + EULER
+    return centred * math.sqrt(pairs / (LOG_POWER_VARIANCE - 1))
+
+
+def sequence_statistics(flat: Tensor) -> tuple[dict[str, Group], dict[str, Tensor]]:
+    """Group (bands) and peak (line) of the spectrum of the flattened event."""
+    last = (flat.shape[1] - 1) // 2
+    spectrum = torch.fft.rfft(flat, norm="ortho")[:, 1 : last + 1]
+    power = spectrum.real.square() + spectrum.imag.square()
+    edge, _ = linear_bands(last, flat.device)
+    energy = torch.nn.functional.pad(power.cumsum(1), (1, 0))[:, edge].diff(dim=1)
+    scores = energy_scores(2 * energy, 2 * edge.diff().to(flat.dtype))
+    bands = Group.from_scores(scores, 2, scores.shape[1] - 1)
+    return {"sequence bands": bands}, {"sequence line": line_fraction(power, last)}
+
+
+def line_fraction(power: Tensor, count: float) -> Tensor:
+    """The fraction (batch, 1) that hides the largest of powers (batch, n), of which `count` are independent Exp(1)."""
+    return peak_fraction(power.amax(1, keepdim=True), math.log(count / DETECTION_LEVEL), math.log(count / HIDDEN_LEVEL))
