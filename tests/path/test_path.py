@@ -110,13 +110,13 @@ def test_grids():
     assert VP.grid(10)[0] == 999 and VP.grid(10)[-1] == -1
 
 
-def test_noise_share_is_the_flow_time():
+def test_noise_fraction_is_the_flow_time():
     assert noise_fraction(FlowPath(), 0.3) == pytest.approx(0.3)
     assert noise_fraction(VEPath(), 1.0) == pytest.approx(0.5)
 
 
-def test_flow_and_vp_are_one_process(states):
-    """The same x̂_0 and signal-to-noise ratios, states scaled: the two kernels agree."""
+def test_flow_and_vp_kernels_agree(states):
+    """At equal x̂_0 and signal-to-noise ratio, the kernels agree up to the scale of the state."""
     x_t, x0_hat = states
     t, s = 700, 420
     flow_t, flow_s = noise_fraction(VP, t), noise_fraction(VP, s)
@@ -129,7 +129,7 @@ def test_flow_and_vp_are_one_process(states):
 
 @pytest.mark.parametrize("path", [FlowPath(), VEPath(sigma_min=0.05, sigma_max=10.0), VP], ids=["flow", "ve", "vp"])
 def test_base_sampling_reproduces_the_gaussian(path):
-    """On the exact model, mean and covariance spectrum are reproduced, the better the more steps."""
+    """On the exact model, mean and covariance spectrum converge with the number of steps."""
     radius = torch.fft.fftfreq(4)[:, None] ** 2 + torch.fft.fftfreq(4)[None] ** 2
     power = 0.04 / (0.02 + radius)
     model = GaussianModel(torch.linspace(-1, 1, 16).view(1, 4, 4), power, path)
@@ -161,6 +161,6 @@ def test_base_sampling_reproduces_the_gaussian(path):
         (lambda x: VP.alpha(1000), "outside"),
     ],
 )
-def test_bad_input_is_refused(call, word):
+def test_invalid_arguments_are_rejected(call, word):
     with pytest.raises(ValueError, match=word):
         call(torch.zeros(1))

@@ -9,12 +9,12 @@ def _check_steps(steps: int) -> None:
 
 
 def uniform_grid(steps: int, start: float = 1.0, end: float = 0.0, shift: float = 1.0) -> list[float]:
-    """steps + 1 evenly spaced times from start to end, after which a flow shift may move them (on [0, 1] only)."""
+    """steps + 1 evenly spaced times from start to end, with an optional flow shift (times from 1 to 0 only)."""
     _check_steps(steps)
     if shift <= 0:
         raise ValueError(f"shift = {shift} must be positive; 1 leaves the grid uniform")
     if shift != 1.0 and (start, end) != (1.0, 0.0):
-        raise ValueError("a flow shift is defined on times from 1 to 0; leave shift at 1 elsewhere")
+        raise ValueError(f"shift = {shift} is defined for times from 1 to 0 only; use shift = 1 for other times")
     times = [start + (end - start) * i / steps for i in range(steps + 1)]
     return times if shift == 1.0 else [shift * t / (1 + (shift - 1) * t) for t in times]
 

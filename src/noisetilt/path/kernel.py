@@ -14,8 +14,8 @@ def noise_fraction(path: Path, t: float) -> float:
     return path.sigma(t) / (path.alpha(t) + path.sigma(t))
 
 
-def noisier(path: Path, s: float, t: float) -> bool:
-    """Whether there is more noise for the signal at s than at t."""
+def is_noisier(path: Path, s: float, t: float) -> bool:
+    """Whether the noise-to-signal ratio σ/α at s is higher than at t."""
     return path.alpha(t) * path.sigma(s) > path.alpha(s) * path.sigma(t)
 
 
@@ -45,15 +45,15 @@ def reverse_kernel(
     if not eta >= 0:
         raise ValueError(f"eta = {eta} must be 0 (deterministic) or more; 1 is the DDPM posterior")
     if sigma_t == 0:
-        raise ValueError(f"t = {t} has no noise left to step away from; end the time grid there")
+        raise ValueError(f"t = {t} has no noise left; end the time grid there")
     if alpha_t * sigma_s > alpha_s * sigma_t * (1 + 1e-12):
-        raise ValueError(f"s = {s} is noisier than t = {t}; a reverse step goes towards the data")
-    kept = alpha_t * sigma_s / (alpha_s * sigma_t) if alpha_s else 0.0
-    posterior = sigma_s * math.sqrt(max(0.0, 1 - kept**2))
+        raise ValueError(f"s = {s} is noisier than t = {t}; a reverse step must go towards the data")
+    correlation = alpha_t * sigma_s / (alpha_s * sigma_t) if alpha_s else 0.0
+    posterior = sigma_s * math.sqrt(max(0.0, 1 - correlation**2))
     std = min(sigma_s, eta * posterior) if posterior else 0.0
-    keep = math.sqrt(max(0.0, sigma_s**2 - std**2)) / sigma_t
-    # One pass of multiply-adds: α_s x̂_0 + keep (x_t − α_t x̂_0)
-    return (alpha_s - keep * alpha_t) * x0_hat + keep * x_t, std
+    coefficient = math.sqrt(max(0.0, sigma_s**2 - std**2)) / sigma_t
+    # Two multiply-adds: α_s x̂_0 + coefficient · (x_t − α_t x̂_0)
+    return (alpha_s - coefficient * alpha_t) * x0_hat + coefficient * x_t, std
 
 
 def renoise(path: Path, x_t: Tensor, noise: Tensor, t: float, s: float) -> Tensor:
@@ -62,12 +62,12 @@ def renoise(path: Path, x_t: Tensor, noise: Tensor, t: float, s: float) -> Tenso
     Args:
         x_t, noise: state at t and standard Gaussian noise, the same shape.
     Raises:
-        ValueError: if s is less noisy than t or nothing of x_0 is left at t.
+        ValueError: if s is less noisy than t, or α_t = 0.
     """
     if path.alpha(t) == 0:
-        raise ValueError(f"t = {t} is pure noise already and cannot be made noisier")
+        raise ValueError(f"t = {t} is pure noise and cannot be re-noised; start from a time with alpha > 0")
     scale = path.alpha(s) / path.alpha(t)
     variance = path.sigma(s) ** 2 - (scale * path.sigma(t)) ** 2
     if variance < -1e-12:
-        raise ValueError(f"s = {s} is less noisy than t = {t}; re-noising goes towards the noise")
+        raise ValueError(f"s = {s} is less noisy than t = {t}; re-noising must go towards the noise")
     return scale * x_t + math.sqrt(max(0.0, variance)) * noise

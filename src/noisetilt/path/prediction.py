@@ -1,4 +1,4 @@
-"""Network outputs as x̂_0: the prediction types of diffusion and flow models."""
+"""Conversion of network outputs to x̂_0, for the prediction types of diffusion and flow models."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ def to_x0(path: Path, prediction: Prediction, output: Tensor, x_t: Tensor, t: fl
         return output
     if prediction == "epsilon":
         if alpha == 0:
-            raise ValueError(f"an ε-prediction says nothing of x_0 at t = {t}, where alpha = 0; start later")
+            raise ValueError(
+                f"an epsilon prediction does not determine x_0 at t = {t}, where alpha = 0; start at a less noisy time"
+            )
         return (x_t - sigma * output) / alpha
     if prediction == "v":
         return (alpha * x_t - sigma * output) / (alpha**2 + sigma**2)
     if prediction == "velocity":
         return (x_t - sigma * output) / (alpha + sigma)
-    raise ValueError(f"prediction = {prediction!r} is unknown; give one of {', '.join(PREDICTIONS)}")
+    raise ValueError(f"prediction = {prediction!r} is unknown; use one of {', '.join(PREDICTIONS)}")

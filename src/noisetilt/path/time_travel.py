@@ -1,4 +1,4 @@
-"""Time grids that a method walks more than once."""
+"""Time grids that repeat steps."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .kernel import noise_fraction
 
 @dataclass(frozen=True)
 class TimeTravel:
-    """Steps in a window are taken again and again, with re-noising in between: FreeDoM's time travel (Yu et al. 2023,
-    arXiv 2303.09833), universal guidance's recurrence (Bansal et al. 2023), first used by RePaint.
+    """Repeat the steps in a window of the grid, with re-noising in between: FreeDoM's time travel (Yu et al. 2023,
+    arXiv 2303.09833) and universal guidance's recurrence (Bansal et al. 2023); introduced by RePaint.
 
     Args:
-        repeats: how often each step in the window is taken, 1 or more; 1 is the plain grid.
-        after, before: the window, in the share of noise σ/(α + σ) at the step's start. FreeDoM travels in the middle
-            of sampling, where contents are decided.
+        repeats: how many times each step in the window is taken, 1 or more; 1 leaves the grid unchanged.
+        after, before: the window, in the noise fraction σ/(α + σ) at the start of a step. FreeDoM repeats the middle
+            of sampling, which determines the content.
     """
 
     repeats: int = 1
@@ -30,8 +30,8 @@ class TimeTravel:
             raise ValueError(f"repeats = {self.repeats} must be 1 or more")
 
     def expand(self, path: Path, grid: Sequence[float]) -> list[float]:
-        """The grid with each step t → s of the window as t → s → t → s …; nothing is repeated where α_t = 0, from
-        which nothing can be re-noised, nor the last step's end."""
+        """The grid with each step t → s of the window as t → s → t → s …. Steps with α_t = 0 or σ_s = 0 are not
+        repeated, because they cannot be re-noised."""
         times = [grid[0]]
         for t, s in itertools.pairwise(grid):
             inside = self.after < noise_fraction(path, t) < self.before and path.alpha(t) > 0 and path.sigma(s) > 0
