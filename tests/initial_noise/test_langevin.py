@@ -14,8 +14,8 @@ def objective(evaluate, shape):
 
 
 @pytest.mark.parametrize("gamma", [0.1, 0.5, 1.0])
-def test_a_linear_reward_shifts_the_noise_and_leaves_its_variance(gamma):
-    """For r = aᵀx the law is N(a/τ, I), exactly, at any step size."""
+def test_linear_reward_shifts_the_mean_and_keeps_the_variance(gamma):
+    """For r = aᵀx the stationary distribution is exactly N(a/τ, I), for any step size."""
     shape, a = (1, 4000, 4), torch.linspace(-2, 2, 4, dtype=torch.float64)
     start = objective(lambda x: ((x * a).sum(2), a.expand_as(x)), shape)
     x = Langevin(iterations=round(20 / gamma), gamma=gamma, temperature=2.0)(start.normal(), start)[0]
@@ -23,7 +23,7 @@ def test_a_linear_reward_shifts_the_noise_and_leaves_its_variance(gamma):
     assert torch.allclose(x.var(0), torch.ones(4, dtype=torch.float64), rtol=0.15)
 
 
-def test_without_a_reward_noise_stays_noise():
+def test_constant_reward_keeps_standard_normal_noise():
     shape = (2, 500, 16)
     start = objective(lambda x: (torch.zeros(x.shape[:2]), torch.zeros_like(x)), shape)
     x = Langevin(iterations=10)(start.normal(), start)
@@ -31,6 +31,6 @@ def test_without_a_reward_noise_stays_noise():
 
 
 @pytest.mark.parametrize("change", [{"iterations": -1}, {"gamma": 0.0}, {"gamma": 1.5}, {"temperature": 0.0}])
-def test_bad_knobs_are_refused(change):
+def test_invalid_options_are_rejected(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         Langevin(**change)

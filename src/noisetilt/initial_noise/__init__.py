@@ -1,4 +1,4 @@
-"""Where x_T comes from."""
+"""Strategies for the initial noise x_T."""
 
 from .ascent import Ascent
 from .gaussian import Gaussian

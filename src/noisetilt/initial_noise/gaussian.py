@@ -12,7 +12,7 @@ from .objective import NoiseObjective
 
 @dataclass(frozen=True)
 class Gaussian:
-    """x_T is the standard Gaussian noise that was drawn, scaled to the path's prior."""
+    """x_T is standard Gaussian noise, scaled to the path's prior."""
 
     needs_reward: ClassVar[bool] = False
 

@@ -1,4 +1,4 @@
-"""What a strategy for the initial noise is given, and what it must be."""
+"""The interface of strategies for the initial noise, and the objective that they are given."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class NoiseObjective:
-    """The rewards of initial noises, and fresh random numbers; tensors are (image, particle, …).
+    """Rewards of initial noise, and fresh random numbers; tensors are (image, particle, …).
 
-    evaluate gives r(x̂_0(noise)) (image, particle) and its gradient with respect to the noise, for one network call
-    each. normal and uniform give standard Gaussian noise of the event's shape and numbers in [0, 1).
+    evaluate returns r(x̂_0(noise)) (image, particle) and its gradient with respect to the noise, for one network call
+    per particle. normal returns standard Gaussian noise of the event's shape; uniform returns numbers in [0, 1).
     """
 
     evaluate: Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -23,9 +23,9 @@ class NoiseObjective:
 
 
 class InitialNoise(Protocol):
-    """Chooses the initial noise. `needs_reward` says whether it looks at rewards."""
+    """Chooses the initial noise. `needs_reward` is whether it evaluates the reward."""
 
     needs_reward: bool
 
     def __call__(self, noise: Tensor, objective: NoiseObjective) -> Tensor:
-        """Standard Gaussian noise (image, particle, *event) to the noise that sampling starts from."""
+        """The initial noise (image, particle, *event), from standard Gaussian noise of that shape."""

@@ -1,4 +1,4 @@
-"""InitialNoise noise from its reward-tilted posterior, by Markov objective Monte Carlo."""
+"""Initial noise from its reward-tilted distribution, by Markov chain Monte Carlo."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .objective import NoiseObjective
 
 
 def log_acceptance(u: Tensor, v: Tensor, r_u: Tensor, r_v: Tensor, g_u: Tensor, g_v: Tensor, delta: float) -> Tensor:
-    """log of the ratio that decides the move u → v for the target N(0, I)·exp(r) (Cotter et al. 2013).
+    """log acceptance ratio of the proposal u → v for the target N(0, I)·exp(r) (Cotter et al. 2013).
 
-    Written without ‖u‖² and ‖v‖², which cancel, so it keeps its digits in high dimension. u, v and gradients are
+    ‖u‖² and ‖v‖² cancel and are left out, which keeps precision in high dimension. u, v and gradients are
     (image, particle, *event), rewards and the result (image, particle).
     """
 
@@ -29,16 +29,16 @@ def log_acceptance(u: Tensor, v: Tensor, r_u: Tensor, r_v: Tensor, g_u: Tensor, 
 
 @dataclass(frozen=True)
 class PCNL:
-    """Ψ-Sampler's first stage: preconditioned Crank–Nicolson Langevin chains whose stationary law is
+    """Ψ-Sampler's first stage: preconditioned Crank–Nicolson Langevin chains with the stationary distribution
     N(0, I)·exp(r(x̂_0)/τ) (Yoon et al. 2025, arXiv 2506.01320; Cotter et al. 2013, Statistical Science 28).
 
-    Each particle is a chain of its own, so `iterations` cost that many network calls a particle, and one more at the
-    start. The noise stays Gaussian where the reward says nothing, in any dimension.
+    Each particle is one chain, which costs iterations + 1 network calls. In directions in which the reward is constant
+    the noise stays Gaussian, in any dimension.
 
     Args:
-        iterations: moves of each objective, 0 or more.
-        delta: step size in (0, 2]; small moves little and is nearly always accepted.
-        temperature: τ > 0.
+        iterations: steps of each chain, 0 or more.
+        delta: step size δ in (0, 2]; smaller steps are accepted more often.
+        temperature: τ > 0; a lower value gives more weight to the reward.
     """
 
     iterations: int = 12
@@ -50,9 +50,9 @@ class PCNL:
         if self.iterations < 0:
             raise ValueError(f"iterations = {self.iterations} must be 0 or more")
         if not 0 < self.delta <= 2:
-            raise ValueError(f"delta = {self.delta} must lie above 0 and at most at 2")
+            raise ValueError(f"delta = {self.delta} must be in (0, 2]")
         if not self.temperature > 0:
-            raise ValueError(f"temperature = {self.temperature} must be positive; less is more reward")
+            raise ValueError(f"temperature = {self.temperature} must be positive, such as 1.0")
 
     def __call__(self, noise: Tensor, objective: NoiseObjective) -> Tensor:
         u, delta = noise, self.delta
@@ -61,7 +61,7 @@ class PCNL:
             v = ((2 - delta) * u + 2 * delta * g_u + (8 * delta) ** 0.5 * objective.normal()) / (2 + delta)
             r_v, g_v = (value / self.temperature for value in objective.evaluate(v))
             accepted = objective.uniform().log() < log_acceptance(u, v, r_u, r_v, g_u, g_v, delta)
-            wide = accepted.view(*accepted.shape, *[1] * (u.ndim - 2))
-            u, g_u = torch.where(wide, v, u), torch.where(wide, g_v, g_u)
+            mask = accepted.view(*accepted.shape, *[1] * (u.ndim - 2))
+            u, g_u = torch.where(mask, v, u), torch.where(mask, g_v, g_u)
             r_u = torch.where(accepted, r_v, r_u)
         return u
