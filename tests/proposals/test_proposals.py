@@ -1,4 +1,4 @@
-"""Each proposal against its paper's formula on plain numbers, and against each other where they coincide."""
+"""Each proposal against its paper's formula, and against other proposals where they coincide."""
 
 import itertools
 import math
@@ -48,7 +48,7 @@ def test_dps_adds_the_gradient():
     assert torch.allclose(MeanShift(0.3)(now, NOISE), Base()(now, NOISE) + 0.3 * now.gradient)
 
 
-def test_freedom_is_as_long_as_its_share_of_the_noise():
+def test_freedom_shift_has_the_given_norm_relative_to_the_noise():
     now = step()
     shift = (NormalisedMeanShift(0.2)(now, NOISE) - Base()(now, NOISE)).flatten(1)
     assert torch.allclose(shift.norm(dim=1), torch.full((2,), 0.2 * now.std * math.sqrt(12), dtype=torch.float64))
@@ -75,13 +75,13 @@ def test_universal_guidance_forward_is_a_shift_of_epsilon():
 
 
 def test_universal_guidance_backward_reaches_the_optimum():
-    """Enough ascent on a quadratic reward puts x̂_0 at its maximum, and the kernel is taken there."""
+    """Ascent on a quadratic reward converges to its maximum, where the kernel is evaluated."""
     now = step()
     expected = reverse_kernel(VP, now.x_t, TARGET.expand_as(now.x_t), 2, 1)[0] + now.std * NOISE
     assert torch.allclose(UniversalGuidance(0.0, rate=0.5, iterations=60)(now, NOISE), expected, atol=1e-9)
 
 
-def test_training_free_guidance_has_its_corners():
+def test_training_free_guidance_contains_dps_and_mpgd():
     now = step()
     alpha = VP.alpha(2)
     only_variance = TrainingFreeGuidance(rho=0.3, mu=0.0, gamma=0.0)
@@ -98,11 +98,11 @@ def test_twisted_shift_is_the_tilted_kernel_of_a_linear_reward():
 
 
 @pytest.mark.parametrize("proposal", [MeanShift(0.0), NormalisedMeanShift(0.0), ManifoldShift(0.0), NoiseTilt(0.0)])
-def test_zero_strength_is_the_base(proposal):
+def test_zero_strength_is_the_base_proposal(proposal):
     assert torch.allclose(proposal(step(), NOISE), Base()(step(), NOISE))
 
 
-def test_temper_ends_at_one_and_rises():
+def test_tempering_increases_to_one():
     values = [temper(0.05, k, 10) for k in range(1, 11)]
     assert values[-1] == pytest.approx(1.0)
     assert all(a < b for a, b in itertools.pairwise(values))
@@ -111,15 +111,15 @@ def test_temper_ends_at_one_and_rises():
         temper(0.0, 1, 2)
 
 
-def test_time_travel_walks_back_in_its_window():
+def test_time_travel_repeats_steps_in_its_window():
     grid = [1.0, 0.75, 0.5, 0.25, 0.0]
     assert TimeTravel().expand(FlowPath(), grid) == grid
-    walked = TimeTravel(repeats=2, after=0.4, before=0.8).expand(FlowPath(), grid)
-    assert walked == [1.0, 0.75, 0.5, 0.75, 0.5, 0.25, 0.5, 0.25, 0.0]
+    expanded = TimeTravel(repeats=2, after=0.4, before=0.8).expand(FlowPath(), grid)
+    assert expanded == [1.0, 0.75, 0.5, 0.75, 0.5, 0.25, 0.5, 0.25, 0.0]
 
 
-def test_monte_carlo_reward_of_a_linear_one_is_exact():
-    """log E exp aᵀ(x̂_0 + r ε) has the gradient of aᵀx̂_0: LGD and DPS agree on linear rewards, whatever the draws."""
+def test_lgd_equals_dps_for_linear_rewards():
+    """log E exp aᵀ(x̂_0 + r ε) has the gradient of aᵀx̂_0: LGD and DPS agree for any draws."""
     model = GaussianModel(torch.zeros(1, 4, 4), torch.ones(4, 4))
     direction = torch.linspace(-1, 1, 16).view(1, 4, 4)
     linear = Reward("linear", lambda x, p: 0.1 * (x * direction).sum((1, 2, 3)))
@@ -128,7 +128,7 @@ def test_monte_carlo_reward_of_a_linear_one_is_exact():
     assert torch.allclose(lgd.trace.gradient_norm, dps.trace.gradient_norm, rtol=1e-4)
 
 
-def test_monte_carlo_reward_of_a_quadratic_one():
+def test_lgd_shrinks_the_gradient_of_a_quadratic_reward():
     """E exp(−½‖x̂_0 + r ε‖²/v) ∝ exp(−½‖x̂_0‖²/(v + r²)): smoothing shrinks the gradient by v/(v + r²)."""
     model = GaussianModel(torch.ones(1, 2, 2), torch.full((2, 2), 1e-6))
     bowl = Reward("bowl", lambda x, p: -0.5 * x.square().sum((1, 2, 3)))
@@ -136,8 +136,8 @@ def test_monte_carlo_reward_of_a_quadratic_one():
     for name, change in {"dps": {}, "lgd": {"draws": 20_000}}.items():
         method = METHODS[name].replace(scale=0.0, **change)
         norms[name] = sample(model, [""], bowl, method, grid=[0.5, 0.0]).trace.gradient_norm[0, 0].item()
-    spread = 0.5 / math.sqrt(0.5)
-    assert norms["lgd"] / norms["dps"] == pytest.approx(1 / (1 + spread**2), rel=0.05)
+    std = 0.5 / math.sqrt(0.5)
+    assert norms["lgd"] / norms["dps"] == pytest.approx(1 / (1 + std**2), rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,6 @@ def test_monte_carlo_reward_of_a_quadratic_one():
         (lambda: METHODS["lgd"].replace(draws=0), "draws"),
     ],
 )
-def test_bad_knobs_are_refused(make, word):
+def test_invalid_options_are_rejected(make, word):
     with pytest.raises(ValueError, match=word):
         make()

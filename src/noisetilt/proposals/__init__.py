@@ -1,4 +1,4 @@
-"""How one particle moves from x_t to x_s; each proposal is a pure function."""
+"""Proposals: how one particle moves from x_t to x_s. Each proposal is a pure function."""
 
 from .base import Base
 from .black_box import BlackBoxTilt

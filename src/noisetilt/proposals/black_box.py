@@ -11,16 +11,16 @@ from .noise_tilt import NoiseTilt
 
 @dataclass(frozen=True)
 class BlackBoxTilt(NoiseTilt):
-    """NTRK with a gradient estimated from reward values alone: ĝ = Σ_i (r(x̂_0 + hδ_i) − r(x̂_0 − hδ_i)) δ_i / 2hn, then
-    whitened (antithetic evolution strategies, Salimans et al. 2017, arXiv 1703.03864, in place of the gradient).
+    """NTRK with a gradient estimated from reward values alone: ĝ = Σ_i (r(x̂_0 + hδ_i) − r(x̂_0 − hδ_i)) δ_i / 2hn
+    (antithetic evolution strategies, Salimans et al. 2017, arXiv 1703.03864), then whitened.
 
-    In N dimensions n pairs find a share n/N of the squared gradient; W brings it to the noise's full size. It costs 2n
-    rewards a step, and no network call.
+    In N dimensions, n pairs capture a fraction n/N of the squared gradient; W rescales the estimate to unit variance.
+    It costs 2n reward evaluations per step, and no network call.
 
     Args:
         rho, schedule, alpha: as for NoiseTilt.
-        draws: pairs n of pictures around x̂_0, 1 or more.
-        width: h > 0, the standard deviation of those pictures, in units of x_0.
+        draws: number n of perturbation pairs x̂_0 ± hδ, 1 or more.
+        width: h > 0, the standard deviation of the perturbations, in units of x_0.
     """
 
     draws: int = 32
@@ -34,6 +34,6 @@ class BlackBoxTilt(NoiseTilt):
         if not self.width > 0:
             raise ValueError(f"width = {self.width} must be positive")
 
-    def spread(self, path: Path, t: float) -> float:
-        """h, at every time."""
+    def perturbation_std(self, path: Path, t: float) -> float:
+        """h at every t."""
         return self.width

@@ -1,4 +1,4 @@
-"""A shift of the predicted picture, without the network's Jacobian."""
+"""Manifold-preserving guidance: a shift of x̂_0, without the network's Jacobian."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .step import Step
 
 @dataclass(frozen=True)
 class ManifoldShift:
-    """MPGD: x̂_0 ← x̂_0 + scale · ∇_{x̂_0} r(x̂_0), ε̂ kept (He et al. 2024, arXiv 2311.16424).
+    """MPGD: x̂_0 ← x̂_0 + scale · ∇_{x̂_0} r(x̂_0), with ε̂ unchanged (He et al. 2024, arXiv 2311.16424).
 
-    The gradient does not pass through the network, which halves the cost of a step.
+    The gradient is not propagated through the network, which about halves the cost of a step.
 
     Args:
         scale: step size c_t ≥ 0, in units of x_0 per unit of gradient.

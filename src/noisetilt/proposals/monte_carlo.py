@@ -1,4 +1,4 @@
-"""Mean shift by a reward that is averaged around x̂_0."""
+"""Mean shift with a reward that is smoothed by Monte-Carlo samples near x̂_0."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MonteCarloShift:
 
     Args:
         scale: as for DPS, ≥ 0.
-        draws: pictures n around x̂_0, 1 or more. They cost rewards, not network calls.
+        draws: number n of samples near x̂_0, 1 or more. Each costs a reward evaluation, but no network call.
     """
 
     scale: float = 1.0
@@ -34,8 +34,8 @@ class MonteCarloShift:
             raise ValueError(f"draws = {self.draws} must be 1 or more")
 
     @staticmethod
-    def spread(path: Path, t: float) -> float:
-        """r_t."""
+    def perturbation_std(path: Path, t: float) -> float:
+        """r_t at time t."""
         alpha, sigma = path.alpha(t), path.sigma(t)
         return sigma / (alpha**2 + sigma**2) ** 0.5
 

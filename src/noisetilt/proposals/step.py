@@ -1,4 +1,4 @@
-"""What a proposal is told, and what it must be."""
+"""The interface of proposals, and the step that they are given."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Step:
     """One reverse step of a batch of particles, from t to s.
 
     x_t, x0_hat and mean are (batch, *event); rewards is (batch,) = r(x̂_0); gradient is ∇_{x_t} r(x̂_0), (batch,
-    *event). Rewards and gradient are None unless the method asks for them. std is that of the reverse kernel.
-    reward_gradient gives ∇r at any x̂_0 (batch, *event), without the denoiser. number counts from 1 to steps.
-    process is all times ahead and behind, None where the driver does not know them. injected is the noise of all steps
-    before as it stands in the mean, for proposals with `needs_accumulated_noise`.
+    *event). Rewards and gradient are None unless the method needs them. std is that of the reverse kernel.
+    reward_gradient computes ∇r at any x̂_0 (batch, *event), without a network call. number is 1 to steps. process holds
+    the whole time grid, None if the driver does not know it. accumulated is the noise of all previous steps at its
+    scale in the mean, for proposals with `needs_accumulated_noise`.
     """
 
     path: Path
@@ -40,9 +40,9 @@ class Step:
     accumulated: AccumulatedNoise | None = None
 
     def rows(self, index: Tensor) -> Step:
-        """The same step for some of the particles; reward_gradient, which belongs to the whole batch, is left out."""
+        """The same step for the particles with these indices; reward_gradient, which needs all rows, is None."""
 
-        def some(values: Tensor | None) -> Tensor | None:
+        def select(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[index]
 
         return replace(
@@ -50,21 +50,24 @@ class Step:
             x_t=self.x_t[index],
             x0_hat=self.x0_hat[index],
             mean=self.mean[index],
-            rewards=some(self.rewards),
-            gradient=some(self.gradient),
+            rewards=select(self.rewards),
+            gradient=select(self.gradient),
             reward_gradient=None,
             accumulated=None if self.accumulated is None else self.accumulated.rows(index),
         )
 
 
 class Proposal(Protocol):
-    """How one particle moves from x_t to x_s: a pure function of the step and the noise, which draws nothing itself.
+    """How one particle moves from x_t to x_s: a pure function of the step and the noise, without random numbers of
+    its own.
 
-    `needs_gradient` says whether the step must bring the reward's gradient. A proposal may further say, by attributes:
-    `gradient_at` = "x0", that its gradient is ∇r at x̂_0 by definition; `draws` and `spread(path, t)`, that rewards are
-    to be smoothed over that many pictures around x̂_0; `zeroth_order`, that those pictures' rewards stand in for
-    the gradient of a reward that has none; `needs_accumulated_noise`, that the step must bring the noise of those
-    before.
+    `needs_gradient` is whether it needs the reward's gradient. Optional attributes:
+
+    - `gradient_at` = "x0": the gradient is ∇r at x̂_0.
+    - `draws` and `perturbation_std(path, t)`: the reward is smoothed over that many perturbations of x̂_0.
+    - `zeroth_order` = True: the gradient is estimated from the rewards at these perturbations.
+    - `needs_noise` = True: it needs η > 0.
+    - `needs_accumulated_noise` = True: it needs the noise of all previous steps.
     """
 
     needs_gradient: bool

@@ -1,4 +1,4 @@
-"""Training-free guidance: the frame that DPS, LGD, MPGD, FreeDoM and universal guidance are corners of."""
+"""Training-free guidance, which contains DPS, LGD, MPGD, FreeDoM and universal guidance as special cases."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 from ..path import Path
 from .mean_shift import check_scale
 from .step import Step
-from .universal import ascend, mean_for
+from .universal import ascend_reward, mean_at
 
 
 @dataclass(frozen=True)
 class TrainingFreeGuidance:
-    """TFG (Ye et al. 2024, arXiv 2409.15761), with strengths that grow towards the data.
+    """TFG (Ye et al. 2024, arXiv 2409.15761), with strengths that increase towards the data.
 
     Δ_var = ρ_t ∇_{x_t} log E exp r(x̂_0 + γ̄ σ_t δ); x̂_0 ← x̂_0 + μ_t ∇r(x̂_0), `iterations` times; then x_s is drawn from
-    the kernel at the new x̂_0, and Δ_var added.
+    the kernel at the new x̂_0, and Δ_var is added.
     ρ_t = rho · α_t and μ_t = mu · α_t. The recurrence is a TimeTravel.
 
     Args:
-        rho: strength ρ̄ of the variance guidance ≥ 0; alone it is DPS, smoothed it is LGD.
-        mu: strength μ̄ of the mean guidance ≥ 0; alone it is MPGD.
+        rho: strength ρ̄ of the variance guidance ≥ 0; mu = 0 gives DPS, with smoothing LGD.
+        mu: strength μ̄ of the mean guidance ≥ 0; rho = 0 gives MPGD.
         gamma: smoothing γ̄ ≥ 0 of the reward, in units of σ_t.
         iterations: N_iter ≥ 0 of the mean guidance; the paper uses 4.
-        draws: pictures the reward is smoothed over.
+        draws: number of samples for the smoothing.
     """
 
     rho: float = 1.0
@@ -40,11 +40,11 @@ class TrainingFreeGuidance:
         for name in ("rho", "mu", "gamma"):
             check_scale(getattr(self, name), name)
 
-    def spread(self, path: Path, t: float) -> float:
-        """γ̄ σ_t."""
+    def perturbation_std(self, path: Path, t: float) -> float:
+        """γ̄ σ_t at time t."""
         return self.gamma * path.sigma(t)
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:
         alpha = step.path.alpha(step.t)
-        shifted = ascend(step, step.x0_hat, self.mu * alpha, self.iterations if alpha else 0)
-        return mean_for(step, shifted) + self.rho * alpha * step.gradient + step.std * noise
+        shifted = ascend_reward(step, step.x0_hat, self.mu * alpha, self.iterations if alpha else 0)
+        return mean_at(step, shifted) + self.rho * alpha * step.gradient + step.std * noise

@@ -16,11 +16,11 @@ class TwistedShift:
     """DAS: x_s = mean + std² · (λ/τ) ∇_{x_t} r(x̂_0) + std · ε (Kim et al. 2025, arXiv 2501.05803; after the
     twisted diffusion sampler, Wu et al. 2023, arXiv 2306.17775).
 
-    The first-order approximation of the kernel tilted by exp(λ r/τ); what it misses is mended by SMC's weights.
+    The first-order approximation of the kernel tilted by exp(λ r/τ); SMC's weights correct its error.
 
     Args:
         temperature: τ > 0 of the target p(x) exp(r(x)/τ).
-        tempering: γ of λ, see `tempering.temper`; None is λ = 1.
+        tempering: γ of λ, see `tempering.temper`; None gives λ = 1.
     """
 
     temperature: float = 1.0
@@ -29,7 +29,7 @@ class TwistedShift:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise ValueError(f"temperature = {self.temperature} must be positive; less is more reward")
+            raise ValueError(f"temperature = {self.temperature} must be positive, such as 1.0")
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:
         strength = temper(self.tempering, step.number, step.steps) / self.temperature
