@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo: unbiased where theory says so."""
+"""Sequential Monte Carlo: resampling, weights, and convergence to the tilted distribution."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from noisetilt.path import reverse_kernel
 from noisetilt.proposals import Base, MeanShift, TwistedShift
 from noisetilt.sampling import Engine
 from noisetilt.selection import SMC, Candidates
-from noisetilt.selection.smc import Weights, systematic
+from noisetilt.selection.smc import Weights, systematic_resampling
 
 
 def choose(selection, rewards, state=None, log_ratio=None, number=1, steps=1):
@@ -26,7 +26,7 @@ def test_systematic_resampling_is_proportional():
     uniform = torch.linspace(0, 1, 1001)[:-1]
     counts = torch.zeros(4)
     for u in uniform:
-        drawn = systematic(weights.log(), u.expand(1, 4))
+        drawn = systematic_resampling(weights.log(), u.expand(1, 4))
         count = torch.bincount(drawn[0], minlength=4)
         assert ((count - 4 * weights[0]).abs() < 1).all()
         counts += count
@@ -44,14 +44,14 @@ def test_weights_telescope():
     assert torch.allclose(state.log_weights, rewards[-1] / 0.5 + ratios.sum(0), atol=1e-5)
 
 
-def test_only_images_with_few_effective_particles_are_resampled():
+def test_only_images_with_low_ess_are_resampled():
     rewards = torch.tensor([[0.0, 0.0, 0.0, 0.0], [20.0, 0.0, 0.0, 0.0]])
     drawn, state = choose(SMC(particles=4, ess=0.5), rewards)
     assert drawn.tolist() == [[0, 1, 2, 3], [0, 0, 0, 0]]
     assert isinstance(state, Weights) and (state.log_weights == 0).all()
 
 
-def test_a_tilted_start_is_not_counted_twice():
+def test_tilted_start_leaves_the_first_weights_unchanged():
     rewards = torch.tensor([[3.0, 0.0, -1.0]])
     smc = SMC(particles=3, ess=0.0, tilted_start=True)
     _, state = choose(smc, rewards)
@@ -60,7 +60,7 @@ def test_a_tilted_start_is_not_counted_twice():
     assert state.log_weights.tolist() == [[0.0, 1.0, 0.0]]
 
 
-def test_interval_waits():
+def test_resampling_happens_at_intervals():
     rewards = torch.tensor([[20.0, 0.0]])
     smc = SMC(particles=2, interval=2, ess=1.0)
     assert choose(smc, rewards, number=1, steps=4)[0] is None
@@ -68,7 +68,7 @@ def test_interval_waits():
 
 
 def discrete_power(model, steps):
-    """Eigenvalues of the covariance that base sampling with this many steps has, by the recursion of variances."""
+    """Eigenvalues of the covariance of base samples with this many steps, by the recursion of variances."""
     path, variance = model.path, torch.ones_like(model.power)
     for t, s in itertools.pairwise(path.grid(steps)):
         gain = path.alpha(t) * model.power / (path.alpha(t) ** 2 * model.power + path.sigma(t) ** 2)
@@ -116,18 +116,18 @@ def test_smc_converges_to_the_tilted_gaussian(proposal, smc):
     """For the reward aᵀx at τ = 1 the target is N(Σa, Σ), along a of mean aᵀΣa and variance aᵀΣa, where Σ is the
     covariance of base sampling with as many steps."""
     mean, error, variance, prior = weighted_moments(proposal, smc, images=200)
-    bias = 2 / smc.particles * prior  # of normalised weights: falls as one over the particles
+    bias = 2 / smc.particles * prior  # of normalised weights: proportional to 1 / particles
     assert abs(mean - prior) < 4 * error + bias
     assert variance == pytest.approx(prior, rel=0.12)
 
 
-def test_without_the_density_ratio_a_shifted_proposal_is_biased():
+def test_shifted_proposal_without_density_ratio_is_biased():
     mean, error, _, prior = weighted_moments(TwistedShift(tempering=None), SMC(particles=64, correct=False), 200)
     assert mean - prior > 0.2 * prior + 4 * error
 
 
 @pytest.mark.parametrize("name", ["fk", "das"])
-def test_named_methods_raise_the_reward(name):
+def test_named_methods_increase_the_reward(name):
     from noisetilt import sample
     from noisetilt.rewards import Reward
 
@@ -145,6 +145,6 @@ def test_named_methods_raise_the_reward(name):
         ({"interval": 0}, "int"),
     ],
 )
-def test_bad_knobs_are_refused(change, word):
+def test_invalid_options_are_rejected(change, word):
     with pytest.raises(ValueError, match=word):
         SMC(**change)

@@ -1,4 +1,4 @@
-"""Which particles go on, and which one is returned."""
+"""Selections: which particles continue at each step, and which one is returned."""
 
 from .candidates import Candidates, Selection
 from .independent import Independent

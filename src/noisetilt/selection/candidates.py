@@ -1,4 +1,4 @@
-"""What a selection is told, and what it must be."""
+"""The interface of selections, and the candidates that they are given."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from torch import Tensor
 class Candidates:
     """All particles of all images at the start of a step; tensors are (image, particle).
 
-    rewards are r(x̂_0), or None if not asked for. log_ratio is the log density of the base kernel over that of the
-    proposal, at the move that led here (zero before the first). uniform are random numbers in [0, 1). number counts
-    from 1 to steps.
+    rewards are r(x̂_0), or None if the method needs none. log_ratio is the log density ratio of the base kernel to the
+    proposal for the previous step (zero at the first). uniform are random numbers in [0, 1). number is 1 to steps.
     """
 
     rewards: Tensor | None
@@ -27,15 +26,15 @@ class Candidates:
 class Selection(Protocol):
     """Chooses among the particles of one image.
 
-    `particles` is their number; `needs_rewards` says whether rewards are needed at every step, not only at the end.
-    A state of its own choice goes from step to step, None at the start.
+    `particles` is the number of particles per image. `needs_rewards` is whether rewards are needed at every step, not
+    only at the end. The selection defines its own state, which is None at the first step.
     """
 
     particles: int
     needs_rewards: bool
 
     def choose(self, candidates: Candidates, state: Any) -> tuple[Tensor | None, Any]:
-        """Which particle each goes on from, (image, particle) int64, or None for itself; and the new state."""
+        """The ancestor of each particle, (image, particle) int64, or None to keep all particles; and the new state."""
 
     def winner(self, rewards: Tensor) -> Tensor:
-        """Which particle is returned, (image,) int64, from final rewards (image, particle)."""
+        """The index of the returned particle, (image,) int64, from final rewards (image, particle)."""

@@ -1,4 +1,4 @@
-"""Particles that never meet before the end."""
+"""Independent particles and Best-of-N."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .candidates import Candidates
 
 
 def check_particles(particles: int) -> None:
-    """Refuses a number of particles below 1."""
+    """Refuse a number of particles below 1."""
     if particles < 1:
-        raise ValueError(f"particles = {particles} must be 1 or more")
+        raise ValueError(f"particles = {particles} must be 1 or more per image")
 
 
 @dataclass(frozen=True)
 class Independent:
-    """Every particle goes on by itself; the one with the highest final reward is returned (Best-of-N).
+    """Independent trajectories; the particle with the highest final reward is returned (Best-of-N).
 
     Args:
-        particles: trajectories an image, 1 or more; 1 is plain sampling.
+        particles: trajectories per image, 1 or more; 1 is unguided sampling.
     """
 
     particles: int = 1

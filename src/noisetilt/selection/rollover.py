@@ -1,4 +1,4 @@
-"""Candidates one after the other, until one is better."""
+"""Rollover budget forcing: candidates are drawn at each step until the reward improves."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from .candidates import Candidates
 
 
 class Budget(NamedTuple):
-    """Reward to beat, best reward of this step, and network calls left in this step, each (image,)."""
+    """The state of RolloverBudget; all tensors are (image,).
 
-    bar: Tensor
+    target is the best reward of the previous steps, best that of this step, remaining the network calls left.
+    """
+
+    target: Tensor
     best: Tensor
-    left: Tensor
+    remaining: Tensor
 
 
 @dataclass(frozen=True)
 class RolloverBudget:
-    """RBF: candidates are drawn one by one until one beats the reward reached so far; calls that a step did not need
-    roll over to the next (Kim et al. 2025, arXiv 2503.19385). A step that runs out takes its best.
+    """RBF: at each step, candidates are drawn until one exceeds the best reward of the previous steps; unused network
+    calls roll over to the next step (Kim et al. 2025, arXiv 2503.19385). A step without calls left uses its best.
 
     Args:
-        budget: network calls a step on average, 1 or more; 20 for 25 steps are the 500 of the papers.
+        budget: average network calls per step, 1 or more; 20 for 25 steps gives the 500 of the papers.
     """
 
     budget: int = 20
@@ -34,22 +37,22 @@ class RolloverBudget:
 
     def __post_init__(self) -> None:
         if self.budget < 1:
-            raise ValueError(f"budget = {self.budget} must be 1 call a step or more")
+            raise ValueError(f"budget = {self.budget} must be 1 or more network calls per step")
 
     def open_step(self, rewards: Tensor, state: Budget | None) -> Budget:
-        """The budget after a step's first candidates, whose rewards are (image,)."""
-        saved = torch.zeros_like(rewards) if state is None else state.left
-        bar = torch.full_like(rewards, -torch.inf) if state is None else torch.maximum(state.bar, state.best)
-        return Budget(bar, rewards, saved + self.budget - 1)
+        """The state after the first candidate of a step, with its rewards (image,)."""
+        unused = torch.zeros_like(rewards) if state is None else state.remaining
+        target = torch.full_like(rewards, -torch.inf) if state is None else torch.maximum(state.target, state.best)
+        return Budget(target, rewards, unused + self.budget - 1)
 
     def wants_more(self, state: Budget) -> Tensor:
-        """Which images want another candidate, (image,) bool."""
-        return (state.best <= state.bar) & (state.left > 0)
+        """Which images need another candidate, (image,) bool."""
+        return (state.best <= state.target) & (state.remaining > 0)
 
     def update(self, state: Budget, images: Tensor, rewards: Tensor) -> Budget:
-        """The budget after one more candidate of some images (indices), with its rewards."""
+        """The state after one more candidate for some images (indices), with its rewards."""
         best = state.best.index_copy(0, images, torch.maximum(state.best[images], rewards))
-        return Budget(state.bar, best, state.left.index_add(0, images, -torch.ones_like(rewards)))
+        return Budget(state.target, best, state.remaining.index_add(0, images, -torch.ones_like(rewards)))
 
     def choose(self, candidates: Candidates, state: Any) -> tuple[None, Any]:
         return None, state

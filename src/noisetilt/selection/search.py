@@ -1,4 +1,4 @@
-"""Selection that looks at the reward of x̂_0 at every step."""
+"""Search: selection by the reward of x̂_0 at every step."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .independent import check_particles
 
 @dataclass(frozen=True)
 class Search:
-    """SVDD: at every step all particles restart from the best candidate (Li et al. 2024, arXiv 2408.08252).
+    """SVDD: at every step all particles continue from the best candidate (Li et al. 2024, arXiv 2408.08252).
 
-    A candidate x_s is judged by r(x̂_0(x_s)), which is next step's denoising of that particle, so K candidates cost K
-    network calls a step.
+    A candidate x_s is scored by r(x̂_0(x_s)). The next step needs the same x̂_0, so K candidates cost K network calls
+    per step.
 
     Args:
-        particles: candidates K a step, 1 or more; the paper uses 20.
-        temperature: 0 takes the best, as the paper's experiments do; above, each particle's ancestor is drawn with
+        particles: candidates K per step, 1 or more; the paper uses 20.
+        temperature: 0 selects the best, as in the paper's experiments; a value > 0 draws each particle's ancestor with
             probability ∝ exp(r/temperature).
     """
 
@@ -32,7 +32,7 @@ class Search:
     def __post_init__(self) -> None:
         check_particles(self.particles)
         if not self.temperature >= 0:
-            raise ValueError(f"temperature = {self.temperature} must be 0 (take the best) or more")
+            raise ValueError(f"temperature = {self.temperature} must be 0 (select the best) or more")
 
     def choose(self, candidates: Candidates, state: Any) -> tuple[Tensor, None]:
         rewards = candidates.rewards
