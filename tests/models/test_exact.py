@@ -13,7 +13,7 @@ def gaussian(path):
 
 @pytest.mark.parametrize("path, t", [(FlowPath(), 0.6), (VEPath(), 1.5)])
 def test_gaussian_posterior_mean_by_linear_algebra(path, t):
-    """x̂_0 against the textbook formula with an explicit covariance matrix."""
+    """x̂_0 equals the formula with an explicit covariance matrix."""
     model = gaussian(path)
     basis = torch.eye(16, dtype=torch.float64).view(16, 1, 4, 4)
     covariance = model._filter(basis, model.power).view(16, 16)
@@ -45,6 +45,6 @@ def test_mixture_posterior_mean_by_monte_carlo():
     assert torch.allclose(model.denoiser([""])(x_t, t)[0], expected, atol=0.01)
 
 
-def test_mixture_of_points_denoises_to_the_nearest():
+def test_mixture_of_points_denoises_to_the_nearest_point():
     model = MixtureModel(torch.tensor([[-1.0], [1.0]]), torch.zeros(2), torch.ones(2))
     assert torch.allclose(model.denoiser([""])(torch.tensor([[0.9], [-0.8]]), 0.05), torch.tensor([[1.0], [-1.0]]))

@@ -1,12 +1,12 @@
-"""Models that `noisetilt.load` knows, and exact ones for ground truth."""
+"""Models for `noisetilt.load`, and exact models with a known posterior mean."""
 
 from __future__ import annotations
 
 from typing import Any
 
 MODELS = {
-    "emoji64": "64×64 emoji in the styles 3d, noto and twemoji: a pixel-space flow transformer that ships along",
-    "emoji64-turbo": "emoji64 distilled to one step, for noise ascent; 2 or 4 steps refine its pictures",
+    "emoji64": "64×64 emoji in the styles 3d, noto and twemoji: a pixel-space flow transformer with included weights",
+    "emoji64-turbo": "emoji64 distilled to one step, for noise ascent; 2 or 4 steps refine the images",
 }
 
 
@@ -17,19 +17,18 @@ def _check_device(device: Any) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"the device {str(device)!r} cannot be used here ({reason}); give cpu, or another device"
-        ) from None
+        raise ValueError(f"device = {str(device)!r} is not available: {reason}; use 'cpu'") from None
 
 
 def load(name: str, **options: Any) -> Any:
-    """A model by name, ready for `sample`.
+    """Load a model by name, for `sample` and `optimize`.
 
     Args:
         name: one of MODELS.
-        options: passed to the model: `device`, `dtype`, and for emoji64 `guidance` (default 2.0; None is the default).
+        options: passed to the model: `device`, `dtype` and, for emoji64, `guidance` (default 2.0). None means the
+            default.
     Raises:
-        ValueError: if no model has that name, the device is not there, or guidance is asked of emoji64-turbo.
+        ValueError: if no model has this name, the device is not available, or guidance is given for emoji64-turbo.
     """
     options = {k: v for k, v in options.items() if v is not None}
     _check_device(options.get("device", "cpu"))

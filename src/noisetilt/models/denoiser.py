@@ -1,4 +1,4 @@
-"""x̂_0 = E[x_0 | x_t] from any network, and the count of network evaluations."""
+"""`Denoiser`: any network as x̂_0 = E[x_0 | x_t], with a count of network evaluations."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ..path import PREDICTIONS, Path, Prediction, to_x0
 
 
 class Denoiser:
-    """A network as x̂_0(x_t, t), after classifier-free guidance, that counts its evaluations.
+    """A network as x̂_0(x_t, t), with classifier-free guidance and a count of evaluations.
 
     Args:
         path: the Gaussian path.
-        network: maps x_t (batch, *event), t (a float) and index (batch,) of int64, the prompt of each row, to
-            its prediction of x_t's shape; with guidance it is called once with `unconditional` beside it.
+        network: (x_t (batch, *event), t (a float), index (batch,) int64, the prompt of each row) → prediction of x_t's
+            shape.
         prediction: what the network predicts: "x0", "epsilon", "v" or "velocity".
-        unconditional: the same network without the prompt, (x_t, t, index) → prediction. With it, the prediction is
+        unconditional: the network without prompt, (x_t, t, index) → prediction. With it, the prediction is
             u + guidance · (c − u) (Ho & Salimans 2022, arXiv 2207.12598).
-        guidance: scale of classifier-free guidance; 1 is none.
+        guidance: scale of classifier-free guidance; 1 is no guidance.
 
-    `nfe` counts rows denoised. The two halves of guidance count once, as in the papers we compare with.
+    `nfe` is the number of denoised rows. A guided row counts once, as in the compared papers.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class Denoiser:
         guidance: float = 1.0,
     ) -> None:
         if prediction not in PREDICTIONS:
-            raise ValueError(f"prediction = {prediction!r} is unknown; give one of {', '.join(PREDICTIONS)}")
+            raise ValueError(f"prediction = {prediction!r} is unknown; use one of {', '.join(PREDICTIONS)}")
         if guidance != 1.0 and unconditional is None:
-            raise ValueError(f"guidance = {guidance} needs the prediction without prompt; pass `unconditional`")
+            raise ValueError(f"guidance = {guidance} needs a prediction without prompt; pass unconditional=...")
         self.path, self.network, self.prediction = path, network, prediction
         self.unconditional, self.guidance = unconditional, guidance
         self.nfe = 0
@@ -46,8 +46,8 @@ class Denoiser:
 
         Args:
             x_t: (batch, *event).
-            t: the time of all rows.
-            index: (batch,) which prompt each row has; row i has prompt i if left out.
+            t: time of all rows.
+            index: (batch,) int64, the prompt of each row; 0, 1, 2, … by default.
         """
         index = torch.arange(len(x_t), device=x_t.device) if index is None else index
         self.nfe += len(x_t)

@@ -1,6 +1,6 @@
-"""Models whose posterior mean is known in closed form: ground truth without training.
+"""Models with a posterior mean in closed form, which give ground truth without training.
 
-Both have what `sample` asks of a model: `denoiser(prompts)`, `path`, `shape`, `decode`.
+Both have the interface that `sample` needs: `denoiser(prompts)`, `path`, `shape`, `decode`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class GaussianModel:
     """x_0 ~ N(m, Σ) with Σ diagonal in the Fourier basis of the event's last axes.
 
     Args:
-        mean: m of the event's shape.
-        power: eigenvalues of Σ > 0 on the full FFT grid, broadcastable to the event; even under k → −k, so that Σ is
-            real (as every function of |k| is).
+        mean: m, of the event's shape.
+        power: eigenvalues of Σ > 0 on the full FFT grid, broadcastable to the event; symmetric under k → −k, so
+            that Σ is real (as for every function of |k|).
         path: any Gaussian path.
-        axes: how many trailing axes the Fourier transform runs over.
+        axes: number of trailing axes of the Fourier transform.
     """
 
     mean: Tensor
@@ -41,7 +41,7 @@ class GaussianModel:
         return torch.fft.ifftn(torch.fft.fftn(x, dim=dims) * response.to(x.device), dim=dims).real
 
     def denoiser(self, prompts: Sequence[str]) -> Denoiser:
-        """x̂_0 = m + αΣ (α²Σ + σ²)⁻¹ (x_t − α m), the Wiener filter; prompts change nothing."""
+        """x̂_0 = m + αΣ (α²Σ + σ²)⁻¹ (x_t − α m), the Wiener filter; prompts have no effect."""
 
         def network(x_t: Tensor, t: float, index: Tensor) -> Tensor:
             alpha, sigma = self.path.alpha(t), self.path.sigma(t)
@@ -52,7 +52,7 @@ class GaussianModel:
         return Denoiser(self.path, network)
 
     def decode(self, x_0: Tensor) -> Tensor:
-        """The identity: states are pictures."""
+        """The identity: states are images."""
         return x_0
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -61,11 +61,11 @@ class GaussianModel:
         return self.mean + self._filter(white, self.power.sqrt())
 
     def whiten(self, x_0: Tensor) -> Tensor:
-        """Σ^(−1/2)(x_0 − m): standard normal for samples of the prior; its distance from typical is atypicality."""
+        """Σ^(−1/2)(x_0 − m): standard normal for samples of the prior."""
         return self._filter(x_0 - self.mean.to(x_0), self.power.rsqrt())
 
     def tilted_mean(self, direction: Tensor, temperature: float) -> Tensor:
-        """m + Σa/β: mean of the optimal tilt for the reward aᵀx at temperature β; its covariance stays Σ."""
+        """m + Σa/β: mean of the prior tilted by exp(aᵀx/β), a = direction, β = temperature; its covariance is Σ."""
         return self.mean + self._filter(direction, self.power) / temperature
 
 
@@ -75,8 +75,8 @@ class MixtureModel:
 
     Args:
         means: (components, *event).
-        variances: (components,), each v_j ≥ 0; zero makes a set of points.
-        weights: (components,), p_j > 0, normalised here.
+        variances: (components,), each v_j ≥ 0; 0 is a point mass.
+        weights: (components,), p_j > 0; they need not sum to 1.
         path: any Gaussian path.
     """
 
@@ -90,7 +90,7 @@ class MixtureModel:
         return tuple(self.means.shape[1:])
 
     def denoiser(self, prompts: Sequence[str]) -> Denoiser:
-        """x̂_0 = Σ_j P(j | x_t) (m_j + α v_j (x_t − α m_j)/(α² v_j + σ²)); prompts change nothing."""
+        """x̂_0 = Σ_j P(j | x_t) (m_j + α v_j (x_t − α m_j)/(α² v_j + σ²)); prompts have no effect."""
 
         def network(x_t: Tensor, t: float, index: Tensor) -> Tensor:
             alpha, sigma = self.path.alpha(t), self.path.sigma(t)
@@ -106,5 +106,5 @@ class MixtureModel:
         return Denoiser(self.path, network)
 
     def decode(self, x_0: Tensor) -> Tensor:
-        """The identity: states are pictures."""
+        """The identity: states are images."""
         return x_0

@@ -1,4 +1,4 @@
-"""Between network states and pictures in [0, 1]."""
+"""Clamping of images to [0, 1] with a useful gradient."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class _ClampInward(torch.autograd.Function):
 
 
 def clamp_unit(x: Tensor) -> Tensor:
-    """x clamped to [0, 1], with the gradient of a function that is *maximised*: a value outside may come back in, but
-    is not pushed further out. A plain clamp would let a pixel just past white never change again."""
+    """x clamped to [0, 1], with a gradient for maximisation: values outside [0, 1] can move inwards, but not outwards.
+
+    The gradient of `torch.clamp` is zero outside, so that such a pixel would never change again.
+    """
     return _ClampInward.apply(x)

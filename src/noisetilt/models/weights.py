@@ -1,4 +1,4 @@
-"""Weights that ship with the package: half-precision safetensors whose checksum is verified on load."""
+"""Weights that are included in the package: half-precision safetensors with a checksum that is verified on load."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..rewards.checksums import read_verified
 
 
 def load_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file in float32, after its SHA-256 was compared with `<file>.sha256`.
+    """The tensors of a safetensors file in float32, after a check of its SHA-256 against `<file>.sha256`.
 
     Raises:
-        ValueError: if the file is another one, or missing.
+        ValueError: if the file is missing or its checksum differs.
     """
     state, _ = read_verified(file, file.with_name(file.name + ".sha256").read_text().strip())
     return {name: tensor.float() for name, tensor in state.items()}
 
 
 def save_weights(tensors: dict[str, Tensor], file: Path) -> None:
-    """Writes tensors in half precision, and the checksum beside them."""
+    """Write tensors in half precision, and their checksum to `<file>.sha256`."""
     data = save({name: tensor.detach().half().contiguous() for name, tensor in tensors.items()})
     file.write_bytes(data)
     file.with_name(file.name + ".sha256").write_text(hashlib.sha256(data).hexdigest() + "\n")

@@ -1,4 +1,4 @@
-"""emoji64 as `sample` wants it."""
+"""emoji64 with the interface that `sample` and `optimize` need."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .network import Emoji64
 FOLDER = Path(__file__).parent
 
 
-def shipped(*names: str) -> Emoji64:
-    """The network with the shipped weights of these names, later ones over earlier ones."""
+def load_network(*names: str) -> Emoji64:
+    """The network with the included weights of these names; later weights override earlier ones."""
     network = Emoji64(**json.loads((FOLDER / "config.json").read_text()))
     tensors: dict[str, Tensor] = {}
     for name in names:
@@ -30,13 +30,13 @@ def shipped(*names: str) -> Emoji64:
 
 
 class Emoji64Model:
-    """The embedded model: 64×64 emoji from words, such as "smiling cat face, 3d".
+    """The embedded model: 64×64 emoji from prompts such as "smiling cat face, 3d".
 
     Args:
-        guidance: scale of classifier-free guidance, 1 is none.
-        device, dtype: where and in what precision the network runs; states stay float32.
-        network: another Emoji64 instead of the one that ships.
-        steps: how many it is made for; any other number can be asked of it.
+        guidance: scale of classifier-free guidance; 1 is no guidance.
+        device, dtype: of the network; states are float32.
+        network: an Emoji64 that replaces the included one.
+        steps: the default number of sampling steps; any other number is possible.
     """
 
     path = FlowPath()
@@ -51,18 +51,18 @@ class Emoji64Model:
         steps: int = 25,
     ) -> None:
         self.guidance, self.device, self.dtype, self.steps = guidance, device, dtype, steps
-        network = shipped("emoji64") if network is None else network
+        network = load_network("emoji64") if network is None else network
         self.network = network.to(device, dtype).eval().requires_grad_(False)
 
     @torch.no_grad()
     def denoiser(self, prompts: Sequence[str]) -> Denoiser:
-        """x̂_0 for these prompts; the two halves of classifier-free guidance are one network call.
+        """x̂_0 for these prompts; classifier-free guidance takes one network call with twice the rows.
 
         Raises:
-            ValueError: if a prompt has a word the model does not know; names the nearest known ones.
+            ValueError: if a prompt has an unknown word; names the nearest known words.
         """
         text = self.network.encode_text(bags(prompts).to(self.device, self.dtype))
-        none = self.network.encode_text(torch.zeros_like(bags([""])).to(text))
+        empty = self.network.encode_text(torch.zeros_like(bags([""])).to(text))
 
         def network(x_t: Tensor, t: float, index: Tensor) -> Tensor:
             times = torch.full((len(x_t),), t, device=x_t.device, dtype=self.dtype)
@@ -70,29 +70,29 @@ class Emoji64Model:
             if self.guidance == 1.0:
                 return self.network(x, times, condition).to(x_t.dtype)
             both = self.network(
-                torch.cat([x, x]), torch.cat([times, times]), torch.cat([condition, none.expand_as(condition)])
+                torch.cat([x, x]), torch.cat([times, times]), torch.cat([condition, empty.expand_as(condition)])
             )
-            guided, free = both.to(x_t.dtype).chunk(2)
-            return free + self.guidance * (guided - free)
+            conditional, unconditional = both.to(x_t.dtype).chunk(2)
+            return unconditional + self.guidance * (conditional - unconditional)
 
         return Denoiser(self.path, network)
 
     def decode(self, x_0: Tensor) -> Tensor:
-        """Pictures (batch, 3, 64, 64) in [0, 1] from states in about [-1, 1]."""
+        """Images (batch, 3, 64, 64) in [0, 1] from states in about [-1, 1]."""
         return clamp_unit((x_0 + 1) / 2)
 
 
 def turbo(
     guidance: float = 1.0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Emoji64Model:
-    """emoji64-turbo: emoji64's pictures in one step. Its text encoder and layout are emoji64's.
+    """emoji64-turbo: emoji64 distilled to one step, with the text encoder and layout of emoji64.
 
     Raises:
-        ValueError: for any guidance but 1: what guidance does was distilled into the weights.
+        ValueError: for any guidance but 1, because guidance was distilled into the weights.
     """
     if guidance != 1.0:
         raise ValueError(
-            f"guidance = {guidance} was asked of emoji64-turbo, which has emoji64's guidance of 2 in its weights; "
-            "leave it out or give 1"
+            f"guidance = {guidance} is not supported by emoji64-turbo, whose weights include emoji64's guidance of 2; "
+            "leave it out or use 1"
         )
-    return Emoji64Model(1.0, device, dtype, shipped("emoji64", "emoji64-turbo"), steps=4)
+    return Emoji64Model(1.0, device, dtype, load_network("emoji64", "emoji64-turbo"), steps=4)

@@ -1,8 +1,8 @@
 """The network of emoji64: a pixel-space flow-matching transformer with a bag-of-words text encoder.
 
-It predicts x_0 from x_t directly in pixels, with patches as large as 8×8, because a clean picture lies on a
-low-dimensional manifold that a narrow network can reach, and noise or velocity do not (Li & He 2025,
-arXiv 2511.13720). A small convolutional head afterwards works across patch borders, so no seams remain.
+It predicts x_0 from x_t in pixel space with 8×8 patches: clean images lie on a low-dimensional manifold that a narrow
+network can represent, while noise and velocity do not (Li & He 2025, arXiv 2511.13720). A small convolutional head
+removes the seams between patches.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ SIZE = 64
 
 
 def fourier_features(t: Tensor, width: int) -> Tensor:
-    """Sines and cosines of t ∈ [0, 1], shape (batch,) → (batch, width), periods from 1000 down to 0.1."""
+    """Sines and cosines of t ∈ [0, 1], shape (batch,) → (batch, width), with periods from 1000 to 0.1."""
     octaves = torch.linspace(math.log(1e-3), math.log(10.0), width // 2, device=t.device)
     angles = 2 * math.pi * t[:, None].float() * octaves.exp()
     return torch.cat([angles.cos(), angles.sin()], dim=1).to(t.dtype)
 
 
-def mean_word(bags: Tensor, vectors: Tensor) -> Tensor:
-    """The sum of a bag's word vectors by the root of their number, so that one word and ten words give inputs of
-    one size; the empty bag is the zero vector and means "any picture"."""
+def pool_words(bags: Tensor, vectors: Tensor) -> Tensor:
+    """The sum of a bag's word vectors divided by the square root of their number, which makes the norm independent of
+    the number of words. The empty bag gives the zero vector, the unconditional input."""
     return (bags @ vectors) / bags.sum(1, keepdim=True).clamp(min=1).sqrt()
 
 
 def join_patches(patches: Tensor) -> Tensor:
-    """Pictures (batch, 3, 64, 64) from the values of their patches (batch, 64, 192)."""
+    """Images (batch, 3, 64, 64) from their patches (batch, 64, 192)."""
     grid = SIZE // PATCH
     return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (grid, grid)), PATCH)
 
@@ -39,7 +39,7 @@ def join_patches(patches: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention with normalised queries and keys.
 
-    Written as matmul, softmax, matmul: on 64 tokens its backward is much faster on a CPU than the fused kernel's.
+    Matmul, softmax and matmul: for 64 tokens on a CPU, its backward pass is much faster than that of the fused kernel.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -60,7 +60,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block whose layer norms are shifted, scaled and gated by the condition (adaLN-zero)."""
+    """A transformer block with layer norms that are shifted, scaled and gated by the condition (adaLN-zero)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Block(nn.Module):
 
 
 class SeamHead(nn.Module):
-    """A convolutional residual on [x̂_0, x_t] that reaches across patch borders, at half resolution for speed."""
+    """A convolutional residual on [x̂_0, x_t] across patch borders, at half resolution for speed."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
@@ -101,11 +101,11 @@ class SeamHead(nn.Module):
 
 
 class Layout(nn.Module):
-    """What the words alone say about every patch: (batch, tokens, channels) from bags of words.
+    """Features of every patch from the words alone: (batch, tokens, channels) from bags of words.
 
-    The condition of the transformer's blocks is the same for all patches, and turning it into places and shapes costs
-    it many layers and many pictures. This small network of its own does only that, can be trained alone, in minutes,
-    to the mean picture of a prompt, and is added to the tokens. `sketch` shows that mean picture.
+    The condition of the transformer blocks is the same for all patches, and many layers would be needed to derive
+    positions and shapes from it. This small network does so directly. It is trained separately, in minutes, to predict
+    the mean image of a prompt (`sketch`), and its output is added to the tokens.
     """
 
     def __init__(self, vocabulary: int, width: int, hidden: int, channels: int) -> None:
@@ -122,21 +122,21 @@ class Layout(nn.Module):
         self.patch = nn.Linear(channels, 3 * PATCH * PATCH)
 
     def forward(self, bags: Tensor) -> Tensor:
-        return self.net(mean_word(bags, self.words)).unflatten(1, (-1, self.channels))
+        return self.net(pool_words(bags, self.words)).unflatten(1, (-1, self.channels))
 
     def sketch(self, layout: Tensor) -> Tensor:
-        """The mean picture (batch, 3, 64, 64) that a layout stands for."""
+        """The mean image (batch, 3, 64, 64) of a layout."""
         return join_patches(self.patch(layout))
 
 
 class Emoji64(nn.Module):
-    """x_0 prediction for 64×64 RGB pictures in [-1, 1], conditioned on a bag of words.
+    """x_0 prediction for 64×64 RGB images in [-1, 1], conditioned on a bag of words.
 
     Args:
-        vocabulary: number of words the text encoder knows.
+        vocabulary: number of words of the text encoder.
         width, depth, heads: of the transformer.
         head_channels: channels of the convolutional residual head.
-        layout_hidden, layout_channels: of the words' own view of each patch.
+        layout_hidden, layout_channels: widths of `Layout`.
     """
 
     def __init__(
@@ -177,13 +177,13 @@ class Emoji64(nn.Module):
             nn.init.zeros_(last.bias)
 
     def encode_text(self, bags: Tensor) -> Tensor:
-        """Bags of words (batch, vocabulary), 1 where a word is present, to conditions (batch, features): the text
-        vector of the blocks, then the layout."""
-        return torch.cat([self.text(mean_word(bags, self.words)), self.layout(bags).flatten(1)], dim=1)
+        """Bags of words (batch, vocabulary), 1 where a word is present, to conditions (batch, features): the
+        concatenated text vector and layout."""
+        return torch.cat([self.text(pool_words(bags, self.words)), self.layout(bags).flatten(1)], dim=1)
 
     def forward(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """x̂_0 of shape (batch, 3, 64, 64) from x_t of the same shape, t ∈ [0, 1] of shape (batch,) and
-        the text encoder's output (batch, features)."""
+        """x̂_0 (batch, 3, 64, 64) from x_t of the same shape, t ∈ [0, 1] (batch,) and the output of `encode_text`
+        (batch, features)."""
         text, layout = text[:, : self.width], text[:, self.width :].unflatten(1, (-1, self.layout.channels))
         condition = F.silu(text + self.time(fourier_features(t, self.width).to(text.dtype)))
         patches = F.pixel_unshuffle(x_t, PATCH).flatten(2).transpose(1, 2)
