@@ -1,4 +1,4 @@
-"""Ascent of the reward over the initial noise: what each step is, where it ends, and what it may not depend on."""
+"""Noise ascent: single steps, convergence, gradients through the network, and the public function `optimize`."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ def normal(*shape, seed=0):
 
 
 def linear(a):
-    """r(x) = aᵀx and its gradient, as the ascent asks for them."""
+    """r(x) = aᵀx and its gradient, with the signature that `Ascent.iterate` needs."""
 
     def evaluate(x, rows, with_gradient):
         return (x * a).flatten(1).sum(1), a.expand_as(x)
@@ -32,8 +32,8 @@ def linear(a):
     return evaluate
 
 
-def hilly(a):
-    """r(x) = Σ sin(3 a x): its gradient changes on the way."""
+def sinusoidal(a):
+    """r(x) = Σ sin(3 a x), whose gradient depends on x."""
 
     def evaluate(x, rows, with_gradient):
         return (3 * a * x).sin().flatten(1).sum(1), 3 * a * (3 * a * x).cos()
@@ -46,7 +46,7 @@ def make_ascent(name, **options):
 
 
 class LinearGenerator:
-    """x_0 = A x at every time, a matrix on flattened events: a generator whose every derivative is known."""
+    """x_0 = A x at every time, a matrix on flattened events: a generator with known derivatives."""
 
     def __init__(self, matrix, event=(2, 16), path=None):
         self.matrix, self.shape, self.path = matrix, event, path or FlowPath()
@@ -61,7 +61,7 @@ class LinearGenerator:
         return x_0
 
 
-def generator_of(seed=0, **options):
+def make_generator(seed=0, **options):
     return LinearGenerator(normal(32, 32, seed=seed) / 6, **options)
 
 
@@ -69,14 +69,14 @@ def quadratic(target):
     return Reward("near", lambda images, prompts: -(images - target.to(images)).square().flatten(1).sum(1))
 
 
-# What one step is
+# Single steps
 
 
 @pytest.mark.parametrize("name", ["gper", "gper-both"])
-def test_each_gradient_of_gper_lies_in_the_feasible_set(name):
-    """Its spectrum has ‖y‖₁ = (√π/2) B and ‖y‖₂² = B in each block, at every iterate."""
+def test_gper_gradients_are_in_the_feasible_set(name):
+    """The spectrum has ‖y‖₁ = (√π/2) B and ‖y‖₂² = B in each block, at every iterate."""
     ascent = make_ascent(name, iterations=5)
-    for iterate in ascent.iterate(normal(2, *EVENT), hilly(normal(*EVENT, seed=1))):
+    for iterate in ascent.iterate(normal(2, *EVENT), sinusoidal(normal(*EVENT, seed=1))):
         if iterate.gradient is None:
             continue
         blocks = to_spectrum(ascent.direction(iterate.noise, iterate.gradient)).abs().view(2, -1, 16)
@@ -85,15 +85,15 @@ def test_each_gradient_of_gper_lies_in_the_feasible_set(name):
 
 
 @pytest.mark.parametrize("name", ["gper-latent", "gper-both"])
-def test_projected_latents_never_leave_the_feasible_set(name):
-    for iterate in make_ascent(name, iterations=5).iterate(normal(2, *EVENT), hilly(normal(*EVENT, seed=1))):
+def test_projected_latents_stay_in_the_feasible_set(name):
+    for iterate in make_ascent(name, iterations=5).iterate(normal(2, *EVENT), sinusoidal(normal(*EVENT, seed=1))):
         torch.testing.assert_close(project_wgnc(iterate.noise), iterate.noise, atol=1e-9, rtol=0)
 
 
-def test_steps_are_those_of_adam():
+def test_steps_match_adam():
     """m and v by the formulas of Kingma & Ba (2015), on the projected gradient."""
     ascent, x, m, v = make_ascent("gper", iterations=4), normal(2, *EVENT), 0, 0
-    for k, iterate in enumerate(ascent.iterate(x, hilly(normal(*EVENT, seed=1)))):
+    for k, iterate in enumerate(ascent.iterate(x, sinusoidal(normal(*EVENT, seed=1)))):
         torch.testing.assert_close(iterate.noise, x, atol=1e-6, rtol=0)
         if iterate.gradient is not None:
             g = project_wgnc(iterate.gradient)
@@ -108,29 +108,28 @@ def test_plain_gradient_ascent():
 
 
 def test_rotation_is_a_noise_tilt_that_keeps_the_norm():
-    """For g' at right angles to x and as long it is cos θ · x + sin θ · g', NTRK's mixture with ρ = sin²θ."""
+    """For g' orthogonal to x and of equal norm it is cos θ · x + sin θ · g', NTRK's mixture with ρ = sin²θ."""
     x, g = normal(1, *EVENT), normal(1, *EVENT, seed=1)
     g = g - (g * x).sum() / (x * x).sum() * x
     g = g / g.norm() * x.norm()
     first = list(Ascent(1, 0.3, optimiser="rotation", momentum=0.0).iterate(x, linear(g[0])))[-1].noise
     torch.testing.assert_close(first, math.cos(0.3) * x + math.sin(0.3) * g)
-    for iterate in Ascent(9, 0.3, optimiser="rotation").iterate(x, hilly(normal(*EVENT, seed=2))):
+    for iterate in Ascent(9, 0.3, optimiser="rotation").iterate(x, sinusoidal(normal(*EVENT, seed=2))):
         torch.testing.assert_close(iterate.noise.norm(), x.norm())
 
 
-def test_rotation_comes_to_rest_at_a_constant_gradient():
+def test_rotation_converges_to_a_constant_gradient():
     a, ascent = normal(*EVENT, seed=1), Ascent(40, 0.1, optimiser="rotation", momentum=0.0)
     x = torch.cat([normal(1, *EVENT), a[None]])
     for row in list(ascent.iterate(x, linear(a)))[-1].noise:
         torch.testing.assert_close(row / row.norm(), a / a.norm())
 
 
-def test_rotation_keeps_noise_typical_where_steps_add_up():
-    """Along a gradient that is typical and does not turn, Adam's noise grows until the audit sees it; a rotated one
-    stays typical all the way."""
+def test_rotation_keeps_noise_typical_for_a_constant_gradient():
+    """For a constant, typical gradient the audit rejects Adam's noise, whose norm grows, and accepts rotated noise."""
     x, a = (torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
     for ascent, typical in ((make_ascent("gper-rotation", gradient="raw"), True), (make_ascent("none"), False)):
-        *_, last = ascent.iterate(x, lambda x, rows, wanted: ((x * a[rows]).flatten(1).sum(1), a[rows]))
+        *_, last = ascent.iterate(x, lambda x, rows, with_gradient: ((x * a[rows]).flatten(1).sum(1), a[rows]))
         assert (audit(last.noise).p_value > 1e-3).all() == typical
         assert (torch.cosine_similarity(last.noise.flatten(1), a.flatten(1)) > 0.7).all()
 
@@ -144,14 +143,14 @@ def test_clipping_bounds_the_gradient_of_each_image_alone():
 
 
 @pytest.mark.parametrize("name", ["none", "gper", "gper-w"])
-def test_a_zero_gradient_moves_nothing(name):
-    """Also where the projection would answer zero with noise."""
+def test_zero_gradient_keeps_the_noise(name):
+    """Also if the projection of zero is noise."""
     x = normal(2, *EVENT)
     last = list(make_ascent(name, iterations=3).iterate(x, linear(torch.zeros(EVENT, dtype=torch.float64))))[-1]
     assert torch.equal(last.noise, x)
 
 
-# Where it ends
+# Convergence
 
 
 def test_without_regularisation_the_norm_grows():
@@ -163,8 +162,8 @@ def test_without_regularisation_the_norm_grows():
     assert iterates[-1].noise.norm() > 50 * math.sqrt(COUNT)
 
 
-def settled(penalty, a, weight, block_size, iterations=250, rate=None):
-    """The noise at which plain ascent of aᵀx − λ P(x) comes to rest."""
+def fixed_point(penalty, a, weight, block_size, iterations=250, rate=None):
+    """The limit of plain gradient ascent of aᵀx − λ P(x)."""
     ascent = Ascent(
         iterations,
         rate,
@@ -177,23 +176,23 @@ def settled(penalty, a, weight, block_size, iterations=250, rate=None):
     return list(ascent.iterate(normal(1, *EVENT), linear(a)))[-1].noise
 
 
-def test_reno_settles_where_the_reward_balances_the_norm():
+def test_reno_converges_to_its_fixed_point():
     """x = s·a/‖a‖ with s − (N − 1)/s = ‖a‖/λ."""
     a, weight = normal(*EVENT, seed=1), 0.5
-    x = settled("reno", a, weight, 16, rate=0.3)
+    x = fixed_point("reno", a, weight, 16, rate=0.3)
     pull = a.norm() / weight
     s = (pull + (pull**2 + 4 * (COUNT - 1)).sqrt()) / 2
     torch.testing.assert_close(x[0], s * a / a.norm(), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("penalty, block", [("prno", 1), ("mpgr", COUNT // 2)])
-def test_moment_penalties_settle_in_closed_form(penalty, block):
+def test_moment_penalties_converge_to_their_fixed_point(penalty, block):
     """With one block P depends on mean and energy q alone, and for a of mean zero x = s·a/RMS(a) with
     λ s (s² − 1) = RMS(a)."""
     a = normal(*EVENT, seed=1)
     a = a - a.mean()
     rms, weight = a.square().mean().sqrt(), 0.5
-    x = settled(penalty, a, weight, block, iterations=250, rate=0.2)
+    x = fixed_point(penalty, a, weight, block, iterations=250, rate=0.2)
     s = max(r.real for r in roots_of(rms.item() / weight))
     torch.testing.assert_close(x[0], s * a / rms, atol=1e-5, rtol=0)
 
@@ -214,7 +213,7 @@ def test_the_best_iterate_is_returned():
     assert (nearer.flatten(2).norm(dim=2) < 0.5 * x.flatten(2).norm(dim=2)).all()
 
 
-def test_an_audited_image_stops_before_it_fails():
+def test_audited_image_stops_before_rejection():
     x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     ascent = Ascent(20, 0.05, audit_level=1e-3)
     iterates = list(ascent.iterate(x, linear(torch.ones(3, 16, 16))))
@@ -225,7 +224,7 @@ def test_an_audited_image_stops_before_it_fails():
     assert (audit(free.noise).p_value < 1e-3).all()
 
 
-def test_images_that_all_fail_their_audit_at_once_keep_their_noise():
+def test_images_that_fail_the_first_audit_keep_their_noise():
     model = GaussianModel(torch.zeros(3, 16, 16), torch.ones(16, 16), VPPath.from_betas(torch.linspace(1e-3, 0.2, 30)))
     reward = Reward("sum", lambda i, p: i.flatten(1).sum(1))
     method = Method(initial=Ascent(5, 2.0, audit_level=1e-3))
@@ -234,27 +233,27 @@ def test_images_that_all_fail_their_audit_at_once_keep_their_noise():
     torch.testing.assert_close(result.images, sample(model, [""] * 2, reward, method, 1).images)
 
 
-def test_a_stopped_row_is_not_evaluated_again():
-    x, asked = normal(3, *EVENT), []
+def test_stopped_rows_are_not_evaluated():
+    x, evaluated = normal(3, *EVENT), []
 
     def evaluate(rows_x, rows, with_gradient):
-        asked.append(rows.tolist())
+        evaluated.append(rows.tolist())
         return linear(normal(*EVENT, seed=1))(rows_x, rows, with_gradient)
 
-    walk = Ascent(4).iterate(x, evaluate)
-    first = next(walk)
-    second = walk.send(torch.tensor([True, False, True]))
+    iterates = Ascent(4).iterate(x, evaluate)
+    first = next(iterates)
+    second = iterates.send(torch.tensor([True, False, True]))
     assert torch.equal(second.noise[1], first.noise[1]) and not torch.equal(second.noise[0], first.noise[0])
-    list(walk)
-    assert asked == [[0, 1, 2], *[[0, 2]] * 4]
+    list(iterates)
+    assert evaluated == [[0, 1, 2], *[[0, 2]] * 4]
 
 
 # Through the network
 
 
 @pytest.mark.parametrize("path", [FlowPath(), VPPath.from_betas(torch.linspace(1e-3, 0.3, 20).numpy())])
-def test_the_gradient_through_a_chain_is_that_of_the_plain_chain(path):
-    """Checkpointed = autograd through the written-out objective = finite differences, in float64."""
+def test_checkpointed_gradient_matches_autograd(path):
+    """It equals autograd without checkpoints and finite differences, in float64."""
     model = GaussianModel(torch.zeros(1, 4, 4, dtype=torch.float64), torch.full((4, 4), 0.5).double(), path)
     denoiser, index = model.denoiser([""]), torch.zeros(1, dtype=torch.long)
     grid = deterministic_grid(path, path.grid(4)[0] * 0.9, 4)
@@ -277,8 +276,8 @@ def test_the_gradient_through_a_chain_is_that_of_the_plain_chain(path):
     torch.testing.assert_close(slope, (checkpointed * step).sum(), rtol=1e-6, atol=1e-12)
 
 
-def test_one_step_is_the_denoiser_itself():
-    model = generator_of()
+def test_one_step_chain_is_the_denoiser():
+    model = make_generator()
     x, index = normal(2, 2, 16), torch.arange(2)
     made = deterministic_chain(model.denoiser(["", ""]), x, deterministic_grid(model.path, 1.0, 1), index)
     torch.testing.assert_close(made, (x.flatten(1) @ model.matrix.T).view_as(x))
@@ -288,17 +287,17 @@ METHOD_NAMES = ["none", "reno", "prno", "mpgr", "gper", "gper-latent", "gper-bot
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
-def test_every_method_climbs_in_one_step_generation(name):
-    model, reward = generator_of(), quadratic(normal(2, 16, seed=5))
+def test_every_method_increases_the_reward_in_one_step(name):
+    model, reward = make_generator(), quadratic(normal(2, 16, seed=5))
     method = METHODS[name].replace(iterations=30, rate=0.5 if name == "reno" else 0.03)
     plain = sample(model, [""] * 3, reward, "base", 1)
-    climbed = sample(model, [""] * 3, reward, method, 1)
-    assert (climbed.rewards > plain.rewards + 1).all()
-    assert climbed.trace.nfe == 30 + 1 + 1
+    optimized = sample(model, [""] * 3, reward, method, 1)
+    assert (optimized.rewards > plain.rewards + 1).all()
+    assert optimized.trace.nfe == 30 + 1 + 1
 
 
-def test_nfe_counts_the_calls_of_the_chain_and_not_what_checkpoints_repeat():
-    model, reward = generator_of(), quadratic(normal(2, 16, seed=5))
+def test_nfe_excludes_recomputation_by_checkpoints():
+    model, reward = make_generator(), quadratic(normal(2, 16, seed=5))
     method = Method(initial=Ascent(4, 0.03, chain_steps=3))
     assert sample(model, [""] * 2, reward, method, 3).trace.nfe == 5 * 3 + 3
     noisy = Method(initial=Ascent(4, 0.03, draws=2, perturb="noise"))
@@ -306,16 +305,16 @@ def test_nfe_counts_the_calls_of_the_chain_and_not_what_checkpoints_repeat():
 
 
 def test_ascent_through_a_chain_raises_the_reward_of_that_chain():
-    """The noise is optimised for the picture that these steps make of it, and sampling them is deterministic."""
-    model, reward = generator_of(), quadratic(normal(2, 16, seed=5))
+    """The noise is optimised for the image after these deterministic steps."""
+    model, reward = make_generator(), quadratic(normal(2, 16, seed=5))
     one, four = (
         sample(model, [""] * 4, reward, Method(initial=Ascent(40, 0.05, chain_steps=k)), 4, eta=0.0) for k in (1, 4)
     )
     assert (four.rewards > one.rewards).all()
 
 
-def test_an_image_does_not_notice_its_batch():
-    model, reward = generator_of(), quadratic(normal(2, 16, seed=5))
+def test_images_are_independent_of_their_batch():
+    model, reward = make_generator(), quadratic(normal(2, 16, seed=5))
     for name in METHOD_NAMES:
         method = METHODS[name].replace(iterations=6, particles=2)
         alone = sample(model, [""], reward, method, 1, seeds=[7])
@@ -323,36 +322,36 @@ def test_an_image_does_not_notice_its_batch():
         torch.testing.assert_close(batch.images[1], alone.images[0], atol=2e-4, rtol=0)
 
 
-def test_estimates_point_up_the_true_gradient():
-    """On average over many directions they are Jᵀ∇r and, around the noise, Jᵀ J Jᵀ∇r of the linear generator."""
+def test_zeroth_order_estimates_are_unbiased():
+    """Their expectation is Jᵀ∇r for perturbed images, and Jᵀ J Jᵀ∇r for perturbed noise of a linear generator."""
     from noisetilt.sampling.evaluation import Evaluator
     from noisetilt.sampling.reward_evaluation import RewardEvaluator
 
-    model, target = generator_of(), normal(2, 16, seed=5)
+    model, target = make_generator(), normal(2, 16, seed=5)
     black = Reward("black", lambda i, p: quadratic(target)(i.detach(), p), differentiable=False)
     x, index, grid = normal(1, 2, 16), torch.zeros(1, dtype=torch.long), [1.0, 0.0]
     matrix = model.matrix
     slope = -2 * (matrix @ x.flatten() - target.flatten())
     expected = {"image": matrix.T @ slope, "noise": matrix.T @ matrix @ matrix.T @ slope}
-    for around, truth in expected.items():
+    for perturb, truth in expected.items():
         evaluate = Evaluator(model.path, model.denoiser([""]), RewardEvaluator(black, model.decode, [""]), "x_t", 8)
-        found = evaluate.of_noise(x, grid, index, normal(1, 20_000, 2, 16, seed=6), width=0.3, perturb=around)[1]
+        found = evaluate.evaluate_noise(x, grid, index, normal(1, 20_000, 2, 16, seed=6), width=0.3, perturb=perturb)[1]
         cosine = torch.cosine_similarity(found.flatten(), truth, dim=0)
         assert cosine > 0.995
         assert found.norm() / truth.norm() == pytest.approx(1, abs=0.05)
 
 
-def test_black_boxes_are_climbed():
-    model, target = generator_of(), normal(2, 16, seed=5)
+def test_rewards_without_gradient_increase():
+    model, target = make_generator(), normal(2, 16, seed=5)
     black = Reward("black", lambda i, p: quadratic(target)(i.detach(), p), differentiable=False)
     plain = sample(model, [""] * 8, black, "base", 1).rewards
-    for around in ("image", "noise"):
-        method = METHODS["gper"].replace(iterations=30, rate=0.03, draws=8, perturb=around)
+    for perturb in ("image", "noise"):
+        method = METHODS["gper"].replace(iterations=30, rate=0.03, draws=8, perturb=perturb)
         assert (sample(model, [""] * 8, black, method, 1).rewards > plain + 1).all()
 
 
-def test_noise_ascended_for_one_step_helps_ntrk():
-    """A combination: the start is chosen by ascent, the steps are tilted."""
+def test_noise_ascent_improves_ntrk():
+    """Initial noise from ascent, then noise-tilted steps."""
     model = GaussianModel(torch.zeros(3, 8, 8), torch.ones(8, 8), VPPath.from_betas(torch.linspace(1e-3, 0.2, 30)))
     wave = torch.linspace(-1, 1, 8).expand(3, 8, 8) / 6
     reward = Reward("linear", lambda i, p: (i * wave).sum((1, 2, 3)))
@@ -360,11 +359,11 @@ def test_noise_ascended_for_one_step_helps_ntrk():
     assert both > ntrk + 0.2
 
 
-# The loop with a held-out reward
+# optimize
 
 
-def test_the_loop_starts_from_the_noise_of_sample_and_returns_the_best():
-    model, reward = generator_of(), quadratic(normal(2, 16, seed=5))
+def test_optimize_starts_from_the_noise_of_sample_and_returns_the_best_iterate():
+    model, reward = make_generator(), quadratic(normal(2, 16, seed=5))
     seen = []
     result = optimize(model, [""] * 3, reward, METHODS["none"].replace(iterations=8, rate=1.0), callback=seen.append)
     torch.testing.assert_close(seen[0].images, sample(model, [""] * 3, None, "base", 1).images)
@@ -377,17 +376,17 @@ def test_the_loop_starts_from_the_noise_of_sample_and_returns_the_best():
     assert result.trace.nfe.tolist() == [9, 9, 9]
 
 
-def test_the_loop_and_the_initial_noise_are_the_same_ascent():
-    model, reward = generator_of(), quadratic(normal(2, 16, seed=5))
+def test_optimize_and_sample_run_the_same_ascent():
+    model, reward = make_generator(), quadratic(normal(2, 16, seed=5))
     for name in ("gper", "reno"):
         method = METHODS[name].replace(iterations=6)
         looped, sampled = optimize(model, [""] * 2, reward, method), sample(model, [""] * 2, reward, method, 1)
         torch.testing.assert_close(looped.images, sampled.images, atol=1e-5, rtol=0)
 
 
-def test_images_stop_when_the_held_out_reward_turns():
-    """It asks for a third of what the reward asks for: each image turns back near there, whatever its batch."""
-    model = generator_of()
+def test_images_stop_when_the_heldout_reward_stops_improving():
+    """The held-out target is a third of the reward's target; each image stops near it, in any batch."""
+    model = make_generator()
     target = (model.matrix @ normal(32, seed=5)).view(2, 16)
     reward, half = quadratic(3 * target), quadratic(target)
     method = METHODS["none"].replace(iterations=80, rate=0.05)
@@ -401,10 +400,21 @@ def test_images_stop_when_the_held_out_reward_turns():
     torch.testing.assert_close(alone.images[0], result.images[2], atol=1e-4, rtol=0)
 
 
-def test_the_loop_stops_when_all_have_stopped():
+def test_optimize_takes_positional_arguments_in_the_order_of_sample():
+    """model, prompts, reward, method, iterations, seeds; `iterations` replaces the method's own number."""
+    model, reward = make_generator(), quadratic(normal(2, 16, seed=5))
+    result = optimize(model, ["", ""], reward, "none", 3, [5, 6])
+    named = optimize(model, prompts=["", ""], reward=reward, method=METHODS["none"].replace(iterations=3), seeds=[5, 6])
+    assert torch.equal(result.images, named.images) and result.trace.rewards.shape == (4, 2)
+    torch.testing.assert_close(result.rewards, result.trace.rewards.max(0).values)
+    untouched = optimize(model, [""], reward, "gper", 0, [5])
+    torch.testing.assert_close(untouched.images, sample(model, [""], reward, "base", 1, [5]).images)
+
+
+def test_optimize_ends_when_all_images_have_stopped():
     numbers = []
     optimize(
-        generator_of(),
+        make_generator(),
         [""] * 2,
         quadratic(torch.zeros(2, 16)),
         METHODS["none"].replace(rate=5.0),
@@ -415,24 +425,28 @@ def test_the_loop_stops_when_all_have_stopped():
     assert numbers == [0, 1, 2]
 
 
-# What is refused
+# Invalid arguments
 
 
 @pytest.mark.parametrize(
     "change, word",
     [
-        ({"method": "ntrk"}, "no noise ascent"),
-        ({"method": "gper-ntrk"}, "goes on"),
+        ({"method": "ntrk"}, "not a noise ascent"),
+        ({"method": "gper-ntrk"}, "use `sample`"),
         ({"patience": 2}, "patience = 2"),
         ({"seeds": [1]}, "seeds"),
         ({"chunk": 0}, "chunk"),
+        ({"iterations": -1}, "iterations = -1 must be a whole number, 0 or more"),
+        ({"iterations": 2.5}, r"iterations = 2\.5 must be a whole number"),
+        ({"iterations": "many"}, "iterations = 'many' must be a whole number"),
+        ({"iterations": True}, "iterations = True must be a whole number"),
         ({"reward": Reward("black", lambda i, p: i.flatten(1).sum(1), differentiable=False)}, "black"),
     ],
 )
-def test_the_loop_refuses(change, word):
+def test_optimize_rejects_invalid_arguments(change, word):
     call = {"prompts": ["", ""], "reward": quadratic(torch.zeros(2, 16)), **change}
     with pytest.raises(ValueError, match=word):
-        optimize(generator_of(), **call)
+        optimize(make_generator(), **call)
 
 
 @pytest.mark.parametrize(
@@ -454,19 +468,19 @@ def test_the_loop_refuses(change, word):
         {"perturb": "nowhere"},
     ],
 )
-def test_bad_knobs_are_refused(change):
+def test_ascent_rejects_invalid_options(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         Ascent(**change)
 
 
-def test_values_that_are_not_finite_name_reward_and_iteration():
-    """The reward breaks once the ascent has gone far enough."""
+def test_non_finite_rewards_raise_an_error_with_reward_and_iteration():
+    """The reward becomes NaN after some iterations."""
     broken = Reward("broken", lambda i, p: (60 - i.square().flatten(1).sum(1)).sqrt() * 0 + i.flatten(1).sum(1))
     with pytest.raises(FloatingPointError, match=r"'broken'.*iteration [1-9]"):
-        sample(generator_of(), [""], broken, METHODS["none"].replace(rate=0.2), 1)
+        sample(make_generator(), [""], broken, METHODS["none"].replace(rate=0.2), 1)
 
 
-def test_a_reward_without_gradient_is_refused():
+def test_rewards_without_gradient_are_rejected():
     black = Reward("black", lambda i, p: i.flatten(1).sum(1), differentiable=False)
     with pytest.raises(ValueError, match=r"'black'.*gradient"):
-        sample(generator_of(), [""], black, "gper", 1)
+        sample(make_generator(), [""], black, "gper", 1)

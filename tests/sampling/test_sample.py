@@ -38,30 +38,30 @@ def small(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_an_image_depends_on_its_seed_alone(name):
-    """The same picture alone, in a batch, and in another place of it; chunks change nothing."""
+def test_images_depend_on_their_seed_only(name):
+    """The image is the same alone, at any position of a batch, and for any chunk size."""
     model = gaussian()
     reward = linear(smooth_direction(model))
     alone = sample(model, [""], reward, small(name), 5, seeds=[7])
     batch = sample(model, [""] * 3, reward, small(name), 5, seeds=[1, 7, 2], chunk=2)
-    # This reward's gradient is all ties, which W breaks by rank: rounding moves it a little.
+    # This gradient has many ties, which W breaks by rank, so that rounding has a small effect.
     assert torch.allclose(batch.images[1], alone.images[0], atol=5e-3)
     assert not torch.allclose(batch.images[0], alone.images[0], atol=0.1)
 
 
 @pytest.mark.parametrize("name", ["ntrk", "svdd", "das", "rbf"])
-def test_a_heldout_reward_looks_on_and_changes_nothing(name):
+def test_heldout_reward_does_not_change_the_images(name):
     model = gaussian()
     reward = linear(smooth_direction(model))
-    judge = Reward("mean", lambda images, prompts: images.mean((1, 2, 3)))
-    plain, watched = (sample(model, [""] * 3, reward, small(name), 5, heldout=h, chunk=2) for h in (None, judge))
+    heldout = Reward("mean", lambda images, prompts: images.mean((1, 2, 3)))
+    plain, evaluated = (sample(model, [""] * 3, reward, small(name), 5, heldout=h, chunk=2) for h in (None, heldout))
     assert plain.heldout is None and len(plain.trace.heldout) == 0
-    assert torch.equal(plain.images, watched.images)
-    assert torch.allclose(watched.heldout, judge(watched.images, [""] * 3))
-    assert watched.trace.heldout.shape == watched.trace.rewards.shape == (len(watched.trace.times), 3)
+    assert torch.equal(plain.images, evaluated.images)
+    assert torch.allclose(evaluated.heldout, heldout(evaluated.images, [""] * 3))
+    assert evaluated.trace.heldout.shape == evaluated.trace.rewards.shape == (len(evaluated.trace.times), 3)
 
 
-def test_the_first_particle_has_the_same_noise_with_any_number_of_particles():
+def test_first_particle_has_the_same_noise_for_any_number_of_particles():
     model = gaussian()
     worst_first = Reward("first", lambda images, prompts: -torch.arange(len(images), dtype=torch.float32))
     alone = sample(model, [""], None, "base", 5, seeds=[3])
@@ -70,8 +70,8 @@ def test_the_first_particle_has_the_same_noise_with_any_number_of_particles():
 
 
 @pytest.mark.parametrize("name", ["best-of-n", "ntrk", "lgd", "svdd"])
-def test_no_call_sees_more_rows_than_the_chunk(name):
-    """Memory is bounded by the chunk, whatever the number of images and particles."""
+def test_network_calls_have_at_most_chunk_rows(name):
+    """The chunk bounds the memory for any number of images and particles."""
     model = gaussian()
     seen = []
 
@@ -101,7 +101,7 @@ def test_nfe_is_steps_times_particles(name):
     times = method.times.expand(model.path, model.path.grid(5))
     taken = reverse_steps(model.path, times)
     assert taken >= 5
-    # All but Langevin dynamics look at the last noise, too.
+    # All but Langevin dynamics also evaluate the last noise.
     before = method.initial.iterations + (name != "langevin") if method.initial.needs_reward else 0
     calls = (before + taken) * method.selection.particles
     if name == "rbf":
@@ -114,10 +114,10 @@ def test_nfe_is_steps_times_particles(name):
     assert (result.trace.gradient_norm.shape == (taken, 2)) == method.proposal.needs_gradient
 
 
-def test_guided_methods_raise_the_reward():
+def test_guided_methods_increase_the_reward():
     """In standard deviations of the prior, for a smooth linear reward.
 
-    Of such a gradient alone W keeps little; the mixture with fresh noise keeps nearly all.
+    W keeps little of such a gradient alone, and nearly all of it in the mixture with fresh noise.
     """
     model = gaussian(16)
     reward = linear(smooth_direction(model))
@@ -136,8 +136,8 @@ def test_guided_methods_raise_the_reward():
     assert means["dps"] > means["best-of-n"]
 
 
-def test_black_box_tilt_climbs_without_a_gradient():
-    """Its estimate is the true gradient on average, and it beats Best-of-N at a fraction of the network calls."""
+def test_black_box_tilt_increases_the_reward_without_gradient():
+    """It exceeds Best-of-N with a fraction of the network calls."""
     model = gaussian()
     direction = smooth_direction(model)
     black = Reward("black", lambda i, p: (i.detach() * direction).sum((1, 2, 3)), differentiable=False)
@@ -148,8 +148,8 @@ def test_black_box_tilt_climbs_without_a_gradient():
     assert guided.rewards.mean() > best.rewards.mean() + 0.5
 
 
-def test_first_step_of_a_flow_is_plain_noise():
-    """At t = 1 α = 0 and the gradient is exactly zero."""
+def test_first_step_of_a_flow_is_unguided():
+    """α = 0 at t = 1, so the gradient is exactly zero."""
     model = gaussian()
     result = sample(model, [""], linear(smooth_direction(model)), METHODS["ntrk"].replace(rho=1.0), 5)
     assert (result.trace.gradient_norm[0] == 0).all()
@@ -157,7 +157,7 @@ def test_first_step_of_a_flow_is_plain_noise():
     assert result.images.isfinite().all()
 
 
-def test_a_zero_gradient_is_plain_sampling():
+def test_zero_gradient_gives_base_samples():
     model = gaussian()
     flat = Reward("flat", lambda images, prompts: (0 * images).sum(dim=(1, 2, 3)))
     guided = sample(model, [""] * 2, flat, "ntrk", 5)
@@ -165,7 +165,7 @@ def test_a_zero_gradient_is_plain_sampling():
     assert torch.allclose(guided.images, base.images, atol=1e-6)
 
 
-def test_zero_strength_is_plain_sampling():
+def test_zero_strength_gives_base_samples():
     model = gaussian()
     reward = linear(smooth_direction(model))
     base = sample(model, [""] * 2, None, "base", 5).images
@@ -175,20 +175,20 @@ def test_zero_strength_is_plain_sampling():
 
 @pytest.mark.parametrize("gradient_at, jacobian", [("x_t", True), ("x0", False)])
 def test_gradient_is_exact(gradient_at, jacobian):
-    """Through the denoiser it is Jᵀ∇r, at x̂_0 it is ∇r: seen from the step a proposal is given."""
+    """A proposal gets Jᵀ∇r through the denoiser, and ∇r at x̂_0."""
     model = gaussian()
     direction = smooth_direction(model)
-    seen = []
+    steps = []
 
-    class Spy(Base):
+    class Recorder(Base):
         needs_gradient = True
 
         def __call__(self, step, noise):
-            seen.append(step)
+            steps.append(step)
             return super().__call__(step, noise)
 
-    sample(model, [""], linear(direction), Method(proposal=Spy()), 4, gradient_at=gradient_at)
-    step = seen[2]
+    sample(model, [""], linear(direction), Method(proposal=Recorder()), 4, gradient_at=gradient_at)
+    step = steps[2]
     alpha, sigma = 1 - step.t, step.t
     gain = alpha * model.power / (alpha**2 * model.power + sigma**2)
     expected = model._filter(direction, gain) if jacobian else direction
@@ -202,7 +202,7 @@ def choose(selection, rewards, uniform=None, log_ratio=None, number=1, steps=1):
 
 
 def test_svdd_keeps_the_best_candidate():
-    """All particles that leave a step descend from the one with the best reward."""
+    """All particles continue from the one with the best reward."""
     rewards = torch.tensor([[0.0, 3.0, 1.0], [5.0, 2.0, 1.0]])
     assert choose(Search(3), rewards).tolist() == [[1, 1, 1], [0, 0, 0]]
 
@@ -214,21 +214,21 @@ def test_soft_search_draws_in_proportion():
     assert drawn.float().mean().item() == pytest.approx(0.75, abs=0.01)
 
 
-def test_rollover_budget_takes_candidates_until_one_is_better():
-    """No call is spent where the first candidate already beats the bar; a step that runs out takes its best."""
+def test_rollover_budget_draws_candidates_until_the_reward_improves():
+    """No call is used if the first candidate exceeds the target; a step without calls left uses its best."""
     rbf = RolloverBudget(budget=3)
     state = rbf.open_step(torch.tensor([1.0, 1.0]), None)
     assert not rbf.wants_more(state).any()
     state = rbf.open_step(torch.tensor([2.0, 0.5]), state)
     assert rbf.wants_more(state).tolist() == [False, True]
-    assert state.left.tolist() == [4.0, 4.0]
+    assert state.remaining.tolist() == [4.0, 4.0]
     for _ in range(4):
         state = rbf.update(state, torch.tensor([1]), torch.tensor([0.7]))
-    assert not rbf.wants_more(state).any() and state.left.tolist() == [4.0, 0.0]
-    assert rbf.open_step(torch.tensor([0.0, 0.0]), state).bar.tolist() == [2.0, 1.0]
+    assert not rbf.wants_more(state).any() and state.remaining.tolist() == [4.0, 0.0]
+    assert rbf.open_step(torch.tensor([0.0, 0.0]), state).target.tolist() == [2.0, 1.0]
 
 
-def test_rollover_budget_beats_its_first_candidates():
+def test_rollover_budget_exceeds_base_sampling():
     model = gaussian()
     reward = linear(smooth_direction(model))
     base = sample(model, [""] * 24, reward, "base", 8)
@@ -239,7 +239,7 @@ def test_rollover_budget_beats_its_first_candidates():
     assert rising[:-1].float().mean() > 0.85
 
 
-def test_time_grid_may_step_back_up():
+def test_time_grid_may_return_to_noisier_times():
     model = gaussian()
     steps = []
     result = sample(model, [""], None, "base", grid=[1.0, 0.5, 0.7, 0.3, 0.0], callback=steps.append)
@@ -281,14 +281,14 @@ def test_dps_finds_the_rewarded_mode():
         ),
     ],
 )
-def test_bad_input_is_refused(change, error, word):
+def test_invalid_arguments_are_rejected(change, error, word):
     model = gaussian()
     call = {"prompts": ["", ""], "reward": linear(smooth_direction(model)), "method": "ntrk", "steps": 4, **change}
     with pytest.raises(error, match=word):
         sample(model, **call)
 
 
-def test_method_replaces_parts_and_knobs():
+def test_method_replaces_parts_and_options():
     method = METHODS["ntrk"].replace(rho=0.2, particles=4)
     assert method.proposal == NoiseTilt(rho=0.2) and method.selection == Independent(4)
     assert METHODS["ntrk"].proposal == NoiseTilt()
@@ -300,7 +300,7 @@ def test_method_replaces_parts_and_knobs():
 
 
 def test_noise_tilt_keeps_variance_and_mean():
-    """The injected noise has unit variance whatever ρ is, and it points up the gradient."""
+    """The injected noise has unit variance for any ρ, and a positive component along the gradient."""
     from noisetilt.proposals import Step
 
     generator = torch.Generator().manual_seed(0)

@@ -1,9 +1,10 @@
-"""Samplers: the native loop `sample`, noise ascent `optimize`, and the step they share."""
+"""The native sampling loop `sample`, noise ascent `optimize`, and the sampling engine shared by all drivers."""
 
 from .engine import Engine, reverse_steps
 from .evaluation import Model
 from .loop import sample
-from .noise_ascent import AscentReport, AscentTrace, OptimizeResult, optimize
+from .noise_ascent import optimize
+from .optimize_result import AscentReport, AscentTrace, OptimizeResult
 from .result import Result, StepReport
 from .reward_evaluation import check_reward
 from .trace import Trace

@@ -1,4 +1,4 @@
-"""A picture as a differentiable function of the noise."""
+"""Deterministic sampling: x_0 as a differentiable function of the initial noise."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ..path import Path, reverse_kernel
 
 
 def deterministic_grid(path: Path, start: float, steps: int) -> list[float]:
-    """Times of `steps` steps from `start` to the data: the path's own grid, begun at `start`."""
+    """The path's default grid with `steps` steps, with its first time replaced by `start`."""
     return [start, *path.grid(steps)[1:]]
 
 
 def deterministic_chain(denoiser: Denoiser, x: Tensor, grid: Sequence[float], index: Tensor) -> Tensor:
-    """x_0 (batch, *event) that the reverse kernel with η = 0 makes of x = x_T, step by step along the grid.
+    """x_0 (batch, *event) from x = x_T by steps of the reverse kernel with η = 0 along the grid.
 
-    One step is x̂_0 itself: a one-step generator. Where a gradient is wanted through several, each step keeps its input
-    only and is computed again on the way back, so that memory does not grow with the steps (DNO, Tang et al. 2024).
+    With one step the result is x̂_0, as in a one-step generator. With several steps and a gradient, each step is
+    checkpointed: it stores its input only and is recomputed in the backward pass (DNO, Tang et al. 2024).
 
     Args:
-        denoiser: x̂_0(x_t, t, index); the computing again is not counted in its nfe by `sample` and `optimize`.
+        denoiser: x̂_0(x_t, t, index); `sample` and `optimize` do not count the recomputation in its nfe.
         x: x_T (batch, *event) at grid[0].
         grid: times from noise to data.
-        index: (batch,) which prompt each row has.
+        index: (batch,) int64, the prompt of each row.
     """
 
     def step(x_t: Tensor, t: float, s: float) -> Tensor:

@@ -1,4 +1,7 @@
-"""The engine: from x_t and x̂_0 of a batch of particles to x_s. Whoever holds the network drives it."""
+"""The sampling engine: computes x_s from x_t and x̂_0 for a batch of particles.
+
+It does not call the network. The drivers (the native loop, diffusers, k-diffusion) call the network and pass x̂_0 in.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +15,27 @@ from torch import Tensor
 
 from ..initial_noise import NoiseObjective
 from ..methods import Method
-from ..path import Path, noisier, renoise, reverse_kernel
+from ..path import Path, is_noisier, renoise, reverse_kernel
 from ..path.accumulated_noise import AccumulatedNoise
 from ..path.strength import ReverseProcess
 from ..proposals import Step
 from ..selection import Candidates
 from .rng import PerImageRNG
 
-# x_t, x̂_0, r(x̂_0) and its gradient, of some particles.
+# x_t, x̂_0, r(x̂_0) and its gradient, for some particles.
 State = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 EvaluateRows = Callable[[Tensor, Tensor, float, "Tensor | None"], State]
 
 
 def reverse_steps(path: Path, grid: Sequence[float]) -> int:
-    """How many steps of a grid go towards the data; the others re-noise and call no network."""
-    return sum(not noisier(path, s, t) for t, s in itertools.pairwise(grid))
+    """The number of reverse steps of a grid; the other steps re-noise and do not call the network."""
+    return sum(not is_noisier(path, s, t) for t, s in itertools.pairwise(grid))
 
 
 class Engine:
-    """From x_t and x̂_0 of all particles to x_s, by a method's proposal and selection.
+    """Computes x_s from x_t and x̂_0 of all particles, with a method's proposal and selection.
 
-    States are flat batches (image · particle, *event): the particles of one image lie next to each other.
+    States are flat batches (image · particle, *event); the particles of one image are adjacent rows.
 
     Args:
         method: the method.
@@ -41,10 +44,10 @@ class Engine:
         seeds: one per image.
         eta: stochasticity of the reverse kernel.
         device, dtype: of the states.
-        steps: how many steps there will be, for methods that temper the reward.
-        rng: a source of noise with the methods of `PerImageRNG`, instead of the seeds'.
+        steps: number of reverse steps, for methods that temper the reward.
+        rng: a source of random numbers with the methods of `PerImageRNG`; replaces the one made from the seeds.
     Raises:
-        ValueError: if the method tilts the noise and eta leaves none.
+        ValueError: if the method tilts the noise and eta = 0.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class Engine:
         rng: Any = None,
     ) -> None:
         if eta == 0 and getattr(method.proposal, "needs_noise", False):
-            raise ValueError("eta = 0 leaves no noise to tilt; give eta = 1 (DDPM), or another method")
+            raise ValueError("eta = 0 injects no noise, which this method needs; give eta = 1 or another method")
         self.method, self.path, self.shape, self.eta = method, path, tuple(shape), eta
         self.number, self.steps = 0, steps
         self.images, self.particles = len(seeds), method.selection.particles
@@ -77,56 +80,56 @@ class Engine:
         return self._rng.normal(images).flatten(0, 1).to(self.device, self.dtype)
 
     def set_grid(self, grid: Sequence[float]) -> None:
-        """Tells of all times ahead, which a strength over the whole path needs.
+        """Set the time grid, which methods with a strength over the whole path (`best_of`) need.
 
         Raises:
-            ValueError: if the method cannot be as strong as it was asked on this grid.
+            ValueError: if the method cannot reach the requested strength on this grid.
         """
         self.process, self.steps = ReverseProcess(self.path, tuple(grid), self.eta), reverse_steps(self.path, grid)
         if getattr(self.method.proposal, "best_of", None) is not None:
-            self.method.proposal.rho_on(self.process, math.prod(self.shape))
+            self.method.proposal.rho_for(self.process, math.prod(self.shape))
 
     def start(self, t: float, evaluate: Callable[..., tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """x_T of all particles at time t, (image · particle, *event).
 
         Args:
-            t: where sampling starts.
+            t: the time at which sampling starts.
             evaluate: x_T (image · particle, *event) → rewards of x̂_0 and their gradients with respect to x_T; needed by
-                initial noise that follows the reward. Initial noise with `draws` hands it directions (image · particle,
-                draws, *event) too, along which rewards are to be compared.
+                initial noise that uses the reward. Initial noise with `draws` > 0 also passes random directions
+                (image · particle, draws, *event) for a zeroth-order estimate.
         Raises:
-            ValueError: if the method's initial noise needs it and it is not there.
+            ValueError: if the method's initial noise needs `evaluate` and it is None.
         """
         if evaluate is None and self.method.initial.needs_reward:
-            raise ValueError("this method's initial noise follows the reward, which cannot be asked here; use `sample`")
+            raise ValueError("this method's initial noise needs the reward, which is not available here; use `sample`")
         self.start_time, scale = t, self.path.prior_std(t)
         draws = getattr(self.method.initial, "draws", 0)
 
-        def rewards_of(noise: Tensor) -> tuple[Tensor, Tensor]:
+        def evaluate_noise(noise: Tensor) -> tuple[Tensor, Tensor]:
             offsets = [torch.stack([self._noise() for _ in range(draws)], dim=1)] if draws else []
             rewards, gradient = evaluate(scale * noise.flatten(0, 1), *offsets)
             return self.by_image(rewards), scale * self.by_image(gradient)
 
-        chain = NoiseObjective(
-            rewards_of, lambda: self.by_image(self._noise()), lambda: self._rng.uniform().to(self.device)
+        objective = NoiseObjective(
+            evaluate_noise, lambda: self.by_image(self._noise()), lambda: self._rng.uniform().to(self.device)
         )
-        return scale * self.method.initial(self.by_image(self._noise()), chain).flatten(0, 1)
+        return scale * self.method.initial(self.by_image(self._noise()), objective).flatten(0, 1)
 
     def by_image(self, values: Tensor) -> Tensor:
         """(image · particle, …) as (image, particle, …)."""
         return values.unflatten(0, (self.images, self.particles))
 
     def rows_of(self, particles: Tensor) -> Tensor:
-        """The row of one particle (image,) of each image."""
+        """Row indices (image,) of one particle (image,) per image."""
         return torch.arange(self.images, device=particles.device) * self.particles + particles
 
     def best(self, rewards: Tensor | None) -> Tensor:
-        """The row of each image's best particle by rewards (image, particle); of its first without them."""
+        """Row index of each image's best particle by rewards (image, particle); of the first particle if None."""
         first = torch.zeros(self.images, dtype=torch.long, device=self.device)
         return self.rows_of(first if rewards is None else rewards.argmax(1))
 
-    def _chosen(self, rewards: Tensor | None) -> Tensor | None:
-        """Flat indices of the particles that all go on from, or None if each goes on by itself."""
+    def _resample_particles(self, rewards: Tensor | None) -> Tensor | None:
+        """Row indices of each particle's ancestor, or None if each particle continues from its own state."""
         candidates = Candidates(
             None if rewards is None else self.by_image(rewards),
             self._log_ratio,
@@ -141,12 +144,13 @@ class Engine:
         return (ancestors + offset).flatten()
 
     def perturbations(self, t: float) -> Tensor | None:
-        """Offsets from x̂_0 for proposals that evaluate the reward near it, (image · particle, draws, *event), or
-        None."""
+        """Random offsets from x̂_0 (image · particle, draws, *event) for proposals that evaluate the reward at
+        perturbed x̂_0; None for the others."""
         draws = getattr(self.method.proposal, "draws", 0)
         if not draws:
             return None
-        return self.method.proposal.spread(self.path, t) * torch.stack([self._noise() for _ in range(draws)], dim=1)
+        noise = torch.stack([self._noise() for _ in range(draws)], dim=1)
+        return self.method.proposal.perturbation_std(self.path, t) * noise
 
     def advance(
         self,
@@ -161,18 +165,18 @@ class Engine:
         """x_s of all particles, (image · particle, *event).
 
         Raises:
-            FloatingPointError: if it is not finite.
+            FloatingPointError: if x_s is not finite.
         """
         self.number += 1
         accumulated = self._accumulated_noise(x_t)
-        chosen = self._chosen(rewards) if self.particles > 1 else None
-        if chosen is not None:
-            x_t, x0_hat = x_t[chosen], x0_hat[chosen]
-            accumulated = None if accumulated is None else accumulated.rows(chosen)
-            rewards = None if rewards is None else rewards[chosen]
-            gradient = None if gradient is None else gradient[chosen]
+        ancestors = self._resample_particles(rewards) if self.particles > 1 else None
+        if ancestors is not None:
+            x_t, x0_hat = x_t[ancestors], x0_hat[ancestors]
+            accumulated = None if accumulated is None else accumulated.rows(ancestors)
+            rewards = None if rewards is None else rewards[ancestors]
+            gradient = None if gradient is None else gradient[ancestors]
         mean, std = reverse_kernel(self.path, x_t, x0_hat, t, s, self.eta)
-        accumulated = None if accumulated is None else accumulated.propagated(self.path, t, s, self.eta)
+        accumulated = None if accumulated is None else accumulated.propagate(self.path, t, s, self.eta)
         step = Step(
             self.path,
             t,
@@ -194,14 +198,14 @@ class Engine:
         self._log_ratio = self._density_ratio(x_s, mean, std, noise)
         if not x_s.isfinite().all():
             raise FloatingPointError(
-                f"the state is not finite after step {self.number} (t = {t:.4g}); lower the strength"
+                f"the state is not finite after step {self.number} (t = {t:.4g}); lower the strength of the method"
             )
         return x_s
 
     def _accumulated_noise(self, x_t: Tensor) -> AccumulatedNoise | None:
-        """The noise accumulated on the way to x_t, for proposals that ask for it.
+        """The noise accumulated up to x_t, for proposals with `needs_accumulated_noise`.
 
-        It is read off the states, which selections may have replaced since the last step.
+        It is computed from the states, because a selection may have replaced them since the last step.
         """
         if not getattr(self.method.proposal, "needs_accumulated_noise", False):
             return None
@@ -211,15 +215,15 @@ class Engine:
         )
 
     def resample(self, images: Tensor) -> Tensor:
-        """The last step taken again with fresh noise, for some images (indices) of one particle each."""
+        """Repeat the last step with fresh noise for some images (indices), with one particle per image."""
         noise = self._noise(images.tolist())
         if self._step is None:
             return self.path.prior_std(self.start_time) * noise
         return self.method.proposal(self._step.rows(images), noise)
 
     def _density_ratio(self, x_s: Tensor, mean: Tensor, std: float, noise: Tensor) -> Tensor:
-        """log N(x_s; mean, std²) − log N(ε; 0, I), (image, particle): the base kernel's density over that of a proposal
-        which shifts the mean. Zero where the kernel has no noise."""
+        """log N(x_s; mean, std²) − log N(ε; 0, I), (image, particle): the log density ratio of the base kernel to a
+        proposal that shifts the mean. Zero if std = 0."""
         if std == 0 or self.particles == 1:
             return torch.zeros_like(self._log_ratio)
         perturbation = ((x_s - mean) / std).flatten(1)
@@ -227,38 +231,39 @@ class Engine:
         return self.by_image(0.5 * difference.sum(1))
 
     def renoise(self, x_t: Tensor, t: float, s: float) -> Tensor:
-        """The forward kernel from t up to a noisier s with fresh noise.
+        """Re-noise from t to a noisier s with fresh noise.
 
         Raises:
-            ValueError: if the method keeps an account of accumulated noise, which time travel breaks off.
+            ValueError: if the method tracks accumulated noise, which is not defined with time travel.
         """
         if getattr(self.method.proposal, "needs_accumulated_noise", False):
-            raise ValueError("whitened = 'path' keeps an account that time travel breaks; whiten the 'mixture' instead")
+            raise ValueError("whitened = 'path' does not support time travel; use whitened = 'mixture'")
         return renoise(self.path, x_t, self._noise(), t, s)
 
 
 def draw_more_candidates(engine: Engine, state: State, evaluate_rows: Callable[[Tensor, Tensor], State]) -> State:
-    """Further candidates for the images whose selection wants them; each image keeps its best.
+    """Draw and evaluate candidates until the selection needs no more; returns the best state of each image.
 
-    state is (x_t, x̂_0, rewards, gradient) of one particle an image; evaluate_rows evaluates new states of some images.
+    state is (x_t, x̂_0, rewards, gradient) with one particle per image; evaluate_rows evaluates new x_t of some images.
     """
     selection = engine.method.selection
     engine.budget = selection.open_step(state[2], engine.budget)
-    while (wanted := selection.wants_more(engine.budget)).any():
-        images = wanted.nonzero().flatten()
-        found = evaluate_rows(engine.resample(images), images)
-        engine.budget = selection.update(engine.budget, images, found[2])
-        better = found[2] > state[2][images]
+    while (unfinished := selection.wants_more(engine.budget)).any():
+        images = unfinished.nonzero().flatten()
+        new = evaluate_rows(engine.resample(images), images)
+        engine.budget = selection.update(engine.budget, images, new[2])
+        better = new[2] > state[2][images]
         rows = images[better]
         state = tuple(
-            None if old is None else old.index_copy(0, rows, new[better]) for old, new in zip(state, found, strict=True)
+            None if old is None else old.index_copy(0, rows, value[better])
+            for old, value in zip(state, new, strict=True)
         )
     return state
 
 
 class StepResult(NamedTuple):
-    """A step from t, after it: x_s (image · particle, *event), and of what it left x̂_0 (image · particle, *event),
-    r(x̂_0) (image, particle) and its gradient (image, particle, *event), None where nobody asked."""
+    """The result of a step from t: x = x_s (image · particle, *event); x̂_0 at t (image · particle, *event), r(x̂_0)
+    (image, particle) and its gradient (image, particle, *event). The last two are None if not computed."""
 
     t: float
     x: Tensor
@@ -273,21 +278,21 @@ def run_steps(
     grid: Sequence[float],
     evaluate_rows: EvaluateRows,
     gradient_at_x0: Callable[[Tensor, float], Tensor],
-    given: bool = False,
+    fixed_start: bool = False,
 ) -> Iterator[StepResult]:
-    """The method's steps along a grid, one after the other.
+    """Run the method's steps along a grid; yields a StepResult after each reverse step.
 
     Args:
-        engine: at the start of the grid.
+        engine: an engine at the start of the grid.
         x: x_T of all particles, (image · particle, *event).
-        grid: times from noise to data; where it steps back up, the state is re-noised.
+        grid: times from noise to data; a step to a noisier time re-noises the state.
         evaluate_rows: (x_t, rows, t, offsets) → State of these rows.
         gradient_at_x0: (x_0, t) → ∇r at x_0 of all particles, without the network.
-        given: whether x is a state that was given, for which there is no other candidate.
+        fixed_start: whether x is a user-supplied state, for which no further candidates are drawn.
     """
-    everyone = torch.arange(len(x), device=x.device)
+    all_rows = torch.arange(len(x), device=x.device)
     for t, s in itertools.pairwise(grid):
-        if noisier(engine.path, s, t):
+        if is_noisier(engine.path, s, t):
             x = engine.renoise(x, t, s)
             continue
         offsets = engine.perturbations(t)
@@ -295,8 +300,8 @@ def run_steps(
         def evaluate(x_t: Tensor, rows: Tensor, t: float = t, offsets: Tensor | None = offsets) -> State:
             return evaluate_rows(x_t, rows, t, None if offsets is None else offsets[rows])
 
-        state = evaluate(x, everyone)
-        if hasattr(engine.method.selection, "wants_more") and not (given and engine.number == 0):
+        state = evaluate(x, all_rows)
+        if hasattr(engine.method.selection, "wants_more") and not (fixed_start and engine.number == 0):
             state = draw_more_candidates(engine, state, evaluate)
         x, x0_hat, rewards, gradient = state
         x = engine.advance(x, x0_hat, t, s, rewards, gradient, lambda x_0, t=t: gradient_at_x0(x_0, t))

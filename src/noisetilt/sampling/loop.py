@@ -13,7 +13,7 @@ from ..methods import Method, find_method
 from ..rewards.reward import RewardFunction
 from .check_inputs import check_call
 from .engine import Engine, State, run_steps
-from .evaluation import Evaluator, Model, rewards_of_noise
+from .evaluation import Evaluator, Model, noise_objective
 from .result import Result, StepReport
 from .reward_evaluation import RewardEvaluator, check_reward
 from .trace import Trace
@@ -36,28 +36,34 @@ def sample(
     callback: Callable[[StepReport], Any] | None = None,
     heldout: RewardFunction | None = None,
 ) -> Result:
-    """Pictures that the reward asks for, from a pretrained model, at inference time.
+    """Sample from a pretrained model, aligned with a reward at inference time.
+
+        from noisetilt import load, rewards, sample
+
+        result = sample(load("emoji64"), ["cat face"] * 4, rewards.load("style:3d"), "ntrk", steps=25)
+        result.images     # (4, 3, 64, 64) in [0, 1]
+        result.rewards    # (4,)
 
     Args:
         model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`.
-        prompts: one per picture.
-        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised. None only with
-            methods that follow no reward.
-        method: a name of METHODS or a Method.
-        steps: steps of the path's own time grid, 1 or more; ignored if `grid` is given.
-        seeds: one whole number ≥ 0 per picture, 0, 1, 2, … if left out. Seed k gives the same noise in any batch and
-            with any number of particles.
+        prompts: one per image.
+        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised. None is allowed for
+            methods without a reward, such as "base".
+        method: a name in METHODS, or a Method.
+        steps: steps of the path's default time grid, 1 or more; ignored if `grid` is given.
+        seeds: one whole number ≥ 0 per image; 0, 1, 2, … by default. A seed gives the same noise in any batch and with
+            any number of particles.
         eta: stochasticity of the reverse kernel: 0 is the ODE (no noise to tilt), 1 DDPM, inf full re-noising.
-        grid: times from noise to data, at least two; it may step back up, where the state is re-noised.
-        gradient_at: "x_t" takes the gradient through the denoiser (the papers), "x0" stops at x̂_0: half the cost.
+        grid: times from noise to data, at least two. A step to a noisier time re-noises the state.
+        gradient_at: "x_t" differentiates through the network, as the papers do; "x0" does not, at about half the cost.
         chunk: rows per network call, which bounds the memory.
-        track: whether r(x̂_0) is recorded at every step even where the method does not need it.
+        track: whether to record r(x̂_0) at every step even if the method does not need it.
         callback: called with a StepReport after each step.
-        heldout: a reward that looks on, asked about each image's best particle after every step; it costs a decoding.
+        heldout: a reward that is evaluated for each image's best particle after every step and not optimised.
     Returns:
         Result with images, final rewards, trace and held-out rewards.
     Raises:
-        ValueError: for bad input, in one sentence.
+        ValueError: if an argument is invalid.
         FloatingPointError: if a reward, gradient or state is not finite; names the reward and the step.
     """
     started = time.perf_counter()
@@ -78,37 +84,39 @@ def sample(
     gradient_at = getattr(method.proposal, "gradient_at", gradient_at)
     evaluate = Evaluator(model.path, denoiser, evaluator, gradient_at, chunk)
     index = torch.arange(len(prompts), device=device).repeat_interleave(engine.particles)
-    follow = method.proposal.needs_gradient
-    with_reward = reward is not None and (track or heldout is not None or method.selection.needs_rewards or follow)
+    with_gradient = method.proposal.needs_gradient
+    with_reward = reward is not None and (
+        track or heldout is not None or method.selection.needs_rewards or with_gradient
+    )
 
     def evaluate_rows(x_t: Tensor, rows: Tensor, t: float, offsets: Tensor | None) -> State:
         evaluate.number = engine.number + 1
-        return x_t, *evaluate(x_t, t, index[rows], with_reward, follow, offsets)
+        return x_t, *evaluate(x_t, t, index[rows], with_reward, with_gradient, offsets)
 
     before, trace = denoiser.nfe, Trace()
-    x = engine.start(grid[0], rewards_of_noise(evaluate, method, grid[0], index))
-    for step in run_steps(engine, x, grid, evaluate_rows, lambda x_0, t: evaluate.at_x0(x_0, index, t)):
+    x = engine.start(grid[0], noise_objective(evaluate, method, grid[0], index))
+    for step in run_steps(engine, x, grid, evaluate_rows, lambda x_0, t: evaluate.gradient_at_x0(x_0, index, t)):
         rows = engine.best(step.rewards)
-        held = None if heldout_evaluator is None else heldout_evaluator.values(step.x0_hat[rows], index[rows], chunk)
-        trace.record(step.t, step.rewards, step.gradient, held)
+        heldout_values = None
+        if heldout_evaluator is not None:
+            heldout_values = heldout_evaluator.values(step.x0_hat[rows], index[rows], chunk)
+        trace.record(step.t, step.rewards, step.gradient, heldout_values)
         if callback is not None:
             callback(StepReport(engine.number, engine.steps, step.t, trace.rewards[-1] if with_reward else None))
 
     images, final = _finish(engine, evaluator, step.x, index, chunk)
-    held = (
-        None
-        if heldout_evaluator is None
-        else heldout_evaluator.values_of_images(images, index[:: engine.particles], chunk)
-    )
+    heldout_values = None
+    if heldout_evaluator is not None:
+        heldout_values = heldout_evaluator.values_of_images(images, index[:: engine.particles], chunk)
     trace.nfe = (denoiser.nfe - before) / len(prompts)
     trace.seconds = time.perf_counter() - started
-    return Result(images, final, trace, held)
+    return Result(images, final, trace, heldout_values)
 
 
 def _finish(
     engine: Engine, evaluator: RewardEvaluator, x: Tensor, index: Tensor, chunk: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Final pictures and rewards; with several particles the winner's of each image."""
+    """Final images and rewards, of the selected particle of each image."""
     images = torch.cat([evaluator.decode(part) for part in x.split(chunk)])
     if evaluator.reward is None:
         return images, None

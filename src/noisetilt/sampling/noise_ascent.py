@@ -1,84 +1,47 @@
-"""The loop of noise ascent for one-step and few-step generators: iterates, held-out reward, and when to stop."""
+"""`optimize`: noise ascent for one-step and few-step generators, with early stopping by a held-out reward."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..initial_noise import Ascent
-from ..initial_noise.ascent import wide
+from ..initial_noise.ascent import expand_like
 from ..methods import Method, find_method
 from ..proposals import Base
 from ..rewards.reward import RewardFunction, evaluate_reward
 from .check_inputs import check_call
 from .deterministic import deterministic_grid
 from .evaluation import Evaluator, Model
-from .reward_evaluation import RewardEvaluator, check_reward
+from .optimize_result import AscentReport, AscentTrace, OptimizeResult
+from .reward_evaluation import RewardEvaluator, check_reward, chunks
 from .rng import PerImageRNG
 
 
-@dataclass(frozen=True)
-class AscentReport:
-    """What a callback is told at each iterate: its number from 0, the last one's, and of all images the pictures
-    (image, 3, H, W), noise (image, *event), rewards, held-out rewards (or None) and who still climbs (image,)."""
-
-    number: int
-    iterations: int
-    images: Tensor
-    noise: Tensor
-    rewards: Tensor
-    heldout: Tensor | None
-    active: Tensor
-
-
-@dataclass
-class AscentTrace:
-    """What happened on the way; images that stopped early repeat their last values.
-
-    Attributes:
-        rewards, heldout: (iterations + 1, image), of each iterate; heldout is empty without one.
-        gradient_norm: (iterations, image), ‖∇r‖ before anything is done to it.
-        nfe: (image,), network calls.
-        seconds: wall-clock time at each iterate since the call, without the held-out reward's, (iterations + 1,).
-    """
-
-    rewards: Tensor = field(default_factory=lambda: torch.empty(0))
-    heldout: Tensor = field(default_factory=lambda: torch.empty(0))
-    gradient_norm: Tensor = field(default_factory=lambda: torch.empty(0))
-    nfe: Tensor = field(default_factory=lambda: torch.empty(0))
-    seconds: list[float] = field(default_factory=list)
-
-
-@dataclass
-class OptimizeResult:
-    """The chosen iterate of each image: pictures (image, 3, H, W) in [0, 1], noise (image, *event) of unit variance,
-    rewards, held-out rewards (None without one) and numbers (image,); and the trace."""
-
-    images: Tensor
-    noise: Tensor
-    rewards: Tensor
-    heldout: Tensor | None
-    iterations: Tensor
-    trace: AscentTrace
-
-
 def find_ascent(method: str | Method) -> Ascent:
-    """The noise ascent of a method that is nothing else.
+    """The noise ascent of a method that has no other part.
 
     Raises:
-        ValueError: if it is something else, too, or has no ascent.
+        ValueError: if the method is not a noise ascent, or also guides the sampling steps.
     """
     method = find_method(method)
     if not isinstance(method.initial, Ascent):
-        raise ValueError("this method is no noise ascent; give none, reno, prno, mpgr, gper or one of gper's relatives")
+        raise ValueError("this method is not a noise ascent; use none, reno, prno, mpgr, gper or a gper-* method")
     if not isinstance(method.proposal, Base) or method.selection.particles > 1:
-        raise ValueError("this method goes on after the noise ascent; use `sample`, or `noisetilt generate`")
+        raise ValueError("this method also guides the steps after the ascent; use `sample`, or `noisetilt generate`")
     return method.initial
+
+
+def check_iterations(iterations: int) -> None:
+    """Refuse anything but a whole number ≥ 0."""
+    if isinstance(iterations, bool) or not isinstance(iterations, Integral) or iterations < 0:
+        raise ValueError(f"iterations = {iterations!r} must be a whole number, 0 or more, such as 60")
 
 
 @torch.no_grad()
@@ -96,46 +59,61 @@ def optimize(
     chunk: int = 16,
     callback: Callable[[AscentReport], Any] | None = None,
 ) -> OptimizeResult:
-    """The noise from which a one-step generator makes what the reward asks for.
+    """Optimise the initial noise of a one-step or few-step generator for a reward (noise ascent).
 
-    The picture of a noise is x̂_0 at the start of the path, or what `chain_steps` deterministic steps make of it.
+    The image of a noise is x̂_0 at the start of the path, or the result of the method's `chain_steps` deterministic
+    steps (η = 0). The best iterate of each image is returned. An iteration costs `chain_steps` network calls per image
+    and one gradient; methods with `draws` > 0 estimate the gradient from rewards alone.
+
+        from noisetilt import load, optimize, rewards
+
+        model = load("emoji64-turbo")
+        result = optimize(model, ["cat face", "house"], rewards.load("style:3d"), "gper", iterations=60, seeds=[0, 1])
+        result.images           # (2, 3, 64, 64) in [0, 1]
+        result.rewards          # (2,)
+        result.trace.rewards    # (61, 2), of each iterate
 
     Args:
-        model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`.
-        prompts: one per picture.
+        model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`, such as `load("emoji64-turbo")`.
+        prompts: one per image.
         reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised.
-        method: a name of METHODS or a Method whose initial noise is an Ascent, and nothing else.
-        iterations: steps of the ascent, 0 or more; the method's own number if left out.
-        seeds: one whole number ≥ 0 per picture; the noise is that of `sample` with the same seed.
-        heldout: a reward that looks on.
-        patience: an image stops when the held-out reward has not reached a new best for so many iterations, and the
-            iterate with the best held-out reward is returned; 0 never stops and returns the best reward.
-        gradient_at: "x_t" takes the gradient through the network, "x0" stops at the picture: half the cost.
-        chunk: rows per network call, which bounds the memory.
+        method: a name in METHODS ("none", "reno", "prno", "mpgr", "gper", …) or a Method that consists of an Ascent
+            alone.
+        iterations: ascent steps, a whole number ≥ 0; the method's own number by default.
+        seeds: one whole number ≥ 0 per image; 0, 1, 2, … by default. A seed gives the same noise as in `sample`.
+        heldout: a reward that is evaluated at each iterate and not optimised.
+        patience: an image stops when its held-out reward has not improved for this many iterations, and its iterate
+            with the best held-out reward is returned. 0 never stops and returns the iterate with the best reward.
+        gradient_at: "x_t" differentiates through the network; "x0" does not, at about half the cost.
+        chunk: rows per network call ≥ 1, which bounds the memory.
         callback: called with an AscentReport at each iterate.
+
     Returns:
-        OptimizeResult.
+        OptimizeResult with images, noise, rewards, held-out rewards and trace.
+
     Raises:
-        ValueError: for bad input, in one sentence.
+        ValueError: if an argument is invalid, or the method is not a pure noise ascent.
         FloatingPointError: if a reward or gradient is not finite; names the reward and the iteration.
     """
     method = find_method(method)
-    method = method if iterations is None else method.replace(iterations=iterations)
     ascent = find_ascent(method)
+    if iterations is not None:
+        check_iterations(iterations)
+        ascent = replace(ascent, iterations=int(iterations))
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     seeds = list(range(len(prompts))) if seeds is None else list(seeds)
     check_reward(method, reward)
     if patience < 0 or (patience and heldout is None):
-        raise ValueError(f"patience = {patience} must be 0, or 1 or more with a held-out reward to look at")
+        raise ValueError(f"patience = {patience} must be 0, or 1 or more together with heldout=...")
     start = model.path.grid(1)[0]
     grid = deterministic_grid(model.path, start, ascent.chain_steps)
     check_call(prompts, seeds, grid, gradient_at, chunk)
-    return _Run(model, prompts, reward, heldout, ascent, patience, gradient_at, chunk, callback, grid)(seeds)
+    return _NoiseAscent(model, prompts, reward, heldout, ascent, patience, gradient_at, chunk, callback, grid)(seeds)
 
 
 @dataclass
-class _Run:
-    """One call of `optimize`."""
+class _NoiseAscent:
+    """The state of one call of `optimize`."""
 
     model: Model
     prompts: list[str]
@@ -171,12 +149,12 @@ class _Run:
     def _evaluate(self, x: Tensor, rows: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         directions, options = [], {}
         if self.ascent.draws and with_gradient:
-            some = rows.tolist()
-            drawn = [self.rng.normal(some)[:, 0] for _ in range(self.ascent.draws)]
+            images = rows.tolist()
+            drawn = [self.rng.normal(images)[:, 0] for _ in range(self.ascent.draws)]
             directions = [torch.stack(drawn, dim=1).to(x)]
             options = {"width": self.ascent.width, "perturb": self.ascent.perturb}
         before = self.denoiser.nfe
-        rewards, gradient, images = self.evaluator.of_noise(
+        rewards, gradient, images = self.evaluator.evaluate_noise(
             self.scale * x, self.grid, rows, *directions, with_gradient=with_gradient, **options
         )
         self.trace.nfe[rows.cpu()] += (self.denoiser.nfe - before) / len(rows)
@@ -188,28 +166,28 @@ class _Run:
         if self.heldout is None:
             return
         start = time.perf_counter()
-        some = [self.prompts[i] for i in rows.tolist()]
-        parts = range(0, len(rows), self.chunk)
-        values = [evaluate_reward(self.heldout, images[i : i + self.chunk], some[i : i + self.chunk]) for i in parts]
-        held = torch.cat(values)
-        self.heldout_rewards = held if self.heldout_rewards is None else self.heldout_rewards.index_copy(0, rows, held)
+        prompts = [self.prompts[i] for i in rows.tolist()]
+        parts = chunks(len(rows), self.chunk)
+        values = torch.cat([evaluate_reward(self.heldout, images[part], prompts[part]) for part in parts])
+        previous = self.heldout_rewards
+        self.heldout_rewards = values if previous is None else previous.index_copy(0, rows, values)
         self.started += time.perf_counter() - start
 
     def _update_best(self, iterate: Any, best: OptimizeResult | None) -> tuple[OptimizeResult, Tensor]:
-        """The best iterate of each image so far, and which images go on."""
-        number, rewards, held = iterate.number, iterate.rewards, self.heldout_rewards
+        """The best iterate of each image so far, and which images continue (image,)."""
+        number, rewards, heldout = iterate.number, iterate.rewards, self.heldout_rewards
         self._record(iterate)
         if best is None:
             numbers = torch.zeros(len(rewards), dtype=torch.long)
-            best = OptimizeResult(self.images, iterate.noise, rewards, held, numbers, self.trace)
+            best = OptimizeResult(self.images, iterate.noise, rewards, heldout, numbers, self.trace)
         else:
-            better = (held > best.heldout) if self.patience else (rewards > best.rewards)
+            better = (heldout > best.heldout) if self.patience else (rewards > best.rewards)
             better = better & iterate.active
             best = OptimizeResult(
-                torch.where(wide(better, self.images), self.images, best.images),
-                torch.where(wide(better, iterate.noise), iterate.noise, best.noise),
+                torch.where(expand_like(better, self.images), self.images, best.images),
+                torch.where(expand_like(better, iterate.noise), iterate.noise, best.noise),
                 rewards.where(better, best.rewards),
-                None if held is None else held.where(better, best.heldout),
+                None if heldout is None else heldout.where(better, best.heldout),
                 torch.where(better.cpu(), number, best.iterations),
                 self.trace,
             )
@@ -217,10 +195,10 @@ class _Run:
         return best, keep
 
     def _record(self, iterate: Any) -> None:
-        trace, held = self.trace, self.heldout_rewards
+        trace, heldout = self.trace, self.heldout_rewards
         trace.seconds.append(time.perf_counter() - self.started)
         trace.rewards = _append(trace.rewards, iterate.rewards)
-        trace.heldout = trace.heldout if held is None else _append(trace.heldout, held)
+        trace.heldout = trace.heldout if heldout is None else _append(trace.heldout, heldout)
         if iterate.gradient is not None:
             trace.gradient_norm = _append(trace.gradient_norm, iterate.gradient.flatten(1).norm(dim=1))
         if self.callback is not None:
@@ -231,16 +209,16 @@ class _Run:
                     self.images,
                     iterate.noise,
                     iterate.rewards.cpu(),
-                    None if held is None else held.cpu(),
+                    None if heldout is None else heldout.cpu(),
                     iterate.active.cpu(),
                 )
             )
 
     def _finish(self, best: OptimizeResult) -> OptimizeResult:
-        trace, whole = self.trace, self.ascent.iterations + 1
-        trace.rewards, trace.heldout = _lengthened(trace.rewards, whole), _lengthened(trace.heldout, whole)
-        trace.gradient_norm = _lengthened(trace.gradient_norm, whole - 1)
-        trace.seconds += trace.seconds[-1:] * (whole - len(trace.seconds))
+        trace, count = self.trace, self.ascent.iterations + 1
+        trace.rewards, trace.heldout = _repeat_last(trace.rewards, count), _repeat_last(trace.heldout, count)
+        trace.gradient_norm = _repeat_last(trace.gradient_norm, count - 1)
+        trace.seconds += trace.seconds[-1:] * (count - len(trace.seconds))
         return best
 
 
@@ -249,6 +227,6 @@ def _append(rows: Tensor, row: Tensor) -> Tensor:
     return torch.cat([rows, row]) if rows.numel() else row
 
 
-def _lengthened(rows: Tensor, count: int) -> Tensor:
-    """Its last row repeated until there are `count`."""
+def _repeat_last(rows: Tensor, count: int) -> Tensor:
+    """`rows` with its last row repeated, up to `count` rows."""
     return torch.cat([rows, *[rows[-1:]] * (count - len(rows))]) if rows.numel() else rows

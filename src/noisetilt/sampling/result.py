@@ -1,4 +1,4 @@
-"""What `sample` returns, and what it reports after each step."""
+"""The result of `sample`, and what it reports to a callback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from .trace import Trace
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a callback is told after each step: its number from 1, how many there are, t, and r(x̂_0) (image,)."""
+    """The argument of `sample`'s callback after each step.
+
+    Attributes:
+        number: of the step, from 1 to `steps`.
+        steps: number of reverse steps.
+        t: time at the start of the step.
+        rewards: (image,), r(x̂_0) of each image's best particle, or None.
+    """
 
     number: int
     steps: int
@@ -21,8 +28,14 @@ class StepReport:
 
 @dataclass
 class Result:
-    """Pictures (image, 3, H, W) in [0, 1], their final rewards (image,) or None without a reward, the trace, and their
-    held-out rewards (image,) or None without one."""
+    """The result of `sample`.
+
+    Attributes:
+        images: (image, 3, H, W) in [0, 1].
+        rewards: (image,), of the final images, or None without a reward.
+        trace: the history of all steps.
+        heldout: (image,), held-out rewards of the final images, or None without a held-out reward.
+    """
 
     images: Tensor
     rewards: Tensor | None

@@ -1,4 +1,4 @@
-"""What a reward says of states: decoded, judged, differentiated, and refused where it says nothing sensible."""
+"""Evaluation of a reward at states: decoding, reward values, gradients, and checks that they are finite."""
 
 from __future__ import annotations
 
@@ -14,51 +14,52 @@ from ..rewards.reward import RewardFunction, evaluate_reward, mean_over_frames, 
 
 
 def no_gradient(reward: RewardFunction) -> ValueError:
+    """The error for a reward without a gradient."""
     return ValueError(
         f"the reward {reward_name(reward)!r} has no gradient and the method needs one; "
-        "choose best-of-n, svdd or ntrk-black-box, or a differentiable reward"
+        "use best-of-n, svdd or ntrk-black-box, or a differentiable reward"
     )
 
 
 def check_reward(method: Method, reward: RewardFunction | None) -> None:
-    """Refuses a method that needs a reward or its gradient and has none.
+    """Check that a method has the reward and the gradient that it needs.
 
     Raises:
-        ValueError: with the reward's name.
+        ValueError: if the reward is missing or not differentiable.
     """
     estimated = getattr(method.proposal, "zeroth_order", False)
     zeroth_order_start = getattr(method.initial, "zeroth_order", False)
     differentiates = (method.proposal.needs_gradient and not estimated) or (
         method.initial.needs_reward and not zeroth_order_start
     )
-    needy = (
+    needs_reward = (
         differentiates
         or estimated
         or zeroth_order_start
         or method.selection.needs_rewards
         or method.selection.particles > 1
     )
-    if reward is None and needy:
-        raise ValueError("this method follows a reward and none was given; pass reward=..., or method='base'")
+    if reward is None and needs_reward:
+        raise ValueError("this method needs a reward and none was given; pass reward=..., or method='base'")
     if differentiates and getattr(reward, "differentiable", True) is False:
         raise no_gradient(reward)
 
 
 def chunks(rows: int, size: int) -> list[slice]:
-    """All rows, `size` at a time."""
+    """Slices of at most `size` rows that cover all rows."""
     return [slice(first, first + size) for first in range(0, rows, size)]
 
 
 @dataclass
 class RewardEvaluator:
-    """A reward asked about states x_0 (batch, *event).
+    """Evaluates a reward at states x_0 (batch, *event).
 
     Args:
-        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,). Videos (batch, frames, 3, H, W) are judged
-            frame by frame and averaged, unless the reward has `video = True` and takes them whole.
-        decode: pictures or videos in [0, 1] from states, differentiable.
-        prompts: `index` (batch,) int64 says which each row has.
-        estimated: whether rewards of pictures perturbed x_0 stand in for the gradient, as for a black box.
+        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,). For videos (batch, frames, 3, H, W) it is
+            averaged over frames, unless it has `video = True` and takes whole videos.
+        decode: images or videos in [0, 1] from states, differentiable.
+        prompts: list of prompts; `index` (batch,) int64 selects one for each row.
+        estimated: whether to estimate the gradient from rewards at perturbed x_0, as for a black box.
     """
 
     reward: RewardFunction | None
@@ -72,16 +73,16 @@ class RewardEvaluator:
 
     @torch.no_grad()
     def values(self, x_0: Tensor, index: Tensor, chunk: int) -> Tensor:
-        """r (batch,) without a gradient, a chunk of rows at a time."""
+        """r (batch,) without a gradient, in chunks of rows."""
         return torch.cat([self(x_0[rows], index[rows]) for rows in chunks(len(x_0), chunk)])
 
     @torch.no_grad()
     def values_of_images(self, images: Tensor, index: Tensor, chunk: int) -> Tensor:
-        """The same of what is decoded already."""
+        """r (batch,) of decoded images without a gradient, in chunks of rows."""
         return torch.cat([self.of_images(images[rows], index[rows]) for rows in chunks(len(images), chunk)])
 
     def of_images(self, images: Tensor, index: Tensor) -> Tensor:
-        """r (batch,) of what is decoded already."""
+        """r (batch,) of decoded images."""
         prompts = [self.prompts[i] for i in index.tolist()]
         evaluate = (
             mean_over_frames if images.ndim == 5 and not getattr(self.reward, "video", False) else evaluate_reward
@@ -96,45 +97,45 @@ class RewardEvaluator:
         return values.logsumexp(1) - math.log(draws)
 
     def estimate(self, x_0: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
-        """∇r at x_0 from the rewards of pairs of pictures on either side, up to a factor."""
+        """∇r at x_0, up to a factor, from the rewards at x_0 ± offsets (batch, draws, *event)."""
         draws = offsets.shape[1]
         rows = index.repeat_interleave(draws)
-        ahead, behind = (self((x_0[:, None] + sign * offsets).flatten(0, 1), rows) for sign in (1, -1))
-        slopes = (ahead - behind).unflatten(0, (-1, draws))
+        plus, minus = (self((x_0[:, None] + sign * offsets).flatten(0, 1), rows) for sign in (1, -1))
+        slopes = (plus - minus).unflatten(0, (-1, draws))
         return torch.einsum("bd,bd...->b...", slopes.to(offsets), offsets) / draws
 
     def value_and_gradient(
-        self, x_0: Tensor, index: Tensor, offsets: Tensor | None = None, by: Tensor | None = None
+        self, x_0: Tensor, index: Tensor, offsets: Tensor | None = None, inputs: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """r (batch,) and the gradient of what is followed: of r, or of r smoothed over offsets (batch, draws, *event);
-        or an estimate of it from the rewards at the offsets.
+        """r (batch,) and its gradient: of r, of r smoothed over offsets (batch, draws, *event), or (`estimated`) an
+        estimate from the rewards at x_0 ± offsets.
 
         Args:
-            by: what to differentiate by, which x_0 was made of; x_0 itself if left out.
+            inputs: the tensor to differentiate with respect to, from which x_0 was computed; x_0 itself by default.
         """
         if self.estimated and offsets is not None:
             return self(x_0, index).detach(), self.estimate(x_0, index, offsets)
         with torch.enable_grad():
-            x_0 = x_0.detach().requires_grad_() if by is None else x_0
+            x_0 = x_0.detach().requires_grad_() if inputs is None else x_0
             rewards = self(x_0, index)
-            followed = rewards if offsets is None else self.smoothed(x_0, index, offsets)
-        return rewards.detach(), self.gradient(followed, x_0 if by is None else by)
+            objective = rewards if offsets is None else self.smoothed(x_0, index, offsets)
+        return rewards.detach(), self.gradient(objective, x_0 if inputs is None else inputs)
 
-    def gradient(self, rewards: Tensor, by: Tensor) -> Tensor:
-        """The gradient of each row's reward (batch,) by its own row.
+    def gradient(self, rewards: Tensor, inputs: Tensor) -> Tensor:
+        """The gradient of each row's reward (batch,) with respect to the same row of inputs.
 
         Raises:
-            ValueError: if the reward has none.
+            ValueError: if the reward has no gradient.
         """
         if not rewards.requires_grad:
             raise no_gradient(self.reward)
-        return torch.autograd.grad(rewards, by, torch.ones_like(rewards))[0]
+        return torch.autograd.grad(rewards, inputs, torch.ones_like(rewards))[0]
 
     def require_finite(self, values: Tensor, what: str, number: int, t: float, unit: str = "step") -> None:
-        """Refuses values (batch, …) that are not finite.
+        """Check that values (batch, …) are finite.
 
         Raises:
-            FloatingPointError: naming the reward, the step and the first such row.
+            FloatingPointError: names the reward, the step and the first row that is not finite.
         """
         finite = values.isfinite().flatten(1).all(1) if values.ndim > 1 else values.isfinite()
         if not finite.all():

@@ -1,4 +1,4 @@
-"""Random numbers that depend on an image's seed and a particle's number, and on nothing else."""
+"""Random numbers that depend only on an image's seed and a particle's number."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 
 def _generator(seed: int, stream: int) -> torch.Generator:
-    mixed = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(mixed >> 1))
+    entropy = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(entropy >> 1))
 
 
 class PerImageRNG:
     """One independent stream of Gaussian noise per image and particle, and one of uniform numbers per image.
 
-    The numbers are drawn on the CPU in float32, so a seed means the same picture on every device, in any batch and
-    with any number of particles.
+    Numbers are drawn on the CPU in float32, so that a seed gives the same noise on every device, in any batch and with
+    any number of particles.
 
     Args:
         seeds: one whole number ≥ 0 per image.
-        particles: particles an image.
-        shape: of one event.
+        particles: particles per image.
+        shape: shape of one event.
     """
 
     def __init__(self, seeds: Sequence[int], particles: int, shape: Sequence[int]) -> None:
@@ -37,7 +37,7 @@ class PerImageRNG:
     def normal(self, images: Sequence[int] | None = None) -> Tensor:
         """The next standard Gaussian noise, (image, particle, *event) float32 on the CPU.
 
-        Where images are named, theirs only, while the streams of the others wait.
+        With `images` (indices), for these images only; the streams of the others do not advance.
         """
         rows = self._normal if images is None else [self._normal[i] for i in images]
         out = torch.empty(len(rows), len(self._normal[0]), *self.shape)

@@ -1,4 +1,4 @@
-"""What happened on the way."""
+"""The history of a sampling run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 @dataclass
 class Trace:
-    """What happened on the way of a sampler.
+    """The history of a call of `sample`.
 
     Attributes:
         nfe: denoiser evaluations per image.
         times: t of each step.
         rewards: (step, image), r(x̂_0) of each image's best particle; empty without a reward.
-        heldout: (step, image), a held-out reward of the same x̂_0; empty without one.
-        gradient_norm: (step, image), ‖∇_{x_t} r(x̂_0)‖, mean over particles; empty if no gradient was asked for.
+        heldout: (step, image), a held-out reward of the same x̂_0; empty without a held-out reward.
+        gradient_norm: (step, image), ‖∇_{x_t} r(x̂_0)‖, mean over particles; empty if the method uses none.
         seconds: wall-clock time of the whole call.
     """
 
@@ -31,18 +31,18 @@ class Trace:
     def record(
         self, t: float, rewards: Tensor | None, gradient: Tensor | None = None, heldout: Tensor | None = None
     ) -> None:
-        """Adds a step: r(x̂_0) (image, particle), its gradient (image, particle, *event), and the held-out reward
-        (image,), where there are any."""
+        """Add a step: r(x̂_0) (image, particle), its gradient (image, particle, *event) and held-out rewards (image,);
+        None for those that were not computed."""
         self.times.append(t)
         if rewards is not None:
-            self.rewards = with_row(self.rewards, rewards.amax(1))
+            self.rewards = append_row(self.rewards, rewards.amax(1))
         if heldout is not None:
-            self.heldout = with_row(self.heldout, heldout)
+            self.heldout = append_row(self.heldout, heldout)
         if gradient is not None:
-            self.gradient_norm = with_row(self.gradient_norm, gradient.flatten(2).norm(dim=2).mean(1))
+            self.gradient_norm = append_row(self.gradient_norm, gradient.flatten(2).norm(dim=2).mean(1))
 
 
-def with_row(rows: Tensor, row: Tensor) -> Tensor:
-    """Rows (step, image) and one more."""
+def append_row(rows: Tensor, row: Tensor) -> Tensor:
+    """Rows (step, image) with one row appended."""
     row = row.detach().cpu()[None]
     return torch.cat([rows, row]) if rows.numel() else row

@@ -1,0 +1,70 @@
+"""Results of `optimize`, and what it reports to a callback."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AscentReport:
+    """The argument of `optimize`'s callback, one per iterate.
+
+    Attributes:
+        number: of the iterate, from 0 to `iterations`.
+        iterations: number of the last iterate.
+        images: (image, 3, H, W) in [0, 1].
+        noise: (image, *event), of unit variance.
+        rewards: (image,).
+        heldout: (image,) held-out rewards, or None without a held-out reward.
+        active: (image,) bool, which images are still being optimised.
+    """
+
+    number: int
+    iterations: int
+    images: Tensor
+    noise: Tensor
+    rewards: Tensor
+    heldout: Tensor | None
+    active: Tensor
+
+
+@dataclass
+class AscentTrace:
+    """The history of `optimize`. Images that stopped early repeat their last values.
+
+    Attributes:
+        rewards, heldout: (iterations + 1, image), of each iterate; heldout is empty without a held-out reward.
+        gradient_norm: (iterations, image), ‖∇r‖ before penalty, clipping and projection.
+        nfe: (image,), network calls.
+        seconds: (iterations + 1,), wall-clock time from the call to each iterate, without held-out evaluation.
+    """
+
+    rewards: Tensor = field(default_factory=lambda: torch.empty(0))
+    heldout: Tensor = field(default_factory=lambda: torch.empty(0))
+    gradient_norm: Tensor = field(default_factory=lambda: torch.empty(0))
+    nfe: Tensor = field(default_factory=lambda: torch.empty(0))
+    seconds: list[float] = field(default_factory=list)
+
+
+@dataclass
+class OptimizeResult:
+    """The best iterate of each image, returned by `optimize`.
+
+    Attributes:
+        images: (image, 3, H, W) in [0, 1].
+        noise: (image, *event), of unit variance.
+        rewards: (image,).
+        heldout: (image,) held-out rewards, or None without a held-out reward.
+        iterations: (image,) int64, number of the iterate, from 0.
+        trace: the history of all iterates.
+    """
+
+    images: Tensor
+    noise: Tensor
+    rewards: Tensor
+    heldout: Tensor | None
+    iterations: Tensor
+    trace: AscentTrace
