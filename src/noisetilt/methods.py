@@ -1,4 +1,4 @@
-"""Method = initial noise × proposal × selection, and the table of named methods."""
+"""Method = initial noise × proposal × selection, and METHODS, the table of named methods."""
 
 from __future__ import annotations
 
@@ -25,25 +25,24 @@ from .selection import SMC, Independent, RolloverBudget, Search, Selection
 
 
 def _check_kind(option: str, old: Any, new: Any) -> None:
-    """Refuses words for numbers, numbers for words, and broken numbers for whole ones."""
+    """Check that a new value of an option has the type of the old one: text, number or whole number."""
     if isinstance(old, str) != isinstance(new, str) and old is not None and new is not None:
-        raise ValueError(
-            f"{option} = {new!r} must be a {'word' if isinstance(old, str) else 'number'}, such as {old!r}"
-        )
+        kind = "text" if isinstance(old, str) else "a number"
+        raise ValueError(f"{option} = {new!r} must be {kind}, such as {old!r}")
     if isinstance(old, int) and not isinstance(old, bool) and isinstance(new, float):
         raise ValueError(f"{option} = {new!r} must be a whole number, such as {old!r}")
 
 
 @dataclass(frozen=True)
 class Method:
-    """An answer to the question how x_s is drawn, given the pretrained reverse kernel.
+    """An alignment method: how x_T and each x_s are drawn, given the pretrained reverse kernel.
 
     Args:
-        initial: where x_T comes from.
+        initial: the initial noise x_T.
         proposal: how one particle moves from x_t to x_s.
-        selection: which particles go on, and which one is returned.
-        times: how the time grid is walked.
-        summary: one line for people.
+        selection: which particles continue, and which one is returned.
+        times: which steps of the time grid are repeated.
+        summary: a one-line description.
     """
 
     initial: InitialNoise = field(default_factory=Gaussian)
@@ -53,11 +52,11 @@ class Method:
     summary: str = ""
 
     def options(self) -> dict[str, Any]:
-        """The values of all options of its parts, by name."""
+        """Name → value of all options of its parts."""
         return {f.name: getattr(part, f.name) for part in self.parts().values() for f in dataclasses.fields(part)}
 
     def parts(self) -> dict[str, Any]:
-        """Its parts by their roles."""
+        """Role → part."""
         return {
             "initial": self.initial,
             "proposal": self.proposal,
@@ -69,7 +68,7 @@ class Method:
         """A copy with other parts (`proposal=NoiseTilt(0.1)`) or other options of its parts (`rho=0.1`).
 
         Raises:
-            ValueError: if no part has a option of that name.
+            ValueError: if no part has an option of that name, or its value is invalid.
         """
         own = {f.name for f in dataclasses.fields(self)}
         changed = dataclasses.replace(self, **{k: v for k, v in changes.items() if k in own})
@@ -89,29 +88,35 @@ class Method:
 METHODS: dict[str, Method] = {
     "base": Method(summary="the pretrained sampler, unguided (DDPM / DDIM)"),
     "best-of-n": Method(
-        selection=Independent(particles=20), summary="N trajectories, the best final reward is returned"
+        selection=Independent(particles=20),
+        summary="N independent trajectories, returns the one with the best final reward",
     ),
-    "dps": Method(proposal=MeanShift(), summary="mean shifted along the reward's gradient (Chung 2023)"),
-    "lgd": Method(proposal=MonteCarloShift(), summary="mean shift by a Monte-Carlo smoothed reward (Song 2023)"),
-    "mpgd": Method(proposal=ManifoldShift(), summary="predicted picture shifted, no Jacobian (He 2024)"),
+    "dps": Method(proposal=MeanShift(), summary="mean shift along the reward gradient (Chung 2023)"),
+    "lgd": Method(
+        proposal=MonteCarloShift(), summary="mean shift along the gradient of a Monte-Carlo smoothed reward (Song 2023)"
+    ),
+    "mpgd": Method(proposal=ManifoldShift(), summary="shift of x̂_0 without the network Jacobian (He 2024)"),
     "ugd": Method(
         proposal=UniversalGuidance(),
         times=TimeTravel(repeats=2),
-        summary="universal guidance: forward, backward, recurrence (Bansal 2023)",
+        summary="universal guidance: forward, backward and recurrence (Bansal 2023)",
     ),
     "freedom": Method(
         proposal=NormalisedMeanShift(),
         times=TimeTravel(repeats=2, after=0.3, before=0.7),
-        summary="mean shift with time travel in the middle (Yu 2023)",
+        summary="mean shift with time travel in the middle steps (Yu 2023)",
     ),
-    "tfg": Method(proposal=TrainingFreeGuidance(), summary="training-free guidance, the frame of these (Ye 2024)"),
+    "tfg": Method(
+        proposal=TrainingFreeGuidance(),
+        summary="training-free guidance, which unifies dps, lgd, mpgd, ugd and freedom (Ye 2024)",
+    ),
     "svdd": Method(selection=Search(particles=20), summary="the best of K candidates at every step (Li 2024)"),
     "rbf": Method(
-        selection=RolloverBudget(), summary="candidates until one is better, unused calls roll over (Kim 2025)"
+        selection=RolloverBudget(), summary="candidates until the reward improves; unused calls roll over (Kim 2025)"
     ),
     "fk": Method(
         selection=SMC(particles=4, temperature=0.1, interval=5),
-        summary="Feynman-Kac steering: SMC on the base kernel at intervals (Singhal 2025)",
+        summary="Feynman-Kac steering: SMC with the base kernel at intervals (Singhal 2025)",
     ),
     "das": Method(
         proposal=TwistedShift(),
@@ -122,21 +127,24 @@ METHODS: dict[str, Method] = {
         initial=PCNL(),
         proposal=TwistedShift(tempering=None),
         selection=SMC(particles=10, tilted_start=True),
-        summary="Ψ-Sampler: initial noise by pCNL chains, then DAS (Yoon 2025)",
+        summary="Ψ-Sampler: initial noise from pCNL chains, then DAS (Yoon 2025)",
     ),
-    "ntrk": Method(proposal=NoiseTilt(), summary="whitened reward gradient as the noise (arXiv 2606.18066)"),
+    "ntrk": Method(
+        proposal=NoiseTilt(),
+        summary="noise tilting: the whitened reward gradient replaces part of the noise (arXiv 2606.18066)",
+    ),
     "ntrk-best-of-n": Method(
-        proposal=NoiseTilt(), selection=Independent(particles=20), summary="NTRK†: the best of N NTRK trajectories"
+        proposal=NoiseTilt(), selection=Independent(particles=20), summary="NTRK†: best of N NTRK trajectories"
     ),
     "ntrk-svdd": Method(
         proposal=NoiseTilt(),
         selection=Search(particles=20),
-        summary="the best of K noise-tilted candidates a step",
+        summary="NTRK with the best of K candidates at every step",
     ),
     "ntrk-smc": Method(
         proposal=NoiseTilt(),
         selection=SMC(particles=16, correct=False),
-        summary="SMC over noise-tilted particles, taken for the base kernel's",
+        summary="NTRK with SMC, without the density ratio in the weights",
     ),
     "ntrk-black-box": Method(
         proposal=BlackBoxTilt(rho=0.2), summary="NTRK with a gradient estimated from reward values alone"
@@ -144,44 +152,51 @@ METHODS: dict[str, Method] = {
     "none": Method(initial=Ascent(), summary="noise ascent without regularisation"),
     "reno": Method(
         initial=Ascent(penalty="reno", penalty_weight=0.01, optimiser="sgd", rate=5.0, clip=0.1),
-        summary="noise ascent, penalty on the norm (Eyring 2024)",
+        summary="noise ascent with a penalty on the norm (Eyring 2024)",
     ),
     "prno": Method(
         initial=Ascent(penalty="prno", penalty_weight=0.01, block_size=4, rate=0.01, clip=1.0),
-        summary="noise ascent, penalty on block means and covariances (DNO, Tang 2024)",
+        summary="noise ascent with a penalty on block means and covariances (DNO, Tang 2024)",
     ),
     "mpgr": Method(
         initial=Ascent(penalty="mpgr", penalty_weight=0.01),
-        summary="noise ascent, penalty on moments and spectrum (Hwang 2025)",
+        summary="noise ascent with a penalty on moments and spectrum (Hwang 2025)",
     ),
     "gper": Method(
         initial=Ascent(gradient="wgnc", clip=0.03),
-        summary="noise ascent along the gradient made white (arXiv 2602.08646)",
+        summary="noise ascent along the gradient projected onto WGNC (arXiv 2602.08646)",
     ),
     "gper-latent": Method(
-        initial=Ascent(latent="wgnc", clip=0.03), summary="noise ascent, the noise kept white (arXiv 2602.08646v1)"
+        initial=Ascent(latent="wgnc", clip=0.03),
+        summary="noise ascent with the noise projected onto WGNC (arXiv 2602.08646v1)",
     ),
     "gper-both": Method(
         initial=Ascent(gradient="wgnc", latent="wgnc", clip=0.03),
-        summary="noise ascent, gradient and noise made white (arXiv 2602.08646, released settings)",
+        summary="noise ascent with gradient and noise projected onto WGNC (arXiv 2602.08646, released settings)",
     ),
-    "gper-w": Method(initial=Ascent(gradient="whiten", clip=0.03), summary="noise ascent along the gradient after W"),
+    "gper-w": Method(
+        initial=Ascent(gradient="whiten", clip=0.03), summary="noise ascent along the gradient whitened by W"
+    ),
     "gper-rotation": Method(
         initial=Ascent(gradient="wgnc", optimiser="rotation", momentum=0.0),
-        summary="noise turned towards the gradient made white, its norm kept",
+        summary="noise rotated towards the gradient projected onto WGNC, with constant norm",
     ),
-    "langevin": Method(initial=Langevin(), summary="noise by reward-guided Langevin dynamics (ORIGEN, Min 2025)"),
+    "langevin": Method(
+        initial=Langevin(), summary="initial noise from reward-guided Langevin dynamics (ORIGEN, Min 2025)"
+    ),
     "gper-ntrk": Method(
-        initial=Ascent(gradient="wgnc", clip=0.03), proposal=NoiseTilt(), summary="GPER's noise, then NTRK"
+        initial=Ascent(gradient="wgnc", clip=0.03),
+        proposal=NoiseTilt(),
+        summary="GPER for the initial noise, then NTRK",
     ),
 }
 
 
 def find_method(method: str | Method) -> Method:
-    """The method of that name, or the method itself.
+    """The method with this name in METHODS; a Method is returned unchanged.
 
     Raises:
-        ValueError: if no method has that name; names all of them.
+        ValueError: if no method has this name; lists all names.
     """
     if isinstance(method, Method):
         return method
