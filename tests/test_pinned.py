@@ -1,7 +1,7 @@
-"""What is computed stays what it was: pictures and figures of every driver, pinned in data/pinned.json.
+"""Regression test: images and figures of every driver equal those in data/pinned.json.
 
 `python tests/test_pinned.py` prints a checksum of each case, and with `--write` pins what is computed now. Write only
-after a change that is meant to change pictures.
+after a change that is meant to change images.
 """
 
 import hashlib
@@ -78,7 +78,7 @@ CASES = {
 
 
 def summary(found):
-    """The figures, and the pictures as means over a quarter of their sides."""
+    """The figures, and the images as means over blocks of a quarter of their sides."""
     pooled = {
         k: torch.nn.functional.adaptive_avg_pool2d(v.flatten(0, -4), 4) if v.ndim > 3 else v for k, v in found.items()
     }

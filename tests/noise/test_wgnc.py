@@ -1,4 +1,4 @@
-"""project_wgnc lands in the set, is nearest, idempotent and scale-free; then closed forms and corners."""
+"""project_wgnc returns the nearest point of the set, is idempotent and scale-free; closed forms and edge cases."""
 
 import math
 
@@ -34,7 +34,7 @@ def one_hot(n):
     return torch.eye(n, dtype=torch.float64)[n // 3][None]
 
 
-CORNERS = {
+EDGE_CASES = {
     "gaussian": normal(4, 1024),
     "event axes": normal(4, 3, 8, 8),
     "heavy tails": normal(4, 512) ** 5,
@@ -62,22 +62,22 @@ CORNERS = {
 }
 
 
-@pytest.mark.parametrize("name", CORNERS)
+@pytest.mark.parametrize("name", EDGE_CASES)
 def test_lands_in_the_set(name):
-    p = project_wgnc(CORNERS[name])
-    assert p.shape == CORNERS[name].shape
+    p = project_wgnc(EDGE_CASES[name])
+    assert p.shape == EDGE_CASES[name].shape
     assert_in_set(p)
 
 
-@pytest.mark.parametrize("name", CORNERS)
+@pytest.mark.parametrize("name", EDGE_CASES)
 def test_idempotent(name):
-    p = project_wgnc(CORNERS[name])
+    p = project_wgnc(EDGE_CASES[name])
     torch.testing.assert_close(project_wgnc(p), p, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["gaussian", "heavy tails", "left-over coefficients", "one coefficient", "constant"])
 def test_depends_on_direction_only(name):
-    x = CORNERS[name]
+    x = EDGE_CASES[name]
     torch.testing.assert_close(project_wgnc(x * 2.0**-40), project_wgnc(x), rtol=0, atol=1e-12)
     if name not in ("one coefficient", "constant"):  # there, rounding selects one of several nearest points
         torch.testing.assert_close(project_wgnc(x * 12.3), project_wgnc(x), rtol=0, atol=1e-9)
@@ -86,7 +86,7 @@ def test_depends_on_direction_only(name):
 @pytest.mark.parametrize("size", [2, 3, 5, 16])
 @pytest.mark.parametrize("name", ["gaussian", "heavy tails", "one-hot", "left-over coefficients", "top tie of 14"])
 def test_no_random_member_of_the_set_is_nearer(name, size):
-    x = CORNERS[name][:1]
+    x = EDGE_CASES[name][:1]
     x = x / x.flatten(1).norm() * math.sqrt(x[0].numel())
     nearest = (project_wgnc(x, size) - x).norm()
     others = project_wgnc(normal(500, *x.shape[1:], seed=5), size)
@@ -122,14 +122,14 @@ def test_gradient_search_finds_nothing_nearer(seed):
 def test_ties_keep_the_largest_possible_inner_product():
     """With more than π/4 of a block tied at the top, the inner product cannot exceed ‖y‖_∞ ‖ẏ‖₁, and must attain it."""
     for name in ("equal magnitudes", "top tie of 14"):
-        x = CORNERS[name]
+        x = EDGE_CASES[name]
         for block, projected in zip(blocks(x), blocks(project_wgnc(x)), strict=True):
             inner = (block.conj() * projected).real.sum(1)
             torch.testing.assert_close(inner, block.abs().amax(1) * C * block.shape[1])
 
 
 def test_phases_are_kept():
-    x = CORNERS["heavy tails"]
+    x = EDGE_CASES["heavy tails"]
     y, p = to_spectrum(x), to_spectrum(project_wgnc(x))
     assert ((p * y.conj()).imag.abs() < 1e-9 * y.abs()).all()
     assert ((p * y.conj()).real >= -1e-9).all()
@@ -158,7 +158,7 @@ def test_gaussian_input_barely_moves():
 
 def test_largest_coefficient():
     """No coefficient of a block of 16 exceeds |y|² = 7.18: one entry lifted, the other fifteen level."""
-    p = to_spectrum(project_wgnc(torch.cat([one_hot(64), normal(200, 64) ** 7, CORNERS["one coefficient"]])))
+    p = to_spectrum(project_wgnc(torch.cat([one_hot(64), normal(200, 64) ** 7, EDGE_CASES["one coefficient"]])))
     rest = (C * 16 - math.sqrt(7.18)) / 15
     assert 7.18 + 15 * rest**2 == pytest.approx(16, abs=0.01)
     assert p.abs().square().max() < 7.19
