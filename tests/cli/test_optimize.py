@@ -68,7 +68,7 @@ def test_interruption_keeps_what_is_finished(tmp_path, monkeypatch):
     "arguments, word",
     [
         (["cat fce", *FEW], "face"),
-        (["cat", *FEW, "--method", "ntrk"], "no noise ascent"),
+        (["cat", *FEW, "--method", "ntrk"], "not a noise ascent"),
         (["cat", *FEW, "--iterations", "-1"], "iterations = -1"),
         (["cat", *FEW, "--set", "rate=0"], "rate = 0"),
         (["cat", *FEW, "--patience", "-1"], "patience = -1"),
