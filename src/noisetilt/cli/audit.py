@@ -1,4 +1,4 @@
-"""The command `noisetilt audit`: tests whether the vectors of a file are white Gaussian noise, and plots their bands."""
+"""The command `noisetilt audit`: tests whether vectors in a file are white Gaussian noise, and plots their bands."""
 
 from __future__ import annotations
 

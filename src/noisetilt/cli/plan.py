@@ -30,8 +30,8 @@ def plan_tables(found: Plan, gradient_at: str, checkpointing: bool) -> str:
 
 
 def _weights_table(found: Plan) -> str:
-    rows = [[p.name, p.kind, p.parameters / 1e9, gib(p.weights)] for p in found.parts]
-    rows.append(["all", "", sum(p.parameters for p in found.parts) / 1e9, gib(found.weights)])
+    rows = [[p.name, p.kind, p.parameters / 1e9, gib(p.weights)] for p in found.components]
+    rows.append(["all", "", sum(p.parameters for p in found.components) / 1e9, gib(found.weights)])
     return table(["component", "class", "10⁹ parameters", "GiB"], rows)
 
 
@@ -40,7 +40,7 @@ def _memory_table(found: Plan, gradient_at: str, checkpointing: bool) -> str:
     for label, at, with_checkpointing in MODES:
         mark = ">" if (at, with_checkpointing) == (gradient_at, checkpointing) else " "
         peaks: Peaks = found.checkpointed if with_checkpointing else found.peaks
-        graph = gib(peaks.held) if at == "x_t" else 0.0
+        graph = gib(peaks.graph) if at == "x_t" else 0.0
         sizes = (peaks.of(at), found.total(at, with_checkpointing), found.total(at, with_checkpointing, text=False))
         rows.append([f"{mark} {label}", graph, *(gib(size) for size in sizes)])
     return table(["", "network's graph", "activations, peak", "total", "total without text encoders"], rows)
