@@ -74,7 +74,7 @@ def reward(given: argparse.Namespace, name: str, heldout: bool = False) -> rewar
     sys.path.insert(0, str(TESTS / "rewards"))
     import tiny_towers
 
-    loaded = rewards.hub.partner(name) if heldout else name
+    loaded = rewards.hub.heldout_name(name) if heldout else name
     folder = Path(tempfile.mkdtemp(prefix="noisetilt-"))
     getattr(tiny_towers, TINY_TOWERS[loaded.split(":")[-1]])(folder)
     return rewards.load(name, heldout=heldout, path=folder)

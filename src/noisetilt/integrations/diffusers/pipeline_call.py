@@ -179,7 +179,7 @@ class PipelineCall:
         return self.latents_out
 
     def step(self, output: Tensor, latents: Tensor, t: float) -> Tensor:
-        """The next latents, from the network's output at the current ones; after the last step, the selected final ones."""
+        """The next latents, from the network's output at the current ones; after the last step, the final ones."""
         sampler, scheduler = self.sampler, self.scheduler
         # Latents that the pipeline changed (a mask, a callback) are used; otherwise the more precise state is.
         unchanged = latents is self.latents_out
