@@ -124,7 +124,7 @@ def test_scorers_are_frozen_and_kept(which):
 
 @pytest.mark.parametrize("prompts", [["cat"], "cat"])
 def test_a_wrong_number_of_prompts_is_refused(prompts, pictures):
-    with pytest.raises(ValueError, match="one prompt for each image"):
+    with pytest.raises(ValueError, match="one prompt per image"):
         scorers.load_scorer("target").alignment(pictures[:3], prompts)
 
 

@@ -242,7 +242,7 @@ def test_bad_input_is_refused(made):
     videos = as_videos(films(4))
     with pytest.raises(ValueError, match="one prompt per video"):
         reward(videos, "a red fox")
-    with pytest.raises(ValueError, match="token of the scorer"):
+    with pytest.raises(ValueError, match="special token of the reward model"):
         reward(videos, ["a", "b <|VQ_reward|>"])
     with pytest.raises(ValueError, match="expected"):
         reward(videos[:, 0], PROMPTS)
