@@ -225,7 +225,7 @@ def changed(folder, part, name, value):
         (lambda f: (f / "checkpoint-20" / "model.pth").unlink(), "model.safetensors or model.pth"),
         (
             lambda f: torch.save({"a": torch.zeros(1)}, f / "checkpoint-20" / "model.pth"),
-            "not VideoReward's whole model",
+            "not VideoReward's full model",
         ),
         (lambda f: torch.save(print, f / "checkpoint-20" / "model.pth"), "plain tensors"),
     ],

@@ -244,8 +244,8 @@ def write(out: Path, run: Run) -> Document:
         f"held-out alignment is at most {KEEP} below that of the initial noise. Brackets are 95 % bootstrap intervals; "
         "'gain' is the difference to the initial noise at the same seeds. Fréchet distance, precision and recall are "
         "against held-out real emoji and biased by the number of images; Vendi is the effective number of different "
-        "images per prompt. Cosine to start, mean square and audit p are those of the noise; 'rejected' is the fraction "
-        "that the typicality audit rejects at 1 %. Seconds do not include the held-out rewards."
+        "images per prompt. Cosine to start, mean square and audit p are those of the noise; 'rejected' is the "
+        "fraction that the typicality audit rejects at 1 %. Seconds do not include the held-out rewards."
     )
     for reward in run.size.rewards:
         methods = tested(run.ledger, reward)
