@@ -97,7 +97,7 @@ def test_methods_and_targets_can_be_chosen_and_base_always_runs():
 
 @pytest.mark.parametrize("given", [{"targets": ["redness"]}, {"measure": False}])
 def test_what_only_the_paper_suite_can_do_is_refused_elsewhere(given, tmp_path):
-    with pytest.raises(ValueError, match="the suite exact has no choice of targets"):
+    with pytest.raises(ValueError, match="for the suite paper and the suite is exact"):
         bench("exact", tmp_path, quick=True, **given)
 
 

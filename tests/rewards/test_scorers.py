@@ -138,7 +138,7 @@ def test_prompts_of_unknown_words_or_style_alone_are_refused(pictures):
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 3, 32, 32), (1, 4, 64, 64)])
 def test_images_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match="expects a float batch"):
+    with pytest.raises(ValueError, match="expect a float batch"):
         scorers.load_scorer("target").style(torch.zeros(shape))
 
 
