@@ -15,12 +15,12 @@ from noisetilt import METHODS
 
 
 def warm(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-    """More red than blue: any function of pictures (batch, 3, H, W) in [0, 1] will do."""
+    """More red than blue; a reward is any function of images (batch, 3, H, W) in [0, 1]."""
     return (images[:, 0] - images[:, 2]).mean((1, 2))
 
 
 def optimise(pipe: Any, prompt: str, method: str, seed: int = 0, iterations: int = 50) -> Any:
-    """The pipeline's output for noise that was optimised, each picture in one step without classifier-free guidance."""
+    """The pipeline's output for optimised noise, in one step and without classifier-free guidance."""
     aligned = noisetilt.align(pipe, reward=warm, method=METHODS[method].replace(iterations=iterations))
     return aligned(prompt, num_inference_steps=1, guidance_scale=0.0, seeds=[seed], output_type="pt")
 
@@ -32,16 +32,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--method", default="gper", help="none, reno, gper, gper-rotation, … (default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="output folder")
     parser.set_defaults(steps=1)
     given = parser.parse_args(argv)
     pipe, _ = common.pipeline(given, "sd")
-    pictures = {}
+    images = {}
     for iterations in (0, given.iterations):
         output = optimise(pipe, given.prompt, given.method, given.seed, iterations)
         print(f"{iterations} iterations: reward {output.rewards.item():+.4f}, {output.trace.nfe:g} evaluations")
-        pictures[f"{iterations} iterations"] = output.images.float().cpu()
-    common.save(pictures, given.out, "ascent_sd_turbo")
+        images[f"{iterations} iterations"] = output.images.float().cpu()
+    common.save(images, given.out, "ascent_sd_turbo")
 
 
 if __name__ == "__main__":

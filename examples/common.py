@@ -1,7 +1,7 @@
-"""What the examples share: a pipeline and rewards, real or tiny, and a comparison with the plain pipeline.
+"""Shared code of the examples: pipelines and rewards, real or tiny, and a comparison with the unguided pipeline.
 
-With `--model tiny`, which is what they do if nothing is said, they run on random networks of a few thousand weights,
-built from the real classes in a second: the pictures mean nothing, but every line of the example is run.
+With `--model tiny`, the default, an example runs on random networks of a few thousand weights, built from the real
+classes in a second. The images are meaningless, but every line of the example is executed.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def options(description: str, real: str, argv: Sequence[str] | None, **further: 
 
     Args:
         description: its docstring.
-        real: the hub name it is meant for.
+        real: the hub name of a model for the example.
         argv: the command line, or None for the program's.
-        further: more options, by name and default value.
+        further: additional options, by name and default value.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", default=TINY, help=f"a hub name or folder, such as {real} (default: tiny)")
@@ -45,14 +45,14 @@ def options(description: str, real: str, argv: Sequence[str] | None, **further: 
     parser.add_argument("--method", default="ntrk", help="see `noisetilt methods` (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="output folder")
     for name, default in further.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     return parser.parse_args(argv)
 
 
 def pipeline(given: argparse.Namespace, family: str) -> tuple[Any, dict[str, Any]]:
-    """The pipeline that --model names, on the GPU if there is one, and arguments for its call."""
+    """The pipeline of --model, on the GPU if there is one, and arguments for its call."""
     if given.model == TINY:
         sys.path.insert(0, str(TESTS / "integrations"))
         from tiny_pipelines import build
@@ -68,13 +68,13 @@ def pipeline(given: argparse.Namespace, family: str) -> tuple[Any, dict[str, Any
 
 
 def reward(given: argparse.Namespace, name: str, heldout: bool = False) -> rewards.Reward:
-    """A reward of the literature: the published one, or a tiny tower of its classes where the pipeline is tiny."""
+    """A published reward, or a tiny network of the same classes if the pipeline is tiny."""
     if given.model != TINY:
         return rewards.load(name, heldout=heldout)
     sys.path.insert(0, str(TESTS / "rewards"))
     import tiny_towers
 
-    loaded = rewards.hub.partner(name) if heldout else name
+    loaded = rewards.hub.heldout_name(name) if heldout else name
     folder = Path(tempfile.mkdtemp(prefix="noisetilt-"))
     getattr(tiny_towers, TINY_TOWERS[loaded.split(":")[-1]])(folder)
     return rewards.load(name, heldout=heldout, path=folder)
@@ -84,36 +84,36 @@ def compare(
     pipe: Any,
     given: argparse.Namespace,
     call: dict[str, Any],
-    followed: Callable[..., Tensor],
-    judge: Callable[..., Tensor] | None = None,
-    **how: Any,
+    reward: Callable[..., Tensor],
+    heldout: Callable[..., Tensor] | None = None,
+    **options: Any,
 ) -> dict[str, Tensor]:
-    """Pictures (or videos) without and with guidance at the same seed; prints what both rewards say of them.
+    """Images (or videos) without and with guidance at the same seed; prints their rewards.
 
     Args:
         pipe, given, call: from `pipeline` and `options`.
-        followed: the reward.
-        judge: a reward that nothing follows: if the one rises and this falls, the reward is being hacked.
-        how: further arguments of `align`.
+        reward: the reward.
+        heldout: a held-out reward; if it decreases while the reward increases, that is reward hacking.
+        options: further arguments of `align`.
     """
-    made = {}
+    images = {}
     for method in ("base", given.method):
-        aligned = noisetilt.align(pipe, followed, method, heldout=judge, **how)
+        aligned = noisetilt.align(pipe, reward, method, heldout=heldout, **options)
         output = aligned(given.prompt, seeds=[given.seed], **call)
-        made[method] = output[0].float().cpu()
+        images[method] = output[0].float().cpu()
         line = f"{method:8} reward {output.rewards.item():+.4f}"
-        if judge is not None:
+        if heldout is not None:
             line += f"  held-out {output.heldout.item():+.4f}"
         print(f"{line}  {output.trace.nfe:g} evaluations, {output.trace.seconds:.1f} s")
-    return made
+    return images
 
 
-def save(pictures: dict[str, Tensor], folder: Path, name: str) -> Path:
-    """Pictures (1, 3, H, W) side by side in a PNG, videos (1, frames, 3, H, W) in a GIF; the file."""
+def save(images: dict[str, Tensor], folder: Path, name: str) -> Path:
+    """Writes images (1, 3, H, W) side by side to a PNG, or videos (1, frames, 3, H, W) to a GIF; returns the file."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
-    strip = torch.cat([one[0] for one in pictures.values()], dim=-1)
+    strip = torch.cat([one[0] for one in images.values()], dim=-1)
     levels = (strip.clamp(0, 1) * 255).round().byte().movedim(-3, -1).numpy()
     if levels.ndim == 3:
         file = folder / f"{name}.png"
@@ -122,5 +122,5 @@ def save(pictures: dict[str, Tensor], folder: Path, name: str) -> Path:
         file = folder / f"{name}.gif"
         frames = [Image.fromarray(frame) for frame in levels]
         frames[0].save(file, save_all=True, append_images=frames[1:], duration=62, loop=0)
-    print(f"{', '.join(pictures)} are in {file}")
+    print(f"{', '.join(images)} are in {file}")
     return file

@@ -1,7 +1,7 @@
-"""FLUX, followed by PickScore and judged by ImageReward:
+"""FLUX guided by PickScore, with ImageReward as the held-out reward:
 `python examples/flux_pickscore.py --model black-forest-labs/FLUX.1-dev`.
 
-FLUX's own sampler is an ODE, which has no noise to tilt; eta = 1 makes it a stochastic one with the same marginals.
+FLUX's own sampler is an ODE, which has no noise to tilt. eta = 1 makes it stochastic, with the same marginals.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import common
 def main(argv: Sequence[str] | None = None) -> None:
     given = common.options(__doc__, "black-forest-labs/FLUX.1-dev", argv)
     pipe, call = common.pipeline(given, "flux")
-    followed, judge = common.reward(given, "pickscore"), common.reward(given, "pickscore", heldout=True)
-    made = common.compare(pipe, given, call, followed, judge, eta=1.0, checkpointing=True)
-    common.save(made, given.out, "flux_pickscore")
+    reward, heldout = common.reward(given, "pickscore"), common.reward(given, "pickscore", heldout=True)
+    images = common.compare(pipe, given, call, reward, heldout, eta=1.0, checkpointing=True)
+    common.save(images, given.out, "flux_pickscore")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Super-resolution: a picture is found that becomes a given small one when it is made smaller:
+"""Super-resolution: finds an image whose downsampled version is a given small image:
 `python examples/inverse_problem.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a photo of a fox"`.
 
-The small picture is made from one of the pipeline's own, so that the truth is known; `measured` may be any (3, h, w).
+The small image is made from an image of the pipeline, so that the truth is known; `measured` may be any (3, h, w).
 """
 
 from __future__ import annotations
@@ -25,16 +25,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     measured = inverse.measure(operator, truth[0], noise=0.01)
 
     method = METHODS["dps"]
-    followed = inverse.matching(operator, measured, power=1)
-    found = noisetilt.align(pipe, followed, method)(given.prompt, seeds=[given.seed], **call)
-    plain = noisetilt.align(pipe, followed, "base")(given.prompt, seeds=[given.seed], **call)
-    for name, output in (("base", plain), ("dps", found)):
+    reward = inverse.matching(operator, measured, power=1)
+    guided = noisetilt.align(pipe, reward, method)(given.prompt, seeds=[given.seed], **call)
+    plain = noisetilt.align(pipe, reward, "base")(given.prompt, seeds=[given.seed], **call)
+    for name, output in (("base", plain), ("dps", guided)):
         error = (output.images.float().cpu() - truth).square().mean()
         print(f"{name:8} distance of the measurements {-output.rewards.item():.4f}  PSNR {-10 * error.log10():.2f} dB")
 
     enlarged = torch.nn.functional.interpolate(measured[None], scale_factor=given.factor)
-    made = {"truth": truth, "measured": enlarged, "base": plain.images.float().cpu(), "dps": found.images.float().cpu()}
-    common.save(made, given.out, "inverse_problem")
+    images = {
+        "truth": truth,
+        "measured": enlarged,
+        "base": plain.images.float().cpu(),
+        "dps": guided.images.float().cpu(),
+    }
+    common.save(images, given.out, "inverse_problem")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One's own reward in five lines:
+"""A custom reward in five lines:
 `python examples/own_reward.py --model stable-diffusion-v1-5/stable-diffusion-v1-5`."""
 
 from __future__ import annotations

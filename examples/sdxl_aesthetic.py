@@ -1,4 +1,4 @@
-"""SDXL, followed by LAION's aesthetic score and judged by PickScore:
+"""SDXL guided by LAION's aesthetic score, with PickScore as the held-out reward:
 `python examples/sdxl_aesthetic.py --model stabilityai/stable-diffusion-xl-base-1.0`."""
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import common
 def main(argv: Sequence[str] | None = None) -> None:
     given = common.options(__doc__, "stabilityai/stable-diffusion-xl-base-1.0", argv)
     pipe, call = common.pipeline(given, "sdxl")
-    followed, judge = common.reward(given, "aesthetic"), common.reward(given, "aesthetic", heldout=True)
-    # The network computes its activations again on the way back, for memory; see docs/diffusers.md for the price.
-    made = common.compare(pipe, given, call, followed, judge, checkpointing=True)
-    common.save(made, given.out, "sdxl_aesthetic")
+    reward, heldout = common.reward(given, "aesthetic"), common.reward(given, "aesthetic", heldout=True)
+    # Gradient checkpointing takes less memory and more time; docs/diffusers.md has measurements.
+    images = common.compare(pipe, given, call, reward, heldout, checkpointing=True)
+    common.save(images, given.out, "sdxl_aesthetic")
 
 
 if __name__ == "__main__":

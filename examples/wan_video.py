@@ -1,9 +1,9 @@
-"""Wan 2.1, followed by PickScore over frames, with a part that holds the frames together:
+"""Wan 2.1 guided by the mean PickScore of the frames plus their consistency:
 `python examples/wan_video.py --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --frames 9`.
 
-The gradient stops at the predicted video (gradient_at="x0"), for memory. What takes most is decoding the frames with
-gradient, in proportion to their number: `noisetilt plan Wan2.1-1.3B --frames 9` tells before anything is loaded. With
-`--videoreward FOLDER` VideoReward is followed instead, whose files docs/rewards.md names.
+To save memory the gradient is taken only at the predicted video (gradient_at="x0"). Most memory is used to decode the
+frames with gradient, in proportion to their number: `noisetilt plan Wan2.1-1.3B --frames 9` estimates it without
+loading the model. `--videoreward FOLDER` uses VideoReward instead; docs/rewards.md describes its files.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = common.options(__doc__, "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", argv, frames=5, steadiness=0.1, videoreward="")
     pipe, call = common.pipeline(given, "wan")
     if given.videoreward:
-        followed = rewards.load("videoreward", path=given.videoreward)
+        reward = rewards.load("videoreward", path=given.videoreward)
     else:
         content, steady = common.reward(given, "video:pickscore"), common.reward(given, "video-consistency")
-        followed = weighted_sum([(1.0, content), (given.steadiness, steady)], "pickscore and consistency")
-    judge = common.reward(given, "video:pickscore", heldout=True)
+        reward = weighted_sum([(1.0, content), (given.steadiness, steady)], "pickscore and consistency")
+    heldout = common.reward(given, "video:pickscore", heldout=True)
     call |= {"num_frames": given.frames}
-    made = common.compare(pipe, given, call, followed, judge, gradient_at="x0")
-    common.save(made, given.out, "wan_video")
+    images = common.compare(pipe, given, call, reward, heldout, gradient_at="x0")
+    common.save(images, given.out, "wan_video")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""ComfyUI node: a sampler that follows a reward. Copy or link this folder into ComfyUI/custom_nodes."""
+"""ComfyUI node for reward-guided sampling. Copy or link this folder into ComfyUI/custom_nodes."""
 
 from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 

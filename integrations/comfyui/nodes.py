@@ -1,4 +1,4 @@
-"""The node class."""
+"""The node `NoisetiltSampler`, and the sampler function that it builds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from noisetilt.sampling.trace import Trace
 
 
 def decoder(model: Any, vae: Any) -> Any:
-    """Pictures in [0, 1] from ComfyUI's sampler states, differentiable."""
+    """A differentiable function from ComfyUI's sampler states to images in [0, 1]."""
     unscale = model.inner_model.inner_model.process_latent_out
     network = vae.first_stage_model
 
@@ -50,7 +50,7 @@ def sample(
     prompt: str,
     heldout: str = "",
 ) -> torch.Tensor:
-    """What ComfyUI's KSAMPLER calls; what the rewards did is in ComfyUI's log."""
+    """The sampler function for ComfyUI's KSAMPLER. It writes the rewards to ComfyUI's log."""
     import comfy.model_management
 
     comfy.model_management.load_models_gpu([vae.patcher])
@@ -79,18 +79,19 @@ def sample(
         heldout=rewards.load(heldout, heldout=True) if heldout else None,
         trace=trace,
     )
-    logging.info(told(reward, trace.rewards) + (f"; held-out {told(heldout, trace.heldout)}" if heldout else ""))
+    message = describe(reward, trace.rewards)
+    logging.info(message + (f"; held-out {describe(heldout, trace.heldout)}" if heldout else ""))
     return x_0
 
 
-def told(name: str, values: torch.Tensor) -> str:
-    """How a reward (step, image) went, in words."""
+def describe(name: str, values: torch.Tensor) -> str:
+    """The mean of a reward (step, image) at the first and last step, as text."""
     first, last = values.mean(1)[[0, -1]].tolist()
     return f"{name} {first:+.4f} at the first step, {last:+.4f} at the last"
 
 
 class NoisetiltSampler:
-    """A SAMPLER for SamplerCustom that follows a reward."""
+    """A reward-guided SAMPLER for SamplerCustom."""
 
     CATEGORY = "sampling/custom_sampling/samplers"
     RETURN_TYPES = ("SAMPLER",)
@@ -98,15 +99,16 @@ class NoisetiltSampler:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        usable = [name for name, method in METHODS.items() if not method.initial.needs_reward]
+        """The inputs of the node."""
+        supported = [name for name, method in METHODS.items() if not method.initial.needs_reward]
         return {
             "required": {
                 "vae": ("VAE",),
                 "reward": ("STRING", {"default": "redness", "multiline": False}),
                 "strength": ("FLOAT", {"default": 0.05, "min": 0.0, "max": 1.0, "step": 0.005}),
-                "method": (usable, {"default": "ntrk"}),
+                "method": (supported, {"default": "ntrk"}),
                 "eta": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.05}),
-                "gradient": (["through the model", "at the predicted picture"],),
+                "gradient": (["through the model", "at the predicted image"],),
             },
             "optional": {
                 "prompt": ("STRING", {"default": "", "multiline": True}),
@@ -125,7 +127,11 @@ class NoisetiltSampler:
         prompt: str = "",
         heldout: str = "",
     ) -> tuple[Any]:
-        """The sampler; an unknown reward is refused here."""
+        """Builds the sampler.
+
+        Raises:
+            ValueError: for an unknown reward.
+        """
         import comfy.samplers
 
         rewards.load(reward)

@@ -13,7 +13,7 @@ import argparse
 import torch
 
 from noisetilt import METHODS, load, rewards, sample
-from noisetilt.bench.meter import injected_p_values, watch
+from noisetilt.bench.meter import injected_p_values, record_noise
 from noisetilt.bench.metrics import total_variation
 from noisetilt.report import table
 
@@ -44,8 +44,8 @@ def main() -> None:
             made = METHODS["ntrk"].replace(whitened=whitened, schedule=schedule, rho=rho)
             methods.append((whitened, schedule, rho, made))
     for *name, method in methods:
-        watched, seen = watch(method, (7, 13))
-        result = sample(model, prompts, reward, watched, 25, seeds, track=False)
+        recorded, seen = record_noise(method, (7, 13))
+        result = sample(model, prompts, reward, recorded, 25, seeds, track=False)
         with torch.no_grad():
             judged = [judge(result.images, prompts).mean().item() for judge in judges]
         error = result.rewards.std().item() / len(prompts) ** 0.5

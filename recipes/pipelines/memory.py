@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import functools
 import gc
 import re
 import sys
@@ -26,7 +27,8 @@ from torch import nn
 
 import noisetilt
 from noisetilt import rewards
-from noisetilt.integrations.diffusers.plan import MODES, meta, run_peaks
+from noisetilt.integrations.diffusers.components import meta_tensor
+from noisetilt.integrations.diffusers.plan import MODES, run_peaks
 from noisetilt.report import table
 
 TEXT, MIB = 64, 2**20
@@ -109,20 +111,21 @@ def main() -> None:
     reward = rewards.load("redness")
     with torch.device("meta"):
         unet, vae = parts(given.channels)
-    x, latents, text = meta(2, 4, 32, 32, dtype=torch.float32), meta(1, 4, 32, 32, dtype=torch.float32), (2, 77, TEXT)
-    rest = dict(timestep=meta(2, dtype=torch.float32), encoder_hidden_states=meta(*text, dtype=torch.float32))
+    new = functools.partial(meta_tensor, dtype=torch.float32)
+    x, latents = new(2, 4, 32, 32), new(1, 4, 32, 32)
+    rest = dict(timestep=new(2), encoder_hidden_states=new(2, 77, TEXT))
     estimates = run_peaks(unet, lambda z: unet(z, **rest, return_dict=False)[0], x, vae, latents, latents)
     rows = []
-    for label, at, less in MODES:
+    for label, at, checkpointing in MODES:
         if at is None:
             run = lambda: pipe(generator=torch.Generator().manual_seed(0), **call)  # noqa: E731
         else:
-            aligned = noisetilt.align(pipe, reward, "ntrk", gradient_at=at, checkpointing=less)
+            aligned = noisetilt.align(pipe, reward, "ntrk", gradient_at=at, checkpointing=checkpointing)
             run = lambda aligned=aligned: aligned(seeds=[0], **call)  # noqa: E731
         run()
         found = [measured(run) for _ in range(given.repeats)]
         seconds, peak = min(s for s, _ in found) / given.steps, min(p for _, p in found)
-        estimate = estimates[less].of(at)
+        estimate = estimates[checkpointing].of(at)
         rows.append([label, peak / MIB, estimate / MIB, 100 * (estimate / peak - 1), seconds])
         rows[-1].append(seconds / rows[0][4])
         print(f"{label}: {seconds:.2f} s", file=sys.stderr, flush=True)

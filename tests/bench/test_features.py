@@ -60,5 +60,5 @@ def test_textures_notice_more_of_noise_and_blur_than_features(pictures):
 
 
 def test_images_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match="expected a float batch"):
+    with pytest.raises(ValueError, match="expect a float batch"):
         features.features(torch.zeros(2, 3, 32, 32))

@@ -1,10 +1,15 @@
 """What is measured stays, once, and is never mixed with another run's."""
 
+import gzip
 import json
+from pathlib import Path
 
 import pytest
 
+from noisetilt.bench import paper_suite
 from noisetilt.bench.ledger import Ledger
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "paper" / "rows.jsonl.gz"
 
 SETTINGS = {"suite": "x", "budgets": (25, 500)}
 
@@ -34,3 +39,14 @@ def test_another_run_s_folder_is_refused(tmp_path):
     Ledger(tmp_path, ("seed",), SETTINGS)
     with pytest.raises(ValueError, match="another budgets"):
         Ledger(tmp_path, ("seed",), SETTINGS | {"budgets": (25, 100)})
+
+
+def test_published_rows_are_read_with_their_present_field_names(tmp_path):
+    lines = gzip.decompress(PUBLISHED.read_bytes())
+    (tmp_path / "rows.jsonl").write_bytes(lines)
+    ledger = Ledger(tmp_path, paper_suite.KEY, {}, renamed=paper_suite.RENAMED)
+    first = json.loads(lines.splitlines()[0])
+    (row,) = ledger.where(**{name: first[name] for name in paper_suite.KEY})
+    assert len(ledger) == len(lines.splitlines())
+    assert row["heldout_1"] == first.get("judge_1", first.get("heldout_1"))
+    assert not {"judge_1", "judge_2", "aligned"} & set(row)

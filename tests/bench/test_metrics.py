@@ -78,7 +78,7 @@ def test_total_variation_of_plain_steps_and_noise():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: frechet_distance(torch.ones(1, 3), torch.ones(5, 3)), "more pictures"),
+        (lambda: frechet_distance(torch.ones(1, 3), torch.ones(5, 3)), "more images"),
         (lambda: frechet_distance(torch.ones(5, 3), torch.ones(5, 4)), "3 and 4 columns"),
         (lambda: frechet_distance(torch.full((5, 3), math.nan), torch.ones(5, 3)), "not finite"),
         (lambda: precision_recall(torch.ones(3, 2), torch.ones(9, 2)), "at least 4"),

@@ -36,7 +36,7 @@ def test_a_row_tells_the_whole_way(finished):
 
 
 def drawn(run, row):
-    (found,) = run.ledger.where(phase="test", method=one_step.DRAWN, prompt=row["prompt"], seed=row["seed"])
+    (found,) = run.ledger.where(phase="test", method=one_step.INITIAL, prompt=row["prompt"], seed=row["seed"])
     assert found["nfe"] == 1 and found["cosine"] == pytest.approx(1)
     return found
 
@@ -44,27 +44,27 @@ def drawn(run, row):
 def test_the_chosen_knobs_were_tried_on_the_tuning_prompts_and_are_what_is_tested(finished):
     for method in ("none", "gper-rotation"):
         rows = finished.ledger.where(phase="tune", method=method)
-        assert {row["prompt"] for row in rows} == {"bear face"} and len({row["knobs"] for row in rows}) == 2
-        chosen = choose(finished.ledger, "style:3d", method).knobs
-        (used,) = {row["knobs"] for row in finished.ledger.where(phase="test", method=method)}
-        assert json.loads(used) == chosen and used in {row["knobs"] for row in rows}
+        assert {row["prompt"] for row in rows} == {"bear face"} and len({row["options"] for row in rows}) == 2
+        chosen = choose(finished.ledger, "style:3d", method).options
+        (used,) = {row["options"] for row in finished.ledger.where(phase="test", method=method)}
+        assert json.loads(used) == chosen and used in {row["options"] for row in rows}
 
 
 def test_knobs_and_stop_have_the_highest_target_among_what_keeps_to_the_prompt(tmp_path):
     def row(method, rate, targets, alignments):
         ways = {"targets": targets, "alignments": alignments, "alignment": alignments[-1]}
         what = {"reward": "style:3d", "phase": "tune", "prompt": "bear face", "seed": 0, "method": method}
-        return {**what, "knobs": "{}" if rate is None else f'{{"rate": {rate}}}', **ways}
+        return {**what, "options": "{}" if rate is None else f'{{"rate": {rate}}}', **ways}
 
     tried = [
         row("gper", 0.1, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [-1.0, -1.0, -1.0, -1.5, -2.0, -2.4]),
         row("gper", 0.2, [0.0, 3.0, 4.0, 6.0, 8.0, 9.0], [-1.0, -1.5, -2.4, -3.0, -3.0, -3.0]),
     ]
     ledger = Ledger(tmp_path, KEY, {})
-    ledger.add([row(one_step.DRAWN, None, [0.0], [-1.0]), *tried])
+    ledger.add([row(one_step.INITIAL, None, [0.0], [-1.0]), *tried])
     assert choose(ledger, "style:3d", "gper") == ({"rate": 0.1}, 5)
     strict = Ledger(tmp_path / "strict", KEY, {})
-    strict.add([row(one_step.DRAWN, None, [0.0], [9.0]), *tried])
+    strict.add([row(one_step.INITIAL, None, [0.0], [9.0]), *tried])
     assert choose(strict, "style:3d", "gper") == ({"rate": 0.1}, 2)
 
 
@@ -88,7 +88,7 @@ def test_what_was_measured_is_kept_and_what_was_lost_is_measured_again(finished)
 
 def test_the_report_has_table_plots_and_pictures(finished):
     text = (finished.out / "report.md").read_text()
-    assert "| gper-rotation |" in text and "told from noise" in text and "Target reward, highest first" in text
+    assert "| gper-rotation |" in text and "rejected" in text and "Target reward, highest first" in text
     for name in ("stopped", "ways", "frontier", "trade", "pictures"):
         Image.open(finished.out / f"style-3d-{name}.png").verify()
         assert f"style-3d-{name}.png" in text
@@ -126,15 +126,15 @@ def test_the_race_counts_seconds_up_to_the_level_the_rival_ends_with():
             "seconds": seconds,
             "target": max(targets),
             "alignment": 0.0,
-            "judge": 0.0,
+            "heldout_2": 0.0,
             "seed": 0,
         }
 
     methods = {
-        one_step.DRAWN: [{**row([0.0], [1.0]), "prompt": p} for p in "ab"],
+        one_step.INITIAL: [{**row([0.0], [1.0]), "prompt": p} for p in "ab"],
         "mpgr": [{**row([0.0, 1.0, 2.0, 3.0], [1.0, 10.0, 20.0, 30.0]), "prompt": p} for p in "ab"],
         "gper": [{**row([0.0, 3.0, 4.0, 5.0], [1.0, 12.0, 24.0, 36.0]), "prompt": p} for p in "ab"],
     }
-    race, lead = one_step_report.targets(methods)
-    assert "3.00 after 1 of 3 iterations, in 40% of its seconds" in race and race.endswith("missed.")
-    assert "above every rival: met" in lead and "over mpgr" in lead
+    race, lead = one_step_report.goals(methods)
+    assert "3.00 after 1 of 3 iterations, in 40% of its seconds" in race and race.endswith("not reached.")
+    assert "above all others: reached" in lead and "above mpgr" in lead

@@ -1,4 +1,4 @@
-"""`noisetilt audit` reads what it says, tells noise from the rest, and draws the bands that are not white."""
+"""`noisetilt audit` reads the documented files, rejects what is not white noise, and plots its bands."""
 
 import importlib.util
 
@@ -20,9 +20,9 @@ def test_noise_passes_and_colour_does_not(tmp_path, capsys):
     np.save(tmp_path / "white.npy", x.numpy())
     np.save(tmp_path / "coloured.npy", (x + x.roll(1, -1)).numpy())
     assert main(["audit", str(tmp_path / "white.npy"), "--batch"]) == 0
-    assert "0 of 3 told" in capsys.readouterr().out
+    assert "0 of 3 rejected" in capsys.readouterr().out
     assert main(["audit", str(tmp_path / "coloured.npy"), "--batch", "--standardise"]) == 0
-    assert "3 of 3 told" in capsys.readouterr().out
+    assert "3 of 3 rejected" in capsys.readouterr().out
 
 
 def test_names_a_tensor(tmp_path, capsys):
@@ -31,14 +31,14 @@ def test_names_a_tensor(tmp_path, capsys):
     assert main(["audit", str(file)]) == 2
     assert "expected one of a, b" in capsys.readouterr().err
     assert main(["audit", str(file), "--tensor", "b"]) == 0
-    assert "1 of 1 told" in capsys.readouterr().out
+    assert "1 of 1 rejected" in capsys.readouterr().out
 
 
-def test_reads_pictures(tmp_path, capsys):
+def test_reads_images(tmp_path, capsys):
     shade = (np.arange(64)[:, None] * 2 + np.arange(64)).astype(np.uint8)
     Image.fromarray(np.stack([shade] * 3, 2)).save(tmp_path / "ramp.png")
     assert main(["audit", str(tmp_path / "ramp.png")]) == 0
-    assert "1 of 1 told" in capsys.readouterr().out
+    assert "1 of 1 rejected" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from noisetilt import METHODS
 from noisetilt.cli import main
-from noisetilt.cli.generate import Job, run
+from noisetilt.cli.generate import GenerateJob, run
 from noisetilt.report import table
 
 
@@ -20,19 +20,19 @@ def finished(tmp_path_factory):
     return out
 
 
-def test_run_json_has_the_figures(finished):
+def test_run_json_has_the_statistics(finished):
     run = json.loads((finished / "run.json").read_text())
     assert run["complete"]
-    for arm in ("base", "guided"):
-        assert run[arm]["nfe"] == 4 and run[arm]["seconds"] > 0
-        rewards = [p["reward"] for p in run["pictures"] if f"-{arm}." in p["file"]]
-        assert len(rewards) == 3 and np.mean(rewards) == pytest.approx(run[arm]["reward_mean"])
+    for variant in ("base", "guided"):
+        assert run[variant]["nfe"] == 4 and run[variant]["seconds"] > 0
+        rewards = [p["reward"] for p in run["images"] if f"-{variant}." in p["file"]]
+        assert len(rewards) == 3 and np.mean(rewards) == pytest.approx(run[variant]["reward_mean"])
     assert run["guided"]["reward_mean"] > run["base"]["reward_mean"]
     assert run["heldout_reward"] == "alignment"
     assert run["settings"]["options"]["rho"] == 0.1 and run["settings"]["seed"] == 5
 
 
-def test_files_are_there_and_pictures_carry_their_settings(finished):
+def test_files_are_written_and_images_carry_their_settings(finished):
     for name in ("grid.png", "rewards.png", "run.json"):
         assert (finished / name).stat().st_size > 1000
     picture = Image.open(finished / "cat-face-6-guided.png")
@@ -41,10 +41,10 @@ def test_files_are_there_and_pictures_carry_their_settings(finished):
     assert settings["prompt"] == "cat face" and settings["seed"] == 6 and settings["options"] == {"rho": 0.1}
 
 
-def test_a_picture_is_repeated_from_its_own_settings(finished, tmp_path):
+def test_an_image_is_reproduced_from_its_own_settings(finished, tmp_path):
     settings = json.loads(Image.open(finished / "cat-face-6-guided.png").text["noisetilt"])
-    fields = {k: v for k, v in settings.items() if k in Job.__dataclass_fields__}
-    run(Job(**fields, out=tmp_path))
+    fields = {k: v for k, v in settings.items() if k in GenerateJob.__dataclass_fields__}
+    run(GenerateJob(**fields, out=tmp_path))
     first, again = (np.asarray(Image.open(p / "cat-face-6-guided.png")).astype(int) for p in (finished, tmp_path))
     assert np.abs(first - again).max() <= 1
 
@@ -105,7 +105,7 @@ def test_lists(command, word, capsys):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_tells_its_source_and_its_knobs(name, capsys):
+def test_every_method_names_its_source_and_its_options(name, capsys):
     assert main(["methods", name]) == 0
     text = capsys.readouterr().out
     assert all(f"{option}=" in text for option in METHODS[name].options())

@@ -18,25 +18,25 @@ def finished(tmp_path_factory):
     return out
 
 
-def test_run_json_has_the_figures(finished):
+def test_run_json_has_the_statistics(finished):
     run = json.loads((finished / "run.json").read_text())
     assert run["complete"] and run["base"]["nfe"] == 1 and run["guided"]["nfe"] == 4
-    for arm in ("base", "guided"):
-        rewards = [p["reward"] for p in run["pictures"] if f"-{arm}." in p["file"]]
-        assert len(rewards) == 2 and np.mean(rewards) == pytest.approx(run[arm]["reward_mean"])
-        assert run[arm]["seconds"] > 0 and run[arm]["heldout_mean"] is not None
+    for variant in ("base", "guided"):
+        rewards = [p["reward"] for p in run["images"] if f"-{variant}." in p["file"]]
+        assert len(rewards) == 2 and np.mean(rewards) == pytest.approx(run[variant]["reward_mean"])
+        assert run[variant]["seconds"] > 0 and run[variant]["heldout_mean"] is not None
     assert run["guided"]["reward_mean"] > run["base"]["reward_mean"]
     assert run["settings"]["options"]["iterations"] == 3 and run["settings"]["options"]["rate"] == 0.2
 
 
-def test_pictures_and_plots_are_there(finished):
+def test_images_and_plots_are_written(finished):
     for name in ("grid.png", "rewards.png", "strip.png"):
         assert (finished / name).stat().st_size > 1000
         Image.open(finished / name).verify()
     assert Image.open(finished / "animation.png").n_frames == 4
 
 
-def test_a_picture_is_repeated_from_its_own_settings(finished, tmp_path):
+def test_an_image_is_reproduced_from_its_own_settings(finished, tmp_path):
     settings = json.loads(Image.open(finished / "cat-face-6-guided.png").text["noisetilt"])
     assert settings["iteration"] == 3 and settings["nfe"] == 4
     run(OptimizeJob(**{k: v for k, v in settings.items() if k in OptimizeJob.__dataclass_fields__}, out=tmp_path))

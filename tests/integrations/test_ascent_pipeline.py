@@ -12,7 +12,8 @@ from tiny_pipelines import build, sd
 
 import noisetilt
 from noisetilt import METHODS
-from noisetilt.integrations.guide import Guide, make_vjp
+from noisetilt.integrations.stepped_sampler import SteppedSampler
+from noisetilt.integrations.vjp import make_vjp
 from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath
 from noisetilt.rewards import Reward
@@ -68,19 +69,21 @@ def generator(shape=(1, 1, 16)):
 
 
 def guided(model, reward, method, steps, seeds, **how):
-    """The pictures of a guide whose questions the model answers, as a pipeline would."""
+    """A sampler whose requests the model answers, as a pipeline would."""
     denoiser = model.denoiser([""] * len(seeds))
     grid = model.path.grid(steps)
-    guide = Guide(method, model.path, model.shape, seeds, [""] * len(seeds), reward, model.decode, eta=0.0, **how)
-    with guide:
-        while not guide.done:
-            guide.grid = grid
-            t = guide.t
-            with torch.set_grad_enabled(guide.through):
-                leaf = guide.x.detach().requires_grad_(guide.through)
+    sampler = SteppedSampler(
+        method, model.path, model.shape, seeds, [""] * len(seeds), reward, model.decode, eta=0.0, **how
+    )
+    with sampler:
+        while not sampler.done:
+            sampler.grid = grid
+            t = sampler.t
+            with torch.set_grad_enabled(sampler.needs_vjp):
+                leaf = sampler.x.detach().requires_grad_(sampler.needs_vjp)
                 x0_hat = denoiser(leaf, t)
-            guide.answer(leaf, x0_hat, make_vjp(x0_hat, leaf))
-    return guide
+            sampler.advance(leaf, x0_hat, make_vjp(x0_hat, leaf))
+    return sampler
 
 
 @pytest.mark.parametrize("gradient_at", ["x_t", "x0"])
@@ -127,5 +130,5 @@ def test_black_boxes_are_climbed_on_a_pipeline(example):
 
 def test_a_chain_of_more_steps_than_the_call_has_is_refused(example):
     aligned = noisetilt.align(turbo(), reward=example.warm, method=METHODS["gper"].replace(chain_steps=3))
-    with pytest.raises(ValueError, match="chain_steps = 3 is more than the 2 steps of this call"):
+    with pytest.raises(ValueError, match="chain_steps = 3 exceeds the 2 steps of this call"):
         aligned("a cat", num_inference_steps=2, seeds=[0], output_type="pt")

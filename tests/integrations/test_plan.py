@@ -9,8 +9,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from noisetilt.cli import main
+from noisetilt.integrations.diffusers.components import build_component, find_model, known_models, latent_shape
 from noisetilt.integrations.diffusers.memory import LiveMemory, fused_attention
-from noisetilt.integrations.diffusers.plan import build, call_peaks, count, find_model, known_models, latent_shape, plan
+from noisetilt.integrations.diffusers.plan import call_peaks, count_weights, plan
 
 UNET = dict(
     sample_size=32,
@@ -154,7 +155,7 @@ PUBLISHED = {
 def test_known_models_have_their_published_sizes(name):
     parts = find_model(name)["parts"]
     for part, billions in PUBLISHED[name].items():
-        module = build(parts[part], torch.bfloat16)
+        module = build_component(parts[part], torch.bfloat16)
         found = sum(p.numel() for p in module.parameters()) / 1e9
         assert found == pytest.approx(billions, rel=0.01), part
 
@@ -162,7 +163,7 @@ def test_known_models_have_their_published_sizes(name):
 @pytest.fixture
 def tiny(monkeypatch):
     """A known model with the parts of SD 1.5, smaller."""
-    from noisetilt.integrations.diffusers import plan as module
+    from noisetilt.integrations.diffusers import components as module
 
     model = json.loads(json.dumps(find_model("SD-1.5")))
     model["parts"]["unet"]["config"] = dict(UNET)
@@ -180,7 +181,7 @@ def test_modes_are_ordered_and_rows_cost(tiny):
     )
     assert plain < cheap < x0 < x_t and cheap < less < x_t
     assert one.total("x_t") > one.total("x_t", text=False) > one.peaks.of("x_t")
-    assert two.peaks.held == pytest.approx(2 * one.peaks.held, rel=0.02)
+    assert two.peaks.graph == pytest.approx(2 * one.peaks.graph, rel=0.02)
     assert two.peaks.decode == one.peaks.decode and two.weights == one.weights
 
 
@@ -193,7 +194,7 @@ def test_pictures_need_not_be_square(tiny):
 
 def test_precision_halves_the_weights(tiny):
     part = tiny["parts"]["unet"]
-    whole, half = (count("unet", build(part, dtype)) for dtype in (torch.float32, torch.bfloat16))
+    whole, half = (count_weights("unet", build_component(part, dtype)) for dtype in (torch.float32, torch.bfloat16))
     assert whole.weights == 2 * half.weights == 4 * whole.parameters
 
 
@@ -210,7 +211,7 @@ def test_the_command_prints_a_row_per_part_and_mode(tiny, capsys):
         (["GPT-4"], "FLUX.1-dev"),
         (["SD-1.5", "--resolution", "500"], "height = 500 must be a multiple of 64"),
         (["SD-1.5", "--width", "500"], "width = 500 must be a multiple of 64"),
-        (["SD-1.5", "--frames", "5"], "makes pictures"),
+        (["SD-1.5", "--frames", "5"], "makes images"),
         (["Wan2.1-1.3B", "--frames", "80"], "4n \\+ 1"),
         (["SD-1.5", "--dtype", "int8"], "float32, float16 or bfloat16|float32, float16, bfloat16"),
         (["SD-1.5", "--batch", "0"], "batch = 0"),

@@ -53,7 +53,7 @@ def test_from_a_picture(kind, name):
 
 def test_an_account_of_the_noise_is_refused_where_the_pipeline_overwrites_it():
     method = METHODS["ntrk"].replace(whitened="path")
-    with pytest.raises(ValueError, match=r"FluxInpaintPipeline overwrites .* use whitened='mixture'"):
+    with pytest.raises(ValueError, match=r"FluxInpaintPipeline replaces .* use whitened='mixture'"):
         align(variant("FluxInpaintPipeline")[0], RED, method)
     pipe, call = variant("FluxImg2ImgPipeline")
     assert align(pipe, RED, method)(PROMPT, seeds=[0], **call).images.isfinite().all()

@@ -229,7 +229,7 @@ def test_gradient_equals_finite_differences(name, folders):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_is_its_rows(name, folders):
-    """A picture's reward does not depend on the others, nor on prompts that were asked about before."""
+    """A picture's reward does not depend on the others, nor on earlier prompts."""
     reward = load(name, folders)
     images = as_images(levels(20, 20))
     both = reward(images, PROMPTS)
@@ -302,7 +302,7 @@ def test_padding_keeps_the_whole_picture():
     "images", [torch.rand(3, 8, 8), torch.rand(1, 4, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)]
 )
 def test_images_of_another_kind_are_refused(images):
-    with pytest.raises(ValueError, match="expected a float batch"):
+    with pytest.raises(ValueError, match="expects a float batch"):
         Preprocess((8, 8))(images)
 
 
@@ -334,7 +334,7 @@ class Harmful:
 def test_pickles_that_carry_code_are_refused(tmp_path, capsys):
     torch.save({"state_dict": Harmful()}, tmp_path / "HPS_v2_compressed.pt")
     tiny.clip(tmp_path)
-    with pytest.raises(ValueError, match=r"not a file of plain tensors.*safetensors"):
+    with pytest.raises(ValueError, match=r"not a pickle of plain tensors.*safetensors"):
         rewards.load("hpsv2", path=tmp_path)
     assert "never" not in capsys.readouterr().out
 
@@ -368,7 +368,7 @@ def test_a_head_of_another_tower_is_refused(tmp_path):
     tiny.clip(tmp_path)
     head = tiny.head(tiny.JOINT + 1, False)
     torch.save({f"layers.{k}": v for k, v in head.state_dict().items()}, tmp_path / "aesthetic-model.pth")
-    with pytest.raises(ValueError, match="takes 13 features and the tower gives 12"):
+    with pytest.raises(ValueError, match="expects 13 features and the tower has 12"):
         rewards.load("aesthetic", path=tmp_path)
 
 
@@ -412,7 +412,7 @@ def test_without_the_hub_it_says_what_to_do(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"cannot be fetched from the hub's trl-lib.*give path=") as caught:
+    with pytest.raises(ValueError, match=r"cannot be downloaded from trl-lib.*pass path=") as caught:
         rewards.load("aesthetic")
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="not on the hub"):
@@ -421,7 +421,7 @@ def test_without_the_hub_it_says_what_to_do(monkeypatch):
 
 def test_without_transformers_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"noisetilt\[rewards\]"):
+    with pytest.raises(ImportError, match=r"pip install \"\.\[rewards\]\""):
         rewards.load("pickscore")
 
 
@@ -450,10 +450,10 @@ def test_heldout_is_another_reward(folders):
 
 
 @pytest.mark.parametrize("name", hub.HELDOUT)
-def test_no_reward_judges_itself(name):
+def test_no_reward_is_its_own_heldout_reward(name):
     """Nor another of the same tower."""
-    judge = hub.partner(name)
-    assert hub.is_hub(judge)
+    heldout = hub.heldout_name(name)
+    assert hub.is_hub(heldout)
     towers = {
         "pickscore": "H",
         "hpsv2": "H",
@@ -462,7 +462,7 @@ def test_no_reward_judges_itself(name):
         "clipscore": "B",
         "video:clipscore": "V",
     }
-    assert judge != name and towers.get(judge, judge) != towers.get(name, name)
+    assert heldout != name and towers.get(heldout, heldout) != towers.get(name, name)
 
 
 @pytest.mark.parametrize("label", ["1", "red fox", "Red_Fox"])
@@ -487,8 +487,8 @@ def test_labels_between_commas(folders):
 @pytest.mark.parametrize(
     "spec, path, word",
     [
-        ("classifier:red_fox", None, "names no model or no label"),
-        ("redness", "/models", "path = /models is for rewards of the hub"),
+        ("classifier:red_fox", None, "has no model or no label"),
+        ("redness", "/models", "path = /models is for hub rewards"),
         ("video:redness", None, "unknown"),
         ("video:video-consistency", None, "unknown"),
     ],
@@ -540,7 +540,7 @@ def test_consistency(folders):
     assert ((plus - minus) / 2e-6 - slope).abs() < 1e-4 * slope.abs()
 
 
-def test_sums_with_videos_judge_images_frame_by_frame(folders):
+def test_sums_with_video_rewards_average_image_rewards_over_frames(folders):
     total = rewards.load("video-consistency + 2*redness", path={"video-consistency": folders[0]["clipscore"]})
     films = video(4)
     steady = rewards.load("video-consistency", path=folders[0]["clipscore"])(films, PROMPTS)

@@ -90,7 +90,7 @@ def test_guided_samples_match_the_measurement_better(method):
     ("make", "word"),
     [
         (lambda: inverse.gaussian_blur(0), "width = 0"),
-        (lambda: inverse.gaussian_blur(9.0)(pictures(1)), "blur less"),
+        (lambda: inverse.gaussian_blur(9.0)(pictures(1)), "too wide"),
         (lambda: inverse.downsample(1), "factor = 1"),
         (lambda: inverse.downsample(3)(pictures(1)), "3×3"),
         (lambda: inverse.keep(torch.zeros(16, 16, dtype=torch.bool)), "true pixel"),

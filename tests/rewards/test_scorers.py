@@ -124,7 +124,7 @@ def test_scorers_are_frozen_and_kept(which):
 
 @pytest.mark.parametrize("prompts", [["cat"], "cat"])
 def test_a_wrong_number_of_prompts_is_refused(prompts, pictures):
-    with pytest.raises(ValueError, match="one prompt for each image"):
+    with pytest.raises(ValueError, match="one prompt per image"):
         scorers.load_scorer("target").alignment(pictures[:3], prompts)
 
 
@@ -138,7 +138,7 @@ def test_prompts_of_unknown_words_or_style_alone_are_refused(pictures):
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 3, 32, 32), (1, 4, 64, 64)])
 def test_images_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match="expected a float batch"):
+    with pytest.raises(ValueError, match="expect a float batch"):
         scorers.load_scorer("target").style(torch.zeros(shape))
 
 

@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from noisetilt import rewards
 from noisetilt.rewards.hub import qwen
-from noisetilt.rewards.hub.videoreward import merged, parted
+from noisetilt.rewards.hub.videoreward_files import merge_lora, split_state
 
 PROMPTS = ["a red fox", "the blue cat in the snow on green hill"]
 MEANS, STDS = torch.tensor([3.0, 1.0, 2.5]), torch.tensor([2.0, 1.5, 2.25])
@@ -46,7 +46,7 @@ def as_videos(levels):
 
 @pytest.mark.parametrize("size", [(40, 60), (480, 832), (720, 1280), (28, 28), (1000, 30), (333, 777), (512, 512)])
 def test_the_size_is_transformers_own(size):
-    assert qwen.fitting_size(*size, MOST) == smart_resize(*size, 28, 128 * 28 * 28, MOST)
+    assert qwen.resized_size(*size, MOST) == smart_resize(*size, 28, 128 * 28 * 28, MOST)
 
 
 @pytest.mark.parametrize("size", [(40, 60), (480, 832), (336, 448)])
@@ -177,7 +177,7 @@ def test_adapters_are_merged_as_peft_does():
     with torch.no_grad():
         for parameter in wrapped.parameters():
             parameter.copy_(torch.randn_like(parameter))
-    found = merged(wrapped.state_dict(), scale=2.0)
+    found = merge_lora(wrapped.state_dict(), scale=2.0)
     expected = wrapped.merge_and_unload().state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
@@ -188,7 +188,7 @@ def test_names_of_then_and_of_today_are_read(made):
     then = tiny.qwen_state(model, 1)
     today = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for state in (then, today | {"lm_head.weight": torch.zeros(1), "rm_head.weight": torch.zeros(1, 16)}):
-        own, head = parted(state)
+        own, head = split_state(state)
         assert own.keys() == model.state_dict().keys() and list(head) == ["weight"]
 
 
@@ -225,7 +225,7 @@ def changed(folder, part, name, value):
         (lambda f: (f / "checkpoint-20" / "model.pth").unlink(), "model.safetensors or model.pth"),
         (
             lambda f: torch.save({"a": torch.zeros(1)}, f / "checkpoint-20" / "model.pth"),
-            "not VideoReward's whole model",
+            "not VideoReward's full model",
         ),
         (lambda f: torch.save(print, f / "checkpoint-20" / "model.pth"), "plain tensors"),
     ],
@@ -242,7 +242,7 @@ def test_bad_input_is_refused(made):
     videos = as_videos(films(4))
     with pytest.raises(ValueError, match="one prompt per video"):
         reward(videos, "a red fox")
-    with pytest.raises(ValueError, match="token of the scorer"):
+    with pytest.raises(ValueError, match="special token of the reward model"):
         reward(videos, ["a", "b <|VQ_reward|>"])
     with pytest.raises(ValueError, match="expected"):
         reward(videos[:, 0], PROMPTS)
@@ -250,6 +250,6 @@ def test_bad_input_is_refused(made):
         reward(videos[:, :1], PROMPTS)
     with pytest.raises(ValueError, match="unknown"):
         rewards.load("videoreward:xx")
-    assert rewards.hub.partner("videoreward:mq") == "video:pickscore"
+    assert rewards.hub.heldout_name("videoreward:mq") == "video:pickscore"
     with pytest.raises(ValueError, match="needs a folder"):
         rewards.load("videoreward")

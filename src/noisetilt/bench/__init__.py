@@ -1,1 +1,1 @@
-"""Measuring guided sampling: features, metrics, and comparisons at equal network evaluations."""
+"""Benchmarks of guided sampling at equal network evaluations, with their features and metrics."""

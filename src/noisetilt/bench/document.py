@@ -1,4 +1,4 @@
-"""A report that is written twice: as Markdown with its pictures beside it, and as one HTML file that holds them."""
+"""A report in two formats: Markdown with image files, and one HTML file with embedded images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from .._messages import missing_extra
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -46,12 +48,12 @@ def new_figure(*args: Any, **kwargs: Any) -> Any:
     """An empty matplotlib figure.
 
     Raises:
-        ValueError: if matplotlib is not installed.
+        ImportError: if matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("plots need matplotlib; pip install 'noisetilt[plot]'") from None
+    except ImportError as error:
+        raise ImportError(missing_extra("plot", "the benchmark report")) from error
     return Figure(*args, layout="constrained", **kwargs)
 
 
@@ -63,7 +65,7 @@ def _cell(value: Any) -> str:
 
 @dataclass
 class Document:
-    """Headings, paragraphs, tables and pictures, in order."""
+    """A document of headings, paragraphs, lists, tables and images."""
 
     title: str
     markdown: list[str] = field(default_factory=list)
@@ -71,19 +73,23 @@ class Document:
     pictures: dict[str, bytes] = field(default_factory=dict)
 
     def heading(self, text: str, level: int = 2) -> None:
+        """A heading."""
         self.markdown.append(f"{'#' * level} {text}")
         self.body.append(f"<h{level}>{html.escape(text)}</h{level}>")
 
     def text(self, text: str) -> None:
+        """A paragraph."""
         self.markdown.append(text)
         self.body.append(f"<p>{html.escape(text)}</p>")
 
     def items(self, lines: Sequence[str]) -> None:
+        """A list; nothing if it is empty."""
         if lines:
             self.markdown.append("\n".join(f"- {line}" for line in lines))
             self.body.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>")
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table; numbers have three significant digits and None is a dash."""
         lines = [[_cell(value) for value in row] for row in rows]
         rule = ["---", *["---:"] * (len(header) - 1)]
         safe = [[cell.replace("|", "\\|") for cell in line] for line in [list(header), rule, *lines]]
@@ -93,7 +99,7 @@ class Document:
         self.body.append(f"<table><tr>{head}</tr>{body}</table>")
 
     def picture(self, name: str, png: bytes, caption: str) -> None:
-        """A PNG; name is its file's, with .png."""
+        """An image as PNG, its file name and its caption."""
         self.pictures[name] = png
         self.markdown.append(f"![{caption}]({name})\n\n*{caption}*")
         source = base64.b64encode(png).decode()
@@ -101,7 +107,7 @@ class Document:
         self.body.append(f'<p><img alt="{alt}" src="data:image/png;base64,{source}"><br><em>{alt}</em></p>')
 
     def write(self, folder: Path) -> None:
-        """report.md with its pictures, and report.html, in a folder."""
+        """Writes report.md with its images, and report.html, to a folder."""
         for name, png in self.pictures.items():
             (folder / name).write_bytes(png)
         (folder / "report.md").write_text(f"# {self.title}\n\n" + "\n\n".join(self.markdown) + "\n", "utf-8")

@@ -1,4 +1,4 @@
-"""The report of the suite `exact`: frontiers of gain against disturbance, with the optimum drawn in."""
+"""The report of the suite `exact`: plots of gain against disturbance, with the optimum."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLOURS = {
 
 
 class Point(NamedTuple):
-    """One method at one strength, over all seeds."""
+    """The results of a method at one strength, over all seeds."""
 
     method: str
     strength: float
@@ -64,7 +64,7 @@ def points(rows: Sequence[Row]) -> list[Point]:
 
 
 def gain_at(points: Sequence[Point], method: str, level: float) -> float | None:
-    """A method's gain at a disturbance, linear between its strengths; None beyond its greatest."""
+    """A method's gain at a disturbance, interpolated between its strengths; None above its largest disturbance."""
     mine = sorted((max(0.0, p.disturbance.value), p.gain.value) for p in points if p.method == method)
     if not mine or mine[-1][0] < level:
         return None
@@ -73,19 +73,21 @@ def gain_at(points: Sequence[Point], method: str, level: float) -> float | None:
 
 
 def verdicts(name: str, points: Sequence[Point]) -> list[str]:
-    """What the figures say, in sentences."""
+    """The results in sentences."""
     level = 8.0
     at = {m: g for m in dict.fromkeys(p.method for p in points) if (g := gain_at(points, m, level)) is not None}
     lines = []
     if at:
         best = max(at, key=at.get)
         rest = ", ".join(f"{m} {g:.1f}" for m, g in sorted(at.items(), key=lambda item: -item[1]) if m != best)
-        lines.append(f"At a disturbance of {level:g}, {best} gains most, {at[best]:.1f}; then {rest or 'nobody'}.")
+        lines.append(
+            f"At a disturbance of {level:g}, {best} has the highest gain, {at[best]:.1f}; others: {rest or 'none'}."
+        )
     for method in ("ntrk", "ntrk mixture", "ntrk path"):
-        asked = [(p.strength, p.gain.value) for p in points if p.method == method]
-        if asked and name != "mixture":
-            share = ", ".join(f"{gain:.1f} of {wanted:g}" for wanted, gain in asked)
-            lines.append(f"{method} delivers of the gain that best_of asked for: {share}.")
+        gains = [(p.strength, p.gain.value) for p in points if p.method == method]
+        if gains and name != "mixture":
+            text = ", ".join(f"{gain:.1f} of {requested:g}" for requested, gain in gains)
+            lines.append(f"Gain of {method}, of the gain requested by best_of: {text}.")
     return lines
 
 
@@ -112,13 +114,13 @@ def _plot(points: Sequence[Point], name: str, linear: bool) -> bytes:
 def write(out: Path, run: Run) -> Document:
     """report.md, report.html and their plots, of what is measured."""
     document = Document("Exact suite: gain against disturbance")
-    document.text(f"Pictures 3 × {run.size} × {run.size}, {run.steps} steps, {run.seeds} seeds.")
+    document.text(f"Images 3 × {run.size} × {run.size}, {run.steps} steps, {run.seeds} seeds.")
     document.text(
-        "Gain is in standard deviations of the reward under the prior; disturbance is the square root of the energy "
-        "added to the whitened picture, in the same units, so that the optimal tilt of a linear reward lies on the "
-        "diagonal. Both are against base at the same seeds; brackets are 95 % bootstrap intervals. The most disturbed "
-        "ring of frequencies is its power over base's. A whitened path keeps the energy and takes that of its tilt "
-        "from all other directions, so that it stands above the diagonal."
+        "The gain is in standard deviations of the reward under the prior. The disturbance is the square root of the "
+        "energy added to the whitened image, in the same units; the optimal tilt of a linear reward is on the "
+        "diagonal. Both are relative to base at the same seeds; brackets are 95 % bootstrap intervals. 'most disturbed "
+        "ring' is the largest ratio of power to base's over the rings of frequencies. Tilts with a whitened path "
+        "preserve the energy, because it decreases in all other directions, so they are above the diagonal."
     )
     for problem in run.problems:
         found = points(run.ledger.where(problem=problem.name))
@@ -127,7 +129,7 @@ def write(out: Path, run: Run) -> Document:
         document.heading(f"{problem.name}: {problem.summary}")
         document.items(verdicts(problem.name, found))
         linear = problem.name != "mixture"
-        caption = f"Reward {problem.name}: every point is a strength."
+        caption = f"Reward {problem.name}: each point is one strength."
         document.picture(f"{problem.name}.png", _plot(found, problem.name, linear), caption)
         document.table(
             ["method", "strength", "NFE", "gain", "disturbance", "most disturbed ring"],

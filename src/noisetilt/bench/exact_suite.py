@@ -1,8 +1,9 @@
-"""The suite `exact`: how much reward a method gains for how much it disturbs, where both are known in closed form.
+"""The suite `exact`: reward gain against disturbance of the images, on models where both are known in closed form.
 
-Gain is in standard deviations of the reward under the prior. Disturbance is in the same units: the square root of what
-is added to E‖z‖², z = Σ^(−1/2)(x − m) the whitened picture. A tilt of mean g along any direction has disturbance g, so
-the optimal tilt N(m + Σa/β, Σ) of a linear reward lies on the diagonal, and above it is chance or the sampler's error.
+The gain is in standard deviations of the reward under the prior. The disturbance is in the same units: the square root
+of the increase of E‖z‖², where z = Σ^(−1/2)(x − m) is the whitened image. A shift by g along any direction has
+disturbance g, so the optimal tilt N(m + Σa/β, Σ) of a linear reward is on the diagonal. A point above it is due to
+chance or to errors of the sampler.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ KEY = ("problem", "method", "strength", "seed")
 
 @dataclass(frozen=True)
 class Problem:
-    """A model, a reward of standard deviation 1 under its prior, and the whitened picture z of a picture."""
+    """A model, a reward with standard deviation 1 under its prior, and the function that whitens images."""
 
     name: str
     model: Any
@@ -40,17 +41,17 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A method at one strength; eta is that of its kernel."""
+class Entry:
+    """A method at one strength, with the eta of its reverse kernel."""
 
-    method: str
+    name: str
     strength: float
-    made: Method
+    method: Method
     eta: float = 1.0
 
 
 def natural_spectrum(size: int) -> Tensor:
-    """Power 1/|k|² down to the lowest wave, as pictures have, of mean 1 over the grid (size, size)."""
+    """The power spectrum 1/(1 + |k|²), similar to that of natural images, with mean 1 over the grid (size, size)."""
     k = torch.fft.fftfreq(size, 1 / size)
     power = 1 / (1 + k[:, None] ** 2 + k[None] ** 2)
     return power / power.mean()
@@ -64,7 +65,7 @@ def _linear(model: GaussianModel, direction: Tensor, name: str, summary: str) ->
 
 
 def _mixture(size: int, components: int = 8) -> Problem:
-    """Pictures of the Gaussian model as centres; the reward is the log-odds of the first over the nearest other one."""
+    """A mixture at images of the Gaussian model; the reward is the log odds of the first over the nearest other one."""
     centres = GaussianModel(torch.zeros(3, size, size), natural_spectrum(size)).draw(
         components, torch.Generator().manual_seed(1)
     )
@@ -86,7 +87,9 @@ def _mixture(size: int, components: int = 8) -> Problem:
         return (images - nearest) / 0.05**0.5
 
     reward = Reward("mixture", lambda images, prompts: (margin(images) - centre) / spread)
-    return Problem("mixture", model, reward, whiten, f"{components} pictures with noise; the reward asks for the first")
+    return Problem(
+        "mixture", model, reward, whiten, f"{components} images with noise; the reward is highest at the first"
+    )
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -94,7 +97,7 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def problems(size: int) -> list[Problem]:
-    """A smooth reward, one like noise, and one that asks for a mode, on pictures 3 × size × size."""
+    """A smooth reward, a noise-like reward and a reward for one mode, on images 3 × size × size."""
     model = GaussianModel(torch.zeros(3, size, size), natural_spectrum(size))
     place = torch.arange(size) / size
     spot = torch.exp(-((place[:, None] - 0.4) ** 2 + (place[None] - 0.6) ** 2) * 72)
@@ -119,25 +122,22 @@ TILTS = {
 }
 
 
-def contestants(gains: tuple[float, ...] = GAINS) -> list[Contestant]:
-    """Every method at every strength; those that tilt are asked for the gains by `best_of`."""
+def make_entries(gains: tuple[float, ...] = GAINS) -> list[Entry]:
+    """All methods at all strengths; the strength of noise tilts is set by `best_of` to the requested gain."""
     tilts = [
-        Contestant(name, gain, METHODS["ntrk"].replace(best_of=best_of_gain(gain), **knobs), _eta(name))
-        for name, knobs in TILTS.items()
+        Entry(name, gain, METHODS["ntrk"].replace(best_of=best_of_gain(gain), **options), _eta(name))
+        for name, options in TILTS.items()
         for gain in gains
     ]
     das = METHODS["das"].proposal
     return [
-        Contestant("base", 0.0, METHODS["base"]),
-        Contestant("base eta 0.7", 0.0, METHODS["base"], 0.7),
+        Entry("base", 0.0, METHODS["base"]),
+        Entry("base eta 0.7", 0.0, METHODS["base"], 0.7),
         *tilts,
-        *(Contestant("dps", s, METHODS["dps"].replace(scale=s)) for s in (0.1, 0.3, 1.0, 3.0, 10.0)[: len(gains)]),
-        *(
-            Contestant("twisted shift", g, Method(proposal=replace(das, temperature=1 / g, tempering=None)))
-            for g in gains
-        ),
-        *(Contestant("best-of-n", n, METHODS["best-of-n"].replace(particles=n)) for n in (5, 20)),
-        *(Contestant("svdd", k, METHODS["svdd"].replace(particles=k)) for k in (5, 20)),
+        *(Entry("dps", s, METHODS["dps"].replace(scale=s)) for s in (0.1, 0.3, 1.0, 3.0, 10.0)[: len(gains)]),
+        *(Entry("twisted shift", g, Method(proposal=replace(das, temperature=1 / g, tempering=None))) for g in gains),
+        *(Entry("best-of-n", n, METHODS["best-of-n"].replace(particles=n)) for n in (5, 20)),
+        *(Entry("svdd", k, METHODS["svdd"].replace(particles=k)) for k in (5, 20)),
     ]
 
 
@@ -146,7 +146,7 @@ def _eta(name: str) -> float:
 
 
 def rings(z: Tensor) -> Tensor:
-    """Power of whitened pictures z (batch, 3, H, W) in rings of |k|, (batch, ring); 1 for samples of the prior."""
+    """Power of whitened images z (batch, 3, H, W) per ring of |k|, (batch, ring); 1 for samples of the prior."""
     size = z.shape[-1]
     k = torch.fft.fftfreq(size, 1 / size, device=z.device)
     ring = (k[:, None] ** 2 + k[None] ** 2).sqrt().round().long().flatten()
@@ -155,17 +155,25 @@ def rings(z: Tensor) -> Tensor:
     return total / torch.bincount(ring)
 
 
-def _rows(problem: Problem, one: Contestant, seeds: list[int], steps: int) -> list[Row]:
+def _rows(problem: Problem, entry: Entry, seeds: list[int], steps: int) -> list[Row]:
     result = sample(
-        problem.model, [""] * len(seeds), problem.reward, one.made, steps, seeds, eta=one.eta, chunk=256, track=False
+        problem.model,
+        [""] * len(seeds),
+        problem.reward,
+        entry.method,
+        steps,
+        seeds,
+        eta=entry.eta,
+        chunk=256,
+        track=False,
     )
     z = problem.whiten(result.images)
     energy, power = z.square().sum((1, 2, 3)), rings(z)
     return [
         {
             "problem": problem.name,
-            "method": one.method,
-            "strength": one.strength,
+            "method": entry.name,
+            "strength": entry.strength,
             "seed": seed,
             "reward": result.rewards[i].item(),
             "energy": energy[i].item(),
@@ -178,38 +186,40 @@ def _rows(problem: Problem, one: Contestant, seeds: list[int], steps: int) -> li
 
 
 class Run:
-    """One run of the suite, on pictures 32 × 32, or 16 × 16 with fewer seeds and strengths if it is to be quick.
+    """One run of the suite: images of 32 × 32, or of 16 × 16 with fewer seeds and strengths if `quick`.
 
     Args:
         out: folder of the run.
-        quick: the small version.
-        methods: names of contestants; base always runs.
+        quick: whether to run the small version.
+        methods: run only the entries of these names, and base.
     Raises:
-        ValueError: if a name is unknown, or the folder holds another run.
+        ValueError: if a name is unknown, or the folder has a run with other settings.
     """
 
     def __init__(self, out: Path, quick: bool = False, methods: Sequence[str] | None = None) -> None:
         self.size, self.seeds, self.steps = (16, 6, 15) if quick else (32, 16, 25)
-        field = contestants((2.0, 8.0, 32.0) if quick else GAINS)
-        known = dict.fromkeys(one.method for one in field)
+        entries = make_entries((2.0, 8.0, 32.0) if quick else GAINS)
+        known = dict.fromkeys(entry.name for entry in entries)
         unknown = [name for name in methods or () if name not in known]
         if unknown:
             raise ValueError(f"method {unknown[0]!r} is not in the suite exact; it has: {', '.join(known)}")
-        self.field = [one for one in field if not methods or one.method in methods or one.method.startswith("base")]
+        self.entries = [
+            entry for entry in entries if not methods or entry.name in methods or entry.name.startswith("base")
+        ]
         self.problems = problems(self.size)
         settings = {"suite": "exact", "size": self.size, "steps": self.steps, "noisetilt": __version__}
         self.ledger = Ledger(out, KEY, settings)
 
     def measure(self) -> Ledger:
-        """Measures what is missing; gives all rows."""
-        for problem, one in tqdm([(p, one) for p in self.problems for one in self.field], unit="setting"):
-            key = (problem.name, one.method, one.strength)
+        """Measures all missing rows and returns the ledger."""
+        for problem, entry in tqdm([(p, e) for p in self.problems for e in self.entries], unit="setting"):
+            key = (problem.name, entry.name, entry.strength)
             missing = [seed for seed in range(self.seeds) if (*key, seed) not in self.ledger]
             if missing:
-                self.ledger.add(_rows(problem, one, missing, self.steps))
+                self.ledger.add(_rows(problem, entry, missing, self.steps))
         return self.ledger
 
 
 def disturbance(excess: float) -> float:
-    """The square root of added energy, with its sign."""
+    """The square root of the added energy, with its sign."""
     return math.copysign(math.sqrt(abs(excess)), excess)

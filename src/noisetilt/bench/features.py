@@ -1,7 +1,7 @@
-"""A classifier of emoji pictures whose inner features the metrics compare pictures by.
+"""A classifier of emoji images whose features the metrics use.
 
-It is no reward, and shares neither network, seed nor loss with the scorers, so that steering by a scorer cannot
-optimise the yardstick too. `recipes/scorers/train.py --which features` made it.
+It is not used as a reward. Network, seed and loss differ from those of the scorers, so that optimising a scorer does
+not optimise the metrics directly. It was trained by `recipes/scorers/train.py --which features`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..models.weights import read_verified
+from ..rewards.checksums import read_verified
 from ..rewards.scorers.scorer import checked_images
 from ..rewards.scorers.words import STYLES
 
@@ -29,7 +29,7 @@ def kinds() -> tuple[str, ...]:
 
 
 def stage(channels: int, out: int) -> list[nn.Module]:
-    """A 3×3 convolution, normalised by the batch, activated, and the strongest of 2×2 places."""
+    """A 3×3 convolution, batch normalisation, ReLU and 2×2 max pooling."""
     conv = nn.Conv2d(channels, out, 3, padding=1, bias=False)
     return [conv, nn.BatchNorm2d(out, momentum=0.02), nn.ReLU(), nn.MaxPool2d(2)]
 
@@ -59,7 +59,7 @@ class FeatureNet(nn.Module):
         self.style = nn.Linear(FEATURES, len(STYLES))
 
     def pooled(self, images: Tensor) -> Tensor:
-        """Images (batch, 3, 64, 64) in [0, 1] to (batch, FEATURES): means over places of the last layer."""
+        """Images (batch, 3, 64, 64) in [0, 1] to (batch, FEATURES): means over the positions of the last layer."""
         return self.body(2 * images - 1).mean((2, 3))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,10 +70,10 @@ class FeatureNet(nn.Module):
 
 @functools.cache
 def load_features(device: str | torch.device = "cpu") -> FeatureNet:
-    """The trained classifier, frozen.
+    """The trained classifier, without parameter gradients.
 
     Raises:
-        ValueError: if its file is not the published one.
+        ValueError: if the file is missing or differs from the published one.
     """
     folder = Path(str(WEIGHTS))
     digest = json.loads((folder / "checksums.json").read_text("utf-8"))["features.safetensors"]
@@ -84,16 +84,17 @@ def load_features(device: str | torch.device = "cpu") -> FeatureNet:
 
 
 def prepared(images: Tensor, batch: int) -> tuple[Tensor, ...]:
+    """Checked and clamped images in batches."""
     return checked_images(images).detach().float().clamp(0, 1).split(batch)
 
 
 @torch.no_grad()
 def features(images: Tensor, batch: int = 256) -> Tensor:
-    """What the metrics compare pictures by.
+    """The features that the metrics use.
 
     Args:
         images: (n, 3, 64, 64) float in [0, 1], clamped to that.
-        batch: how many pictures are looked at together.
+        batch: images per network call.
 
     Returns:
         (n, 192) float32, non-negative, on the images' device.
@@ -107,17 +108,18 @@ def features(images: Tensor, batch: int = 256) -> Tensor:
 
 @torch.no_grad()
 def textures(images: Tensor, batch: int = 256) -> Tensor:
-    """What the metrics compare the finest grain of pictures by.
+    """Features of fine texture.
 
-    `features` was trained to see through noise and blur, so its distances notice them little; those of textures
-    treble at noise of deviation 0.15 or a blur of one pixel. For fainter noise `metrics.total_variation` is finer.
+    `features` was trained to be robust to noise and blur, so its distances change little with them. Distances of
+    textures triple at noise of standard deviation 0.15 or a blur of one pixel. For weaker noise use
+    `metrics.total_variation`.
 
     Args:
         images: (n, 3, 64, 64) float in [0, 1], clamped to that.
-        batch: how many pictures are looked at together.
+        batch: images per network call.
 
     Returns:
-        (n, 48) float32 on the images' device: means and deviations over places of the first layer's 24 channels.
+        (n, 48) float32 on the images' device: means and deviations over the positions of the first layer's 24 channels.
 
     Raises:
         ValueError: if the images have another shape or are not float.
@@ -129,11 +131,11 @@ def textures(images: Tensor, batch: int = 256) -> Tensor:
 
 @torch.no_grad()
 def classify(images: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
-    """What is in the pictures, by a judge that no reward has touched.
+    """Classifies images by subcategory and style.
 
     Args:
         images: (n, 3, 64, 64) float in [0, 1], clamped to that.
-        batch: how many pictures are looked at together.
+        batch: images per network call.
 
     Returns:
         Probabilities (n, len(kinds())) of the subcategory and (n, 3) of the style 3d, noto, twemoji.
@@ -148,10 +150,10 @@ def classify(images: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def real_features() -> Tensor:
-    """Features (333, 192) of the held-out real emoji that are drawn for one style alone.
+    """Features (333, 192) of held-out real emoji that exist in one style only.
 
     Raises:
-        ValueError: if their file is not the published one.
+        ValueError: if the file is missing or differs from the published one.
     """
     folder = Path(str(WEIGHTS))
     digest = json.loads((folder / "checksums.json").read_text("utf-8"))["real.safetensors"]

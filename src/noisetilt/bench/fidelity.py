@@ -1,4 +1,4 @@
-"""How near a reconstruction is to the true picture."""
+"""Distances between a reconstruction and the true image."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def _checked(name: str, images: Tensor, truth: Tensor) -> None:
     if images.ndim != 4 or images.shape != truth.shape:
         raise ValueError(
             f"{name} was given shapes {tuple(images.shape)} and {tuple(truth.shape)}; expected two equal batches of "
-            "pictures, (n, 3, height, width)"
+            "images, (n, 3, height, width)"
         )
 
 
 def psnr(images: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio −10 log₁₀ MSE in dB, (n,), of pictures (n, 3, H, W) in [0, 1]; inf if equal.
+    """Peak signal-to-noise ratio −10 log₁₀ MSE in dB, (n,), of images (n, 3, H, W) in [0, 1]; inf if equal.
 
     Raises:
         ValueError: if the shapes differ.
@@ -29,7 +29,7 @@ def psnr(images: Tensor, truth: Tensor) -> Tensor:
 
 def ssim(images: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004, IEEE Transactions on Image Processing 13), (n,), at most 1: a Gaussian
-    window of 11 pixels and deviation 1.5, K = (0.01, 0.03), mean over places and channels, no padding.
+    window of 11 pixels and deviation 1.5, K = (0.01, 0.03), mean over positions and channels, no padding.
 
     Args:
         images, truth: (n, 3, H, W) in [0, 1], at least 11 × 11.
@@ -55,10 +55,11 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
 
 @torch.no_grad()
 def perceptual_distance(images: Tensor, truth: Tensor) -> Tensor:
-    """Distance of the metrics' own classifier's inner maps, (n,), ≥ 0, 0 if equal: after each activation, channels are
-    scaled to unit length at every place and squared differences averaged over places, then over layers. LPIPS
-    (Zhang et al. 2018, arXiv 1801.03924) without learned weights and on another network: its figures are not
-    LPIPS's.
+    """Perceptual distance by the feature maps of the emoji classifier, (n,), ≥ 0, 0 if equal.
+
+    After each activation, channels are scaled to unit norm at every position, and squared differences are averaged
+    over positions, then over layers. This is LPIPS (Zhang et al. 2018, arXiv 1801.03924) without learned weights and
+    with another network, so the values cannot be compared with LPIPS.
 
     Args:
         images, truth: (n, 3, 64, 64) in [0, 1].

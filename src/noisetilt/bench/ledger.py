@@ -1,10 +1,10 @@
-"""What a benchmark has measured so far, a JSON line each, so that a run can stop at any moment and go on later."""
+"""The measured rows of a benchmark run on disk, one JSON line each, so that an interrupted run can be resumed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ SCORED = ("rewards/scorers", "bench")
 
 
 def weights_digest(*models: str) -> str:
-    """One checksum of all that pictures and their figures depend on: these models, the scorers and the metrics."""
+    """One checksum of all weights that the results depend on: these models, the scorers and the metrics."""
     package = FOLDER.parents[1]
     files = [FOLDER / f"{model}.safetensors" for model in models]
     files += [package / part / "weights" / "checksums.json" for part in SCORED]
@@ -23,26 +23,30 @@ def weights_digest(*models: str) -> str:
 
 
 class Ledger:
-    """Rows of one run on disk, found by what they are of.
+    """The rows of one run on disk, indexed by their key.
 
-    A line that was cut off by a crash is dropped. Rows of another setting are never mixed in: the settings stand in
-    `settings.json`, and a folder with others is refused.
+    An incomplete last line, left by a crash, is dropped. `settings.json` has the settings of the run, and a folder with
+    other settings is an error.
 
     Args:
-        folder: made if missing; holds `rows.jsonl` and `settings.json`.
-        key: the fields that say what a row is of.
-        settings: all that the rows depend on besides, as JSON.
-        mend: whether a line that was cut off is dropped from the file too; not while another process writes there.
+        folder: created if missing; has `rows.jsonl` and `settings.json`.
+        key: the fields that identify a row.
+        settings: everything else that the rows depend on, as JSON.
+        mend: whether to remove incomplete lines from the file; pass False while another process writes to it.
+        renamed: field names of earlier versions, with their present names.
     Raises:
-        ValueError: if the folder holds a run with other settings.
+        ValueError: if the folder has a run with other settings.
     """
 
-    def __init__(self, folder: Path, key: Sequence[str], settings: Row, mend: bool = True) -> None:
+    def __init__(
+        self, folder: Path, key: Sequence[str], settings: Row, mend: bool = True, renamed: Mapping[str, str] = {}
+    ) -> None:
         self.folder, self.key, self.file = folder, tuple(key), folder / "rows.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self._check(settings)
         lines = self.file.read_text("utf-8").splitlines() if self.file.exists() else []
-        rows = [row for row in map(_parsed, lines) if row is not None]
+        parsed = [row for row in map(_parsed, lines) if row is not None]
+        rows = [{renamed.get(name, name): value for name, value in row.items()} for row in parsed]
         if mend and len(rows) < len(lines):
             self.file.write_text("".join(_line(row) for row in rows), "utf-8")
         self._rows = {self.key_of(row): row for row in rows}
@@ -53,12 +57,12 @@ class Ledger:
         changed = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
         if changed:
             raise ValueError(
-                f"{self.folder} holds a run with another {', '.join(changed)}; give another --out, or empty that folder"
+                f"{self.folder} has a run with another {', '.join(changed)}; choose another --out, or empty the folder"
             )
         file.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 
     def key_of(self, row: Row) -> tuple:
-        """What a row is of."""
+        """The key of a row."""
         return tuple(row[name] for name in self.key)
 
     def __contains__(self, key: tuple) -> bool:
@@ -68,14 +72,14 @@ class Ledger:
         return len(self._rows)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Writes rows down at once."""
+        """Appends rows to the file."""
         rows = list(rows)
         with self.file.open("a", encoding="utf-8") as file:
             file.write("".join(map(_line, rows)))
         self._rows |= {self.key_of(row): row for row in rows}
 
     def where(self, **fields: Any) -> list[Row]:
-        """The rows with these values, in the order they were measured."""
+        """The rows with these values, in the order of measurement."""
         return [row for row in self._rows.values() if all(row[k] == v for k, v in fields.items())]
 
 

@@ -1,4 +1,4 @@
-"""What a method injects and what it costs: the noise of a few steps for the audit, and the peak of memory."""
+"""Measures the injected noise of a method for the audit, and its peak memory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..proposals import Step
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A proposal that also keeps its standardised perturbations (x_s − mean)/std at some steps, counted from 1."""
+class RecordingProposal:
+    """A proposal that also records its injected noise (x_s − mean)/std at some steps, counted from 1."""
 
     proposal: Any
     numbers: Sequence[int]
-    seen: list[Tensor] = field(default_factory=list)
+    noises: list[Tensor] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "proposal"), name)
@@ -28,21 +28,21 @@ class Watched:
     def __call__(self, step: Step, noise: Tensor) -> Tensor:
         x_s = self.proposal(step, noise)
         if step.number in self.numbers and step.std > 0:
-            self.seen.append((x_s - step.mean) / step.std)
+            self.noises.append((x_s - step.mean) / step.std)
         return x_s
 
 
-def watch(method: Method, numbers: Sequence[int]) -> tuple[Method, Watched]:
-    """The method with its proposal watched, and the watcher."""
-    watched = Watched(method.proposal, tuple(numbers))
-    return method.replace(proposal=watched), watched
+def record_noise(method: Method, numbers: Sequence[int]) -> tuple[Method, RecordingProposal]:
+    """"""
+    recorded = RecordingProposal(method.proposal, tuple(numbers))
+    return method.replace(proposal=recorded), recorded
 
 
-def injected_p_values(watched: Watched, images: int, particles: int) -> Tensor:
-    """p-value that an image's injected noise is white Gaussian, (image,) float64: the smallest over the watched steps
-    of its first particle, corrected for their number (Šidák). A method that re-draws for some images alone (RBF) is
-    judged by the steps that all images took together."""
-    whole = [noise[::particles] for noise in watched.seen if len(noise) == images * particles]
+def injected_p_values(recorded: RecordingProposal, images: int, particles: int) -> Tensor:
+    """p-value for white Gaussian injected noise, (image,) float64: the smallest over the recorded steps of an image's
+    first particle, corrected for their number (Šidák). If a method draws again for some of the images (RBF), only steps
+    of all images are used."""
+    whole = [noise[::particles] for noise in recorded.noises if len(noise) == images * particles]
     if not whole:
         return torch.full((images,), torch.nan, dtype=torch.float64)
     p = torch.stack([audit(noise.float()).p_value for noise in whole])
@@ -50,9 +50,9 @@ def injected_p_values(watched: Watched, images: int, particles: int) -> Tensor:
 
 
 class PeakMemory:
-    """`with PeakMemory(device) as peak: …`, then peak.megabytes: the most memory in use meanwhile, 10⁶ bytes.
+    """`with PeakMemory(device) as peak: …`, then peak.megabytes: the peak memory inside the context, in 10⁶ bytes.
 
-    On an accelerator that of torch's tensors, on a CPU the process's resident memory (Linux; None elsewhere).
+    On a GPU it is the memory of torch's tensors, on a CPU the resident memory of the process (Linux only, else None).
     """
 
     megabytes: float | None = None

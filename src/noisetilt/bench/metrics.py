@@ -1,6 +1,6 @@
-"""Distances between sets of pictures, and diversity within one, on features; and roughness of pictures.
+"""Metrics of sets of images by their features: distance, precision, recall and diversity; and roughness of images.
 
-Features may come from anywhere; `noisetilt.bench.features.features` gives those of emoji64.
+The features may be those of any network; `noisetilt.bench.features.features` has those for emoji.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ def _checked(name: str, features: Tensor, least: int) -> Tensor:
     if features.ndim != 2 or len(features) < least:
         raise ValueError(
             f"{name} was given features of shape {tuple(features.shape)}; expected (n, d) with n at least {least}: "
-            "give more pictures"
+            "use more images"
         )
     if not torch.isfinite(features).all():
-        raise ValueError(f"{name} was given features that are not finite; leave out the pictures that hold NaN")
+        raise ValueError(f"{name} was given features that are not finite; leave out the images with NaN")
     return features.detach().double()
 
 
@@ -39,8 +39,8 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     """Squared Fréchet distance of the Gaussians with the features' means and covariances.
 
     |μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½), the FID's formula (Heusel et al. 2017, arXiv 1706.08500). The trace
-    of the root is the sum of singular values of R_a R_bᵀ for Σ = RᵀR, so no matrix root is taken. The estimate is
-    biased upwards for few pictures: compare only sets of equal size.
+    of the root is the sum of singular values of R_a R_bᵀ for Σ = RᵀR, so no matrix root is computed. The estimate
+    is biased upwards for few images: compare only sets of equal size.
 
     Args:
         features_a, features_b: (n, d) and (m, d).
@@ -57,7 +57,7 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
 
 
 def _inside(points: Tensor, centres: Tensor, k: int) -> float:
-    """Share of the points that lie in a ball around a centre reaching to its k-th nearest other centre."""
+    """Fraction of points inside a ball at a centre, whose radius is the distance to its k-th nearest other centre."""
     radius = torch.cdist(centres, centres).kthvalue(k + 1, dim=1).values
     return (torch.cdist(points, centres) <= radius).any(1).double().mean().item()
 
@@ -65,12 +65,13 @@ def _inside(points: Tensor, centres: Tensor, k: int) -> float:
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv 1904.06991).
 
-    Precision is the share of fakes within the real ones' neighbourhoods (fidelity), recall that of real ones within
-    the fakes' (diversity); a neighbourhood reaches to the k-th nearest of its own set.
+    Precision (fidelity) is the fraction of fakes inside the neighbourhoods of real images, recall (diversity) the
+    fraction of real images inside those of fakes. The radius of a neighbourhood is the distance to the k-th nearest
+    neighbour in its own set.
 
     Args:
         real, fake: features (n, d) and (m, d).
-        k: which neighbour bounds a neighbourhood; ≥ 1.
+        k: which nearest neighbour gives the radius; ≥ 1.
 
     Raises:
         ValueError: if a set has not more than k rows, k < 1, widths differ or values are not finite.
@@ -83,7 +84,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
 
 
 def vendi_score(features: Tensor) -> float:
-    """The effective number of different pictures in a set (Friedman & Dieng 2023, arXiv 2210.02410).
+    """The effective number of different images in a set (Friedman & Dieng 2023, arXiv 2210.02410).
 
     exp of the entropy of the eigenvalues of K/n, with K the cosines between features; from 1 (all alike) to n.
 

@@ -1,10 +1,10 @@
-"""The suite `one-step`: what noise ascent gains, how fast, and what it does to the picture and to the noise.
+"""The suite `one-step`: reward and time of noise ascent, and its effect on images and noise.
 
-Each method's knobs are tuned on other prompts, the same number of settings and iterations for each, and so is when to
-stop: of all settings and iterates of SNAPSHOTS, the highest mean target reward among those that keep to the prompt,
-whose mean held-out alignment is at most KEEP below that of the pictures as drawn. On the test prompts the chosen
-setting then runs to the end, a row a picture, with the whole way of its rewards, and pictures and noise at the
-snapshots.
+The options of each method and the iterate to stop at are tuned on other prompts, with equally many settings and
+iterations per method. Among the settings and the iterates of SNAPSHOTS whose mean held-out alignment is at most KEEP
+below that of the initial noise, the pair with the highest mean target reward is chosen. On the test prompts the chosen
+setting runs to the last iteration. There is one row per image, with the rewards of all iterates, and images and noise
+of the snapshots.
 """
 
 from __future__ import annotations
@@ -23,34 +23,33 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import __version__
-from ..cli.generate import file_stem
 from ..methods import METHODS, Method
 from ..models import load as load_model
 from ..noise import audit
-from ..report import save_picture
+from ..report import file_stem, save_picture
 from ..rewards import load as load_reward
 from ..sampling.noise_ascent import AscentReport, optimize
 from ..sampling.rng import PerImageRNG
 from .ledger import Ledger, Row, weights_digest
 from .paper_plan import KEEP
-from .paper_suite import find_judge
+from .paper_suite import load_heldout_reward
 
-KEY = ("reward", "phase", "method", "knobs", "prompt", "seed")
-# A reward and who looks on besides held-out alignment.
-JUDGES = {"style:3d": "held-out style:3d", "alignment": "clarity", "redness": "clarity"}
+KEY = ("reward", "phase", "method", "options", "prompt", "seed")
+# The held-out reward of each target besides held-out alignment.
+SECOND_HELDOUT = {"style:3d": "held-out style:3d", "alignment": "clarity", "redness": "clarity"}
 SNAPSHOTS = (2, 5, 10, 20, 40, 60, 100, 200)
 TUNING_PROMPTS = ("bear face", "clock", "fish", "red apple")
 PROMPTS = ("cat face", "house", "grinning face", "automobile", "flower", "dog", "ship", "tree")
-DRAWN = "as drawn"
+INITIAL = "initial noise"
 MODEL = "emoji64-turbo"
 CHUNK = 8
 
 
-def _crossed(**knobs: tuple[float, ...]) -> list[dict[str, float]]:
-    return [dict(zip(knobs, values, strict=True)) for values in itertools.product(*knobs.values())]
+def _crossed(**options: tuple[float, ...]) -> list[dict[str, float]]:
+    return [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
 
 
-# As many settings for each: soft penalties share them out between rate and weight.
+# Equally many settings per method; penalties combine rates and weights.
 SETTINGS = {
     "none": _crossed(rate=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
     "reno": _crossed(rate=(1.25, 5.0, 20.0), penalty_weight=(0.01, 0.1)),
@@ -78,14 +77,14 @@ class Size:
     settings: int
 
 
-FULL = Size(tuple(JUDGES), TUNING_PROMPTS, PROMPTS, 1, 2, 60, 200, 4)
+FULL = Size(tuple(SECOND_HELDOUT), TUNING_PROMPTS, PROMPTS, 1, 2, 60, 200, 4)
 QUICK = Size(("style:3d",), TUNING_PROMPTS[:1], PROMPTS[:3], 2, 2, 10, 20, 2)
 
 
 class Choice(NamedTuple):
-    """A setting, and the iterate at which its mean target was highest while it kept to the prompt."""
+    """The chosen options of a method, and the iterate to stop at."""
 
-    knobs: dict[str, float]
+    options: dict[str, float]
     stop: int
 
 
@@ -97,28 +96,28 @@ def settings_of(method: str, count: int) -> list[dict[str, float]]:
 
 
 def picture_file(out: Path, row: Row, iterate: int | None = None) -> Path:
-    """Where the picture of a test row lies: the best, or that of one of the row's snapshots."""
+    """The file of a test row's image: of the best iterate, or of a snapshot."""
     parts = [row["reward"], row["method"], row["prompt"], str(row["seed"])]
     parts += [] if iterate is None else [str(iterate)]
     return out / "pictures" / f"{'-'.join(map(file_stem, parts))}.png"
 
 
 def picture_of(out: Path, row: Row, iterate: int | None = None) -> Tensor:
-    """The picture of a test row, (3, H, W) in [0, 1]: the best, or that of one of the row's snapshots."""
+    """The image of a test row, (3, H, W) in [0, 1]: of the best iterate, or of a snapshot."""
     levels = np.asarray(Image.open(picture_file(out, row, iterate)).convert("RGB"))
     return torch.from_numpy(levels.copy()).permute(2, 0, 1).float() / 255
 
 
 class Run:
-    """One run of the suite: rows on disk, and how to measure what is missing.
+    """One run of the suite.
 
     Args:
         out: folder of the run.
-        quick: one reward, few prompts, seeds, iterations and settings.
-        methods: names of SETTINGS; pictures as drawn are always made.
-        size: how much is measured, in place of `quick`.
+        quick: whether to measure one reward with few prompts, seeds, iterations and settings.
+        methods: names of SETTINGS; the initial noise is always measured.
+        size: used instead of `quick`.
     Raises:
-        ValueError: if a name is unknown, or the folder holds another run.
+        ValueError: if a name is unknown, or the folder has a run with other settings.
     """
 
     def __init__(
@@ -137,52 +136,54 @@ class Run:
         weights = weights_digest("emoji64", MODEL)
         self.settings = {"suite": "one-step", "model": MODEL, "noisetilt": __version__, "weights": weights}
         self.settings |= vars(self.size)
-        self.ledger = Ledger(out, KEY, self.settings)
+        self.ledger = Ledger(out, KEY, self.settings, renamed={"knobs": "options", "judge": "heldout_2"})
 
     def measure(self) -> None:
-        """Measures what is missing; after Ctrl-C it goes on where it was."""
+        """Measures all missing rows."""
         size = self.size
         with tqdm(total=len(size.rewards) * (len(self.methods) + 1), unit="method") as bar:
             for reward in size.rewards:
                 for phase in ("tune", "test"):
-                    self._measure(reward, phase, DRAWN, {})
+                    self._measure(reward, phase, INITIAL, {})
                 bar.update()
                 for method in self.methods:
-                    for knobs in settings_of(method, size.settings):
-                        self._measure(reward, "tune", method, knobs)
-                    self._measure(reward, "test", method, choose(self.ledger, reward, method).knobs)
+                    for options in settings_of(method, size.settings):
+                        self._measure(reward, "tune", method, options)
+                    self._measure(reward, "test", method, choose(self.ledger, reward, method).options)
                     bar.update()
 
-    def _measure(self, reward: str, phase: str, method: str, knobs: dict[str, float]) -> None:
-        """All missing pictures of a setting, CHUNK at a time."""
-        tuning, label = phase == "tune", json.dumps(knobs, sort_keys=True)
+    def _measure(self, reward: str, phase: str, method: str, options: dict[str, float]) -> None:
+        """Measures the missing images of a setting, CHUNK at a time."""
+        tuning, label = phase == "tune", json.dumps(options, sort_keys=True)
         prompts = self.size.tuning_prompts if tuning else self.size.prompts
         seeds = range(self.size.tuning_seeds if tuning else self.size.seeds)
         pairs = itertools.product(prompts, seeds)
         missing = [pair for pair in pairs if (reward, phase, method, label, *pair) not in self.ledger]
-        made = METHODS["none" if method == DRAWN else method]
+        chosen = METHODS["none" if method == INITIAL else method]
         iterations = self.size.tuning_iterations if tuning else self.size.iterations
-        made = made.replace(iterations=0 if method == DRAWN else iterations, **knobs)
-        what = {"reward": reward, "phase": phase, "method": method, "knobs": label}
+        chosen = chosen.replace(iterations=0 if method == INITIAL else iterations, **options)
+        what = {"reward": reward, "phase": phase, "method": method, "options": label}
         for first in range(0, len(missing), CHUNK):
-            self.ledger.add(self._rows(what, made, missing[first : first + CHUNK]))
+            self.ledger.add(self._rows(what, chosen, missing[first : first + CHUNK]))
 
     def _rows(self, what: Row, method: Method, pairs: Sequence[tuple[str, int]]) -> list[Row]:
         prompts, seeds = zip(*pairs, strict=True)
-        reward, judge = load_reward(what["reward"]), find_judge(JUDGES[what["reward"]])
+        reward, second = load_reward(what["reward"]), load_heldout_reward(SECOND_HELDOUT[what["reward"]])
         start = PerImageRNG(seeds, 1, self.model.shape).normal()[:, 0]
         snapshots: dict[int, tuple[Tensor, Tensor]] = {}
 
-        def look(report: AscentReport) -> None:
+        def record_snapshot(report: AscentReport) -> None:
             if what["phase"] == "test" and report.number in SNAPSHOTS:
                 snapshots[report.number] = (report.images.cpu(), report.noise.cpu())
 
-        aligned = load_reward("alignment", heldout=True)
-        result = optimize(self.model, prompts, reward, method, seeds=seeds, heldout=aligned, chunk=CHUNK, callback=look)
+        heldout = load_reward("alignment", heldout=True)
+        result = optimize(
+            self.model, prompts, reward, method, seeds=seeds, heldout=heldout, chunk=CHUNK, callback=record_snapshot
+        )
 
         def figures(images: Tensor, noise: Tensor) -> dict[str, Tensor]:
             with torch.no_grad():
-                return {"judge": judge(images, prompts), **noise_figures(noise, start)}
+                return {"heldout_2": second(images, prompts), **noise_figures(noise, start)}
 
         trace, best = result.trace, figures(result.images.cpu(), result.noise.cpu())
         ways = {number: figures(*snapshot) for number, snapshot in snapshots.items()}
@@ -204,11 +205,11 @@ class Run:
             for i, (prompt, seed) in enumerate(pairs)
         ]
         if what["phase"] == "test":
-            self._keep(rows, result.images, {number: images for number, (images, _) in snapshots.items()})
+            self._save_images(rows, result.images, {number: images for number, (images, _) in snapshots.items()})
         return rows
 
-    def _keep(self, rows: Sequence[Row], best: Tensor, snapshots: dict[int, Tensor]) -> None:
-        """Pictures of test rows, (row, 3, H, W): the best and those of the snapshots."""
+    def _save_images(self, rows: Sequence[Row], best: Tensor, snapshots: dict[int, Tensor]) -> None:
+        """Writes the images of test rows: of the best iterates (row, 3, H, W), and of the snapshots."""
         for i, row in enumerate(rows):
             picture_file(self.out, row).parent.mkdir(exist_ok=True)
             save_picture(best[i], picture_file(self.out, row), row)
@@ -217,7 +218,7 @@ class Run:
 
 
 def noise_figures(noise: Tensor, start: Tensor) -> dict[str, Tensor]:
-    """Cosine to the start, mean square and the audit's p-value of noise (picture, *event)."""
+    """Cosine to the initial noise, mean square and the audit's p-value of noise (image, *event)."""
     return {
         "cosine": torch.cosine_similarity(noise.flatten(1), start.flatten(1)),
         "energy": noise.flatten(1).square().mean(1),
@@ -226,15 +227,15 @@ def noise_figures(noise: Tensor, start: Tensor) -> dict[str, Tensor]:
 
 
 def choose(ledger: Ledger, reward: str, method: str) -> Choice:
-    """Of the settings and snapshots that keep to the tuning prompts that with the highest mean target reward, or, where
-    none does, that with the highest mean held-out alignment."""
-    drawn = np.mean([row["alignment"] for row in ledger.where(reward=reward, phase="tune", method=DRAWN)])
+    """The admissible setting and snapshot with the highest mean target reward; if none is admissible, the one with the
+    highest mean held-out alignment."""
+    drawn = np.mean([row["alignment"] for row in ledger.where(reward=reward, phase="tune", method=INITIAL)])
     rows = ledger.where(reward=reward, phase="tune", method=method)
     found = []
-    for knobs in dict.fromkeys(row["knobs"] for row in rows):
-        some = [row for row in rows if row["knobs"] == knobs]
+    for options in dict.fromkeys(row["options"] for row in rows):
+        some = [row for row in rows if row["options"] == options]
         target, aligned = (np.mean([row[way] for row in some], axis=0) for way in ("targets", "alignments"))
-        found += [(target[n], aligned[n], Choice(json.loads(knobs), n)) for n in SNAPSHOTS if n < len(target)]
+        found += [(target[n], aligned[n], Choice(json.loads(options), n)) for n in SNAPSHOTS if n < len(target)]
     faithful = [(t, choice) for t, a, choice in found if a >= drawn - KEEP]
     every = faithful or [(a, choice) for _, a, choice in found]
     return max(every, key=lambda one: one[0])[1]

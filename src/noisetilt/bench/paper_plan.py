@@ -1,7 +1,6 @@
-"""What the suite `paper` measures: its targets and prompts, its methods with the strengths that are tried, in which
-order, and how much.
+"""The plan of the suite `paper`: targets, prompts, methods with the strengths to try, their order and their number.
 
-Prompts are one or two common words: the exact name of an emoji makes emoji64 draw that one emoji at any seed.
+Prompts are one or two common words. For the exact name of an emoji, emoji64 draws that emoji at any seed.
 """
 
 from __future__ import annotations
@@ -19,13 +18,19 @@ STEPS = 25
 
 @dataclass(frozen=True)
 class Target:
-    """A reward by name, words that are added to the prompts in turn, the two judges that only look on, and what a tuned
-    strength must keep: "prompt" or "roughness"."""
+    """A target reward.
+
+    Args:
+        reward: its name.
+        words: words that are added to the prompts in turn.
+        heldout: the names of two held-out rewards.
+        constraint: what a tuned strength must preserve: "prompt" or "roughness".
+    """
 
     reward: str
     words: tuple[str, ...]
-    judges: tuple[str, str]
-    kept: str = "prompt"
+    heldout: tuple[str, str]
+    constraint: str = "prompt"
 
 
 TARGETS = (
@@ -43,39 +48,46 @@ ROUGHNESS = (2 / 3, 3 / 2)
 
 @dataclass(frozen=True)
 class Entry:
-    """A method at one budget and the knob for its strength: five values that are tried, from the weakest, or the move
-    whose tuned one it has (`like`). Without a knob there is nothing to tune. A search takes `steps` and as many
-    particles as the calls then pay for."""
+    """A method of the suite and the option for its strength.
+
+    Args:
+        method: the method.
+        option: the name of the option; None: nothing is tuned.
+        values: five values to try, from the weakest to the strongest.
+        like: the single-trajectory method whose tuned value is used instead.
+        steps: steps of a search; the number of particles follows from the budget.
+    """
 
     method: Method
-    knob: str | None = None
+    option: str | None = None
     values: tuple[float, ...] = ()
     like: str | None = None
     steps: int = STEPS
 
     def at(self, value: float | None) -> Method:
-        return self.method if self.knob is None else self.method.replace(**{self.knob: value})
+        """The method at a strength."""
+        return self.method if self.option is None else self.method.replace(**{self.option: value})
 
 
 BASE = Entry(METHODS["base"])
 SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
 TEMPERATURES = (3.0, 1.0, 0.3, 0.1, 0.03)
-SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
+FRACTIONS = (0.01, 0.03, 0.1, 0.3, 1.0)
 MIXTURE = METHODS["ntrk"].replace(whitened="mixture")
-# Few long trajectories in place of many of 25 steps.
+# Steps of searches with few long trajectories.
 LONG = 100
-MOVES = {
+SINGLE_TRAJECTORY = {
     "dps": Entry(METHODS["dps"], "scale", (1.0, 3.0, 10.0, 30.0, 100.0)),
     "lgd": Entry(METHODS["lgd"], "scale", SCALES),
     "mpgd": Entry(METHODS["mpgd"], "scale", SCALES),
     "ugd": Entry(METHODS["ugd"], "scale", SCALES),
     "tfg": Entry(METHODS["tfg"], "rho", SCALES),
     "freedom": Entry(METHODS["freedom"], "scale", (0.005, 0.02, 0.1, 0.4, 0.8)),
-    "ntrk": Entry(METHODS["ntrk"], "rho", SHARES),
+    "ntrk": Entry(METHODS["ntrk"], "rho", FRACTIONS),
     "ntrk-early": Entry(METHODS["ntrk"].replace(schedule="early"), "rho", (0.03, 0.1, 0.2, 0.4, 0.8)),
     "ntrk-mixture": Entry(MIXTURE, "best_of", (1e3, 1e6, 1e15, 1e40, 1e150)),
     "ntrk-mixture-early": Entry(MIXTURE.replace(schedule="early"), "best_of", (1e3, 1e6, 1e15, 1e40, 1e150)),
-    "ntrk-path": Entry(METHODS["ntrk"].replace(whitened="path"), "rho", SHARES),
+    "ntrk-path": Entry(METHODS["ntrk"].replace(whitened="path"), "rho", FRACTIONS),
     "ntrk-black-box": Entry(METHODS["ntrk-black-box"], "rho", (0.03, 0.1, 0.2, 0.4, 0.8)),
 }
 MANY = Independent(20)
@@ -87,25 +99,29 @@ SEARCHES = {
     "das": Entry(METHODS["das"], "temperature", TEMPERATURES),
     "psi": Entry(METHODS["psi"], "temperature", TEMPERATURES),
     "ntrk-svdd": Entry(METHODS["ntrk-svdd"], "rho", like="ntrk"),
-    # Tilted particles differ by less than base's pictures, whose deviation is the unit: at 1 they are hardly resampled.
+    # Tilted particles differ less in reward than base's images, whose deviation is the unit: at 1 SMC hardly resamples.
     "ntrk-smc": Entry(METHODS["ntrk-smc"].replace(temperature=0.1), "rho", like="ntrk"),
     "ntrk-black-box-svdd": Entry(
-        MOVES["ntrk-black-box"].method.replace(selection=Search(20)), "rho", like="ntrk-black-box"
+        SINGLE_TRAJECTORY["ntrk-black-box"].method.replace(selection=Search(20)), "rho", like="ntrk-black-box"
     ),
     **{
-        f"{name}-best-of-n": Entry(MOVES[name].method.replace(selection=MANY), MOVES[name].knob, like=name)
+        f"{name}-best-of-n": Entry(
+            SINGLE_TRAJECTORY[name].method.replace(selection=MANY), SINGLE_TRAJECTORY[name].option, like=name
+        )
         for name in ("dps", "freedom", "ntrk", "ntrk-mixture", "ntrk-black-box")
     },
     **{
-        f"{name}-long-best-of-n": replace(MOVES[name], method=MOVES[name].method.replace(selection=MANY), steps=LONG)
+        f"{name}-long-best-of-n": replace(
+            SINGLE_TRAJECTORY[name], method=SINGLE_TRAJECTORY[name].method.replace(selection=MANY), steps=LONG
+        )
         for name in ("ntrk", "ntrk-black-box")
     },
     "ntrk-travel-best-of-n": Entry(
         METHODS["ntrk"].replace(selection=MANY, times=METHODS["freedom"].times), "rho", like="ntrk"
     ),
 }
-METHODS_OF_SUITE = {**MOVES, **SEARCHES}
-# What is measured first, over all targets: the question of the suite, then what noise tilting can add, then the rest.
+METHODS_OF_SUITE = {**SINGLE_TRAJECTORY, **SEARCHES}
+# The order of measurement, over all targets: the main comparison, then further noise-tilted methods, then the rest.
 FIRST = ("ntrk", "ntrk-black-box", "dps", "best-of-n", "svdd")
 SECOND = (
     *("ntrk-best-of-n", "ntrk-svdd", "ntrk-mixture", "ntrk-early", "ntrk-mixture-early", "ntrk-mixture-best-of-n"),
@@ -115,39 +131,44 @@ SECOND = (
 WAVES = (FIRST, SECOND, tuple(name for name in METHODS_OF_SUITE if name not in (*FIRST, *SECOND)))
 
 
-def calls(method: Method, path: GaussianPath, steps: int) -> int:
-    """Network calls per image of a method on the path's grid; RBF's are its budget."""
+def count_calls(method: Method, path: GaussianPath, steps: int) -> int:
+    """Network calls per image of a method on the path's grid; for RBF its budget."""
     taken = reverse_steps(path, method.times.expand(path, path.grid(steps)))
     before = 1 + method.initial.iterations if method.initial.needs_reward else 0
     per_step = getattr(method.selection, "budget", method.selection.particles)
     return taken * per_step + before * method.selection.particles
 
 
-def matched(method: Method, path: GaussianPath, budget: int, steps: int = STEPS) -> tuple[Method, int]:
-    """The method with as many particles, or else steps, as a budget of network calls an image pays for, and its steps.
+def fit_to_budget(method: Method, path: GaussianPath, budget: int, steps: int = STEPS) -> tuple[Method, int]:
+    """The method with as many steps or particles as a budget of network calls per image allows, and its steps.
 
-    A method of one particle takes as many steps as it can; others take `steps` and as many particles as they can.
+    A method with one particle has as many steps as possible; others have `steps` steps and as many particles as
+    possible.
 
     Raises:
-        ValueError: if the budget does not pay for one particle.
+        ValueError: if the budget is too small for one particle.
     """
-    knob = "budget" if hasattr(method.selection, "budget") else "particles"
-    if method.selection.particles == 1 and knob == "particles":
-        fitting = [steps for steps in range(1, budget + 1) if calls(method, path, steps) <= budget]
+    option = "budget" if hasattr(method.selection, "budget") else "particles"
+    if method.selection.particles == 1 and option == "particles":
+        fitting = [steps for steps in range(1, budget + 1) if count_calls(method, path, steps) <= budget]
         return method, fitting[-1]
-    many = budget // calls(method.replace(**{knob: 1}), path, steps)
+    many = budget // count_calls(method.replace(**{option: 1}), path, steps)
     if many < 1:
-        raise ValueError(f"a budget of {budget} calls does not pay for {steps} steps; give {steps} or more")
-    return method.replace(**{knob: many}), steps
+        raise ValueError(f"a budget of {budget} calls is too small for {steps} steps; use {steps} or more")
+    return method.replace(**{option: many}), steps
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: what is tuned, what is tested, and at which budgets of network calls an image.
+    """What is tuned and tested.
 
-    budgets and tuning_budgets are those of moves and of searches; seeds is how many per prompt at each; reference is
-    how many per tuning prompt base has, for what strengths must keep; values is which of an entry's five are tried.
-    methods come in waves: a wave is finished for all targets before the next begins.
+    Args:
+        targets, prompts, tuning_prompts: what is measured.
+        budgets, tuning_budgets: network calls per image of single-trajectory methods and of searches.
+        seeds: seeds per prompt of the test, likewise.
+        reference: seeds per tuning prompt of base, for the constraint on strengths.
+        values: which of an entry's five values are tried.
+        waves: groups of methods; a group is measured for all targets before the next one.
     """
 
     targets: tuple[Target, ...] = TARGETS
@@ -171,8 +192,8 @@ QUICK = Plan(
 )
 
 
-def restricted(plan: Plan, methods: Sequence[str] | None = None, targets: Sequence[str] | None = None) -> Plan:
-    """The plan with these methods and these target rewards alone, where given; base always runs.
+def restrict(plan: Plan, methods: Sequence[str] | None = None, targets: Sequence[str] | None = None) -> Plan:
+    """The plan with only these methods (and base) and only these target rewards, if given.
 
     Raises:
         ValueError: if a name is unknown.

@@ -1,8 +1,9 @@
-"""What the suite `paper` was asked, answered from its rows: noise tilting with few calls against the rest with many.
+"""Whether the goals of the suite `paper` are reached: noise tilting with few network calls against other methods.
 
-Three questions a target: whether NTRK at 25 network calls has more target reward than every other method at 500, on the
-same prompts and seeds, with 95 % intervals that do not overlap; whether its held-out reward and Fréchet distance are no
-worse than base's at 25; and whether a combination at 500 has more than NTRK†, the best of N NTRK trajectories.
+Per target: does NTRK with 25 network calls have a higher target reward than every other method with 500, on the same
+prompts and seeds, with 95 % intervals that do not overlap; are its held-out reward and Fréchet distance no worse than
+those of base with 25 calls; and does another noise-tilted search with 500 calls have a higher target reward than NTRK†,
+the best of N NTRK trajectories?
 """
 
 from __future__ import annotations
@@ -22,168 +23,176 @@ from .paper_suite import Runner
 from .statistics import Interval, bootstrap, paired
 
 PAIR = ("prompt", "seed")
-# Fréchet distances of this many draws of pictures tell their difference from chance.
+# Bootstrap draws for the difference of Fréchet distances.
 DRAWS = 200
-# For how many targets NTRK is to lead.
-AIM = 4
+# The number of targets for which the first goal has to be reached.
+REQUIRED_TARGETS = 4
 
 
 @dataclass(frozen=True)
-class Question:
-    """An answer: yes, no, "chance" where it leans to yes and chance may have done it, "paired" where only the
-    differences of the same pictures tell it from chance; None if not measured yet.
+class Finding:
+    """The outcome of a comparison.
 
-    It is open as long as a method is missing that could turn it.
+    Attributes:
+        text: the comparison in words and figures.
+        outcome: "yes"; "no"; "chance": the difference is in favour but not significant; "paired": only the paired
+            difference is significant; None: not measured yet.
+        open: whether methods that could change the outcome are not measured yet.
     """
 
-    said: str
-    answer: str | None
+    text: str
+    outcome: str | None
     open: bool = False
 
     def __str__(self) -> str:
-        return WORDS[self.answer] + (" so far" if self.open and self.answer else "")
+        return WORDS[self.outcome] + (" so far" if self.open and self.outcome else "")
 
 
-def tilts(name: str) -> bool:
+def is_noise_tilt(name: str) -> bool:
     """Whether a method tilts the noise."""
     return isinstance(METHODS_OF_SUITE[name].method.proposal, NoiseTilt)
 
 
-def champion(runner: Runner, target: Target) -> str:
-    """NTRK, with its gradient estimated where the target has none."""
-    gradient = "ntrk" in runner.methods(target)
-    return "ntrk" if gradient else "ntrk-black-box"
+def ntrk_variant(runner: Runner, target: Target) -> str:
+    """NTRK, or its version with an estimated gradient if the target has no gradient."""
+    return "ntrk" if "ntrk" in runner.methods(target) else "ntrk-black-box"
 
 
 def complete(runner: Runner, target: Target, name: str) -> list[Row]:
-    """The test rows of a method with the strength it was tuned to, empty unless all are measured."""
-    value = None if name == "base" else runner.chosen(target, name)
+    """The test rows of a method at its chosen strength; empty unless all are measured."""
+    value = None if name == "base" else runner.chosen_strength(target, name)
     rows = runner.rows("test", target, name, value=value)
-    return rows if len(rows) >= len(runner.wanted("test", target, name)) else []
+    return rows if len(rows) >= len(runner.prompt_seeds("test", target, name)) else []
 
 
 def best_of(runner: Runner, target: Target, names: Sequence[str]) -> tuple[str, list[Row]]:
-    """The measured method with the highest mean target reward; the name is empty if none is measured."""
+    """The measured method with the highest mean target reward, and its rows; ("", []) if none is measured."""
     measured = {name: rows for name in names if (rows := complete(runner, target, name))}
     best = max(measured, key=lambda name: np.mean([row["reward"] for row in measured[name]]), default="")
     return best, measured.get(best, [])
 
 
-def same(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
-    """The rows whose prompt and seed the others have too."""
+def common_rows(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
+    """The rows whose prompt and seed are also among the others."""
     keys = {tuple(row[k] for k in PAIR) for row in others}
     return [row for row in rows if tuple(row[k] for k in PAIR) in keys]
 
 
 def reward_interval(rows: Sequence[Row]) -> Interval:
-    """Mean target reward and its interval."""
+    """The mean target reward and its 95 % interval."""
     return bootstrap([row["reward"] for row in rows])
 
 
-def against_rivals(runner: Runner, target: Target) -> Question:
-    """NTRK at few calls against the others at many."""
-    name, (low, high) = champion(runner, target), runner.plan.budgets
-    rivals = [rival for rival in runner.methods(target) if rival in SEARCHES and not tilts(rival)]
-    tests = {rival: complete(runner, target, rival) for rival in rivals}
-    rival, theirs = best_of(runner, target, rivals)
-    mine = same(complete(runner, target, name), theirs)
-    if not mine:
-        return Question(f"{name} at {low} calls against the others at {high}: not measured yet", None)
-    ours, lead = reward_interval(mine), bootstrap(paired(mine, theirs, "reward", PAIR))
-    apart = ours.low > max(reward_interval(rows).high for rows in tests.values() if rows)
-    waiting = [rival for rival, rows in tests.items() if not rows]
-    said = (
-        f"{name} at {low} calls is {'above' if lead.value > 0 else 'not above'} the strongest other method at {high}, "
-        f"{rival}: {ours} against {reward_interval(theirs)}, {'no interval' if apart else 'an interval'} of the others "
-        f"reaches into its own; paired lead {lead}, {len(mine)} pictures each"
+def compare_with_others(runner: Runner, target: Target) -> Finding:
+    """NTRK with few calls against all other methods with many."""
+    name, (low, high) = ntrk_variant(runner, target), runner.plan.budgets
+    others = [other for other in runner.methods(target) if other in SEARCHES and not is_noise_tilt(other)]
+    tests = {other: complete(runner, target, other) for other in others}
+    best, best_rows = best_of(runner, target, others)
+    rows = common_rows(complete(runner, target, name), best_rows)
+    if not rows:
+        return Finding(f"{name} at {low} calls against other methods at {high} calls: not measured yet", None)
+    interval, lead = reward_interval(rows), bootstrap(paired(rows, best_rows, "reward", PAIR))
+    separate = interval.low > max(reward_interval(other).high for other in tests.values() if other)
+    missing = [other for other, measured in tests.items() if not measured]
+    text = (
+        f"{name} at {low} calls has a {'higher' if lead.value > 0 else 'lower'} target reward than the best other "
+        f"method at {high} calls, {best}: {interval} against {reward_interval(best_rows)}; its interval "
+        f"{'is above' if separate else 'is not above'} those of all other methods; paired difference {lead}, "
+        f"{len(rows)} images each{_missing(missing)}"
     )
-    said += f"; not measured yet: {', '.join(waiting)}" if waiting else ""
-    answer = "yes" if apart else "paired" if lead.low > 0 else "chance" if lead.value > 0 else "no"
-    return Question(said, answer, bool(waiting))
+    outcome = "yes" if separate else "paired" if lead.low > 0 else "chance" if lead.value > 0 else "no"
+    return Finding(text, outcome, bool(missing))
 
 
-def against_base(runner: Runner, target: Target) -> Question:
-    """Whether NTRK at few calls is no worse than base in held-out reward and Fréchet distance."""
-    name = champion(runner, target)
-    mine, base = complete(runner, target, name), runner.rows("test", target, "base")
-    if not mine:
-        return Question(f"{name} against base: not measured yet", None)
-    gain, further = bootstrap(paired(mine, base, "judge_1", PAIR)), frechet_difference(mine, base)
-    worse = gain.high < 0 or further.low > 0
-    answer = "no" if worse else "yes" if gain.value >= 0 and further.value <= 0 else "chance"
-    said = f"{name} against base: {target.judges[0]} {_signed(gain)}, Fréchet distance {_signed(further)}"
-    return Question(said + f", {len(mine)} pictures each", answer)
+def compare_with_base(runner: Runner, target: Target) -> Finding:
+    """Whether held-out reward and Fréchet distance of NTRK with few calls are no worse than base's."""
+    name = ntrk_variant(runner, target)
+    rows, base = complete(runner, target, name), runner.rows("test", target, "base")
+    if not rows:
+        return Finding(f"{name} against base: not measured yet", None)
+    gain, frechet = bootstrap(paired(rows, base, "heldout_1", PAIR)), frechet_difference(rows, base)
+    worse = gain.high < 0 or frechet.low > 0
+    outcome = "no" if worse else "yes" if gain.value >= 0 and frechet.value <= 0 else "chance"
+    text = f"{name} against base: {target.heldout[0]} {_signed(gain)}, Fréchet distance {_signed(frechet)}"
+    return Finding(f"{text}, {len(rows)} images each", outcome)
 
 
 def frechet_difference(rows: Sequence[Row], base: Sequence[Row]) -> Interval:
-    """Fréchet distance to real emoji of some pictures less that of base's of the same prompts and seeds."""
+    """Fréchet distance of rows to real emoji, minus that of base at the same prompts and seeds."""
     partner, real = {tuple(row[k] for k in PAIR): row["features"] for row in base}, real_features()
     pairs = np.array([(row["features"], partner[tuple(row[k] for k in PAIR)]) for row in rows], dtype=np.float32)
 
     def difference(drawn: np.ndarray) -> float:
-        mine, theirs = torch.from_numpy(drawn).unbind(1)
-        return frechet_distance(mine, real) - frechet_distance(theirs, real)
+        features, base_features = torch.from_numpy(drawn).unbind(1)
+        return frechet_distance(features, real) - frechet_distance(base_features, real)
 
     return bootstrap(pairs, difference, DRAWS)
 
 
-def combination(runner: Runner, target: Target) -> Question:
-    """The best other combination with a noise tilt at many calls against NTRK†."""
-    dagger = champion(runner, target) + "-best-of-n"
-    names = [name for name in runner.methods(target) if name in SEARCHES and tilts(name) and name != dagger]
-    name, mine = best_of(runner, target, names)
-    theirs = complete(runner, target, dagger)
-    if not (mine and theirs):
-        return Question(f"a combination against {dagger}: not measured yet", None)
-    lead = bootstrap(paired(mine, theirs, "reward", PAIR))
-    answer = "yes" if lead.low > 0 else "chance" if lead.value > 0 else "no"
-    verb = "above" if lead.value > 0 else "not above"
-    waiting = [other for other in names if not complete(runner, target, other)]
-    said = f"the best combination, {name}, is {verb} {dagger} by {lead} (paired, {len(mine)} pictures each)"
-    said += f"; not measured yet: {', '.join(waiting)}" if waiting else ""
-    return Question(said, answer, bool(waiting))
+def compare_combinations(runner: Runner, target: Target) -> Finding:
+    """The best other noise-tilted search with many calls against NTRK†."""
+    dagger = ntrk_variant(runner, target) + "-best-of-n"
+    names = [name for name in runner.methods(target) if name in SEARCHES and is_noise_tilt(name) and name != dagger]
+    best, rows = best_of(runner, target, names)
+    dagger_rows = complete(runner, target, dagger)
+    if not (rows and dagger_rows):
+        return Finding(f"other combinations against {dagger}: not measured yet", None)
+    lead = bootstrap(paired(rows, dagger_rows, "reward", PAIR))
+    outcome = "yes" if lead.low > 0 else "chance" if lead.value > 0 else "no"
+    missing = [name for name in names if not complete(runner, target, name)]
+    text = f"the best other combination, {best}, has a target reward that differs from {dagger}'s by {lead} "
+    return Finding(f"{text}(paired, {len(rows)} images each){_missing(missing)}", outcome, bool(missing))
 
 
-QUESTIONS = (against_rivals, against_base, combination)
-ASKED = (
-    "NTRK at {0} above every other method at {1}",
-    "held-out and Fréchet no worse than base",
-    "best combination above NTRK†",
+COMPARISONS = (compare_with_others, compare_with_base, compare_combinations)
+GOALS = (
+    "NTRK at {0} calls above every other method at {1} calls",
+    "held-out reward and Fréchet distance no worse than base",
+    "best other combination above NTRK†",
 )
 WORDS = {
-    "yes": "met",
+    "yes": "reached",
     "paired": "above, but intervals overlap",
-    "chance": "not beyond chance",
-    "no": "missed",
+    "chance": "not significant",
+    "no": "not reached",
     None: "not measured",
 }
 
 
-def answers(runner: Runner) -> dict[str, list[Question]]:
-    """Target reward → the answers to QUESTIONS."""
-    return {target.reward: [ask(runner, target) for ask in QUESTIONS] for target in runner.plan.targets}
+def findings(runner: Runner) -> dict[str, list[Finding]]:
+    """The findings of all COMPARISONS by target reward."""
+    return {target.reward: [compare(runner, target) for compare in COMPARISONS] for target in runner.plan.targets}
 
 
-def summary(runner: Runner, found: dict[str, list[Question]]) -> list[str]:
-    """Whether the aims are met, in sentences."""
-    said = []
-    for number, asked in enumerate(ASKED):
-        asked_of = [questions[number] for questions in found.values()]
-        measured = [question for question in asked_of if question.answer]
-        met = sum(question.answer == "yes" for question in measured)
-        open_ = sum(question.open or question.answer is None for question in asked_of)
-        text = f"{asked.format(*runner.plan.budgets)}: met for {met} of {len(measured)} targets measured"
-        text = text if measured else f"{asked.format(*runner.plan.budgets)}: not measured yet"
-        text += f" ({open_} not to the end)" if measured and open_ else ""
-        said.append(text + (_aim(met, open_) if number == 0 and len(asked_of) >= AIM else "") + ".")
-    return said
+def summary(runner: Runner, by_target: dict[str, list[Finding]]) -> list[str]:
+    """One sentence per goal: for how many targets it is reached."""
+    sentences = []
+    for number, goal in enumerate(GOALS):
+        found = [target_findings[number] for target_findings in by_target.values()]
+        measured = [finding for finding in found if finding.outcome]
+        reached = sum(finding.outcome == "yes" for finding in measured)
+        open_ = sum(finding.open or finding.outcome is None for finding in found)
+        text = f"Goal: {goal.format(*runner.plan.budgets)}: "
+        text += f"reached for {reached} of {len(measured)} measured targets" if measured else "not measured yet"
+        text += f" ({open_} incomplete)" if measured and open_ else ""
+        if number == 0 and len(found) >= REQUIRED_TARGETS:
+            text += _requirement(reached, open_)
+        sentences.append(text + ".")
+    return sentences
 
 
-def _aim(met: int, open_: int) -> str:
-    """Whether the aim is reached."""
-    if met + open_ < AIM:
-        return f"; the aim, {AIM} targets, is missed"
-    return f"; the aim, {AIM} targets, is " + ("still open" if open_ and met < AIM else "reached")
+def _requirement(reached: int, open_: int) -> str:
+    """Whether the first goal is reached for enough targets."""
+    if reached + open_ < REQUIRED_TARGETS:
+        return f"; {REQUIRED_TARGETS} targets are required: not reached"
+    return f"; {REQUIRED_TARGETS} targets are required: " + (
+        "not decided yet" if open_ and reached < REQUIRED_TARGETS else "reached"
+    )
+
+
+def _missing(names: Sequence[str]) -> str:
+    return f"; not measured yet: {', '.join(names)}" if names else ""
 
 
 def _signed(interval: Interval) -> str:

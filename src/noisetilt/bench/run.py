@@ -1,10 +1,11 @@
-"""`noisetilt bench`: run a suite, resume it, and write its report."""
+"""Runs or resumes a benchmark suite and writes its report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from .._messages import unknown_name
 from .document import new_figure
 
 SUITES = ("exact", "paper", "one-step")
@@ -18,25 +19,28 @@ def bench(
     targets: Sequence[str] | None = None,
     measure: bool = True,
 ) -> Path:
-    """Measures what is missing in a folder and writes report.md and report.html there, also after Ctrl-C.
+    """Measures the missing rows of a run and writes report.md and report.html, also after Ctrl-C.
 
     Args:
         suite: one of SUITES.
-        out: folder of the run; rows that it holds already are kept.
-        quick: a small version, minutes on two cores.
-        methods: names to restrict the suite to; base always runs.
-        targets: target rewards to restrict the suite paper to.
-        measure: False writes the report of what is there, also while another process measures on.
+        out: folder of the run; its rows are kept.
+        quick: whether to run a small version, which takes minutes on two cores.
+        methods: run only these methods, and base.
+        targets: run only these target rewards; for the suite paper.
+        measure: False only writes the report, which is safe while another process measures.
     Returns:
-        The HTML report.
+        The path of the HTML report.
     Raises:
-        ValueError: for an unknown suite or method, a folder of another run, or without matplotlib.
+        ValueError: for an unknown suite or method, or a folder with a run of other settings.
+        ImportError: if matplotlib is not installed.
     """
     if suite not in SUITES:
-        raise ValueError(f"suite = {suite!r} is unknown; the suites are: {', '.join(SUITES)}")
-    new_figure()  # a missing matplotlib is told before hours of work
+        raise ValueError(unknown_name("suite", suite, SUITES))
+    new_figure()  # raises before hours of work if matplotlib is missing
     if suite != "paper" and (targets or not measure):
-        raise ValueError(f"the suite {suite} has no choice of targets and no report of its own; leave both options out")
+        raise ValueError(
+            f"targets and report-only runs are for the suite paper and the suite is {suite}; leave both options out"
+        )
     if suite == "paper":
         _paper(out, quick, methods, targets, measure)
     else:
@@ -57,7 +61,7 @@ def _exact(out: Path, quick: bool, methods: Sequence[str] | None) -> None:
 def _paper(out: Path, quick: bool, methods: Sequence[str] | None, targets: Sequence[str] | None, measure: bool) -> None:
     from . import paper_plan, paper_report, paper_suite
 
-    plan = paper_plan.restricted(paper_plan.QUICK if quick else paper_plan.Plan(), methods, targets)
+    plan = paper_plan.restrict(paper_plan.QUICK if quick else paper_plan.Plan(), methods, targets)
     runner = paper_suite.Runner(out, plan, measure=measure)
     try:
         if measure:

@@ -1,4 +1,4 @@
-"""Means of few pictures and how far to trust them: percentile bootstrap, paired where pictures share their noise."""
+"""Means with confidence intervals: percentile bootstrap, paired for images with the same seeds."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class Interval(NamedTuple):
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
     def excludes(self, value: float) -> bool:
-        """Whether the interval lies on one side of a value."""
+        """Whether a value is outside the interval."""
         return self.low > value or self.high < value
 
 
 def bootstrap(
     values: Sequence[Any] | np.ndarray, statistic: Callable[[np.ndarray], float] = np.mean, draws: int = DRAWS
 ) -> Interval:
-    """A statistic of rows, and the middle 95 % of it over rows drawn with replacement (Efron 1979), always the same.
+    """A statistic with its 95 % percentile bootstrap interval (Efron 1979), from a fixed seed.
 
     Args:
-        values: (n, …), n ≥ 1; with a single row the interval is infinite, as nothing is known of the spread.
+        values: (n, …), n ≥ 1; for a single row the interval is infinite.
         statistic: (n, …) → a number.
-        draws: how often rows are drawn.
+        draws: number of bootstrap draws.
     Raises:
         ValueError: if there is no row.
     """
@@ -59,5 +59,7 @@ def paired(
     partner = {tuple(row[k] for k in key): row[field] for row in base}
     missing = [row for row in rows if tuple(row[k] for k in key) not in partner]
     if missing:
-        raise ValueError(f"no base row has {key} = {[missing[0][k] for k in key]}; pair only rows of the same pictures")
+        raise ValueError(
+            f"no base row has {key} = {[missing[0][k] for k in key]}; pair only rows of the same prompts and seeds"
+        )
     return np.array([row[field] - partner[tuple(row[k] for k in key)] for row in rows])

@@ -1,7 +1,8 @@
-"""The command `noisetilt audit`: is what a file holds white Gaussian noise, and if not, in which bands is it not?"""
+"""The command `noisetilt audit`: tests whether vectors in a file are white Gaussian noise, and plots their bands."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -11,67 +12,77 @@ from safetensors import safe_open
 from scipy import stats
 from torch import Tensor
 
+from .._messages import missing_extra
 from ..noise import audit
 from ..noise.typicality import radial_bands, sequence_bands
 
-KINDS = (".npy", ".safetensors", ".png")
+SUFFIXES = (".npy", ".safetensors", ".png")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Runs the audit of a file."""
+    audit_file(args.file, args.out, args.tensor, args.batch, args.standardise, args.level)
 
 
 def audit_file(file: Path, out: Path | None, tensor: str | None, batch: bool, standardise: bool, level: float) -> None:
-    """Prints the table of tests of a file's vectors, and draws their bands.
+    """Prints the table of tests of a file's vectors, and plots their band energies.
 
     Args:
         file: .npy, .safetensors or .png. A PNG is read as (channel, height, width) and standardised.
-        out: where to draw; None is beside the file, as NAME.audit.png.
-        tensor: which tensor of a .safetensors file; None is its only one.
-        batch: the first axis counts vectors; otherwise the file holds one.
-        standardise: subtract the mean and divide by the RMS, vector by vector.
-        level: of the verdict, in (0, 1).
+        out: the file of the plot; None: NAME.audit.png beside the file.
+        tensor: the name of a tensor in a .safetensors file; None: its only tensor.
+        batch: whether the first axis is the batch; otherwise the file holds one vector.
+        standardise: whether to subtract the mean of each vector and divide by its RMS.
+        level: significance level, in (0, 1).
 
     Raises:
-        ValueError: for another kind of file, a tensor that is not in it, or what `audit` refuses.
+        ValueError: if the file's type or the tensor's name is unknown, or `audit` cannot test the tensor.
     """
-    x = read(file, tensor)
+    x = read_tensor(file, tensor)
     x = x if batch else x[None]
     if standardise or file.suffix.lower() == ".png":
         flat = x.double().flatten(1)
         x = ((flat - flat.mean(1, keepdim=True)) / flat.std(1, keepdim=True, correction=0)).view(x.shape)
-    found = audit(x)
-    print(found)
-    told = int(found.rejected(level).sum())
-    print(f"{told} of {len(x)} told from white Gaussian noise at the level {level:g}")
+    result = audit(x)
+    print(result)
+    rejected = int(result.rejected(level).sum())
+    print(f"{rejected} of {len(x)} rejected by the audit at level {level:g}: not white Gaussian noise")
     out = file.with_suffix(".audit.png") if out is None else out
-    if draw(x, out):
-        print(f"bands drawn to {out}")
+    if plot_bands(x, out):
+        print(f"the plot of the bands is {out}")
     else:
-        print("bands are not drawn: matplotlib is missing; pip install 'noisetilt[plot]'")
+        print(missing_extra("plot", "the plot of the bands"))
 
 
-def read(file: Path, tensor: str | None = None) -> Tensor:
-    """What a file holds, with integers as double precision."""
-    kind = file.suffix.lower()
-    if kind == ".npy":
+def read_tensor(file: Path, tensor: str | None = None) -> Tensor:
+    """The tensor in a file; integers are converted to float64."""
+    suffix = file.suffix.lower()
+    if suffix == ".npy":
         x = torch.from_numpy(np.load(file, allow_pickle=False))
-    elif kind == ".safetensors":
-        with safe_open(file, framework="pt") as stored:
-            names = list(stored.keys())
-            if tensor is None and len(names) == 1:
-                tensor = names[0]
-            if tensor not in names:
-                raise ValueError(f"tensor is {tensor!r}, expected one of {', '.join(names)}; name it with --tensor.")
-            x = stored.get_tensor(tensor)
-    elif kind == ".png":
-        picture = np.asarray(Image.open(file).convert("RGB"))
-        x = torch.from_numpy(picture.copy()).permute(2, 0, 1)
+    elif suffix == ".safetensors":
+        x = _read_safetensors(file, tensor)
+    elif suffix == ".png":
+        image = np.asarray(Image.open(file).convert("RGB"))
+        x = torch.from_numpy(image.copy()).permute(2, 0, 1)
     else:
-        raise ValueError(f"the file is {file.name}, expected one of {', '.join(KINDS)}; save the vector as .npy.")
+        raise ValueError(f"the file is {file.name}, expected one of {', '.join(SUFFIXES)}; save the tensor as .npy")
     return x if x.is_floating_point() else x.double()
 
 
-def draw(x: Tensor, out: Path) -> bool:
-    """Draws the energies of bands against what noise has, mean over the vectors x (batch, *event).
+def _read_safetensors(file: Path, tensor: str | None) -> Tensor:
+    with safe_open(file, framework="pt") as stored:
+        names = list(stored.keys())
+        if tensor is None and len(names) == 1:
+            tensor = names[0]
+        if tensor not in names:
+            raise ValueError(f"tensor is {tensor!r}, expected one of {', '.join(names)}; name it with --tensor")
+        return stored.get_tensor(tensor)
 
-    Returns False, and writes nothing, where matplotlib is not installed.
+
+def plot_bands(x: Tensor, out: Path) -> bool:
+    """Plots the band energies of x (batch, *event), averaged over the batch, relative to those of white noise.
+
+    Returns False, and writes nothing, if matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
@@ -85,19 +96,19 @@ def draw(x: Tensor, out: Path) -> bool:
     }
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     for axis, (title, (energy, df)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        draw_bands(axis, energy.sum(0), df * len(x))
+        _plot_panel(axis, energy.sum(0), df * len(x))
         axis.set(title=title, xlabel="band, low to high frequency", ylabel="energy / expected")
     figure.savefig(out, dpi=90)
     return True
 
 
-def draw_bands(axis, energy: np.ndarray, df: np.ndarray) -> None:
-    """Bars of energy over expectation; red where noise would leave the shaded interval once in 1000 drawings."""
+def _plot_panel(axis, energy: np.ndarray, df: np.ndarray) -> None:
+    """Bars of energy over its expectation. White noise leaves the shaded interval in one panel out of 1000; bars
+    outside it are red."""
     outside = 0.001 / len(df) / 2
     low, high = (stats.chi2.ppf(p, df) / df for p in (outside, 1 - outside))
-    ratio, place = energy / df, np.arange(len(df))
-    offending = (ratio < low) | (ratio > high)
-    axis.bar(place, ratio, color=np.where(offending, "tab:red", "tab:blue"))
-    axis.fill_between(place, low, high, step="mid", color="black", alpha=0.2)
+    ratio, position = energy / df, np.arange(len(df))
+    axis.bar(position, ratio, color=np.where((ratio < low) | (ratio > high), "tab:red", "tab:blue"))
+    axis.fill_between(position, low, high, step="mid", color="black", alpha=0.2)
     axis.set_yscale("log")
     axis.axhline(1, color="black", lw=0.8)

@@ -1,1 +1,1 @@
-"""The engine inside other people's samplers: diffusers pipelines and k-diffusion."""
+"""Guided sampling inside other samplers: diffusers pipelines, and k-diffusion with ComfyUI."""

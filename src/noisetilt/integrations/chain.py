@@ -1,65 +1,57 @@
-"""A picture that several steps make of noise, and the way back through them, where someone else calls the network."""
+"""Deterministic sampling of an image from noise in a few steps, where the caller runs the network, and its gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..path import Path, reverse_kernel
-
-VJP = Callable[[Tensor], Tensor]
-
-
-def rescaled_vjp(vjp: VJP, gradient: Tensor) -> Tensor:
-    """vjp(gradient) (batch, *event), computed on rows of peak 1: it is linear, and half precision would lose a
-    small gradient to underflow."""
-    peak = gradient.abs().amax(tuple(range(1, gradient.ndim)), keepdim=True)
-    peak = torch.where(peak > 0, peak, 1)
-    return vjp(gradient / peak) * peak
+from .vjp import VJP, rescaled_vjp
 
 
 @dataclass(frozen=True)
 class ChainStep:
-    """A step of a chain, x_s = keep · x_t + lead · x̂_0(x_t), and Jᵀ of x̂_0 by x_t where it is wanted."""
+    """One step of a chain: x_s = x_t_weight · x_t + x0_weight · x̂_0(x_t), with the VJP of x̂_0 by x_t if needed."""
 
-    keep: float
-    lead: float
+    x_t_weight: float
+    x0_weight: float
     vjp: VJP | None
 
 
 @dataclass(frozen=True)
 class ChainResult:
-    """What a chain of steps with η = 0 made of noise: x_0 (batch, *event), by these steps."""
+    """The image x_0 (batch, *event) at the end of a chain of steps with η = 0, and these steps."""
 
     x_0: Tensor
     steps: Sequence[ChainStep]
 
     def vjp(self, gradient: Tensor) -> Tensor:
-        """Jᵀ · gradient, J the Jacobian of x_0 by the noise; to be called once."""
+        """Jᵀ · gradient, where J is the Jacobian of x_0 by the initial noise; can be called once."""
         for step in reversed(self.steps):
-            through = rescaled_vjp(step.vjp, step.lead * gradient)
-            gradient = step.keep * gradient + through if step.keep else through
+            by_network = rescaled_vjp(step.vjp, step.x0_weight * gradient)
+            gradient = step.x_t_weight * gradient + by_network if step.x_t_weight else by_network
         return gradient
 
 
-def coefficients(path: Path, t: float, s: float) -> tuple[float, float]:
-    """keep and lead of the reverse kernel with η = 0 from t to s."""
-    one, none = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    return tuple(float(reverse_kernel(path, x_t, x_0, t, s, eta=0)[0]) for x_t, x_0 in ((one, none), (none, one)))
+def step_weights(path: Path, t: float, s: float) -> tuple[float, float]:
+    """The weights of x_t and x̂_0 in the reverse kernel's mean from t to s with η = 0."""
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    return tuple(float(reverse_kernel(path, x_t, x_0, t, s, eta=0)[0]) for x_t, x_0 in ((one, zero), (zero, one)))
 
 
 def chain_times(grid: Sequence[float], steps: int) -> list[float]:
-    """The times at which a chain of `steps` asks the network, spread evenly over a grid of as many steps or more.
+    """The times at which a chain of `steps` evaluates the network, evenly spaced over a grid.
 
     Raises:
-        ValueError: if the grid has fewer.
+        ValueError: if the grid has fewer than `steps` steps.
     """
-    most = len(grid) - 1
-    if steps > most:
+    available = len(grid) - 1
+    if steps > available:
         raise ValueError(
-            f"chain_steps = {steps} is more than the {most} steps of this call; give fewer, or more num_inference_steps"
+            f"chain_steps = {steps} exceeds the {available} steps of this call; reduce chain_steps or increase "
+            "num_inference_steps"
         )
-    return [grid[round(number * most / steps)] for number in range(steps)]
+    return [grid[round(number * available / steps)] for number in range(steps)]

@@ -1,4 +1,4 @@
-"""Two loops that take turns: one asks, the other answers."""
+"""A function that is suspended in the middle of its loop until its caller has the result of a request."""
 
 from __future__ import annotations
 
@@ -12,64 +12,66 @@ Response = TypeVar("Response")
 
 
 class _Closed(BaseException):
-    """Ends the asking loop from outside."""
+    """Raised inside the body to end it."""
 
 
 class Coroutine(Generic[Request, Response]):
-    """Runs `body(ask)` strictly in turns with its owner, who sees each request and answers it.
+    """Runs `body(request)` and its caller alternately.
 
-    A sampler asks for x̂_0 in the middle of its own loops; a pipeline calls its scheduler in the middle of its own. The
-    body has a thread to keep its place in, but only ever runs while the owner waits in `open` or `answer`.
+    The body calls `request(value)` where it needs something from the caller, and is suspended until the caller passes
+    the response to `send`. This connects two loops neither of which can call the other: the sampler needs predictions
+    in the middle of its loop, and a pipeline calls its scheduler in the middle of its own. The body runs in a thread,
+    but only while the caller waits in `start` or `send`.
 
     Attributes:
-        request: the one to be answered next, None once the body has returned.
+        request: the request that waits for its response; None once the body has returned.
         result: what the body returned.
     """
 
     def __init__(self, body: Callable[[Callable[[Request], Response]], Any]) -> None:
         self.request: Request | None = None
         self.result: Any = None
-        self._answers: queue.SimpleQueue = queue.SimpleQueue()
-        self._news: queue.SimpleQueue = queue.SimpleQueue()
+        self._responses: queue.SimpleQueue = queue.SimpleQueue()
+        self._events: queue.SimpleQueue = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, args=(body,), daemon=True)
 
     def _run(self, body: Callable[[Callable[[Request], Response]], Any]) -> None:
         try:
-            self._news.put(("done", body(self._ask)))
+            self._events.put(("returned", body(self._suspend)))
         except _Closed:
             pass
         except BaseException as error:
-            self._news.put(("error", error))
+            self._events.put(("raised", error))
 
-    def _ask(self, request: Request) -> Response:
-        self._news.put(("asked", request))
-        answer = self._answers.get()
-        if answer is _Closed:
+    def _suspend(self, request: Request) -> Response:
+        self._events.put(("requested", request))
+        response = self._responses.get()
+        if response is _Closed:
             raise _Closed
-        return answer
+        return response
 
-    def open(self) -> None:
-        """Runs the body up to its first request."""
+    def start(self) -> None:
+        """Runs the body to its first request."""
         self._thread.start()
         self._wait()
 
-    def answer(self, answer: Response) -> None:
-        """Runs the body on to its next request, or to its end. What it raises is raised here."""
-        self._answers.put(answer)
+    def send(self, response: Response) -> None:
+        """Runs the body to its next request or its end. Errors of the body are raised here."""
+        self._responses.put(response)
         self._wait()
 
     def _wait(self) -> None:
         self.request = None
-        kind, value = self._news.get()
-        if kind == "error":
+        kind, value = self._events.get()
+        if kind == "raised":
             raise value
-        if kind == "asked":
+        if kind == "requested":
             self.request = value
         else:
             self.result = value
 
     def close(self) -> None:
-        """Ends the body where it stands; nothing happens if it has ended."""
+        """Ends the body at its current request; does nothing if the body has ended."""
         if self._thread.is_alive():
-            self._answers.put(_Closed)
+            self._responses.put(_Closed)
             self._thread.join()

@@ -1,4 +1,4 @@
-"""A sampler with the signature of k-diffusion's, for k-diffusion and ComfyUI."""
+"""A guided sampler with the signature of k-diffusion's samplers, for k-diffusion and ComfyUI."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from ..methods import Method, find_method
 from ..path import Path, VEPath
 from ..rewards.reward import RewardFunction
 from ..sampling.trace import Trace
-from .guide import GradientAt, Guide, make_vjp
+from .step_evaluation import GradientAt
+from .stepped_sampler import SteppedSampler
+from .vjp import make_vjp
 
 
 def sample_noisetilt(
@@ -38,54 +40,56 @@ def sample_noisetilt(
     heldout: RewardFunction | None = None,
     trace: Trace | None = None,
 ) -> Tensor:
-    """Reward-guided sampling; Euler ancestral sampling where the reward says nothing.
+    """Reward-guided sampling; without a reward it is Euler ancestral sampling.
 
     Args:
         model: (x (batch, *event), sigma (batch,), **extra_args) → denoised x̂_0, as k-diffusion's denoisers.
         x: noise of standard deviation sigmas[0], (batch, *event).
-        sigmas: (steps + 1,) noise levels, falling, the last usually 0.
-        extra_args: for the model; tensors with a row per row of x are repeated for methods with several particles.
+        sigmas: (steps + 1,) decreasing noise levels, the last usually 0.
+        extra_args: further arguments of the model. Tensors with one row per row of x are repeated for the particles.
         callback: called after each network evaluation with x, i, sigma, sigma_hat and denoised.
-        disable: hides the progress bar.
+        disable: whether to hide the progress bar.
         reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised.
-        decode: pictures in [0, 1] from states (batch, *event), differentiable; the identity if left out.
-        method: a name of METHODS or a Method; not one that chooses its own initial noise.
-        rho: strength of noise tilting in [0, 1], for methods that have it.
+        decode: images in [0, 1] from states (batch, *event), differentiable; the identity if None.
+        method: a name of METHODS or a Method; methods that choose the initial noise are not supported.
+        rho: strength of noise tilting in [0, 1], for methods that have this option.
         eta: stochasticity: 0 is Euler, 1 ancestral.
-        seeds: one whole number ≥ 0 per row of x for the noise; drawn from torch's random numbers if left out.
-        prompts: one per row of x for the reward; empty if left out.
-        noise_sampler: (sigma, next sigma) → standard normal noise of x's shape, instead of the seeds'; for methods
-            with one particle.
-        path: of the model; α = 1 if left out. Give FlowPath() for ComfyUI's rectified-flow models.
-        gradient_at: "x_t" through the model, "x0" at x̂_0, which is cheaper.
-        chunk: rows decoded and judged at a time.
-        heldout: a reward that looks on, asked after every step and never followed; its values are in the trace.
-        trace: a Trace() to be filled with what happens: rewards, held-out rewards, evaluations, seconds.
+        seeds: one integer ≥ 0 per row of x for the noise; drawn from torch's global generator if None.
+        prompts: one per row of x for the reward; empty if None.
+        noise_sampler: (sigma, next sigma) → standard normal noise of x's shape, used instead of the seeds; only for
+            methods with one particle.
+        path: the model's Gaussian path; VEPath() (α = 1) if None. Use FlowPath() for ComfyUI's rectified-flow models.
+        gradient_at: "x_t": the gradient is taken through the model; "x0": only at x̂_0, which is cheaper.
+        chunk: rows that are decoded and evaluated at a time.
+        heldout: held-out reward. It is evaluated after every step and never optimised; its values are in the trace.
+        trace: a Trace() to fill with rewards, held-out rewards, network evaluations and seconds.
     Returns:
-        x_0 (batch, *event) of x's dtype, the winners' where a method has several particles.
+        x_0 (batch, *event) in x's dtype; for a method with several particles, that of the best particle.
     Raises:
-        ValueError: for bad input, in one sentence.
+        ValueError: for invalid input, in one sentence.
         FloatingPointError: if a reward, gradient or state is not finite.
     """
     method = find_method(method)
     method = method if rho is None else method.replace(rho=rho)
     particles, count = method.selection.particles, len(x)
     if noise_sampler is not None and particles > 1:
-        raise ValueError(f"noise_sampler gives noise for one particle a row and the method has {particles}; give seeds")
+        raise ValueError(
+            f"noise_sampler is for one particle per row and this method has {particles}; pass seeds instead"
+        )
     seeds = torch.randint(2**62, (count,)).tolist() if seeds is None else list(seeds)
     prompts = [""] * count if prompts is None else list(prompts)
     if len(seeds) != count or len(prompts) != count:
         raise ValueError(
-            f"{len(seeds)} seeds and {len(prompts)} prompts for {count} rows of x; give one of each per row"
+            f"{len(seeds)} seeds and {len(prompts)} prompts for {count} rows of x; pass one of each per row"
         )
     path = VEPath() if path is None else path
     levels = [float(sigma) for sigma in sigmas]
-    # ComfyUI runs nodes in inference mode, in which no gradient exists.
+    # ComfyUI runs nodes in inference mode, which has no gradients.
     with torch.inference_mode(False), torch.no_grad():
-        x = usable(x)
+        x = without_inference_mode(x)
         state = x.to(torch.promote_types(x.dtype, torch.float32)).repeat_interleave(particles, 0)
         extra_args = {name: per_particle(value, count, particles) for name, value in (extra_args or {}).items()}
-        guide = Guide(
+        sampler = SteppedSampler(
             method,
             path,
             x.shape[1:],
@@ -105,23 +109,23 @@ def sample_noisetilt(
             trace=trace,
         )
         ones, number = x.new_ones(len(state)), 0
-        with guide, tqdm(total=len(levels) - 1, disable=disable) as bar:
-            while not guide.done:
-                t = guide.t
-                with torch.set_grad_enabled(guide.through):
-                    leaf = guide.x.detach().requires_grad_(guide.through)
+        with sampler, tqdm(total=len(levels) - 1, disable=disable) as bar:
+            while not sampler.done:
+                t = sampler.t
+                with torch.set_grad_enabled(sampler.needs_vjp):
+                    leaf = sampler.x.detach().requires_grad_(sampler.needs_vjp)
                     denoised = model(leaf.to(x.dtype), t * ones, **extra_args).to(state.dtype)
                 if callback is not None:
-                    seen = {"x": leaf.detach().to(x.dtype), "denoised": denoised.detach().to(x.dtype)}
-                    callback({**seen, "i": number, "sigma": t, "sigma_hat": t})
-                guide.answer(leaf, denoised, make_vjp(denoised, leaf))
+                    states = {"x": leaf.detach().to(x.dtype), "denoised": denoised.detach().to(x.dtype)}
+                    callback({**states, "i": number, "sigma": t, "sigma_hat": t})
+                sampler.advance(leaf, denoised, make_vjp(denoised, leaf))
                 number += 1
                 bar.update()
-        return guide.x[guide.rows].to(x.dtype)
+        return sampler.x[sampler.rows].to(x.dtype)
 
 
 class SampledNoise:
-    """A k-diffusion noise sampler as a source of noise for one particle a row."""
+    """The random numbers of a k-diffusion noise sampler, with the interface of `PerImageRNG` for one particle."""
 
     def __init__(self, noise_sampler: Callable[[Tensor, Tensor], Tensor], sigmas: Tensor) -> None:
         self._noise_sampler, self._sigmas, self._at = noise_sampler, sigmas, 0
@@ -134,14 +138,14 @@ class SampledNoise:
         return noise if images is None else noise[list(images)]
 
 
-def usable(value: Tensor) -> Tensor:
-    """A tensor that autograd may save."""
+def without_inference_mode(value: Tensor) -> Tensor:
+    """The tensor, or a copy if it was made in inference mode, which autograd cannot save."""
     return value.clone() if value.is_inference() else value
 
 
 def per_particle(value: Any, count: int, particles: int) -> Any:
-    """A tensor with a row for each of `count` pictures, repeated for their particles; anything else as it is."""
+    """Repeats a tensor with `count` rows for the particles of each row; returns other values unchanged."""
     if not torch.is_tensor(value):
         return value
-    value = usable(value)
+    value = without_inference_mode(value)
     return value.repeat_interleave(particles, 0) if value.ndim and len(value) == count and particles > 1 else value

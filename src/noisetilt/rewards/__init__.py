@@ -1,8 +1,8 @@
-"""Rewards: what the pictures should become. Every reward is maximised.
+"""Rewards: differentiable or black-box functions of images that sampling maximises.
 
-A reward is any callable (images (batch, 3, H, W) in [0, 1], prompts) → (batch,). `load` gives the ones that ship, by
-name and in weighted sums; `hub` has those of the literature, whose weights are fetched; `inverse` makes rewards of
-measurements.
+A reward is any callable (images (batch, 3, H, W) in [0, 1], prompts) → (batch,). `load` returns a reward of the
+catalogue, or a weighted sum of them, by name. `hub` has published reward models, whose weights are downloaded.
+`inverse` makes rewards for inverse problems.
 """
 
 from . import inverse

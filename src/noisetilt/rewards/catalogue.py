@@ -1,4 +1,4 @@
-"""The rewards that ship, by name, and weighted sums of them."""
+"""The catalogue of rewards by name, and weighted sums of them."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .._messages import unknown_name
 from .colour import CHANNELS, brightness, channel_excess, darkness, nearness_to, parse_colour, saturation
-from .hub import is_hub, load_hub, partner
+from .hub import heldout_name, is_hub, load_hub
 from .jpeg import jpeg_size
 from .reward import Reward, weighted_sum
 from .scorers.words import STYLES
 
 CATALOGUE = {
-    "alignment": "how well an emoji shows its prompt: logit minus log-sum-exp of other texts (learned)",
+    "alignment": "how well an emoji matches its prompt: logit minus log-sum-exp of other texts (learned)",
     "style:3d": "margin of the style 3d over the other styles, in logits (learned); also style:noto, style:twemoji",
     "redness": "mean red minus the mean of green and blue, -1 to 1; also greenness, blueness",
     "brightness": "mean luma, 0 to 1; darkness is one minus it",
     "saturation": "mean chroma, 0 to 1",
     "colour:#rrggbb": "minus the mean squared distance of the pixels to a colour",
     "jpeg": "minus the size as a JPEG file in kB: small files (black box); jpeg:large rewards large ones",
-    "aesthetic": "LAION's aesthetic score on CLIP, about 1 to 10; aesthetic-v2.5 its successor on SigLIP (hub)",
-    "clipscore": "2.5 cosines of picture and prompt in CLIP ViT-B/32 (hub)",
-    "pickscore": "what people choose for a prompt, a cosine of CLIP ViT-H/14, such as 0.22 (hub)",
-    "hpsv2": "what people prefer for a prompt, a cosine of CLIP ViT-H/14, such as 0.28; also hpsv2.1 (hub)",
-    "imagereward": "what people prefer for a prompt, by BLIP, about -2 to 2 (hub)",
-    "classifier:MODEL:LABEL": "a logit of any image classifier of transformers (hub)",
-    "video:pickscore": "an image reward over 8 frames of a video; video-consistency: how alike they are (hub)",
-    "videoreward": "what people prefer in videos, by Qwen2-VL; videoreward:vq, :mq, :ta are its three parts (folder)",
+    "aesthetic": "LAION's aesthetic score on CLIP, about 1 to 10; aesthetic-v2.5 is its successor on SigLIP (hub)",
+    "clipscore": "2.5 times the cosine of image and prompt in CLIP ViT-B/32 (hub)",
+    "pickscore": "human preference for a prompt, a cosine of CLIP ViT-H/14, such as 0.22 (hub)",
+    "hpsv2": "human preference for a prompt, a cosine of CLIP ViT-H/14, such as 0.28; also hpsv2.1 (hub)",
+    "imagereward": "human preference for a prompt, by BLIP, about -2 to 2 (hub)",
+    "classifier:MODEL:LABEL": "a logit of an image classifier of transformers (hub)",
+    "video:pickscore": "mean of an image reward over 8 frames; video-consistency: similarity of the frames (hub)",
+    "videoreward": "human preference for videos, by Qwen2-VL; videoreward:vq, :mq, :ta are its three scores (folder)",
 }
 
 _CLOSED_FORMS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
@@ -50,7 +51,7 @@ def _learned(name: str, heldout: bool) -> Reward:
     from .scorers.scorer import load_scorer
 
     which = "heldout" if heldout else "target"
-    load_scorer(which)  # damaged weights are refused here, not in the middle of sampling
+    load_scorer(which)  # damaged weights raise here, not in the middle of sampling
     if name == "alignment":
         return Reward(name, lambda images, prompts: load_scorer(which, images.device).alignment(images, prompts))
     style = STYLES.index(name.removeprefix("style:"))
@@ -62,7 +63,7 @@ Place = str | Path | None
 
 def _hub(name: str, heldout: bool, path: Place | Mapping[str, Place], dtype: torch.dtype) -> Reward:
     name, _, place = name.partition("@")
-    name = partner(name) if heldout else name
+    name = heldout_name(name) if heldout else name
     path = path.get(name) if isinstance(path, Mapping) else path
     return load_hub(name, path if heldout else place or path, dtype)
 
@@ -76,11 +77,11 @@ def _single(name: str, heldout: bool) -> Reward:
         return Reward(name, _BLACK_BOXES[name], differentiable=False)
     if name.startswith("colour:"):
         return Reward(name, nearness_to(parse_colour(name.removeprefix("colour:"))))
-    raise ValueError(f"reward {name!r} is unknown; the rewards are: {', '.join(CATALOGUE)}")
+    raise ValueError(unknown_name("reward", name, CATALOGUE))
 
 
 def _split_terms(text: str) -> list[tuple[float, str]]:
-    """ "0.7*a - 2*b" as [(0.7, "a"), (-2.0, "b")]; a sign between terms has a space before it."""
+    """ "0.7*a - 2*b" as [(0.7, "a"), (-2.0, "b")]; a minus between terms needs spaces around it."""
     terms, sign = [], 1.0
     for piece in re.split(r"(\s*\+\s*|\s+-\s+)", text):
         if piece.strip() in ("+", "-") and terms:
@@ -96,13 +97,13 @@ def _split_terms(text: str) -> list[tuple[float, str]]:
 
 
 def _lower(name: str) -> str:
-    """The name in lower case, up to what names a place or a label."""
+    """The name in lower case, except for a path or the label of a classifier."""
     keep = re.search(r"@|(?<=classifier:)", name, re.I)
     return name.lower() if keep is None else name[: keep.start()].lower() + name[keep.start() :]
 
 
 def has_heldout(spec: str) -> bool:
-    """Whether the reward has a part that ships in a second, independently trained version."""
+    """Whether a term of the reward is learned and has a second, independently trained version in this package."""
     return any(name in LEARNED for _, name in _split_terms(spec))
 
 
@@ -116,22 +117,23 @@ def load(
     """A reward by name ("style:3d"), or a weighted sum of names ("0.7*alignment + 0.3*redness").
 
     Args:
-        spec: names of CATALOGUE, each with an optional weight, joined by + or −. A reward of the hub may name its
-            place: "aesthetic@/models/aesthetic".
-        heldout: the version that nothing should be optimised for: a target that rises while the held-out one falls is
-            being hacked. The learned rewards that ship have a second, independently trained one; for a reward of the
-            hub it is another that shares neither network nor data (`hub.HELDOUT`); closed forms have one version only.
-        path: hub id or local folder of the hub reward that is loaded, instead of the published place; for a sum, one
-            for each name that is loaded (held-out ones included), in a mapping.
-        dtype: that hub rewards compute in.
+        spec: names of CATALOGUE, each with an optional weight, joined by + or −. A hub reward may be followed
+            by the path of its weights: "aesthetic@/models/aesthetic".
+        heldout: whether to load the held-out version, which must not be optimised. A reward that increases while its
+            held-out version decreases indicates reward hacking. For the learned rewards of this package it is a second,
+            independently trained network; for a hub reward it is another reward with another network and other data
+            (`hub.HELDOUT`); closed-form rewards have one version only.
+        path: hub id or local folder of the hub reward, instead of the published one; for a sum, a mapping from the
+            names of the loaded rewards (held-out ones included) to their paths.
+        dtype: in which hub rewards compute.
     Raises:
         ValueError: if a name is unknown, the sum cannot be read, or weights cannot be loaded.
-        ImportError: if a hub reward is asked for without transformers.
+        ImportError: if a hub reward is requested and transformers is not installed.
     """
     names = _split_terms(spec)
     hub = [is_hub(name.partition("@")[0]) for _, name in names]
     if path is not None and not any(hub):
-        raise ValueError(f"path = {path} is for rewards of the hub and {spec!r} has none; leave it out")
+        raise ValueError(f"path = {path} is for hub rewards and {spec!r} has none; leave it out")
     terms = [
         (weight, _hub(name, heldout, path, dtype) if of_hub else _single(name, heldout))
         for (weight, name), of_hub in zip(names, hub, strict=True)

@@ -1,4 +1,4 @@
-"""Weights files that are verified by their SHA-256 when they are read."""
+"""Reads weights files and verifies their SHA-256."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def read_verified(path: Path, digest: str) -> tuple[dict[str, Tensor], dict[str,
     """Tensors and metadata of a safetensors file whose SHA-256 is `digest`.
 
     Raises:
-        ValueError: if the file is another one, or missing.
+        ValueError: if the file is missing or has another SHA-256.
     """
     if not path.is_file():
-        raise ValueError(f"the weights {path} are missing; install noisetilt again or train them by the recipes")
+        raise ValueError(f"the weights {path} are missing; install noisetilt again, or train them with the recipes")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != digest:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Rewards in closed form on the colours of a picture. Pictures are (batch, 3, H, W) in [0, 1]."""
+"""Closed-form rewards of the colours of images (batch, 3, H, W) in [0, 1]."""
 
 from __future__ import annotations
 

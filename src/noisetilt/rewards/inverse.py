@@ -1,10 +1,10 @@
-"""Inverse problems as rewards: the picture x behind a measurement y = A(x) + noise, for linear A.
+"""Inverse problems as rewards: reconstruct the image x of a measurement y = A(x) + noise, for linear A.
 
     operator = inverse.gaussian_blur(2.0)
     y = inverse.measure(operator, photo, noise=0.02, seed=0)
-    sample(model, [words] * 4, reward=inverse.matching(operator, y), method="dps")
+    sample(model, [prompt] * 4, reward=inverse.matching(operator, y), method="dps")
 
-The prior is the model's, the likelihood is the reward's; every picture of a call is a reconstruction of the same y.
+The model is the prior and the reward is the log-likelihood. Every image of a call is a reconstruction of the same y.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Operator:
-    """A linear map A of pictures.
+    """A linear map A of images.
 
     Args:
         name: for tables.
-        function: pictures (batch, 3, H, W) → measurements (batch, *measured), differentiable.
+        function: images (batch, 3, H, W) → measurements (batch, *measured), differentiable.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Operator:
 
 
 def gaussian_blur(width: float) -> Operator:
-    """Convolution with a Gaussian of standard deviation `width` > 0 pixels, edges mirrored; (batch, 3, H, W)."""
+    """Convolution with a Gaussian of standard deviation `width` > 0 pixels, reflected at edges; (batch, 3, H, W)."""
     if not 0 < width < math.inf:
         raise ValueError(f"width = {width} must be a positive number of pixels, such as 2.0")
     reach = max(1, math.ceil(3 * width))
@@ -48,7 +48,9 @@ def gaussian_blur(width: float) -> Operator:
 
     def blur(images: Tensor) -> Tensor:
         if min(images.shape[2:]) <= reach:
-            raise ValueError(f"a blur of width {width} reaches over the edge of {tuple(images.shape[2:])}; blur less")
+            raise ValueError(
+                f"a blur of width {width} is too wide for {tuple(images.shape[2:])} pixels; use a smaller width"
+            )
         channels = images.shape[1]
         row = kernel.to(images).view(1, 1, 1, -1).repeat(channels, 1, 1, 1)
         padded = F.pad(images, (reach, reach, reach, reach), mode="reflect")
@@ -64,14 +66,16 @@ def downsample(factor: int = 4) -> Operator:
 
     def shrink(images: Tensor) -> Tensor:
         if images.shape[2] % factor or images.shape[3] % factor:
-            raise ValueError(f"pictures of {tuple(images.shape[2:])} cannot be cut into {factor}×{factor} boxes")
+            raise ValueError(
+                f"{tuple(images.shape[2:])} pixels cannot be divided into {factor}×{factor} boxes; use another factor"
+            )
         return F.avg_pool2d(images, factor)
 
     return Operator(f"downsample {factor}", shrink)
 
 
 def keep(mask: Tensor) -> Operator:
-    """Only the pixels where mask (H, W) bool is true are measured, for inpainting the rest; (batch, 3, H, W)."""
+    """Inpainting: only the pixels where mask (H, W) bool is true are measured; (batch, 3, H, W)."""
     if mask.dtype != torch.bool or mask.ndim != 2 or not mask.any():
         raise ValueError(f"mask is {mask.dtype} of shape {tuple(mask.shape)}; expected bool (H, W) with a true pixel")
     return Operator("keep", lambda images: images * mask.to(images.device))
@@ -83,46 +87,46 @@ def grey() -> Operator:
 
 
 def measure(operator: Operator, image: Tensor, noise: float = 0.0, seed: int = 0) -> Tensor:
-    """y = A(x) + noise · ε of one picture x (3, H, W) in [0, 1]; ε is drawn on the CPU, so a seed is the same anywhere.
+    """y = A(x) + noise · ε of one image x (3, H, W) in [0, 1]. ε is drawn on the CPU and depends on the seed only.
 
     Raises:
-        ValueError: if x is no single picture, or noise is negative.
+        ValueError: if x is not a single image, or noise is negative.
     """
     if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"the picture has shape {tuple(image.shape)}; expected one (3, H, W)")
+        raise ValueError(f"the image has shape {tuple(image.shape)}; expected one (3, H, W)")
     if not noise >= 0:
-        raise ValueError(f"noise = {noise} must be 0 or more, in units of the picture's range")
+        raise ValueError(f"noise = {noise} must be 0 or more, in units of the image's range")
     clean = operator(image[None])[0]
     drawn = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
     return clean + noise * drawn.to(clean)
 
 
 def matching(operator: Operator, y: Tensor, power: int = 2) -> Reward:
-    """The reward −‖A(x) − y‖^power of every picture x.
+    """The reward −‖A(x) − y‖^power of every image x.
 
     Args:
         operator: A.
-        y: one measurement, of the shape that A gives for one picture.
+        y: one measurement, of the shape of A(x) for one image.
         power: 2 is the Gaussian log-likelihood for noise of variance 1/2. 1 has the gradient that DPS uses, which
-            divides by the distance (Chung et al. 2023, arXiv 2209.14687, algorithm 1), so that its scale means the same
-            for all operators. Noise tilting needs neither: it has no use for the gradient's length.
+            is divided by the distance (Chung et al. 2023, arXiv 2209.14687, algorithm 1), so that one scale suits all
+            operators. Noise tilting does not depend on the gradient's norm, so both are equivalent for it.
     Raises:
-        ValueError: if power is another, y is not finite, or A gives another shape than y's.
+        ValueError: if power is neither 1 nor 2, y is not finite, or A(x) has another shape than y.
     """
     if power not in (1, 2):
         raise ValueError(f"power = {power} must be 1 (distance) or 2 (squared distance)")
     if not y.isfinite().all():
-        raise ValueError("the measurement y has values that are not finite; leave such pixels out by a mask")
+        raise ValueError("the measurement y has values that are not finite; mask such pixels with `keep`")
 
     def match(images: Tensor, prompts: Sequence[str]) -> Tensor:
-        made = operator(images)
-        if made.shape[1:] != y.shape:
+        measured = operator(images)
+        if measured.shape[1:] != y.shape:
             raise ValueError(
-                f"the operator {operator.name!r} gives {tuple(made.shape[1:])} and y has {tuple(y.shape)}; measure y "
-                "with the same operator, on pictures of the same size"
+                f"the operator {operator.name!r} returns shape {tuple(measured.shape[1:])} and y has {tuple(y.shape)}; "
+                "measure y with the same operator, on an image of the same size"
             )
-        squared = (made - y.to(made)).square().flatten(1).sum(1)
-        # The root's slope at 0 is infinite: a match within rounding counts as one of 1e-6.
+        squared = (measured - y.to(measured)).square().flatten(1).sum(1)
+        # The derivative of the root is infinite at 0, hence the offset.
         return -squared if power == 2 else -(squared + 1e-12).sqrt()
 
     return Reward(f"match {operator.name}", match)

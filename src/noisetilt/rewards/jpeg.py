@@ -1,4 +1,4 @@
-"""Size as a JPEG file: a black box without gradient (Black et al. 2023, arXiv 2305.13301)."""
+"""The size as a JPEG file, a black-box reward without gradient (Black et al. 2023, arXiv 2305.13301)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def kilobytes(image: Tensor, quality: int) -> float:
-    """Size of one picture (3, H, W) in [0, 1] as a JPEG, in units of 1000 bytes."""
+    """Size of one image (3, H, W) in [0, 1] as a JPEG, in units of 1000 bytes."""
     levels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     buffer = io.BytesIO()
     Image.fromarray(levels).save(buffer, format="JPEG", quality=quality)

@@ -16,34 +16,36 @@ def reward_name(reward: RewardFunction) -> str:
 
 
 def evaluate_reward(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """r(images, prompts), checked to be one float per image.
+    """r(images, prompts), after a check that it is one number per image.
 
     Raises:
-        ValueError: if the reward gives anything but a (batch,) tensor.
+        ValueError: if the reward returns anything but a (batch,) tensor.
     """
     values = reward(images, prompts)
     if not isinstance(values, Tensor) or values.shape != images.shape[:1]:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"the reward {reward_name(reward)!r} gave {got}; expected a tensor of shape ({len(images)},)")
+        raise ValueError(
+            f"the reward {reward_name(reward)!r} returned {got}; expected a tensor of shape ({len(images)},)"
+        )
     return values
 
 
 def mean_over_frames(reward: RewardFunction, videos: Tensor, prompts: Sequence[str]) -> Tensor:
     """The mean of an image reward over all frames of videos (batch, frames, 3, H, W)."""
     frames = videos.shape[1]
-    each = evaluate_reward(reward, videos.flatten(0, 1), [prompt for prompt in prompts for _ in range(frames)])
-    return each.unflatten(0, (-1, frames)).mean(1)
+    values = evaluate_reward(reward, videos.flatten(0, 1), [prompt for prompt in prompts for _ in range(frames)])
+    return values.unflatten(0, (-1, frames)).mean(1)
 
 
 @dataclass(frozen=True)
 class Reward:
-    """A function of pictures and prompts, with a name for tables and a word on its gradient.
+    """A reward function with a name and its properties.
 
     Args:
         name: for messages, tables and files.
         function: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,).
-        differentiable: False for black boxes, which methods that need a gradient refuse.
-        video: whether it takes videos whole, (batch, frames, 3, H, W); others judge them frame by frame.
+        differentiable: False for black-box rewards, which methods that need a gradient do not accept.
+        video: whether it takes videos (batch, frames, 3, H, W). Other rewards are averaged over the frames of a video.
     """
 
     name: str
@@ -56,12 +58,16 @@ class Reward:
 
 
 def weighted_sum(terms: Sequence[tuple[float, Reward]], name: str) -> Reward:
-    """Σ weight · reward; differentiable if all its terms are, of videos if any is: the others judge frame by frame."""
+    """Σ weight · reward.
+
+    It is differentiable if all its terms are. It is a video reward if any term is; the other terms are then averaged
+    over frames.
+    """
     video = any(reward.video for _, reward in terms)
 
     def value(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        whole = reward.video or not video
-        return reward(images, prompts) if whole else mean_over_frames(reward, images, prompts)
+        direct = reward.video or not video
+        return reward(images, prompts) if direct else mean_over_frames(reward, images, prompts)
 
     def total(images: Tensor, prompts: Sequence[str]) -> Tensor:
         return sum(weight * value(reward, images, prompts) for weight, reward in terms)

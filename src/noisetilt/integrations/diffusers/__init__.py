@@ -1,4 +1,4 @@
-"""`align`: any supported diffusers pipeline, guided by a reward."""
+"""`align`: guides a diffusers pipeline by a reward."""
 
 from .aligned_pipeline import AlignedPipeline, align
 

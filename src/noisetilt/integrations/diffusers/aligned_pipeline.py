@@ -1,4 +1,4 @@
-"""Guided diffusers pipelines: the pipeline's own loop, with the engine as its scheduler."""
+"""Guided diffusers pipelines: the pipeline's own loop, with the engine in place of its scheduler."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from ..._messages import missing_extra
 from ...methods import Method, find_method
 from ...rewards.reward import RewardFunction
-from ..guide import GradientAt, check_guidance
+from ..step_evaluation import GradientAt
+from ..stepped_sampler import check_guidance
 from .families import Family, find_family
 from .pipeline_call import PipelineCall
 from .schedules import first_order
@@ -27,47 +29,49 @@ def align(
     checkpointing: bool = False,
     heldout: RewardFunction | None = None,
 ) -> AlignedPipeline:
-    """A diffusers pipeline that is guided by a reward, with the same call and the same output class.
+    """Guides a diffusers pipeline by a reward. The result has the same call and the same output class.
 
     The pipeline's own loop runs, with its prompt encoding, classifier-free guidance, adapters, callbacks and timesteps;
-    only its scheduler is replaced, for the duration of a call. The pipeline itself is left as it was found.
+    only its scheduler is replaced during a call. The pipeline itself is not changed.
 
     Args:
-        pipe: a pipeline of a family in `families.FAMILIES`, or any with a `scheduler` and `prepare_latents` if `decode`
-            is given.
-        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised. Videos are judged frame by frame
-            unless the reward has `video = True` and takes (batch, frames, 3, H, W). None only with "base".
-        method: a name of METHODS or a Method. Its particles are rows of the pipeline's batch.
-        eta: stochasticity of the reverse kernel: 0 is DDIM or the flow's ODE (no noise to tilt), 1 DDPM, inf full
-            re-noising.
-        decode: pictures in [0, 1] from the pipeline's latents (batch, …), differentiable; for families not known here.
-        gradient_at: "x_t" takes the gradient through the network (one call a step still), "x0" stops at x̂_0: half the
-            cost, a fraction of the memory, and the network's weights can be offloaded while the decoder works.
-        chunk: rows decoded and judged at a time, which bounds the decoder's memory.
-        checkpointing: whether network and decoder, where they can, recompute their activations on the way back, for
-            memory.
-        heldout: a reward that looks on, of the same kind: it is asked about each picture's x̂_0 after every step and
-            about the final picture, and never followed. If the reward rises and it falls, the reward is being hacked.
-            It costs one decoding a picture and step, without gradient.
+        pipe: a pipeline of a family in `families.FAMILIES`; if `decode` is given, any pipeline with a `scheduler` and
+            `prepare_latents`.
+        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised. The reward of a video is the
+            mean over its frames, unless the reward has `video = True` and takes (batch, frames, 3, H, W). None is
+            allowed for the method "base" only.
+        method: a name of METHODS, or a Method. Its particles become rows of the pipeline's batch.
+        eta: stochasticity of the reverse kernel: 0 is DDIM or the flow's ODE (no noise to tilt), 1 is DDPM, inf is
+            full re-noising.
+        decode: images in [0, 1] from the pipeline's latents (batch, …), differentiable; for unknown families.
+        gradient_at: "x_t": the gradient is taken through the network, still with one call per step; "x0": only through
+            the decoder, at x̂_0. "x0" takes half the time and a fraction of the memory, and the network's weights can
+            be offloaded while the decoder runs.
+        chunk: rows that are decoded and evaluated at a time, which bounds the decoder's memory.
+        checkpointing: whether network and decoder use gradient checkpointing, if they support it. It takes less memory
+            and more time.
+        heldout: held-out reward, of the same kind. It is evaluated on each image's x̂_0 after every step and on the
+            final image, and never optimised. A reward that increases while the held-out reward decreases indicates
+            reward hacking. The cost is one decoding per image and step, without gradient.
     Returns:
         An AlignedPipeline.
     Raises:
         ImportError: if diffusers is not installed.
-        ValueError: in one sentence, for a family that is not known or a method that lacks what it needs.
+        ValueError: for an unknown family, or a method that cannot follow the reward.
     """
     try:
         import diffusers  # noqa: F401
     except ImportError as error:
-        raise ImportError('align needs diffusers; pip install "noisetilt[diffusers]"') from error
+        raise ImportError(missing_extra("diffusers", "align")) from error
     return AlignedPipeline(pipe, reward, find_method(method), eta, decode, gradient_at, chunk, checkpointing, heldout)
 
 
 class AlignedPipeline:
-    """A guided pipeline; made by `align`. Attributes it does not have are those of `pipe`.
+    """A guided pipeline, made by `align`. All other attributes are those of `pipe`.
 
     Attributes:
-        pipe: the pipeline.
-        rewards, heldout, trace: of the last call, as on its output.
+        pipe: the original pipeline.
+        rewards, heldout, trace: those of the last call, as on its output.
     """
 
     def __init__(
@@ -94,17 +98,17 @@ class AlignedPipeline:
         self.trace = None
         name = type(pipe).__name__
         if not hasattr(pipe, "scheduler") or not hasattr(pipe, "prepare_latents"):
-            raise ValueError(f"{name} has no scheduler or no prepare_latents; give a diffusers pipeline that has both")
+            raise ValueError(f"{name} has no scheduler or no prepare_latents; pass a diffusers pipeline that has both")
         self.family = find_family(pipe) if decode is None else Family(decode)
         if self.family is None:
             raise ValueError(
-                f"how {name} decodes its latents is not known; pass decode=, a function from its latents (batch, ...) "
-                "to pictures (batch, 3, H, W) in [0, 1]"
+                f"{name} is not a known pipeline family; pass decode=, a function from its latents (batch, ...) "
+                "to images (batch, 3, H, W) in [0, 1]"
             )
         if "Inpaint" in name and getattr(method.proposal, "needs_accumulated_noise", False):
             raise ValueError(
-                f"{name} overwrites what is kept of the picture at every step, and whitened='path' would lose count "
-                "of the noise there; use whitened='mixture'"
+                f"{name} replaces the unmasked part of the latents at every step, so that whitened='path' cannot track "
+                "the accumulated noise; use whitened='mixture'"
             )
         check_guidance(method, reward, gradient_at, chunk)
         first_order(pipe.scheduler)
@@ -118,22 +122,22 @@ class AlignedPipeline:
         """The pipeline's own call, with its own arguments.
 
         Args:
-            seeds: one whole number ≥ 0 per picture; the same seed gives the same picture in any batch and with any
-                number of particles. Left out, they are drawn from `generator` (from each, if it is a list), or from
-                torch's global random numbers.
+            seeds: one integer ≥ 0 per image. A seed gives the same image in any batch and with any number of
+                particles. If None, seeds are drawn from `generator` (from each, if it is a list), or from torch's
+                global generator.
             eta: replaces `align`'s for this call.
-            generator, latents and all else: as the pipeline documents; latents are one per picture, of unit variance.
+            generator, latents and all others: as the pipeline documents; latents are one per image, of unit variance.
         Returns:
-            The pipeline's output with `rewards` (picture,), the final ones, `heldout` (picture,) likewise, None where
-            there is no such reward, and `trace` (see `Trace`) beside. With return_dict=False its tuple; the others are
-            then on the aligned pipeline only.
+            The pipeline's output, with the additional attributes `rewards` and `heldout` (image,), the final rewards,
+            or None where there is no such reward, and `trace` (see `Trace`). With return_dict=False it is the
+            pipeline's tuple, and these attributes are on the aligned pipeline only.
         Raises:
-            ValueError: for bad input, in one sentence.
-            FloatingPointError: if a reward, gradient or state is not finite; names the reward and the step.
+            ValueError: for invalid input, in one sentence.
+            FloatingPointError: if a reward, gradient or state is not finite; the message has the reward and the step.
         """
-        run = PipelineCall(self, args, kwargs, seeds)
-        output = run()
-        self.rewards, self.heldout, self.trace = run.guide.rewards, run.guide.heldout_rewards, run.guide.trace
+        call = PipelineCall(self, args, kwargs, seeds)
+        output = call()
+        self.rewards, self.heldout, self.trace = call.sampler.rewards, call.sampler.heldout_rewards, call.sampler.trace
         if not isinstance(output, tuple):
             output.rewards, output.heldout, output.trace = self.rewards, self.heldout, self.trace
         return output

@@ -1,4 +1,4 @@
-"""How each family of pipelines decodes its latents: the only family-specific code."""
+"""How the pipelines of each family decode their latents. All code specific to a family is here."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 
 
 def decode_scaled(pipe: Any, x_0: Tensor) -> Tensor:
-    """Latents that were multiplied by a scaling factor: SD, PixArt, Sana."""
+    """Decodes latents that were multiplied by a scaling factor: SD, PixArt, Sana."""
     return pipe.vae.decode(x_0 / pipe.vae.config.scaling_factor, return_dict=False)[0]
 
 
 def decode_shifted(pipe: Any, x_0: Tensor) -> Tensor:
-    """Latents that were shifted, then scaled: SD3, Flux."""
+    """Decodes latents that were shifted, then scaled: SD3, Flux."""
     config = pipe.vae.config
     return pipe.vae.decode(x_0 / config.scaling_factor + (config.shift_factor or 0.0), return_dict=False)[0]
 
 
 def decode_sdxl(pipe: Any, x_0: Tensor) -> Tensor:
-    """Scaled latents, normalised by channel where the autoencoder says so."""
+    """Decodes scaled latents, which are also normalised per channel if the autoencoder has the statistics: SDXL."""
     config = pipe.vae.config
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:
@@ -33,18 +33,19 @@ def decode_sdxl(pipe: Any, x_0: Tensor) -> Tensor:
 
 
 def decode_video(pipe: Any, x_0: Tensor) -> Tensor:
-    """Wan's latents (batch, channel, time, h, w), normalised by channel, as (batch, frame, 3, H, W)."""
+    """Decodes Wan's latents (batch, channel, time, h, w), normalised per channel, to (batch, frame, 3, H, W)."""
     config = pipe.vae.config
     latents = by_channel(config.latents_std, x_0) * x_0 + by_channel(config.latents_mean, x_0)
     return pipe.vae.decode(latents, return_dict=False)[0].transpose(1, 2)
 
 
 def by_channel(values: list[float], like: Tensor) -> Tensor:
+    """One value per channel, shaped to be multiplied with `like` (batch, channel, …)."""
     return torch.tensor(values).to(like).view(1, -1, *[1] * (like.ndim - 2))
 
 
 def unpack_flux(pipe: Any, latents: Tensor, size: tuple[int, int]) -> Tensor:
-    """Flux's rows of 2×2 patches (batch, patch, channel · 4) as (batch, channel, h, w)."""
+    """Flux's latents of 2×2 patches (batch, patch, channel · 4), as (batch, channel, h, w)."""
     high, wide = (side // (pipe.vae_scale_factor * 2) for side in size)
     patches = latents.unflatten(1, (high, wide)).unflatten(3, (-1, 2, 2))
     return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
@@ -58,8 +59,13 @@ def pack_flux(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Family:
-    """Pictures in [-1, 1] from latents (batch, channel, *space); and between the layout of the pipeline's own latents
-    and that one, where they differ."""
+    """The functions of a family of pipelines.
+
+    Args:
+        decode: images in [-1, 1] from latents (batch, channel, *space).
+        unpack, pack: from the pipeline's layout of latents to (batch, channel, *space), and back; None if they are
+            the same.
+    """
 
     decode: Callable[[Any, Tensor], Tensor]
     unpack: Callable[[Any, Tensor, tuple[int, int]], Tensor] | None = None
@@ -91,5 +97,5 @@ FAMILIES = {
 
 
 def find_family(pipe: Any) -> Family | None:
-    """The family of a pipeline, by the names of its class and of those it derives from."""
+    """The family of a pipeline, found by the names of its class and base classes; None if it is unknown."""
     return next((FAMILIES[c.__name__] for c in type(pipe).__mro__ if c.__name__ in FAMILIES), None)

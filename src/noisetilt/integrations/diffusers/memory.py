@@ -1,4 +1,4 @@
-"""How much memory tensors take: counted while a program runs, on any device or on none."""
+"""Counts the memory of tensors while a program runs, on any device, the meta device included."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 class LiveMemory(TorchDispatchMode):
-    """Counts the bytes of all tensors that come to life inside, and die.
+    """Counts the bytes of all tensors that are created inside the context, until they are freed.
 
-    Storages are counted, not tensors: a view takes nothing, and keeps all that it looks at. On the meta device nothing
-    is computed and the count is the same. What kernels use inside themselves is not seen.
+    Storages are counted, not tensors: a view takes no memory and keeps its storage alive. On the meta device nothing
+    is computed and the count is the same. The workspaces of kernels are not counted.
 
     Args:
-        known: modules and tensors whose memory is counted elsewhere.
+        known: modules and tensors whose memory is not counted.
     Attributes:
-        live, peak: bytes alive now, and at most so far.
+        live, peak: bytes allocated now, and the maximum so far.
     """
 
     def __init__(self, known: Iterable[nn.Module | Tensor] = ()) -> None:
@@ -56,7 +56,7 @@ class LiveMemory(TorchDispatchMode):
 
 
 class _Fused(torch.autograd.Function):
-    """The memory of fused attention (Dao et al. 2022, arXiv 2205.14135) without its values."""
+    """Allocates what fused attention (Dao et al. 2022, arXiv 2205.14135) allocates, without computing its values."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -71,8 +71,9 @@ class _Fused(torch.autograd.Function):
 
 @contextlib.contextmanager
 def fused_attention() -> Iterator[None]:
-    """Attention keeps queries, keys, values, its output and a log-sum per row, as the fused kernels of GPUs do: on the
-    meta device the matrix of all pairs would be kept. It gives no values, so it is for counting only."""
+    """Replaces attention by a function that keeps the same tensors for its gradient as the fused kernels of GPUs:
+    queries, keys, values, the output and a log-sum per row. On the meta device torch would keep the full attention
+    matrix. The function computes no values, so it is for counting only."""
     original = F.scaled_dot_product_attention
     F.scaled_dot_product_attention = lambda query, key, value, *_, **__: _Fused.apply(query, key, value)
     try:

@@ -1,4 +1,4 @@
-"""One call of an aligned pipeline: its own loop, with its scheduler and initial latents replaced."""
+"""One call of an aligned pipeline, whose scheduler and initial latents are replaced during the call."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ...models.pixels import clamp_unit
 from ...path import to_x0
-from ..guide import Guide, make_vjp
-from .offload import check_offload, fetch_back
+from ..stepped_sampler import SteppedSampler
+from ..vjp import make_vjp
+from .offload import check_offload, load_offloaded_networks
 from .rows import draw_seeds, per_row, pick_rows, row_generator
 from .scheduler import GuidedScheduler
 from .temporary import checkpointed, frozen, temporarily_set
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
 
 
 class PipelineCall:
-    """One call of an aligned pipeline."""
+    """One call of an aligned pipeline.
+
+    Args:
+        aligned: the aligned pipeline.
+        args, kwargs, seeds: of the call.
+    Attributes:
+        sampler: the sampler, once the pipeline has prepared its latents.
+    """
 
     def __init__(self, aligned: AlignedPipeline, args: tuple, kwargs: dict, seeds: Sequence[int] | None) -> None:
         self.aligned, self.pipe, self.method, self.family = aligned, aligned.pipe, aligned.method, aligned.family
@@ -35,9 +43,9 @@ class PipelineCall:
         self.seeds = self._seeds(seeds)
         self._expand_particles()
         self.scheduler = GuidedScheduler(self.pipe.scheduler, self)
-        # Pipelines that mix the latents with a masked original need all rows to the end.
+        # Inpainting pipelines combine all rows with the original image after the last step.
         self.keeps_rows = self.call.get("mask_image") is not None
-        self.guide: Guide | None = None
+        self.sampler: SteppedSampler | None = None
         self.size = (0, 0)
         self.leaf: Tensor | None = None
         self.latents_out: Tensor | None = None
@@ -64,13 +72,13 @@ class PipelineCall:
         several = isinstance(generator, (list, tuple))
         for what, given in (("seeds", seeds), ("generators", generator if several else None)):
             if given is not None and len(given) != count:
-                raise ValueError(f"{len(given)} {what} for {count} pictures; give one per picture")
+                raise ValueError(f"{len(given)} {what} for {count} images; pass one per image")
         if seeds is not None:
             return list(seeds)
         return [draw_seeds(g, 1)[0] for g in generator] if several else draw_seeds(generator, count)
 
     def _expand_particles(self) -> None:
-        """Particles become rows of the batch, each with a generator of its own for what the pipeline draws itself."""
+        """Makes particles rows of the batch, each with its own generator for what the pipeline itself draws."""
         particles = self.method.selection.particles
         if particles > 1:
             self.call[self._per_prompt] = (self.call.get(self._per_prompt) or 1) * particles
@@ -86,11 +94,11 @@ class PipelineCall:
         proposal = self.method.proposal
         estimated = getattr(proposal, "zeroth_order", False)
         differentiates = (proposal.needs_gradient and not estimated) or self.method.initial.needs_reward
-        through = differentiates and getattr(proposal, "gradient_at", self.aligned.gradient_at) == "x_t"
+        through_network = differentiates and getattr(proposal, "gradient_at", self.aligned.gradient_at) == "x_t"
         if differentiates:
-            check_offload(self.pipe, through)
-        # diffusers' no_grad is a decorator around the call; what it wraps runs with gradients.
-        call = inspect.unwrap(type(self.pipe).__call__) if through else type(self.pipe).__call__
+            check_offload(self.pipe, through_network)
+        # diffusers decorates the call with no_grad; the function inside runs with gradients.
+        call = inspect.unwrap(type(self.pipe).__call__) if through_network else type(self.pipe).__call__
         with contextlib.ExitStack() as self._stack:
             stack = self._stack
             stack.enter_context(frozen(self.pipe))
@@ -99,12 +107,12 @@ class PipelineCall:
             )
             if self.aligned.checkpointing:
                 stack.enter_context(checkpointed(self.pipe))
-            stack.enter_context(torch.set_grad_enabled(through))
+            stack.enter_context(torch.set_grad_enabled(through_network))
             output = call(self.pipe, **self.call)
-        return pick_rows(output, self.guide.rows, len(self.guide.x)) if self.keeps_rows else output
+        return pick_rows(output, self.sampler.rows, len(self.sampler.x)) if self.keeps_rows else output
 
     def _prepare_latents(self) -> Callable[..., Any]:
-        """The pipeline's own, with its noise replaced by the engine's."""
+        """The pipeline's own prepare_latents, with its noise replaced by the sampler's."""
         original = self.pipe.prepare_latents
         signature = inspect.signature(original)
 
@@ -115,23 +123,21 @@ class PipelineCall:
                 prepared = original(*args, **kwargs)
             latents = prepared[0] if isinstance(prepared, tuple) else prepared
             self.size = (int(given.get("height") or 0), int(given.get("width") or 0))
-            self.guide = self._stack.enter_context(self._guide_for(latents))
+            self.sampler = self._stack.enter_context(self._sampler_for(latents))
             latents = self.next_latents(latents.dtype)
             return (latents, *prepared[1:]) if isinstance(prepared, tuple) else latents
 
         return prepare
 
-    def _guide_for(self, latents: Tensor) -> Guide:
-        """A guide for latents of this shape, which starts from them unless they are noise that it may draw itself."""
+    def _sampler_for(self, latents: Tensor) -> SteppedSampler:
+        """A sampler for latents of this shape. It starts from them if the caller gave latents or an image."""
         state = self.unpack(latents)
         state = state.to(torch.promote_types(state.dtype, torch.float32))
         rows = len(self.prompts) * self.method.selection.particles
         if len(state) != rows:
-            raise ValueError(
-                f"the pipeline made {len(state)} latents where {rows} were asked for; give one per picture"
-            )
+            raise ValueError(f"the pipeline prepared {len(state)} latents, expected {rows}; pass one per image")
         noise = self.call.get("latents") is None and self.call.get("image") is None
-        return Guide(
+        return SteppedSampler(
             self.method,
             self.scheduler.path,
             state.shape[1:],
@@ -149,13 +155,15 @@ class PipelineCall:
         )
 
     def unpack(self, latents: Tensor) -> Tensor:
+        """The pipeline's latents as (batch, channel, *space)."""
         return latents if self.family.unpack is None else self.family.unpack(self.pipe, latents, self.size)
 
     def pack(self, x: Tensor) -> Tensor:
+        """States in the pipeline's layout of latents."""
         return x if self.family.pack is None else self.family.pack(x)
 
     def decode(self, x_0: Tensor) -> Tensor:
-        """Pictures in [0, 1] from states."""
+        """Images in [0, 1] from states."""
         x_0 = self.scheduler.unit * x_0
         if self.aligned.decode is not None:
             return self.aligned.decode(x_0)
@@ -165,28 +173,28 @@ class PipelineCall:
         return clamp_unit(self.family.decode(self.pipe, x_0.to(vae.dtype)).to(x_0.dtype) / 2 + 0.5)
 
     def next_latents(self, dtype: torch.dtype) -> Tensor:
-        """The state that the guide asks about, as the pipeline's latents; the state itself keeps its precision."""
-        self.leaf = self.guide.x.detach().requires_grad_(self.guide.through)
+        """The states of the sampler's request as the pipeline's latents; the states themselves keep their precision."""
+        self.leaf = self.sampler.x.detach().requires_grad_(self.sampler.needs_vjp)
         self.latents_out = self.pack(self.leaf).to(dtype)
         return self.latents_out
 
     def step(self, output: Tensor, latents: Tensor, t: float) -> Tensor:
-        """The next latents for the network, or the winners', from its output at these."""
-        guide, scheduler = self.guide, self.scheduler
-        # Latents that the pipeline changed since (a mask, a callback) count as they are; else the precise state does.
-        ours = latents is self.latents_out
-        x_t = self.leaf if ours else self.unpack(latents).to(self.leaf.dtype)
+        """The next latents, from the network's output at the current ones; after the last step, the final ones."""
+        sampler, scheduler = self.sampler, self.scheduler
+        # Latents that the pipeline changed (a mask, a callback) are used; otherwise the more precise state is.
+        unchanged = latents is self.latents_out
+        x_t = self.leaf if unchanged else self.unpack(latents).to(self.leaf.dtype)
         x0_hat = to_x0(scheduler.path, scheduler.prediction, scheduler.sign * self.unpack(output).to(x_t.dtype), x_t, t)
-        latent_vjp = make_vjp(x0_hat, self.leaf if ours else latents)
+        latent_vjp = make_vjp(x0_hat, self.leaf if unchanged else latents)
 
         def vjp(gradient: Tensor) -> Tensor:
-            fetch_back(self.pipe)
-            return latent_vjp(gradient) if ours else self.unpack(latent_vjp(gradient)).to(gradient)
+            load_offloaded_networks(self.pipe)
+            return latent_vjp(gradient) if unchanged else self.unpack(latent_vjp(gradient)).to(gradient)
 
-        guide.answer(x_t, x0_hat, vjp)
-        if not guide.done:
+        sampler.advance(x_t, x0_hat, vjp)
+        if not sampler.done:
             return self.next_latents(latents.dtype)
-        x = scheduler.rescaled(self.pack(guide.x if self.keeps_rows else guide.x[guide.rows]))
+        x = scheduler.to_inner_scale(self.pack(sampler.x if self.keeps_rows else sampler.x[sampler.rows]))
         vae = getattr(self.pipe, "vae", None)
         upcast = latents.dtype == torch.float16 and vae is not None and vae.dtype == torch.float32
         return x.to(torch.float32 if upcast else latents.dtype)

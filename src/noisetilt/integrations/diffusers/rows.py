@@ -1,4 +1,4 @@
-"""Rows of a pipeline's batch: one per image and particle."""
+"""The rows of a pipeline's batch: one per image and particle."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from torch import Tensor
 
 
 def per_row(given: Any, rows: int) -> Any:
-    """A picture, or some, as one for each row of a batch, in whose order they then are; pipelines differ in theirs."""
+    """Repeats one or several input images so that there is one per row of the batch, in the order of the rows.
+
+    Pipelines repeat input images in different orders; with one per row they do not repeat them.
+    """
     if isinstance(given, list):
-        return [one for one in given for _ in range(max(1, rows // len(given)))]
+        return [image for image in given for _ in range(max(1, rows // len(given)))]
     if rows == 1 or getattr(given, "ndim", 4) < 4:
         return given
     if not hasattr(given, "ndim"):
@@ -22,13 +25,13 @@ def per_row(given: Any, rows: int) -> Any:
 
 
 def draw_seeds(generator: torch.Generator | None, count: int) -> list[int]:
-    """Seeds from a generator, or from torch's global random numbers."""
+    """Draws seeds from a generator, or from torch's global generator if it is None."""
     device = "cpu" if generator is None else generator.device
     return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
 
 
 def row_generator(seed: int, particle: int) -> torch.Generator:
-    """Random numbers of one row of the batch, apart from the engine's own."""
+    """The generator of one row for what the pipeline itself draws; independent of the engine's random numbers."""
     mixed = np.random.SeedSequence([seed, particle, 0]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(mixed >> 1))
 

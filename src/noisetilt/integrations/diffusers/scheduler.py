@@ -1,4 +1,4 @@
-"""The engine in the place of a diffusers scheduler."""
+"""A diffusers scheduler whose step is that of a guided sampler."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..guide import Guide
+from ..stepped_sampler import SteppedSampler
 from .schedules import RatioPath, first_order, path_of, prediction_of, sign_of, times_of, unit_of
 
 
-class Run(Protocol):
-    """One call of a pipeline, as its scheduler sees it."""
+class Call(Protocol):
+    """What the scheduler uses of a `PipelineCall`."""
 
     pipe: Any
-    guide: Guide | None
+    sampler: SteppedSampler | None
 
     def step(self, output: Tensor, latents: Tensor, t: float) -> Tensor:
-        """The next latents from the network's output at these."""
+        """The next latents, from the network's output at the current latents."""
 
 
 class GuidedScheduler:
-    """A diffusers scheduler whose `step` is the engine; all else is a copy of the original.
+    """A diffusers scheduler whose `step` advances the sampler. Everything else is a copy of the original scheduler.
 
-    Its timesteps are iterated as the guide asks: a method that goes back up in time has more of them than the pipeline
-    asked for.
+    Iterating over its timesteps follows the sampler: a method with time travel visits more timesteps than the pipeline
+    requested.
 
     Args:
         original: the pipeline's scheduler; it is copied, not changed.
-        run: what answers the steps.
+        call: the pipeline call that makes the steps.
     """
 
     order = 1
 
-    def __init__(self, original: Any, run: Run) -> None:
+    def __init__(self, original: Any, call: Call) -> None:
         self.inner = first_order(original)
         self.path, self.prediction = path_of(self.inner), prediction_of(self.inner)
         self.unit, self.sign = unit_of(self.inner), sign_of(self.inner)
         self.set_timesteps = self.inner.set_timesteps
-        self._run = run
+        self._call = call
         self._visited: Tensor | None = None
         self._timestep: dict[float, Tensor] = {}
-        self._taken = 0
+        self._steps_taken = 0
         self._times: list[float] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -53,28 +53,30 @@ class GuidedScheduler:
 
     @property
     def init_noise_sigma(self) -> float:
-        """What the pipeline scales its noise by: the inner scheduler's, in units of unit-variance states."""
+        """The factor by which the pipeline scales its noise, for states of unit variance."""
         scale = float(self.inner.init_noise_sigma)
         of_ratio = isinstance(self.path, RatioPath) and scale != 1
         return scale * self.path.alpha(times_of(self.inner)[0]) / self.unit if of_ratio else scale
 
-    def rescaled(self, x: Tensor) -> Tensor:
-        """Final states as the inner scheduler scales them."""
+    def to_inner_scale(self, x: Tensor) -> Tensor:
+        """Final states in the scale of the inner scheduler."""
         return self.unit / self.path.alpha(times_of(self.inner)[-1]) * x if isinstance(self.path, RatioPath) else x
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """The sample: states are kept in the scale that the network sees."""
+        """The unchanged sample: states are kept in the scale of the network's input."""
         return sample
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """α_t x_0 + σ_t ε at the timesteps (batch,)."""
-        timesteps = timesteps.as_subclass(Tensor)  # what is computed with ours would be of its class
+        timesteps = timesteps.as_subclass(Tensor)  # results would have the class of `timesteps`
         if not isinstance(self.path, RatioPath):
             return self.inner.add_noise(original_samples, noise, timesteps)
         return self._noised(original_samples, noise, timesteps)
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
-        """α_t x_0 + σ_t ε at the timesteps (batch,), as flow schedulers call it; theirs counts its own steps."""
+        """α_t x_0 + σ_t ε at the timesteps (batch,), under the name of flow schedulers, whose own depends on their
+        step index.
+        """
         return self._noised(sample, noise, timestep)
 
     def _noised(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -87,54 +89,54 @@ class GuidedScheduler:
 
     @property
     def timesteps(self) -> Tensor:
-        """The inner scheduler's, (step,), which iterate as the guide asks."""
+        """The inner scheduler's timesteps (step,); iterating over them follows the sampler."""
         kind = type("Timesteps", (Tensor,), {"__iter__": lambda own: self._visit(own.as_subclass(Tensor))})
         return self.inner.timesteps.as_subclass(kind)
 
     @property
     def sigmas(self) -> Tensor:
-        """The inner scheduler's, or, once under way, those of the questions so far and of the next."""
+        """The inner scheduler's σ; after the first step, those of the steps so far and of the next."""
         sigmas = self.inner.sigmas
-        return sigmas.new_tensor(self._times) if self._taken else sigmas
+        return sigmas.new_tensor(self._times) if self._steps_taken else sigmas
 
     def _visit(self, timesteps: Tensor) -> Iterator[Tensor]:
-        before = self._taken
+        before = self._steps_taken
         if not before:
             self._visited = timesteps
         for number in range(len(timesteps)):
             yield timesteps[number]
-            if self._taken > before:
+            if self._steps_taken > before:
                 break
-        while self._taken > before and not self._run.guide.done:
-            before = self._taken
-            yield self._timestep[self._run.guide.t]
+        while self._steps_taken > before and not self._call.sampler.done:
+            before = self._steps_taken
+            yield self._timestep[self._call.sampler.t]
 
     def _begin(self) -> None:
-        """The times of the timesteps that the pipeline set out to visit, and the one after them."""
+        """Sets the sampler's grid: the times of the timesteps that the pipeline iterates over, and the one after."""
         everything = self.inner.timesteps
         visited = everything if self._visited is None else self._visited
         first, times = everything.tolist().index(float(visited[0])), times_of(self.inner)
         self._timestep = dict(zip(times, everything, strict=False))
-        self._run.guide.grid = times[first : first + len(visited) + 1]
+        self._call.sampler.grid = times[first : first + len(visited) + 1]
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True, **_: Any) -> Any:
-        """The pipeline's x_s from the network's output at x_t, as any diffusers scheduler."""
-        if not self._taken:
+        """x_s from the network's output at x_t, with the signature of diffusers' schedulers."""
+        if not self._steps_taken:
             self._begin()
-            self._times = [self._run.guide.t]
-        t = self._run.guide.t
+            self._times = [self._call.sampler.t]
+        t = self._call.sampler.t
         at, due = (float(torch.as_tensor(time).flatten()[0]) for time in (timestep, self._timestep[t]))
         if at != due:
             raise RuntimeError(
-                f"{type(self._run.pipe).__name__} is at timestep {at:g} where {due:g} was due; "
-                "its loop does not iterate the scheduler's timesteps, and cannot go back in time"
+                f"{type(self._call.pipe).__name__} is at timestep {at:g}, expected {due:g}; its loop does not iterate "
+                "over the scheduler's timesteps, so use a method without time travel"
             )
-        self._taken += 1
-        previous = self._run.step(model_output, sample, t)
-        if not self._run.guide.done:
-            self._times.append(self._run.guide.t)
+        self._steps_taken += 1
+        previous = self._call.step(model_output, sample, t)
+        if not self._call.sampler.done:
+            self._times.append(self._call.sampler.t)
         if not return_dict:
-            # Consistency pipelines take a pair, and decode the second of the last one.
+            # Consistency pipelines expect two values and decode the second one of the last step.
             return previous, previous
         from diffusers.schedulers.scheduling_utils import SchedulerOutput
 

@@ -1,4 +1,4 @@
-"""From a diffusers scheduler to a path, its times, and what the network predicts."""
+"""The path, the times and the prediction type of a diffusers scheduler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PREDICTION_NAMES: dict[str, Prediction] = {
 class RatioPath:
     """A variance-preserving path whose time is the ratio σ/α itself: α = 1/sqrt(1 + t²), σ = t/sqrt(1 + t²).
 
-    k-diffusion's σ is this ratio, so a schedule of σ's needs no training timesteps, and states stay of unit size.
+    k-diffusion's σ is this ratio, so a schedule of σ's needs no training timesteps, and states have unit variance.
     """
 
     def alpha(self, t: float) -> float:
@@ -58,38 +58,38 @@ class TrigPath:
 
 
 def is_trig(scheduler: Any) -> bool:
-    """Whether the schedule is of continuous-time consistency models."""
+    """Whether the schedule is that of TrigFlow (continuous-time consistency models)."""
     return scheduler.config.get("prediction_type") == "trigflow"
 
 
 def is_flow(scheduler: Any) -> bool:
-    """Whether the schedule is of flow matching, t = σ from 1 to 0."""
+    """Whether the schedule is that of flow matching, with t = σ from 1 to 0."""
     config = scheduler.config
     flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
     return bool(flow) or type(scheduler).__name__.startswith("FlowMatch")
 
 
 def is_edm(scheduler: Any) -> bool:
-    """Whether the schedule is EDM's, the network between preconditioners (Karras et al. 2022, arXiv 2206.00364)."""
+    """Whether the schedule is that of EDM, with preconditioning (Karras et al. 2022, arXiv 2206.00364)."""
     return hasattr(scheduler, "precondition_outputs") and "sigma_data" in scheduler.config
 
 
 def unit_of(scheduler: Any) -> float:
-    """What states are counted in: with EDM the standard deviation of its data, after which their variance is 1."""
+    """The unit of the states: for EDM the standard deviation of its data, for others 1."""
     return float(scheduler.config.sigma_data) if is_edm(scheduler) else 1.0
 
 
 def first_order(original: Any) -> Any:
-    """A scheduler with the original's timesteps and one network call a step; the original is not touched.
+    """A scheduler with the original's timesteps and one network call per step. The original is not changed.
 
     Raises:
-        ValueError: if its schedule is neither of flow matching, nor of TrigFlow or EDM, nor built from betas.
+        ValueError: if its schedule is not one of flow matching, TrigFlow, EDM or a table of betas.
     """
     import diffusers
 
     name = type(original).__name__
     if is_trig(original):
-        # Pipelines scale states and predictions by the scheduler's sigma_data; at 1 the path is variance preserving.
+        # Pipelines scale states and predictions by sigma_data; with 1 the path is variance preserving.
         return type(original).from_config(original.config, sigma_data=1.0)
     if is_flow(original):
         if getattr(original, "order", 1) == 1:
@@ -115,12 +115,12 @@ def path_of(scheduler: Any) -> Path:
     if hasattr(scheduler, "sigmas"):
         return RatioPath()
     table = np.asarray(scheduler.alphas_cumprod, dtype=np.float64)
-    # Zero terminal SNR leaves ᾱ_T = 0, from which no ε-prediction has a way back.
+    # With zero terminal SNR ᾱ_T = 0, where x̂_0 cannot be computed from a prediction of ε.
     return VPPath(np.maximum(table, 2.0**-24))
 
 
 def times_of(scheduler: Any) -> list[float]:
-    """The path's times at the scheduler's timesteps, and the time after the last."""
+    """The path's times at the scheduler's timesteps, and the time after the last one."""
     if is_trig(scheduler):
         return [float(t) for t in scheduler.timesteps]
     if is_flow(scheduler) or hasattr(scheduler, "sigmas"):
@@ -131,10 +131,10 @@ def times_of(scheduler: Any) -> list[float]:
 
 
 def prediction_of(scheduler: Any) -> Prediction:
-    """What the network predicts, but for its sign (`sign_of`).
+    """What the network predicts, up to its sign (`sign_of`).
 
     Raises:
-        ValueError: for a prediction type that is not known.
+        ValueError: for an unknown prediction type.
     """
     if is_flow(scheduler):
         return "velocity"
@@ -147,5 +147,7 @@ def prediction_of(scheduler: Any) -> Prediction:
 
 
 def sign_of(scheduler: Any) -> float:
-    """The sign of the network's prediction: EDM's c_out F = −σ v in units of its data, or its negative as published."""
+    """The sign of the network's prediction. EDM's c_out F is −σ v in units of its data, or, for prediction_type
+    "epsilon", the negative.
+    """
     return -1.0 if is_edm(scheduler) and scheduler.config.prediction_type == "epsilon" else 1.0

@@ -1,4 +1,4 @@
-"""Changes to a pipeline for the length of a call, after which it is as it was."""
+"""Context managers that change a pipeline during a call and restore it afterwards."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from .offload import networks_of
 
 
 def modules_of(pipe: Any) -> list[nn.Module]:
+    """The components of a pipeline that are torch modules."""
     return [part for part in pipe.components.values() if isinstance(part, nn.Module)]
 
 
 @contextlib.contextmanager
 def frozen(pipe: Any) -> Iterator[None]:
-    """Parameters need no gradient, so that nothing but the way from x_t to x̂_0 is kept; dtypes are restored after."""
+    """Turns off the gradients of all parameters, so that autograd keeps only the graph from x_t to x̂_0.
+
+    The dtype of the autoencoder is restored too.
+    """
     named = [(module, dict(module.named_parameters())) for module in modules_of(pipe)]
     trainable = [(module, name) for module, own in named for name, p in own.items() if p.requires_grad]
     vae = getattr(pipe, "vae", None)
@@ -27,7 +31,7 @@ def frozen(pipe: Any) -> Iterator[None]:
             module.get_parameter(name).requires_grad_(False)
         yield
     finally:
-        # By name: sequential offloading makes other parameters of them.
+        # By name, because sequential offloading replaces the parameters.
         for module, name in trainable:
             module.get_parameter(name).requires_grad_(True)
         if vae is not None and vae.dtype != dtype:
@@ -36,7 +40,7 @@ def frozen(pipe: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporarily_set(pipe: Any, **changes: Any) -> Iterator[None]:
-    """Attributes replaced for a while; written past diffusers' __setattr__, which would note them in the config."""
+    """Sets attributes temporarily. They bypass diffusers' __setattr__, which would write them into the config."""
     own = vars(pipe)
     before = {name: own[name] for name in changes if name in own}
     try:
@@ -50,7 +54,7 @@ def temporarily_set(pipe: Any, **changes: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def checkpointed(pipe: Any) -> Iterator[None]:
-    """Gradient checkpointing in the networks and the decoder that know it, for a while."""
+    """Turns on gradient checkpointing temporarily in the networks and the decoder that support it."""
     networks = [*(network for _, network in networks_of(pipe)), getattr(pipe, "vae", None)]
     able = [n for n in networks if getattr(n, "_supports_gradient_checkpointing", False)]
     changed = [n for n in able if not n.is_gradient_checkpointing]

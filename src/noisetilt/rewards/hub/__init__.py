@@ -1,7 +1,7 @@
-"""The reward models of the literature, from the hub or from a folder; all differentiable.
+"""Published reward models, from the Hugging Face hub or from a folder. All are differentiable.
 
-They need the extra `noisetilt[rewards]` (transformers). `rewards.load` loads them by name; the functions here take
-their parts from different places.
+They need transformers (the extra "rewards"). `rewards.load` loads them by name. The functions here also take the paths
+of their parts.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _LOADERS: dict[str, Callable[..., Reward]] = {
     **{f"videoreward{part}": partial(_videoreward, part) for part in ("", ":vq", ":mq", ":ta")},
 }
 
-# Trained on other data with another network, so that what only fools the one is found out by the other. PickScore
-# and HPSv2 are both CLIP-H and no judges of each other.
+# The held-out reward of each reward: another network trained on other data. PickScore and HPSv2 are both fine-tuned
+# from CLIP-H, so neither is the held-out reward of the other.
 HELDOUT = {
     "aesthetic": "pickscore",
     "aesthetic-v2.5": "pickscore",
@@ -57,29 +57,29 @@ HELDOUT = {
 
 
 def is_hub(name: str) -> bool:
-    """Whether a reward's name is of the literature."""
+    """Whether a name is that of a hub reward."""
     if name.startswith("video:"):
         return is_hub(name.removeprefix("video:")) and not name.startswith("video:video")
     return name in _LOADERS or name.startswith("classifier:")
 
 
-def partner(name: str) -> str:
-    """The name of the reward that judges a run which follows this one."""
+def heldout_name(name: str) -> str:
+    """The name of the held-out reward of a hub reward."""
     if name.startswith("video:"):
-        return f"video:{partner(name.removeprefix('video:'))}"
+        return f"video:{heldout_name(name.removeprefix('video:'))}"
     return HELDOUT[name.split(":")[0]]
 
 
 def load_hub(name: str, path: Source | None = None, dtype: torch.dtype = torch.float32) -> Reward:
-    """A reward of the literature by name.
+    """A hub reward by name.
 
     Args:
         name: see the catalogue.
-        path: a hub id or a local folder instead of the published place.
-        dtype: that the towers compute in; rewards are given in the images' own.
+        path: hub id or local folder, instead of the published one.
+        dtype: in which the networks compute; rewards have the images' dtype.
     Raises:
-        ValueError: if it cannot be loaded, in one sentence.
-        ImportError: if transformers is not installed, naming the extra.
+        ValueError: if it cannot be loaded.
+        ImportError: if transformers is not installed.
     """
     if name.startswith("video:"):
         return over_frames(load_hub(name.removeprefix("video:"), path, dtype))
@@ -91,7 +91,7 @@ def load_hub(name: str, path: Source | None = None, dtype: torch.dtype = torch.f
 def _load_classifier(name: str, path: Source | None, dtype: torch.dtype) -> Reward:
     model, _, label = name.removeprefix("classifier:").rpartition(":")
     if not (model or path) or not label:
-        raise ValueError(f"{name!r} names no model or no label; write it as classifier:<hub id or folder>:<label>")
+        raise ValueError(f"{name!r} has no model or no label; write it as classifier:<hub id or folder>:<label>")
     return classifier(path or model, label, dtype)
 
 
@@ -101,12 +101,12 @@ __all__ = [
     "aesthetic_v25",
     "classifier",
     "clipscore",
+    "heldout_name",
     "hpsv2",
     "imagereward",
     "is_hub",
     "load_hub",
     "over_frames",
-    "partner",
     "pickscore",
     "video_consistency",
     "videoreward",

@@ -1,4 +1,4 @@
-"""How beautiful people find a picture: LAION's linear heads on CLIP, and their successor on SigLIP."""
+"""Aesthetic scores of images: LAION's linear heads on CLIP, and their successor on SigLIP."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MLP_LAYERS, V25_LAYERS = (0, 2, 4, 6, 7), (0, 2, 4, 6, 8)
 
 
 class HeadOnTower:
-    """A head on the normalised embedding of a picture; the prompt counts for nothing.
+    """A head on the normalised embedding of an image; the prompt is ignored.
 
     Args:
         tower: pixels → embedding (batch, features).
@@ -50,15 +50,16 @@ class HeadOnTower:
         """(batch,) from images (batch, 3, H, W) in [0, 1]; in the images' dtype."""
         dtype = moved(self.network, images)
         moved(self.head, images)
-        seen = F.normalize(self.tower(self.preprocess(images).to(dtype)), dim=1)
-        return self.head(seen).to(images.dtype)
+        embedding = F.normalize(self.tower(self.preprocess(images).to(dtype)), dim=1)
+        return self.head(embedding).to(images.dtype)
 
 
 def check_width(head: AffineHead, width: int, file: Path) -> None:
+    """Raises a ValueError if a head does not fit the width of the embedding."""
     if head.weights[0].shape[1] != width:
         raise ValueError(
-            f"{file} takes {head.weights[0].shape[1]} features and the tower gives {width}; "
-            "give the tower that the head was trained on"
+            f"{file} expects {head.weights[0].shape[1]} features and the tower has {width}; "
+            "use the tower that the head was trained on"
         )
 
 
@@ -66,13 +67,13 @@ def aesthetic(
     tower: str | Path = CLIP_L14, head: str | Path | None = None, dtype: torch.dtype = torch.float32
 ) -> Reward:
     """LAION's aesthetic score, about 1 to 10: affine in the normalised embedding of CLIP ViT-L/14 (Schuhmann et al.
-    2022, arXiv 2210.08402). Version 2 is five linear layers with nothing between, version 1 a single one.
+    2022, arXiv 2210.08402). Version 2 has five linear layers without activations, version 1 a single one.
 
     Args:
         tower: hub id or folder of the CLIP vision tower with projection, in transformers' layout.
-        head: hub id, folder or file of the head; the file's layers tell the version. Left out, it is searched in
-            `tower` if that is a folder, else taken from the hub's copy of version 2.
-        dtype: that tower and head compute in.
+        head: hub id, folder or file of the head; its layers determine the version. If None, it is searched in
+            `tower` if that is a folder, else version 2 is downloaded from the hub.
+        dtype: in which tower and head compute.
     """
     library = transformers()
     folder = Path(tower).expanduser().is_dir()
@@ -97,12 +98,12 @@ def aesthetic_v25(
     Args:
         tower: hub id or folder of the SigLIP vision model, in transformers' layout.
         head: folder or file of the head, aesthetic_predictor_v2_5.pth; searched in `tower` if that is a folder.
-        dtype: that tower and head compute in.
+        dtype: in which tower and head compute.
     """
     library = transformers()
     if head is None and not Path(tower).expanduser().is_dir():
         raise ValueError(
-            f"the head of aesthetic-v2.5 is not on the hub; fetch {V25_PAGE} and give path=, the folder with it and "
+            f"the head of aesthetic-v2.5 is not on the hub; download {V25_PAGE} and pass path=, the folder with it and "
             "the tower"
         )
     file = locate(head or tower, V25_FILES, "aesthetic-v2.5's head")

@@ -1,4 +1,4 @@
-"""ImageReward: what people prefer for a prompt, by a BLIP text tower that looks at the picture."""
+"""ImageReward: human preference for an image given its prompt, by BLIP with cross attention to the image."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _RENAMED = [
 
 
 class ImageReward(nn.Module):
-    """The picture's patches, read by the text tower's cross attention; the head takes its first token.
+    """The text encoder with cross attention to the image's patches, and a head on its first token.
 
     Args:
         vision, text: BlipVisionModel and BlipTextModel.
@@ -52,8 +52,8 @@ class ImageReward(nn.Module):
         return (self.head(read.last_hidden_state[:, 0]) - MEAN) / STD
 
 
-class Judge:
-    """ImageReward with its tokenizer and preprocessing, as a reward."""
+class ImageRewardScorer:
+    """The reward function of ImageReward: tokenizer, preprocessing and model."""
 
     def __init__(self, model: ImageReward, tokenizer: Any, preprocess: Callable[[Tensor], Tensor]) -> None:
         self.model, self.tokenizer, self.preprocess = model, tokenizer, preprocess
@@ -61,7 +61,7 @@ class Judge:
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """(batch,) from images (batch, 3, H, W) in [0, 1] and a prompt for each; in the images' dtype."""
         if isinstance(prompts, str) or len(prompts) != len(images):
-            raise ValueError(f"{len(images)} images and the prompts {prompts!r}; give a list of one prompt per image")
+            raise ValueError(f"{len(images)} images and the prompts {prompts!r}; pass a list with one prompt per image")
         dtype = moved(self.model, images)
         length = min(TOKENS, self.model.text.config.max_position_embeddings)
         text = self.tokenizer(
@@ -71,13 +71,13 @@ class Judge:
 
 
 def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors under a prefix, without it; buffers of positions, which are no weights, left out."""
+    """The tensors under a prefix, with the prefix removed; buffers of positions are left out."""
     inside = {name.removeprefix(prefix): tensor.float() for name, tensor in state.items() if name.startswith(prefix)}
     return {name: tensor for name, tensor in inside.items() if not name.endswith("position_ids")}
 
 
 def vision_tower(state: dict[str, Tensor], file: Path) -> nn.Module:
-    """A BlipVisionModel of the sizes that the published tensors have."""
+    """A BlipVisionModel with the sizes of the published tensors."""
     if "pos_embed" not in state or "patch_embed.proj.weight" not in state:
         raise ValueError(f"{file} is not in ImageReward's layout: it has no blip.visual_encoder")
     library = transformers()
@@ -120,8 +120,8 @@ def imagereward(
 
     Args:
         weights: hub id or folder with the published ImageReward.pt and med_config.json.
-        tokenizer: hub id or folder of BERT's; that in `weights` if it is a folder.
-        dtype: that the towers compute in.
+        tokenizer: hub id or folder of BERT's tokenizer; if None, that in `weights` if it is a folder, else BERT's.
+        dtype: in which the networks compute.
     Raises:
         ValueError: if the weights have another layout.
     """
@@ -137,8 +137,9 @@ def imagereward(
     words = pretrained(library.AutoTokenizer, texts, "imagereward's tokenizer")
     side = vision.config.image_size
     model = frozen(ImageReward(vision, text, head), dtype)
-    return Reward("imagereward", Judge(model, words, Preprocess((side, side), "crop")))
+    return Reward("imagereward", ImageRewardScorer(model, words, Preprocess((side, side), "crop")))
 
 
 def is_folder(source: str | Path) -> bool:
+    """Whether a source is a local folder."""
     return Path(source).expanduser().is_dir()

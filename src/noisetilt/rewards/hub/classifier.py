@@ -1,4 +1,4 @@
-"""Any image classifier of transformers as a reward: the logit of one label."""
+"""An image classifier of transformers as a reward: the logit of one label."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .preprocess import Preprocess, preprocess_of
 
 
 class Logit:
-    """One logit of a classifier; the prompt counts for nothing.
+    """One logit of a classifier; the prompt is ignored.
 
     Args:
         model: of transformers, for image classification.
@@ -35,7 +35,7 @@ def find_label(labels: dict[int, str], label: str) -> int:
     """The number of a label: its number, its name, or one of the names between commas; spaces may be underscores.
 
     Raises:
-        ValueError: if no label, or more than one, is meant.
+        ValueError: if no label or more than one matches.
     """
     plain = lambda text: text.strip().lower().replace("_", " ")  # noqa: E731
     if label.strip().isdigit() and int(label) in labels:
@@ -47,18 +47,18 @@ def find_label(labels: dict[int, str], label: str) -> int:
         some = ", ".join(list(labels.values())[:3])
         raise ValueError(
             f"the classifier has {len(found)} labels {label!r} among its {len(labels)} ({some}, ...); "
-            "give a name of one label, or its number"
+            "pass the name of one label, or its number"
         )
     return found[0]
 
 
 def classifier(model: str | Path, label: str, dtype: torch.dtype = torch.float32) -> Reward:
-    """The logit of a label by any image classifier of transformers, in the classifier's units.
+    """The logit of a label by an image classifier of transformers.
 
     Args:
         model: hub id or folder, in transformers' layout.
         label: its name or number; see `find_label`.
-        dtype: that the classifier computes in.
+        dtype: in which the classifier computes.
     """
     library = transformers()
     network = pretrained_model(library.AutoModelForImageClassification, model, "the classifier")

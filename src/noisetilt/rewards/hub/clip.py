@@ -1,4 +1,4 @@
-"""Rewards that are the cosine of a picture and its prompt in a CLIP embedding: CLIPScore, PickScore, HPSv2."""
+"""Rewards that are the cosine of image and prompt in a CLIP embedding: CLIPScore, PickScore, HPSv2."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ HPSV2_FILES = {
     "2.0": ("HPS_v2_compressed.safetensors", "HPS_v2_compressed.pt"),
     "2.1": ("HPS_v2.1_compressed.safetensors", "HPS_v2.1_compressed.pt"),
 }
-REMEMBERED = 1024
+CACHE_SIZE = 1024
 
 
 class Cosine:
-    """scale · cosine of a picture's and a prompt's embedding.
+    """scale · cosine of the embeddings of image and prompt.
 
     Args:
         model: a CLIPModel.
-        tokenizer: of its text tower.
-        preprocess: images (batch, 3, H, W) in [0, 1] → what its image tower takes.
+        tokenizer: of its text encoder.
+        preprocess: images (batch, 3, H, W) in [0, 1] → the input of its image encoder.
         scale: factor on the cosine.
-        template: what the prompt is put into.
+        template: a format string for the prompt.
     """
 
     def __init__(
@@ -46,32 +46,32 @@ class Cosine:
     ) -> None:
         self.model, self.tokenizer, self.preprocess = model, tokenizer, preprocess
         self.scale, self.template = scale, template
-        self._texts: dict[str, Tensor] = {}
+        self._cache: dict[str, Tensor] = {}
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """(batch,) from images (batch, 3, H, W) in [0, 1] and a prompt for each; in the images' dtype."""
         if isinstance(prompts, str) or len(prompts) != len(images):
-            raise ValueError(f"{len(images)} images and the prompts {prompts!r}; give a list of one prompt per image")
-        return (self.scale * (self.embed(images) * self._remembered(prompts, images)).sum(1)).to(images.dtype)
+            raise ValueError(f"{len(images)} images and the prompts {prompts!r}; pass a list with one prompt per image")
+        return (self.scale * (self.embed(images) * self._embed_prompts(prompts, images)).sum(1)).to(images.dtype)
 
     def embed(self, images: Tensor) -> Tensor:
         """Unit vectors (batch, dimension) of images (batch, 3, H, W) in [0, 1]."""
         dtype = moved(self.model, images)
-        seen = self.model.vision_model(pixel_values=self.preprocess(images).to(dtype)).pooler_output
-        return F.normalize(self.model.visual_projection(seen), dim=1)
+        pooled = self.model.vision_model(pixel_values=self.preprocess(images).to(dtype)).pooler_output
+        return F.normalize(self.model.visual_projection(pooled), dim=1)
 
-    def _remembered(self, prompts: Sequence[str], images: Tensor) -> Tensor:
-        """Unit vectors (batch, dimension) of the prompts: at every step of sampling they are the same."""
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._texts]
-        if len(self._texts) + len(new) > REMEMBERED:
-            self._texts.clear()
+    def _embed_prompts(self, prompts: Sequence[str], images: Tensor) -> Tensor:
+        """Unit vectors (batch, dimension) of the prompts; cached, because all steps of sampling have the same ones."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._cache]
+        if len(self._cache) + len(new) > CACHE_SIZE:
+            self._cache.clear()
             new = list(dict.fromkeys(prompts))
         if new:
-            self._texts.update(zip(new, self._read(new, images.device), strict=True))
-        return torch.stack([self._texts[prompt].to(images.device) for prompt in prompts])
+            self._cache.update(zip(new, self._encode(new, images.device), strict=True))
+        return torch.stack([self._cache[prompt].to(images.device) for prompt in prompts])
 
     @torch.no_grad()
-    def _read(self, prompts: Sequence[str], device: torch.device) -> Tensor:
+    def _encode(self, prompts: Sequence[str], device: torch.device) -> Tensor:
         limit = self.model.config.text_config.max_position_embeddings
         text = self.tokenizer(
             [self.template.format(prompt) for prompt in prompts],
@@ -80,8 +80,8 @@ class Cosine:
             max_length=limit,
             return_tensors="pt",
         ).to(device)
-        read = self.model.text_model(input_ids=text.input_ids, attention_mask=text.attention_mask).pooler_output
-        return F.normalize(self.model.text_projection(read), dim=1)
+        pooled = self.model.text_model(input_ids=text.input_ids, attention_mask=text.attention_mask).pooler_output
+        return F.normalize(self.model.text_projection(pooled), dim=1)
 
 
 def _cosine(name: str, model: nn.Module, texts: str | Path, dtype: torch.dtype, **options: Any) -> Reward:
@@ -94,13 +94,13 @@ def _cosine(name: str, model: nn.Module, texts: str | Path, dtype: torch.dtype, 
 
 
 def clipscore(model: str | Path = CLIP_B32, dtype: torch.dtype = torch.float32) -> Reward:
-    """CLIPScore: 2.5 · cosine(picture, "A photo depicts " + prompt) (Hessel et al. 2021, arXiv 2104.08718, eq. 1).
+    """CLIPScore: 2.5 · cosine(image, "A photo depicts " + prompt) (Hessel et al. 2021, arXiv 2104.08718, eq. 1).
 
-    Published scores are cut off at 0; here they go on below, where otherwise there would be no gradient.
+    Published scores are clamped at 0. Here they are not, because the gradient would vanish.
 
     Args:
         model: hub id or folder of a CLIPModel in transformers' layout.
-        dtype: that the towers compute in.
+        dtype: in which the networks compute.
     """
     loaded = pretrained_model(transformers().CLIPModel, model, "clipscore's model")
     return _cosine("clipscore", loaded, model, dtype, scale=2.5, template="A photo depicts {}")
@@ -109,14 +109,14 @@ def clipscore(model: str | Path = CLIP_B32, dtype: torch.dtype = torch.float32) 
 def pickscore(
     model: str | Path = PICKSCORE, texts: str | Path | None = None, dtype: torch.dtype = torch.float32
 ) -> Reward:
-    """PickScore: the cosine of a CLIP-H trained on people's choices (Kirstain et al. 2023, arXiv 2305.01569).
+    """PickScore: the cosine of a CLIP-H trained on human preferences (Kirstain et al. 2023, arXiv 2305.01569).
 
-    In the units that papers on alignment report, such as 0.22; the model's own logits are 100 times that.
+    In the units of papers on alignment, such as 0.22; the model's logits are 100 times that.
 
     Args:
         model: hub id or folder of the CLIPModel.
         texts: hub id or folder of the tokenizer and image processor; the model's own if it is a folder that has them.
-        dtype: that the towers compute in.
+        dtype: in which the networks compute.
     """
     loaded = pretrained_model(transformers().CLIPModel, model, "pickscore's model")
     texts = texts or (CLIP_H14 if str(model) == PICKSCORE else model)
@@ -129,16 +129,16 @@ def hpsv2(
     version: str = "2.0",
     dtype: torch.dtype = torch.float32,
 ) -> Reward:
-    """HPSv2: the cosine of a CLIP-H trained on people's choices (Wu et al. 2023, arXiv 2306.09341), such as 0.28.
+    """HPSv2: the cosine of a CLIP-H trained on human preferences (Wu et al. 2023, arXiv 2306.09341), such as 0.28.
 
-    As published, a picture is resized to 224 on its longer side and padded with black.
+    As published, an image is resized to 224 on its longer side and padded with black.
 
     Args:
         weights: hub id, folder or file of the published weights, in open_clip's layout.
         tower: hub id or folder with the configuration and tokenizer of the same CLIPModel in transformers' layout;
             `weights` itself if that is a folder.
         version: "2.0" or "2.1".
-        dtype: that the towers compute in.
+        dtype: in which the networks compute.
     Raises:
         ValueError: if the weights are not those of a CLIP of this configuration.
     """
@@ -175,9 +175,9 @@ _RENAMED = [
 
 
 def from_open_clip(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """The state of open_clip's CLIP under the names of transformers' CLIPModel.
+    """Converts the state of open_clip's CLIP to the names of transformers' CLIPModel.
 
-    Queries, keys and values, stacked there, are apart here; projections, applied from the right there, are transposed.
+    Stacked queries, keys and values are split, and projections are transposed.
 
     Raises:
         ValueError: if it is not the state of such a model.
@@ -191,7 +191,7 @@ def from_open_clip(state: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
                 tensor.T.contiguous()
             )
             continue
-        if name == "attn_mask":  # the causal mask, which is no weight
+        if name == "attn_mask":  # the causal mask, not a weight
             continue
         for pattern, new in _RENAMED:
             name = re.sub(pattern, new, name)

@@ -1,4 +1,4 @@
-"""Published weights, from the hub or from a folder: safetensors first, pickles only as plain tensors."""
+"""Reads published weights from the hub or from a folder: safetensors if there are any, else pickles of tensors."""
 
 from __future__ import annotations
 
@@ -13,31 +13,34 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..._messages import missing_extra
+
 
 def transformers() -> ModuleType:
-    """The library.
+    """The module transformers.
 
     Raises:
-        ImportError: in one line that names the extra, if it is not installed.
+        ImportError: if it is not installed.
     """
     try:
         import transformers as library
     except ImportError as error:
-        raise ImportError('rewards of the literature need transformers; pip install "noisetilt[rewards]"') from error
+        raise ImportError(missing_extra("rewards", "a hub reward")) from error
     return library
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def pretrained(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
-    """kind.from_pretrained(source), with what goes wrong said in one sentence.
+    """kind.from_pretrained(source), with errors as one sentence.
 
     Args:
         kind: a class of transformers.
         source: a hub id or a local folder in transformers' layout.
-        what: that is loaded, for the message.
+        what: a name of what is loaded, for the message.
     Raises:
         ValueError: if it cannot be loaded.
     """
@@ -46,37 +49,37 @@ def pretrained(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
         return kind.from_pretrained(str(place if place.exists() else source), **options)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"{what} cannot be loaded from {str(source)!r} ({first_line(error)}); give path=, a hub id or a local "
+            f"{what} cannot be loaded from {str(source)!r} ({first_line(error)}); pass path=, a hub id or a local "
             "folder in transformers' layout"
         ) from error
 
 
 def pretrained_model(kind: Any, source: str | Path, what: str) -> nn.Module:
-    """A model of transformers with all of its weights; what else the files hold, such as another tower, is left.
+    """A model of transformers with all of its weights. Other weights in the files, such as another tower, are ignored.
 
     Raises:
-        ValueError: if it cannot be loaded, or a weight is missing, which transformers would draw at random.
+        ValueError: if it cannot be loaded, or a weight is missing, which transformers would initialise randomly.
     """
     logging = transformers().utils.logging
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it would report every weight of the tower that is not asked for
+    logging.set_verbosity_error()  # it would report every unused weight
     try:
-        model, found = pretrained(kind, source, what, output_loading_info=True)
+        model, info = pretrained(kind, source, what, output_loading_info=True)
     finally:
         logging.set_verbosity(verbosity)
-    lacking = sorted(found["missing_keys"])
-    if lacking:
+    missing = sorted(info["missing_keys"])
+    if missing:
         raise ValueError(
-            f"{what} in {str(source)!r} lacks {lacking[0]!r} (and {len(lacking) - 1} more); give the published weights"
+            f"{what} in {str(source)!r} lacks {missing[0]!r} (and {len(missing) - 1} more); use the published weights"
         )
     return model
 
 
 def locate(source: str | Path, names: Sequence[str], what: str) -> Path:
-    """The first of these files that a local folder or a hub repository has; `source` itself if it is a file.
+    """The first of these files in a local folder or a hub repository; `source` itself if it is a file.
 
     Raises:
-        ValueError: if there is none, or the hub cannot be asked.
+        ValueError: if there is none, or the hub cannot be reached.
     """
     local = Path(source).expanduser()
     if local.is_file():
@@ -84,7 +87,7 @@ def locate(source: str | Path, names: Sequence[str], what: str) -> Path:
     if local.is_dir():
         found = [local / name for name in names if (local / name).is_file()]
         if not found:
-            raise absent(what, source, names)
+            raise missing_files(what, source, names)
         return found[0]
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -98,35 +101,37 @@ def locate(source: str | Path, names: Sequence[str], what: str) -> Path:
             continue
         except (OSError, ValueError) as error:
             raise unreachable(what, source, names, error) from error
-    raise absent(what, source, names)
+    raise missing_files(what, source, names)
 
 
-def absent(what: str, source: str | Path, names: Sequence[str]) -> ValueError:
-    return ValueError(f"{what}: none of {', '.join(names)} is in {source}; put one there, or give another path=")
+def missing_files(what: str, source: str | Path, names: Sequence[str]) -> ValueError:
+    """The error for a source without the needed files."""
+    return ValueError(f"{what}: none of {', '.join(names)} is in {source}; put one there, or pass another path=")
 
 
 def unreachable(what: str, source: str | Path, names: Sequence[str], error: Exception) -> ValueError:
+    """The error for a hub that cannot be reached."""
     return ValueError(
-        f"{what} cannot be fetched from the hub's {source} ({first_line(error)}); "
-        f"give path=, a local folder that has one of {', '.join(names)}"
+        f"{what} cannot be downloaded from {source} on the hub ({first_line(error)}); "
+        f"pass path=, a local folder that has one of {', '.join(names)}"
     )
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors file, or from a pickle that holds nothing else.
+    """Tensors by name from a safetensors file, or from a pickle of tensors.
 
     Raises:
-        ValueError: if a pickle holds anything that would have to be executed, or the file is damaged.
+        ValueError: if loading a pickle would execute code, or the file is damaged.
     """
     try:
         state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
-            f"{file} is not a file of plain tensors, and reading it otherwise could run code that it carries; "
-            "convert it to safetensors where you trust it"
+            f"{file} is not a pickle of plain tensors, and loading it could execute code; convert it to safetensors "
+            "if you trust it"
         ) from error
-    except Exception as error:  # safetensors raises its own kind, which derives from nothing narrower
-        raise ValueError(f"{file} cannot be read ({first_line(error)}); fetch it again") from error
+    except Exception as error:  # the error class of safetensors derives from Exception only
+        raise ValueError(f"{file} cannot be read ({first_line(error)}); download it again") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
         raise ValueError(f"{file} holds a {type(state).__name__}; expected tensors by name, as of a state_dict")
@@ -134,34 +139,34 @@ def read_state(file: Path) -> dict[str, Tensor]:
 
 
 def fill(module: nn.Module, state: dict[str, Tensor], file: Path) -> nn.Module:
-    """The module with these tensors, every one of them used and none missing.
+    """Loads tensors into a module. All tensors are used and none is missing.
 
     Raises:
-        ValueError: naming the first that does not fit.
+        ValueError: with the name of the first tensor that does not fit.
     """
     own = module.state_dict()
-    missing, further = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     wrong = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
-    for names, problem in ((missing, "lacks"), (further, "has unexpected"), (wrong, "has another shape of")):
+    for names, problem in ((missing, "lacks"), (unexpected, "has unexpected"), (wrong, "has another shape of")):
         if names:
             raise ValueError(
                 f"{file} {problem} {names[0]!r} (and {len(names) - 1} more) for {type(module).__name__}; "
-                "give the published weights of this reward"
+                "use the published weights of this reward"
             )
     module.load_state_dict(state)
     return module
 
 
 class AffineHead(nn.Module):
-    """Linear layers one after another with nothing between, as all published aesthetic heads are.
+    """Linear layers without activations between them, as in all published aesthetic heads.
 
     Args:
         state: weights and biases, named "<prefix><index>.weight" or, for a single layer, "weight".
         prefix: of the names; tensors of other names are ignored.
-        indices: the layers' published indices, which tell them from a variant with activations between.
+        indices: the layers' published indices, which distinguish them from a variant with activations.
         file: for messages.
     Raises:
-        ValueError: if the layers are others.
+        ValueError: if the file has other layers.
     """
 
     def __init__(self, state: dict[str, Tensor], prefix: str, indices: Sequence[int], file: Path) -> None:
@@ -181,12 +186,12 @@ class AffineHead(nn.Module):
 
 
 def frozen(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """In evaluation mode, without parameter gradients, in a dtype."""
+    """The module in evaluation mode, without parameter gradients, in this dtype."""
     return module.eval().requires_grad_(False).to(dtype)
 
 
 def moved(module: nn.Module, images: Tensor) -> torch.dtype:
-    """Moves a module to the images' device, if it is elsewhere; its dtype."""
+    """Moves a module to the images' device and returns its dtype."""
     parameter = next(module.parameters())
     if parameter.device != images.device:
         module.to(images.device)

@@ -1,4 +1,4 @@
-"""What published image towers are shown: their preprocessing, in differentiable tensor operations."""
+"""The preprocessing of published image encoders, in differentiable tensor operations."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 def resize(images: Tensor, height: int, width: int, mode: str = "bicubic") -> Tensor:
-    """Images (batch, 3, H, W) in [0, 1] resized as PIL resizes 8-bit pictures, without the rounding.
+    """Images (batch, 3, H, W) in [0, 1] resized as PIL resizes 8-bit images, without the rounding.
 
-    PIL filters along rows, clips what overshoots to [0, 255], then along columns and clips again. In that order, and
-    with the filter widened where it shrinks ("antialias"), what is left of the difference is PIL's rounding to whole
-    levels: measured at most 1.1 of 255 levels, 0.4 in root mean square, over pictures of white noise. (From version 13
-    PIL takes columns first where they shrink much more; the published rewards are older, and pictures smoother.)
+    PIL filters along rows and clips to [0, 255], then filters along columns and clips again. With the same order and
+    antialiasing, the remaining difference is PIL's rounding to integers: at most 1.1 of 255 levels, 0.4 in root mean
+    square, measured on images of white noise. (From version 13, PIL filters columns first if they shrink much more;
+    the published rewards are older.)
     """
     for size, of in (((images.shape[2], width), 3), ((height, width), 2)):
         if images.shape[of] != size[of - 2]:
@@ -29,7 +29,7 @@ def resize(images: Tensor, height: int, width: int, mode: str = "bicubic") -> Te
 
 
 def centre(images: Tensor, height: int, width: int) -> Tensor:
-    """The middle of images (batch, 3, H, W), padded with black where they are smaller."""
+    """The middle of images (batch, 3, H, W), padded with black if they are smaller."""
     over_high, over_wide = images.shape[2] - height, images.shape[3] - width
     if over_high < 0 or over_wide < 0:
         high, wide = max(-over_high, 0), max(-over_wide, 0)
@@ -44,12 +44,12 @@ class Preprocess:
     """Resize, crop or pad, and normalise; every step has a gradient.
 
     Args:
-        size: (height, width) of what the tower sees.
+        size: (height, width) of the encoder's input.
         fit: "stretch" resizes to it; "crop" resizes the shorter side to `shorter` and takes the middle; "pad" resizes
-            the longer side to it and pads with black around.
+            the longer side to it and pads with black.
         mean, std: of the normalisation, by channel.
         mode: "bicubic" or "bilinear".
-        shorter: length of the shorter side before cropping; the smaller of `size` if left out.
+        shorter: length of the shorter side before cropping; the smaller of `size` if None.
     """
 
     size: tuple[int, int]
@@ -60,14 +60,14 @@ class Preprocess:
     shorter: int | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images (batch, 3, H, W) in [0, 1] as the tower takes them, (batch, 3, *size), in float32 or float64.
+        """The encoder's input (batch, 3, *size), in float32 or float64, from images (batch, 3, H, W) in [0, 1].
 
         Raises:
             ValueError: if they are not a float batch of three channels.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ValueError(
-                f"the reward was given {images.dtype} of shape {tuple(images.shape)}; expected a float batch "
+                f"the images are {images.dtype} of shape {tuple(images.shape)}; the reward expects a float batch "
                 "(n, 3, H, W) in [0, 1]"
             )
         images = self._fitted(images.to(torch.promote_types(images.dtype, torch.float32)))
@@ -88,13 +88,13 @@ class Preprocess:
 
 
 def preprocess_of(processor: Any, name: str) -> Preprocess:
-    """The preprocessing of a transformers image processor, compared with it on pictures of two shapes before use.
+    """The differentiable form of a transformers image processor; both are compared on images of two shapes.
 
     Args:
         processor: resizes by bicubic or bilinear interpolation, may crop the middle, and normalises.
         name: of the model, for messages.
     Raises:
-        ValueError: if the two differ by more than the processor's rounding: it does something that is not known here.
+        ValueError: if they differ by more than the processor's rounding, because it has an unsupported step.
     """
     size, crop = dict(processor.size), getattr(processor, "crop_size", None)
     crops = bool(getattr(processor, "do_center_crop", False)) and crop is not None
@@ -115,14 +115,12 @@ def preprocess_of(processor: Any, name: str) -> Preprocess:
     )
     worst = max(difference(preprocess, processor, shape) for shape in ((150, 210), (90, 63)))
     if worst > 2:
-        raise ValueError(
-            f"{refusal}: its pictures differ by {worst:.1f} of 255 levels from what was expected; {advice}"
-        )
+        raise ValueError(f"{refusal}: its output differs by {worst:.1f} of 255 levels from the expected one; {advice}")
     return preprocess
 
 
 def difference(preprocess: Preprocess, processor: Any, shape: tuple[int, int]) -> float:
-    """The largest difference of the two on a smooth picture (H, W), in levels of 1/255; inf if their shapes differ."""
+    """The largest difference of the two on a smooth image (H, W), in levels of 1/255; inf if their shapes differ."""
     across, down = np.meshgrid(np.linspace(0, 6 * np.pi, shape[1]), np.linspace(0, 5 * np.pi, shape[0]))
     waves = [np.sin(across + i) * np.cos(down - i) + 0.2 * np.sin(0.3 * across + 0.1 * down) for i in range(3)]
     levels = (128 + 90 * np.stack(waves, axis=-1)).astype(np.uint8)

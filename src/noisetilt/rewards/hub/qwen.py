@@ -1,4 +1,4 @@
-"""Videos as Qwen2-VL takes them: patches of two frames, in differentiable tensor operations."""
+"""The video preprocessing of Qwen2-VL, in differentiable tensor operations."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .preprocess import CLIP_MEAN, CLIP_STD
 
 PATCH, MERGE, FRAMES = 14, 2, 2
 FACTOR = PATCH * MERGE
-LEAST_PIXELS = 128 * FACTOR**2
+MIN_PIXELS = 128 * FACTOR**2
 
 
-def fitting_size(height: int, width: int, most: int, least: int = LEAST_PIXELS) -> tuple[int, int]:
-    """The size that a frame is resized to: multiples of 28, `least` to `most` pixels, of about its own shape."""
+def resized_size(height: int, width: int, max_pixels: int, min_pixels: int = MIN_PIXELS) -> tuple[int, int]:
+    """The size after resizing: multiples of 28, `min_pixels` to `max_pixels` pixels, about the same aspect ratio."""
     fitted = [max(FACTOR, FACTOR * round(side / FACTOR)) for side in (height, width)]
     scale, to = 1.0, round
-    if math.prod(fitted) > most:
-        scale, to = math.sqrt(most / (height * width)), math.floor
-    elif math.prod(fitted) < least:
-        scale, to = math.sqrt(least / (height * width)), math.ceil
+    if math.prod(fitted) > max_pixels:
+        scale, to = math.sqrt(max_pixels / (height * width)), math.floor
+    elif math.prod(fitted) < min_pixels:
+        scale, to = math.sqrt(min_pixels / (height * width)), math.ceil
     else:
         return fitted[0], fitted[1]
     high, wide = (max(FACTOR, FACTOR * to(side * scale / FACTOR)) for side in (height, width))
@@ -30,8 +30,8 @@ def fitting_size(height: int, width: int, most: int, least: int = LEAST_PIXELS) 
 
 
 def frame_numbers(frames: int, video_fps: float, fps: float, count: int | None = None) -> list[int]:
-    """The frames that are looked at, spread evenly from the first to the last: `fps` a second, an even number, at least
-    4 where there are so many; or `count`.
+    """The numbers of the evaluated frames, evenly spaced from the first to the last: `count` if given, else `fps` per
+    second; an even number, and at least 4 if the video has as many.
 
     Raises:
         ValueError: if there are fewer than two.
@@ -40,14 +40,14 @@ def frame_numbers(frames: int, video_fps: float, fps: float, count: int | None =
     wanted = min(max(frames / video_fps * fps, 4), most) if count is None else count
     number = min(2 * round(wanted / 2), frames)
     if number < 2:
-        raise ValueError(f"a video of {frames} frames is too short for this reward; give 2 frames or more")
+        raise ValueError(f"a video of {frames} frames is too short for this reward; use 2 frames or more")
     return torch.linspace(0, frames - 1, number).round().long().tolist()
 
 
-def resized(videos: Tensor, most: int) -> Tensor:
-    """Videos (batch, frames, 3, H, W) in [0, 1] at their fitting size, bicubic with antialias; what overshoots is
-    clipped once at the end, as torchvision does, and not after each pass, as PIL does."""
-    size = fitting_size(*videos.shape[-2:], most)
+def resized(videos: Tensor, max_pixels: int) -> Tensor:
+    """Videos (batch, frames, 3, H, W) in [0, 1] resized to `resized_size`, bicubic with antialiasing, clamped once at
+    the end as in torchvision (PIL clamps after each pass)."""
+    size = resized_size(*videos.shape[-2:], max_pixels)
     if size == tuple(videos.shape[-2:]):
         return videos
     flat = F.interpolate(videos.flatten(0, 1), size, mode="bicubic", antialias=True, align_corners=False)
@@ -55,6 +55,7 @@ def resized(videos: Tensor, most: int) -> Tensor:
 
 
 def normalised(videos: Tensor) -> Tensor:
+    """Videos with CLIP's mean and standard deviation per channel subtracted and divided."""
     mean, std = (videos.new_tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     return (videos - mean) / std
 
@@ -62,8 +63,7 @@ def normalised(videos: Tensor) -> Tensor:
 def patches(videos: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     """Rows of 2 × 14 × 14 pixels, (batch, t·h·w, 3·2·14·14), and (t, h, w), from (batch, frames, 3, H, W).
 
-    The patches of a square of 2 × 2, which become one token, are next to each other. The last frame of an odd number is
-    shown twice.
+    The 2 × 2 patches that become one token are adjacent. If the number of frames is odd, the last frame is repeated.
     """
     if videos.shape[1] % FRAMES:
         videos = torch.cat([videos, videos[:, -1:]], dim=1)

@@ -1,4 +1,4 @@
-"""Rewards of videos (batch, frames, 3, H, W): an image reward over frames, and how well frames hold together."""
+"""Rewards of videos (batch, frames, 3, H, W): the mean of an image reward, and the consistency of the frames."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def checked(videos: Tensor) -> Tensor:
 
 
 def spread_over(frames: int, count: int) -> list[int]:
-    """`count` frame numbers spread evenly from the first to the last, or all if there are fewer."""
+    """`count` evenly spaced frame numbers from the first to the last, or all if there are fewer."""
     if count >= frames:
         return list(range(frames))
     return [round(i * (frames - 1) / max(1, count - 1)) for i in range(count)]
 
 
 def over_frames(reward: Reward, count: int = 8) -> Reward:
-    """The mean of an image reward over frames spread evenly over a video, which bounds memory by `count` frames.
+    """The mean of an image reward over evenly spaced frames of a video; `count` bounds the memory.
 
     Args:
         reward: of images.
-        count: frames that are judged, at least 1.
+        count: number of frames, at least 1.
     """
     if count < 1:
         raise ValueError(f"count = {count} frames must be 1 or more")
 
-    def judge(videos: Tensor, prompts: Sequence[str]) -> Tensor:
+    def mean_reward(videos: Tensor, prompts: Sequence[str]) -> Tensor:
         return mean_over_frames(reward, checked(videos)[:, spread_over(videos.shape[1], count)], prompts)
 
-    return dataclasses.replace(reward, name=f"video:{reward.name}", function=judge, video=True)
+    return dataclasses.replace(reward, name=f"video:{reward.name}", function=mean_reward, video=True)
 
 
 def consistency_of(vectors: Tensor) -> Tensor:
@@ -56,33 +56,33 @@ def consistency_of(vectors: Tensor) -> Tensor:
 
 
 def frame_consistency(embed: Callable[[Tensor], Tensor], count: int = 8) -> Callable[[Tensor, Sequence[str]], Tensor]:
-    """`consistency_of` the embeddings of frames spread evenly over a video, at most 1.
+    """`consistency_of` the embeddings of evenly spaced frames of a video; at most 1.
 
     Args:
         embed: images (batch, 3, H, W) → unit vectors (batch, features).
-        count: frames that are looked at, at least 2.
+        count: number of frames, at least 2.
     """
     if count < 2:
         raise ValueError(f"count = {count} frames must be 2 or more")
 
-    def judge(videos: Tensor, prompts: Sequence[str]) -> Tensor:
+    def consistency(videos: Tensor, prompts: Sequence[str]) -> Tensor:
         if checked(videos).shape[1] < 2:
-            raise ValueError("the consistency of a video of one frame is not defined; give 2 frames or more")
+            raise ValueError("the consistency of a video of one frame is not defined; use 2 frames or more")
         frames = videos[:, spread_over(videos.shape[1], count)]
         return consistency_of(embed(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])).to(videos.dtype)
 
-    return judge
+    return consistency
 
 
 def video_consistency(model: str | Path = CLIP_B32, count: int = 8, dtype: torch.dtype = torch.float32) -> Reward:
-    """How alike the frames are to CLIP: VBench's background consistency (Huang et al. 2024, arXiv 2311.17982).
+    """The similarity of the frames by CLIP: VBench's background consistency (Huang et al. 2024, arXiv 2311.17982).
 
-    A still picture is perfectly consistent, so it is of use only in a sum with a reward of the content.
+    A still image has the maximal consistency, so use it only in a sum with a reward of the content.
 
     Args:
         model: hub id or folder of a CLIPModel in transformers' layout.
-        count: frames that are looked at.
-        dtype: that the tower computes in.
+        count: number of frames.
+        dtype: in which the network computes.
     """
     embed = clipscore(model, dtype).function.embed
     return Reward("video-consistency", frame_consistency(embed, count), video=True)

@@ -1,4 +1,4 @@
-"""The learned rewards that ship: `alignment` and `style:*` of emoji images."""
+"""The learned rewards of this package: `alignment` and `style:*` of emoji images."""
 
 from .scorer import WEIGHTS, Scorer, load_scorer, logit_margin, same_meaning
 

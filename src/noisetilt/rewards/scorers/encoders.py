@@ -29,7 +29,7 @@ def down(channels: int, out: int, stride: int = 2) -> nn.Sequential:
 
 
 class AttentionPool(nn.Module):
-    """Learned queries that each take a softmax-weighted mean of the places of a feature map."""
+    """Learned queries, each with a softmax-weighted mean over the positions of a feature map."""
 
     def __init__(self, channels: int, queries: int, out: int) -> None:
         super().__init__()
@@ -38,23 +38,23 @@ class AttentionPool(nn.Module):
         self.out = nn.Linear(queries * channels, out)
 
     def forward(self, x: Tensor) -> Tensor:
-        places = F.layer_norm(x.flatten(2).transpose(1, 2), x.shape[1:2])
-        weights = torch.softmax(self.key(places), dim=1)
-        pooled = weights.transpose(1, 2) @ self.value(places)
+        positions = F.layer_norm(x.flatten(2).transpose(1, 2), x.shape[1:2])
+        weights = torch.softmax(self.key(positions), dim=1)
+        pooled = weights.transpose(1, 2) @ self.value(positions)
         return self.out(pooled.flatten(1))
 
 
 def statistics(x: Tensor) -> Tensor:
-    """Means and deviations over places of (batch, channels, height, width): its texture, (batch, 2 channels)."""
+    """The texture (batch, 2 channels) of (batch, channels, height, width): means and deviations over the positions."""
     return torch.cat([x.mean((2, 3)), (x.var((2, 3)) + 1e-3).sqrt()], dim=1)
 
 
 class ConvEncoder(nn.Module):
     """A small strided residual convolutional network with an attention pool: the image tower of `target`.
 
-    Gives features of the content (batch, 256), and of the texture (batch, 432): what tells styles apart sits in
-    the early layers, and the pool over the last one has lost most of it. The grain is not normalised, for its
-    strength is what tells flat from shaded.
+    Returns features of the content (batch, 256) and of the texture (batch, 432). The texture is taken from the early
+    layers, which have most of the information on the style; the pool over the last layer has lost it. The first layer
+    (`grain`) is not normalised, because its magnitude separates flat from shaded styles.
     """
 
     features, texture = 256, 2 * (40 + 32 + 48 + 96)
@@ -96,7 +96,7 @@ class NextBlock(nn.Module):
 class NextEncoder(nn.Module):
     """Overlapping 8×8 patches and ConvNeXt blocks, pooled by mean and log-sum-exp: the image tower of `heldout`.
 
-    Gives features of the content (batch, 224), and of the texture (batch, 304).
+    Returns features of the content (batch, 224) and of the texture (batch, 304).
     """
 
     features, texture = 224, 2 * (40 + 112)

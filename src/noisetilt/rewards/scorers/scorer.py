@@ -1,10 +1,10 @@
-"""Learned scorers of 64×64 emoji pictures: how much of a style, and how well a prompt is met.
+"""Learned scorers of 64×64 emoji images: the style, and the alignment with a prompt.
 
-Two scorers ship, `target` to steer by and `heldout` to judge by. They have different networks, seeds and training
-pictures, so a picture that only fools the one is found out by the other. Both are contrastive image–text models
-(Radford et al. 2021, arXiv 2103.00020) with a style head, trained on corrupted and adversarially perturbed pictures
-(Shafahi et al. 2019, arXiv 1904.12843), which is what makes their gradients point at the picture's content
-(Engstrom et al. 2019, arXiv 1906.00945). `recipes/scorers/train.py` made them.
+There are two scorers: `target` is optimised and `heldout` evaluates the result. Their networks, seeds and training
+images differ, so that an adversarial image for one has a low score by the other. Both are contrastive image–text models
+(Radford et al. 2021, arXiv 2103.00020) with a style head. They are trained on corrupted and adversarially perturbed
+images (Shafahi et al. 2019, arXiv 1904.12843), which makes their gradients follow the image content (Engstrom et al.
+2019, arXiv 1906.00945). They were trained by `recipes/scorers/train.py`.
 """
 
 from __future__ import annotations
@@ -31,35 +31,36 @@ WEIGHTS = resources.files(__package__) / "weights"
 
 
 def content_words(prompt: str) -> list[str]:
-    """The prompt's known words without the style words.
+    """The words of the prompt, without the style words.
 
     Raises:
-        ValueError: if a word is unknown, or if nothing but style words are left.
+        ValueError: if a word is unknown, or the prompt has style words only.
     """
-    found = [w for w in words.known_words(prompt) if w not in words.STYLES]
-    if not found:
+    content = [w for w in words.known_words(prompt) if w not in words.STYLES]
+    if not content:
         raise ValueError(
-            f"the prompt {prompt!r} names no content to align with; add at least one word beside the styles "
+            f"the prompt {prompt!r} names no content to align with; add at least one word besides the styles "
             f"{', '.join(words.STYLES)}, or use a style reward"
         )
-    return found
+    return content
 
 
 @functools.cache
 def bank() -> tuple[str, ...]:
-    """The texts that a prompt competes with: the names of all emoji."""
+    """The texts that a prompt is compared with: the names of all emoji."""
     return tuple(json.loads((WEIGHTS / "bank.json").read_text("utf-8")))
 
 
 def same_meaning(bags: Tensor, bank_bags: Tensor) -> Tensor:
-    """(prompts, texts) bool: True where the one's words include all of the other's, or most are shared."""
+    """(prompts, texts) bool: True where one text's words include all words of the other, or most words are shared."""
     shared = bags @ bank_bags.T
-    mine, its = bags.sum(1, keepdim=True), bank_bags.sum(1)
-    return (shared >= torch.minimum(mine, its)) | (shared >= 0.6 * (mine + its - shared))
+    prompt_words, text_words = bags.sum(1, keepdim=True), bank_bags.sum(1)
+    union = prompt_words + text_words - shared
+    return (shared >= torch.minimum(prompt_words, text_words)) | (shared >= 0.6 * union)
 
 
 def logit_margin(logits: Tensor) -> Tensor:
-    """Each logit of (batch, classes) minus the log-sum-exp of all the others: log odds, which never saturate."""
+    """Each logit of (batch, classes) minus the log-sum-exp of the others: the log odds, which do not saturate."""
     classes = logits.shape[1]
     own = torch.eye(classes, dtype=torch.bool, device=logits.device)
     others = logits[:, None, :].expand(-1, classes, -1).masked_fill(own, -math.inf)
@@ -74,17 +75,17 @@ def checked_images(images: Tensor) -> Tensor:
     """
     if images.ndim != 4 or images.shape[1:] != (3, SIZE, SIZE) or not images.is_floating_point():
         raise ValueError(
-            f"the scorers of emoji64 were given {images.dtype} of shape {tuple(images.shape)}; expected a float "
+            f"the images are {images.dtype} of shape {tuple(images.shape)}; the scorers of emoji64 expect a float "
             f"batch (n, 3, {SIZE}, {SIZE}) in [0, 1]: convert with .float() and torch.nn.functional.interpolate"
         )
     return images
 
 
 class Scorer(nn.Module):
-    """An image tower and a text tower with one embedding, and a style head with a class "not a good picture".
+    """An image tower and a text tower with a joint embedding, and a style head with the class "not a good image".
 
     Args:
-        which: "target" or "heldout"; decides the image tower.
+        which: "target" or "heldout"; determines the image tower.
     """
 
     def __init__(self, which: str) -> None:
@@ -106,7 +107,7 @@ class Scorer(nn.Module):
         self.register_buffer("bank_vectors", torch.zeros(0, EMBEDDING), persistent=False)
 
     def scale(self) -> Tensor:
-        """What cosines are multiplied by to give logits; bounded, so that margins stay smooth."""
+        """The factor from cosines to logits; bounded, so that the margins stay smooth."""
         return self.log_scale.exp().clamp(max=MAX_SCALE)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +116,7 @@ class Scorer(nn.Module):
         return self.style_head(torch.cat([features, texture], dim=1)), F.normalize(self.image_head(features), dim=1)
 
     def freeze(self) -> Scorer:
-        """Set to evaluation without parameter gradients, with the bank's texts encoded once."""
+        """Evaluation mode without parameter gradients, with the texts of the bank encoded."""
         self.eval().requires_grad_(False)
         with torch.no_grad():
             self.bank_bags = words.bags(bank()).to(self.nothing)
@@ -123,13 +124,13 @@ class Scorer(nn.Module):
         return self
 
     def style(self, images: Tensor) -> Tensor:
-        """How much each picture is of each style.
+        """The style scores of images.
 
         Args:
-            images: (batch, 3, 64, 64) float in [0, 1]; values beyond are not clamped.
+            images: (batch, 3, 64, 64) float in [0, 1]; not clamped.
 
         Returns:
-            (batch, 3) log odds of the styles 3d, noto, twemoji against the other two and "not a good picture",
+            (batch, 3) log odds of the styles 3d, noto, twemoji against the other two and "not a good image",
             on the images' device and in their dtype; typically −12 … 8.
 
         Raises:
@@ -139,15 +140,15 @@ class Scorer(nn.Module):
         return logit_margin(logits)[:, : len(words.STYLES)].to(images)
 
     def alignment(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """How well each picture shows its prompt's content; style words in a prompt count for nothing.
+        """How well each image matches the content of its prompt; style words in a prompt are ignored.
 
         Args:
-            images: (batch, 3, 64, 64) float in [0, 1]; values beyond are not clamped.
-            prompts: one a picture, of words that emoji64 knows.
+            images: (batch, 3, 64, 64) float in [0, 1]; not clamped.
+            prompts: one per image, of words in the vocabulary of emoji64.
 
         Returns:
             (batch,) log odds of the prompt against the names of all other emoji and "nothing", on the images' device
-            and in their dtype; typically −20 … 5. Names that say more, less or nearly the same are no rivals.
+            and in their dtype; typically −20 … 5. Names with the same meaning as the prompt are left out.
 
         Raises:
             ValueError: if shapes do not fit, a word is unknown, or a prompt has only style words.
@@ -155,31 +156,30 @@ class Scorer(nn.Module):
         if isinstance(prompts, str) or len(prompts) != len(checked_images(images)):
             raise ValueError(
                 f"alignment was given {len(images)} images and the prompts {prompts!r}; "
-                "give a list with one prompt for each image"
+                "pass a list with one prompt per image"
             )
-        _, seen = self.encode(images.to(self.nothing))
+        _, embedding = self.encode(images.to(self.nothing))
         bags = words.bags([" ".join(content_words(p)) for p in prompts]).to(self.nothing)
         scale = self.scale()
-        own = scale * (seen * self.text(bags)).sum(1)
-        rivals = scale * seen @ self.bank_vectors.T
-        no_rival = F.pad(same_meaning(bags, self.bank_bags), (0, 1), value=False)
-        return (own - torch.logsumexp(rivals.masked_fill(no_rival, -math.inf), dim=1)).to(images)
+        own = scale * (embedding * self.text(bags)).sum(1)
+        others = scale * embedding @ self.bank_vectors.T
+        excluded = F.pad(same_meaning(bags, self.bank_bags), (0, 1), value=False)
+        return (own - torch.logsumexp(others.masked_fill(excluded, -math.inf), dim=1)).to(images)
 
 
 @functools.cache
 def load_scorer(
     which: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, folder: Path | None = None
 ) -> Scorer:
-    """A trained scorer, frozen; one copy for each device and dtype is kept.
+    """A trained scorer without parameter gradients; one copy per device and dtype is cached.
 
     Args:
-        which: "target" to steer by or "heldout" to judge by.
-        device, dtype: where and in what precision it computes; images are converted and their gradients come back
-            in their own.
-        folder: with the weights and their checksums.json; the package's own if None.
+        which: "target" (to optimise) or "heldout" (to evaluate).
+        device, dtype: in which it computes. Images of other dtypes are converted; gradients have the images' dtype.
+        folder: of the weights and their checksums.json; the package's own if None.
 
     Raises:
-        ValueError: if there is no such scorer, its file is not the published one, or the vocabulary is another.
+        ValueError: if there is no such scorer, or its file or the vocabulary differs from the published one.
     """
     if which not in ENCODERS:
         raise ValueError(f"there is no scorer {which!r}; expected one of {', '.join(ENCODERS)}")
@@ -189,7 +189,7 @@ def load_scorer(
     if metadata["vocabulary"] != vocabulary_digest():
         raise ValueError(
             f"the scorer {which!r} was trained with another vocabulary than emoji64's present one; "
-            "train it again by recipes/scorers/train.py"
+            "train it again with recipes/scorers/train.py"
         )
     scorer = Scorer(which)
     scorer.load_state_dict({k: v.float() for k, v in state.items()})
@@ -197,5 +197,5 @@ def load_scorer(
 
 
 def vocabulary_digest() -> str:
-    """SHA-256 of the vocabulary that prompts are read with."""
+    """SHA-256 of the vocabulary."""
     return hashlib.sha256("\n".join(words.vocabulary()).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The words of emoji64: prompts to bags of words."""
+"""The vocabulary of emoji64, and prompts as bags of words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GRID_PROMPTS = (
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case words of a text, without stop words, in order, each once."""
+    """Lower-case words of a text, without stop words, in order and without repetition."""
     found = re.findall(r"[a-z0-9]+", text.lower().replace("'", "").replace("’", ""))
     return [w for w in dict.fromkeys(found) if w not in STOP_WORDS]
 
@@ -38,7 +38,7 @@ def _index() -> dict[str, int]:
 
 
 def _known(word: str) -> str | None:
-    """The vocabulary's form of a word: itself, or its singular."""
+    """The form of a word in the vocabulary: the word or its singular; None if it is unknown."""
     for form in (word, word.removesuffix("s"), word.removesuffix("es")):
         if form in _index():
             return form
@@ -49,7 +49,7 @@ def known_words(prompt: str) -> list[str]:
     """The prompt's words as the vocabulary writes them.
 
     Raises:
-        ValueError: if a word is unknown; names the nearest known ones.
+        ValueError: if a word is unknown; the message has the nearest known words.
     """
     words = []
     for word in split_words(prompt):

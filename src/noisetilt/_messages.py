@@ -1,0 +1,32 @@
+"""Error messages that several parts of the package share. This module imports nothing of noisetilt."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+PACKAGES = {"plot": "matplotlib", "diffusers": "diffusers", "rewards": "transformers", "kdiffusion": "k-diffusion"}
+
+
+def missing_extra(extra: str, feature: str) -> str:
+    """The message for a feature whose optional dependency is not installed.
+
+    Args:
+        extra: a name in `project.optional-dependencies` of pyproject.toml.
+        feature: what needs it.
+    """
+    return f'{feature} needs {PACKAGES[extra]}; run pip install ".[{extra}]" in the noisetilt checkout'
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that does not exist, with the nearest known name, if any, and all known names.
+
+    Args:
+        kind: what the name is of, such as "method".
+        name: the unknown name.
+        known: the names that exist.
+    """
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    return f"{kind} {name!r} is unknown{hint}; the {kind}s are: {', '.join(known)}"

@@ -1,0 +1,137 @@
+"""The results of the methods at one target and budget, and what they say in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .features import real_features
+from .ledger import Row
+from .metrics import frechet_distance, precision_recall, vendi_score
+from .paper_plan import METHODS_OF_SUITE, Target
+from .paper_suite import Runner
+from .paper_verdict import PAIR, common_rows, complete
+from .statistics import Interval, bootstrap, paired
+
+
+@dataclass(frozen=True)
+class Line:
+    """The results of a method at one target and budget; a row of the report's table."""
+
+    method: str
+    strength: str
+    note: str
+    rows: Sequence[Row]
+    reward: Interval
+    gain: Interval
+    heldout: tuple[Interval, Interval]
+    heldout_gain: Interval
+    alignment: float
+    frechet: float
+    precision: float | None
+    recall: float | None
+    vendi: float
+    roughness: float
+    p_value: float | None
+    rejected: float | None
+    seconds: float
+    processor_seconds: float
+    megabytes: float | None
+
+
+def mean_of(rows: Sequence[Row], field: str) -> float | None:
+    """The mean of a field, without missing values."""
+    values = [row[field] for row in rows if row[field] is not None]
+    return float(np.mean(values)) if values else None
+
+
+def _line(method: str, strength: str, note: str, rows: Sequence[Row], base: Sequence[Row]) -> Line:
+    real, features = real_features(), torch.tensor([row["features"] for row in rows])
+    precision, recall = precision_recall(real, features) if len(rows) > 3 else (None, None)
+    p_values = [row["p_value"] for row in rows if row["p_value"] is not None]
+    return Line(
+        method,
+        strength,
+        note,
+        rows,
+        bootstrap([row["reward"] for row in rows]),
+        bootstrap(paired(rows, base, "reward", PAIR)),
+        (bootstrap([row["heldout_1"] for row in rows]), bootstrap([row["heldout_2"] for row in rows])),
+        bootstrap(paired(rows, base, "heldout_1", PAIR)),
+        mean_of(rows, "heldout_alignment"),
+        frechet_distance(features, real) if len(rows) > 1 else float("nan"),
+        precision,
+        recall,
+        vendi_score(features),
+        mean_of(rows, "roughness"),
+        float(np.median(p_values)) if p_values else None,
+        float(np.mean(np.array(p_values) < 0.01)) if p_values else None,
+        mean_of(rows, "seconds"),
+        mean_of(rows, "processor_seconds"),
+        max((row["megabytes"] for row in rows if row["megabytes"] is not None), default=None),
+    )
+
+
+def lines_of(runner: Runner, target: Target, budget: int) -> list[Line]:
+    """Base, then all methods of a target and budget whose test is complete, by decreasing reward."""
+    names = [name for name in runner.methods(target) if runner.budget(name) == budget]
+    tests = {name: rows for name in names if (rows := complete(runner, target, name))}
+    base = complete(runner, target, "base")
+    if not (base and tests):
+        return []
+    base = common_rows(base, next(iter(tests.values())))
+    lines = [_line(name, *_strength(runner, target, name, rows), rows, base) for name, rows in tests.items()]
+    return [_line("base", "", "", base, base), *sorted(lines, key=lambda line: -line.reward.value)]
+
+
+def _strength(runner: Runner, target: Target, name: str, rows: Sequence[Row]) -> tuple[str, str]:
+    """The strength of rows as text, and a note: "none" was admissible, or it is at the "edge" of the tried range."""
+    tried, value = runner.values(name), rows[0]["value"]
+    if not tried:
+        return "", ""
+    note = "none" if not runner.admissible_strengths(target, name) else "edge" if value in (tried[0], tried[-1]) else ""
+    return f"{METHODS_OF_SUITE[name].option} = {value:g}", note
+
+
+def verdicts(target: Target, budget: int, lines: Sequence[Line]) -> list[str]:
+    """What the results say, in sentences."""
+    methods = lines[1:]
+    if not methods:
+        return []
+    best = methods[0]
+    sentences = [
+        f"Highest target reward at {budget} calls: {best.method}, {best.reward.value:.3g}; base has "
+        f"{lines[0].reward.value:.3g} (gain {best.gain})."
+    ]
+    if len(methods) > 1:
+        second = methods[1]
+        lead = bootstrap(paired(best.rows, second.rows, "reward", PAIR))
+        significant = "significant" if lead.excludes(0) else "not significant"
+        sentences.append(f"Its difference to the second best, {second.method}, is {lead}: {significant}.")
+    by_heldout = max(methods, key=lambda line: line.heldout[0].value)
+    sentences.append(f"Highest {target.heldout[0]}: {by_heldout.method}, gain {by_heldout.heldout_gain}.")
+    return sentences + _warnings(target, methods)
+
+
+def _warnings(target: Target, methods: Sequence[Line]) -> list[str]:
+    """Sentences on reward hacking, tuning and untypical noise."""
+
+    def tuned(note: str) -> list[str]:
+        return [f"{line.method} ({line.strength})" for line in methods if line.note == note]
+
+    hacked = [line.method for line in methods if line.gain.low > 0 and line.heldout_gain.high < 0]
+    rejected = [line.method for line in methods if line.rejected is not None and line.rejected > 0.5]
+    sentences: list[tuple[str, Any]] = [
+        (f"Significantly higher target reward and significantly lower {target.heldout[0]} (reward hacking)", hacked),
+        (
+            f"No strength satisfied the constraint on the {target.constraint} in the tuning; the weakest is used",
+            tuned("none"),
+        ),
+        ("The chosen strength is the weakest or strongest tried, so another value may be better", tuned("edge")),
+        ("The audit rejects the injected noise of more than half of the images", rejected),
+    ]
+    return [f"{text}: {', '.join(names)}." for text, names in sentences if names]

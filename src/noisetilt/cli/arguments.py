@@ -1,0 +1,224 @@
+"""The parser of each command. Only the standard library is imported here."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `noisetilt` with all its commands."""
+    parser = argparse.ArgumentParser(
+        prog="noisetilt",
+        description="Inference-time alignment of diffusion and flow models by noise-tilted sampling.",
+        epilog="`noisetilt COMMAND --help` describes a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"noisetilt {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_generate, _add_optimize, _add_bench, _add_plan, _add_audit, _add_lists):
+        add(commands)
+    return parser
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """Reads "rho=0.1" as ("rho", 0.1); the value may be a number, true, false, none or a word."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} must have the form NAME=VALUE, such as rho=0.1")
+    if value.lower() in ("none", "true", "false"):
+        return name, {"none": None, "true": True, "false": False}[value.lower()]
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value
+
+
+def _command(commands: Any, name: str, summary: str, description: str, *examples: str) -> argparse.ArgumentParser:
+    """A command's parser, with examples below its options."""
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog="examples:\n" + "\n".join(f"  noisetilt {example}" for example in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_generate(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "generate",
+        "sample images with and without reward guidance",
+        "Samples images with the base model and with a guided method from the same seeds, and compares their rewards.",
+        'generate "cat face" --reward style:3d --out out/cat',
+        'generate "red heart" --reward "0.7*alignment + 0.3*redness" --method ntrk-best-of-n --set particles=8',
+    )
+    _add_prompt_and_reward(parser)
+    parser.add_argument("--method", default="ntrk", help="see `noisetilt methods` (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's own, 25 for emoji64)")
+    parser.add_argument("--model", default="emoji64", help="see `noisetilt models` (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: 2 for emoji64)")
+    parser.add_argument(
+        "--eta", type=float, default=1.0, help="stochasticity: 0 is the ODE, 1 is DDPM (default: %(default)s)"
+    )
+    _add_set(parser, "rho=0.1")
+    _add_run_options(parser)
+
+
+def _add_optimize(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "optimize",
+        "optimize the initial noise of a one-step generator for a reward",
+        "Optimizes the noise from which a generator makes an image in one or a few steps (noise ascent).\n"
+        "Writes the images before and after, and the iterates between them.",
+        'optimize "cat face" --reward style:3d --out out/cat',
+        'optimize "red heart" --reward redness --method mpgr --iterations 100 --set rate=0.05',
+    )
+    _add_prompt_and_reward(parser)
+    parser.add_argument(
+        "--method",
+        default="gper",
+        help="none, reno, prno, mpgr, gper, …; see `noisetilt methods` (default: %(default)s)",
+    )
+    parser.add_argument("--iterations", type=int, default=60, help="number of updates (default: %(default)s)")
+    parser.add_argument("--model", default="emoji64-turbo", help="see `noisetilt models` (default: %(default)s)")
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the model's own)")
+    parser.add_argument(
+        "--patience",
+        type=int,
+        help="stop an image when its held-out reward has not increased for this many iterations, and return the "
+        "iterate with the highest held-out reward; 0: do not stop early (default: 10 for learned rewards, else 0)",
+    )
+    _add_set(parser, "rate=0.05")
+    _add_run_options(parser)
+
+
+def _add_prompt_and_reward(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", help='the prompt, such as "cat face" or "red heart, 3d"')
+    parser.add_argument(
+        "--reward", required=True, help='such as style:3d or "0.7*alignment + 0.3*redness"; see `noisetilt rewards`'
+    )
+
+
+def _add_set(parser: argparse.ArgumentParser, example: str) -> None:
+    parser.add_argument(
+        "--set",
+        dest="options",
+        type=parse_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"set an option of the method, such as {example}; may be repeated",
+    )
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--n", type=int, default=8, help="number of images (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first image (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="output folder (default: %(default)s/)")
+    parser.add_argument(
+        "--gradient-at",
+        default="x_t",
+        choices=["x_t", "x0"],
+        help="x_t: differentiate through the network; x0: only through the reward, at the network's prediction, "
+        "which costs half (default: %(default)s)",
+    )
+    parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="images per batch (default: %(default)s)")
+    parser.add_argument(
+        "--chunk", type=int, default=8, help="rows per network call; less takes less memory (default: %(default)s)"
+    )
+
+
+def _add_bench(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "bench",
+        "compare methods at an equal number of network calls",
+        "Runs a benchmark suite and writes report.md and report.html. A suite that was interrupted is resumed.",
+        "bench --suite exact --quick",
+        "bench --suite paper --methods ntrk dps svdd --targets redness --out out/redness",
+    )
+    parser.add_argument("--suite", default="exact", help="exact, paper or one-step (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="run a small version, which takes minutes on two cores")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="run only these methods, and base")
+    parser.add_argument("--targets", nargs="+", metavar="REWARD", help="run only these target rewards (suite paper)")
+    parser.add_argument("--report", action="store_true", help="only write the report of the rows measured so far")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: out/bench-SUITE, or -SUITE-quick)")
+
+
+def _add_plan(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "plan",
+        "estimate the GPU memory of a guided diffusers pipeline",
+        "Estimates memory from parameter and activation counts. Needs no weights and no GPU.",
+        "plan FLUX.1-dev --resolution 1024 --checkpointing",
+        "plan Wan2.1-1.3B --frames 33 --gradient-at x0",
+    )
+    parser.add_argument("model", help="such as FLUX.1-dev; an unknown name lists the known ones")
+    parser.add_argument("--resolution", type=int, help="height and width in pixels (default: the model's own)")
+    parser.add_argument("--height", type=int, help="height in pixels, if it differs from the resolution")
+    parser.add_argument("--width", type=int, help="width in pixels, if it differs from the resolution")
+    parser.add_argument("--frames", type=int, help="number of frames (default: 81 for video models)")
+    parser.add_argument("--batch", type=int, default=1, help="images times particles (default: %(default)s)")
+    parser.add_argument("--dtype", default="bfloat16", help="float32, float16 or bfloat16 (default: %(default)s)")
+    parser.add_argument(
+        "--gradient-at",
+        default="x_t",
+        choices=["x_t", "x0"],
+        help="the mode to mark: gradient through the network, or only at its prediction (default: %(default)s)",
+    )
+    parser.add_argument("--checkpointing", action="store_true", help="mark the mode with gradient checkpointing")
+
+
+def _add_audit(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "audit",
+        "test whether a tensor is white Gaussian noise",
+        "Tests the vectors of a file for white Gaussian noise, and plots their band energies.",
+        "audit latents.npy --batch",
+        "audit tensors.safetensors --tensor noise --standardise --out bands.png",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help=".npy, .safetensors or .png (standardised)")
+    parser.add_argument("--out", type=Path, help="plot of the bands (default: NAME.audit.png beside the file)")
+    parser.add_argument("--tensor", help="name of the tensor in a .safetensors file")
+    parser.add_argument("--batch", action="store_true", help="the first axis is the batch")
+    parser.add_argument("--standardise", action="store_true", help="scale each vector to mean 0 and RMS 1")
+    parser.add_argument("--level", type=float, default=0.01, help="significance level (default: %(default)s)")
+
+
+def _add_lists(commands: Any) -> None:
+    methods = _command(
+        commands,
+        "methods",
+        "list the methods, or describe one",
+        "Prints the methods, one per line, or the papers, equations and options of one method.",
+        "methods",
+        "methods ntrk",
+    )
+    methods.add_argument("name", nargs="?", help="the method to describe")
+    _command(
+        commands,
+        "rewards",
+        "list the rewards",
+        "Prints the rewards, one per line. `generate` and `optimize` take them by name and in weighted sums.",
+        "rewards",
+        'generate "cat face" --reward "0.5*style:3d + 0.5*alignment"',
+    )
+    models = _command(
+        commands,
+        "models",
+        "list the models",
+        "Prints the models, one per line, or all words that the prompts of emoji64 may have.",
+        "models",
+        "models --words",
+    )
+    models.add_argument("--words", action="store_true", help="print the vocabulary of emoji64")

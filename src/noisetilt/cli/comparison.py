@@ -1,0 +1,130 @@
+"""What `generate` and `optimize` share: two variants at the same seeds, their rewards, and the files of a run."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from .._messages import missing_extra
+from ..methods import Method
+from ..report import file_stem, save_picture, table
+from ..rewards import Reward, has_heldout
+from ..rewards import load as load_reward
+from ..rewards.reward import evaluate_reward
+
+MISSING_PLOT = missing_extra("plot", "the plot rewards.png")
+
+
+@dataclass
+class Variant:
+    """One of the two compared variants, "base" or "guided"; its results are added batch by batch."""
+
+    name: str
+    method: Method
+    images: list[torch.Tensor] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    heldout: list[float] = field(default_factory=list)
+    curves: list[torch.Tensor] = field(default_factory=list)
+    nfe: float = 0.0
+    seconds: float = 0.0
+
+    def statistics(self) -> dict[str, float | None]:
+        """Mean rewards of the images so far, network evaluations per image, total seconds and number of images."""
+        count = len(self.rewards)
+        return {
+            "reward_mean": sum(self.rewards) / count if count else None,
+            "heldout_mean": sum(self.heldout) / count if count else None,
+            "nfe": self.nfe,
+            "seconds": round(self.seconds, 3),
+            "count": count,
+        }
+
+
+def check_counts(n: int, batch: int) -> None:
+    """Raises a ValueError unless there is at least one image per run and per batch."""
+    if n < 1 or batch < 1:
+        raise ValueError(f"n = {n} and batch = {batch} must be 1 or more")
+
+
+def seed_batches(job: Any) -> Iterator[list[int]]:
+    """The seeds of a job's images, batch by batch."""
+    for first in range(0, job.n, job.batch):
+        yield list(range(job.seed + first, job.seed + min(first + job.batch, job.n)))
+
+
+def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward]:
+    """The held-out reward of a run, with its name.
+
+    It is the held-out version of the reward if the reward is learned. A closed-form reward, such as a colour, has no
+    held-out version; there it is the held-out alignment with the prompt, which detects images that lost their content.
+
+    Raises:
+        ValueError: if the reward cannot be evaluated for this prompt.
+    """
+    blank = model.decode(torch.zeros(1, *model.shape, device=model.device))
+    if not has_heldout(job.reward):
+        heldout = load_reward("alignment", heldout=True)
+        try:
+            evaluate_reward(heldout, blank, [job.prompt])
+            return "alignment", heldout
+        except ValueError:  # a prompt of style words alone has no alignment
+            pass
+    heldout = load_reward(job.reward, heldout=True)
+    evaluate_reward(heldout, blank, [job.prompt])
+    return job.reward, heldout
+
+
+def image_name(job: Any, seed: int, variant: Variant) -> str:
+    """The file name of an image."""
+    return f"{file_stem(job.prompt)}-{seed}-{variant.name}.png"
+
+
+def save_image(job: Any, variant: Variant, seed: int, image: torch.Tensor, **results: Any) -> None:
+    """Writes an image with the settings that reproduce it, and its results, in the PNG's text."""
+    settings = {**job.settings(), "seed": seed, "n": 1, "variant": variant.name, **results}
+    save_picture(image, job.out / image_name(job, seed, variant), settings)
+
+
+def run_record(
+    job: Any, method: Method, variants: Sequence[Variant], heldout_name: str, complete: bool
+) -> dict[str, Any]:
+    """The content of run.json."""
+    return {
+        "complete": complete,
+        "heldout_reward": heldout_name,
+        "settings": {**job.settings(), "options": method.options()},
+        **{variant.name: variant.statistics() for variant in variants},
+        "images": [
+            {"file": image_name(job, job.seed + i, variant), "reward": reward, "heldout": heldout}
+            for variant in variants
+            for i, (reward, heldout) in enumerate(zip(variant.rewards, variant.heldout, strict=True))
+        ],
+        "versions": {"noisetilt": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def grid_label(variant: Variant, method: str) -> str:
+    """The line above a variant's images in grid.png."""
+    means = variant.statistics()
+    return f"{variant.name} ({method})  reward {means['reward_mean']:+.3f}  held-out {means['heldout_mean']:+.3f}"
+
+
+def comparison_table(job: Any, variants: Sequence[Variant], heldout_name: str) -> str:
+    """The table printed at the end of a run, one row per variant."""
+    columns = ("reward_mean", "heldout_mean", "nfe", "seconds")
+    rows = [[variant.name, *(variant.statistics()[column] for column in columns)] for variant in variants]
+    return table(["", job.reward, f"held-out {heldout_name}", "NFE", "seconds"], rows)
+
+
+def print_summary(job: Any, variants: Sequence[Variant], heldout_name: str, files: str) -> None:
+    """Prints the table, and where the files are."""
+    print(comparison_table(job, variants, heldout_name))
+    print(f"\nthe images, {files} are in {Path(job.out)}/")

@@ -1,0 +1,45 @@
+"""The commands `noisetilt methods`, `rewards` and `models`: what there is, one line each."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+
+from ..methods import METHODS
+from ..models import MODELS
+from ..rewards import CATALOGUE
+from .names import check_method
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prints the list that the command names."""
+    if args.command == "rewards":
+        _print_lines(CATALOGUE)
+    elif args.command == "models":
+        _print_vocabulary() if args.words else _print_lines(MODELS)
+    elif args.name:
+        _describe_method(args.name)
+    else:
+        for name, method in METHODS.items():
+            options = ", ".join(f"{k}={v}" for k, v in method.options().items())
+            print(f"{name:16} {method.summary}  [{options}]")
+
+
+def _print_lines(descriptions: dict[str, str]) -> None:
+    for name, line in descriptions.items():
+        print(f"{name:16} {line}")
+
+
+def _print_vocabulary() -> None:
+    from ..rewards.scorers.words import vocabulary
+
+    print(" ".join(vocabulary()))
+
+
+def _describe_method(name: str) -> None:
+    check_method(name)
+    print(f"{name}: {METHODS[name].summary}\n")
+    for role, part in METHODS[name].parts().items():
+        options = ", ".join(f"{f.name}={getattr(part, f.name)}" for f in dataclasses.fields(part))
+        print(f"{role}: {type(part).__name__}({options})\n{inspect.getdoc(type(part))}\n")

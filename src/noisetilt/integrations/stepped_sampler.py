@@ -1,0 +1,193 @@
+"""Guided sampling one network call at a time: the caller runs the network, the sampler does everything else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..methods import Method
+from ..path import Path
+from ..rewards.reward import RewardFunction
+from ..sampling.engine import Engine, run_steps
+from ..sampling.reward_evaluation import RewardEvaluator, check_reward
+from ..sampling.trace import Trace
+from .coroutine import Coroutine
+from .step_evaluation import GradientAt, Request, Response, StepEvaluation
+from .vjp import VJP
+
+
+class SteppedSampler:
+    """A sampler that requests x̂_0 at the states `x` and the time `t`. The caller passes x̂_0 to `advance`, until `done`.
+
+        with SteppedSampler(...) as sampler:
+            while not sampler.done:
+                x_t = sampler.x.detach().requires_grad_(sampler.needs_vjp)
+                x0_hat = ...  # the network at x_t and sampler.t
+                sampler.advance(x_t, x0_hat, make_vjp(x0_hat, x_t))
+
+    States are batches (image · particle, *event), in which the particles of an image are adjacent. Every request is
+    for the full batch.
+
+    Args:
+        method: the method.
+        path: the Gaussian path of the network.
+        shape: of one event.
+        seeds, prompts: one per image.
+        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised, or None. The reward of a video
+            (batch, frames, 3, H, W) is the mean over its frames, unless the reward has `video = True`.
+        decode: images in [0, 1] from states (batch, *event), differentiable.
+        grid: times from noise to data. It may be set as an attribute before the first call of `advance` instead.
+        start: the initial state (image · particle, *event); the method's initial noise if None.
+        eta: stochasticity of the reverse kernel.
+        gradient_at: "x_t": the gradient is taken through the network; "x0": only through reward and decoder.
+        chunk: rows that are decoded and evaluated at a time, which bounds the memory.
+        device, dtype: of the states.
+        rng: random numbers with the methods of `PerImageRNG`, instead of those of the seeds.
+        heldout: held-out reward, evaluated on each image's best particle after every step.
+        trace: the trace to fill; a new one if None.
+    Attributes:
+        x: the states of the current request, (image · particle, *event); the final states once done.
+        trace: complete once done. Its nfe counts the evaluations that the method requested.
+        rows, rewards, heldout_rewards: once done, the row of each image's best particle (image,) int64, its final
+            reward (image,) and its held-out reward (image,); None where there is no such reward.
+    Raises:
+        ValueError: if an argument is invalid, or the method needs an argument that is missing.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        path: Path,
+        shape: Sequence[int],
+        seeds: Sequence[int],
+        prompts: Sequence[str],
+        reward: RewardFunction | None,
+        decode: Callable[[Tensor], Tensor],
+        *,
+        grid: Sequence[float] | None = None,
+        start: Tensor | None = None,
+        eta: float = 1.0,
+        gradient_at: GradientAt = "x_t",
+        chunk: int = 1,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        rng: Any = None,
+        heldout: RewardFunction | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        check_guidance(method, reward, gradient_at, chunk)
+        if start is not None and method.initial.needs_reward:
+            raise ValueError("this method chooses its own initial noise; start from noise, without latents or an image")
+        self.method, self.path = method, path
+        self.engine = Engine(method, path, shape, seeds, eta, device, dtype, rng=rng)
+        proposal = method.proposal
+        self._evaluation = StepEvaluation(
+            self.engine,
+            method,
+            path,
+            RewardEvaluator(reward, decode, prompts, getattr(proposal, "zeroth_order", False)),
+            None if heldout is None else RewardEvaluator(heldout, decode, prompts),
+            torch.arange(len(prompts), device=device).repeat_interleave(self.engine.particles),
+            getattr(proposal, "gradient_at", gradient_at),
+            chunk,
+        )
+        self.grid = grid
+        self.trace = Trace() if trace is None else trace
+        self.start, self.x, self.rows, self.rewards, self.heldout_rewards = start, start, None, None, None
+        self._started = time.perf_counter()
+        autocast = torch.is_autocast_enabled(torch.device(device).type)
+        self._autocast = torch.autocast(torch.device(device).type, enabled=autocast)
+        self._coroutine: Coroutine[Request, Response] = Coroutine(self._body)
+
+    def __enter__(self) -> SteppedSampler:
+        self._coroutine.start()
+        self.x = self._coroutine.request.x
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._coroutine.close()
+
+    @property
+    def grid(self) -> Sequence[float] | None:
+        """The times from noise to data."""
+        return self._evaluation.grid
+
+    @grid.setter
+    def grid(self, grid: Sequence[float] | None) -> None:
+        self._evaluation.grid = grid
+
+    @property
+    def done(self) -> bool:
+        """Whether sampling has ended."""
+        return self._coroutine.request is None
+
+    @property
+    def t(self) -> float:
+        """The time of the current request."""
+        t = self._coroutine.request.t
+        return self.grid[0] if t is None else t
+
+    @property
+    def needs_vjp(self) -> bool:
+        """Whether the next call of `advance` needs `vjp`."""
+        return not self.done and self._coroutine.request.needs_vjp
+
+    def advance(self, x_t: Tensor, x0_hat: Tensor, vjp: VJP | None = None) -> None:
+        """Answers the current request, and samples up to the next one.
+
+        Args:
+            x_t: the states that the network was given, (image · particle, *event): `x`, unless the caller changed it.
+            x0_hat: x̂_0, of the same shape and dtype.
+            vjp: the VJP of x̂_0 by x_t, on (image · particle, *event); needed if `needs_vjp`.
+        """
+        self._coroutine.send(Response(x_t, x0_hat, vjp))
+        if not self.done:
+            self.x = self._coroutine.request.x
+
+    def _body(self, request: Callable[[Request], Response]) -> None:
+        self._evaluation.request = request
+        if torch.device(self.engine.device).type == "cuda":
+            torch.cuda.set_device(self.engine.device)
+        with torch.no_grad(), self._autocast:
+            self._run()
+
+    def _run(self) -> None:
+        engine, evaluation = self.engine, self._evaluation
+        x = engine.start(1.0, evaluation.evaluate_initial_noise) if self.start is None else self.start
+        if self.grid is None:
+            evaluation.denoise_first(x)
+        grid = self.method.times.expand(self.path, list(self.grid))
+        engine.set_grid(grid)
+        given = self.start is not None
+        for step in run_steps(engine, x, grid, evaluation.evaluate, evaluation.gradient_at_x0, given):
+            heldout = evaluation.heldout_values(step.x0_hat, engine.best(step.rewards), step.t)
+            self.trace.record(step.t, step.rewards, step.gradient, heldout)
+        self._finish(step.x)
+
+    def _finish(self, x: Tensor) -> None:
+        self.x, engine, evaluation = x, self.engine, self._evaluation
+        self.rows = engine.best(None)
+        if evaluation.evaluator.reward is not None:
+            rewards = evaluation.values(x, evaluation.index, 0.0)
+            rows = engine.rows_of(self.method.selection.winner(engine.by_image(rewards)))
+            self.rows, self.rewards = rows.to(x.device), rewards[rows]
+        self.heldout_rewards = evaluation.heldout_values(x, self.rows, 0.0)
+        self.trace.nfe = evaluation.nfe / engine.images
+        self.trace.seconds = time.perf_counter() - self._started
+
+
+def check_guidance(method: Method, reward: RewardFunction | None, gradient_at: str, chunk: int) -> None:
+    """Checks the arguments of guidance before a network runs.
+
+    Raises:
+        ValueError: if the method cannot follow the reward, or gradient_at or chunk is invalid.
+    """
+    check_reward(method, reward)
+    if gradient_at not in ("x_t", "x0"):
+        raise ValueError(f"gradient_at = {gradient_at!r} must be 'x_t' (through the network) or 'x0'")
+    if chunk != int(chunk) or chunk < 1:
+        raise ValueError(f"chunk = {chunk} must be 1 row or more")
