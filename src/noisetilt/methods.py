@@ -17,6 +17,7 @@ from .proposals import (
     NoiseTilt,
     NormalisedMeanShift,
     Proposal,
+    SphericalGaussian,
     TrainingFreeGuidance,
     TwistedShift,
     UniversalGuidance,
@@ -105,6 +106,7 @@ METHODS: dict[str, Method] = {
         summary="mean shift with time travel in the middle (Yu 2023)",
     ),
     "tfg": Method(proposal=TrainingFreeGuidance(), summary="training-free guidance, the frame of these (Ye 2024)"),
+    "dsg": Method(proposal=SphericalGaussian(), summary="noise turned towards the gradient, norm kept (Yang 2024)"),
     "svdd": Method(selection=Search(particles=20), summary="the best of K candidates at every step (Li 2024)"),
     "rbf": Method(
         selection=RolloverBudget(), summary="candidates until one is better, unused calls roll over (Kim 2025)"
