@@ -17,6 +17,7 @@ from .proposals import (
     NoiseTilt,
     NormalisedMeanShift,
     Proposal,
+    SphericalGaussian,
     TrainingFreeGuidance,
     TwistedShift,
     UniversalGuidance,
@@ -110,6 +111,7 @@ METHODS: dict[str, Method] = {
         proposal=TrainingFreeGuidance(),
         summary="training-free guidance, which unifies dps, lgd, mpgd, ugd and freedom (Ye 2024)",
     ),
+    "dsg": Method(proposal=SphericalGaussian(), summary="noise turned towards the gradient, norm kept (Yang 2024)"),
     "svdd": Method(selection=Search(particles=20), summary="the best of K candidates at every step (Li 2024)"),
     "rbf": Method(
         selection=RolloverBudget(), summary="candidates until the reward improves; unused calls roll over (Kim 2025)"

@@ -288,6 +288,52 @@ def wan() -> diffusers.WanPipeline:
     )
 
 
+def qwen_vl(width: int = 16) -> torch.nn.Module:
+    text = dict(
+        vocab_size=len(WORDS),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        rope_scaling={"type": "mrope", "mrope_section": [1, 1, 2]},
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    vision = dict(depth=1, hidden_size=width, intermediate_size=2 * width, num_heads=2, out_hidden_size=width)
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    return transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+def qwen_image() -> diffusers.QwenImagePipeline:
+    transformer = diffusers.QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 2, 2),
+    ).eval()
+    autoencoder = diffusers.AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.5, 0.8, 1.1, 2.0],
+    ).eval()
+    return diffusers.QwenImagePipeline(
+        transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=autoencoder,
+        text_encoder=qwen_vl(),
+        tokenizer=tokenizer(300),
+    )
+
+
 PICTURE = dict(height=SIZE, width=SIZE, output_type="pt", num_inference_steps=4)
 FAMILIES = {
     "sd": (sd, dict(PICTURE, guidance_scale=3.0)),
@@ -310,6 +356,7 @@ FAMILIES = {
         ),
     ),
     "wan": (wan, dict(PICTURE, guidance_scale=3.0, num_frames=5, max_sequence_length=8)),
+    "qwen": (qwen_image, dict(PICTURE, max_sequence_length=64)),
 }
 
 

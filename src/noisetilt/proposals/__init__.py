@@ -6,6 +6,7 @@ from .manifold import ManifoldShift
 from .mean_shift import MeanShift, NormalisedMeanShift
 from .monte_carlo import MonteCarloShift
 from .noise_tilt import NoiseTilt
+from .spherical_gaussian import SphericalGaussian
 from .step import Proposal, Step
 from .training_free import TrainingFreeGuidance
 from .twisted import TwistedShift
@@ -20,6 +21,7 @@ __all__ = [
     "NoiseTilt",
     "NormalisedMeanShift",
     "Proposal",
+    "SphericalGaussian",
     "Step",
     "TrainingFreeGuidance",
     "TwistedShift",

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from .._messages import unknown_name
-from .colour import CHANNELS, brightness, channel_excess, darkness, nearness_to, parse_colour, saturation
+from .colour import (
+    CHANNELS,
+    brightness,
+    channel_excess,
+    colourfulness,
+    darkness,
+    nearness_to,
+    parse_colour,
+    saturation,
+)
 from .hub import heldout_name, is_hub, load_hub
 from .jpeg import jpeg_size
 from .reward import Reward, weighted_sum
@@ -22,6 +31,7 @@ CATALOGUE = {
     "redness": "mean red minus the mean of green and blue, -1 to 1; also greenness, blueness",
     "brightness": "mean luma, 0 to 1; darkness is one minus it",
     "saturation": "mean chroma, 0 to 1",
+    "colourfulness": "spread and mean of the opponent colours, 0 on grey (Hasler and Süsstrunk 2003)",
     "colour:#rrggbb": "minus the mean squared distance of the pixels to a colour",
     "jpeg": "minus the size as a JPEG file in kB: small files (black box); jpeg:large rewards large ones",
     "aesthetic": "LAION's aesthetic score on CLIP, about 1 to 10; aesthetic-v2.5 is its successor on SigLIP (hub)",
@@ -39,6 +49,7 @@ _CLOSED_FORMS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
     "brightness": brightness,
     "darkness": darkness,
     "saturation": saturation,
+    "colourfulness": colourfulness,
 }
 _BLACK_BOXES = {"jpeg": jpeg_size(-1.0), "jpeg:small": jpeg_size(-1.0), "jpeg:large": jpeg_size(1.0)}
 _TERM = re.compile(r"\s*(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*(?P<name>[a-z][\w:#@~./-]*)\s*", re.I)

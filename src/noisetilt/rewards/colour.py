@@ -59,3 +59,16 @@ def nearness_to(colour: Tensor) -> Callable[[Tensor, Sequence[str]], Tensor]:
         return -offset.square().sum(dim=1).mean(dim=(1, 2))
 
     return nearness
+
+
+def colourfulness(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """M̂⁽³⁾ of Hasler and Süsstrunk 2003, "Measuring colorfulness in natural images", for pixels in [0, 1].
+
+    sqrt(σ_rg² + σ_yb²) + 0.3 · sqrt(μ_rg² + μ_yb²), the standard deviations and means of rg = R − G and
+    yb = (R + G)/2 − B over the pixels: 0 on any grey. The paper's values, for pixels up to 255, are 255 times as large.
+    """
+    red, green, blue = images.flatten(2).unbind(1)
+    opponent = torch.stack([red - green, (red + green) / 2 - blue], dim=1)
+    mean = opponent.mean(2, keepdim=True)
+    deviation = torch.linalg.vector_norm(opponent - mean, dim=(1, 2)) / opponent.shape[2] ** 0.5
+    return deviation + 0.3 * torch.linalg.vector_norm(mean, dim=(1, 2))

@@ -39,6 +39,11 @@ def decode_video(pipe: Any, x_0: Tensor) -> Tensor:
     return pipe.vae.decode(latents, return_dict=False)[0].transpose(1, 2)
 
 
+def decode_one_frame(pipe: Any, x_0: Tensor) -> Tensor:
+    """Latents of a video autoencoder for one image: Qwen-Image."""
+    return decode_video(pipe, x_0[:, :, None])[:, 0]
+
+
 def by_channel(values: list[float], like: Tensor) -> Tensor:
     """One value per channel, shaped to be multiplied with `like` (batch, channel, …)."""
     return torch.tensor(values).to(like).view(1, -1, *[1] * (like.ndim - 2))
@@ -93,6 +98,7 @@ FAMILIES = {
     "SanaPipeline": SCALED,
     "SanaSprintPipeline": SCALED,
     "WanPipeline": Family(decode_video),
+    "QwenImagePipeline": Family(decode_one_frame, unpack_flux, pack_flux),
 }
 
 
