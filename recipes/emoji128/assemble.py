@@ -80,9 +80,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("build", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument(
-        "--distilled", action="store_true", help="keep the guidance input of a guidance-distilled model"
-    )
+    parser.add_argument("--distilled", action="store_true", help="keep the guidance input")
     options = parser.parse_args()
     pipe = assemble(options.weights, options.build, options.distilled)
     save(pipe, options.folder)
