@@ -87,7 +87,8 @@ def main() -> None:
     parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
     size = sum(f.stat().st_size for f in options.folder.rglob("*.safetensors"))
     print(
-        f"{sum(p.numel() for m in parts for p in m.parameters()) / 1e6:.1f} M parameters, {size / 1e6:.1f} MB of weights"
+        f"{sum(p.numel() for part in parts for p in part.parameters()) / 1e6:.1f} M parameters, "
+        f"{size / 1e6:.1f} MB of weights"
     )
 
 
