@@ -1,0 +1,96 @@
+"""Put trained weights together as a FluxPipeline folder.
+
+    python recipes/emoji128/assemble.py build/emoji128/run build/emoji128 src/noisetilt/models/emoji128
+
+The first folder has flow*.safetensors and text*.safetensors as train_cpu.py or train_gpu.py writes them; the second has
+vocabulary.json, vae.safetensors and scale.json; the third is written: weights in float16, and SHA-256 checksums of all
+files but the card. Weights that were not guidance-distilled have seen guidance 1 only, and the guidance input is folded
+away; --distilled keeps it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import networks
+from captions import tokenizers
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+def read_weights(folder: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of all files `name*.safetensors` of a folder, in float32 where they are floating point."""
+    files = sorted(folder.glob(f"{name}*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} has no {name}*.safetensors; train first")
+    state = {key: value for file in files for key, value in load_file(file).items()}
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def assemble(weights: Path, build: Path, distilled: bool = False) -> FluxPipeline:
+    """The pipeline in float32.
+
+    Args:
+        weights: folder with flow*.safetensors and text*.safetensors.
+        build: folder with vocabulary.json, vae.safetensors and scale.json.
+        distilled: whether the flow model takes its guidance as an input.
+    """
+    vocabulary = json.loads((build / "vocabulary.json").read_text("utf-8"))
+    network = networks.transformer_like(read_weights(weights, "flow"))
+    text = networks.TextEncoders(len(vocabulary["tokens"]))
+    text.load_state_dict(read_weights(weights, "text"))
+    text.tie_plurals(vocabulary["same_as"])
+    vae = networks.autoencoder()
+    vae.load_state_dict(read_weights(build, "vae"))
+    scale = json.loads((build / "scale.json").read_text("utf-8"))
+    vae.register_to_config(shift_factor=scale["shift"], scaling_factor=scale["scale"])
+    clip_tokenizer, t5_tokenizer = tokenizers(vocabulary["tokens"])
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        vae=vae,
+        transformer=network if distilled else networks.without_guidance_input(network),
+        text_encoder=text.pooled,
+        tokenizer=clip_tokenizer,
+        text_encoder_2=text.sequence,
+        tokenizer_2=t5_tokenizer,
+    )
+
+
+def save(pipe: FluxPipeline, folder: Path) -> None:
+    """Writes the pipeline with half-precision weights and checksums.json."""
+    pipe.save_pretrained(folder)
+    for file in folder.rglob("*.safetensors"):
+        state = load_file(file)
+        save_file({k: v.half() if v.is_floating_point() else v for k, v in state.items()}, file, {"format": "pt"})
+        file.chmod(0o644)
+    for file in (folder / "model_index.json", *folder.glob("tokenizer*/tokenizer_config.json")):
+        # The name that transformers 4 and 5 both know.
+        file.write_text(file.read_text("utf-8").replace("TokenizersBackend", "PreTrainedTokenizerFast"), "utf-8")
+    files = sorted(f for f in folder.rglob("*") if f.suffix in {".safetensors", ".json"} and f.name != "checksums.json")
+    digests = {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    (folder / "checksums.json").write_text(json.dumps(digests, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("build", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--distilled", action="store_true", help="keep the guidance input")
+    options = parser.parse_args()
+    pipe = assemble(options.weights, options.build, options.distilled)
+    save(pipe, options.folder)
+    parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    size = sum(f.stat().st_size for f in options.folder.rglob("*.safetensors"))
+    print(
+        f"{sum(p.numel() for part in parts for p in part.parameters()) / 1e6:.1f} M parameters, "
+        f"{size / 1e6:.1f} MB of weights"
+    )
+
+
+if __name__ == "__main__":
+    main()

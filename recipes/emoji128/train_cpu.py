@@ -1,0 +1,222 @@
+"""Train the flow model of emoji128 with its text encoders on a CPU; run it again and it goes on.
+
+    python recipes/emoji128/train_cpu.py build/emoji128 build/emoji128/run --seconds 8000 --text build/emoji128/text
+
+The first folder has pack.npz, vocabulary.json, vae.safetensors and features.pt. The second gets, every three minutes:
+    checkpoint.pt         where the next run goes on
+    before-decay.pt       the last checkpoint before the learning rate began to fall: the better start for more training
+    flow.safetensors, text.safetensors   averaged weights in float16, for assemble.py
+and at the end samples.png. The learning rate is constant for a fraction --flat of the time, then falls to zero.
+An early layer is held to ImageNet features (REPA, arXiv 2410.06940) if there is features.pt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MALLOC_MMAP_MAX_", "0")  # large tensors are not handed back to the kernel after every step
+
+import numpy as np
+import torch
+from dataset import Dataset, draw_captions, encode_images, load_dataset, save_grid
+from networks import HEAD_WIDTH, autoencoder, new_text_encoders, new_transformer, pack
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from training import (
+    PROMPTS,
+    Precision,
+    TimeLimit,
+    Velocity,
+    average_into,
+    decode_packed,
+    encode_prompts,
+    euler_sample,
+    flow_optimizers,
+    learning_rate_factor,
+    load_weights,
+    log,
+    normalisation,
+    sample_times,
+    save_weights,
+    set_learning_rate,
+    update,
+)
+
+HEADS, SAVE_EVERY, MOST_AVERAGING, ALIGNMENT_WEIGHT = 4, 180, 0.999, 0.5
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("build", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--text", type=Path, help="folder of pretrain_text.py")
+    parser.add_argument("--start", type=Path, help="folder with flow.safetensors and text.safetensors to start from")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of AdamW; Muon's is 1.5 times as large")
+    parser.add_argument("--flat", type=float, default=0.6, help="fraction of the time at a constant learning rate")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--limit", type=int, help="only the first images, as many as features.py had")
+    parser.add_argument("--every", type=int, default=50, help="steps between two lines of the log")
+    parser.add_argument("--no-compile", dest="compile", action="store_false")
+    return parser.parse_args()
+
+
+def cached(file: Path, make: Callable[[], Tensor]) -> Tensor:
+    """A tensor that is computed once and kept in a file."""
+    if not file.exists():
+        torch.save(make(), file)
+    return torch.load(file)
+
+
+def alignment_targets(middle: Tensor) -> Tensor:
+    """Unit vectors (n, 2, 64, 112) from features (n, 2, 112, 8, 8): one for each image token."""
+    middle = middle.float()
+    mean, std = (statistic((0, 1, 3, 4), keepdim=True) for statistic in (middle.mean, middle.std))
+    return F.normalize((middle - mean) / std, dim=2).flatten(3).transpose(2, 3).half()
+
+
+class Batches:
+    """Random batches of images as latents, with a caption each."""
+
+    def __init__(self, data: Dataset, vae: nn.Module, options: argparse.Namespace) -> None:
+        latents = cached(options.out / "latents.pt", lambda: encode_images(vae, data))
+        self.captions = cached(options.out / "captions.pt", lambda: draw_captions(data, 32))
+        self.shift, self.scale = normalisation(latents)
+        self.latents = ((latents.float() - self.shift) * self.scale).half()
+        self.chance, self.size = data.chance, options.batch
+        file = options.build / "features.pt"
+        self.targets = alignment_targets(torch.load(file)["middle"]) if file.exists() else None
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(x_0 (batch, 64, 64), token ids (batch, 16), features to align with (batch, 64, 112) or None)."""
+        chosen = torch.multinomial(self.chance, self.size, replacement=True)
+        mirrored = torch.randint(2, (self.size,))
+        ids = self.captions[chosen, torch.randint(self.captions.shape[1], (self.size,))].long()
+        targets = None if self.targets is None else self.targets[chosen, mirrored].float()
+        return pack(self.latents[chosen, mirrored].float()), ids, targets
+
+
+class Trainer:
+    """Networks, their averages, optimizers, and how far training is."""
+
+    def __init__(self, data: Dataset, options: argparse.Namespace, features: int | None) -> None:
+        self.network, self.text = new_transformer(HEADS), new_text_encoders(len(data.index))
+        if options.text:
+            load_weights(self.text, options.text / "text.safetensors")
+        if options.start:
+            load_weights(self.network, options.start / "flow.safetensors")
+            load_weights(self.text, options.start / "text.safetensors")
+        self.average, self.average_text = (copy.deepcopy(m).requires_grad_(False) for m in (self.network, self.text))
+        self.optimizers = flow_optimizers(self.network, self.text, options.rate)
+        self.head = None
+        if features is not None:
+            self.head = nn.Sequential(nn.Linear(HEADS * HEAD_WIDTH, 512), nn.SiLU(), nn.Linear(512, features))
+            self.optimizers[1].add_param_group({"params": list(self.head.parameters()), "peak": options.rate})
+        self.network.transformer_blocks[-1].register_forward_hook(self._keep_middle)
+        self.velocity = Velocity(self.network, Precision("bf16", torch.device("cpu")))
+        self._compiled = torch.compile(self._predict) if options.compile else self._predict
+        self.one, self.images, self.middle = torch.ones(options.batch), 0, None
+
+    def _keep_middle(self, module: nn.Module, given: Any, result: tuple[Tensor, Tensor]) -> None:
+        self.middle = result[1]
+
+    def _predict(self, x_t: Tensor, t: Tensor, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The velocity, and unit vectors that are to be the features' at the image tokens."""
+        v = self.velocity._network(x_t, t, *self.text(ids), self.one)
+        return v, None if self.head is None else F.normalize(self.head(self.middle).float(), dim=-1)
+
+    def step(self, x_0: Tensor, ids: Tensor, targets: Tensor | None) -> tuple[float, float]:
+        """One step of training; (loss of the flow, mean cosine with the features)."""
+        t, noise = sample_times(len(x_0)), torch.randn_like(x_0)
+        x_t = x_0 + t[:, None, None] * (noise - x_0)
+        with torch.autocast("cpu", torch.bfloat16):
+            v, aligned = self._compiled(x_t, t, ids)
+        loss = F.mse_loss(v.float(), noise - x_0)
+        cosine = torch.zeros(()) if targets is None else (aligned * targets).sum(-1).mean()
+        update(
+            loss if targets is None else loss + ALIGNMENT_WEIGHT * (1 - cosine),
+            self.optimizers,
+            [*self.network.parameters(), *self.text.parameters()],
+        )
+        self.images += len(x_0)
+        for average, module in ((self.average, self.network), (self.average_text, self.text)):
+            average_into(average, module, self.images // len(x_0), MOST_AVERAGING)
+        return loss.item(), cosine.item()
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {
+            "network": self.network,
+            "text": self.text,
+            "average": self.average,
+            "average_text": self.average_text,
+            "muon": self.optimizers[0],
+            "adamw": self.optimizers[1],
+        }
+        return parts if self.head is None else {**parts, "head": self.head}
+
+    def save(self, out: Path, before_decay: bool) -> None:
+        """Checkpoint and averaged weights; an older checkpoint is replaced only once the new one is complete."""
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        unfinished = out / "checkpoint.unfinished"
+        torch.save({**state, "images": self.images}, unfinished)
+        unfinished.replace(out / "checkpoint.pt")
+        if before_decay:
+            shutil.copy(out / "checkpoint.pt", out / "before-decay.pt")
+        save_weights(self.average, out / "flow.safetensors")
+        save_weights(self.average_text, out / "text.safetensors")
+
+    def resume(self, file: Path) -> None:
+        state = torch.load(file)
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.images = state["images"]
+
+
+def train(trainer: Trainer, batches: Batches, options: argparse.Namespace) -> None:
+    limit, saved, losses = TimeLimit(options.seconds), time.time(), []
+    with sdpa_kernel(SDPBackend.MATH):
+        while limit.progress < 1:
+            factor = learning_rate_factor(limit.progress, len(losses), 200, options.flat)
+            set_learning_rate(trainer.optimizers, factor)
+            loss, cosine = trainer.step(*batches.draw())
+            losses.append(loss)
+            if len(losses) % options.every == 0:
+                rate = len(losses) * options.batch / limit.elapsed
+                mean = np.mean(losses[-options.every :])
+                log(f"{trainer.images} images, loss {mean:.4f}, cosine {cosine:.3f}, {rate:.1f} images/s")
+            if time.time() - saved > SAVE_EVERY:
+                trainer.save(options.out, limit.progress < options.flat)
+                saved = time.time()
+    trainer.save(options.out, False)
+    log(f"{trainer.images} images in all, loss {np.mean(losses[-200:]):.4f}")
+
+
+def main() -> None:
+    options = parse()
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(time.time_ns())
+    data = load_dataset(options.build, options.limit)
+    vae = load_weights(autoencoder(), options.build / "vae.safetensors").requires_grad_(False)
+    vae.to(memory_format=torch.channels_last)
+    batches = Batches(data, vae, options)
+    trainer = Trainer(data, options, None if batches.targets is None else batches.targets.shape[-1])
+    if (options.out / "checkpoint.pt").exists():
+        trainer.resume(options.out / "checkpoint.pt")
+    train(trainer, batches, options)
+    velocity = Velocity(trainer.average, trainer.velocity.precision)
+    ids = encode_prompts([p for p in PROMPTS if all(word in data.index for word in p.split())], data.index)
+    if len(ids):
+        tokens = euler_sample(velocity, trainer.average_text, ids, data.index, cfg=3.0)
+        save_grid(decode_packed(vae, tokens, batches.shift, batches.scale), 8, options.out / "samples.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""What the training scripts share: time limits, learning rates, optimizers, averages, the flow loss, sampling, files."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from captions import encode, split_words
+from networks import WORD_ROWS, TextEncoders, position_ids, unpack
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+START = time.time()
+MODES = ("bf16", "cublaslt", "compile", "tf32")
+PROMPTS = (
+    "cat face 3d|red heart noto|green apple 3d|grinning face blob|house flat|red car twemoji|rose 3d|pizza noto"
+    "|rocket 3d|tiger face blob|alarm clock 3d|guitar flat|sunflower twemoji|airplane noto|crown 3d|octopus blob"
+    "|christmas tree flat|santa noto|ghost 3d|cherries twemoji|bear 3d|umbrella flat|fire blob|sad robot"
+).split("|")
+
+
+def log(*parts: object) -> None:
+    print(f"{time.time() - START:6.1f} s", *parts, flush=True)
+
+
+class TimeLimit:
+    """How much of so many seconds has passed since now."""
+
+    def __init__(self, seconds: float) -> None:
+        self.begin, self.seconds = time.time(), seconds
+
+    @property
+    def elapsed(self) -> float:
+        return time.time() - self.begin
+
+    @property
+    def progress(self) -> float:
+        """From 0 to 1 and beyond."""
+        return self.elapsed / max(1e-6, self.seconds)
+
+
+def learning_rate_factor(progress: float, step: int, warmup: int = 100, flat: float = 0.6) -> float:
+    """Linear warm-up over some steps, constant up to a fraction `flat` of the time, then linear to zero."""
+    decay = min(1.0, max(0.0, (1 - progress) / (1 - flat)))
+    return min(1.0, (step + 1) / warmup) * decay
+
+
+def flow_optimizers(
+    network: nn.Module, text: nn.Module | None, rate: float, fused: bool = False
+) -> list[torch.optim.Optimizer]:
+    """Muon for hidden matrices of the network, AdamW for everything else, with five times the rate for words."""
+    hidden, rest, words = [], [], []
+    for name, parameter in network.named_parameters():
+        is_hidden = "transformer_blocks." in name and parameter.ndim == 2 and "norm" not in name
+        (hidden if is_hidden else rest).append(parameter)
+    for parameter in () if text is None else text.parameters():
+        (words if parameter.ndim == 2 and len(parameter) > WORD_ROWS else rest).append(parameter)
+    muon = torch.optim.Muon(
+        [{"params": hidden, "peak": 1.5 * rate}], lr=1.5 * rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+    )
+    groups = [{"params": rest, "peak": rate}, {"params": words, "peak": 5 * rate}]
+    groups = [group for group in groups if group["params"]]
+    return [muon, torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=fused)]
+
+
+def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    """Every parameter group's learning rate as a fraction of its peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+
+
+def update(
+    loss: Tensor, optimizers: Iterable[torch.optim.Optimizer], parameters: Iterable[nn.Parameter], limit: float = 1.0
+) -> None:
+    """One step down the loss, with the gradient's norm clipped."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, limit)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+@torch.no_grad()
+def average_into(average: nn.Module, model: nn.Module, step: int, most: float = 0.998) -> None:
+    """An exponential average of weights whose decay rises from 0.1 at step 0 to `most`."""
+    decay = min(most, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    for ours, theirs in zip(average.buffers(), model.buffers(), strict=True):
+        ours.copy_(theirs)
+
+
+def sample_times(n: int, device: torch.device | str = "cpu") -> Tensor:
+    """Times of the flow loss (n,): logit-normal for four in five, uniform for the rest."""
+    times = torch.sigmoid(torch.randn(n, device=device))
+    uniform = torch.rand(n, device=device)
+    return torch.where(torch.rand(n, device=device) < 0.2, uniform, times).clamp(1e-3, 1)
+
+
+@dataclass
+class Precision:
+    """How matrix products are computed: one of MODES; on a CPU always in float32."""
+
+    mode: str
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+            torch.backends.cudnn.benchmark = True
+        if self.mode == "cublaslt":
+            torch.backends.cuda.preferred_blas_library("cublaslt")
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        on = self.device.type == "cuda" and self.mode != "tf32"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=on)
+
+
+class Velocity:
+    """A transformer as a function of packed latents (n, 64, 64), time (n,), text and guidance (n,)."""
+
+    def __init__(self, network: nn.Module, precision: Precision, compiled: bool = False) -> None:
+        self.network, self.precision = network, precision
+        self.text_ids, self.image_ids = (ids.to(precision.device) for ids in position_ids())
+        self._call = torch.compile(self._network) if compiled else self._network
+
+    def _network(self, x: Tensor, t: Tensor, sequence: Tensor, pooled: Tensor, guidance: Tensor) -> Tensor:
+        return self.network(
+            hidden_states=x,
+            timestep=t,
+            encoder_hidden_states=sequence,
+            pooled_projections=pooled,
+            guidance=guidance,
+            img_ids=self.image_ids,
+            txt_ids=self.text_ids,
+            return_dict=False,
+        )[0]
+
+    def __call__(self, x: Tensor, t: Tensor, sequence: Tensor, pooled: Tensor, guidance: Tensor) -> Tensor:
+        with self.precision.autocast():
+            return self._call(x, t, sequence, pooled, guidance).float()
+
+
+def encode_prompts(prompts: Iterable[str], index: dict[str, int]) -> Tensor:
+    """Token ids (n, 16) of prompts whose words are all known."""
+    return torch.from_numpy(np.stack([encode(split_words(prompt), index) for prompt in prompts])).long()
+
+
+@torch.no_grad()
+def euler_sample(
+    velocity: Velocity,
+    text: TextEncoders,
+    ids: Tensor,
+    index: dict[str, int],
+    steps: int = 25,
+    cfg: float | None = None,
+    guidance: float = 1.0,
+    seed: int = 0,
+) -> Tensor:
+    """Packed latents at t = 0 for token ids; `cfg` mixes two calls, `guidance` goes into the network."""
+    device, n = ids.device, len(ids)
+    with velocity.precision.autocast():
+        given, empty = text(ids), text(encode_prompts([""], index).to(device).expand(n, -1))
+    x = torch.randn(n, 64, 64, generator=torch.Generator().manual_seed(seed)).to(device)
+    strength = torch.full((n,), guidance, device=device)
+    for number in range(steps):
+        t = torch.full((n,), 1 - number / steps, device=device)
+        v = velocity(x, t, *given, strength)
+        if cfg is not None:
+            unconditional = velocity(x, t, *empty, strength)
+            v = unconditional + cfg * (v - unconditional)
+        x = x - v / steps
+    return x
+
+
+@torch.no_grad()
+def decode_packed(vae: nn.Module, tokens: Tensor, shift: float, scale: float) -> Tensor:
+    """Images (n, 3, 128, 128) from packed normalised latents."""
+    latents = unpack(tokens) / scale + shift
+    return torch.cat([vae.decode(part).sample for part in latents.split(32)])
+
+
+def normalisation(latents: Tensor) -> tuple[float, float]:
+    """(shift, scale): (latents − shift) · scale has mean 0 and variance 1."""
+    latents = latents.float()
+    return latents.mean().item(), 1 / latents.std().item()
+
+
+def load_weights(module: nn.Module, file: Path) -> nn.Module:
+    """The module with a file's weights, in float32."""
+    state = load_file(file)
+    module.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return module
+
+
+def save_weights(module: nn.Module, file: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Writes a module's weights; an older file is replaced only once the new one is complete."""
+    state = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
+        for name, tensor in module.state_dict().items()
+    }
+    unfinished = file.with_suffix(".unfinished")
+    save_file(state, unfinished)
+    unfinished.replace(file)

@@ -1,0 +1,246 @@
+"""A diffusers FluxPipeline as a model for `sample` and `optimize`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..path import FlowPath
+from .denoiser import Denoiser
+from .pixels import clamp_unit
+from .prompts import check_prompts, is_word_level, known_words
+
+EMOJI128 = Path(__file__).with_name("emoji128")
+
+
+@dataclass(frozen=True)
+class SchedulerPath(FlowPath):
+    """The path of flow matching with the time grid of a pipeline's FlowMatchEulerDiscreteScheduler.
+
+    Args:
+        scheduler: the scheduler.
+        tokens: image tokens, on which dynamic shifting depends.
+    """
+
+    scheduler: Any = field(default=None, compare=False)
+    tokens: int = 256
+
+    def grid(self, steps: int) -> list[float]:
+        """steps + 1 times from 1 to 0, those of a FluxPipeline call with num_inference_steps = steps."""
+        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+        super().grid(steps)  # refuses numbers of steps that are not 1 or more
+        config = self.scheduler.config
+        mu = calculate_shift(
+            self.tokens,
+            config.get("base_image_seq_len", 256),
+            config.get("max_image_seq_len", 4096),
+            config.get("base_shift", 0.5),
+            config.get("max_shift", 1.15),
+        )
+        if config.get("use_flow_sigmas"):
+            self.scheduler.set_timesteps(steps, mu=mu)
+        else:
+            self.scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
+        return [float(sigma) for sigma in self.scheduler.sigmas]
+
+
+class FluxModel:
+    """A FluxPipeline for `sample` and `optimize`; states are unpacked latents (channels, height / 8, width / 8).
+
+    A transformer with a guidance input (guidance-distilled) is given `guidance`. Any other gets true classifier-free
+    guidance (Ho & Salimans 2022, arXiv 2207.12598) against the empty prompt: both halves are one network call.
+
+    Args:
+        pipe: the pipeline. Its weights are set to need no gradient.
+        guidance: guidance scale; without a guidance input, 1 is no guidance.
+        device, dtype: where and in what precision the networks run; states are float32.
+        steps: the default number of steps for command lines.
+    Attributes:
+        pipe: the pipeline, which `align` takes too.
+        path, shape: flow matching with the scheduler's own time grid, and the shape of one state.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        guidance: float = 3.0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        steps: int = 25,
+    ) -> None:
+        name = type(pipe.scheduler).__name__
+        if name != "FlowMatchEulerDiscreteScheduler":
+            raise ValueError(f"the scheduler {name} is not supported; use FlowMatchEulerDiscreteScheduler")
+        self.pipe, self.guidance, self.device, self.dtype, self.steps = pipe, guidance, device, dtype, steps
+        for part in pipe.components.values():
+            if isinstance(part, nn.Module):
+                part.to(device, dtype).eval().requires_grad_(False)
+        pipe.vae.to(memory_format=torch.channels_last)
+        side = pipe.vae.config.sample_size // pipe.vae_scale_factor
+        self.shape = (pipe.vae.config.latent_channels, side, side)
+        self.path = SchedulerPath(scheduler=pipe.scheduler, tokens=(side // 2) ** 2)
+
+    @property
+    def words(self) -> list[str]:
+        """All words, style names and emoji that prompts may have; empty if prompts are free text."""
+        return known_words(self.pipe.tokenizer_2) if is_word_level(self.pipe.tokenizer_2) else []
+
+    def _encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(sequence (prompt, token, width), pooled (prompt, width))."""
+        sequence, pooled, _ = self.pipe.encode_prompt(
+            list(prompts),
+            prompt_2=None,
+            device=self.device,
+            max_sequence_length=min(512, self.pipe.tokenizer_2.model_max_length),
+        )
+        return sequence, pooled
+
+    @torch.no_grad()
+    def denoiser(self, prompts: Sequence[str]) -> Denoiser:
+        """x̂_0 for these prompts, whose text is encoded once.
+
+        Raises:
+            ValueError: if the tokenizers know whole words only, and a prompt has an unknown word or too many.
+        """
+        if is_word_level(self.pipe.tokenizer_2):
+            check_prompts(self.pipe.tokenizer, prompts)  # which has the more special tokens
+        text = self._encode(prompts)
+        if self.pipe.transformer.config.guidance_embeds or self.guidance == 1.0:
+            return Denoiser(self.path, self._conditional(text), "velocity")
+        return Denoiser(self.path, self._classifier_free(text, self._encode([""])), "velocity")
+
+    def _conditional(self, text: tuple[Tensor, Tensor]) -> Callable[[Tensor, float, Tensor], Tensor]:
+        def network(x_t: Tensor, t: float, index: Tensor) -> Tensor:
+            return self.velocity(x_t, t, *(part[index] for part in text))
+
+        return network
+
+    def _classifier_free(
+        self, text: tuple[Tensor, Tensor], empty: tuple[Tensor, Tensor]
+    ) -> Callable[[Tensor, float, Tensor], Tensor]:
+        def network(x_t: Tensor, t: float, index: Tensor) -> Tensor:
+            both = (
+                torch.cat([part[index], none.expand(len(index), *none.shape[1:])])
+                for part, none in zip(text, empty, strict=True)
+            )
+            conditional, unconditional = self.velocity(torch.cat([x_t, x_t]), t, *both).chunk(2)
+            return unconditional + self.guidance * (conditional - unconditional)
+
+        return network
+
+    def velocity(self, x_t: Tensor, t: float, sequence: Tensor, pooled: Tensor) -> Tensor:
+        """The transformer's prediction of noise − x_0, of x_t's shape and dtype.
+
+        Args:
+            x_t: (batch, channels, height, width).
+            t: the time of all rows, from 1 (noise) to 0 (data).
+            sequence, pooled: encoded text, (batch, token, width) and (batch, width).
+        """
+        from ..integrations.diffusers.families import pack_flux, unpack_flux
+
+        network, (high, wide) = self.pipe.transformer, x_t.shape[2:]
+        guidance = None
+        if network.config.guidance_embeds:
+            guidance = torch.full((len(x_t),), self.guidance, device=x_t.device, dtype=torch.float32)
+        output = network(
+            hidden_states=pack_flux(x_t).to(self.dtype),
+            timestep=torch.full((len(x_t),), t, device=x_t.device, dtype=self.dtype),
+            guidance=guidance,
+            pooled_projections=pooled,
+            encoder_hidden_states=sequence,
+            txt_ids=torch.zeros(sequence.shape[1], 3, device=x_t.device, dtype=self.dtype),
+            img_ids=self._image_ids(high // 2, wide // 2, x_t.device),
+            return_dict=False,
+        )[0]
+        factor = self.pipe.vae_scale_factor
+        return unpack_flux(self.pipe, output.to(x_t.dtype), (high * factor, wide * factor))
+
+    def _image_ids(self, high: int, wide: int, device: torch.device) -> Tensor:
+        """Rotary positions (high · wide, 3) of the image tokens: 0, row, column."""
+        ids = torch.zeros(high, wide, 3, device=device, dtype=self.dtype)
+        ids[..., 1] += torch.arange(high, device=device)[:, None]
+        ids[..., 2] += torch.arange(wide, device=device)[None, :]
+        return ids.flatten(0, 1)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Images (batch, 3, H, W) in [0, 1] from latents (batch, *shape); differentiable."""
+        from ..integrations.diffusers.families import decode_shifted
+
+        latents = x_0.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return clamp_unit(decode_shifted(self.pipe, latents).to(x_0.dtype) / 2 + 0.5)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without progress bars, and without the warning of new diffusers that `torch_dtype` has another name."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    active = [m for m in (diffusers.utils.logging, transformers.utils.logging) if m.is_progress_bar_enabled()]
+    try:
+        for module in active:
+            module.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
+            yield
+    finally:
+        for module in active:
+            module.enable_progress_bar()
+
+
+def load_folder(folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> FluxModel:
+    """The FluxPipeline in a folder that `save_pretrained` wrote.
+
+    Raises:
+        ImportError: if diffusers or transformers is not installed.
+        ValueError: if the folder holds no FluxPipeline.
+    """
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ValueError(f"the folder {folder} has no model_index.json; give a folder that save_pretrained wrote")
+    name = json.loads(index.read_text("utf-8")).get("_class_name")
+    if name != "FluxPipeline":
+        raise ValueError(f"the folder {folder} holds a {name}; only FluxPipeline is supported, use `align` for others")
+    try:
+        import transformers  # noqa: F401
+        from diffusers import FluxPipeline
+    except ImportError as error:
+        raise ImportError('this model needs diffusers and transformers; pip install "noisetilt[diffusers]"') from error
+    with _quietly():
+        pipe = FluxPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+    return FluxModel(pipe, dtype=dtype, **options)
+
+
+def verify_checksums(folder: Path) -> None:
+    """Compares every file that `checksums.json` of a folder names with its SHA-256.
+
+    Raises:
+        ValueError: if a file is another one, or missing.
+    """
+    for name, digest in json.loads((folder / "checksums.json").read_text("utf-8")).items():
+        file = folder / name
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            state = "damaged or was replaced" if file.is_file() else "missing"
+            raise ValueError(f"the file {file} is {state}; install noisetilt again")
+
+
+def emoji128(**options: Any) -> FluxModel:
+    """The embedded model: 128×128 emoji from words, such as "sad cat, 3d"; options are those of `FluxModel`.
+
+    Raises:
+        ImportError: if diffusers or transformers is not installed.
+        ValueError: if a file of the model is damaged or missing.
+    """
+    verify_checksums(EMOJI128)
+    return load_folder(EMOJI128, **options)

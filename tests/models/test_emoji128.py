@@ -1,0 +1,168 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import FluxPipeline
+
+from noisetilt import align, load, rewards, sample
+from noisetilt.integrations.diffusers.families import pack_flux, unpack_flux
+from noisetilt.models.flux import EMOJI128, verify_checksums
+
+STEPS = 2
+CALL = dict(
+    negative_prompt="",
+    true_cfg_scale=3.0,
+    num_inference_steps=STEPS,
+    height=128,
+    width=128,
+    max_sequence_length=16,
+    output_type="pt",
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load("emoji128")
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = FluxPipeline.from_pretrained(EMOJI128)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize(("method", "eta"), [("base", 0.0), ("base", 1.0), ("ntrk", 1.0)])
+def test_sample_and_align_agree(model, pipe, method, eta):
+    """The native loop and the pipeline's own give the same image and the same reward."""
+    reward = rewards.load("redness")
+    native = sample(model, ["cat face 3d"], reward, method, STEPS, seeds=[4], eta=eta)
+    aligned = align(pipe, reward, method, eta=eta)("cat face 3d", seeds=[4], **CALL)
+    assert torch.allclose(native.images, aligned.images, atol=2e-3)
+    assert torch.allclose(native.rewards, aligned.rewards, atol=2e-3)
+
+
+def test_ntrk_raises_the_reward(model):
+    reward = rewards.load("redness")
+    base, guided = (sample(model, ["face"], reward, method, 5).rewards for method in ("base", "ntrk"))
+    assert guided > base + 0.01
+
+
+def test_prompts_matter(model):
+    """A red heart is redder than a green apple, at the same seeds."""
+    redness = rewards.load("redness")
+    prompts = ["red heart", "green apple"]
+    values = redness(sample(model, prompts, None, "base", 6, seeds=[0, 0]).images, prompts)
+    assert values[0] > values[1] + 0.1
+
+
+def test_an_image_depends_on_its_own_seed_only(model):
+    together = sample(model, ["house", "rose 3d"], None, "base", STEPS, seeds=[7, 8]).images
+    alone = sample(model, ["rose 3d"], None, "base", STEPS, seeds=[8]).images
+    assert together.shape == (2, 3, 128, 128)
+    assert torch.allclose(together[1:], alone, atol=1e-4)
+
+
+def test_the_grid_is_the_schedulers_own(model, pipe):
+    pipe("house", **{**CALL, "num_inference_steps": 5})
+    assert model.path.grid(5) == [float(sigma) for sigma in pipe.scheduler.sigmas]
+    with pytest.raises(ValueError, match="steps = 0"):
+        model.path.grid(0)
+
+
+def test_latents_are_unpacked_as_align_unpacks_them(model):
+    x = torch.randn(2, *model.shape)
+    assert model.shape == (16, 16, 16)
+    assert torch.equal(unpack_flux(model.pipe, pack_flux(x), (128, 128)), x)
+
+
+def test_guidance_mixes_the_two_predictions(model):
+    plain = load("emoji128", guidance=1.0)
+    x = torch.randn(1, *model.shape, generator=torch.Generator().manual_seed(0))
+    guided, conditional, unconditional = (
+        m.denoiser([prompt])(x, 0.7) for m, prompt in ((model, "cat"), (plain, "cat"), (plain, ""))
+    )
+    assert torch.allclose(guided, unconditional + 3 * (conditional - unconditional), atol=1e-4)
+    assert not torch.allclose(guided, conditional, atol=1e-2)
+
+
+def test_half_precision_networks_keep_float32_states(model):
+    half = load("emoji128", dtype=torch.bfloat16)
+    images = [sample(m, ["red heart"], rewards.load("redness"), "ntrk", STEPS).images for m in (half, model)]
+    assert images[0].dtype == torch.float32 and images[0].isfinite().all()
+    assert (images[0] - images[1]).abs().mean() < 0.03
+
+
+def test_weights_need_no_gradient(model):
+    parts = [model.pipe.transformer, model.pipe.vae, model.pipe.text_encoder, model.pipe.text_encoder_2]
+    assert not any(p.requires_grad or p.grad is not None for part in parts for p in part.parameters())
+
+
+@pytest.mark.parametrize("prompt", ["sad kittens", "🐱", "❤️", "❤️‍🔥 flat", "Santa's rocket, in 3D style!", ""])
+def test_known_words(model, prompt):
+    model.denoiser([prompt])
+
+
+def test_the_tokenizers_split_words_and_emoji(model):
+    for tokenizer in (model.pipe.tokenizer, model.pipe.tokenizer_2):
+        assert tokenizer.tokenize("Sad kittens 🐱🐶 ❤️‍🔥 3D") == ["sad", "kittens", "🐱", "🐶", "❤\u200d🔥", "3d"]
+
+
+def test_plurals_mean_what_their_singulars_mean(model):
+    one, several = (model.denoiser([prompt]) for prompt in ("kitten", "kittens"))
+    x = torch.randn(1, *model.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(one(x, 0.5), several(x, 0.5))
+
+
+def test_unknown_words_are_refused(model):
+    with pytest.raises(ValueError, match=r"'smilng' of the prompt 'smilng cat'.*smiling"):
+        model.denoiser(["house", "smilng cat"])
+    with pytest.raises(ValueError, match="17 words and the model reads 14"):
+        model.denoiser(["cat " * 17])
+
+
+def test_words_lists_what_prompts_may_have(model):
+    assert {"sad", "kittens", "🐱", "3d", "noto", "twemoji", "flat", "blob"} <= set(model.words)
+    assert not {"<pad>", "<unk>", "<bos>", "<eos>"} & set(model.words)
+
+
+def test_damaged_files_are_refused(tmp_path):
+    folder = tmp_path / "emoji128"
+    shutil.copytree(EMOJI128, folder)
+    verify_checksums(folder)
+    config = folder / "vae" / "config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        verify_checksums(folder)
+    config.unlink()
+    with pytest.raises(ValueError, match=r"config\.json is missing"):
+        verify_checksums(folder)
+
+
+def test_every_file_has_a_checksum():
+    files = {f.relative_to(EMOJI128).as_posix() for f in EMOJI128.rglob("*") if f.is_file()}
+    named = set(json.loads((EMOJI128 / "checksums.json").read_text()))
+    assert files - named == {"checksums.json", "CARD.md"}
+    assert sum((EMOJI128 / name).stat().st_size for name in named) < 40e6
+
+
+def test_a_folder_loads_and_another_pipeline_is_refused(tmp_path):
+    x = torch.randn(1, 16, 16, 16)
+    predictions = [load(name).denoiser(["house"])(x, 0.5) for name in ("emoji128", str(EMOJI128))]
+    assert torch.equal(*predictions)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    with pytest.raises(ValueError, match="holds a WanPipeline"):
+        load(str(tmp_path))
+    with pytest.raises(ValueError, match=r"no model_index\.json"):
+        load(str(EMOJI128 / "vae"))
+    with pytest.raises(ValueError, match=r"some/model.*the folder of a FluxPipeline"):
+        load("some/model")
+
+
+def test_without_diffusers_the_error_says_what_to_install():
+    code = "import sys; sys.modules['diffusers'] = None; import noisetilt; noisetilt.load('emoji128')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 'pip install "noisetilt[diffusers]"' in run.stderr.splitlines()[-1]
