@@ -126,7 +126,7 @@ def contestants(gains: tuple[float, ...] = GAINS) -> list[Contestant]:
         for name, knobs in TILTS.items()
         for gain in gains
     ]
-    das = METHODS["das"].proposal
+    das: Any = METHODS["das"].proposal
     return [
         Contestant("base", 0.0, METHODS["base"]),
         Contestant("base eta 0.7", 0.0, METHODS["base"], 0.7),

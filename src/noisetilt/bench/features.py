@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..models.weights import read_verified
+from ..rewards.checksums import read_verified
 from ..rewards.scorers.scorer import checked_images
 from ..rewards.scorers.words import STYLES
 
@@ -128,7 +128,7 @@ def textures(images: Tensor, batch: int = 256) -> Tensor:
 
 
 @torch.no_grad()
-def classify(images: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
+def classify(images: Tensor, batch: int = 256) -> tuple[Tensor, ...]:
     """What is in the pictures, by a judge that no reward has touched.
 
     Args:

@@ -23,11 +23,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import __version__
-from ..cli.generate import file_stem
 from ..methods import METHODS, Method
 from ..models import load as load_model
 from ..noise import audit
-from ..report import save_picture
+from ..report import file_stem, save_picture
 from ..rewards import load as load_reward
 from ..sampling.noise_ascent import AscentReport, optimize
 from ..sampling.rng import PerImageRNG

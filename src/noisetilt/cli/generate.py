@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from .. import __version__
+from ..integrations.guide import GradientAt
 from ..methods import METHODS, Method, find_method
 from ..models import load as load_model
 from ..report import file_stem, grid, plot_rewards, save_picture, table
@@ -63,7 +64,7 @@ class Job:
     guidance: float | None = None
     eta: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
-    gradient_at: str = "x_t"
+    gradient_at: GradientAt = "x_t"
     device: str = "cpu"
     batch: int = 8
     chunk: int = 8
@@ -73,7 +74,7 @@ class Job:
         return {k: v for k, v in vars(self).items() if k not in ("out", "batch", "chunk")}
 
 
-def choose_heldout(job: Job, model: Any) -> tuple[str, Reward]:
+def choose_heldout(job: Any, model: Any) -> tuple[str, Reward]:
     """What looks on, by name and in its held-out version: the reward itself if it is learned, else alignment with the
     prompt, since a colour or a file size is met most easily by pictures of something else.
 
@@ -157,7 +158,7 @@ def headline(arm: Arm, method: str) -> str:
     return f"{arm.name} ({method})  reward {means['reward_mean']:+.3f}  held-out {means['heldout_mean']:+.3f}"
 
 
-def comparison(job: Job, arms: Sequence[Arm], judge: str) -> str:
+def comparison(job: Any, arms: Sequence[Arm], judge: str) -> str:
     """The table that a run ends with: one line an arm."""
     rows = [[arm.name, *(arm.figures()[k] for k in ("reward_mean", "heldout_mean", "nfe", "seconds"))] for arm in arms]
     return table(["", job.reward, f"held-out {judge}", "NFE", "seconds"], rows)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ..integrations.guide import GradientAt
 from ..methods import find_method
 from ..models import load as load_model
 from ..report import file_stem, grid, plot_panels, save_animation, save_picture
@@ -41,7 +42,7 @@ class OptimizeJob:
     guidance: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
     patience: int | None = None
-    gradient_at: str = "x_t"
+    gradient_at: GradientAt = "x_t"
     device: str = "cpu"
     batch: int = 8
     chunk: int = 8

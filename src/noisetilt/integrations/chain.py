@@ -45,7 +45,7 @@ class ChainResult:
         return gradient
 
 
-def coefficients(path: Path, t: float, s: float) -> tuple[float, float]:
+def coefficients(path: Path, t: float, s: float) -> tuple[float, ...]:
     """keep and lead of the reverse kernel with η = 0 from t to s."""
     one, none = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     return tuple(float(reverse_kernel(path, x_t, x_0, t, s, eta=0)[0]) for x_t, x_0 in ((one, none), (none, one)))

@@ -105,7 +105,11 @@ class Guide:
         self.index = torch.arange(len(prompts), device=device).repeat_interleave(self.engine.particles)
         self.grid = grid
         self.trace = Trace() if trace is None else trace
-        self.start, self.x, self.rows, self.rewards, self.heldout_rewards = start, start, None, None, None
+        self.start: Tensor | None = start
+        self.x: Any = start
+        self.rows: Any = None
+        self.rewards: Tensor | None = None
+        self.heldout_rewards: Tensor | None = None
         self._nfe = 0
         self._early: Response | None = None
         self._started = time.perf_counter()
@@ -208,9 +212,10 @@ class Guide:
     def _estimate(self, x_T: Tensor, x_0: Tensor, directions: Tensor, t: float) -> Tensor:
         """∇r at x_0 from rewards alone, up to a factor: of pictures offsets, or of those that noises offsets make (see
         `Ascent`), whose network calls are one batch a direction and sign."""
-        width = self.method.initial.width
+        initial: Any = self.method.initial
+        width = initial.width
         offsets = width * directions
-        if self.method.initial.perturb == "image":
+        if initial.perturb == "image":
             parts = chunks(len(x_0), self.chunk)
             found = torch.cat([self.evaluator.estimate(x_0[rows], self.index[rows], offsets[rows]) for rows in parts])
             return found / (2 * width**2)

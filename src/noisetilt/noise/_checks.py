@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -51,20 +52,21 @@ class Kept:
 
 
 KEPT = Kept()
+Output = TypeVar("Output")
 
 
-def constant(function: Callable) -> Callable:
+def constant(function: Callable[..., Output]) -> Callable[..., Output]:
     """Remember what a function of hashable arguments returned, and let torch.compile take it for a constant."""
     remembered = functools.lru_cache(maxsize=64)(function)
 
     @torch.compiler.assume_constant_result
-    def keep(*arguments) -> str:
+    def keep(*arguments: Any) -> str:
         name = repr((function.__name__, *arguments)).replace(".", "_")
         setattr(KEPT, name, remembered(*arguments))
         return name
 
     @functools.wraps(function)
-    def answer(*arguments):
+    def answer(*arguments: Any) -> Output:
         return getattr(KEPT, keep(*arguments)) if torch.compiler.is_compiling() else remembered(*arguments)
 
     return answer

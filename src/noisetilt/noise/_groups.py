@@ -77,7 +77,7 @@ def shrink(scores: Tensor, df: int, touched: float = TOUCHED, unit: float = 1.0)
 
 
 @constant
-def chi_radii(df: int, touched: float) -> tuple[float, float, float, float]:
+def chi_radii(df: int, touched: float) -> tuple[float, ...]:
     """Radii that df normal numbers fall short of, or exceed, with probability `touched` and LANDED.
 
     A single one is never too small.
@@ -154,7 +154,7 @@ def correlation_scores(covariance: Tensor, count: int) -> Tensor:
 
 
 @constant
-def upper_triangle(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def upper_triangle(n: int, device: torch.device) -> tuple[Tensor, ...]:
     """Rows and columns of the entries above the diagonal."""
     return tuple(torch.triu_indices(n, n, 1, device=device).unbind())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -67,7 +67,7 @@ class Proposal(Protocol):
     before.
     """
 
-    needs_gradient: bool
+    needs_gradient: ClassVar[bool]
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:
         """x_s (batch, *event) from the step and standard Gaussian noise (batch, *event)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -59,11 +60,11 @@ def weighted_sum(terms: Sequence[tuple[float, Reward]], name: str) -> Reward:
     """Σ weight · reward; differentiable if all its terms are, of videos if any is: the others judge frame by frame."""
     video = any(reward.video for _, reward in terms)
 
-    def value(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def value(reward: Reward, images: Tensor, prompts: Sequence[str]) -> Tensor:
         whole = reward.video or not video
         return reward(images, prompts) if whole else mean_over_frames(reward, images, prompts)
 
-    def total(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def total(images: Tensor, prompts: Sequence[str]) -> Any:
         return sum(weight * value(reward, images, prompts) for weight, reward in terms)
 
     return Reward(name, total, all(reward.differentiable for _, reward in terms), video)

@@ -84,7 +84,8 @@ class Engine:
         """
         self.process, self.steps = ReverseProcess(self.path, tuple(grid), self.eta), reverse_steps(self.path, grid)
         if getattr(self.method.proposal, "best_of", None) is not None:
-            self.method.proposal.rho_on(self.process, math.prod(self.shape))
+            proposal: Any = self.method.proposal
+            proposal.rho_on(self.process, math.prod(self.shape))
 
     def start(self, t: float, evaluate: Callable[..., tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """x_T of all particles at time t, (image · particle, *event).
@@ -143,10 +144,11 @@ class Engine:
     def perturbations(self, t: float) -> Tensor | None:
         """Offsets from x̂_0 for proposals that evaluate the reward near it, (image · particle, draws, *event), or
         None."""
-        draws = getattr(self.method.proposal, "draws", 0)
+        proposal: Any = self.method.proposal
+        draws = getattr(proposal, "draws", 0)
         if not draws:
             return None
-        return self.method.proposal.spread(self.path, t) * torch.stack([self._noise() for _ in range(draws)], dim=1)
+        return proposal.spread(self.path, t) * torch.stack([self._noise() for _ in range(draws)], dim=1)
 
     def advance(
         self,
@@ -237,12 +239,12 @@ class Engine:
         return renoise(self.path, x_t, self._noise(), t, s)
 
 
-def draw_more_candidates(engine: Engine, state: State, evaluate_rows: Callable[[Tensor, Tensor], State]) -> State:
+def draw_more_candidates(engine: Engine, state: Any, evaluate_rows: Callable[[Tensor, Tensor], State]) -> State:
     """Further candidates for the images whose selection wants them; each image keeps its best.
 
     state is (x_t, x̂_0, rewards, gradient) of one particle an image; evaluate_rows evaluates new states of some images.
     """
-    selection = engine.method.selection
+    selection: Any = engine.method.selection
     engine.budget = selection.open_step(state[2], engine.budget)
     while (wanted := selection.wants_more(engine.budget)).any():
         images = wanted.nonzero().flatten()
@@ -299,6 +301,6 @@ def run_steps(
         if hasattr(engine.method.selection, "wants_more") and not (given and engine.number == 0):
             state = draw_more_candidates(engine, state, evaluate)
         x, x0_hat, rewards, gradient = state
-        x = engine.advance(x, x0_hat, t, s, rewards, gradient, lambda x_0, t=t: gradient_at_x0(x_0, t))
+        x = engine.advance(x, x0_hat, t, s, rewards, gradient, lambda x_0, t=t: gradient_at_x0(x_0, t))  # type: ignore[misc]
         by_image = (None if values is None else engine.by_image(values) for values in (rewards, gradient))
         yield StepResult(t, x, x0_hat, *by_image)

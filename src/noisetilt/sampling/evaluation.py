@@ -63,7 +63,7 @@ class Evaluator:
         Where α_t = 0 nothing of x_0 is in x_t and the gradient is zero, whatever a network says.
         """
         no_signal = self.path.alpha(t) == 0
-        spread = [None] * len(x_t) if perturbations is None else perturbations
+        spread: Any = [None] * len(x_t) if perturbations is None else perturbations
         parts = [
             self._one(x_t[rows], t, index[rows], spread[rows], with_reward, with_gradient, no_signal)
             for rows in chunks(len(x_t), self.chunk)
@@ -121,7 +121,7 @@ class Evaluator:
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Rewards of the pictures that the steps of a grid with η = 0 make of noise, their gradients by x_T (None
         unless wanted) and the pictures, of all rows; options are those of `_of_noise`."""
-        spread = [None] * len(x_T) if directions is None else directions
+        spread: Any = [None] * len(x_T) if directions is None else directions
         parts = [
             self._of_noise(x_T[rows], grid, index[rows], spread[rows], **options)
             for rows in chunks(len(x_T), self.chunk)
@@ -187,7 +187,7 @@ def rewards_of_noise(
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """What the method's initial noise asks of x_T: rewards and gradients of the pictures that its steps with η = 0
     make."""
-    initial = method.initial
+    initial: Any = method.initial
     ahead = deterministic_grid(evaluate.path, start, getattr(initial, "chain_steps", 1))
     options = {"width": initial.width, "perturb": initial.perturb} if getattr(initial, "draws", 0) else {}
     return lambda x_T, *directions: evaluate.of_noise(x_T, ahead, index, *directions, **options)[:2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from ..methods import Method
 from ..rewards.reward import RewardFunction, evaluate_reward, mean_over_frames, reward_name
 
 
-def no_gradient(reward: RewardFunction) -> ValueError:
+def no_gradient(reward: Any) -> ValueError:
     return ValueError(
         f"the reward {reward_name(reward)!r} has no gradient and the method needs one; "
         "choose best-of-n, svdd or ntrk-black-box, or a differentiable reward"
@@ -61,7 +62,7 @@ class RewardEvaluator:
         estimated: whether rewards of pictures perturbed x_0 stand in for the gradient, as for a black box.
     """
 
-    reward: RewardFunction | None
+    reward: Any
     decode: Callable[[Tensor], Tensor]
     prompts: Sequence[str]
     estimated: bool = False

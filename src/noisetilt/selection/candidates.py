@@ -31,8 +31,11 @@ class Selection(Protocol):
     A state of its own choice goes from step to step, None at the start.
     """
 
-    particles: int
-    needs_rewards: bool
+    @property
+    def particles(self) -> int: ...
+
+    @property
+    def needs_rewards(self) -> bool: ...
 
     def choose(self, candidates: Candidates, state: Any) -> tuple[Tensor | None, Any]:
         """Which particle each goes on from, (image, particle) int64, or None for itself; and the new state."""

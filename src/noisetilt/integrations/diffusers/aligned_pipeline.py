@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...methods import Method, find_method
 from ...rewards.reward import RewardFunction
+from ...sampling.trace import Trace
 from ..guide import GradientAt, check_guidance
 from .families import Family, find_family
 from .pipeline_call import PipelineCall
@@ -91,7 +92,7 @@ class AlignedPipeline:
         )
         self.rewards: Tensor | None = None
         self.heldout: Tensor | None = None
-        self.trace = None
+        self.trace: Trace | None = None
         name = type(pipe).__name__
         if not hasattr(pipe, "scheduler") or not hasattr(pipe, "prepare_latents"):
             raise ValueError(f"{name} has no scheduler or no prepare_latents; give a diffusers pipeline that has both")

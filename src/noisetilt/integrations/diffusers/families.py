@@ -61,7 +61,7 @@ class Family:
     """Pictures in [-1, 1] from latents (batch, channel, *space); and between the layout of the pipeline's own latents
     and that one, where they differ."""
 
-    decode: Callable[[Any, Tensor], Tensor]
+    decode: Callable[..., Tensor]
     unpack: Callable[[Any, Tensor, tuple[int, int]], Tensor] | None = None
     pack: Callable[[Tensor], Tensor] | None = None
 

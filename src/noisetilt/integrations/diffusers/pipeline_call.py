@@ -37,7 +37,7 @@ class PipelineCall:
         self.scheduler = GuidedScheduler(self.pipe.scheduler, self)
         # Pipelines that mix the latents with a masked original need all rows to the end.
         self.keeps_rows = self.call.get("mask_image") is not None
-        self.guide: Guide | None = None
+        self.guide: Any = None
         self.size = (0, 0)
         self.leaf: Tensor | None = None
         self.latents_out: Tensor | None = None

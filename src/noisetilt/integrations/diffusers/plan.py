@@ -96,7 +96,7 @@ def find_model(name: str) -> dict[str, Any]:
     raise ValueError(f"model {name!r} is unknown to the plan; the models are: {', '.join(models)}")
 
 
-def build(part: dict[str, Any], dtype: torch.dtype) -> nn.Module:
+def build(part: dict[str, Any], dtype: torch.dtype) -> Any:
     """A component on the meta device, frozen.
 
     Raises:
@@ -149,13 +149,13 @@ def meta(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, device="meta", dtype=dtype)
 
 
-def network_call(model: dict[str, Any], network: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+def network_call(model: dict[str, Any], network: Any, x: Tensor) -> Callable[[Tensor], Tensor]:
     """The network as a function of its latents x (rows, …), with everything else that its pipeline gives it."""
     rows, dtype, family = len(x), x.dtype, model["family"]
     new = functools.partial(meta, dtype=dtype)
     text, times = new(rows, *model["text"]), new(rows)
     if family == "flux":
-        rest = dict(
+        rest: dict[str, Any] = dict(
             encoder_hidden_states=text,
             pooled_projections=new(rows, 768),
             timestep=times,

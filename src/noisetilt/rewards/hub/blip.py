@@ -41,6 +41,8 @@ class ImageReward(nn.Module):
         head: (batch, features) → (batch,).
     """
 
+    text: Any
+
     def __init__(self, vision: nn.Module, text: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.vision, self.text, self.head = vision, text, head
@@ -76,7 +78,7 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in inside.items() if not name.endswith("position_ids")}
 
 
-def vision_tower(state: dict[str, Tensor], file: Path) -> nn.Module:
+def vision_tower(state: dict[str, Tensor], file: Path) -> Any:
     """A BlipVisionModel of the sizes that the published tensors have."""
     if "pos_embed" not in state or "patch_embed.proj.weight" not in state:
         raise ValueError(f"{file} is not in ImageReward's layout: it has no blip.visual_encoder")

@@ -6,12 +6,14 @@ import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def transformers() -> ModuleType:
@@ -51,7 +53,7 @@ def pretrained(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
         ) from error
 
 
-def pretrained_model(kind: Any, source: str | Path, what: str) -> nn.Module:
+def pretrained_model(kind: Any, source: str | Path, what: str) -> Any:
     """A model of transformers with all of its weights; what else the files hold, such as another tower, is left.
 
     Raises:
@@ -133,7 +135,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def fill(module: nn.Module, state: dict[str, Tensor], file: Path) -> nn.Module:
+def fill(module: Module, state: dict[str, Tensor], file: Path) -> Module:
     """The module with these tensors, every one of them used and none missing.
 
     Raises:
@@ -180,7 +182,7 @@ class AffineHead(nn.Module):
         return x[:, 0]
 
 
-def frozen(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def frozen(module: Module, dtype: torch.dtype) -> Module:
     """In evaluation mode, without parameter gradients, in a dtype."""
     return module.eval().requires_grad_(False).to(dtype)
 

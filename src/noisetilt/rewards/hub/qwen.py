@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ LEAST_PIXELS = 128 * FACTOR**2
 def fitting_size(height: int, width: int, most: int, least: int = LEAST_PIXELS) -> tuple[int, int]:
     """The size that a frame is resized to: multiples of 28, `least` to `most` pixels, of about its own shape."""
     fitted = [max(FACTOR, FACTOR * round(side / FACTOR)) for side in (height, width)]
+    to: Callable[[float], int]
     scale, to = 1.0, round
     if math.prod(fitted) > most:
         scale, to = math.sqrt(most / (height * width)), math.floor
@@ -47,7 +49,8 @@ def frame_numbers(frames: int, video_fps: float, fps: float, count: int | None =
 def resized(videos: Tensor, most: int) -> Tensor:
     """Videos (batch, frames, 3, H, W) in [0, 1] at their fitting size, bicubic with antialias; what overshoots is
     clipped once at the end, as torchvision does, and not after each pass, as PIL does."""
-    size = fitting_size(*videos.shape[-2:], most)
+    height, width = videos.shape[-2:]
+    size = fitting_size(height, width, most)
     if size == tuple(videos.shape[-2:]):
         return videos
     flat = F.interpolate(videos.flatten(0, 1), size, mode="bicubic", antialias=True, align_corners=False)

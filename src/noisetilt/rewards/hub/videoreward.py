@@ -141,6 +141,8 @@ class Scorer(nn.Module):
         tokens: the three reward tokens' numbers.
     """
 
+    tokens: Tensor
+
     def __init__(self, model: nn.Module, head: nn.Linear, tokens: Sequence[int]) -> None:
         super().__init__()
         self.model, self.head = model, head
