@@ -129,7 +129,7 @@ def make_entries(gains: tuple[float, ...] = GAINS) -> list[Entry]:
         for name, options in TILTS.items()
         for gain in gains
     ]
-    das = METHODS["das"].proposal
+    das: Any = METHODS["das"].proposal
     return [
         Entry("base", 0.0, METHODS["base"]),
         Entry("base eta 0.7", 0.0, METHODS["base"], 0.7),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..methods import METHODS, Method
 from ..path import Path as GaussianPath
@@ -134,7 +135,8 @@ WAVES = (FIRST, SECOND, tuple(name for name in METHODS_OF_SUITE if name not in (
 def count_calls(method: Method, path: GaussianPath, steps: int) -> int:
     """Network calls per image of a method on the path's grid; for RBF its budget."""
     taken = reverse_steps(path, method.times.expand(path, path.grid(steps)))
-    before = 1 + method.initial.iterations if method.initial.needs_reward else 0
+    initial: Any = method.initial
+    before = 1 + initial.iterations if method.initial.needs_reward else 0
     per_step = getattr(method.selection, "budget", method.selection.particles)
     return taken * per_step + before * method.selection.particles
 

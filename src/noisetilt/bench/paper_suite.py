@@ -68,7 +68,7 @@ class Runner:
     def __init__(self, out: Path, plan: Plan, model: Any = None, measure: bool = True) -> None:
         self.plan, self.out = plan, out
         self.model = load("emoji64") if model is None else model
-        settings = {"suite": "paper", "noisetilt": __version__, "weights": weights_digest("emoji64")}
+        settings: dict[str, Any] = {"suite": "paper", "noisetilt": __version__, "weights": weights_digest("emoji64")}
         settings |= {"budgets": plan.budgets, "tuning_budgets": plan.tuning_budgets}
         settings |= {"tuning_prompts": plan.tuning_prompts}
         self.ledger = Ledger(out, KEY, settings | {"values": plan.values}, mend=measure, renamed=RENAMED)

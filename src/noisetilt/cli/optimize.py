@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..integrations.guide import GradientAt
 from ..methods import find_method
 from ..models import load as load_model
 from ..report import grid, plot_panels, save_animation
@@ -52,7 +53,7 @@ class OptimizeJob:
     guidance: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
     patience: int | None = None
-    gradient_at: str = "x_t"
+    gradient_at: GradientAt = "x_t"
     device: str = "cpu"
     batch: int = 8
     chunk: int = 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -25,7 +25,7 @@ class NoiseObjective:
 class InitialNoise(Protocol):
     """Chooses the initial noise. `needs_reward` is whether it evaluates the reward."""
 
-    needs_reward: bool
+    needs_reward: ClassVar[bool]
 
     def __call__(self, noise: Tensor, objective: NoiseObjective) -> Tensor:
         """The initial noise (image, particle, *event), from standard Gaussian noise of that shape."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from .gaussian import Path
+
+State = TypeVar("State", Tensor, np.ndarray, float)
 
 
 def noise_fraction(path: Path, t: float) -> float:
@@ -19,9 +23,7 @@ def is_noisier(path: Path, s: float, t: float) -> bool:
     return path.alpha(t) * path.sigma(s) > path.alpha(s) * path.sigma(t)
 
 
-def reverse_kernel(
-    path: Path, x_t: Tensor, x0_hat: Tensor, t: float, s: float, eta: float = 1.0
-) -> tuple[Tensor, float]:
+def reverse_kernel(path: Path, x_t: State, x0_hat: State, t: float, s: float, eta: float = 1.0) -> tuple[State, float]:
     """Mean and standard deviation of x_s given x_t, for a step from t to a less noisy s.
 
         std  = min(σ_s, η σ_s sqrt(1 − (α_t σ_s / (α_s σ_t))²))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -70,7 +70,7 @@ class Proposal(Protocol):
     - `needs_accumulated_noise` = True: it needs the noise of all previous steps.
     """
 
-    needs_gradient: bool
+    needs_gradient: ClassVar[bool]
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:
         """x_s (batch, *event) from the step and standard Gaussian noise (batch, *event)."""

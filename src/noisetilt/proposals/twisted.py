@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -32,5 +32,6 @@ class TwistedShift:
             raise ValueError(f"temperature = {self.temperature} must be positive, such as 1.0")
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:
+        gradient: Any = step.gradient
         strength = temper(self.tempering, step.number, step.steps) / self.temperature
-        return step.mean + step.std * noise + step.std**2 * strength * step.gradient
+        return step.mean + step.std * noise + step.std**2 * strength * gradient

@@ -125,6 +125,8 @@ class _NoiseAscent:
     chunk: int
     callback: Callable[[AscentReport], Any] | None
     grid: list[float]
+    images: Any = field(default=None, init=False)
+    heldout_rewards: Any = field(default=None, init=False)
 
     def __call__(self, seeds: Sequence[int]) -> OptimizeResult:
         self.started, self.trace = time.perf_counter(), AscentTrace(nfe=torch.zeros(len(seeds)))
@@ -134,10 +136,10 @@ class _NoiseAscent:
         self.denoiser = self.model.denoiser(self.prompts)
         reward_evaluator = RewardEvaluator(self.reward, self.model.decode, self.prompts)
         self.evaluator = Evaluator(self.model.path, self.denoiser, reward_evaluator, self.gradient_at, self.chunk)
-        self.images = self.heldout_rewards = None
         noise = self.rng.normal()[:, 0].to(self.device)
         iterates = self.ascent.iterate(noise, self._evaluate)
-        iterate, best = next(iterates), None
+        iterate = next(iterates)
+        best: OptimizeResult | None = None
         while True:
             best, keep = self._update_best(iterate, best)
             try:
@@ -147,7 +149,8 @@ class _NoiseAscent:
         return self._finish(best)
 
     def _evaluate(self, x: Tensor, rows: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        directions, options = [], {}
+        directions: list[Tensor] = []
+        options: dict[str, Any] = {}
         if self.ascent.draws and with_gradient:
             images = rows.tolist()
             drawn = [self.rng.normal(images)[:, 0] for _ in range(self.ascent.draws)]

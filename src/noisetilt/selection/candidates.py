@@ -30,8 +30,11 @@ class Selection(Protocol):
     only at the end. The selection defines its own state, which is None at the first step.
     """
 
-    particles: int
-    needs_rewards: bool
+    @property
+    def particles(self) -> int: ...
+
+    @property
+    def needs_rewards(self) -> bool: ...
 
     def choose(self, candidates: Candidates, state: Any) -> tuple[Tensor | None, Any]:
         """The ancestor of each particle, (image, particle) int64, or None to keep all particles; and the new state."""

@@ -72,7 +72,7 @@ class Family:
             the same.
     """
 
-    decode: Callable[[Any, Tensor], Tensor]
+    decode: Callable[..., Tensor]
     unpack: Callable[[Any, Tensor, tuple[int, int]], Tensor] | None = None
     pack: Callable[[Tensor], Tensor] | None = None
 

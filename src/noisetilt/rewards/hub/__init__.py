@@ -34,7 +34,7 @@ _LOADERS: dict[str, Callable[..., Reward]] = {
     "clipscore": clipscore,
     "pickscore": pickscore,
     "hpsv2": hpsv2,
-    "hpsv2.1": lambda *args, **options: hpsv2(*args, version="2.1", **options),
+    "hpsv2.1": partial(hpsv2, version="2.1"),
     "imagereward": imagereward,
     "video-consistency": video_consistency,
     **{f"videoreward{part}": partial(_videoreward, part) for part in ("", ":vq", ":mq", ":ta")},

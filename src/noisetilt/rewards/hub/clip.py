@@ -38,7 +38,7 @@ class Cosine:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         tokenizer: Any,
         preprocess: Callable[[Tensor], Tensor],
         scale: float = 1.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,5 +85,5 @@ def video_consistency(model: str | Path = CLIP_B32, count: int = 8, dtype: torch
         count: number of frames.
         dtype: in which the network computes.
     """
-    embed = clipscore(model, dtype).function.embed
-    return Reward("video-consistency", frame_consistency(embed, count), video=True)
+    cosine: Any = clipscore(model, dtype).function
+    return Reward("video-consistency", frame_consistency(cosine.embed, count), video=True)

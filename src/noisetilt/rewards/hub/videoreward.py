@@ -45,6 +45,8 @@ class VideoRewardModel(nn.Module):
         tokens: the ids of the three reward tokens.
     """
 
+    tokens: Tensor
+
     def __init__(self, model: nn.Module, head: nn.Linear, tokens: Sequence[int]) -> None:
         super().__init__()
         self.model, self.head = model, head
