@@ -11,16 +11,17 @@ demo: $(READY)
 	@echo "open out/demo/grid.png: base above, guided below"
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # k-diffusion without what it asks for: torchvision among it, which the one function tested against never uses.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt k-diffusion
 	touch $(READY)
 

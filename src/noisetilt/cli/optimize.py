@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..integrations.guide import GradientAt
 from ..methods import find_method
 from ..models import load as load_model
 from ..report import grid, plot_panels, save_animation
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
-from ..sampling import AscentReport, OptimizeResult, check_reward, optimize
+from ..sampling import AscentReport, GradientAt, OptimizeResult, check_reward, optimize
 from ..sampling.noise_ascent import find_ascent
 from .comparison import (
     MISSING_PLOT,

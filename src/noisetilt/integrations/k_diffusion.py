@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 from ..methods import Method, find_method
 from ..path import Path, VEPath
 from ..rewards.reward import RewardFunction
+from ..sampling.check_inputs import GradientAt
 from ..sampling.trace import Trace
-from .step_evaluation import GradientAt
 from .stepped_sampler import SteppedSampler
 from .vjp import make_vjp
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..methods import Method
 from ..path import Path
+from ..sampling.check_inputs import GradientAt
 from ..sampling.engine import Engine, State
 from ..sampling.reward_evaluation import RewardEvaluator, chunks
 from .chain import ChainResult, ChainStep, chain_times, step_weights
 from .vjp import VJP, rescaled_vjp
-
-GradientAt = Literal["x_t", "x0"]
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from torch import Tensor
 from ..methods import Method
 from ..path import Path
 from ..rewards.reward import RewardFunction
+from ..sampling.check_inputs import GradientAt
 from ..sampling.engine import Engine, run_steps
 from ..sampling.reward_evaluation import RewardEvaluator, check_reward
 from ..sampling.trace import Trace
 from .coroutine import Coroutine
-from .step_evaluation import GradientAt, Request, Response, StepEvaluation
+from .step_evaluation import Request, Response, StepEvaluation
 from .vjp import VJP
 
 

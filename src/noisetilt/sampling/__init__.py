@@ -1,5 +1,6 @@
 """The native sampling loop `sample`, noise ascent `optimize`, and the sampling engine shared by all drivers."""
 
+from .check_inputs import GradientAt
 from .engine import Engine, reverse_steps
 from .evaluation import Model
 from .loop import sample
@@ -13,6 +14,7 @@ __all__ = [
     "AscentReport",
     "AscentTrace",
     "Engine",
+    "GradientAt",
     "Model",
     "OptimizeResult",
     "Result",

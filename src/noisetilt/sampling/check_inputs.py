@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+GradientAt = Literal["x_t", "x0"]
+
 
 def check_call(prompts: list[str], seeds: list[int], grid: list[float], gradient_at: str, chunk: int) -> None:
     """Check the arguments that `sample` and `optimize` share.

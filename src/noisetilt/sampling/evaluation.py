@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from ..methods import Method
 from ..models.denoiser import Denoiser
 from ..path import Path
+from .check_inputs import GradientAt
 from .deterministic import deterministic_chain, deterministic_grid
 from .reward_evaluation import RewardEvaluator, chunks
 
@@ -45,7 +46,7 @@ class Evaluator:
     path: Path
     denoiser: Denoiser
     reward_evaluator: RewardEvaluator
-    gradient_at: Literal["x_t", "x0"]
+    gradient_at: GradientAt
     chunk: int
     number: int = 0
 

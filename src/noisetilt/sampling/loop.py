@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..methods import Method, find_method
 from ..rewards.reward import RewardFunction
-from .check_inputs import check_call
+from .check_inputs import GradientAt, check_call
 from .engine import Engine, State, run_steps
 from .evaluation import Evaluator, Model, noise_objective
 from .result import Result, StepReport
@@ -30,7 +30,7 @@ def sample(
     *,
     eta: float = 1.0,
     grid: Sequence[float] | None = None,
-    gradient_at: Literal["x_t", "x0"] = "x_t",
+    gradient_at: GradientAt = "x_t",
     chunk: int = 16,
     track: bool = True,
     callback: Callable[[StepReport], Any] | None = None,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ..initial_noise.ascent import expand_like
 from ..methods import Method, find_method
 from ..proposals import Base
 from ..rewards.reward import RewardFunction, evaluate_reward
-from .check_inputs import check_call
+from .check_inputs import GradientAt, check_call
 from .deterministic import deterministic_grid
 from .evaluation import Evaluator, Model
 from .optimize_result import AscentReport, AscentTrace, OptimizeResult
@@ -55,7 +55,7 @@ def optimize(
     *,
     heldout: RewardFunction | None = None,
     patience: int = 0,
-    gradient_at: Literal["x_t", "x0"] = "x_t",
+    gradient_at: GradientAt = "x_t",
     chunk: int = 16,
     callback: Callable[[AscentReport], Any] | None = None,
 ) -> OptimizeResult:
@@ -121,7 +121,7 @@ class _NoiseAscent:
     heldout: RewardFunction | None
     ascent: Ascent
     patience: int
-    gradient_at: Literal["x_t", "x0"]
+    gradient_at: GradientAt
     chunk: int
     callback: Callable[[AscentReport], Any] | None
     grid: list[float]

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..._messages import missing_extra
 from ...methods import Method, find_method
 from ...rewards.reward import RewardFunction
-from ..step_evaluation import GradientAt
+from ...sampling.check_inputs import GradientAt
 from ..stepped_sampler import check_guidance
 from .families import Family, find_family
 from .pipeline_call import PipelineCall
