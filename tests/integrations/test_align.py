@@ -469,7 +469,7 @@ def test_an_unknown_family_is_refused_and_served_with_decode():
         (dict(gradient_at="x1"), {}, "gradient_at"),
         (dict(chunk=0), {}, "chunk"),
         (dict(eta=0.0), {}, "eta = 0"),
-        ({}, dict(seeds=[1, 2]), "2 seeds for 1 pictures"),
+        ({}, dict(seeds=[1, 2]), "2 seeds for 1 images"),
         ({}, dict(generator=[torch.Generator()] * 3), "3 generators"),
         (dict(reward=lambda i, p: i.detach().mean((1, 2, 3))), {}, "no gradient"),
         (dict(method="psi"), dict(latents=torch.randn(1, 4, SIZE // 2, SIZE // 2)), "initial noise"),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..path import FlowPath
 from .denoiser import Denoiser
+from .latents import decode_shifted, pack_flux, unpack_flux
 from .pixels import clamp_unit
 from .prompts import check_prompts, is_word_level, known_words
 
@@ -147,8 +148,6 @@ class FluxModel:
             t: the time of all rows, from 1 (noise) to 0 (data).
             sequence, pooled: encoded text, (batch, token, width) and (batch, width).
         """
-        from ..integrations.diffusers.families import pack_flux, unpack_flux
-
         network, (high, wide) = self.pipe.transformer, x_t.shape[2:]
         guidance = None
         if network.config.guidance_embeds:
@@ -175,8 +174,6 @@ class FluxModel:
 
     def decode(self, x_0: Tensor) -> Tensor:
         """Images (batch, 3, H, W) in [0, 1] from latents (batch, *shape); differentiable."""
-        from ..integrations.diffusers.families import decode_shifted
-
         latents = x_0.to(self.dtype).contiguous(memory_format=torch.channels_last)
         return clamp_unit(decode_shifted(self.pipe, latents).to(x_0.dtype) / 2 + 0.5)
 

@@ -1,4 +1,5 @@
-"""How the pipelines of each family decode their latents. All code specific to a family is here."""
+"""How the pipelines of each family decode their latents. The code specific to a family is here, and
+in `models.latents` what the native loop shares."""
 
 from __future__ import annotations
 
@@ -9,16 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...models.latents import decode_shifted, pack_flux, unpack_flux
+
 
 def decode_scaled(pipe: Any, x_0: Tensor) -> Tensor:
     """Decodes latents that were multiplied by a scaling factor: SD, PixArt, Sana."""
     return pipe.vae.decode(x_0 / pipe.vae.config.scaling_factor, return_dict=False)[0]
-
-
-def decode_shifted(pipe: Any, x_0: Tensor) -> Tensor:
-    """Decodes latents that were shifted, then scaled: SD3, Flux."""
-    config = pipe.vae.config
-    return pipe.vae.decode(x_0 / config.scaling_factor + (config.shift_factor or 0.0), return_dict=False)[0]
 
 
 def decode_sdxl(pipe: Any, x_0: Tensor) -> Tensor:
@@ -47,19 +44,6 @@ def decode_one_frame(pipe: Any, x_0: Tensor) -> Tensor:
 def by_channel(values: list[float], like: Tensor) -> Tensor:
     """One value per channel, shaped to be multiplied with `like` (batch, channel, …)."""
     return torch.tensor(values).to(like).view(1, -1, *[1] * (like.ndim - 2))
-
-
-def unpack_flux(pipe: Any, latents: Tensor, size: tuple[int, int]) -> Tensor:
-    """Flux's latents of 2×2 patches (batch, patch, channel · 4), as (batch, channel, h, w)."""
-    high, wide = (side // (pipe.vae_scale_factor * 2) for side in size)
-    patches = latents.unflatten(1, (high, wide)).unflatten(3, (-1, 2, 2))
-    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-
-
-def pack_flux(x: Tensor) -> Tensor:
-    """The inverse of `unpack_flux`."""
-    patches = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
-    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3, 5).flatten(1, 2)
 
 
 @dataclass(frozen=True)
