@@ -3,20 +3,30 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# Processes that the tests run in; each uses one thread.
+WORKERS ?= 2
 
-.PHONY: demo test lint clean bench-noise
+.PHONY: demo test lint format clean bench-noise wheel
 
 demo: $(READY)
 	$(BIN)/noisetilt generate "cat face" --reward style:3d --method ntrk --steps 25 --n 8 --seed 0 --out out/demo
 	@echo "open out/demo/grid.png: base above, guided below"
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(READY)
+	rm -rf build
+	$(BIN)/python -m build --wheel --no-isolation
 
 # k-diffusion without what it asks for: torchvision among it, which the one function tested against never uses.
 $(READY): pyproject.toml constraints.txt
@@ -30,4 +40,4 @@ bench-noise: $(READY)
 	$(BIN)/python recipes/noise/bench.py docs/images/noise-speed.png
 
 clean:
-	rm -rf $(VENV) out build/*.egg-info
+	rm -rf $(VENV) out build dist src/*.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

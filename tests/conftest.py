@@ -1,10 +1,7 @@
-"""Settings of the whole suite."""
+"""Threads of the tests: one for each worker of pytest-xdist, so that workers do not compete for cores."""
 
 import os
 
-# One thread per worker of pytest-xdist: threads of two workers on two cores wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import torch
-
-    torch.set_num_threads(1)
+    # Set before torch is imported, and inherited by the processes that tests start.
+    os.environ["OMP_NUM_THREADS"] = "1"
