@@ -36,6 +36,7 @@ WORD_LIMITS = {"noise.md": 1950, "bench.md": 1750}
 SMALLER = {
     r"\b(steps|num_inference_steps)=25\b": r"\1=2",
     r"\b(iterations)=\d+": r"\1=2",
+    r"\b(chain_steps|steps)=4\b": r"\1=2",
 }
 SMALLER_OPTIONS = {
     "noisetilt generate": "--n 1 --steps 4",
