@@ -145,7 +145,8 @@ def classify(images: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
     """
     network = load_features(str(images.device))
     logits = [network(part) for part in prepared(images, batch)]
-    return tuple(torch.cat(one).softmax(1) for one in zip(*logits, strict=True))
+    kind, style = (torch.cat(one).softmax(1) for one in zip(*logits, strict=True))
+    return kind, style
 
 
 @functools.cache

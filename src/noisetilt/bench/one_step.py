@@ -28,7 +28,8 @@ from ..models import load as load_model
 from ..noise import audit
 from ..report import file_stem, save_picture
 from ..rewards import load as load_reward
-from ..sampling.noise_ascent import AscentReport, optimize
+from ..sampling.noise_ascent import optimize
+from ..sampling.optimize_result import AscentReport
 from ..sampling.rng import PerImageRNG
 from .ledger import Ledger, Row, weights_digest
 from .paper_plan import KEEP

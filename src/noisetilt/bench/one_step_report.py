@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ HEADER = (
 ).split(", ")
 
 
-def first_at(curve: Sequence[float], level: float) -> int | None:
+def first_at(curve: Iterable[float], level: float) -> int | None:
     """The first iteration at which a curve reaches a level."""
     return next((i for i, value in enumerate(curve) if value >= level), None)
 
@@ -129,7 +129,7 @@ def verdicts(rows: dict[str, list[Row]]) -> list[str]:
 
 def goals(methods: dict[str, list[Row]]) -> list[str]:
     """Whether the goals are reached, in sentences. gper is compared with the penalties and with no regularisation."""
-    rivals = {name: methods[name] for name in ("none", "reno", "prno", "mpgr") if name in methods}
+    rivals: dict[str, list[Row]] = {name: methods[name] for name in ("none", "reno", "prno", "mpgr") if name in methods}
     lines = []
     for name in (m for m in methods if m.startswith("gper")):
         if "mpgr" in methods:

@@ -19,6 +19,7 @@ from ..rewards import Reward
 from ..rewards import load as load_reward
 from ..rewards.reward import evaluate_reward
 from ..sampling import Engine, StepReport, check_reward, reverse_steps, sample
+from ..sampling.check_inputs import GradientAt
 from .comparison import (
     MISSING_PLOT,
     Variant,
@@ -48,7 +49,7 @@ class GenerateJob:
     guidance: float | None = None
     eta: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
-    gradient_at: str = "x_t"
+    gradient_at: GradientAt = "x_t"
     device: str = "cpu"
     batch: int = 8
     chunk: int = 8

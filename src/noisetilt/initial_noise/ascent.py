@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -138,7 +138,7 @@ class Ascent:
         return best_noise.view_as(noise)
 
     @torch.no_grad()
-    def iterate(self, noise: Tensor, evaluate: Evaluate) -> Iterator[Iterate]:
+    def iterate(self, noise: Tensor, evaluate: Evaluate) -> Generator[Iterate, Tensor | None, None]:
         """Yield the iterates x_0 … x_I; rows are independent.
 
         Args:

@@ -29,3 +29,16 @@ class InitialNoise(Protocol):
 
     def __call__(self, noise: Tensor, objective: NoiseObjective) -> Tensor:
         """The initial noise (image, particle, *event), from standard Gaussian noise of that shape."""
+
+
+class ZerothOrderInitialNoise(InitialNoise, Protocol):
+    """Initial noise that estimates the gradient from rewards at `draws` perturbations; see `Ascent`."""
+
+    @property
+    def draws(self) -> int: ...
+
+    @property
+    def width(self) -> float: ...
+
+    @property
+    def perturb(self) -> str: ...

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from ..initial_noise import ZerothOrderInitialNoise
 from ..methods import Method
 from ..path import Path
 from ..sampling.check_inputs import GradientAt
@@ -125,9 +127,10 @@ class StepEvaluation:
         Either the images are perturbed, or the noises that make them (see `Ascent`); the latter takes one batch of
         network calls per direction and sign.
         """
-        width = self.method.initial.width
+        initial = cast(ZerothOrderInitialNoise, self.method.initial)
+        width = initial.width
         offsets = width * directions
-        if self.method.initial.perturb == "image":
+        if initial.perturb == "image":
             parts = chunks(len(x_0), self.chunk)
             estimates = [self.evaluator.estimate(x_0[rows], self.index[rows], offsets[rows]) for rows in parts]
             return torch.cat(estimates) / (2 * width**2)

@@ -98,7 +98,11 @@ class SteppedSampler:
         )
         self.grid = grid
         self.trace = Trace() if trace is None else trace
-        self.start, self.x, self.rows, self.rewards, self.heldout_rewards = start, start, None, None, None
+        self.start = start
+        self.x: Tensor = start
+        self.rows: Tensor | None = None
+        self.rewards: Tensor | None = None
+        self.heldout_rewards: Tensor | None = None
         self._started = time.perf_counter()
         autocast = torch.is_autocast_enabled(torch.device(device).type)
         self._autocast = torch.autocast(torch.device(device).type, enabled=autocast)

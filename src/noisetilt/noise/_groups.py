@@ -46,7 +46,11 @@ def chi_radii(df: int, level: float) -> tuple[float, float, float, float]:
     The lower ones are 0 for df = 1: a single number is never too small.
     """
     low, low_target = (1 - level, 1 - TARGET_LEVEL) if df > 1 else (1.0, 1.0)
-    return tuple(math.sqrt(special.chdtri(df, p)) for p in (low, low_target, TARGET_LEVEL, level))
+
+    def radius(p: float) -> float:
+        return math.sqrt(special.chdtri(df, p))
+
+    return radius(low), radius(low_target), radius(TARGET_LEVEL), radius(level)
 
 
 @constant
@@ -119,7 +123,8 @@ def correlation_scores(covariance: Tensor, count: int) -> Tensor:
 @constant
 def upper_triangle(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Row and column indices of the entries above the diagonal of an n×n matrix."""
-    return tuple(torch.triu_indices(n, n, 1, device=device).unbind())
+    row, column = torch.triu_indices(n, n, 1, device=device).unbind()
+    return row, column
 
 
 @constant

@@ -7,7 +7,7 @@ from .mean_shift import MeanShift, NormalisedMeanShift
 from .monte_carlo import MonteCarloShift
 from .noise_tilt import NoiseTilt
 from .spherical_gaussian import SphericalGaussian
-from .step import Proposal, Step
+from .step import PathStrengthProposal, Proposal, SmoothingProposal, Step
 from .training_free import TrainingFreeGuidance
 from .twisted import TwistedShift
 from .universal import UniversalGuidance
@@ -20,7 +20,9 @@ __all__ = [
     "MonteCarloShift",
     "NoiseTilt",
     "NormalisedMeanShift",
+    "PathStrengthProposal",
     "Proposal",
+    "SmoothingProposal",
     "SphericalGaussian",
     "Step",
     "TrainingFreeGuidance",

@@ -74,3 +74,23 @@ class Proposal(Protocol):
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:
         """x_s (batch, *event) from the step and standard Gaussian noise (batch, *event)."""
+
+
+class SmoothingProposal(Proposal, Protocol):
+    """A proposal with `draws`."""
+
+    @property
+    def draws(self) -> int: ...
+
+    def perturbation_std(self, path: Path, t: float) -> float:
+        """The standard deviation of the perturbations of x̂_0 at time t."""
+
+
+class PathStrengthProposal(Proposal, Protocol):
+    """A proposal with `best_of`, a strength over the whole path."""
+
+    @property
+    def best_of(self) -> float | None: ...
+
+    def rho_for(self, process: ReverseProcess | None, size: int) -> float:
+        """ρ for a process and events of `size` numbers."""

@@ -93,7 +93,8 @@ def _single(name: str, heldout: bool) -> Reward:
 
 def _split_terms(text: str) -> list[tuple[float, str]]:
     """ "0.7*a - 2*b" as [(0.7, "a"), (-2.0, "b")]; a minus between terms needs spaces around it."""
-    terms, sign = [], 1.0
+    terms: list[tuple[float, str]] = []
+    sign = 1.0
     for piece in re.split(r"(\s*\+\s*|\s+-\s+)", text):
         if piece.strip() in ("+", "-") and terms:
             sign = -1.0 if piece.strip() == "-" else 1.0

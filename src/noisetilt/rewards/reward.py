@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor
 
@@ -65,11 +66,11 @@ def weighted_sum(terms: Sequence[tuple[float, Reward]], name: str) -> Reward:
     """
     video = any(reward.video for _, reward in terms)
 
-    def value(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def value(reward: Reward, images: Tensor, prompts: Sequence[str]) -> Tensor:
         direct = reward.video or not video
         return reward(images, prompts) if direct else mean_over_frames(reward, images, prompts)
 
     def total(images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return sum(weight * value(reward, images, prompts) for weight, reward in terms)
+        return cast(Tensor, sum(weight * value(reward, images, prompts) for weight, reward in terms))
 
     return Reward(name, total, all(reward.differentiable for _, reward in terms), video)

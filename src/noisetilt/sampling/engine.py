@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -18,8 +18,8 @@ from ..methods import Method
 from ..path import Path, is_noisier, renoise, reverse_kernel
 from ..path.accumulated_noise import AccumulatedNoise
 from ..path.strength import ReverseProcess
-from ..proposals import Step
-from ..selection import Candidates
+from ..proposals import PathStrengthProposal, SmoothingProposal, Step
+from ..selection import Candidates, RedrawingSelection
 from .rng import PerImageRNG
 
 # x_t, x̂_0, r(x̂_0) and its gradient, for some particles.
@@ -87,7 +87,7 @@ class Engine:
         """
         self.process, self.steps = ReverseProcess(self.path, tuple(grid), self.eta), reverse_steps(self.path, grid)
         if getattr(self.method.proposal, "best_of", None) is not None:
-            self.method.proposal.rho_for(self.process, math.prod(self.shape))
+            cast(PathStrengthProposal, self.method.proposal).rho_for(self.process, math.prod(self.shape))
 
     def start(self, t: float, evaluate: Callable[..., tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """x_T of all particles at time t, (image · particle, *event).
@@ -150,7 +150,7 @@ class Engine:
         if not draws:
             return None
         noise = torch.stack([self._noise() for _ in range(draws)], dim=1)
-        return self.method.proposal.perturbation_std(self.path, t) * noise
+        return cast(SmoothingProposal, self.method.proposal).perturbation_std(self.path, t) * noise
 
     def advance(
         self,
@@ -246,7 +246,7 @@ def draw_more_candidates(engine: Engine, state: State, evaluate_rows: Callable[[
 
     state is (x_t, x̂_0, rewards, gradient) with one particle per image; evaluate_rows evaluates new x_t of some images.
     """
-    selection = engine.method.selection
+    selection = cast(RedrawingSelection, engine.method.selection)
     engine.budget = selection.open_step(state[2], engine.budget)
     while (unfinished := selection.wants_more(engine.budget)).any():
         images = unfinished.nonzero().flatten()
@@ -254,10 +254,11 @@ def draw_more_candidates(engine: Engine, state: State, evaluate_rows: Callable[[
         engine.budget = selection.update(engine.budget, images, new[2])
         better = new[2] > state[2][images]
         rows = images[better]
-        state = tuple(
+        x_t, x0_hat, rewards, gradient = (
             None if old is None else old.index_copy(0, rows, value[better])
             for old, value in zip(state, new, strict=True)
         )
+        state = x_t, x0_hat, rewards, gradient
     return state
 
 
@@ -300,10 +301,13 @@ def run_steps(
         def evaluate(x_t: Tensor, rows: Tensor, t: float = t, offsets: Tensor | None = offsets) -> State:
             return evaluate_rows(x_t, rows, t, None if offsets is None else offsets[rows])
 
+        def reward_gradient(x_0: Tensor, t: float = t) -> Tensor:
+            return gradient_at_x0(x_0, t)
+
         state = evaluate(x, all_rows)
         if hasattr(engine.method.selection, "wants_more") and not (fixed_start and engine.number == 0):
             state = draw_more_candidates(engine, state, evaluate)
         x, x0_hat, rewards, gradient = state
-        x = engine.advance(x, x0_hat, t, s, rewards, gradient, lambda x_0, t=t: gradient_at_x0(x_0, t))
+        x = engine.advance(x, x0_hat, t, s, rewards, gradient, reward_gradient)
         by_image = (None if values is None else engine.by_image(values) for values in (rewards, gradient))
         yield StepResult(t, x, x0_hat, *by_image)

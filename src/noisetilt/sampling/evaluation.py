@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
+from ..initial_noise import ZerothOrderInitialNoise
 from ..methods import Method
 from ..models.denoiser import Denoiser
 from ..path import Path
@@ -64,9 +65,16 @@ class Evaluator:
         If α_t = 0, x_t does not depend on x_0 and the gradient is zero, whatever the network returns.
         """
         no_signal = self.path.alpha(t) == 0
-        offsets = [None] * len(x_t) if perturbations is None else perturbations
         parts = [
-            self._evaluate_chunk(x_t[rows], t, index[rows], offsets[rows], with_reward, with_gradient, no_signal)
+            self._evaluate_chunk(
+                x_t[rows],
+                t,
+                index[rows],
+                None if perturbations is None else perturbations[rows],
+                with_reward,
+                with_gradient,
+                no_signal,
+            )
             for rows in chunks(len(x_t), self.chunk)
         ]
         x0_hat, rewards, gradient = zip(*parts, strict=True)
@@ -88,7 +96,6 @@ class Evaluator:
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         differentiate = with_gradient and not no_signal
         through = differentiate and self.gradient_at == "x_t" and not self.reward_evaluator.estimated
-        perturbations = perturbations if torch.is_tensor(perturbations) else None
         with torch.set_grad_enabled(through):
             x_t = x_t.detach().requires_grad_(through)
             x0_hat = self.denoiser(x_t, t, index)
@@ -126,9 +133,10 @@ class Evaluator:
         `directions` (batch, draws, *event) requests a zeroth-order estimate; options are those of
         `_evaluate_noise_chunk`.
         """
-        directions = [None] * len(x_T) if directions is None else directions
         parts = [
-            self._evaluate_noise_chunk(x_T[rows], grid, index[rows], directions[rows], **options)
+            self._evaluate_noise_chunk(
+                x_T[rows], grid, index[rows], None if directions is None else directions[rows], **options
+            )
             for rows in chunks(len(x_T), self.chunk)
         ]
         self.number += 1
@@ -145,7 +153,7 @@ class Evaluator:
         width: float = 1.0,
         perturb: str = "image",
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        estimated = torch.is_tensor(directions)
+        estimated = directions is not None
         through = with_gradient and self.gradient_at == "x_t"
         with torch.set_grad_enabled(through):
             x_T = x_T.detach().requires_grad_(through)
@@ -192,5 +200,8 @@ def noise_objective(
     deterministic steps."""
     initial = method.initial
     grid = deterministic_grid(evaluate.path, start, getattr(initial, "chain_steps", 1))
-    options = {"width": initial.width, "perturb": initial.perturb} if getattr(initial, "draws", 0) else {}
+    options: dict[str, Any] = {}
+    if getattr(initial, "draws", 0):
+        zeroth_order = cast(ZerothOrderInitialNoise, initial)
+        options = {"width": zeroth_order.width, "perturb": zeroth_order.perturb}
     return lambda x_T, *directions: evaluate.evaluate_noise(x_T, grid, index, *directions, **options)[:2]

@@ -152,8 +152,8 @@ class _NoiseAscent:
         directions: list[Tensor] = []
         options: dict[str, Any] = {}
         if self.ascent.draws and with_gradient:
-            images = rows.tolist()
-            drawn = [self.rng.normal(images)[:, 0] for _ in range(self.ascent.draws)]
+            numbers = rows.tolist()
+            drawn = [self.rng.normal(numbers)[:, 0] for _ in range(self.ascent.draws)]
             directions = [torch.stack(drawn, dim=1).to(x)]
             options = {"width": self.ascent.width, "perturb": self.ascent.perturb}
         before = self.denoiser.nfe

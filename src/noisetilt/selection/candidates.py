@@ -41,3 +41,16 @@ class Selection(Protocol):
 
     def winner(self, rewards: Tensor) -> Tensor:
         """The index of the returned particle, (image,) int64, from final rewards (image, particle)."""
+
+
+class RedrawingSelection(Selection, Protocol):
+    """A selection with one particle that draws several candidates in a step; see `RolloverBudget`."""
+
+    def open_step(self, rewards: Tensor, state: Any) -> Any:
+        """The state after the first candidate of a step, with its rewards (image,)."""
+
+    def wants_more(self, state: Any) -> Tensor:
+        """Which images need another candidate, (image,) bool."""
+
+    def update(self, state: Any, images: Tensor, rewards: Tensor) -> Any:
+        """The state after one more candidate for some images (indices), with its rewards."""

@@ -11,6 +11,7 @@ from ..._messages import missing_extra
 from ...methods import Method, find_method
 from ...rewards.reward import RewardFunction
 from ...sampling.check_inputs import GradientAt
+from ...sampling.trace import Trace
 from ..stepped_sampler import check_guidance
 from .families import Family, find_family
 from .pipeline_call import PipelineCall
@@ -95,7 +96,7 @@ class AlignedPipeline:
         )
         self.rewards: Tensor | None = None
         self.heldout: Tensor | None = None
-        self.trace = None
+        self.trace: Trace | None = None
         name = type(pipe).__name__
         if not hasattr(pipe, "scheduler") or not hasattr(pipe, "prepare_latents"):
             raise ValueError(f"{name} has no scheduler or no prepare_latents; pass a diffusers pipeline that has both")
@@ -137,7 +138,9 @@ class AlignedPipeline:
         """
         call = PipelineCall(self, args, kwargs, seeds)
         output = call()
-        self.rewards, self.heldout, self.trace = call.sampler.rewards, call.sampler.heldout_rewards, call.sampler.trace
+        sampler = call.sampler
+        assert sampler is not None  # The pipeline has called prepare_latents.
+        self.rewards, self.heldout, self.trace = sampler.rewards, sampler.heldout_rewards, sampler.trace
         if not isinstance(output, tuple):
             output.rewards, output.heldout, output.trace = self.rewards, self.heldout, self.trace
         return output

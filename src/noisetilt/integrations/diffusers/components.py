@@ -61,11 +61,12 @@ def meta_tensor(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, device="meta", dtype=dtype)
 
 
-def network_call(model: dict[str, Any], network: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+def network_call(model: dict[str, Any], network: Any, x: Tensor) -> Callable[[Tensor], Tensor]:
     """The network as a function of its latents, of the shape of x (rows, …), with the other inputs of its pipeline."""
     rows, dtype, family = len(x), x.dtype, model["family"]
     new = functools.partial(meta_tensor, dtype=dtype)
     text, times = new(rows, *model["text"]), new(rows)
+    inputs: dict[str, Any]
     if family == "flux":
         inputs = dict(
             encoder_hidden_states=text,

@@ -120,7 +120,9 @@ def plan(
     side = resolution or model["resolution"]
     shape = latent_shape(model, height or side, width or side, frames or (81 if video else 1))
     torch_dtype = DTYPES[dtype]
-    modules = {name: build_component(component, torch_dtype) for name, component in model["parts"].items()}
+    modules: dict[str, Any] = {
+        name: build_component(component, torch_dtype) for name, component in model["parts"].items()
+    }
     network, vae = modules[model["network"]], modules["vae"]
     if torch_dtype == torch.float16 and vae.config.get("force_upcast"):
         vae = nn.Module.to(vae, torch.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,7 @@ def aesthetic(
     state = read_state(file)
     single = "weight" in state
     affine = AffineHead(state, "" if single else "layers.", () if single else MLP_LAYERS, file)
-    network = pretrained_model(library.CLIPVisionModelWithProjection, tower, "aesthetic's tower")
+    network: Any = pretrained_model(library.CLIPVisionModelWithProjection, tower, "aesthetic's tower")
     check_width(affine, network.config.projection_dim, file)
     processor = pretrained(library.AutoImageProcessor, tower, "aesthetic's image processor")
     network, affine = frozen(network, dtype), frozen(affine, dtype)
@@ -108,7 +109,7 @@ def aesthetic_v25(
         )
     file = locate(head or tower, V25_FILES, "aesthetic-v2.5's head")
     affine = AffineHead(read_state(file), "scoring_head.", V25_LAYERS, file)
-    network = pretrained_model(library.SiglipVisionModel, tower, "aesthetic-v2.5's tower")
+    network: Any = pretrained_model(library.SiglipVisionModel, tower, "aesthetic-v2.5's tower")
     check_width(affine, network.config.hidden_size, file)
     processor = pretrained(library.AutoImageProcessor, tower, "aesthetic-v2.5's image processor")
     network, affine = frozen(network, dtype), frozen(affine, dtype)

@@ -63,7 +63,8 @@ class ImageRewardScorer:
         if isinstance(prompts, str) or len(prompts) != len(images):
             raise ValueError(f"{len(images)} images and the prompts {prompts!r}; pass a list with one prompt per image")
         dtype = moved(self.model, images)
-        length = min(TOKENS, self.model.text.config.max_position_embeddings)
+        config: Any = self.model.text.config
+        length = min(TOKENS, config.max_position_embeddings)
         text = self.tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         ).to(images.device)
@@ -129,7 +130,7 @@ def imagereward(
     file = locate(weights, WEIGHT_FILES, "imagereward's weights")
     settings = locate(file.parent if is_folder(weights) else IMAGEREWARD, ["med_config.json"], "imagereward's settings")
     state = read_state(file)
-    vision = vision_tower(part(state, "blip.visual_encoder."), file)
+    vision: Any = vision_tower(part(state, "blip.visual_encoder."), file)
     width = vision.config.hidden_size
     text = text_tower(part(state, "blip.text_encoder."), json.loads(settings.read_text("utf-8")), width, file)
     head = AffineHead(part(state, "mlp."), "layers.", MLP_LAYERS, file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def classifier(model: str | Path, label: str, dtype: torch.dtype = torch.float32
         dtype: in which the classifier computes.
     """
     library = transformers()
-    network = pretrained_model(library.AutoModelForImageClassification, model, "the classifier")
+    network: Any = pretrained_model(library.AutoModelForImageClassification, model, "the classifier")
     processor = pretrained(library.AutoImageProcessor, model, "the classifier's image processor")
     number = find_label({int(i): name for i, name in network.config.id2label.items()}, label)
     logit = Logit(frozen(network, dtype), number, preprocess_of(processor, "the classifier"))

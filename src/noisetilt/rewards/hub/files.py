@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..._messages import missing_extra
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def transformers() -> ModuleType:
@@ -138,7 +140,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def fill(module: nn.Module, state: dict[str, Tensor], file: Path) -> nn.Module:
+def fill(module: Module, state: dict[str, Tensor], file: Path) -> Module:
     """Loads tensors into a module. All tensors are used and none is missing.
 
     Raises:
@@ -185,7 +187,7 @@ class AffineHead(nn.Module):
         return x[:, 0]
 
 
-def frozen(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def frozen(module: Module, dtype: torch.dtype) -> Module:
     """The module in evaluation mode, without parameter gradients, in this dtype."""
     return module.eval().requires_grad_(False).to(dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ MIN_PIXELS = 128 * FACTOR**2
 def resized_size(height: int, width: int, max_pixels: int, min_pixels: int = MIN_PIXELS) -> tuple[int, int]:
     """The size after resizing: multiples of 28, `min_pixels` to `max_pixels` pixels, about the same aspect ratio."""
     fitted = [max(FACTOR, FACTOR * round(side / FACTOR)) for side in (height, width)]
-    scale, to = 1.0, round
+    to: Callable[[float], int]
     if math.prod(fitted) > max_pixels:
         scale, to = math.sqrt(max_pixels / (height * width)), math.floor
     elif math.prod(fitted) < min_pixels:
@@ -47,8 +48,9 @@ def frame_numbers(frames: int, video_fps: float, fps: float, count: int | None =
 def resized(videos: Tensor, max_pixels: int) -> Tensor:
     """Videos (batch, frames, 3, H, W) in [0, 1] resized to `resized_size`, bicubic with antialiasing, clamped once at
     the end as in torchvision (PIL clamps after each pass)."""
-    size = resized_size(*videos.shape[-2:], max_pixels)
-    if size == tuple(videos.shape[-2:]):
+    height, width = videos.shape[-2:]
+    size = resized_size(height, width, max_pixels)
+    if size == (height, width):
         return videos
     flat = F.interpolate(videos.flatten(0, 1), size, mode="bicubic", antialias=True, align_corners=False)
     return flat.clamp(0, 1).unflatten(0, videos.shape[:2])
