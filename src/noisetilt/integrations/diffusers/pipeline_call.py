@@ -6,22 +6,38 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ...methods import Method
 from ...models.pixels import clamp_unit
 from ...path import to_x0
+from ...rewards.reward import RewardFunction
+from ...sampling.check_inputs import GradientAt
 from ..stepped_sampler import SteppedSampler
 from ..vjp import make_vjp
+from .families import Family
 from .offload import check_offload, load_offloaded_networks
 from .rows import draw_seeds, per_row, pick_rows, row_generator
 from .scheduler import GuidedScheduler
 from .temporary import checkpointed, frozen, temporarily_set
 
-if TYPE_CHECKING:
-    from .aligned_pipeline import AlignedPipeline
+
+class Settings(Protocol):
+    """What a call needs of an aligned pipeline; see `align`."""
+
+    pipe: Any
+    reward: RewardFunction | None
+    method: Method
+    eta: float
+    decode: Callable[[Tensor], Tensor] | None
+    gradient_at: GradientAt
+    chunk: int
+    checkpointing: bool
+    heldout_reward: RewardFunction | None
+    family: Family
 
 
 class PipelineCall:
@@ -34,7 +50,7 @@ class PipelineCall:
         sampler: the sampler, once the pipeline has prepared its latents.
     """
 
-    def __init__(self, aligned: AlignedPipeline, args: tuple, kwargs: dict, seeds: Sequence[int] | None) -> None:
+    def __init__(self, aligned: Settings, args: tuple, kwargs: dict, seeds: Sequence[int] | None) -> None:
         self.aligned, self.pipe, self.method, self.family = aligned, aligned.pipe, aligned.method, aligned.family
         eta = kwargs.pop("eta", None)
         self.eta = aligned.eta if eta is None else eta
