@@ -100,12 +100,13 @@ class AlignedPipeline:
         name = type(pipe).__name__
         if not hasattr(pipe, "scheduler") or not hasattr(pipe, "prepare_latents"):
             raise ValueError(f"{name} has no scheduler or no prepare_latents; pass a diffusers pipeline that has both")
-        self.family = find_family(pipe) if decode is None else Family(decode)
-        if self.family is None:
+        family = find_family(pipe) if decode is None else Family(decode)
+        if family is None:
             raise ValueError(
                 f"{name} is not a known pipeline family; pass decode=, a function from its latents (batch, ...) "
                 "to images (batch, 3, H, W) in [0, 1]"
             )
+        self.family = family
         if "Inpaint" in name and getattr(method.proposal, "needs_accumulated_noise", False):
             raise ValueError(
                 f"{name} replaces the unmasked part of the latents at every step, so that whitened='path' cannot track "
