@@ -41,7 +41,7 @@ def check_reward(method: Method, reward: RewardFunction | None) -> None:
     )
     if reward is None and needs_reward:
         raise ValueError("this method needs a reward and none was given; pass reward=..., or method='base'")
-    if differentiates and getattr(reward, "differentiable", True) is False:
+    if reward is not None and differentiates and getattr(reward, "differentiable", True) is False:
         raise no_gradient(reward)
 
 
@@ -83,6 +83,7 @@ class RewardEvaluator:
 
     def of_images(self, images: Tensor, index: Tensor) -> Tensor:
         """r (batch,) of decoded images."""
+        assert self.reward is not None
         prompts = [self.prompts[i] for i in index.tolist()]
         evaluate = (
             mean_over_frames if images.ndim == 5 and not getattr(self.reward, "video", False) else evaluate_reward
@@ -128,6 +129,7 @@ class RewardEvaluator:
             ValueError: if the reward has no gradient.
         """
         if not rewards.requires_grad:
+            assert self.reward is not None
             raise no_gradient(self.reward)
         return torch.autograd.grad(rewards, inputs, torch.ones_like(rewards))[0]
 
@@ -139,6 +141,7 @@ class RewardEvaluator:
         """
         finite = values.isfinite().flatten(1).all(1) if values.ndim > 1 else values.isfinite()
         if not finite.all():
+            assert self.reward is not None
             row = int((~finite).nonzero()[0])
             raise FloatingPointError(
                 f"the {what} of the reward {reward_name(self.reward)!r} is not finite at {unit} {number} "
