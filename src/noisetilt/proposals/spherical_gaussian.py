@@ -21,10 +21,11 @@ class SphericalGaussian:
 
     Args:
         guidance_rate: g_r in [0, 1]: 0 takes the direction of ε alone, 1 that of the gradient alone. The paper uses
-            0.1 or 0.2 for inverse problems in 100 steps or fewer. DEFAULT
+            0.1 or 0.2 for inverse problems in 100 steps or fewer. On emoji64 in 25 steps, 0.05 destroys images; of six
+            images at 0.02, one lost a part.
     """
 
-    guidance_rate: float = 0.1
+    guidance_rate: float = 0.02
     needs_gradient: ClassVar[bool] = True
     needs_noise: ClassVar[bool] = True
 
