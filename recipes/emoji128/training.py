@@ -1,4 +1,4 @@
-"""What the training scripts share: time limits, learning rates, optimizers, averages, the flow loss, sampling, files."""
+"""What the training scripts share: learning rates, optimizers, averages, the flow loss, sampling and files."""
 
 from __future__ import annotations
 
