@@ -36,7 +36,7 @@ def build(tmp_path_factory):
     random, n = np.random.default_rng(0), 10
     coarse = random.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
     words = [
-        json.dumps({"char": "❤️", "label": f"{noun}’s face", "name": [noun, "face"], "further": ["red"]})
+        json.dumps({"char": "❤️", "label": f"{noun} face", "name": [noun, "face"], "further": ["red"]})
         for noun in (NOUNS * 3)[:n]
     ]
     np.savez(
