@@ -99,7 +99,7 @@ class TextEncoders(nn.Module):
         return self.sequence(input_ids=ids).last_hidden_state, self.pooled(input_ids=with_bos).pooler_output
 
     def word_embeddings(self) -> list[nn.Embedding]:
-        return [m for m in self.modules() if isinstance(m, nn.Embedding) and m.num_embeddings > WORD_ROWS]
+        return [encoder.get_input_embeddings() for encoder in (self.sequence, self.pooled)]
 
     @torch.no_grad()
     def tie_plurals(self, same_as: dict[str, int]) -> None:

@@ -1,0 +1,149 @@
+"""The recipe of emoji128 on a handful of synthetic images: captions, tokenizers, packing, a training step, assembly."""
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "emoji128"
+NOUNS = ("cat", "fox", "berry", "bus")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def recipe_on_path():
+    names = {file.stem for file in RECIPE.glob("*.py")}
+    before = {name: sys.modules.pop(name) for name in names & set(sys.modules)}
+    sys.path.insert(0, str(RECIPE))
+    yield
+    sys.path.remove(str(RECIPE))
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(before)
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """A build folder with ten images, packed, and an untrained autoencoder."""
+    import networks
+    from pack import pack
+    from training import save_weights
+
+    folder = tmp_path_factory.mktemp("build")
+    random, n = np.random.default_rng(0), 10
+    coarse = random.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+    words = [
+        json.dumps({"char": "❤️", "label": f"{noun} face", "name": [noun, "face"], "further": ["red"]})
+        for noun in (NOUNS * 3)[:n]
+    ]
+    np.savez(
+        folder / "images.npz",
+        pictures=coarse.repeat(16, 1).repeat(16, 2),
+        style=np.arange(n) % 5,
+        concept=np.arange(n) // 5,
+        weight=np.ones(n),
+        heldout=np.arange(n) == 0,
+        flippable=np.arange(n) % 2 == 0,
+        words=np.array(words),
+    )
+    pack(folder)
+    torch.manual_seed(0)
+    save_weights(networks.autoencoder(), folder / "vae.safetensors")
+    (folder / "scale.json").write_text('{"shift": 0.1, "scale": 0.8}')
+    return folder
+
+
+def test_packing_keeps_the_images(build):
+    from dataset import load_dataset
+
+    data = load_dataset(build)
+    with np.load(build / "images.npz") as original:
+        difference = np.abs(data.pictures.astype(int) - original["pictures"]).max((1, 2, 3))
+    assert (difference[data.style.numpy() > 0] == 0).all()  # WebP is lossless
+    assert difference.max() < 90  # JPEG at hard edges is not
+    assert data.chance[0] == 0 and (data.chance[1:] == 1).all()
+
+
+def test_the_vocabulary_has_plurals_and_emoji(build):
+    from dataset import load_dataset
+
+    vocabulary = load_dataset(build).vocabulary
+    index = {token: i for i, token in enumerate(vocabulary["tokens"])}
+    for one, several in (("cat", "cats"), ("fox", "foxes"), ("berry", "berries"), ("bus", "buses")):
+        assert vocabulary["same_as"][str(index[several])] == index[one]
+    assert "❤" in index and "❤️" not in index
+
+
+def test_captions_are_what_the_tokenizers_read(build):
+    """Training encodes words itself; the pipeline's tokenizers give the same ids for the same text."""
+    from captions import LENGTH, STYLES, caption, encode, tokenizers
+    from dataset import load_dataset
+
+    data, random = load_dataset(build), np.random.default_rng(0)
+    clip, t5 = tokenizers(data.vocabulary["tokens"])
+    captions = [caption(data.words[i % 10], STYLES[i % 5], random) for i in range(200)]
+    assert 5 < captions.count([]) < 40
+    for words in captions:
+        ids = encode(words, data.index).tolist()
+        assert t5(" ".join(words), padding="max_length").input_ids == ids
+        assert clip(" ".join(words), padding="max_length").input_ids == [2, *ids][:LENGTH]
+
+
+def test_latents_are_packed_as_the_pipeline_packs_them():
+    from diffusers import FluxPipeline
+    from networks import pack, position_ids, unpack
+
+    z = torch.randn(2, 16, 16, 16)
+    assert torch.equal(pack(z), FluxPipeline._pack_latents(z, 2, 16, 16, 16))
+    assert torch.equal(unpack(pack(z)), z)
+    expected = FluxPipeline._prepare_latent_image_ids(1, 8, 8, "cpu", torch.float32)
+    assert torch.equal(position_ids()[1], expected)
+
+
+def test_training_goes_on_and_its_weights_become_a_pipeline(build, tmp_path):
+    import train_cpu
+    from assemble import assemble, save
+    from dataset import load_dataset
+    from diffusers import FluxPipeline
+    from networks import autoencoder, position_ids
+    from training import load_weights
+
+    options = Namespace(build=build, out=tmp_path, batch=2, rate=1e-3, text=None, start=None, compile=False)
+    torch.manual_seed(0)
+    data = load_dataset(build)
+    batches = train_cpu.Batches(data, load_weights(autoencoder(), build / "vae.safetensors"), options)
+    trainer = train_cpu.Trainer(data, options, None)
+    for _ in range(3):
+        loss, _ = trainer.step(*batches.draw())
+        assert np.isfinite(loss)
+    trainer.save(tmp_path, before_decay=True)
+    resumed = train_cpu.Trainer(data, options, None)
+    resumed.resume(tmp_path / "before-decay.pt")
+    assert resumed.images == 6
+    for ours, theirs in zip(resumed.average.parameters(), trainer.average.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+    save(assemble(tmp_path, build), tmp_path / "pipeline")
+    pipe = FluxPipeline.from_pretrained(tmp_path / "pipeline")
+    assert not pipe.transformer.config.guidance_embeds
+    ids = data.index
+    clip = pipe.text_encoder.get_input_embeddings().weight
+    assert torch.equal(clip[ids["foxes"]], clip[ids["fox"]])
+    text_ids, image_ids = position_ids()
+    given = dict(
+        hidden_states=torch.randn(1, 64, 64),
+        timestep=torch.tensor([0.4]),
+        encoder_hidden_states=torch.randn(1, 16, 128),
+        pooled_projections=torch.randn(1, 128),
+        img_ids=image_ids,
+        txt_ids=text_ids,
+        return_dict=False,
+    )
+    with torch.no_grad():
+        folded = pipe.transformer(**given)[0]
+        trained = trainer.average(**given, guidance=torch.ones(1))[0]
+    assert trained.abs().max() > 0
+    assert torch.allclose(folded, trained, atol=1e-2 * float(trained.abs().max()))
