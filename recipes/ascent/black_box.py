@@ -19,7 +19,7 @@ def main() -> None:
             trace = optimize(model, PROMPTS, reward, method).trace
             first, last = (trace.rewards[i].mean().item() for i in (0, -1))
             rows.append([perturb, name, first, last, trace.nfe.mean().item()])
-    print(table(["perturb", "method", "as drawn, kB", "after 10 iterations, kB", "NFE"], rows))
+    print(table(["perturb", "method", "initial noise, kB", "after 10 iterations, kB", "NFE"], rows))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python recipes/bench/inverse.py [--pictures 3] [--steps 25] [--out build/inverse]
 
-For each of four operators, each method's strength is chosen on one picture by PSNR and used on the others. Prints the
+For each of four operators, each method's strength is tuned on one picture by PSNR and used on the others. Prints the
 table of means over the others and writes a sheet: truth, measurement, and what each method makes of it.
 """
 
@@ -69,26 +69,26 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     model, (truth, words), lines, sheets = load("emoji64"), real_emoji(), [], []
-    chosen = list(range(1, len(truth), max(1, len(truth) // (args.pictures + 1))))[: args.pictures]
+    tuned = list(range(1, len(truth), max(1, len(truth) // (args.pictures + 1))))[: args.pictures]
     for operator in operators():
-        ys = {i: inverse.measure(operator, truth[i], NOISE, seed=i) for i in [0, *chosen]}
-        sheet = [(f"{operator.name}: truth", [truth[i] for i in chosen])]
+        ys = {i: inverse.measure(operator, truth[i], NOISE, seed=i) for i in [0, *tuned]}
+        sheet = [(f"{operator.name}: truth", [truth[i] for i in tuned])]
         for name, ladder in METHOD_LADDERS.items():
             first = [reconstruct(model, m, operator, ys[0], words[0], args.steps) for m in ladder]
             best = max(range(len(ladder)), key=lambda k: psnr(first[k], truth[:1]).item())
-            made = torch.cat([reconstruct(model, ladder[best], operator, ys[i], words[i], args.steps) for i in chosen])
-            real = truth[chosen]
-            knobs = ladder[best].options()
-            knob = (
-                f"scale = {knobs['scale']}" if "scale" in knobs else f"rho = {knobs['rho']}" if "rho" in knobs else ""
+            made = torch.cat([reconstruct(model, ladder[best], operator, ys[i], words[i], args.steps) for i in tuned])
+            real = truth[tuned]
+            tuned = ladder[best].options()
+            setting = (
+                f"scale = {tuned['scale']}" if "scale" in tuned else f"rho = {tuned['rho']}" if "rho" in tuned else ""
             )
             values = [f(made, real).mean().item() for f in (psnr, ssim, perceptual_distance)]
-            misfit = torch.stack([operator(made[k : k + 1])[0].sub(ys[i]).norm() for k, i in enumerate(chosen)])
-            lines.append([operator.name, name, knob, *values, misfit.mean().item()])
-            sheet.append((f"{name} {knob}", list(made)))
-            print(table(["operator", "method", "knob", "PSNR", "SSIM", "perceptual", "misfit"], lines[-1:]), flush=True)
+            misfit = torch.stack([operator(made[k : k + 1])[0].sub(ys[i]).norm() for k, i in enumerate(tuned)])
+            lines.append([operator.name, name, setting, *values, misfit.mean().item()])
+            sheet.append((f"{name} {setting}", list(made)))
+            print(table(["operator", "method", "set", "PSNR", "SSIM", "perceptual", "misfit"], lines[-1:]), flush=True)
         sheets.append(grid(sheet, scale=1))
-    text = table(["operator", "method", "knob", "PSNR", "SSIM", "perceptual", "misfit"], lines)
+    text = table(["operator", "method", "set", "PSNR", "SSIM", "perceptual", "misfit"], lines)
     (args.out / "table.txt").write_text(text + "\n")
     beside(sheets).save(args.out / "sheet.png")
     print("\n" + text)

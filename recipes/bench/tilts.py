@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
     model, reward = load("emoji64"), rewards.load(args.reward)
-    judges = [rewards.load(name, heldout=True) for name in (args.reward, "alignment")]
+    heldout_rewards = [rewards.load(name, heldout=True) for name in (args.reward, "alignment")]
     pairs = [(f"{p} {STYLES[s % 2]}", s) for p in PROMPTS for s in range(args.seeds)]
     prompts, seeds = map(list, zip(*pairs, strict=True))
     methods = [("–", "–", 0.0, METHODS["base"])]
@@ -47,10 +47,16 @@ def main() -> None:
         recorded, seen = record_noise(method, (7, 13))
         result = sample(model, prompts, reward, recorded, 25, seeds, track=False)
         with torch.no_grad():
-            judged = [judge(result.images, prompts).mean().item() for judge in judges]
+            others = [heldout(result.images, prompts).mean().item() for heldout in heldout_rewards]
         error = result.rewards.std().item() / len(prompts) ** 0.5
         p = injected_p_values(seen, len(prompts), 1).median().item()
-        figures = [result.rewards.mean().item(), error, *judged, total_variation(result.images).mean().item(), p]
+        figures = [
+            result.rewards.mean().item(),
+            error,
+            *others,
+            total_variation(result.images).mean().item(),
+            p,
+        ]
         print(table(HEADER, [[*name, *figures]]), flush=True)
 
 

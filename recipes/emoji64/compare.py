@@ -28,7 +28,7 @@ from noisetilt.report import grid, save_picture, table
 
 OUT = Path("build/compare")
 TARGETS = {
-    # target: words added to each prompt, what judges it, pictures of each prompt
+    # target: words added to each prompt, its held-out reward, images of each prompt
     "style:3d": (["noto", "twemoji"], "style:3d", 8),
     "alignment": (["", "3d"], "alignment", 4),
     "redness": (["", "noto"], "alignment", 4),
@@ -63,17 +63,17 @@ class Compare:
 
     def run(self, target: str, label: str, method: Method, prompts: list[str], seeds: range) -> list[dict]:
         """The rows of all prompts × seeds; makes the pictures that are missing."""
-        words, judge, _ = TARGETS[target]
+        words, heldout_name, _ = TARGETS[target]
         wanted = [(f"{p} {words[s % len(words)]}".strip(), s) for p in prompts for s in seeds]
         missing = [(p, s) for p, s in wanted if (target, label, p, s) not in self.done]
-        reward, heldout = rewards.load(target), rewards.load(judge, heldout=True)
+        reward, heldout = rewards.load(target), rewards.load(heldout_name, heldout=True)
         alignment = rewards.load("alignment", heldout=True)
         batch = max(1, 64 // method.selection.particles)
         for first in tqdm(range(0, len(missing), batch), desc=f"{target} {label}", leave=False):
             texts, numbers = map(list, zip(*missing[first : first + batch], strict=True))
             result = sample(self.model, texts, reward, method, 25, numbers, chunk=32, track=False)
             with torch.no_grad():
-                judged, aligned = heldout(result.images, texts), alignment(result.images, texts)
+                heldout_values, aligned = heldout(result.images, texts), alignment(result.images, texts)
             for i, (prompt, seed) in enumerate(zip(texts, numbers, strict=True)):
                 row = {
                     "target": target,
@@ -81,7 +81,7 @@ class Compare:
                     "prompt": prompt,
                     "seed": seed,
                     "reward": result.rewards[i].item(),
-                    "heldout": judged[i].item(),
+                    "heldout": heldout_values[i].item(),
                     "aligned": aligned[i].item(),
                     "tv": total_variation(result.images[i : i + 1]).item(),
                     "nfe": result.trace.nfe,
@@ -96,11 +96,11 @@ class Compare:
 
     def best_strength(self, target: str, name: str, seeds: range) -> float:
         """The strength with the highest target reward among those that keep to the prompt, on the tuning prompts."""
-        knob, values = STRENGTHS[name]
+        option, values = STRENGTHS[name]
         base = self.run(target, "base", METHODS["base"], TUNING_PROMPTS, seeds)
         bound, best = np.mean([row["aligned"] for row in base]) - KEEP, {}
         for value in values:
-            rows = self.run(target, f"{name} {value}", METHODS[name].replace(**{knob: value}), TUNING_PROMPTS, seeds)
+            rows = self.run(target, f"{name} {value}", METHODS[name].replace(**{option: value}), TUNING_PROMPTS, seeds)
             if np.mean([row["aligned"] for row in rows]) >= bound:
                 best[value] = np.mean([row["reward"] for row in rows])
         return max(best, key=best.get) if best else values[0]

@@ -60,12 +60,12 @@ def main() -> None:
                 best = min(found.tests, key=lambda test: found.tests[test].median().item())
                 print(f"{name:<20}{strength:>18.4f}{rate:>10.2f}   {meaning}; {best}", flush=True)
                 break
-    asked = {
+    settings = {
         "faint image at −20 dB": ("faint image", 0.1),
         "scale off by 1 %": ("scale off", 0.01),
         "mean shift 0.02": ("mean shift", 0.02),
     }
-    for title, (name, strength) in asked.items():
+    for title, (name, strength) in settings.items():
         rate = audit(faults(x, 6)[name][1](strength)).rejected(0.01).double().mean().item()
         print(f"{title:<38}{rate:>10.2f}")
 

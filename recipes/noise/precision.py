@@ -38,9 +38,9 @@ def row(name: str, x: Tensor) -> str:
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(8))
     w, wgnc, single, double = errors(x, noise)
     cosine = torch.cosine_similarity(single.double().flatten(1), double.flatten(1)).min()
-    told = [audit(y).rejected(0.01).double().mean().item() for y in (single, double)]
+    rejected = [audit(y).rejected(0.01).double().mean().item() for y in (single, double)]
     return (
-        f"{name:<22}{w.median():>10.1e}{w.max():>10.1e}{cosine:>12.6f}{told[0]:>9.2f}{told[1]:>6.2f}"
+        f"{name:<22}{w.median():>10.1e}{w.max():>10.1e}{cosine:>12.6f}{rejected[0]:>9.2f}{rejected[1]:>6.2f}"
         f"{wgnc.median():>12.1e}{wgnc.max():>10.1e}"
     )
 

@@ -5,7 +5,7 @@
 Noise-tilted sampling of emoji64 in 25 steps, from prompts in two flat styles towards `style:3d`, at equal seeds with
 each variant of W (variants.py). Every run is kept in FOLDER as a .json file, so that the script goes on where it was
 stopped; it prints what is there. Differences are to W, over pairs of equal prompt and seed, with their standard errors.
-`p` is the median overall p-value of the audit of the injected noise, `told` the share of it rejected at 1 %.
+`p` is the median overall p-value of the audit of the injected noise, `rejected` the fraction of it rejected at 1 %.
 """
 
 import argparse
@@ -65,7 +65,10 @@ def difference(a: list[float], b: list[float]) -> str:
 
 
 def table(found: dict[str, dict], rho: float, plain: dict) -> str:
-    lines = [f"rho = {rho:g}", f"{'variant':<26}" + "".join(f"{n:>9}{'less W':>16}" for n in SCORES) + "       p  told"]
+    lines = [
+        f"rho = {rho:g}",
+        f"{'variant':<26}" + "".join(f"{n:>9}{'less W':>16}" for n in SCORES) + "       p  rejected",
+    ]
     for name, scores in ({"plain sampling": plain} | found).items():
         line = f"{name:<26}"
         for key in SCORES:
@@ -81,19 +84,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rho", type=float, nargs="+", default=[0.05, 0.3])
     parser.add_argument("--only", nargs="+", default=[*VARIANTS, *CRUDE])
-    asked = parser.parse_args()
-    asked.folder.mkdir(parents=True, exist_ok=True)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     model = load("emoji64")
 
     def kept(name: str, apply: Apply, rho: float) -> dict:
-        file = asked.folder / f"{name.replace(' ', '-')}-{rho:g}.json"
+        file = arguments.folder / f"{name.replace(' ', '-')}-{rho:g}.json"
         if not file.exists():
             file.write_text(json.dumps(run(model, apply, rho)))
         return json.loads(file.read_text())
 
     plain = kept("plain sampling", VARIANTS["W"], 0.0)
-    for rho in asked.rho:
-        found = {name: kept(name, (VARIANTS | CRUDE)[name], rho) for name in asked.only}
+    for rho in arguments.rho:
+        found = {name: kept(name, (VARIANTS | CRUDE)[name], rho) for name in arguments.only}
         print(table(found, rho, plain), "\n", flush=True)
 
 

@@ -110,8 +110,8 @@ def table(count: int) -> None:
         for name, g in part.items():
             white, even = whiten(g, noise=fresh(g)), project_wgnc(g)
             kept, most = cosine(g, white), bound(g)
-            told, others = rates(white)
-            row = (told, others, audit(even).rejected(0.01).double().mean().item(), kept, cosine(g, even), most)
+            rejected, others = rates(white)
+            row = (rejected, others, audit(even).rejected(0.01).double().mean().item(), kept, cosine(g, even), most)
             print(f"{name:<20}" + "".join(f"{v:>12.4f}" for v in (*row, kept / max(most, 1e-9))), flush=True)
         print("-" * 104)
 

@@ -3,7 +3,7 @@
     python recipes/scorers/measure.py            # writes recipes/scorers/measured.json
 
 Fooling: 60 steps of normalised gradient ascent (each of L2 length 1) on a picture's pixels for the target scorer,
-from noise or from a held-out picture of another style; then both scorers judge the result. A scorer that is easily
+from noise or from a held-out picture of another style; then both scorers evaluate the result. A scorer that is easily
 fooled climbs far while the other stays where it was.
 """
 

@@ -223,7 +223,7 @@ class Pictures:
             self.add_samples(which)
 
     def add_samples(self, which: str) -> None:
-        """The generator's pictures, each labelled as the picture it was asked to be; one in five draws is one.
+        """The generator's pictures, each labelled with its prompt; one in five draws is one.
 
         They go where the picture itself is not, so that the scorer sees the concept in the style it lacks.
         """

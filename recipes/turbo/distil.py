@@ -159,7 +159,7 @@ def main() -> None:
     def draw(x_t: Tensor, t: Tensor, bags: Tensor) -> Tensor:
         return student(x_t, t, student.encode_text(bags))
 
-    judge, apart = torch.compile(discriminator), torch.compile(distances)
+    critic, apart = torch.compile(discriminator), torch.compile(distances)
 
     def save() -> None:
         seconds = state["seconds"] + time.time() - start
@@ -185,7 +185,7 @@ def main() -> None:
             shown = made.detach().requires_grad_()
             l1, features = apart(encoder, shown, x_0)
             (near,) = torch.autograd.grad(l1 + args.features * features, shown)
-            (real,) = torch.autograd.grad(over_scales(judge(shown, bags)), shown)
+            (real,) = torch.autograd.grad(over_scales(critic(shown, bags)), shown)
             made.backward(near - args.adversarial * near.norm() / real.norm().clamp(min=1e-12) * real)
             size = nn.utils.clip_grad_norm_(trained, 1.0)
             if not torch.isfinite(size):
@@ -195,7 +195,7 @@ def main() -> None:
                 optimiser.zero_grad()
 
             theirs, their_bags = pictures.batch(args.batch)
-            logits = judge(torch.cat([made.detach(), theirs]), torch.cat([bags, their_bags]))
+            logits = critic(torch.cat([made.detach(), theirs]), torch.cat([bags, their_bags]))
             fooled, seen = zip(*(scale.chunk(2) for scale in logits), strict=True)
             rival.zero_grad()
             over_scales([F.relu(1 + f) + F.relu(1 - s) for f, s in zip(fooled, seen, strict=True)]).backward()
