@@ -21,7 +21,7 @@ ALLOWED = {
     "models": {"path", "rewards"},
     "methods": {"initial_noise", "proposals", "selection", "path"},
     "sampling": {"methods", "initial_noise", "proposals", "selection", "noise", "path", "rewards", "models"},
-    "integrations": {"sampling", "methods", "path", "rewards", "models"},
+    "integrations": {"sampling", "methods", "initial_noise", "path", "rewards", "models"},
     "bench": {"sampling", "methods", "selection", "proposals", "noise", "path", "rewards", "models", "report"},
     "cli": {"bench", "sampling", "integrations", "methods", "noise", "rewards", "models", "report"},
 }
