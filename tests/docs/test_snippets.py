@@ -22,6 +22,8 @@ from pathlib import Path
 import pytest
 import tomllib
 
+from noisetilt.cli.arguments import build_parser
+
 ROOT = Path(__file__).resolve().parents[2]
 # docs/add-a-*.md show source files; test_add_pages.py compares them with the real ones.
 DOCUMENTS = [
@@ -79,12 +81,6 @@ def prose(document: Path) -> str:
 
 def documents(test):
     return pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)(test)
-
-
-def command_parser():
-    # `main` is the module's function, too, so that the attribute of the package is not the module.
-    module = importlib.import_module("noisetilt.cli.main")
-    return (getattr(module, "build_parser", None) or module._parser)()
 
 
 def reduced(text: str, table: dict[str, str]) -> str:
@@ -145,7 +141,7 @@ def check_command(line: str) -> None:
     words = shlex.split(line, comments=True)
     program, arguments = words[0], words[1:]
     if program == "noisetilt":
-        parsed = command_parser().parse_args(arguments)
+        parsed = build_parser().parse_args(arguments)
         if parsed.command == "bench":
             from noisetilt import METHODS, rewards
 
@@ -254,7 +250,7 @@ def test_names_in_the_text_exist(document):
     text = prose(document)
     for name in re.findall(r"`(noisetilt(?:\.\w+)+)", text):
         pkgutil.resolve_name(name)
-    subparsers = next(action for action in command_parser()._actions if hasattr(action, "choices") and action.choices)
+    subparsers = next(action for action in build_parser()._actions if hasattr(action, "choices") and action.choices)
     known = {option for parser in subparsers.choices.values() for option in parser._option_string_actions}
     scripts = "".join(file.read_text() for folder in ("examples", "recipes") for file in (ROOT / folder).rglob("*.py"))
     for option in re.findall(r"`(?:\w+ )?(--[\w-]+)", text):
