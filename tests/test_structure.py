@@ -13,7 +13,8 @@ ALLOWED = {
     "noise": set(),
     "rewards": set(),
     "path": set(),
-    "report": set(),
+    "runs": set(),
+    "report": {"runs"},
     "_messages": set(),
     "proposals": {"noise", "path"},
     "selection": {"noise", "path"},
@@ -22,8 +23,9 @@ ALLOWED = {
     "methods": {"initial_noise", "proposals", "selection", "path"},
     "sampling": {"methods", "initial_noise", "proposals", "selection", "noise", "path", "rewards", "models"},
     "integrations": {"sampling", "methods", "initial_noise", "path", "rewards", "models"},
-    "bench": {"sampling", "methods", "selection", "proposals", "noise", "path", "rewards", "models", "report"},
-    "cli": {"bench", "sampling", "integrations", "methods", "noise", "rewards", "models", "report"},
+    "batch": {"sampling", "methods", "rewards", "models", "report", "runs"},
+    "bench": {"runs", "sampling", "methods", "selection", "proposals", "noise", "path", "rewards", "models", "report"},
+    "cli": {"batch", "runs", "bench", "sampling", "integrations", "methods", "noise", "rewards", "models", "report"},
 }
 
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-PACKAGES = {"plot": "matplotlib", "diffusers": "diffusers", "rewards": "transformers", "kdiffusion": "k-diffusion"}
+PACKAGES = {
+    "plot": "matplotlib",
+    "diffusers": "diffusers",
+    "rewards": "transformers",
+    "kdiffusion": "k-diffusion",
+    "ray": "ray",
+    "parquet": "pyarrow",
+    "prometheus": "prometheus-client",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+}
 
 
 def missing_extra(extra: str, feature: str) -> str:

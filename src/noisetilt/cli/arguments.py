@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from .batch_arguments import DESCRIPTION, add_batch_arguments
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"noisetilt {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_generate, _add_optimize, _add_bench, _add_plan, _add_audit, _add_lists):
+    for add in (_add_generate, _add_optimize, _add_batch, _add_bench, _add_plan, _add_audit, _add_lists):
         add(commands)
     return parser
 
@@ -97,6 +98,18 @@ def _add_optimize(commands: Any) -> None:
     )
     _add_set(parser, "rate=0.05")
     _add_run_options(parser)
+
+
+def _add_batch(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "batch",
+        "sample an image for every row of a table of prompts",
+        DESCRIPTION,
+        "batch prompts.csv --reward style:3d --out runs/fox",
+        "batch prompts.jsonl --reward redness --engine ray --workers 4 --out runs/fox --resume",
+    )
+    add_batch_arguments(parser, parse_option)
 
 
 def _add_prompt_and_reward(parser: argparse.ArgumentParser) -> None:

@@ -20,20 +20,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process if None.
 
     Returns:
-        The exit status: 0 on success, 2 after an error, 130 after Ctrl-C.
+        The exit status: 0 on success, 1 if rows of a batch failed, 2 after an error, 130 after Ctrl-C, 143 after SIGTERM.
     """
     args = build_parser().parse_args(argv)
     # OpenMP threads that spin while they wait are several times slower when another program uses the same cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
-        importlib.import_module(f".{MODULES.get(args.command, args.command)}", __package__).main(args)
+        module = importlib.import_module(f".{MODULES.get(args.command, args.command)}", __package__)
+        return module.main(args) or 0
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
         print(f"noisetilt: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("\nnoisetilt: interrupted; finished results are kept", file=sys.stderr)
-        return 130
-    return 0
+        return getattr(interrupt, "status", 130)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+
+from ..runs import write_bytes
 
 
 def file_stem(prompt: str) -> str:
@@ -25,11 +28,24 @@ def to_image(picture: Tensor) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def save_picture(picture: Tensor, file: Path, settings: Mapping[str, Any]) -> None:
-    """Writes a PNG with its settings as JSON in the text chunk "noisetilt"."""
-    text = PngInfo()
+def encode_picture(picture: Tensor, settings: Mapping[str, Any]) -> bytes:
+    """A PNG with its settings as JSON in the text chunk "noisetilt"."""
+    text, stream = PngInfo(), io.BytesIO()
     text.add_text("noisetilt", json.dumps(settings))
-    to_image(picture).save(file, pnginfo=text)
+    to_image(picture).save(stream, "PNG", pnginfo=text)
+    return stream.getvalue()
+
+
+def save_picture(picture: Tensor, file: Path, settings: Mapping[str, Any]) -> None:
+    """Writes a PNG with its settings as JSON in the text chunk "noisetilt", as a whole or not at all."""
+    write_bytes(file, encode_picture(picture, settings))
+
+
+def save_image(image: Image.Image, file: Path) -> None:
+    """Writes a PIL image as PNG, as a whole or not at all."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    write_bytes(file, stream.getvalue())
 
 
 def grid(rows: Sequence[tuple[str, Sequence[Tensor]]], scale: int = 2, gap: int = 4, per_line: int = 8) -> Image.Image:
@@ -57,4 +73,6 @@ def grid(rows: Sequence[tuple[str, Sequence[Tensor]]], scale: int = 2, gap: int 
 def save_animation(frames: Sequence[Image.Image], file: Path, milliseconds: int = 120) -> None:
     """Writes an animated PNG that stays on its last frame for a second; viewers that know no such show the first."""
     times = [milliseconds] * (len(frames) - 1) + [1000]
-    frames[0].save(file, save_all=True, append_images=frames[1:], duration=times, loop=0)
+    stream = io.BytesIO()
+    frames[0].save(stream, "PNG", save_all=True, append_images=frames[1:], duration=times, loop=0)
+    write_bytes(file, stream.getvalue())

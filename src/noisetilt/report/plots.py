@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from ..runs import write_bytes
 
 
 def plot_rewards(curves: Mapping[str, np.ndarray], ylabel: str, file: Path) -> bool:
@@ -36,5 +39,7 @@ def plot_panels(panels: Mapping[str, Mapping[str, np.ndarray]], xlabel: str, fil
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    figure.savefig(file, dpi=140)
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=140)
+    write_bytes(file, stream.getvalue())
     return True

@@ -1,0 +1,104 @@
+"""The finished rows of a batch on disk: an image and a line of rows.jsonl each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..report import file_stem
+from ..runs import append_line, read_lines, write_bytes
+from .table import Row
+from .worker import Outcome
+
+ROWS, IMAGES, PER_FOLDER = "rows.jsonl", "images", 1000
+
+
+class BatchLedger:
+    """The records of a run's rows. The last record of a row counts.
+
+    A row is finished when its record is written, which happens after its image is written as a whole.
+
+    Args:
+        folder: of the run.
+        fresh: whether to forget the records of an earlier run.
+    """
+
+    def __init__(self, folder: Path, fresh: bool) -> None:
+        self.folder, self.file = folder, folder / ROWS
+        if fresh:
+            self.file.unlink(missing_ok=True)
+        self._done: dict[int, str] = {}
+        self._digests: dict[int, str] = {}
+        for record in self.records():
+            self._digests[record["index"]] = record["digest"]
+            if record["status"] == "done" and self._has_image(record):
+                self._done[record["index"]] = record["digest"]
+            else:
+                self._done.pop(record["index"], None)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """All records, in the order of writing; incomplete lines are dropped."""
+        for number, line in enumerate(read_lines(self.file), 1):
+            try:
+                record = json.loads(line)
+                yield {**record, "index": int(record["index"]), "digest": str(record["digest"])}
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f"{self.file}, line {number} is not a record of a row; remove the line") from None
+
+    def last_records(self) -> Iterator[dict[str, Any]]:
+        """The last record of each row."""
+        last = {record["index"]: number for number, record in enumerate(self.records())}
+        return (record for number, record in enumerate(self.records()) if last[record["index"]] == number)
+
+    def _has_image(self, record: Mapping[str, Any]) -> bool:
+        file = self.folder / record["file"]
+        return file.is_file() and file.stat().st_size == record["bytes"]
+
+    def is_done(self, row: Row) -> bool:
+        """Whether the image of a row is finished.
+
+        Raises:
+            ValueError: if the run has a row of this number with other settings.
+        """
+        known = self._digests.get(row.index)
+        if known is not None and known != _digest(row):
+            raise ValueError(
+                f"row {row.index} has other settings than in the run in {self.folder}; "
+                "choose another --out, or --overwrite"
+            )
+        return row.index in self._done
+
+    def add(self, row: Row, outcome: Outcome) -> dict[str, Any]:
+        """Writes the image and the record of a row, and returns the record.
+
+        Raises:
+            OSError: if the disk is full or the folder cannot be written to; names the file.
+        """
+        record: dict[str, Any] = {
+            "index": row.index,
+            "status": "failed" if outcome.error else "done",
+            "digest": _digest(row),
+            **({"settings": row.settings.as_json()} if row.settings else {}),
+            **outcome.results,
+            **row.kept,
+        }
+        if outcome.error:
+            record["error"] = outcome.error
+        else:
+            assert row.settings is not None
+            name = f"{row.index:07d}-{file_stem(row.settings.prompt)}.png"
+            file = self.folder / IMAGES / f"{row.index // PER_FOLDER:05d}" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(file, outcome.image)
+            record |= {"file": file.relative_to(self.folder).as_posix(), "bytes": len(outcome.image)}
+        append_line(self.file, json.dumps(record))
+        self._digests[row.index] = record["digest"]
+        if not outcome.error:
+            self._done[row.index] = record["digest"]
+        return record
+
+
+def _digest(row: Row) -> str:
+    return row.settings.digest() if row.settings else ""

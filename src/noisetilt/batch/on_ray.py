@@ -1,0 +1,109 @@
+"""The engine "ray": Ray Data with a pool of actors that each hold a worker."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .._messages import missing_extra
+from .settings import Settings
+from .table import Row
+from .worker import Groups, Outcome, Worker, WorkerOptions
+
+# A small limit makes Ray pass on each result when it is there, instead of at the end of a block.
+RESULT_BYTES = 1
+
+
+class RayWorker:
+    """A worker as an actor of Ray Data: a batch is one group of rows as JSON."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self.worker = Worker(options)
+
+    def __call__(self, batch: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        for text in batch["rows"]:
+            for outcome in self.worker([_row(values) for values in json.loads(str(text))]):
+                record = {"index": outcome.index, "results": dict(outcome.results), "error": outcome.error}
+                yield {"record": [json.dumps(record)], "image": [outcome.image]}
+
+
+def _row(values: Mapping[str, Any]) -> Row:
+    return Row(values["index"], Settings(**values["settings"]))
+
+
+def _text(rows: Any) -> str:
+    return json.dumps([{"index": row.index, "settings": row.settings.as_json()} for row in rows])
+
+
+def start_ray(address: str | None, workers: int | None, cpus: int) -> bool:
+    """Connects to Ray, or starts it on this machine; returns whether it was started.
+
+    Raises:
+        ImportError: if Ray is not installed.
+        ValueError: if there is no Ray at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.data  # noqa: F401
+    except ImportError:
+        raise ImportError(missing_extra("ray", "the engine ray")) from None
+    if ray.is_initialized():
+        return False
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        # More workers than cores may be asked for, and Ray starts no actor without free cores.
+        local = max(os.cpu_count() or 1, (workers or 1) * cpus + 1)
+        ray.init(num_cpus=local, include_dashboard=False, **options)
+        return True
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"there is no Ray at the address {address!r}: {reason}; start one with `ray start`") from None
+    return True
+
+
+def run_on_ray(
+    groups: Groups, options: WorkerOptions, workers: int | None = None, batch: int = 8, cpus: int = 1
+) -> Iterator[Outcome]:
+    """The outcomes of all rows, in the order in which they finish.
+
+    Ray Data holds back the workers while results wait to be read, starts a new worker for one that died, and repeats
+    the groups that it was given.
+
+    Args:
+        groups: rows that are sampled in one call.
+        options: of the workers.
+        workers: the largest number of actors; None: as many as the cluster has room for.
+        batch: groups that a worker is given at once; a worker that dies repeats at most these.
+        cpus: cores per worker, on machines without GPU.
+    """
+    import pyarrow as pa
+    import ray
+
+    gpu = options.device.startswith("cuda")
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = RESULT_BYTES
+    blocks = [
+        pa.table({"rows": [_text(rows) for rows in groups[first : first + batch]]})
+        for first in range(0, len(groups), batch)
+    ]
+    room = ray.cluster_resources().get("GPU" if gpu else "CPU", 1) / (1 if gpu else cpus)
+    largest = max(1, min(workers or math.floor(room), len(blocks)))
+    results = ray.data.from_arrow(blocks).map_batches(
+        RayWorker,
+        fn_constructor_args=(options,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1 if workers is None else largest, max_size=largest),
+        **({"num_gpus": 1} if gpu else {"num_cpus": cpus}),
+    )
+    for values in results.iter_rows():
+        record = json.loads(values["record"])
+        yield Outcome(record["index"], record["results"], values["image"], record["error"])

@@ -1,0 +1,297 @@
+"""`run_batch`: makes the images of a table of prompts."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from .._messages import unknown_name
+from ..methods import Method
+from ..rewards import load as load_reward
+from ..rewards.reward import RewardFunction, reward_name
+from ..runs import Interrupts, claim_folder, read_record, write_json
+from .in_process import run_in_process
+from .ledger import BatchLedger
+from .on_ray import run_on_ray, start_ray
+from .sinks import Sink
+from .summary import Statistics, write_report
+from .table import Row, Table, read_table
+from .worker import Groups, Outcome, WorkerOptions
+
+ENGINES = ("process", "ray")
+RECORD_SECONDS, MAX_MESSAGES = 5.0, 20
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The result of `run_batch`.
+
+    Attributes:
+        out: the folder of the run.
+        rows, done, failed: number of rows, and of those that are finished and that failed.
+        complete: whether every row is finished.
+        reward_mean, heldout_mean: means over the finished rows, or None.
+        seconds: wall-clock time of this call.
+        errors: message → number of the rows that failed with it; the most frequent ones.
+    """
+
+    out: Path
+    rows: int
+    done: int
+    failed: int
+    complete: bool
+    reward_mean: float | None
+    heldout_mean: float | None
+    seconds: float
+    errors: Mapping[str, int]
+
+
+def run_batch(
+    table: Table,
+    out: str | Path,
+    *,
+    reward: str | RewardFunction | None = None,
+    method: str = "ntrk",
+    model: Any = "emoji64",
+    steps: int | None = None,
+    guidance: float | None = None,
+    eta: float = 1.0,
+    gradient_at: str = "x_t",
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    n: int = 1,
+    engine: str = "process",
+    workers: int | None = None,
+    batch: int = 8,
+    chunk: int | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    address: str | None = None,
+    retries: int = 2,
+    heldout: bool = True,
+    fail_fast: bool = False,
+    overwrite: bool = False,
+    resume: bool = False,
+    keep: Sequence[str] = (),
+    sinks: Sequence[Sink] = (),
+    report: bool = True,
+) -> Summary:
+    """Make an image for every row of a table of prompts. Finished rows are kept, whatever happens.
+
+        from noisetilt.batch import run_batch
+
+        run_batch(["cat face", {"prompt": "red heart", "seed": 7}], "runs/fox", reward="redness")
+
+    The folder has images/, rows.jsonl (a record per row), run.json and report.html. The same row gives the same image
+    whatever the engine, `batch` and `workers` are: the noise depends on the seed alone, and on a CPU with the default
+    `chunk` and the same `threads` the pixels are equal too.
+
+    Args:
+        table: a file (.csv, .jsonl, .parquet or .txt with a prompt per line), or prompts and dictionaries. A column
+            overrides the argument of its name for its row; other columns are options of the row's method.
+        out: folder of the run.
+        reward: name or weighted sum as `rewards.load` takes it, or a reward function.
+        method: a name in METHODS.
+        model: what `load` takes, a model, or a function without arguments that returns a model.
+        steps, guidance: None means the model's own.
+        eta: stochasticity of the reverse kernel.
+        gradient_at: "x_t" or "x0", as in `sample`.
+        options: options of the method.
+        seed: of the first image; the following ones have the next numbers.
+        n: images per row.
+        engine: "process", or "ray": a pool of Ray actors, one per GPU, or per `threads` cores.
+        workers: the largest number of actors; None: as many as there is room for.
+        batch: rows that a Ray actor is given at once.
+        chunk: rows per network call; None: 8 on a GPU, and one image per call on a CPU. With another value, pixels
+            depend on which rows are neighbours, within rounding errors.
+        threads: of each worker; None: torch's own number in this process, 1 on Ray.
+        device: torch device of the workers.
+        address: of a Ray cluster, such as "auto"; None starts Ray on this machine.
+        retries: how often a row is tried again after an error that may pass.
+        heldout: whether to evaluate held-out rewards.
+        fail_fast: whether to stop at the first row that fails.
+        overwrite: whether to replace a run in the folder.
+        resume: whether to continue a run in the folder. Rows that failed are tried again.
+        keep: further columns of the table, which are copied to the records.
+        sinks: what watches the run.
+        report: whether to write report.html at the end.
+
+    Returns:
+        Summary.
+
+    Raises:
+        ValueError: if an argument or the table is wrong, or the folder has a run and neither `overwrite` nor `resume`.
+        OSError: if a file cannot be written; finished rows are kept.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; finished rows are kept.
+    """
+    if engine not in ENGINES:
+        raise ValueError(unknown_name("engine", engine, ENGINES))
+    for name, value, least in (
+        ("batch", batch, 1),
+        ("workers", workers, 1),
+        ("chunk", chunk, 1),
+        ("retries", retries, 0),
+    ):
+        _check_whole(name, value, least)
+    _check_whole("threads", threads, 1)
+    if isinstance(method, Method):
+        raise ValueError("method is a Method, expected a name in METHODS; give its options as options={...}")
+    models, rewards = {}, {}
+    if not isinstance(model, (str, Path)):
+        models[type(model).__name__] = model
+        model = type(model).__name__
+    if reward is not None and not isinstance(reward, str):
+        if not callable(reward):
+            raise ValueError(f"reward is {reward!r}, expected a name or a function of images and prompts")
+        rewards[reward_name(reward)] = reward
+        reward = reward_name(reward)
+    elif reward is not None:
+        load_reward(reward)
+    defaults = {
+        "reward": reward,
+        "method": method,
+        "options": dict(options or {}),
+        "model": str(model),
+        "steps": steps,
+        "guidance": guidance,
+        "seed": seed,
+        "eta": eta,
+        "gradient_at": gradient_at,
+    }
+    rows = read_table(table, {**defaults, "n": n}, keep)
+    threads = 1 if threads is None and engine == "ray" else threads
+    worker_options = WorkerOptions(device, threads, chunk, retries, heldout, models, rewards)
+    run_groups: Callable[[Groups, WorkerOptions], Iterator[Outcome]] = run_in_process
+    if engine == "ray":
+        start_ray(address, workers, threads or 1)
+        run_groups = functools.partial(run_on_ray, workers=workers, batch=batch, cpus=threads or 1)
+    out = Path(out)
+    run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report)
+    description = {"engine": engine, "settings": {**defaults, "n": n, "chunk": chunk, "threads": threads}}
+    with claim_folder(out, overwrite=overwrite, resume=resume, command="batch") as continued:
+        return run(description, continued)
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        raise ValueError(f"{name} = {value!r} must be a whole number, {least} or more")
+
+
+@dataclass
+class _Run:
+    """One call of `run_batch`, after its arguments were checked."""
+
+    out: Path
+    rows: list[Row]
+    options: WorkerOptions
+    run_groups: Callable[[Groups, WorkerOptions], Iterator[Outcome]]
+    fail_fast: bool
+    sinks: list[Sink]
+    report: bool
+    statistics: Statistics = field(default_factory=Statistics)
+    written: float = 0.0
+
+    def __call__(self, description: Mapping[str, Any], continued: bool) -> Summary:
+        self.started, self.description = time.perf_counter(), description
+        if continued:
+            self._check_settings(read_record(self.out) or {})
+        self.ledger = BatchLedger(self.out, fresh=not continued)
+        missing = [row for row in self.rows if not self.ledger.is_done(row)]
+        for record in self.ledger.last_records():
+            if record["status"] == "done":
+                self.statistics.add(record)
+        groups = self._groups({row.index for row in missing})
+        write_json(self.out / "run.json", self._record(False))
+        for sink in self.sinks:
+            sink.start(self._record(False))
+        with Interrupts("row") as interrupts:
+            try:
+                self._make(missing, groups, interrupts)
+            finally:
+                with interrupts.deferred():
+                    record = self._finish()
+        return self._summary(record)
+
+    def _check_settings(self, before: Mapping[str, Any]) -> None:
+        """Raises a ValueError if what the pixels depend on is another than in the run that is continued."""
+        for name in ("chunk", "threads"):
+            old, new = before.get("settings", {}).get(name), self.description["settings"][name]
+            if old != new:
+                raise ValueError(f"{name} = {new} and the run in {self.out} has {old}; give the same to --resume")
+
+    def _groups(self, missing: set[int]) -> list[list[Row]]:
+        """Rows that are sampled in one call: neighbours with the same settings.
+
+        They are those of the whole table, so that a run that was continued has the same ones; groups that are
+        finished are left out.
+        """
+        groups: list[list[Row]] = []
+        size, key = 0, ()
+        for row in self.rows:
+            if row.settings is None:
+                size = 0
+                continue
+            if 0 < len(groups[-1] if groups else ()) < size and key == row.settings.group():
+                groups[-1].append(row)
+            else:
+                groups.append([row])
+                size, key = self.options.together(row.settings), row.settings.group()
+        return [group for group in groups if any(row.index in missing for row in group)]
+
+    def _make(self, missing: Sequence[Row], groups: Groups, interrupts: Interrupts) -> None:
+        by_index = {row.index: row for row in missing}
+        for row in missing:
+            if row.settings is None:
+                self._add(row, Outcome(row.index, {"attempts": 0}, error=row.problem), interrupts)
+        outcomes = self.run_groups(groups, self.options) if groups else iter(())
+        for outcome in outcomes:
+            if outcome.index in by_index:  # a group also has neighbours that are finished already
+                self._add(by_index.pop(outcome.index), outcome, interrupts)
+            interrupts.check()
+
+    def _add(self, row: Row, outcome: Outcome, interrupts: Interrupts) -> None:
+        with interrupts.deferred():
+            record = self.ledger.add(row, outcome)
+            self.statistics.add(record)
+            if time.perf_counter() - self.written > RECORD_SECONDS:
+                write_json(self.out / "run.json", self._record(False))
+                self.written = time.perf_counter()
+            for sink in self.sinks:
+                sink.row(record, self.statistics.as_json())
+        if outcome.error and self.fail_fast:
+            raise ValueError(f"row {row.index} failed: {outcome.error}")
+
+    def _finish(self) -> dict[str, Any]:
+        record = self._record(self.statistics.done == len(self.rows))
+        write_json(self.out / "run.json", record)
+        for sink in self.sinks:
+            sink.finish(record)
+        if self.report and self.statistics.done:
+            write_report(self.out, record, self.ledger.last_records)
+        return record
+
+    def _record(self, complete: bool) -> dict[str, Any]:
+        return {
+            "command": "batch",
+            "complete": complete,
+            **self.description,
+            "rows": len(self.rows),
+            **self.statistics.as_json(),
+            "errors": self.statistics.most_frequent_errors(MAX_MESSAGES),
+            "seconds": round(time.perf_counter() - self.started, 3),
+            "versions": {"noisetilt": __version__, "torch": torch.__version__, "python": platform.python_version()},
+            "processor": platform.processor() or platform.machine(),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+
+    def _summary(self, record: Mapping[str, Any]) -> Summary:
+        names = ("rows", "done", "failed", "complete", "reward_mean", "heldout_mean", "seconds", "errors")
+        return Summary(self.out, **{name: record[name] for name in names})

@@ -1,0 +1,199 @@
+"""What watches a batch: a progress line, JSON logs, and optional trackers through their own libraries."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from tqdm import tqdm
+
+from .._messages import missing_extra, unknown_name
+
+Record = Mapping[str, Any]
+
+
+class Sink(Protocol):
+    """Receives what happens in a run; an exception in it ends the run."""
+
+    def start(self, run: Record) -> None:
+        """Called once, with the content of run.json."""
+
+    def row(self, record: Record, statistics: Record) -> None:
+        """Called after each row, with its record and the statistics of all rows so far."""
+
+    def finish(self, run: Record) -> None:
+        """Called once, with the final content of run.json."""
+
+
+class ProgressBar:
+    """A live line on the standard error: rows done, rate, time left, mean reward and failures."""
+
+    def start(self, run: Record) -> None:
+        self.bar = tqdm(total=run["rows"], initial=run["done"], unit="row", dynamic_ncols=True)
+
+    def row(self, record: Record, statistics: Record) -> None:
+        mean = statistics["reward_mean"]
+        self.bar.set_postfix_str(
+            f"reward {'–' if mean is None else format(mean, '+.3f')}, failed {statistics['failed']}", refresh=False
+        )
+        self.bar.update()
+
+    def finish(self, run: Record) -> None:
+        self.bar.close()
+
+
+class JsonLog:
+    """One JSON object per event and line: start, row and finish.
+
+    Args:
+        stream: where to; the standard error by default.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream
+
+    def start(self, run: Record) -> None:
+        self._write("start", {k: run[k] for k in ("rows", "done", "engine", "settings")})
+
+    def row(self, record: Record, statistics: Record) -> None:
+        fields = ("index", "status", "reward", "heldout", "seconds", "attempts", "error", "file")
+        self._write("row", {**{k: record[k] for k in fields if k in record}, **statistics})
+
+    def finish(self, run: Record) -> None:
+        self._write("finish", {k: run[k] for k in ("complete", "done", "failed", "seconds")})
+
+    def _write(self, event: str, values: Record) -> None:
+        line = json.dumps({"time": time.time(), "event": event, **values})
+        print(line, file=self.stream or sys.stderr, flush=True)
+
+
+class Prometheus:
+    """Serves the counters of the run for Prometheus at http://127.0.0.1:PORT/metrics (extra `prometheus`)."""
+
+    def __init__(self, port: int) -> None:
+        try:
+            import prometheus_client
+        except ImportError:
+            raise ImportError(missing_extra("prometheus", "--prometheus")) from None
+        self.client, self.port = prometheus_client, port
+
+    def start(self, run: Record) -> None:
+        registry = self.client.CollectorRegistry()
+        self.rows = self.client.Counter("noisetilt_rows", "rows by status", ["status"], registry=registry)
+        self.total = self.client.Gauge("noisetilt_rows_expected", "rows of the batch", registry=registry)
+        self.reward = self.client.Gauge("noisetilt_reward_mean", "mean reward of the rows done", registry=registry)
+        self.seconds = self.client.Histogram("noisetilt_row_seconds", "seconds per row", registry=registry)
+        self.total.set(run["rows"])
+        self.server, self.thread = self.client.start_http_server(self.port, addr="127.0.0.1", registry=registry)
+
+    def row(self, record: Record, statistics: Record) -> None:
+        self.rows.labels(record["status"]).inc()
+        if statistics["reward_mean"] is not None:
+            self.reward.set(statistics["reward_mean"])
+        if "seconds" in record:
+            self.seconds.observe(record["seconds"])
+
+    def finish(self, run: Record) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class TensorBoard:
+    """Scalars for TensorBoard in the folder `tensorboard` of the run (extra `tensorboard`)."""
+
+    def __init__(self, out: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ImportError(missing_extra("tensorboard", "--track tensorboard")) from None
+        self.writer, self.number = SummaryWriter(str(out / "tensorboard")), 0
+
+    def start(self, run: Record) -> None:
+        self.number = run["done"]
+        self.writer.add_text("settings", json.dumps(run["settings"]))
+
+    def row(self, record: Record, statistics: Record) -> None:
+        self.number += 1
+        for name, value in _scalars(record, statistics).items():
+            self.writer.add_scalar(name, value, self.number)
+
+    def finish(self, run: Record) -> None:
+        self.writer.close()
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases, in the project `noisetilt` (extra `wandb`); its environment variables apply."""
+
+    def __init__(self, out: Path) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise ImportError(missing_extra("wandb", "--track wandb")) from None
+        self.wandb, self.out = wandb, out
+
+    def start(self, run: Record) -> None:
+        self.session = self.wandb.init(project="noisetilt", dir=str(self.out), config=dict(run["settings"]))
+
+    def row(self, record: Record, statistics: Record) -> None:
+        self.session.log(_scalars(record, statistics))
+
+    def finish(self, run: Record) -> None:
+        self.session.finish(exit_code=0 if run["complete"] else 1)
+
+
+class MLflow:
+    """A run of MLflow (extra `mlflow`); MLFLOW_TRACKING_URI applies, else the folder `mlflow` of the run."""
+
+    def __init__(self, out: Path) -> None:
+        try:
+            import mlflow
+        except ImportError:
+            raise ImportError(missing_extra("mlflow", "--track mlflow")) from None
+        self.mlflow, self.out, self.number = mlflow, out, 0
+
+    def start(self, run: Record) -> None:
+        import os
+
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            self.mlflow.set_tracking_uri(f"sqlite:///{(self.out / 'mlflow.db').resolve()}")
+        self.mlflow.set_experiment("noisetilt")
+        self.mlflow.start_run()
+        self.mlflow.log_params({name: str(value)[:250] for name, value in run["settings"].items()})
+        self.number = run["done"]
+
+    def row(self, record: Record, statistics: Record) -> None:
+        self.number += 1
+        self.mlflow.log_metrics(_scalars(record, statistics), step=self.number)
+
+    def finish(self, run: Record) -> None:
+        self.mlflow.end_run("FINISHED" if run["complete"] else "FAILED")
+
+
+TRACKERS: dict[str, Callable[[Path], Sink]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+}
+
+
+def tracker(name: str, out: Path) -> Sink:
+    """The tracker of a name in TRACKERS.
+
+    Raises:
+        ValueError: if there is no tracker of this name.
+        ImportError: if its library is not installed.
+    """
+    if name not in TRACKERS:
+        raise ValueError(unknown_name("tracker", name, TRACKERS))
+    return TRACKERS[name](out)
+
+
+def _scalars(record: Record, statistics: Record) -> dict[str, float]:
+    """Numbers of a row and of the rows so far, under the names that trackers show."""
+    row = {f"row/{k}": record[k] for k in ("reward", "heldout", "seconds") if record.get(k) is not None}
+    run = {f"run/{k}": v for k, v in statistics.items() if v is not None}
+    return {**row, **run}

@@ -1,0 +1,207 @@
+"""A worker: loads models and rewards once, and makes the images of rows."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..methods import Method, find_method
+from ..models import load as load_model
+from ..report import encode_picture
+from ..rewards import has_heldout
+from ..rewards import load as load_reward
+from ..rewards.reward import RewardFunction, evaluate_reward
+from ..sampling import Result, sample
+from .settings import Settings
+from .table import Row
+
+# Errors that are the same at every attempt.
+LASTING = (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, AssertionError, ImportError)
+MODELS_KEPT = 2
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What all workers of a run have in common.
+
+    Args:
+        device: torch device.
+        threads: of each worker; None: torch's own number.
+        chunk: rows per network call; None: 8, and on a CPU every image is sampled in a call of its own.
+        retries: how often an image is tried again after an error that may pass, such as a lack of memory.
+        heldout: whether to evaluate the held-out reward of each image.
+        models: name → model, or a function without arguments that loads it, besides those of `load`.
+        rewards: name → reward, besides those of `rewards.load`.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    chunk: int | None = None
+    retries: int = 2
+    heldout: bool = True
+    models: Mapping[str, Any] = field(default_factory=dict)
+    rewards: Mapping[str, RewardFunction] = field(default_factory=dict)
+
+    def together(self, settings: Settings) -> int:
+        """How many images of these settings are sampled in one call.
+
+        One image a call gives the same bits whatever the other rows of the batch are.
+        """
+        if self.chunk is None and torch.device(self.device).type == "cpu":
+            return 1
+        particles = find_method(settings.method).replace(**settings.options).selection.particles
+        return max(1, (self.chunk or 8) // particles)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a row: an image as PNG, or an error.
+
+    Args:
+        index: of the row.
+        results: fields of the record of the row.
+        image: the bytes of the PNG; empty after an error.
+        error: one sentence; empty if the row is done.
+    """
+
+    index: int
+    results: Mapping[str, Any]
+    image: bytes = b""
+    error: str = ""
+
+
+class Worker:
+    """Makes the images of groups of rows.
+
+    Args:
+        options: of the run.
+    """
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self.options = options
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        self._models: dict[tuple[str, float | None], Any] = {}
+        self._rewards: dict[tuple[str, bool], RewardFunction | None] = {}
+
+    def model(self, settings: Settings) -> Any:
+        """The model of some settings; the last two are kept."""
+        key = (settings.model, settings.guidance)
+        if key not in self._models:
+            while len(self._models) >= MODELS_KEPT:
+                del self._models[next(iter(self._models))]
+            self._models[key] = self._load_model(settings)
+        self._models[key] = self._models.pop(key)
+        return self._models[key]
+
+    def _load_model(self, settings: Settings) -> Any:
+        given = self.options.models.get(settings.model)
+        if given is None:
+            return load_model(settings.model, guidance=settings.guidance, device=self.options.device)
+        if settings.guidance is not None:
+            raise ValueError(f"guidance = {settings.guidance} is for models by name; set it in the model that you pass")
+        return given if hasattr(given, "denoiser") else given()
+
+    def reward(self, name: str, heldout: bool = False) -> RewardFunction | None:
+        """The reward of a name, or its held-out version."""
+        key = (name, heldout)
+        if key not in self._rewards:
+            self._rewards[key] = self._load_heldout(name) if heldout else self._load_reward(name)
+        return self._rewards[key]
+
+    def _load_reward(self, name: str) -> RewardFunction:
+        return self.options.rewards[name] if name in self.options.rewards else load_reward(name)
+
+    def _load_heldout(self, name: str) -> RewardFunction | None:
+        """The held-out version of a learned reward; for any other, the held-out alignment with the prompt."""
+        learned = name not in self.options.rewards and has_heldout(name)
+        return load_reward(name if learned else "alignment", heldout=True)
+
+    def __call__(self, rows: Sequence[Row]) -> Iterator[Outcome]:
+        """The outcomes of rows that are sampled in one call. If the call fails, each row is tried alone."""
+        try:
+            yield from self._attempt(rows, attempt=1)
+        except Exception as error:
+            if len(rows) > 1:
+                for row in rows:
+                    yield from self._alone(row, None, 1)
+            else:
+                yield from self._alone(rows[0], error, 1)
+
+    def _alone(self, row: Row, error: Exception | None, attempt: int) -> Iterator[Outcome]:
+        while error is None or (attempt <= self.options.retries and not isinstance(error, LASTING)):
+            attempt += 1
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            try:
+                yield from self._attempt([row], attempt)
+                return
+            except Exception as failed:
+                error = failed
+        yield Outcome(row.index, {"attempts": attempt}, error=error_sentence(error))
+
+    def _attempt(self, rows: Sequence[Row], attempt: int) -> list[Outcome]:
+        settings = rows[0].settings
+        assert settings is not None
+        model, reward = self.model(settings), None if settings.reward is None else self.reward(settings.reward)
+        prompts = [row.settings.prompt for row in rows if row.settings is not None]
+        result = sample(
+            model,
+            prompts,
+            reward,
+            method_of(settings),
+            getattr(model, "steps", 25) if settings.steps is None else settings.steps,
+            [row.settings.seed for row in rows if row.settings is not None],
+            eta=settings.eta,
+            gradient_at="x0" if settings.gradient_at == "x0" else "x_t",
+            chunk=self.options.chunk or 8,
+            track=False,
+        )
+        heldout = [self._heldout_value(settings, result, i, prompt) for i, prompt in enumerate(prompts)]
+        seconds = result.trace.seconds / len(rows)
+        shared = {"nfe": result.trace.nfe, "seconds": seconds, "attempts": attempt, "together": len(rows)}
+        return [_outcome(row, result, i, heldout[i], shared) for i, row in enumerate(rows)]
+
+    def _heldout_value(self, settings: Settings, result: Result, i: int, prompt: str) -> float | None:
+        """The held-out reward of an image; None where it is not defined, as alignment is for style words alone."""
+        if not self.options.heldout or settings.reward is None:
+            return None
+        heldout = self.reward(settings.reward, heldout=True)
+        if heldout is None:
+            return None
+        try:
+            with torch.no_grad():
+                value = float(evaluate_reward(heldout, result.images[i : i + 1], [prompt]))
+        except ValueError:
+            return None
+        if value != value or value in (float("inf"), float("-inf")):
+            raise FloatingPointError(f"the held-out reward is {value}; it must be a finite number")
+        return value
+
+
+def method_of(settings: Settings) -> Method:
+    """The method of some settings, with its options."""
+    return find_method(settings.method).replace(**settings.options)
+
+
+def _outcome(row: Row, result: Result, i: int, heldout: float | None, shared: Mapping[str, Any]) -> Outcome:
+    assert row.settings is not None
+    values = {"reward": None if result.rewards is None else float(result.rewards[i]), "heldout": heldout}
+    image = encode_picture(result.images[i], {**row.settings.as_json(), **values})
+    return Outcome(row.index, {**values, **shared, "sha256": hashlib.sha256(image).hexdigest()}, image)
+
+
+def error_sentence(error: Exception | None) -> str:
+    """An error in one line; unexpected errors with their type."""
+    text = " ".join(str(error).split())[:1000]
+    return text if isinstance(error, (ValueError, FloatingPointError)) else f"{type(error).__name__}: {text}"
+
+
+Groups = Sequence[Sequence[Row]]
+RunGroups = Callable[[Groups, WorkerOptions], Iterator[Outcome]]

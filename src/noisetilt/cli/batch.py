@@ -1,0 +1,35 @@
+"""The command `noisetilt batch`: an image for every row of a table of prompts."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..batch import Summary, run_batch
+from ..batch.sinks import JsonLog, ProgressBar, Prometheus, Sink, tracker
+
+# The exit status when rows failed and the others are done.
+FAILED_ROWS = 1
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    values = {k: v for k, v in vars(args).items() if k not in ("command", "log", "prometheus", "track", "set")}
+    values |= {"options": dict(args.options)}
+    sinks: list[Sink] = [JsonLog() if args.log == "json" else ProgressBar()]
+    sinks += [Prometheus(args.prometheus)] if args.prometheus else []
+    sinks += [tracker(name, args.out) for name in args.track]
+    summary = run_batch(**values, sinks=sinks)
+    print_summary(summary)
+    return 0 if summary.complete else FAILED_ROWS
+
+
+def print_summary(summary: Summary) -> None:
+    """Prints what was done, which errors there were, and where the files are."""
+    means = {"reward": summary.reward_mean, "held-out": summary.heldout_mean}
+    figures = [f"{name} {value:+.3f}" for name, value in means.items() if value is not None]
+    print(", ".join([f"{summary.done} of {summary.rows} rows done", *figures]))
+    if summary.failed:
+        print(f"{summary.failed} rows failed:")
+        for message, count in summary.errors.items():
+            print(f"  {count} × {message}")
+    print(f"the images, rows.jsonl, run.json and report.html are in {summary.out}/")

@@ -1,0 +1,18 @@
+"""What every command that writes a folder shares: whole files or none, one writer per folder, and signals."""
+
+from .atomic import append_line, read_lines, remove_partial, write_bytes, write_json, write_text
+from .folder import claim_folder, read_record
+from .interrupts import Interrupts, Terminated
+
+__all__ = [
+    "Interrupts",
+    "Terminated",
+    "append_line",
+    "claim_folder",
+    "read_lines",
+    "read_record",
+    "remove_partial",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]

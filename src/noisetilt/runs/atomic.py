@@ -1,0 +1,101 @@
+"""Files that are written as a whole or not at all, also when the process is killed or the disk is full."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+SUFFIX = ".partial"
+
+
+def _write_error(file: Path, error: OSError) -> OSError:
+    """The error for a file that could not be written, with its name; keeps the error number."""
+    failure = OSError(
+        f"cannot write {file}: {(error.strerror or str(error)).lower()}; check the free space and permissions there"
+    )
+    failure.errno = error.errno
+    return failure
+
+
+def write_bytes(file: Path, data: bytes) -> None:
+    """Writes a file as a whole: under another name first, which replaces the file when all bytes are on the disk.
+
+    A reader sees the old content or the new one. After SIGKILL a file `.NAME.PID.partial` may remain, which
+    `remove_partial` deletes.
+
+    Raises:
+        OSError: if the file cannot be written; names the file. The old content is kept.
+    """
+    temporary = file.with_name(f".{file.name[:200]}.{os.getpid()}{SUFFIX}")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except BaseException as error:
+        _remove(temporary)
+        if isinstance(error, OSError):
+            raise _write_error(file, error) from None
+        raise
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a text as a whole, in UTF-8; see `write_bytes`."""
+    write_bytes(file, text.encode("utf-8"))
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Writes a value as JSON as a whole; see `write_bytes`."""
+    write_text(file, json.dumps(value, indent=2) + "\n")
+
+
+def append_line(file: Path, line: str) -> None:
+    """Appends a line to a file. A line that does not fit on the disk is removed again.
+
+    Raises:
+        OSError: if the line cannot be written; names the file.
+    """
+    try:
+        with file.open("ab", buffering=0) as stream:
+            end = stream.seek(0, os.SEEK_END)
+            try:
+                _write_all(stream.fileno(), (line + "\n").encode("utf-8"))
+                os.fsync(stream.fileno())
+            except BaseException:
+                stream.truncate(end)
+                raise
+    except OSError as error:
+        raise _write_error(file, error) from None
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def read_lines(file: Path) -> list[str]:
+    """The complete lines of a file that `append_line` wrote; an incomplete last line is removed from the file."""
+    if not file.exists():
+        return []
+    data = file.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        with file.open("r+b") as stream:
+            stream.truncate(end)
+    return data[:end].decode("utf-8").splitlines()
+
+
+def remove_partial(folder: Path) -> None:
+    """Deletes what killed processes left of files that they were writing; only for the one writer of a folder."""
+    for file in folder.rglob(f".*{SUFFIX}"):
+        _remove(file)
+
+
+def _remove(file: Path) -> None:
+    try:
+        file.unlink(missing_ok=True)
+    except OSError:  # the error that made the file useless is reported, not this one
+        return

@@ -1,0 +1,78 @@
+"""The folder of a run: one writer at a time, and no run replaces another by accident."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .atomic import _write_error, remove_partial
+
+LOCK, RECORD = ".lock", "run.json"
+
+
+@contextlib.contextmanager
+def claim_folder(folder: Path, *, overwrite: bool = False, resume: bool = False, command: str = "") -> Iterator[bool]:
+    """Makes a folder and holds its lock, which ends with the process.
+
+    Args:
+        folder: of the run; created if missing.
+        overwrite: whether a run in it may be replaced; its record run.json is deleted.
+        resume: whether a run in it is continued.
+        command: the command that may continue the run: a folder with a run of another command is refused.
+
+    Yields:
+        Whether a run is continued.
+
+    Raises:
+        ValueError: if both options are given, another process writes to the folder, or the folder has a run and neither
+            option is given.
+        OSError: if the folder cannot be written to.
+    """
+    if overwrite and resume:
+        raise ValueError("overwrite and resume exclude each other; give one of them")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another process writes to {folder}; wait for it, or choose another folder") from None
+    except OSError as error:
+        raise _write_error(folder, error) from None
+    try:
+        record = read_record(folder)
+        if record is not None and not (overwrite or resume):
+            raise ValueError(
+                f"{folder} has a run already; give --resume to continue it, --overwrite to replace it, or another --out"
+            )
+        before = (record or {}).get("command", command)
+        if resume and before != command:
+            raise ValueError(f"{folder} has a run of {before!r}, expected one of {command!r}; choose another --out")
+        remove_partial(folder)
+        if record is not None and overwrite:
+            (folder / RECORD).unlink()
+        yield record is not None and resume
+    finally:
+        lock.release()
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The content of a folder's run.json, or None if it has none.
+
+    Raises:
+        ValueError: if the file is not the record of a run.
+    """
+    file = folder / RECORD
+    if not file.exists():
+        return None
+    try:
+        record = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise ValueError(f"{file} is not the record of a run; delete it, or choose another --out")
+    return record
