@@ -30,9 +30,7 @@ class BatchLedger:
         if fresh:
             self.file.unlink(missing_ok=True)
         self._done: dict[int, str] = {}
-        self._digests: dict[int, str] = {}
         for record in self.records():
-            self._digests[record["index"]] = record["digest"]
             if record["status"] == "done" and self._has_image(record):
                 self._done[record["index"]] = record["digest"]
             else:
@@ -60,15 +58,15 @@ class BatchLedger:
         """Whether the image of a row is finished.
 
         Raises:
-            ValueError: if the run has a row of this number with other settings.
+            ValueError: if the image of this number is finished and has other settings.
         """
-        known = self._digests.get(row.index)
+        known = self._done.get(row.index)
         if known is not None and known != _digest(row):
             raise ValueError(
                 f"row {row.index} has other settings than in the run in {self.folder}; "
                 "choose another --out, or --overwrite"
             )
-        return row.index in self._done
+        return known is not None
 
     def add(self, row: Row, outcome: Outcome) -> dict[str, Any]:
         """Writes the image and the record of a row, and returns the record.
@@ -82,7 +80,7 @@ class BatchLedger:
             "digest": _digest(row),
             **({"settings": row.settings.as_json()} if row.settings else {}),
             **outcome.results,
-            **row.kept,
+            **({"columns": dict(row.kept)} if row.kept else {}),
         }
         if outcome.error:
             record["error"] = outcome.error
@@ -94,7 +92,6 @@ class BatchLedger:
             write_bytes(file, outcome.image)
             record |= {"file": file.relative_to(self.folder).as_posix(), "bytes": len(outcome.image)}
         append_line(self.file, json.dumps(record))
-        self._digests[row.index] = record["digest"]
         if not outcome.error:
             self._done[row.index] = record["digest"]
         return record

@@ -86,8 +86,8 @@ def _values(records: Iterator[Record], name: str) -> np.ndarray:
 def _scored(record: Record) -> tuple[float, int, Record] | None:
     if record["status"] != "done" or record.get("reward") is None:
         return None
-    prompt = record["settings"]["prompt"]
-    return record["reward"], record["index"], {k: record[k] for k in ("file", "reward", "heldout")} | {"prompt": prompt}
+    shown = {"prompt": record["settings"]["prompt"], **{k: record[k] for k in ("file", "reward", "heldout")}}
+    return record["reward"], record["index"], shown
 
 
 def _figures(run: Record, values: Mapping[str, np.ndarray]) -> str:

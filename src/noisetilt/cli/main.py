@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process if None.
 
     Returns:
-        The exit status: 0 on success, 1 if rows of a batch failed, 2 after an error, 130 after Ctrl-C, 143 after SIGTERM.
+        The exit status: 0 on success, 1 if rows of a batch failed, 2 after an error, 130 after Ctrl-C, 143 after
+        SIGTERM.
     """
     args = build_parser().parse_args(argv)
     # OpenMP threads that spin while they wait are several times slower when another program uses the same cores.
