@@ -104,6 +104,12 @@ def keep_reference(out: Path, arguments: argparse.Namespace) -> None:
     shutil.rmtree(out)
 
 
+def split(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words before and after "--"."""
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
@@ -114,8 +120,8 @@ def main() -> None:
     parser.add_argument("--signal", default="KILL")
     parser.add_argument("--seconds", type=float, default=20.0, help="latest moment of a kill after the start")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("options", nargs="*", help="options of `noisetilt batch`, after --")
-    arguments = parser.parse_args()
+    own, options = (sys.argv[1:], []) if "--" not in sys.argv else split(sys.argv[1:])
+    arguments = parser.parse_args(own, argparse.Namespace(options=options))
     arguments.out.mkdir(parents=True, exist_ok=True)
     table, out = arguments.out / "prompts.txt", arguments.out / "run"
     table.write_text("".join(f"{SUBJECTS[i % len(SUBJECTS)]}\n" for i in range(arguments.rows)))

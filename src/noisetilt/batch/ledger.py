@@ -45,10 +45,13 @@ class BatchLedger:
             except (ValueError, KeyError, TypeError):
                 raise ValueError(f"{self.file}, line {number} is not a record of a row; remove the line") from None
 
-    def last_records(self) -> Iterator[dict[str, Any]]:
-        """The last record of each row."""
+    def finished(self, rows: int) -> Iterator[dict[str, Any]]:
+        """The records of the finished rows with numbers below `rows`."""
         last = {record["index"]: number for number, record in enumerate(self.records())}
-        return (record for number, record in enumerate(self.records()) if last[record["index"]] == number)
+        for number, record in enumerate(self.records()):
+            index = record["index"]
+            if index in self._done and index < rows and last[index] == number:
+                yield record
 
     def _has_image(self, record: Mapping[str, Any]) -> bool:
         file = self.folder / record["file"]

@@ -205,9 +205,8 @@ class _Run:
             self._check_settings(read_record(self.out) or {})
         self.ledger = BatchLedger(self.out, fresh=not continued)
         missing = [row for row in self.rows if not self.ledger.is_done(row)]
-        for record in self.ledger.last_records():
-            if record["status"] == "done":
-                self.statistics.add(record)
+        for record in self.ledger.finished(len(self.rows)):
+            self.statistics.add(record)
         groups = self._groups({row.index for row in missing})
         write_json(self.out / "run.json", self._record(False))
         for sink in self.sinks:
@@ -275,7 +274,7 @@ class _Run:
         for sink in self.sinks:
             sink.finish(record)
         if self.report and self.statistics.done:
-            write_report(self.out, record, self.ledger.last_records)
+            write_report(self.out, record, lambda: self.ledger.finished(len(self.rows)))
         return record
 
     def _record(self, complete: bool) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def write_report(out: Path, run: Record, records: Callable[[], Iterator[Record]]
     Args:
         out: the folder of the run.
         run: the content of run.json.
-        records: the records of the rows; called several times, so that they need not fit into memory.
+        records: the records of the finished rows; called several times, so that they need not fit into memory.
     """
     values = {name: _values(records(), name) for name in ("reward", "heldout", "seconds")}
     plotted = _plot(out / "histograms.png", values)
@@ -72,7 +72,8 @@ def write_report(out: Path, run: Record, records: Callable[[], Iterator[Record]]
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>noisetilt batch</title>
 <style>body{{font:15px sans-serif;margin:2em;max-width:70em}}td,th{{padding:.2em 1em;text-align:right}}
-figure{{display:inline-block;margin:.4em;width:130px;font-size:12px;vertical-align:top}}figure img{{width:128px}}</style>
+figure{{display:inline-block;margin:.4em;width:130px;font-size:12px;vertical-align:top}}
+figure img{{width:128px}}</style>
 </head><body><h1>noisetilt batch</h1>
 {body}
 </body></html>
@@ -80,11 +81,11 @@ figure{{display:inline-block;margin:.4em;width:130px;font-size:12px;vertical-ali
 
 
 def _values(records: Iterator[Record], name: str) -> np.ndarray:
-    return np.fromiter((r[name] for r in records if r["status"] == "done" and r.get(name) is not None), float)
+    return np.fromiter((r[name] for r in records if r.get(name) is not None), float)
 
 
 def _scored(record: Record) -> tuple[float, int, Record] | None:
-    if record["status"] != "done" or record.get("reward") is None:
+    if record.get("reward") is None:
         return None
     shown = {"prompt": record["settings"]["prompt"], **{k: record[k] for k in ("file", "reward", "heldout")}}
     return record["reward"], record["index"], shown

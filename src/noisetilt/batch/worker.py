@@ -136,9 +136,8 @@ class Worker:
     def _alone(self, row: Row, error: Exception | None, attempt: int) -> Iterator[Outcome]:
         while error is None or (attempt <= self.options.retries and not isinstance(error, LASTING)):
             attempt += 1
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            if "memory" in str(error).lower() or isinstance(error, MemoryError):
+                _free_memory()
             try:
                 yield from self._attempt([row], attempt)
                 return
@@ -183,6 +182,12 @@ class Worker:
         if value != value or value in (float("inf"), float("-inf")):
             raise FloatingPointError(f"the held-out reward is {value}; it must be a finite number")
         return value
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def method_of(settings: Settings) -> Method:

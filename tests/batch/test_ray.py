@@ -1,0 +1,79 @@
+"""Batches on Ray: the same images as in one process, also when workers are killed."""
+
+import hashlib
+import json
+import threading
+import time
+
+import pytest
+from tiny_batch import TinyModel, raises_for_dogs, redness
+
+from noisetilt.batch import run_batch
+
+ray = pytest.importorskip("ray")
+psutil = pytest.importorskip("psutil")
+pytest.importorskip("ray.data")
+PROMPTS = ["cat", "dog", "red fox", "fox"] * 4
+ARGUMENTS = {"steps": 1, "heldout": False, "report": False, "threads": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stop_ray():
+    yield
+    ray.shutdown()
+
+
+def digests(out):
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in out.glob("images/*/*.png")}
+
+
+def records(out):
+    return [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+
+
+def kill_a_worker(out, killed):
+    """Kills one actor when the first rows are done."""
+    while len(killed) < 1:
+        time.sleep(0.1)
+        if not (out / "rows.jsonl").exists():
+            continue
+        actors = [p for p in psutil.process_iter(["cmdline"]) if "ray::MapWorker" in " ".join(p.info["cmdline"] or [])]
+        for actor in actors[:1]:
+            actor.kill()
+            killed.append(actor.pid)
+
+
+def test_ray_makes_the_same_images_and_records_failures(tmp_path):
+    run_batch(PROMPTS, tmp_path / "one", reward=raises_for_dogs, model=TinyModel, **ARGUMENTS)
+    summary = run_batch(
+        PROMPTS,
+        tmp_path / "ray",
+        reward=raises_for_dogs,
+        model=TinyModel,
+        engine="ray",
+        workers=2,
+        batch=3,
+        **ARGUMENTS,
+    )
+    assert (summary.done, summary.failed) == (12, 4)
+    assert digests(tmp_path / "ray") == digests(tmp_path / "one") and len(digests(tmp_path / "one")) == 12
+    failed = [record for record in records(tmp_path / "ray") if record["status"] == "failed"]
+    assert [r["attempts"] for r in failed] == [3] * 4 and "the server is away" in failed[0]["error"]
+
+
+def test_a_killed_worker_loses_no_row(tmp_path):
+    def model():
+        return TinyModel(0.3)
+
+    killed = []
+    thread = threading.Thread(target=kill_a_worker, args=(tmp_path, killed), daemon=True)
+    thread.start()
+    summary = run_batch(PROMPTS, tmp_path, reward=redness, model=model, engine="ray", workers=2, batch=2, **ARGUMENTS)
+    assert killed and summary.complete
+    assert sorted(record["index"] for record in records(tmp_path)) == list(range(16))
+
+
+def test_an_address_without_a_cluster_is_named(tmp_path):
+    ray.shutdown()
+    with pytest.raises(ValueError, match=r"no Ray at the address '127.0.0.1:1'"):
+        run_batch(["cat"], tmp_path, reward=redness, model=TinyModel, engine="ray", address="127.0.0.1:1", **ARGUMENTS)

@@ -1,0 +1,228 @@
+"""Batches in one process: results, records, bad rows, resumption, and one writer per folder."""
+
+import csv
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+from tiny_batch import Flaky, TinyModel, nan_for_dogs, raises_for_dogs, redness
+
+from noisetilt import sample
+from noisetilt.batch import run_batch
+from noisetilt.cli import main
+from noisetilt.rewards import Reward
+
+PROMPTS = ["cat", "dog", "red fox", "fox", "cat"]
+
+
+def batch(table, out, reward=redness, **arguments):
+    arguments = {"model": TinyModel(), "steps": 2, "heldout": False, "report": False, **arguments}
+    return run_batch(table, out, reward=reward, **arguments)
+
+
+def records(out):
+    return [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+
+
+def digests(out):
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in out.glob("images/*/*.png")}
+
+
+def test_a_row_is_what_sample_makes(tmp_path):
+    summary = batch(PROMPTS, tmp_path, seed=3)
+    assert summary.complete and summary.done == 5 and summary.failed == 0
+    for i, record in enumerate(records(tmp_path)):
+        expected = sample(TinyModel(), [PROMPTS[i]], redness, "ntrk", 2, [3 + i])
+        assert record["reward"] == float(expected.rewards[0]) and record["settings"]["seed"] == 3 + i
+        pixels = torch.tensor(list(Image.open(tmp_path / record["file"]).get_flattened_data()))
+        levels = (expected.images[0] * 255).round().permute(1, 2, 0).reshape(-1, 3)
+        assert torch.equal(pixels, levels.to(pixels))
+        assert record["sha256"] == hashlib.sha256((tmp_path / record["file"]).read_bytes()).hexdigest()
+    assert json.loads((tmp_path / "run.json").read_text())["complete"]
+
+
+def test_columns_override_settings(tmp_path):
+    rows = [
+        {"prompt": "cat", "seed": 9, "rho": 0.2, "note": "a"},
+        {"prompt": "dog", "method": "best-of-n", "options": "particles=2", "steps": "3", "note": "b"},
+        {"prompt": "fox", "n": 3, "reward": None},
+    ]
+    batch(rows, tmp_path, options={"rho": 0.1}, keep=["note"])
+    found = [record["settings"] for record in records(tmp_path)]
+    assert found[0]["seed"] == 9 and found[0]["options"] == {"rho": 0.2}
+    assert found[1]["method"] == "best-of-n" and found[1]["options"] == {"particles": 2} and found[1]["steps"] == 3
+    assert [s["seed"] for s in found[2:]] == [2, 3, 4] and found[2]["options"] == {"rho": 0.1}
+    assert [r.get("columns") for r in records(tmp_path)] == [{"note": "a"}, {"note": "b"}, {}, {}, {}][:2] + [None] * 3
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "txt", "parquet"])
+def test_every_kind_of_file_gives_the_same_images(suffix, tmp_path):
+    table = tmp_path / f"prompts.{suffix}"
+    if suffix == "csv":
+        with table.open("w", newline="") as stream:
+            csv.writer(stream).writerows([["prompt"], *([p] for p in PROMPTS)])
+    elif suffix == "parquet":
+        pq = pytest.importorskip("pyarrow.parquet")
+        import pyarrow
+
+        pq.write_table(pyarrow.table({"prompt": PROMPTS}), table)
+    else:
+        lines = PROMPTS if suffix == "txt" else [json.dumps({"prompt": p}) for p in PROMPTS]
+        table.write_text("\n".join(lines))
+    batch(table, tmp_path / "file")
+    batch(PROMPTS, tmp_path / "list")
+    assert len(digests(tmp_path / "file")) == 5 and digests(tmp_path / "file") == digests(tmp_path / "list")
+
+
+@pytest.mark.parametrize("reward, word", [(nan_for_dogs, "not finite"), (raises_for_dogs, "the server is away")])
+@pytest.mark.parametrize("chunk", [None, 8])
+def test_a_bad_row_does_not_stop_the_others(reward, word, chunk, tmp_path):
+    summary = batch([*PROMPTS, "zebra", {"prompt": "cat", "steps": "many"}], tmp_path, reward, chunk=chunk)
+    assert (summary.done, summary.failed, summary.complete) == (4, 3, False)
+    failed = {r["index"]: r["error"] for r in records(tmp_path) if r["status"] == "failed"}
+    assert word in failed[1] and "zebra" in failed[5] and "steps = 'many'" in failed[6]
+    assert sum(summary.errors.values()) == 3
+    mended = Reward(reward.__name__, redness)
+    batch(["cat", "fox", "red fox", "fox", "cat", "cat", "cat"], tmp_path, mended, resume=True, chunk=chunk)
+    done = [r["index"] for r in records(tmp_path) if r["status"] == "done"]
+    assert sorted(done) == list(range(7))
+
+
+def test_errors_that_may_pass_are_tried_again(tmp_path):
+    assert batch(["cat", "dog"], tmp_path / "a", Flaky()).complete
+    assert [r["attempts"] for r in records(tmp_path / "a")] == [2, 2]
+    assert batch(["cat", "dog"], tmp_path / "b", Flaky(), retries=0).failed == 2
+
+
+def test_fail_fast_stops_at_the_first_failure(tmp_path):
+    with pytest.raises(ValueError, match="row 1 failed"):
+        batch(PROMPTS, tmp_path, nan_for_dogs, fail_fast=True)
+    assert [r["status"] for r in records(tmp_path)] == ["done", "failed"]
+
+
+def test_a_run_is_not_replaced_by_accident(tmp_path):
+    batch(["cat"], tmp_path)
+    before = digests(tmp_path)
+    with pytest.raises(ValueError, match="--resume"):
+        batch(["dog"], tmp_path)
+    with pytest.raises(ValueError, match="other settings"):
+        batch(["dog"], tmp_path, resume=True)
+    with pytest.raises(ValueError, match="chunk = 4"):
+        batch(["cat"], tmp_path, resume=True, chunk=4)
+    assert digests(tmp_path) == before and len(records(tmp_path)) == 1
+    assert batch(["cat", "dog"], tmp_path, resume=True).done == 2
+    assert len(records(tmp_path)) == 2
+    batch(["dog"], tmp_path, overwrite=True)
+    assert len(records(tmp_path)) == 1
+
+
+def test_half_written_rows_do_not_count(tmp_path):
+    batch(PROMPTS, tmp_path)
+    expected = digests(tmp_path)
+    rows = (tmp_path / "rows.jsonl").read_bytes()
+    (tmp_path / "rows.jsonl").write_bytes(rows[:-40])
+    damaged = tmp_path / records_file(rows, 1)
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    (damaged.parent / ".x.png.1.partial").write_bytes(b"half")
+    assert batch(PROMPTS, tmp_path, resume=True).complete
+    assert digests(tmp_path) == expected and not list(tmp_path.rglob("*.partial"))
+    assert sorted(r["index"] for r in records(tmp_path)) == [0, 1, 1, 2, 3, 4]
+
+
+def records_file(rows, number):
+    return json.loads(rows.splitlines()[number])["file"]
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_pixels_do_not_depend_on_what_was_done_before(chunk, tmp_path):
+    """A group that was interrupted is sampled again with the same neighbours."""
+    batch(PROMPTS, tmp_path / "whole", chunk=chunk)
+    batch(PROMPTS, tmp_path / "parts", chunk=chunk)
+    lines = (tmp_path / "parts" / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "parts" / "rows.jsonl").write_text("".join(lines[:2]))
+    batch(PROMPTS, tmp_path / "parts", chunk=chunk, resume=True)
+    assert digests(tmp_path / "whole") == digests(tmp_path / "parts")
+
+
+SCRIPT = """
+import sys
+import torch
+from tiny_batch import TinyModel, redness
+from noisetilt.batch import run_batch
+torch.set_num_threads(1)
+run_batch(["cat"] * 2000, sys.argv[1], reward=redness, model=TinyModel(0.05), steps=1, heldout=False, report=False)
+"""
+
+
+def wait_for(file, process):
+    deadline = time.monotonic() + 120
+    while not file.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def test_signals_keep_what_is_done_and_two_writers_are_refused(tmp_path):
+    sent = [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM], [signal.SIGKILL]]
+    outs = [tmp_path / str(number) for number in range(len(sent))]
+    processes = [subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], stderr=subprocess.PIPE) for out in outs]
+    for process, out, numbers in zip(processes, outs, sent, strict=True):
+        wait_for(out / "rows.jsonl", process)
+        if out is outs[0]:
+            with pytest.raises(ValueError, match="another process writes"):
+                batch(["cat"], out, resume=True)
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.02)
+    for process, out in zip(processes, outs, strict=True):
+        process.communicate(timeout=60)
+        assert process.returncode != 0
+        done = [r["index"] for r in records(out)]
+        assert 0 < len(done) < 2000 and done == list(range(len(done)))
+        assert not json.loads((out / "run.json").read_text())["complete"]
+        assert len(digests(out)) in (len(done), len(done) + 1)
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    """A small file system, which root can mount, takes a few rows and no more; then the run continues elsewhere."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "none", disk], capture_output=True).returncode:
+        pytest.skip("mounting a file system needs root")
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*disk/.*no space left"):
+            batch(["cat"] * 60, disk / "run")
+        done = [r for r in records(disk / "run") if r["status"] == "done"]
+        assert 3 < len(done) < 60
+        for record in done:
+            Image.open(disk / "run" / record["file"]).load()
+        assert not [f for f in (disk / "run").rglob("*.png") if f.stat().st_size == 0]
+        assert not json.loads((disk / "run" / "run.json").read_text())["complete"]
+        subprocess.run(["mount", "-o", "remount,size=10m", disk], check=True)
+        assert batch(["cat"] * 60, disk / "run", resume=True).complete
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write .*file"):
+        batch(["cat"], tmp_path / "file")
+
+
+def test_the_command(tmp_path, capsys):
+    table = tmp_path / "prompts.csv"
+    table.write_text("prompt,seed\ncat face,3\nqqqq,4\n")
+    arguments = ["batch", str(table), "--reward", "redness", "--method", "base", "--steps", "1", "--model", "emoji128"]
+    assert main([*arguments, "--out", str(tmp_path / "run"), "--log", "json"]) == 1
+    printed = capsys.readouterr()
+    assert "1 of 2 rows done" in printed.out and "qqqq" in printed.out
+    events = [json.loads(line) for line in printed.err.splitlines() if line.startswith("{")]
+    assert [e["event"] for e in events] == ["start", "row", "row", "finish"]
+    assert (tmp_path / "run" / "report.html").stat().st_size > 500
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 2
+    assert "--resume" in capsys.readouterr().err
