@@ -41,8 +41,8 @@ SMALLER = {
     r"\b(chain_steps|steps)=4\b": r"\1=2",
 }
 SMALLER_OPTIONS = {
-    "noisetilt generate": "--n 1 --steps 4",
-    "noisetilt optimize": "--n 1 --iterations 2",
+    "noisetilt generate": "--n 1 --steps 4 --overwrite",
+    "noisetilt optimize": "--n 1 --iterations 2 --overwrite",
 }
 SMALLER_DRAWS = {r"--set draws=\d+": "--set draws=2"}
 

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from .._messages import missing_extra
+from ..runs import write_bytes, write_text
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -109,11 +110,11 @@ class Document:
     def write(self, folder: Path) -> None:
         """Writes report.md with its images, and report.html, to a folder."""
         for name, png in self.pictures.items():
-            (folder / name).write_bytes(png)
-        (folder / "report.md").write_text(f"# {self.title}\n\n" + "\n\n".join(self.markdown) + "\n", "utf-8")
+            write_bytes(folder / name, png)
+        write_text(folder / "report.md", f"# {self.title}\n\n" + "\n\n".join(self.markdown) + "\n")
         title = html.escape(self.title)
-        (folder / "report.html").write_text(
+        write_text(
+            folder / "report.html",
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
             f"<style>{STYLE}</style></head><body><h1>{title}</h1>{''.join(self.body)}</body></html>\n",
-            "utf-8",
         )

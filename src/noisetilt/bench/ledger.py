@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.emoji64.model import FOLDER
+from ..runs import append_line, write_json, write_text
 
 Row = dict[str, Any]
 SCORED = ("rewards/scorers", "bench")
@@ -48,7 +49,7 @@ class Ledger:
         parsed = [row for row in map(_parsed, lines) if row is not None]
         rows = [{renamed.get(name, name): value for name, value in row.items()} for row in parsed]
         if mend and len(rows) < len(lines):
-            self.file.write_text("".join(_line(row) for row in rows), "utf-8")
+            write_text(self.file, "".join(_line(row) for row in rows))
         self._rows = {self.key_of(row): row for row in rows}
 
     def _check(self, settings: Row) -> None:
@@ -59,7 +60,7 @@ class Ledger:
             raise ValueError(
                 f"{self.folder} has a run with another {', '.join(changed)}; choose another --out, or empty the folder"
             )
-        file.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+        write_json(file, settings)
 
     def key_of(self, row: Row) -> tuple:
         """The key of a row."""
@@ -74,8 +75,8 @@ class Ledger:
     def add(self, rows: Iterable[Row]) -> None:
         """Appends rows to the file."""
         rows = list(rows)
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write("".join(map(_line, rows)))
+        if rows:
+            append_line(self.file, "".join(map(_line, rows)).rstrip("\n"))
         self._rows |= {self.key_of(row): row for row in rows}
 
     def where(self, **fields: Any) -> list[Row]:

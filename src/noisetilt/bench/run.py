@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from .._messages import unknown_name
+from ..runs import Interrupts, locked
 from .document import new_figure
 
 SUITES = ("exact", "paper", "one-step")
@@ -41,10 +43,12 @@ def bench(
         raise ValueError(
             f"targets and report-only runs are for the suite paper and the suite is {suite}; leave both options out"
         )
-    if suite == "paper":
-        _paper(out, quick, methods, targets, measure)
-    else:
-        {"exact": _exact, "one-step": _one_step}[suite](out, quick, methods)
+    # The report of a run that another process measures may be written at any time.
+    with locked(out) if measure else contextlib.nullcontext(), Interrupts(unit=""):
+        if suite == "paper":
+            _paper(out, quick, methods, targets, measure)
+        else:
+            {"exact": _exact, "one-step": _one_step}[suite](out, quick, methods)
     return out / "report.html"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from .batch_arguments import DESCRIPTION, add_batch_arguments
+from .batch_arguments import DESCRIPTION, add_batch_arguments, add_run_folder_options, output_folder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -134,7 +134,8 @@ def _add_set(parser: argparse.ArgumentParser, example: str) -> None:
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=int, default=8, help="number of images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first image (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="output folder (default: %(default)s/)")
+    parser.add_argument("--out", type=output_folder, default=Path("out"), help="output folder (default: %(default)s/)")
+    add_run_folder_options(parser)
     parser.add_argument(
         "--gradient-at",
         default="x_t",

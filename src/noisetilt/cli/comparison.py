@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,12 @@ from ..report import file_stem, save_picture, table
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
 from ..rewards.reward import evaluate_reward
+from ..runs import write_json
 
+# Fields of a job that the images do not depend on, except for rounding errors.
+NOT_SETTINGS = ("out", "batch", "chunk", "resume", "overwrite")
+# All images of a run are in memory until its grid is drawn.
+MAX_IMAGES = 10_000
 MISSING_PLOT = missing_extra("plot", "the plot rewards.png")
 
 
@@ -47,10 +53,14 @@ class Variant:
         }
 
 
-def check_counts(n: int, batch: int) -> None:
-    """Raises a ValueError unless there is at least one image per run and per batch."""
+def check_counts(n: int, batch: int, seed: int = 0) -> None:
+    """Raises a ValueError for a number of images, or a seed, that no run can have."""
     if n < 1 or batch < 1:
         raise ValueError(f"n = {n} and batch = {batch} must be 1 or more")
+    if n > MAX_IMAGES:
+        raise ValueError(f"n = {n} must be at most {MAX_IMAGES}; for more use `noisetilt batch`")
+    if seed < 0 or seed + n > 2**63:
+        raise ValueError(f"seed = {seed} must be a whole number from 0 to 2**63 - n")
 
 
 def seed_batches(job: Any) -> Iterator[list[int]]:
@@ -92,12 +102,26 @@ def save_image(job: Any, variant: Variant, seed: int, image: torch.Tensor, **res
     save_picture(image, job.out / image_name(job, seed, variant), settings)
 
 
+def write_start(job: Any, command: str) -> None:
+    """Writes run.json of a run that begins or continues, if it has none."""
+    if not (job.out / "run.json").exists():
+        record = {"command": command, "complete": False, "requested": requested(job), "settings": job.settings()}
+        write_json(job.out / "run.json", json.loads(json.dumps(record)))
+
+
+def requested(job: Any) -> dict[str, Any]:
+    """The settings that the images of a run depend on, as JSON has them."""
+    return json.loads(json.dumps({**job.settings(), "batch": job.batch, "chunk": job.chunk}))
+
+
 def run_record(
     job: Any, method: Method, variants: Sequence[Variant], heldout_name: str, complete: bool
 ) -> dict[str, Any]:
     """The content of run.json."""
     return {
+        "command": "optimize" if hasattr(job, "patience") else "generate",
         "complete": complete,
+        "requested": requested(job),
         "heldout_reward": heldout_name,
         "settings": {**job.settings(), "options": method.options()},
         **{variant.name: variant.statistics() for variant in variants},

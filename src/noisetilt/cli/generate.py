@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,13 +14,16 @@ from tqdm import tqdm
 from ..methods import METHODS, Method, find_method
 from ..models import load as load_model
 from ..report import grid, plot_rewards
+from ..report import save_image as save_image_file
 from ..rewards import Reward
 from ..rewards import load as load_reward
 from ..rewards.reward import evaluate_reward
+from ..runs import Interrupts, claim_folder, write_json
 from ..sampling import Engine, StepReport, check_reward, reverse_steps, sample
 from ..sampling.check_inputs import GradientAt
 from .comparison import (
     MISSING_PLOT,
+    NOT_SETTINGS,
     Variant,
     check_counts,
     choose_heldout_reward,
@@ -30,8 +32,10 @@ from .comparison import (
     run_record,
     save_image,
     seed_batches,
+    write_start,
 )
 from .names import check_method, check_model
+from .progress import Progress
 
 
 @dataclass
@@ -53,10 +57,12 @@ class GenerateJob:
     device: str = "cpu"
     batch: int = 8
     chunk: int = 8
+    resume: bool = False
+    overwrite: bool = False
 
     def settings(self) -> dict[str, Any]:
         """The fields that determine the images."""
-        return {k: v for k, v in vars(self).items() if k not in ("out", "batch", "chunk")}
+        return {k: v for k, v in vars(self).items() if k not in NOT_SETTINGS}
 
 
 def main(args: argparse.Namespace) -> None:
@@ -68,12 +74,13 @@ def main(args: argparse.Namespace) -> None:
 def run(job: GenerateJob) -> dict[str, Any]:
     """Samples both variants, writes all files, prints the table and returns the content of run.json.
 
-    After Ctrl-C or an error the finished images are kept, and run.json has "complete": false.
+    After Ctrl-C, which lets the current batch finish, or an error, the finished images are kept, and run.json has
+    "complete": false. `resume` continues such a run.
 
     Raises:
         ValueError: for invalid input, in one sentence.
     """
-    check_counts(job.n, job.batch)
+    check_counts(job.n, job.batch, job.seed)
     check_method(job.method)
     check_model(job.model)
     model = load_model(job.model, guidance=job.guidance, device=job.device)
@@ -84,17 +91,25 @@ def run(job: GenerateJob) -> dict[str, Any]:
     variants = [Variant("base", METHODS["base"]), Variant("guided", find_method(job.method).replace(**job.options))]
     for variant in variants:
         _check_variant(job, variant, model, reward)
-    job.out.mkdir(parents=True, exist_ok=True)
-    complete = False
-    try:
-        with tqdm(total=sum(_count_steps(job, variant, model) for variant in variants), unit="step") as bar:
-            for variant in variants:
-                for seeds in seed_batches(job):
-                    _run_batch(job, variant, model, reward, heldout, seeds, bar)
-        complete = True
-    finally:
-        if variants[0].images:
-            record = _write_summary(job, variants, heldout_name, complete)
+    with (
+        claim_folder(job.out, overwrite=job.overwrite, resume=job.resume, command="generate") as continued,
+        Interrupts() as interrupts,
+    ):
+        progress, complete = Progress(job, continued), False
+        write_start(job, "generate")
+        try:
+            with tqdm(total=sum(_count_steps(job, variant, model) for variant in variants), unit="step") as bar:
+                for variant, seeds in ((variant, seeds) for variant in variants for seeds in seed_batches(job)):
+                    if not progress.restore(variant, seeds):
+                        before = variant.seconds
+                        _run_batch(job, variant, model, reward, heldout, seeds, bar)
+                        progress.add(variant, seeds, variant.seconds - before)
+                    interrupts.check()
+            complete = True
+        finally:
+            if variants[0].images:
+                with interrupts.deferred():
+                    record = _write_summary(job, variants, heldout_name, complete)
     print_summary(job, variants, heldout_name, "grid.png, rewards.png and run.json")
     return record
 
@@ -153,9 +168,10 @@ def _write_summary(job: GenerateJob, variants: Sequence[Variant], heldout_name: 
     done = [variant for variant in variants if variant.images]
     record = run_record(job, variants[1].method, done, heldout_name, complete)
     methods = {"base": "base", "guided": job.method}
-    grid([(grid_label(variant, methods[variant.name]), variant.images) for variant in done]).save(job.out / "grid.png")
+    rows = [(grid_label(variant, methods[variant.name]), variant.images) for variant in done]
+    save_image_file(grid(rows), job.out / "grid.png")
     curves = {variant.name: torch.cat(variant.curves, dim=1).numpy() for variant in done if variant.curves}
     if not plot_rewards(curves, f"{job.reward} of the predicted image", job.out / "rewards.png"):
         tqdm.write(MISSING_PLOT)
-    (job.out / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_json(job.out / "run.json", record)
     return record

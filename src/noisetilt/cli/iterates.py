@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from ..report import grid
+from ..runs import write_bytes
 from ..sampling import AscentReport
+from .comparison import Variant
 
 MAX_FRAMES, STRIP_COLUMNS, MAX_IMAGES = 24, 8, 8
 Frames = dict[int, list[torch.Tensor]]
@@ -54,3 +59,25 @@ def draw_strip(frames: Frames) -> Image.Image:
     label = "iterations " + ", ".join(map(str, picked))
     rows = [("" if i else label, [frames[n][i] for n in picked]) for i in range(len(frames[picked[0]]))]
     return grid(rows, per_line=count)
+
+
+def _iterates_file(out: Path, variant: Variant, seeds: Sequence[int]) -> Path:
+    return out / "iterates" / f"{variant.name}-{seeds[0]}.safetensors"
+
+
+def write_iterates(out: Path, variant: Variant, seeds: Sequence[int], images: IterateImages) -> None:
+    """Writes the iterates of a batch, so that a run that is continued can draw them."""
+    file = _iterates_file(out, variant, seeds)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    frames = {str(number): torch.stack(frame).contiguous() for number, frame in images.frames.items()}
+    write_bytes(file, save(frames, metadata={"iterations": str(images.iterations)}))
+
+
+def read_iterates(out: Path, variant: Variant, seeds: Sequence[int]) -> IterateImages | None:
+    """The iterates of a finished batch, or None if its file is missing or damaged."""
+    try:
+        with safe_open(_iterates_file(out, variant, seeds), framework="pt") as stored:
+            frames = {int(number): list(stored.get_tensor(number)) for number in stored.keys()}  # noqa: SIM118
+            return IterateImages(int(stored.metadata()["iterations"]), frames)
+    except (OSError, SafetensorError):
+        return None

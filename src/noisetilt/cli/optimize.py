@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,12 +15,15 @@ from tqdm import tqdm
 from ..methods import find_method
 from ..models import load as load_model
 from ..report import grid, plot_panels, save_animation
+from ..report import save_image as save_image_file
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
+from ..runs import Interrupts, claim_folder, write_json
 from ..sampling import AscentReport, GradientAt, OptimizeResult, check_reward, optimize
 from ..sampling.noise_ascent import find_ascent
 from .comparison import (
     MISSING_PLOT,
+    NOT_SETTINGS,
     Variant,
     check_counts,
     choose_heldout_reward,
@@ -30,9 +32,11 @@ from .comparison import (
     run_record,
     save_image,
     seed_batches,
+    write_start,
 )
-from .iterates import IterateImages, draw_strip, merged_frames
+from .iterates import IterateImages, draw_strip, merged_frames, read_iterates, write_iterates
 from .names import check_method, check_model
+from .progress import Progress
 
 PATIENCE = 10
 
@@ -56,10 +60,12 @@ class OptimizeJob:
     device: str = "cpu"
     batch: int = 8
     chunk: int = 8
+    resume: bool = False
+    overwrite: bool = False
 
     def settings(self) -> dict[str, Any]:
         """The fields that determine the images."""
-        return {k: v for k, v in vars(self).items() if k not in ("out", "batch", "chunk")}
+        return {k: v for k, v in vars(self).items() if k not in NOT_SETTINGS}
 
     def variants(self) -> list[Variant]:
         """Without and with noise ascent."""
@@ -78,12 +84,13 @@ def main(args: argparse.Namespace) -> None:
 def run(job: OptimizeJob) -> dict[str, Any]:
     """Optimizes the noise of n images, writes all files, prints the table and returns the content of run.json.
 
-    After Ctrl-C or an error the finished images are kept, and run.json has "complete": false.
+    After Ctrl-C, which lets the current batch finish, or an error, the finished images are kept, and run.json has
+    "complete": false. `resume` continues such a run.
 
     Raises:
         ValueError: for invalid input, in one sentence.
     """
-    check_counts(job.n, job.batch)
+    check_counts(job.n, job.batch, job.seed)
     job = _with_patience(job)
     variants = job.variants()
     check_model(job.model)
@@ -93,19 +100,30 @@ def run(job: OptimizeJob) -> dict[str, Any]:
     model.denoiser([job.prompt])  # raises for unknown words, before a file is written
     heldout_name, heldout = choose_heldout_reward(job, model)
     check_reward(variants[1].method, reward)
-    job.out.mkdir(parents=True, exist_ok=True)
     iterates: list[IterateImages] = []
-    complete, batches = False, len(list(seed_batches(job)))
-    try:
-        with tqdm(total=batches * (job.iterations + 2), unit="iteration") as bar:
-            for variant in variants:
-                for seeds in seed_batches(job):
-                    images = _run_batch(job, variant, model, reward, heldout, seeds, bar)
+    batches = len(list(seed_batches(job)))
+    with (
+        claim_folder(job.out, overwrite=job.overwrite, resume=job.resume, command="optimize") as continued,
+        Interrupts() as interrupts,
+    ):
+        progress, complete = Progress(job, continued), False
+        write_start(job, "optimize")
+        try:
+            with tqdm(total=batches * (job.iterations + 2), unit="iteration") as bar:
+                for variant, seeds in ((variant, seeds) for variant in variants for seeds in seed_batches(job)):
+                    images = read_iterates(job.out, variant, seeds)
+                    if images is None or not progress.restore(variant, seeds):
+                        before = variant.seconds
+                        images = _run_batch(job, variant, model, reward, heldout, seeds, bar)
+                        write_iterates(job.out, variant, seeds, images)
+                        progress.add(variant, seeds, variant.seconds - before)
                     iterates += [images] if variant is variants[1] else []
-        complete = True
-    finally:
-        if variants[0].images:
-            record = _write_summary(job, variants, iterates, heldout_name, complete)
+                    interrupts.check()
+            complete = True
+        finally:
+            if variants[0].images:
+                with interrupts.deferred():
+                    record = _write_summary(job, variants, iterates, heldout_name, complete)
     print_summary(job, variants, heldout_name, "grid.png, strip.png, animation.png, rewards.png and run.json")
     return record
 
@@ -183,14 +201,15 @@ def _write_summary(
     done = [variant for variant in variants if variant.images]
     record = run_record(job, variants[1].method, done, heldout_name, complete)
     labels = {"base": "initial noise", "guided": job.method}
-    grid([(grid_label(variant, labels[variant.name]), variant.images) for variant in done]).save(job.out / "grid.png")
+    rows = [(grid_label(variant, labels[variant.name]), variant.images) for variant in done]
+    save_image_file(grid(rows), job.out / "grid.png")
     if iterates:
         frames = merged_frames(iterates)
-        draw_strip(frames).save(job.out / "strip.png")
+        save_image_file(draw_strip(frames), job.out / "strip.png")
         animation = [grid([(f"{job.method}, iteration {n}", frames[n])]) for n in sorted(frames)]
         save_animation(animation, job.out / "animation.png")
         panels = _reward_panels(job, done, heldout_name)
         if not plot_panels(panels, "iteration", job.out / "rewards.png", first=0):
             tqdm.write(MISSING_PLOT)
-    (job.out / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_json(job.out / "run.json", record)
     return record

@@ -1,7 +1,7 @@
 """What every command that writes a folder shares: whole files or none, one writer per folder, and signals."""
 
 from .atomic import append_line, read_lines, remove_partial, write_bytes, write_json, write_text
-from .folder import claim_folder, read_record
+from .folder import claim_folder, locked, read_record
 from .interrupts import Interrupts, Terminated
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Terminated",
     "append_line",
     "claim_folder",
+    "locked",
     "read_lines",
     "read_record",
     "remove_partial",

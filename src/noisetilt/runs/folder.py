@@ -35,15 +35,7 @@ def claim_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
     """
     if overwrite and resume:
         raise ValueError("overwrite and resume exclude each other; give one of them")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"another process writes to {folder}; wait for it, or choose another folder") from None
-    except OSError as error:
-        raise _write_error(folder, error) from None
-    try:
+    with locked(folder):
         record = read_record(folder)
         if record is not None and not (overwrite or resume):
             raise ValueError(
@@ -56,6 +48,26 @@ def claim_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
         if record is not None and overwrite:
             (folder / RECORD).unlink()
         yield record is not None and resume
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes a folder and holds its lock, which ends with the process.
+
+    Raises:
+        ValueError: if another process holds it.
+        OSError: if the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another process writes to {folder}; wait for it, or choose another folder") from None
+    except OSError as error:
+        raise _write_error(folder, error) from None
+    try:
+        yield
     finally:
         lock.release()
 

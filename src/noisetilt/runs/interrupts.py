@@ -23,7 +23,7 @@ class Interrupts:
     In a thread other than the main one, which cannot receive signals, it does nothing.
 
     Args:
-        unit: what is finished after the first Ctrl-C, for the message.
+        unit: what is finished after the first Ctrl-C, for the message; empty: the first Ctrl-C stops at once.
     Attributes:
         requested: whether a stop was requested; work that is under way is finished.
     """
@@ -72,7 +72,7 @@ class Interrupts:
             self._waiting = number
         elif number == signal.SIGTERM:
             raise Terminated
-        elif self.requested:
+        elif self.requested or not self.unit:
             raise KeyboardInterrupt
         else:
             self.requested = True

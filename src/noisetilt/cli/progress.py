@@ -1,0 +1,86 @@
+"""The finished batches of `generate` and `optimize` on disk, from which an interrupted run continues."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageSequence
+from torch import Tensor
+
+from ..runs import append_line, read_lines, read_record
+from .comparison import Variant, image_name, requested
+
+FILE = "progress.jsonl"
+
+
+class Progress:
+    """The finished batches of a run, one line of progress.jsonl each.
+
+    A line is written after all images of its batch, so that a batch that was interrupted is made again.
+
+    Args:
+        job: of the run; its settings must be those of the run that is continued.
+        continued: whether the folder has a run that is continued.
+
+    Raises:
+        ValueError: if the run that is continued has other settings.
+    """
+
+    def __init__(self, job: Any, continued: bool) -> None:
+        self.job, self.file = job, Path(job.out) / FILE
+        if not continued:
+            self.file.unlink(missing_ok=True)
+            return
+        before, now = (read_record(job.out) or {}).get("requested", {}), requested(job)
+        changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        if changed:
+            raise ValueError(
+                f"{job.out} has a run with another {', '.join(changed)}; choose another --out, or --overwrite"
+            )
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in read_lines(self.file)]
+
+    def restore(self, variant: Variant, seeds: Sequence[int]) -> bool:
+        """Adds the results of a finished batch to the variant; False if the batch is not finished."""
+        for line in self._lines():
+            if (line["variant"], line["seeds"]) != (variant.name, list(seeds)):
+                continue
+            files = [Path(self.job.out) / image_name(self.job, seed, variant) for seed in seeds]
+            if not all(file.is_file() for file in files):
+                return False
+            variant.images += [read_image(file) for file in files]
+            variant.rewards += line["rewards"]
+            variant.heldout += line["heldout"]
+            variant.curves.append(torch.tensor(line["curve"]))
+            variant.nfe = line["nfe"]
+            variant.seconds += line["seconds"]
+            return True
+        return False
+
+    def add(self, variant: Variant, seeds: Sequence[int], seconds: float) -> None:
+        """Writes the results of the batch that was added to the variant last, which took some seconds."""
+        count = len(seeds)
+        line = {
+            "variant": variant.name,
+            "seeds": list(seeds),
+            "rewards": variant.rewards[-count:],
+            "heldout": variant.heldout[-count:],
+            "curve": variant.curves[-1].tolist(),
+            "nfe": variant.nfe,
+            "seconds": seconds,
+        }
+        append_line(self.file, json.dumps(line))
+
+
+def read_image(file: Path) -> Tensor:
+    """The image (3, H, W) or the video (frame, 3, H, W) of a PNG file, in [0, 1]."""
+    with Image.open(file) as stored:
+        frames = [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(stored)]
+    images = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 255
+    return images[0] if len(images) == 1 else images

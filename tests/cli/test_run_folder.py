@@ -1,0 +1,81 @@
+"""`generate` and `optimize` keep what is done: refusal to replace a run, resumption, signals."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from noisetilt.cli import generate, main, optimize
+
+COMMANDS = {
+    "generate": ["generate", "cat face", "--reward", "redness", "--steps", "2", "--n", "3", "--batch", "1"],
+    "optimize": ["optimize", "cat face", "--reward", "redness", "--iterations", "1", "--n", "3", "--batch", "1"],
+}
+MODULES = {"generate": (generate, "sample"), "optimize": (optimize, "optimize")}
+
+
+def digests(out):
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in out.glob("cat-face-*.png")}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_run_is_continued_without_making_finished_images_again(command, tmp_path, monkeypatch, capsys):
+    arguments = COMMANDS[command]
+    assert main([*arguments, "--out", str(tmp_path / "whole")]) == 0
+    module, function = MODULES[command]
+    real, calls = getattr(module, function), []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, function, interrupted)
+    out = ["--out", str(tmp_path / "parts")]
+    assert main([*arguments, *out]) == 130
+    assert not json.loads((tmp_path / "parts" / "run.json").read_text())["complete"]
+    assert len(digests(tmp_path / "parts")) == 4
+    assert main([*arguments, *out]) == 2 and "--resume" in capsys.readouterr().err
+    assert main([*arguments, *out, "--resume", "--seed", "7"]) == 2 and "another seed" in capsys.readouterr().err
+    assert len(calls) == 5
+    assert main([*arguments, *out, "--resume"]) == 0 and len(calls) == 7
+    assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
+    whole, parts = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("whole", "parts"))
+    assert parts["complete"] and parts["images"] == whole["images"]
+    for variant in ("base", "guided"):
+        assert {**parts[variant], "seconds": 0} == {**whole[variant], "seconds": 0}
+    assert main([*arguments, *out, "--overwrite"]) == 0 and len(calls) == 13
+
+
+def test_signals_leave_a_valid_record(tmp_path):
+    arguments = [*COMMANDS["generate"][:-4], "--n", "300", "--batch", "1"]
+    sent = {"first": [signal.SIGINT], "second": [signal.SIGINT] * 2, "term": [signal.SIGTERM]}
+    command = [sys.executable, "-m", "noisetilt", *arguments, "--out"]
+    processes = {
+        name: subprocess.Popen([*command, tmp_path / name], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for name in sent
+    }
+    for name, process in processes.items():
+        deadline = time.monotonic() + 120
+        while len(digests(tmp_path / name)) < 2 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for number in sent[name]:
+            process.send_signal(number)
+            time.sleep(0.02)
+    for name, process in processes.items():
+        process.communicate(timeout=60)
+        assert process.returncode == (143 if name == "term" else 130)
+        run = json.loads((tmp_path / name / "run.json").read_text())
+        assert not run["complete"] and run["base"]["count"] == len(run["images"]) > 0
+        assert {image["file"] for image in run["images"]} <= set(digests(tmp_path / name))
+
+
+def test_an_empty_output_folder_is_refused(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*COMMANDS["generate"], "--out", ""])
+    assert ended.value.code == 2 and "output folder is empty" in capsys.readouterr().err
