@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from ._options import check_option
 from .initial_noise import PCNL, Ascent, Gaussian, InitialNoise, Langevin
 from .path.time_travel import TimeTravel
 from .proposals import (
@@ -24,14 +25,20 @@ from .proposals import (
 )
 from .selection import SMC, Independent, RolloverBudget, Search, Selection
 
+# What a part of each role has, besides being a dataclass, and an example.
+_ROLES = {
+    "initial": (("needs_reward",), "Gaussian()"),
+    "proposal": (("needs_gradient",), "NoiseTilt(0.1)"),
+    "selection": (("choose", "particles"), "Independent(particles=4)"),
+    "times": (("expand",), "TimeTravel(repeats=2)"),
+}
 
-def _check_kind(option: str, old: Any, new: Any) -> None:
-    """Check that a new value of an option has the type of the old one: text, number or whole number."""
-    if isinstance(old, str) != isinstance(new, str) and old is not None and new is not None:
-        kind = "text" if isinstance(old, str) else "a number"
-        raise ValueError(f"{option} = {new!r} must be {kind}, such as {old!r}")
-    if isinstance(old, int) and not isinstance(old, bool) and isinstance(new, float):
-        raise ValueError(f"{option} = {new!r} must be a whole number, such as {old!r}")
+
+def _check_part(role: str, part: Any) -> None:
+    """Check that a part of a method can have this role."""
+    names, example = _ROLES[role]
+    if isinstance(part, type) or not dataclasses.is_dataclass(part) or not all(hasattr(part, n) for n in names):
+        raise ValueError(f"{role} = {part!r} must be a part of a method, such as {example}")
 
 
 @dataclass(frozen=True)
@@ -72,13 +79,15 @@ class Method:
             ValueError: if no part has an option of that name, or its value is invalid.
         """
         own = {f.name for f in dataclasses.fields(self)}
+        for role in own & set(_ROLES) & set(changes):
+            _check_part(role, changes[role])
         changed = dataclasses.replace(self, **{k: v for k, v in changes.items() if k in own})
         for option, value in changes.items():
             if option in own:
                 continue
-            _check_kind(option, self.options().get(option), value)
             for name, part in changed.parts().items():
                 if option in {f.name for f in dataclasses.fields(part)}:
+                    check_option(part, option, value)
                     changed = dataclasses.replace(changed, **{name: dataclasses.replace(part, **{option: value})})
             if option not in self.options():
                 known = ", ".join(self.options()) or "none"

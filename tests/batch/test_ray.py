@@ -31,6 +31,10 @@ def records(out):
     return [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
 
 
+def slow_model():
+    return TinyModel(0.3)
+
+
 def kill_a_worker(out, killed):
     """Kills one actor when the first rows are done."""
     while len(killed) < 1:
@@ -62,13 +66,12 @@ def test_ray_makes_the_same_images_and_records_failures(tmp_path):
 
 
 def test_a_killed_worker_loses_no_row(tmp_path):
-    def model():
-        return TinyModel(0.3)
-
     killed = []
     thread = threading.Thread(target=kill_a_worker, args=(tmp_path, killed), daemon=True)
     thread.start()
-    summary = run_batch(PROMPTS, tmp_path, reward=redness, model=model, engine="ray", workers=2, batch=2, **ARGUMENTS)
+    summary = run_batch(
+        PROMPTS, tmp_path, reward=redness, model=slow_model, engine="ray", workers=2, batch=2, **ARGUMENTS
+    )
     assert killed and summary.complete
     assert sorted(record["index"] for record in records(tmp_path)) == list(range(16))
 

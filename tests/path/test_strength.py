@@ -136,7 +136,7 @@ def test_excess_energy_equals_the_squared_gain():
     [
         (lambda: gain_of_best(0.5), "best_of = 0.5"),
         (lambda: METHODS["ntrk"].replace(best_of=math.inf), "best_of"),
-        (lambda: METHODS["ntrk"].replace(best_of="much"), "best_of = much"),
+        (lambda: METHODS["ntrk"].replace(best_of="much"), "best_of = .much"),
         (lambda: METHODS["ntrk"].replace(whitened="both"), "mixture"),
         (lambda: best_of_gain(40), "gain = 40"),
         (lambda: best_of_excess(-1, 100), "excess = -1"),

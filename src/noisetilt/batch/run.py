@@ -146,8 +146,8 @@ def run_batch(
         raise ValueError("method is a Method, expected a name in METHODS; give its options as options={...}")
     models, rewards = {}, {}
     if not isinstance(model, (str, Path)):
-        models[type(model).__name__] = model
-        model = type(model).__name__
+        name = str(getattr(model, "__name__", type(model).__name__))
+        models[name], model = model, name
     if reward is not None and not isinstance(reward, str):
         if not callable(reward):
             raise ValueError(f"reward is {reward!r}, expected a name or a function of images and prompts")

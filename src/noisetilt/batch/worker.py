@@ -105,7 +105,8 @@ class Worker:
             return load_model(settings.model, guidance=settings.guidance, device=self.options.device)
         if settings.guidance is not None:
             raise ValueError(f"guidance = {settings.guidance} is for models by name; set it in the model that you pass")
-        return given if hasattr(given, "denoiser") else given()
+        made = hasattr(given, "denoiser") and not isinstance(given, type)
+        return given if made else given()
 
     def reward(self, name: str, heldout: bool = False) -> RewardFunction | None:
         """The reward of a name, or its held-out version."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from scipy import stats
 from torch import Tensor
 
@@ -38,6 +38,8 @@ def audit_file(file: Path, out: Path | None, tensor: str | None, batch: bool, st
     Raises:
         ValueError: if the file's type or the tensor's name is unknown, or `audit` cannot test the tensor.
     """
+    if not 0 < level < 1:
+        raise ValueError(f"level = {level} must be greater than 0 and less than 1, such as 0.01")
     x = read_tensor(file, tensor)
     x = x if batch else x[None]
     if standardise or file.suffix.lower() == ".png":
@@ -55,28 +57,56 @@ def audit_file(file: Path, out: Path | None, tensor: str | None, batch: bool, st
 
 
 def read_tensor(file: Path, tensor: str | None = None) -> Tensor:
-    """The tensor in a file; integers are converted to float64."""
+    """The tensor in a file; integers are converted to float64.
+
+    Raises:
+        ValueError: if the file is of another type, damaged, or holds no numbers; names the file.
+        OSError: if there is no such file.
+    """
+    readers = {".npy": _read_npy, ".safetensors": lambda file: _read_safetensors(file, tensor), ".png": _read_png}
     suffix = file.suffix.lower()
-    if suffix == ".npy":
-        x = torch.from_numpy(np.load(file, allow_pickle=False))
-    elif suffix == ".safetensors":
-        x = _read_safetensors(file, tensor)
-    elif suffix == ".png":
-        image = np.asarray(Image.open(file).convert("RGB"))
-        x = torch.from_numpy(image.copy()).permute(2, 0, 1)
-    else:
+    if suffix not in readers:
         raise ValueError(f"the file is {file.name}, expected one of {', '.join(SUFFIXES)}; save the tensor as .npy")
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}; give a file that exists")
+    x = readers[suffix](file)
+    if x.is_complex():
+        raise ValueError(f"{file} holds complex numbers; save the real part")
     return x if x.is_floating_point() else x.double()
 
 
+def _read_npy(file: Path) -> Tensor:
+    try:
+        values = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError, SyntaxError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged, or no array of numbers as numpy.save writes it: {error}") from None
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biufc":
+        kind = getattr(values, "dtype", type(values).__name__)
+        raise ValueError(f"{file} holds {kind}, expected numbers; save the tensor with numpy.save")
+    if values.dtype.kind == "f" and values.dtype.itemsize > 8:
+        values = values.astype(np.float64)
+    return torch.from_numpy(np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="))))
+
+
+def _read_png(file: Path) -> Tensor:
+    try:
+        image = np.asarray(Image.open(file).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file} is damaged, or no image: {error}") from None
+    return torch.from_numpy(image.copy()).permute(2, 0, 1)
+
+
 def _read_safetensors(file: Path, tensor: str | None) -> Tensor:
-    with safe_open(file, framework="pt") as stored:
-        names = list(stored.keys())
-        if tensor is None and len(names) == 1:
-            tensor = names[0]
-        if tensor not in names:
-            raise ValueError(f"tensor is {tensor!r}, expected one of {', '.join(names)}; name it with --tensor")
-        return stored.get_tensor(tensor)
+    try:
+        with safe_open(file, framework="pt") as stored:
+            names = list(stored.keys())
+            if tensor is None and len(names) == 1:
+                tensor = names[0]
+            if tensor not in names:
+                raise ValueError(f"tensor is {tensor!r}, expected one of {', '.join(names)}; name it with --tensor")
+            return stored.get_tensor(tensor)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged, or no safetensors file: {error}") from None
 
 
 def plot_bands(x: Tensor, out: Path) -> bool:

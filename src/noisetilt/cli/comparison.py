@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from ..runs import write_json
 # Fields of a job that the images do not depend on, except for rounding errors.
 NOT_SETTINGS = ("out", "batch", "chunk", "resume", "overwrite")
 # All images of a run are in memory until its grid is drawn.
-MAX_IMAGES = 10_000
+MAX_IMAGES, MAX_STEPS = 10_000, 100_000
 MISSING_PLOT = missing_extra("plot", "the plot rewards.png")
 
 
@@ -61,6 +62,20 @@ def check_counts(n: int, batch: int, seed: int = 0) -> None:
         raise ValueError(f"n = {n} must be at most {MAX_IMAGES}; for more use `noisetilt batch`")
     if seed < 0 or seed + n > 2**63:
         raise ValueError(f"seed = {seed} must be a whole number from 0 to 2**63 - n")
+
+
+def check_numbers(job: Any) -> None:
+    """Raises a ValueError for a number that no model or method accepts, before a model is loaded."""
+    check_counts(job.n, job.batch, job.seed)
+    if job.chunk < 1:
+        raise ValueError(f"chunk = {job.chunk} must be 1 or more rows per network call")
+    if job.guidance is not None and not math.isfinite(job.guidance):
+        raise ValueError(f"guidance = {job.guidance} must be a finite number; 1 is no guidance")
+    steps = getattr(job, "steps", None) or getattr(job, "iterations", None)
+    if steps is not None and steps > MAX_STEPS:
+        raise ValueError(f"{steps} steps are more than the {MAX_STEPS} that are allowed")
+    if not getattr(job, "eta", 1.0) >= 0:
+        raise ValueError(f"eta = {job.eta} must be 0 (the ODE) or more; 1 is DDPM")
 
 
 def seed_batches(job: Any) -> Iterator[list[int]]:

@@ -25,7 +25,7 @@ from .comparison import (
     MISSING_PLOT,
     NOT_SETTINGS,
     Variant,
-    check_counts,
+    check_numbers,
     choose_heldout_reward,
     grid_label,
     print_summary,
@@ -80,7 +80,7 @@ def run(job: GenerateJob) -> dict[str, Any]:
     Raises:
         ValueError: for invalid input, in one sentence.
     """
-    check_counts(job.n, job.batch, job.seed)
+    check_numbers(job)
     check_method(job.method)
     check_model(job.model)
     model = load_model(job.model, guidance=job.guidance, device=job.device)

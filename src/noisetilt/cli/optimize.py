@@ -25,7 +25,7 @@ from .comparison import (
     MISSING_PLOT,
     NOT_SETTINGS,
     Variant,
-    check_counts,
+    check_numbers,
     choose_heldout_reward,
     grid_label,
     print_summary,
@@ -70,6 +70,8 @@ class OptimizeJob:
     def variants(self) -> list[Variant]:
         """Without and with noise ascent."""
         check_method(self.method)
+        if "iterations" in self.options:
+            raise ValueError("the number of iterations is the option --iterations; leave it out of --set")
         find_ascent(self.method)  # raises for methods without noise ascent
         guided = find_method(self.method).replace(**{**self.options, "iterations": self.iterations})
         return [Variant("base", guided.replace(iterations=0, latent="free")), Variant("guided", guided)]
@@ -90,7 +92,7 @@ def run(job: OptimizeJob) -> dict[str, Any]:
     Raises:
         ValueError: for invalid input, in one sentence.
     """
-    check_counts(job.n, job.batch, job.seed)
+    check_numbers(job)
     job = _with_patience(job)
     variants = job.variants()
     check_model(job.model)

@@ -7,11 +7,15 @@ import argparse
 from ..integrations.diffusers.plan import MODES, Peaks, Plan, plan
 from ..report import table
 
-GIB = 2**30
+GIB, MAX_SIZE = 2**30, 1_000_000
 
 
 def main(args: argparse.Namespace) -> None:
     """Prints the plan of a model."""
+    for name in ("resolution", "height", "width", "frames", "batch"):
+        value = getattr(args, name)
+        if value is not None and not 1 <= value <= MAX_SIZE:
+            raise ValueError(f"{name} = {value} must be between 1 and {MAX_SIZE}")
     size = {"height": args.height, "width": args.width}
     found = plan(args.model, args.resolution, args.frames, args.batch, args.dtype, **size)
     print(plan_tables(found, args.gradient_at, args.checkpointing))

@@ -20,6 +20,8 @@ def _check_device(device: Any) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device = {str(device)!r} is not available: {reason}; use 'cpu'") from None
+    if torch.device(device).type == "meta":
+        raise ValueError("device = 'meta' holds no numbers; use 'cpu' or 'cuda'")
 
 
 def load(name: str | Path, **options: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -35,6 +36,8 @@ class Denoiser:
     ) -> None:
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction = {prediction!r} is unknown; use one of {', '.join(PREDICTIONS)}")
+        if not math.isfinite(guidance):
+            raise ValueError(f"guidance = {guidance} must be a finite number; 1 is no guidance")
         if guidance != 1.0 and unconditional is None:
             raise ValueError(f"guidance = {guidance} needs a prediction without prompt; pass unconditional=...")
         self.path, self.network, self.prediction = path, network, prediction

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
+MAX_STEPS = 100_000
+
 
 def _check_steps(steps: int) -> None:
-    if steps != int(steps) or steps < 1:
-        raise ValueError(f"steps = {steps} must be a whole number, 1 or more")
+    if isinstance(steps, bool) or not isinstance(steps, Real) or steps % 1 != 0 or steps < 1:
+        raise ValueError(f"steps = {steps!r} must be a whole number, 1 or more")
+    if steps > MAX_STEPS:
+        raise ValueError(f"steps = {steps} must be at most {MAX_STEPS}")
 
 
 def uniform_grid(steps: int, start: float = 1.0, end: float = 0.0, shift: float = 1.0) -> list[float]:

@@ -49,7 +49,13 @@ def save_image(image: Image.Image, file: Path) -> None:
 
 
 def grid(rows: Sequence[tuple[str, Sequence[Tensor]]], scale: int = 2, gap: int = 4, per_line: int = 8) -> Image.Image:
-    """Labelled rows of pictures (3, H, W) in [0, 1]; each row breaks into lines of `per_line` pictures."""
+    """Labelled rows of pictures (3, H, W) in [0, 1]; each row breaks into lines of `per_line` pictures.
+
+    Raises:
+        ValueError: if there is no picture.
+    """
+    if not rows or not all(pictures for _, pictures in rows):
+        raise ValueError("a row of the grid has no picture; give at least one per row")
     height, width = rows[0][1][0].shape[1:]
     cell_h, cell_w, label_h = height * scale, width * scale, 18
     columns = min(per_line, max(len(pictures) for _, pictures in rows))

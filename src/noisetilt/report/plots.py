@@ -29,6 +29,8 @@ def plot_panels(panels: Mapping[str, Mapping[str, np.ndarray]], xlabel: str, fil
         from matplotlib.figure import Figure
     except ImportError:
         return False
+    if not panels or any(np.size(values) == 0 for curves in panels.values() for values in curves.values()):
+        raise ValueError("a curve of the plot has no value; give curves of shape (step, image)")
     figure = Figure(figsize=(6 * len(panels), 3.6), layout="constrained")
     for axes, (ylabel, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for (label, values), colour in zip(curves.items(), ("#8a8a8a", "#c0392b", "#2e6da4", "#2e8b57"), strict=False):

@@ -21,6 +21,7 @@ from .colour import (
     saturation,
 )
 from .hub import heldout_name, is_hub, load_hub
+from .images import checked
 from .jpeg import jpeg_size
 from .reward import Reward, weighted_sum
 from .scorers.words import STYLES
@@ -83,11 +84,11 @@ def _single(name: str, heldout: bool) -> Reward:
     if name in LEARNED:
         return _learned(name, heldout)
     if name in _CLOSED_FORMS:
-        return Reward(name, _CLOSED_FORMS[name])
+        return Reward(name, checked(_CLOSED_FORMS[name]))
     if name in _BLACK_BOXES:
-        return Reward(name, _BLACK_BOXES[name], differentiable=False)
+        return Reward(name, checked(_BLACK_BOXES[name]), differentiable=False)
     if name.startswith("colour:"):
-        return Reward(name, nearness_to(parse_colour(name.removeprefix("colour:"))))
+        return Reward(name, checked(nearness_to(parse_colour(name.removeprefix("colour:")))))
     raise ValueError(unknown_name("reward", name, CATALOGUE))
 
 
@@ -142,6 +143,8 @@ def load(
         ValueError: if a name is unknown, the sum cannot be read, or weights cannot be loaded.
         ImportError: if a hub reward is requested and transformers is not installed.
     """
+    if not isinstance(spec, str):
+        raise ValueError(f"the reward is {spec!r}, expected a name, such as 'style:3d'")
     names = _split_terms(spec)
     hub = [is_hub(name.partition("@")[0]) for _, name in names]
     if path is not None and not any(hub):

@@ -22,6 +22,8 @@ def evaluate_reward(reward: RewardFunction, images: Tensor, prompts: Sequence[st
     Raises:
         ValueError: if the reward returns anything but a (batch,) tensor.
     """
+    if not callable(reward):
+        raise ValueError(f"the reward is {reward!r}, expected a function; load a reward by name with rewards.load")
     values = reward(images, prompts)
     if not isinstance(values, Tensor) or values.shape != images.shape[:1]:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
