@@ -16,6 +16,7 @@ from .worker import Groups, Outcome, Worker, WorkerOptions
 
 # A small limit makes Ray pass on each result when it is there, instead of at the end of a block.
 RESULT_BYTES = 1
+MAX_FRUITLESS = 5
 
 
 class RayWorker:
@@ -75,8 +76,8 @@ def run_on_ray(
 ) -> Iterator[Outcome]:
     """The outcomes of all rows, in the order in which they finish.
 
-    Ray Data holds back the workers while results wait to be read, starts a new worker for one that died, and repeats
-    the groups that it was given.
+    Ray Data holds back the workers while results wait to be read. What a worker that died had not passed on is given
+    to new workers, after the rows of the others.
 
     Args:
         groups: rows that are sampled in one call.
@@ -84,7 +85,29 @@ def run_on_ray(
         workers: the largest number of actors; None: as many as the cluster has room for.
         batch: groups that a worker is given at once; a worker that dies repeats at most these.
         cpus: cores per worker, on machines without GPU.
+
+    Raises:
+        ChildProcessError: if the workers died several times before any row was finished.
     """
+    import ray
+
+    waiting, fruitless = {row.index for rows in groups for row in rows}, 0
+    while waiting:
+        before, reason = len(waiting), "no row was finished"
+        left = [rows for rows in groups if any(row.index in waiting for row in rows)]
+        try:
+            for outcome in _one_pass(left, options, workers, batch, cpus):
+                waiting.discard(outcome.index)
+                yield outcome
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+        fruitless = 0 if len(waiting) < before else fruitless + 1
+        if fruitless >= MAX_FRUITLESS:
+            raise ChildProcessError(f"the workers of Ray died {fruitless} times without finishing a row: {reason}")
+
+
+def _one_pass(groups: Groups, options: WorkerOptions, workers: int | None, batch: int, cpus: int) -> Iterator[Outcome]:
+    """The outcomes of the rows whose workers did not die."""
     import pyarrow as pa
     import ray
 
@@ -92,6 +115,7 @@ def run_on_ray(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = RESULT_BYTES
+    context.max_errored_blocks = -1
     blocks = [
         pa.table({"rows": [_text(rows) for rows in groups[first : first + batch]]})
         for first in range(0, len(groups), batch)
@@ -103,6 +127,8 @@ def run_on_ray(
         fn_constructor_args=(options,),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1 if workers is None else largest, max_size=largest),
+        # Restarts by Ray can wait for ever when an actor dies while it starts.
+        max_restarts=0,
         **({"num_gpus": 1} if gpu else {"num_cpus": cpus}),
     )
     for values in results.iter_rows():
