@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """A catalogue of wrong inputs to the command line, the functions and the file readers, each with its message.
 
 Every case fails with one sentence that has the expected words, before any work starts and without a traceback.

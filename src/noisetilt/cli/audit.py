@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ def read_tensor(file: Path, tensor: str | None = None) -> Tensor:
 def _read_npy(file: Path) -> Tensor:
     try:
         values = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError, SyntaxError, RecursionError) as error:
+    except (ValueError, EOFError, OSError, MemoryError, SyntaxError, RecursionError, BadZipFile) as error:
         raise ValueError(f"{file} is damaged, or no array of numbers as numpy.save writes it: {error}") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biufc":
         kind = getattr(values, "dtype", type(values).__name__)

@@ -71,9 +71,10 @@ def check_numbers(job: Any) -> None:
         raise ValueError(f"chunk = {job.chunk} must be 1 or more rows per network call")
     if job.guidance is not None and not math.isfinite(job.guidance):
         raise ValueError(f"guidance = {job.guidance} must be a finite number; 1 is no guidance")
-    steps = getattr(job, "steps", None) or getattr(job, "iterations", None)
-    if steps is not None and steps > MAX_STEPS:
-        raise ValueError(f"{steps} steps are more than the {MAX_STEPS} that are allowed")
+    for name in ("steps", "iterations"):
+        number = getattr(job, name, None)
+        if number is not None and number > MAX_STEPS:
+            raise ValueError(f"{name} = {number} must be at most {MAX_STEPS}")
     if not getattr(job, "eta", 1.0) >= 0:
         raise ValueError(f"eta = {job.eta} must be 0 (the ODE) or more; 1 is DDPM")
 
