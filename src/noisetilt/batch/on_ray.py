@@ -116,6 +116,7 @@ def _one_pass(groups: Groups, options: WorkerOptions, workers: int | None, batch
     context.enable_progress_bars = False
     context.target_max_block_size = RESULT_BYTES
     context.max_errored_blocks = -1
+    context.max_consecutive_actor_init_deaths = MAX_FRUITLESS
     blocks = [
         pa.table({"rows": [_text(rows) for rows in groups[first : first + batch]]})
         for first in range(0, len(groups), batch)
