@@ -23,11 +23,12 @@ from .colour import (
 from .hub import heldout_name, is_hub, load_hub
 from .jpeg import jpeg_size
 from .reward import Reward, weighted_sum
-from .scorers.words import STYLES
+from .scorers.style import STYLES
+from .scorers.words import STYLES as STYLES_64
 
 CATALOGUE = {
     "alignment": "how well an emoji matches its prompt: logit minus log-sum-exp of other texts (learned)",
-    "style:3d": "margin of the style 3d over the other styles, in logits (learned); also style:noto, style:twemoji",
+    "style:3d": "log odds of the style 3d against the others (learned); also noto, twemoji, flat, blob",
     "redness": "mean red minus the mean of green and blue, -1 to 1; also greenness, blueness",
     "brightness": "mean luma, 0 to 1; darkness is one minus it",
     "saturation": "mean chroma, 0 to 1",
@@ -59,14 +60,23 @@ LEARNED = ("alignment", *(f"style:{style}" for style in STYLES))
 
 
 def _learned(name: str, heldout: bool) -> Reward:
-    from .scorers.scorer import load_scorer
+    from .scorers.scorer import SIZE, load_scorer
+    from .scorers.style import load_style_network, style_scores
 
     which = "heldout" if heldout else "target"
     load_scorer(which)  # damaged weights raise here, not in the middle of sampling
     if name == "alignment":
         return Reward(name, lambda images, prompts: load_scorer(which, images.device).alignment(images, prompts))
-    style = STYLES.index(name.removeprefix("style:"))
-    return Reward(name, lambda images, prompts: load_scorer(which, images.device).style(images)[:, style])
+    load_style_network(which)
+    style = name.removeprefix("style:")
+
+    def score(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        # The images of emoji64 have a scorer of their own, for its three styles.
+        if images.shape[1:] == (3, SIZE, SIZE) and style in STYLES_64:
+            return load_scorer(which, images.device).style(images)[:, STYLES_64.index(style)]
+        return style_scores(images, which)[:, STYLES.index(style)]
+
+    return Reward(name, score)
 
 
 Place = str | Path | None
