@@ -125,7 +125,7 @@ def recolour(x: Tensor) -> Tensor:
 
 
 def move(x: Tensor, zoom: tuple[float, float], shift: float, mirror: bool = True) -> Tensor:
-    """Random zoom, shift (as a fraction of the side) and, if `mirror`, mirroring; what comes in from outside is white."""
+    """Random zoom, shift (as a fraction of the side) and mirroring if `mirror`; what comes in from outside is white."""
     n, device = len(x), x.device
     scale = 1 / torch.empty(n, device=device).uniform_(*zoom)
     sign = 1 - 2.0 * (torch.rand(n, device=device) < 0.5) * mirror

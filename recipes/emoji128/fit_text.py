@@ -1,6 +1,7 @@
 """Fit the text encoders to a finished velocity network, which stays as it is, on a CPU.
 
-    python recipes/emoji128/fit_text.py build/emoji128 out --network guided.safetensors --text text.safetensors --seconds 1800
+    python recipes/emoji128/fit_text.py build/emoji128 out --network guided.safetensors --text text.safetensors \
+        --seconds 1800
 
 It lowers the flow matching loss at guidance 1, at the times at which the caption matters most. `out` gets
 text.safetensors (averaged weights, float16) every three minutes, and latents.pt and captions.pt, which are reused.

@@ -33,11 +33,11 @@ NEIGHBOURS, FEATURE_SIDE = 3, 176
 SHEET = (
     *PROMPTS,
     *(
-        "dog face 3d|sad cat noto|birthday cake 3d|soccer ball flat|pumpkin 3d|snowman twemoji|penguin 3d|owl flat|bee noto"
-        "|strawberry 3d|hamburger flat|doughnut 3d|mushroom noto|cactus blob|dolphin twemoji|elephant 3d|fox face 3d|frog flat"
-        "|panda noto|unicorn 3d|hot beverage 3d|bicycle flat|sailboat twemoji|telescope 3d|light bulb noto|books flat|key 3d"
-        "|lock noto|gem stone 3d|balloon twemoji|wrapped gift 3d|trophy flat|eyes blob|robot 3d|skull noto|clown face blob"
-        "|nerd face 3d|star 3d|rainbow flat|snowflake noto"
+        "dog face 3d|sad cat noto|birthday cake 3d|soccer ball flat|pumpkin 3d|snowman twemoji|penguin 3d|owl flat"
+        "|bee noto|strawberry 3d|hamburger flat|doughnut 3d|mushroom noto|cactus blob|dolphin twemoji|elephant 3d"
+        "|fox face 3d|frog flat|panda noto|unicorn 3d|hot beverage 3d|bicycle flat|sailboat twemoji|telescope 3d"
+        "|light bulb noto|books flat|key 3d|lock noto|gem stone 3d|balloon twemoji|wrapped gift 3d|trophy flat"
+        "|eyes blob|robot 3d|skull noto|clown face blob|nerd face 3d|star 3d|rainbow flat|snowflake noto"
     ).split("|"),
 )
 

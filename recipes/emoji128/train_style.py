@@ -3,8 +3,9 @@
     python recipes/emoji128/train_style.py build/emoji128 out --kind target --backbones weights --seconds 900
 
 The network has the first eight blocks of the ImageNet backbone. Target and heldout are trained whole, with half of each
-batch attacked (L2, two steps), after the linear head has been fitted. The judge's backbone stays untouched: only its head
-is fitted, on clean, blurred, noisy and moved images. Written: style-KIND.safetensors (float16, normalisation folded) and its figures.
+batch attacked (L2, two steps), after the linear head has been fitted. The judge's backbone stays untouched: only its
+head is fitted, on clean, blurred, noisy and moved images. Written: style-KIND.safetensors (float16, normalisation
+folded) and style-KIND.json with its figures.
 """
 
 from __future__ import annotations
@@ -144,9 +145,8 @@ def main() -> None:
         average_into(average, network, steps, 0.995)
         steps += 1
         if steps % options.every == 0:
-            log(
-                f"{options.kind}: step {steps}, loss {loss.item():.3f}, {steps * options.batch / limit.elapsed:.0f} images/s"
-            )
+            rate = steps * options.batch / limit.elapsed
+            log(f"{options.kind}: step {steps}, loss {loss.item():.3f}, {rate:.0f} images/s")
     save_weights(average, options.out / f"style-{options.kind}.safetensors")
     row = {"steps": steps, "images": steps * options.batch, "seconds": options.seconds, **evaluate(average, data)}
     (options.out / f"style-{options.kind}.json").write_text(json.dumps(row, indent=1) + "\n")

@@ -1,8 +1,9 @@
 """The styles of emoji128's images: 3d, noto, twemoji, flat and blob.
 
-There are two networks: `target` is optimised and `heldout` evaluates the result. Their backbones (EfficientNet-Lite0 and
-Lite1, pretrained on ImageNet) and their training images differ. Both were trained against adversarial perturbations
-(Madry 2018, arXiv 1706.06083), so that a higher score needs a visible change. `recipes/emoji128/train_style.py` made them.
+There are two networks: `target` is optimised and `heldout` evaluates the result. Their backbones (EfficientNet-Lite0
+and Lite1, pretrained on ImageNet) and their training images differ. Both were trained against adversarial perturbations
+(Madry 2018, arXiv 1706.06083), so that a higher score needs a visible change. `recipes/emoji128/train_style.py` made
+them.
 """
 
 from __future__ import annotations
