@@ -12,7 +12,8 @@ MODELS = {
 }
 
 
-def _check_device(device: Any) -> None:
+def check_device(device: Any) -> None:
+    """Raises a ValueError if a torch device is not available."""
     import torch
 
     try:
@@ -34,7 +35,7 @@ def load(name: str | Path, **options: Any) -> Any:
         ValueError: if no model has this name, the device is not available, or guidance is given for emoji64-turbo.
     """
     options = {k: v for k, v in options.items() if v is not None}
-    _check_device(options.get("device", "cpu"))
+    check_device(options.get("device", "cpu"))
     if name == "emoji128":
         from .flux import emoji128
 

@@ -67,6 +67,7 @@ class FluxModel:
         guidance: guidance scale; without a guidance input, 1 is no guidance.
         device, dtype: where and in what precision the networks run; states are float32.
         steps: the default number of steps for command lines.
+        height, width: of the images in pixels; those of the autoencoder's training if None.
     Attributes:
         pipe: the pipeline, which `align` takes too.
         path, shape: flow matching with the scheduler's own time grid, and the shape of one state.
@@ -79,6 +80,8 @@ class FluxModel:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         steps: int = 25,
+        height: int | None = None,
+        width: int | None = None,
     ) -> None:
         name = type(pipe.scheduler).__name__
         if name != "FlowMatchEulerDiscreteScheduler":
@@ -88,9 +91,8 @@ class FluxModel:
             if isinstance(part, nn.Module):
                 part.to(device, dtype).eval().requires_grad_(False)
         pipe.vae.to(memory_format=torch.channels_last)
-        side = pipe.vae.config.sample_size // pipe.vae_scale_factor
-        self.shape = (pipe.vae.config.latent_channels, side, side)
-        self.path = SchedulerPath(scheduler=pipe.scheduler, tokens=(side // 2) ** 2)
+        self.shape = (pipe.vae.config.latent_channels, *latent_size(pipe, height, width))
+        self.path = SchedulerPath(scheduler=pipe.scheduler, tokens=self.shape[1] * self.shape[2] // 4)
 
     @property
     def words(self) -> list[str]:
@@ -178,8 +180,23 @@ class FluxModel:
         return clamp_unit(decode_shifted(self.pipe, latents).to(x_0.dtype) / 2 + 0.5)
 
 
+def latent_size(pipe: Any, height: int | None, width: int | None) -> tuple[int, int]:
+    """Height and width of a FluxPipeline's latents.
+
+    Raises:
+        ValueError: for a size in pixels that is no multiple of two latents.
+    """
+    factor, sides = pipe.vae_scale_factor, []
+    for name, given in (("height", height), ("width", width)):
+        side = pipe.vae.config.sample_size if given is None else given
+        if side < 1 or side % (2 * factor):
+            raise ValueError(f"{name} = {side} must be a multiple of {2 * factor} for this model")
+        sides.append(side // factor)
+    return sides[0], sides[1]
+
+
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without progress bars, and without the warning of new diffusers that `torch_dtype` has another name."""
     import diffusers.utils.logging
     import transformers.utils.logging
@@ -214,7 +231,7 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32, **options: Any
         from diffusers import FluxPipeline
     except ImportError as error:
         raise ImportError('this model needs diffusers and transformers; pip install "noisetilt[diffusers]"') from error
-    with _quietly():
+    with quietly():
         pipe = FluxPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
     return FluxModel(pipe, dtype=dtype, **options)
 

@@ -55,11 +55,16 @@ class Peaks:
 
     def of(self, gradient_at: str | None) -> int:
         """The peak of a run: without guidance (None), or with the gradient at "x0" or "x_t"."""
-        if gradient_at is None:
-            return max(self.plain, self.final)
-        if gradient_at == "x0":
-            return max(self.plain, self.decode, self.final)
-        return max(self.network, self.graph + self.decode, self.final)
+        return max(self.of_network(gradient_at), self.of_decoder(gradient_at))
+
+    def of_network(self, gradient_at: str | None) -> int:
+        """The peak while the network runs."""
+        return self.network if gradient_at == "x_t" else self.plain
+
+    def of_decoder(self, gradient_at: str | None) -> int:
+        """The peak while the decoder runs, with the network's graph if the gradient is taken through it."""
+        graph = self.graph if gradient_at == "x_t" else 0
+        return self.final if gradient_at is None else max(graph + self.decode, self.final)
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,38 @@ class Plan:
         """Bytes of all weights."""
         return sum(component.weights for component in self.components)
 
-    def total(self, gradient_at: str | None, checkpointing: bool = False, text: bool = True) -> int:
-        """Bytes of weights and activations of a run; without the text encoders if `text` is False."""
+    def total(
+        self,
+        gradient_at: str | None,
+        checkpointing: bool = False,
+        text: bool = True,
+        *,
+        offload: str = "none",
+        activations: float = 1.0,
+    ) -> int:
+        """Bytes of weights and activations of a run.
+
+        Args:
+            gradient_at: None, "x0" or "x_t", as in `Peaks.of`.
+            checkpointing: whether with gradient checkpointing.
+            text: whether to count the text encoders.
+            offload: "none"; "model": a network's weights count while it runs; "sequential": not even then. The weights
+                that a gradient passes through count until its backward pass, in both.
+            activations: factor of the activations.
+        """
         peaks = self.checkpointed if checkpointing else self.peaks
-        counted = [c for c in self.components if text or not c.name.startswith("text_encoder")]
-        return sum(component.weights for component in counted) + peaks.of(gradient_at)
+        counted = {c.name: c.weights for c in self.components if text or not c.name.startswith("text_encoder")}
+        decode, network = (round(activations * part(gradient_at)) for part in (peaks.of_decoder, peaks.of_network))
+        if offload == "none":
+            return sum(counted.values()) + max(decode, network)
+        decoder = counted.pop("vae", 0)
+        encoders = [counted.pop(name) for name in list(counted) if "encoder" in name]
+        networks = sum(counted.values())
+        if gradient_at == "x_t":
+            return max([*(encoders if offload == "model" else []), networks + decoder + max(decode, network)])
+        if offload == "sequential":
+            return max((0 if gradient_at is None else decoder) + decode, network)
+        return max([*encoders, networks + network, decoder + decode])
 
 
 def plan(
