@@ -118,6 +118,7 @@ def _add_model(parser: argparse.ArgumentParser, default: str, other: str) -> Non
     )
     group.add_argument("--height", type=int, help="height of the images in pixels (default: the model's own)")
     group.add_argument("--width", type=int, help="width of the images in pixels (default: the model's own)")
+    group.add_argument("--frames", type=int, help="number of frames of a video (default: the model's own)")
     group.add_argument(
         "--lora",
         action="append",

@@ -21,7 +21,7 @@ from ..report import file_stem, grid, save_picture, table
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
 from ..rewards.reward import evaluate_reward, mean_over_frames
-from .job_model import is_free_text
+from .job_model import is_free_text, is_pipeline
 
 MISSING_PLOT = missing_extra("plot", "the plot rewards.png")
 
@@ -68,8 +68,8 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
 
     By default it is the held-out version of the reward if the reward is learned. A closed-form reward, such as a
     colour, has no held-out version; there it is the held-out alignment with the prompt, which detects images that lost
-    their content. Pipelines that take any text have a held-out reward only if the reward is one of this package's
-    learned ones, or the user names one.
+    their content. Most pipelines have a held-out reward only if the reward is one of this package's learned ones, or
+    the user names one.
 
     Raises:
         ValueError: if the reward is unknown or cannot be evaluated for this prompt.
@@ -88,7 +88,8 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
             evaluate_reward(heldout, blank, [job.prompt])
             return "alignment", heldout
         except ValueError:  # a prompt of style words alone has no alignment
-            pass
+            if is_pipeline(job.model):
+                return "none", None
     heldout = load_reward(job.reward, heldout=True)
     evaluate_reward(heldout, blank, [job.prompt])
     return job.reward, heldout

@@ -46,12 +46,13 @@ def load_job_model(job: Any) -> Any:
         width=job.width,
         lora=job.lora,
         checkpointing=job.checkpointing,
+        frames=job.frames,
     )
 
 
 def is_free_text(job: Any, model: Any) -> bool:
-    """Whether the model is a pipeline that takes any text as prompt."""
-    return is_pipeline(job.model) and not getattr(model, "words", [])
+    """Whether the model is a pipeline that takes any text as prompt, or whose image size is not known beforehand."""
+    return is_pipeline(job.model) and not (model.words and hasattr(model, "decode"))
 
 
 def explained_memory(job: Any, model: Any, method: Method) -> contextlib.AbstractContextManager[Any]:

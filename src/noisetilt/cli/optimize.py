@@ -62,6 +62,7 @@ class OptimizeJob:
     width: int | None = None
     lora: list[str] = field(default_factory=list)
     checkpointing: bool = False
+    frames: int | None = None
     batch: int | None = None
     chunk: int | None = None
 

@@ -22,6 +22,7 @@ def load(
     width: int | None = None,
     lora: Sequence[str] | str = (),
     checkpointing: bool = False,
+    frames: int | None = None,
 ) -> Any:
     """A model for `sample` and, where it supports it, `optimize`.
 
@@ -42,6 +43,7 @@ def load(
             "style.safetensors=0.8".
         checkpointing: for pipelines, whether gradients use gradient checkpointing, which takes less memory and more
             time.
+        frames: number of frames, for pipelines that make videos; the pipeline's own default if None.
     Returns:
         A model for `sample`. It also has `pipe` if it is a pipeline. A FluxPipeline without `offload` and
         `checkpointing` is a `FluxModel`, which `optimize` takes too. Any other is a `PipelineModel`, which runs the
@@ -54,22 +56,20 @@ def load(
         MemoryError: if the weights do not fit into the GPU's memory; the message has the options that would help.
     """
     lora = [lora] if isinstance(lora, str) else list(lora)
-    only_pipelines = {
-        "offload": offload,
-        "height": height,
-        "width": width,
-        "lora": lora,
-        "checkpointing": checkpointing,
-    }
-    given = [option for option, value in only_pipelines.items() if value and value != "none"]
+    for_pipelines = dict(
+        offload=offload or "none", height=height, width=width, lora=lora, checkpointing=checkpointing, frames=frames
+    )
+    given = [option for option, value in for_pipelines.items() if value and value != "none"]
     if name in MODELS and not (name == "emoji128" and given):
         if given:
             raise ValueError(f"{given[0]} is for diffusers pipelines and {name} is not one; leave it out")
         return load_by_name(str(name), device=device, dtype=_dtype(dtype), guidance=guidance)
+    if (height is None) != (width is None):
+        # Stable Diffusion ignores one without the other.
+        raise ValueError(f"height = {height} and width = {width} must be given together; give both, or neither")
     device = default_device() if device is None else device
     check_device(device)
-    options = dict(offload=offload or "none", height=height, width=width, lora=lora, checkpointing=checkpointing)
-    return _load_pipeline(_source(name), device, dtype, guidance, **options)
+    return _load_pipeline(_source(name), device, dtype, guidance, **for_pipelines)
 
 
 def default_device() -> str:
@@ -117,6 +117,7 @@ def _load_pipeline(
     width: int | None,
     lora: Sequence[str],
     checkpointing: bool,
+    frames: int | None,
 ) -> Any:
     from ..models.flux import FluxModel
     from .diffusers.load_pipeline import find_dtype, load_pipeline, pipeline_class_name, place_pipeline
@@ -131,8 +132,8 @@ def _load_pipeline(
         raise OSError(f"{str(source)!r} is no folder, and as a hub id it cannot be loaded: {reason}") from error
     pipe = load_pipeline(source, dtype, lora)
     with explained_loading(pipe, device, offload):
-        if flux and offload == "none" and not checkpointing:
+        if flux and offload == "none" and not checkpointing and frames is None:
             scale = {} if guidance is None else {"guidance": guidance}
             return FluxModel(pipe, device=device, dtype=dtype, height=height, width=width, **scale)
         place_pipeline(pipe, device, offload)
-    return PipelineModel(pipe, guidance, device, height, width, checkpointing, offload)
+    return PipelineModel(pipe, guidance, device, height, width, checkpointing, offload, frames)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._messages import missing_extra
 from ..path import FlowPath
 from .denoiser import Denoiser
 from .latents import decode_shifted, pack_flux, unpack_flux
@@ -213,29 +214,6 @@ def quietly() -> Iterator[None]:
             module.enable_progress_bar()
 
 
-def load_folder(folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> FluxModel:
-    """The FluxPipeline in a folder that `save_pretrained` wrote.
-
-    Raises:
-        ImportError: if diffusers or transformers is not installed.
-        ValueError: if the folder holds no FluxPipeline.
-    """
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise ValueError(f"the folder {folder} has no model_index.json; give a folder that save_pretrained wrote")
-    name = json.loads(index.read_text("utf-8")).get("_class_name")
-    if name != "FluxPipeline":
-        raise ValueError(f"the folder {folder} holds a {name}; only FluxPipeline is supported, use `align` for others")
-    try:
-        import transformers  # noqa: F401
-        from diffusers import FluxPipeline
-    except ImportError as error:
-        raise ImportError('this model needs diffusers and transformers; pip install "noisetilt[diffusers]"') from error
-    with quietly():
-        pipe = FluxPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
-    return FluxModel(pipe, dtype=dtype, **options)
-
-
 def verify_checksums(folder: Path) -> None:
     """Compares every file that `checksums.json` of a folder names with its SHA-256.
 
@@ -249,7 +227,7 @@ def verify_checksums(folder: Path) -> None:
             raise ValueError(f"the file {file} is {state}; install noisetilt again")
 
 
-def emoji128(**options: Any) -> FluxModel:
+def emoji128(dtype: torch.dtype = torch.float32, **options: Any) -> FluxModel:
     """The embedded model: 128×128 emoji from words, such as "sad cat, 3d"; options are those of `FluxModel`.
 
     Raises:
@@ -257,4 +235,11 @@ def emoji128(**options: Any) -> FluxModel:
         ValueError: if a file of the model is damaged or missing.
     """
     verify_checksums(EMOJI128)
-    return load_folder(EMOJI128, **options)
+    try:
+        import transformers  # noqa: F401
+        from diffusers import FluxPipeline
+    except ImportError as error:
+        raise ImportError(missing_extra("diffusers", "the model emoji128")) from error
+    with quietly():
+        pipe = FluxPipeline.from_pretrained(EMOJI128, torch_dtype=dtype, local_files_only=True)
+    return FluxModel(pipe, dtype=dtype, **options)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...methods import Method, find_method
-from ...models.prompts import check_prompts, is_word_level
+from ...models.prompts import check_prompts, is_word_level, known_words
 from ...path import Path
 from ...rewards.reward import RewardFunction
 from ...sampling.check_inputs import GradientAt
@@ -36,6 +36,7 @@ class PipelineModel:
         height, width: of the images, in pixels; the pipeline's own defaults if None.
         checkpointing: whether gradients use gradient checkpointing.
         offload: how the pipeline was placed, for the advice when memory runs out.
+        frames: number of frames of a video; the pipeline's own default if None.
     Attributes:
         steps: the pipeline's own default number of steps.
         path: of the pipeline's scheduler.
@@ -52,17 +53,26 @@ class PipelineModel:
         width: int | None = None,
         checkpointing: bool = False,
         offload: str = "none",
+        frames: int | None = None,
     ) -> None:
         name, self._parameters = type(pipe).__name__, inspect.signature(type(pipe).__call__).parameters
         _check_parameters(name, self._parameters)
         align(pipe, None, "base")  # raises for classes that it does not support
         self.pipe, self.device, self.height, self.width = pipe, device, height, width
-        self.checkpointing, self.offload = checkpointing, offload
+        self.checkpointing, self.offload, self.frames = checkpointing, offload, frames
+        if frames is not None and "num_frames" not in self._parameters:
+            raise ValueError(f"frames = {frames} is for video pipelines and {name} makes images; leave it out")
         self._guidance_name = self._find_guidance_name()
         self.guidance = self._default(self._guidance_name) if guidance is None else guidance
         if guidance is not None and self._guidance_name is None:
             raise ValueError(f"{name} has no guidance scale; leave guidance out")
         self.steps: int = self._default("num_inference_steps") or 25
+
+    @property
+    def words(self) -> list[str]:
+        """All words that prompts may have, if the tokenizer knows whole words only; otherwise empty."""
+        tokenizer = getattr(self.pipe, "tokenizer", None)
+        return known_words(tokenizer) if is_word_level(tokenizer) else []
 
     @property
     def path(self) -> Path:
@@ -90,9 +100,8 @@ class PipelineModel:
         method = find_method(method)
         align(self.pipe, reward, method, eta)
         Engine(method, self.path, (2,), [0], eta)
-        tokenizer = getattr(self.pipe, "tokenizer", None)
-        if is_word_level(tokenizer):
-            check_prompts(tokenizer, prompts)
+        if self.words:
+            check_prompts(self.pipe.tokenizer, prompts)
 
     def arguments(self, steps: int) -> dict[str, Any]:
         """The arguments of the pipeline's call, without prompts."""
@@ -101,7 +110,8 @@ class PipelineModel:
             given[self._guidance_name] = self.guidance
         if self._guidance_name == "true_cfg_scale" and self.guidance is not None and self.guidance > 1:
             given["negative_prompt"] = ""
-        given |= {name: side for name, side in (("height", self.height), ("width", self.width)) if side is not None}
+        sizes = {"height": self.height, "width": self.width, "num_frames": self.frames}
+        given |= {name: size for name, size in sizes.items() if size is not None}
         if self.height is not None and self.width is not None and "use_resolution_binning" in self._parameters:
             given["use_resolution_binning"] = False  # otherwise the size is replaced by the nearest known one
         length = self._text_length()

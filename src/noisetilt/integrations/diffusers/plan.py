@@ -27,12 +27,14 @@ MODES: tuple[tuple[str, str | None, bool], ...] = (
 
 @dataclass(frozen=True)
 class Component:
-    """A component of a pipeline: its name, class, number of parameters and bytes of weights."""
+    """A component of a pipeline: its name, class, number of parameters, and bytes of all weights and of the layer with
+    the most."""
 
     name: str
     kind: str
     parameters: int
     weights: int
+    largest_layer: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Plan:
             gradient_at: None, "x0" or "x_t", as in `Peaks.of`.
             checkpointing: whether with gradient checkpointing.
             text: whether to count the text encoders.
-            offload: "none"; "model": a network's weights count while it runs; "sequential": not even then. The weights
+            offload: "none"; "model": a network's weights count while it runs; "sequential": a layer's do. The weights
                 that a gradient passes through count until its backward pass, in both.
             activations: factor of the activations.
         """
@@ -110,7 +112,8 @@ class Plan:
         if gradient_at == "x_t":
             return max([*(encoders if offload == "model" else []), networks + decoder + max(decode, network)])
         if offload == "sequential":
-            return max((0 if gradient_at is None else decoder) + decode, network)
+            layer = max(component.largest_layer for component in self.components)
+            return max((0 if gradient_at is None else decoder) + decode, network) + layer
         return max([*encoders, networks + network, decoder + decode])
 
 
@@ -211,6 +214,10 @@ def count_memory(module: nn.Module, *tensors: Tensor) -> Iterator[LiveMemory]:
 
 def count_weights(name: str, module: nn.Module) -> Component:
     """The size of a component."""
-    parameters = list(module.parameters())
-    weights = sum(t.numel() * t.element_size() for t in (*parameters, *module.buffers()))
-    return Component(name, type(module).__name__, sum(p.numel() for p in parameters), weights)
+    parameters = sum(p.numel() for p in module.parameters())
+    largest = max(_weight_bytes(layer, recurse=False) for layer in module.modules())
+    return Component(name, type(module).__name__, parameters, _weight_bytes(module), largest)
+
+
+def _weight_bytes(module: nn.Module, recurse: bool = True) -> int:
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(recurse), *module.buffers(recurse)))
