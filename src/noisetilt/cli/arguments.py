@@ -193,7 +193,10 @@ def _add_plan(commands: Any) -> None:
         "plan FLUX.1-dev --resolution 1024 --checkpointing",
         "plan Wan2.1-1.3B --frames 33 --gradient-at x0",
     )
-    parser.add_argument("model", help="such as FLUX.1-dev; an unknown name lists the known ones")
+    parser.add_argument(
+        "model",
+        help="such as FLUX.1-dev, or the folder or hub id of a pipeline, of which only the configuration is read",
+    )
     parser.add_argument("--resolution", type=int, help="height and width in pixels (default: the model's own)")
     parser.add_argument("--height", type=int, help="height in pixels, if it differs from the resolution")
     parser.add_argument("--width", type=int, help="width in pixels, if it differs from the resolution")
@@ -207,6 +210,9 @@ def _add_plan(commands: Any) -> None:
         help="the mode to mark: gradient through the network, or only at its prediction (default: %(default)s)",
     )
     parser.add_argument("--checkpointing", action="store_true", help="mark the mode with gradient checkpointing")
+    parser.add_argument(
+        "--memory", type=float, metavar="GIB", help="memory of the GPU, to say what fits (default: this computer's)"
+    )
 
 
 def _add_audit(commands: Any) -> None:

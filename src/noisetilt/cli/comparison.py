@@ -16,12 +16,12 @@ from torch import Tensor
 
 from .. import __version__
 from .._messages import missing_extra
+from ..integrations.load import is_pipeline
 from ..methods import Method
 from ..report import file_stem, grid, save_picture, table
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
 from ..rewards.reward import evaluate_reward, mean_over_frames
-from .job_model import is_free_text, is_pipeline
 
 MISSING_PLOT = missing_extra("plot", "the plot rewards.png")
 
@@ -68,28 +68,26 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
 
     By default it is the held-out version of the reward if the reward is learned. A closed-form reward, such as a
     colour, has no held-out version; there it is the held-out alignment with the prompt, which detects images that lost
-    their content. Most pipelines have a held-out reward only if the reward is one of this package's learned ones, or
-    the user names one.
+    their content. Pipelines from a folder or the hub have a held-out reward only if the reward is one of this
+    package's learned ones, or the user names one.
 
     Raises:
         ValueError: if the reward is unknown or cannot be evaluated for this prompt.
     """
-    if job.heldout == "none" or (job.heldout is None and is_free_text(job, model) and not has_heldout(job.reward)):
+    if job.heldout == "none" or (job.heldout is None and is_pipeline(job.model) and not has_heldout(job.reward)):
         return "none", None
     if job.heldout is not None:
         return job.heldout, load_reward(job.heldout)
-    if hasattr(model, "decode"):
-        blank = model.decode(torch.zeros(1, *model.shape, device=model.device))
-    else:
-        blank = torch.zeros(1, 3, 64, 64, device=model.device)
+    if not hasattr(model, "decode"):  # the size of its images is not known before a run
+        return job.reward, load_reward(job.reward, heldout=True)
+    blank = model.decode(torch.zeros(1, *model.shape, device=model.device))
     if not has_heldout(job.reward):
         heldout = load_reward("alignment", heldout=True)
         try:
             evaluate_reward(heldout, blank, [job.prompt])
             return "alignment", heldout
         except ValueError:  # a prompt of style words alone has no alignment
-            if is_pipeline(job.model):
-                return "none", None
+            pass
     heldout = load_reward(job.reward, heldout=True)
     evaluate_reward(heldout, blank, [job.prompt])
     return job.reward, heldout

@@ -31,7 +31,7 @@ from .comparison import (
     thumbnails,
     write_record,
 )
-from .job_model import dtype_name, explained_memory, load_job_model, with_defaults
+from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
 from .names import check_method
 
 
@@ -87,6 +87,7 @@ def run(job: GenerateJob) -> dict[str, Any]:
     check_method(job.method)
     variants = [Variant("base", METHODS["base"]), Variant("guided", find_method(job.method).replace(**job.options))]
     reward = load_reward(job.reward)
+    warn_of_memory(job, variants[1].method)
     model = load_job_model(job)
     steps = model.steps if job.steps is None else job.steps
     job = replace(job, guidance=model.guidance, steps=steps, dtype=job.dtype or dtype_name(model))

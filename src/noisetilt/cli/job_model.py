@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -50,21 +51,51 @@ def load_job_model(job: Any) -> Any:
     )
 
 
-def is_free_text(job: Any, model: Any) -> bool:
-    """Whether the model is a pipeline that takes any text as prompt, or whose image size is not known beforehand."""
-    return is_pipeline(job.model) and not (model.words and hasattr(model, "decode"))
+def memory_setting(job: Any, method: Method) -> Any:
+    """The `Setting` of a job's run with a method."""
+    from ..integrations.diffusers.out_of_memory import Setting
+
+    proposal = method.proposal
+    estimated = getattr(proposal, "zeroth_order", False)
+    differentiates = (proposal.needs_gradient and not estimated) or method.initial.needs_reward
+    at = getattr(proposal, "gradient_at", job.gradient_at)
+    return Setting(at if differentiates else None, job.checkpointing, job.offload or "none")
+
+
+def warn_of_memory(job: Any, method: Method) -> None:
+    """Prints what would help, before the weights are loaded, if a pipeline does not fit into the GPU's memory."""
+    if not is_pipeline(job.model):
+        return
+    from ..integrations.diffusers import out_of_memory
+    from ..integrations.diffusers.load_pipeline import find_dtype
+    from ..integrations.diffusers.plan import plan
+
+    has = out_of_memory.gpu_memory(job.device)
+    if has is None:
+        return
+    dtype, rows = find_dtype(job.dtype, job.device), min(job.batch, job.n) * method.selection.particles
+    sizes = dict(height=job.height, width=job.width)
+    try:
+        name = str(dtype).removeprefix("torch.")
+        found = plan(job.model, None, job.frames, rows, name, min(job.chunk, rows), **sizes)
+    except (ValueError, OSError, ImportError):  # `load` reports what is wrong with the model
+        return
+    setting = memory_setting(job, method)
+    if setting.bytes_of(found) > has:
+        size = None if job.height is None else (job.height, job.width)
+        changed = out_of_memory.choices(setting, rows, dtype, size)
+        print(f"noisetilt: warning: {out_of_memory.advice(found, setting, changed, has)}", file=sys.stderr)
 
 
 def explained_memory(job: Any, model: Any, method: Method) -> contextlib.AbstractContextManager[Any]:
     """Explains a lack of GPU memory in the native loop of a pipeline's model; other models explain it themselves."""
     if not hasattr(model, "pipe") or hasattr(model, "sample"):
         return contextlib.nullcontext()
-    from ..integrations.diffusers.out_of_memory import Setting, explained_memory_errors
+    from ..integrations.diffusers.out_of_memory import explained_memory_errors
 
-    differentiates = method.proposal.needs_gradient or method.initial.needs_reward
     rows = min(job.chunk, job.batch * method.selection.particles)
-    setting = Setting(job.gradient_at if differentiates else None)
-    return explained_memory_errors(model.pipe, job.device, setting, rows, rows, lambda: model.shape)
+    setting = memory_setting(job, method)
+    return explained_memory_errors(model.pipe, job.device, setting, rows, rows, lambda: model.shape, passes=1)
 
 
 def dtype_name(model: Any) -> str | None:

@@ -32,7 +32,7 @@ from .comparison import (
     write_record,
 )
 from .iterates import IterateImages, draw_strip, merged_frames
-from .job_model import dtype_name, explained_memory, load_job_model, with_defaults
+from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
 from .names import check_method
 
 PATIENCE = 10
@@ -97,6 +97,7 @@ def run(job: OptimizeJob) -> dict[str, Any]:
     job = _with_patience(job)
     variants = job.variants()
     reward = load_reward(job.reward)
+    warn_of_memory(job, variants[1].method)
     model = load_job_model(job)
     check_optimizable(model)
     job = replace(job, guidance=model.guidance, dtype=job.dtype or dtype_name(model))

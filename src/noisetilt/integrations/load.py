@@ -131,6 +131,8 @@ def _load_pipeline(
         reason = str(error).splitlines()[0]
         raise OSError(f"{str(source)!r} is no folder, and as a hub id it cannot be loaded: {reason}") from error
     pipe = load_pipeline(source, dtype, lora)
+    if flux and height is None:
+        height = width = pipe.vae.config.sample_size
     with explained_loading(pipe, device, offload):
         if flux and offload == "none" and not checkpointing and frames is None:
             scale = {} if guidance is None else {"guidance": guidance}

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from .components import meta_tensor
 from .offload import networks_of
-from .plan import Component, Peaks, Plan, count_weights, run_peaks
+from .plan import NO_PEAKS, Component, Peaks, Plan, count_weights, run_peaks
 
 GIB = 2**30
 # Activations of an image of half the height and width, with fused attention.
@@ -119,8 +119,7 @@ def _gib(size: float) -> str:
 
 def weights_plan(pipe: Any) -> Plan:
     """The plan of a pipeline's weights alone."""
-    nothing = Peaks(0, 0, 0, 0, 0)
-    return Plan(_components(pipe), nothing, nothing)
+    return Plan(_components(pipe), NO_PEAKS, NO_PEAKS, weights_only=True)
 
 
 def _components(pipe: Any) -> list[Component]:
@@ -128,7 +127,9 @@ def _components(pipe: Any) -> list[Component]:
     return [count_weights(name, part) for name, part in parts]
 
 
-def call_plan(pipe: Any, call: NetworkCall, shape: Sequence[int], rows: int, chunk: int) -> Plan:
+def call_plan(
+    pipe: Any, call: NetworkCall, shape: Sequence[int], rows: int, chunk: int, passes: int | None = None
+) -> Plan:
     """The plan of a pipeline whose network was called with these arguments, on the meta device.
 
     Args:
@@ -137,6 +138,7 @@ def call_plan(pipe: Any, call: NetworkCall, shape: Sequence[int], rows: int, chu
         shape: of one image's latents at the decoder's input.
         rows: images times particles.
         chunk: rows that are decoded at a time.
+        passes: calls of the network per step; if None, two for classifier-free guidance whose halves are not one batch.
     """
     network, vae = (_on_meta(module) for module in (call.network, pipe.vae))
     dtype = next(pipe.vae.parameters()).dtype
@@ -148,7 +150,21 @@ def call_plan(pipe: Any, call: NetworkCall, shape: Sequence[int], rows: int, chu
         output = network(*args(latents), **kwargs(latents))
         return output[0] if isinstance(output, tuple) else next(iter(output.values()))
 
-    return Plan(_components(pipe), *run_peaks(network, run, x, vae, chunk_latents, all_latents))
+    if passes is None:
+        passes = 2 if len(x) == rows and _is_guided(pipe) else 1
+    peaks = run_peaks(network, run, x, vae, chunk_latents, all_latents)
+    return Plan(_components(pipe), *(_with_passes(one, passes) for one in peaks))
+
+
+def _is_guided(pipe: Any) -> bool:
+    """Whether the pipeline's last call used classifier-free guidance."""
+    return bool(getattr(pipe, "do_classifier_free_guidance", False))
+
+
+def _with_passes(peaks: Peaks, passes: int) -> Peaks:
+    """The peaks of a step that calls the network several times, whose graphs are all kept until its gradient."""
+    more = (passes - 1) * peaks.graph
+    return replace(peaks, graph=peaks.graph + more, network=peaks.network + more)
 
 
 def _on_meta(module: Any) -> Any:
@@ -223,6 +239,7 @@ def explained_memory_errors(
     rows: int,
     chunk: int,
     shape: Callable[[], Sequence[int] | None],
+    passes: int | None = None,
 ) -> Iterator[None]:
     """Replaces the error of a GPU that has too little memory by a MemoryError with the flags that would help.
 
@@ -231,6 +248,7 @@ def explained_memory_errors(
         setting: the options of the run.
         rows, chunk: images times particles, and rows that are decoded at a time.
         shape: the shape of one image's latents at the decoder's input; None before the pipeline prepared them.
+        passes: as in `call_plan`.
     """
     with recorded_call(pipe) as calls:
         try:
@@ -239,7 +257,7 @@ def explained_memory_errors(
             if not is_out_of_memory(error):
                 raise
             latents = shape()
-            plan = _plan_or_weights(pipe, calls, latents, rows, chunk)
+            plan = _plan_or_weights(pipe, calls, latents, rows, chunk, passes)
             size = None if latents is None else _pixels(pipe, latents)
             found = choices(setting, rows, next(pipe.vae.parameters()).dtype, size)
             text = advice(plan, setting, found, gpu_memory(device))
@@ -247,13 +265,13 @@ def explained_memory_errors(
 
 
 def _plan_or_weights(
-    pipe: Any, calls: Sequence[NetworkCall], shape: Sequence[int] | None, rows: int, chunk: int
+    pipe: Any, calls: Sequence[NetworkCall], shape: Sequence[int] | None, rows: int, chunk: int, passes: int | None
 ) -> Plan:
     """The plan of the recorded call; that of the weights alone if no network ran, or one does not run on meta."""
     if calls and shape is not None:
         # The plan must not hide the error that it explains.
         with contextlib.suppress(Exception):
-            return call_plan(pipe, calls[0], shape, rows, chunk)
+            return call_plan(pipe, calls[0], shape, rows, chunk, passes)
     return weights_plan(pipe)
 
 

@@ -189,7 +189,8 @@ class PipelineModel:
             return None if sampler is None else sampler.engine.shape
 
         rows = images * method.selection.particles
-        return explained_memory_errors(self.pipe, self.device, setting, rows, chunk, latent_shape)
+        passes = 2 if "negative_prompt" in self.arguments(1) else None
+        return explained_memory_errors(self.pipe, self.device, setting, rows, chunk, latent_shape, passes)
 
 
 def _check_parameters(name: str, parameters: Any) -> None:

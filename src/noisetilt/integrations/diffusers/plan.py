@@ -69,13 +69,20 @@ class Peaks:
         return self.final if gradient_at is None else max(graph + self.decode, self.final)
 
 
+NO_PEAKS = Peaks(0, 0, 0, 0, 0)
+
+
 @dataclass(frozen=True)
 class Plan:
-    """The result of `plan`: the components, and the peaks without and with checkpointing."""
+    """The result of `plan`: the components, and the peaks without and with checkpointing.
+
+    For a pipeline whose network `plan` cannot call, `weights_only` is True and the peaks are zero.
+    """
 
     components: list[Component]
     peaks: Peaks
     checkpointed: Peaks
+    weights_only: bool = False
 
     @property
     def weights(self) -> int:
@@ -134,7 +141,8 @@ def plan(
     and 1 GB. Attention is counted as fused. The memory of the reward's own network has to be added.
 
     Args:
-        name: a known model, see `known_models`.
+        name: a known model, see `known_models`; or the folder or hub id of a pipeline, of which only the configuration
+            files are read.
         resolution: height and width in pixels; the model's own if None.
         frames: number of frames of a video; 81 if None, and 1 for image models.
         batch: rows of the network's input: images times particles. Classifier-free guidance doubles them if the model
@@ -151,20 +159,22 @@ def plan(
         raise ValueError(f"dtype = {dtype!r} is unknown; expected one of {', '.join(DTYPES)}")
     if batch < 1 or chunk < 1:
         raise ValueError(f"batch = {batch} and chunk = {chunk} must be 1 or more")
+    modules: dict[str, Any]
+    torch_dtype = DTYPES[dtype]
+    if model["family"] is None:
+        modules = {part: build_component(component, torch_dtype) for part, component in model["parts"].items()}
+        return Plan([count_weights(*part) for part in modules.items()], NO_PEAKS, NO_PEAKS, weights_only=True)
     video = model["family"] == "wan"
     side = resolution or model["resolution"]
     shape = latent_shape(model, height or side, width or side, frames or (81 if video else 1))
-    torch_dtype = DTYPES[dtype]
-    modules: dict[str, Any] = {
-        name: build_component(component, torch_dtype) for name, component in model["parts"].items()
-    }
+    modules = {name: build_component(component, torch_dtype) for name, component in model["parts"].items()}
     network, vae = modules[model["network"]], modules["vae"]
     if torch_dtype == torch.float16 and vae.config.get("force_upcast"):
         vae = nn.Module.to(vae, torch.float32)
     x = network_latents(model, shape, batch * model["guidance_rows"], torch_dtype)
     chunk_latents, all_latents = (meta_tensor(rows, *shape, dtype=vae.dtype) for rows in (min(chunk, batch), batch))
     peaks, checkpointed = run_peaks(network, network_call(model, network, x), x, vae, chunk_latents, all_latents)
-    return Plan([count_weights(name, module) for name, module in modules.items()], peaks, checkpointed)
+    return Plan([count_weights(*part) for part in modules.items()], peaks, checkpointed)
 
 
 def run_peaks(
