@@ -198,7 +198,7 @@ def test_other_errors_stay_as_they_are(folders, monkeypatch):
 
 def test_weights_that_do_not_fit_are_answered_too(folders):
     model = load(folders("sd"))
-    flags = r"use --offload sequential .* or --dtype bfloat16 .* together"
+    flags = r"use --(offload model|dtype bfloat16) .* or --(dtype bfloat16|offload model) .* together"
     with pytest.raises(MemoryError, match=flags), explained_loading(model.pipe, "cpu", "none"):
         full_gpu()
 
@@ -245,9 +245,21 @@ def test_advice_is_the_plans_arithmetic():
         "--checkpointing": 35 + 8,
         "--height 512 --width 512": 35 + 8,
     }
-    text = advice(PLAN, setting, found, 80 * GIB)
-    assert text.startswith("the run needs about 67.0 GiB and the GPU has 80.0 GiB; use --checkpointing (43.0 GiB)")
-    assert "--height 512 --width 512 (43.0 GiB) or --gradient-at x0 (47.0 GiB), together" in text
+    text = advice(PLAN, setting, found, 60 * GIB)
+    assert text == (
+        "the run needs about 67.0 GiB and the GPU has 60.0 GiB; use --checkpointing (43.0 GiB), --gradient-at x0 "
+        "(47.0 GiB) or --offload model (57.0 GiB), together 26.0 GiB (estimated, without the reward's network)"
+    )
+    assert "--offload sequential (57.0 GiB), together 7.5 GiB" in advice(PLAN, setting, found, 12 * GIB)
+
+
+def test_advice_is_short_where_little_helps():
+    setting = Setting("x0", True, "sequential")
+    assert advice(PLAN, setting, {}, None) == "the run needs about 7.5 GiB; use a smaller model"
+    found = choices(setting, 4, torch.bfloat16, None)
+    assert "use --batch 1 (" in advice(PLAN, setting, found, None) and "together" not in advice(
+        PLAN, setting, found, None
+    )
 
 
 def test_offloaded_weights_count_while_they_are_needed():

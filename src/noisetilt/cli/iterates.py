@@ -32,7 +32,7 @@ class IterateImages:
         """Keeps the images of a report if its iterate is recorded."""
         if report.number in self.recorded_numbers():
             frame = self.frames.setdefault(report.number, [])
-            frame += thumbnails(report.images[: MAX_IMAGES - len(frame)].cpu())
+            frame += thumbnails(list(report.images[: MAX_IMAGES - len(frame)].cpu()))
 
     def close(self) -> None:
         """Repeats the last frame for the iterates that an early stop left out."""

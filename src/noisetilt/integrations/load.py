@@ -56,7 +56,7 @@ def load(
         MemoryError: if the weights do not fit into the GPU's memory; the message has the options that would help.
     """
     lora = [lora] if isinstance(lora, str) else list(lora)
-    for_pipelines = dict(
+    for_pipelines: dict[str, Any] = dict(
         offload=offload or "none", height=height, width=width, lora=lora, checkpointing=checkpointing, frames=frames
     )
     given = [option for option, value in for_pipelines.items() if value and value != "none"]
@@ -119,7 +119,7 @@ def _load_pipeline(
     checkpointing: bool,
     frames: int | None,
 ) -> Any:
-    from ..models.flux import FluxModel
+    from ..models.flux import FLUX_GUIDANCE, FluxModel
     from .diffusers.load_pipeline import find_dtype, load_pipeline, pipeline_class_name, place_pipeline
     from .diffusers.out_of_memory import explained_loading
     from .diffusers.pipeline_model import PipelineModel
@@ -135,7 +135,7 @@ def _load_pipeline(
         height = width = pipe.vae.config.sample_size
     with explained_loading(pipe, device, offload):
         if flux and offload == "none" and not checkpointing and frames is None:
-            scale = {} if guidance is None else {"guidance": guidance}
-            return FluxModel(pipe, device=device, dtype=dtype, height=height, width=width, **scale)
+            scale = FLUX_GUIDANCE if guidance is None else guidance
+            return FluxModel(pipe, scale, device, dtype, height=height, width=width)
         place_pipeline(pipe, device, offload)
     return PipelineModel(pipe, guidance, device, height, width, checkpointing, offload, frames)

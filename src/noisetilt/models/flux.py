@@ -23,6 +23,7 @@ from .pixels import clamp_unit
 from .prompts import check_prompts, is_word_level, known_words
 
 EMOJI128 = Path(__file__).with_name("emoji128")
+FLUX_GUIDANCE = 3.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class FluxModel:
     def __init__(
         self,
         pipe: Any,
-        guidance: float = 3.0,
+        guidance: float = FLUX_GUIDANCE,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         steps: int = 25,

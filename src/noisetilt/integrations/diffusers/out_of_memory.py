@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,8 @@ from .plan import NO_PEAKS, Component, Peaks, Plan, count_weights, run_peaks
 GIB = 2**30
 # Activations of an image of half the height and width, with fused attention.
 HALF_SIZE = 0.25
+# What a flag costs in image and time, for the order of the advice; 0 for all others.
+COSTS = {"--gradient-at": 1.0, "--dtype": 1.0, "--offload sequential": 2.0, "--height": 3.0}
 
 
 @dataclass(frozen=True)
@@ -79,24 +82,41 @@ def choices(setting: Setting, rows: int, dtype: torch.dtype, size: tuple[int, in
 
 
 def advice(plan: Plan, setting: Setting, found: dict[str, Setting], has: float | None) -> str:
-    """One sentence: what the run needs and has, and the three flags that reduce it most."""
+    """One sentence: what the run needs and has, and up to three flags that reduce it, each alone and together.
+
+    Flags that together fit, with a tenth to spare, come first; then those that change the images or the time least.
+    """
     need = setting.bytes_of(plan)
-    ranked = sorted((changed.bytes_of(plan), flag) for flag, changed in found.items())
-    best: list[tuple[float, str]] = []
-    for size, flag in ranked:
-        # One value of an option is enough.
-        if size < 0.98 * need and flag.split()[0] not in {other.split()[0] for _, other in best}:
-            best.append((size, flag))
-    best = best[:3]
     text = f"the run needs about {_gib(need)}" + ("" if has is None else f" and the GPU has {_gib(has)}")
-    if not best:
+    helpful = {flag: changed for flag, changed in found.items() if changed.bytes_of(plan) < 0.98 * need}
+    if not helpful:
         return text + "; use a smaller model"
-    flags = [f"{flag} ({_gib(size)})" for size, flag in best]
+
+    def rank(flags: Sequence[str]) -> tuple[bool, float, float]:
+        together = _combined(setting, [helpful[flag] for flag in flags]).bytes_of(plan)
+        return has is not None and 1.1 * together > has, sum(_cost(flag) for flag in flags), together
+
+    best = sorted(min(_sets(helpful), key=rank), key=lambda flag: helpful[flag].bytes_of(plan))
+    flags = [f"{flag} ({_gib(helpful[flag].bytes_of(plan))})" for flag in best]
     text += "; use " + (" or ".join([", ".join(flags[:-1]), flags[-1]]) if len(flags) > 1 else flags[0])
     if len(best) > 1:
-        together = _combined(setting, [found[flag] for _, flag in best])
-        text += f", together {_gib(together.bytes_of(plan))}"
+        text += f", together {_gib(rank(best)[2])}"
     return text + " (estimated, without the reward's network)"
+
+
+def _sets(flags: Iterable[str]) -> list[tuple[str, ...]]:
+    """All sets of three flags, or of all if there are fewer, without two values of one option."""
+    flags = list(flags)
+    for count in (3, 2, 1):
+        sets = [s for s in itertools.combinations(flags, count) if len({flag.split()[0] for flag in s}) == count]
+        if sets:
+            return sets
+    return []
+
+
+def _cost(flag: str) -> float:
+    """0 for a flag that leaves the images as they are at little cost, more for others."""
+    return next((cost for start, cost in COSTS.items() if flag.startswith(start)), 0.0)
 
 
 def _combined(setting: Setting, changed: Sequence[Setting]) -> Setting:
@@ -152,8 +172,8 @@ def call_plan(
 
     if passes is None:
         passes = 2 if len(x) == rows and _is_guided(pipe) else 1
-    peaks = run_peaks(network, run, x, vae, chunk_latents, all_latents)
-    return Plan(_components(pipe), *(_with_passes(one, passes) for one in peaks))
+    peaks, checkpointed = run_peaks(network, run, x, vae, chunk_latents, all_latents)
+    return Plan(_components(pipe), _with_passes(peaks, passes), _with_passes(checkpointed, passes))
 
 
 def _is_guided(pipe: Any) -> bool:
@@ -227,7 +247,7 @@ def explained_loading(pipe: Any, device: torch.device | str, offload: str) -> It
         if not is_out_of_memory(error):
             raise
         plan, setting = weights_plan(pipe), Setting(None, False, offload)
-        found = choices(setting, 1, next(pipe.vae.parameters()).dtype, None)
+        found = choices(setting, 1, pipe.dtype, None)
         raise MemoryError(f"the GPU ran out of memory: {advice(plan, setting, found, gpu_memory(device))}") from None
 
 
@@ -259,7 +279,7 @@ def explained_memory_errors(
             latents = shape()
             plan = _plan_or_weights(pipe, calls, latents, rows, chunk, passes)
             size = None if latents is None else _pixels(pipe, latents)
-            found = choices(setting, rows, next(pipe.vae.parameters()).dtype, size)
+            found = choices(setting, rows, pipe.dtype, size)
             text = advice(plan, setting, found, gpu_memory(device))
             raise MemoryError(f"the GPU ran out of memory: {text}") from None
 
