@@ -185,7 +185,7 @@ class PipelineModel:
         setting = Setting(at if differentiates else None, self.checkpointing, self.offload)
 
         def latent_shape() -> Sequence[int] | None:
-            sampler = None if aligned.last_call is None else aligned.last_call.sampler
+            sampler = None if aligned.current_call is None else aligned.current_call.sampler
             return None if sampler is None else sampler.engine.shape
 
         rows = images * method.selection.particles
