@@ -103,7 +103,7 @@ def test_a_full_gpu_is_one_sentence_and_loses_nothing(folder, tmp_path, monkeypa
     assert generate(folder("sd"), tmp_path, "--n", "3", steps=2) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("noisetilt: the GPU ran out of memory: the run needs about ")
-    assert "and the GPU has 24.0 GiB; use --offload" in error and "together" in error
+    assert "and the GPU has 24.0 GiB; use --" in error and "--offload model" in error and "--height" not in error
     run = json.loads((tmp_path / "run.json").read_text())
     assert not run["complete"] and run["base"]["count"] == 2
     assert len(list(tmp_path.glob("a-red-fox-*.png"))) == 2

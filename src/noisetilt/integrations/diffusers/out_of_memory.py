@@ -75,7 +75,7 @@ def choices(setting: Setting, rows: int, dtype: torch.dtype, size: tuple[int, in
         found["--batch 1"] = replace(setting, activations=setting.activations / rows)
     if dtype == torch.float32:
         found["--dtype bfloat16"] = replace(setting, precision=setting.precision / 2)
-    if size is not None:
+    if size is not None and min(size) >= 256:
         flag = f"--height {size[0] // 32 * 16} --width {size[1] // 32 * 16}"
         found[flag] = replace(setting, activations=HALF_SIZE * setting.activations)
     return found
