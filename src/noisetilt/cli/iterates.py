@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..report import grid
 from ..sampling import AscentReport
+from .comparison import thumbnails
 
 MAX_FRAMES, STRIP_COLUMNS, MAX_IMAGES = 24, 8, 8
 Frames = dict[int, list[torch.Tensor]]
@@ -31,7 +32,7 @@ class IterateImages:
         """Keeps the images of a report if its iterate is recorded."""
         if report.number in self.recorded_numbers():
             frame = self.frames.setdefault(report.number, [])
-            frame += list(report.images[: MAX_IMAGES - len(frame)].cpu())
+            frame += thumbnails(list(report.images[: MAX_IMAGES - len(frame)].cpu()))
 
     def close(self) -> None:
         """Repeats the last frame for the iterates that an early stop left out."""

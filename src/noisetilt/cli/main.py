@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         importlib.import_module(f".{MODULES.get(args.command, args.command)}", __package__).main(args)
-    except (ValueError, FloatingPointError, OSError, ImportError) as error:
+    except (ValueError, FloatingPointError, OSError, ImportError, MemoryError) as error:
         print(f"noisetilt: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

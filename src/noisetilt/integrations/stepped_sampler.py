@@ -14,6 +14,7 @@ from ..path import Path
 from ..rewards.reward import RewardFunction
 from ..sampling.check_inputs import GradientAt
 from ..sampling.engine import Engine, run_steps
+from ..sampling.result import StepReport
 from ..sampling.reward_evaluation import RewardEvaluator, check_reward
 from ..sampling.trace import Trace
 from .coroutine import Coroutine
@@ -50,6 +51,7 @@ class SteppedSampler:
         rng: random numbers with the methods of `PerImageRNG`, instead of those of the seeds.
         heldout: held-out reward, evaluated on each image's best particle after every step.
         trace: the trace to fill; a new one if None.
+        callback: called with a StepReport after each step.
     Attributes:
         x: the states of the current request, (image · particle, *event); the final states once done.
         trace: complete once done. Its nfe counts the evaluations that the method requested.
@@ -79,6 +81,7 @@ class SteppedSampler:
         rng: Any = None,
         heldout: RewardFunction | None = None,
         trace: Trace | None = None,
+        callback: Callable[[StepReport], Any] | None = None,
     ) -> None:
         check_guidance(method, reward, gradient_at, chunk)
         if start is not None and method.initial.needs_reward:
@@ -98,7 +101,7 @@ class SteppedSampler:
         )
         self.grid = grid
         self.trace = Trace() if trace is None else trace
-        self.start = start
+        self.start, self.callback = start, callback
         self.x: Tensor = start
         self.rows: Tensor | None = None
         self.rewards: Tensor | None = None
@@ -171,6 +174,9 @@ class SteppedSampler:
         for step in run_steps(engine, x, grid, evaluation.evaluate, evaluation.gradient_at_x0, given):
             heldout = evaluation.heldout_values(step.x0_hat, engine.best(step.rewards), step.t)
             self.trace.record(step.t, step.rewards, step.gradient, heldout)
+            if self.callback is not None:
+                rewards = None if step.rewards is None else self.trace.rewards[-1]
+                self.callback(StepReport(engine.number, engine.steps, step.t, rewards))
         self._finish(step.x)
 
     def _finish(self, x: Tensor) -> None:

@@ -25,11 +25,17 @@ def to_image(picture: Tensor) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def save_picture(picture: Tensor, file: Path, settings: Mapping[str, Any]) -> None:
-    """Writes a PNG with its settings as JSON in the text chunk "noisetilt"."""
+def save_picture(picture: Tensor, file: Path, settings: Mapping[str, Any], milliseconds: int = 60) -> None:
+    """Writes a PNG with its settings as JSON in the text chunk "noisetilt".
+
+    A video (frame, 3, H, W) is an animated PNG, with this time per frame.
+    """
     text = PngInfo()
     text.add_text("noisetilt", json.dumps(settings))
-    to_image(picture).save(file, pnginfo=text)
+    if picture.ndim == 3:
+        return to_image(picture).save(file, pnginfo=text)
+    frames = [to_image(frame) for frame in picture]
+    frames[0].save(file, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, pnginfo=text)
 
 
 def grid(rows: Sequence[tuple[str, Sequence[Tensor]]], scale: int = 2, gap: int = 4, per_line: int = 8) -> Image.Image:

@@ -45,7 +45,8 @@ def sample(
         result.rewards    # (4,)
 
     Args:
-        model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`.
+        model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`; or one that has its own loop as a
+            method `sample` with these arguments, such as a diffusers pipeline from `load`.
         prompts: one per image.
         reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised. None is allowed for
             methods without a reward, such as "base".
@@ -66,6 +67,9 @@ def sample(
         ValueError: if an argument is invalid.
         FloatingPointError: if a reward, gradient or state is not finite; names the reward and the step.
     """
+    if hasattr(model, "sample"):
+        options = dict(eta=eta, grid=grid, gradient_at=gradient_at, chunk=chunk, track=track)
+        return model.sample(prompts, reward, method, steps, seeds, **options, callback=callback, heldout=heldout)
     started = time.perf_counter()
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     seeds = list(range(len(prompts))) if seeds is None else list(seeds)

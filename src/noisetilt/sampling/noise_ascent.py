@@ -38,6 +38,16 @@ def find_ascent(method: str | Method) -> Ascent:
     return method.initial
 
 
+def check_optimizable(model: Any) -> None:
+    """Raises a ValueError for a model that runs its own loop only, such as most pipelines."""
+    if not hasattr(model, "denoiser"):
+        name = type(getattr(model, "pipe", model)).__name__
+        raise ValueError(
+            f"{name} runs its own sampling loop, which `optimize` cannot iterate; use `sample` or `noisetilt generate` "
+            "with the method gper, which optimizes the initial noise before the loop"
+        )
+
+
 def check_iterations(iterations: int) -> None:
     """Refuse anything but a whole number ≥ 0."""
     if isinstance(iterations, bool) or not isinstance(iterations, Integral) or iterations < 0:
@@ -97,6 +107,7 @@ def optimize(
     """
     method = find_method(method)
     ascent = find_ascent(method)
+    check_optimizable(model)
     if iterations is not None:
         check_iterations(iterations)
         ascent = replace(ascent, iterations=int(iterations))

@@ -11,6 +11,7 @@ from ..._messages import missing_extra
 from ...methods import Method, find_method
 from ...rewards.reward import RewardFunction
 from ...sampling.check_inputs import GradientAt
+from ...sampling.result import StepReport
 from ...sampling.trace import Trace
 from ..stepped_sampler import check_guidance
 from .families import Family, find_family
@@ -73,6 +74,8 @@ class AlignedPipeline:
     Attributes:
         pipe: the original pipeline.
         rewards, heldout, trace: those of the last call, as on its output.
+        callback: called with a StepReport after each step, if it is set.
+        current_call: the call that runs, or that failed; otherwise None.
     """
 
     def __init__(
@@ -94,6 +97,8 @@ class AlignedPipeline:
             checkpointing,
             heldout_reward,
         )
+        self.callback: Callable[[StepReport], Any] | None = None
+        self.current_call: PipelineCall | None = None
         self.rewards: Tensor | None = None
         self.heldout: Tensor | None = None
         self.trace: Trace | None = None
@@ -137,10 +142,11 @@ class AlignedPipeline:
             ValueError: for invalid input, in one sentence.
             FloatingPointError: if a reward, gradient or state is not finite; the message has the reward and the step.
         """
-        call = PipelineCall(self, args, kwargs, seeds)
+        self.current_call = call = PipelineCall(self, args, kwargs, seeds)
         output = call()
         sampler = call.sampler
         assert sampler is not None  # The pipeline has called prepare_latents.
+        self.current_call = None
         self.rewards, self.heldout, self.trace = sampler.rewards, sampler.heldout_rewards, sampler.trace
         if not isinstance(output, tuple):
             output.rewards, output.heldout, output.trace = self.rewards, self.heldout, self.trace

@@ -16,6 +16,7 @@ from ...models.pixels import clamp_unit
 from ...path import to_x0
 from ...rewards.reward import RewardFunction
 from ...sampling.check_inputs import GradientAt
+from ...sampling.result import StepReport
 from ..stepped_sampler import SteppedSampler
 from ..vjp import make_vjp
 from .families import Family
@@ -38,6 +39,7 @@ class Settings(Protocol):
     checkpointing: bool
     heldout_reward: RewardFunction | None
     family: Family
+    callback: Callable[[StepReport], Any] | None
 
 
 class PipelineCall:
@@ -168,6 +170,7 @@ class PipelineCall:
             device=state.device,
             dtype=state.dtype,
             heldout=self.aligned.heldout_reward,
+            callback=self.aligned.callback,
         )
 
     def unpack(self, latents: Tensor) -> Tensor:
