@@ -28,14 +28,14 @@ from noisetilt.rewards.scorers.network import StyleNetwork
 STYLES, RADIUS = 5, 3.0
 
 
-def new_network(kind: str, backbones: Path) -> StyleNetwork:
+def new_network(kind: str, backbones: Path, start: Path | None) -> StyleNetwork:
+    """A network with the first blocks of the ImageNet backbone, or of a scorer that train_scorers.py made from it."""
     network = StyleNetwork(NETWORKS[kind], STYLES)
-    state = {
-        k: v.float() if v.is_floating_point() else v
-        for k, v in load_file(backbones / f"{NETWORKS[kind]}.safetensors").items()
-    }
-    known = network.state_dict()
-    network.load_state_dict({**known, **{name: value for name, value in state.items() if name in known}})
+    file = backbones / f"{NETWORKS[kind]}.safetensors" if start is None else start / f"{kind}.safetensors"
+    state = {name.removeprefix("backbone."): value for name, value in load_file(file).items()}
+    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    mine = [name for name in network.state_dict() if name.startswith(("stem.", "blocks."))]
+    network.load_state_dict({**network.state_dict(), **{name: state[name] for name in mine}})
     return network.eval().fold().to(memory_format=torch.channels_last)
 
 
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=NETWORKS, required=True)
     parser.add_argument("--backbones", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=900, help="of adversarial training; the judge has none")
+    parser.add_argument("--start", type=Path, help="folder of train_scorers.py, whose backbones are robust already")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--every", type=int, default=50)
@@ -116,7 +117,7 @@ def main() -> None:
     data = load_dataset(options.build, options.limit)
     left_out = torch.rand(len(data.style), generator=torch.Generator().manual_seed(seed)) < LEFT_OUT
     chance = torch.where(data.heldout | left_out, 0.0, torch.where(data.weight >= 0.5, 1.0, 0.15))
-    network, robust = new_network(options.kind, options.backbones), options.kind != "judge"
+    network, robust = new_network(options.kind, options.backbones, options.start), options.kind != "judge"
     fit_head(network, data, chance, 2 if robust else 4)
     log("the head alone:", json.dumps(evaluate(network, data, 0)))
     average = copy.deepcopy(network).requires_grad_(False)
