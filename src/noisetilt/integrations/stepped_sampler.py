@@ -43,6 +43,8 @@ class SteppedSampler:
         decode: images in [0, 1] from states (batch, *event), differentiable.
         grid: times from noise to data. It may be set as an attribute before the first call of `advance` instead.
         start: the initial state (image · particle, *event); the method's initial noise if None.
+        noise: standard Gaussian noise (image · particle, *event) that the method's initial noise starts from; that of
+            the seeds if None.
         eta: stochasticity of the reverse kernel.
         gradient_at: "x_t": the gradient is taken through the network; "x0": only through reward and decoder.
         chunk: rows that are decoded and evaluated at a time, which bounds the memory.
@@ -71,6 +73,7 @@ class SteppedSampler:
         *,
         grid: Sequence[float] | None = None,
         start: Tensor | None = None,
+        noise: Tensor | None = None,
         eta: float = 1.0,
         gradient_at: GradientAt = "x_t",
         chunk: int = 1,
@@ -98,7 +101,7 @@ class SteppedSampler:
         )
         self.grid = grid
         self.trace = Trace() if trace is None else trace
-        self.start = start
+        self.start, self.noise = start, noise
         self.x: Tensor = start
         self.rows: Tensor | None = None
         self.rewards: Tensor | None = None
@@ -162,7 +165,9 @@ class SteppedSampler:
 
     def _run(self) -> None:
         engine, evaluation = self.engine, self._evaluation
-        x = engine.start(1.0, evaluation.evaluate_initial_noise) if self.start is None else self.start
+        x = self.start
+        if x is None:
+            x = engine.start(1.0, evaluation.evaluate_initial_noise, self.noise)
         if self.grid is None:
             evaluation.denoise_first(x)
         grid = self.method.times.expand(self.path, list(self.grid))

@@ -125,10 +125,12 @@ class AlignedPipeline:
 
         Args:
             seeds: one integer ≥ 0 per image. A seed gives the same image in any batch and with any number of
-                particles. If None, seeds are drawn from `generator` (from each, if it is a list), or from torch's
-                global generator.
+                particles. If None, they follow from `generator` (from each, if it is a list), or from torch's global
+                generator, without advancing it.
             eta: replaces `align`'s for this call.
-            generator, latents and all others: as the pipeline documents; latents are one per image, of unit variance.
+            generator: as the pipeline documents; a list has one per image. The initial latents, and all else that the
+                pipeline draws, are the same as without guidance. With `seeds` too, these set the noise of the steps.
+            latents and all others: as the pipeline documents; latents are one per image, of unit variance.
         Returns:
             The pipeline's output, with the additional attributes `rewards` and `heldout` (image,), the final rewards,
             or None where there is no such reward, and `trace` (see `Trace`). With return_dict=False it is the

@@ -20,7 +20,16 @@ from ..stepped_sampler import SteppedSampler
 from ..vjp import make_vjp
 from .families import Family
 from .offload import check_offload, load_offloaded_networks
-from .rows import draw_seeds, per_row, pick_rows, row_generator
+from .rows import (
+    advancing,
+    device_of,
+    first_particles,
+    per_row,
+    pick_rows,
+    row_generator,
+    seeds_of,
+    with_first_particles,
+)
 from .scheduler import GuidedScheduler
 from .temporary import checkpointed, frozen, temporarily_set
 
@@ -56,6 +65,10 @@ class PipelineCall:
         self.eta = aligned.eta if eta is None else eta
         self.call = self._bind(args, kwargs)
         self.prompts = self._prompts()
+        self.generator = self.call.get("generator")
+        self.generators = self._generators()
+        # The pipeline draws its own noise, unless only seeds are given.
+        self.draws_noise = seeds is None or self.generator is not None
         self.seeds = self._seeds(seeds)
         self._expand_particles()
         self.scheduler = GuidedScheduler(self.pipe.scheduler, self)
@@ -83,15 +96,22 @@ class PipelineCall:
         prompt = [prompt] if isinstance(prompt, str) else list(prompt)
         return [p for p in prompt for _ in range(self.call.get(self._per_prompt) or 1)]
 
+    def _generators(self) -> list[torch.Generator | None]:
+        """The generator of each image; None is torch's global generator."""
+        if not isinstance(self.generator, (list, tuple)):
+            return [self.generator] * len(self.prompts)
+        self._check_count(len(self.generator), "generators")
+        return list(self.generator)
+
     def _seeds(self, seeds: Sequence[int] | None) -> list[int]:
-        count, generator = len(self.prompts), self.call.get("generator")
-        several = isinstance(generator, (list, tuple))
-        for what, given in (("seeds", seeds), ("generators", generator if several else None)):
-            if given is not None and len(given) != count:
-                raise ValueError(f"{len(given)} {what} for {count} images; pass one per image")
-        if seeds is not None:
-            return list(seeds)
-        return [draw_seeds(g, 1)[0] for g in generator] if several else draw_seeds(generator, count)
+        if seeds is None:
+            return seeds_of(self.generators)
+        self._check_count(len(seeds), "seeds")
+        return list(seeds)
+
+    def _check_count(self, count: int, what: str) -> None:
+        if count != len(self.prompts):
+            raise ValueError(f"{count} {what} for {len(self.prompts)} images; pass one per image")
 
     def _expand_particles(self) -> None:
         """Makes particles rows of the batch, each with its own generator for what the pipeline itself draws."""
@@ -104,7 +124,12 @@ class PipelineCall:
             for name in ("image", "mask_image"):
                 if self.call.get(name) is not None:
                     self.call[name] = per_row(self.call[name], len(self.prompts) * particles)
-        self.call["generator"] = [row_generator(seed, p) for seed in self.seeds for p in range(particles)]
+        if particles > 1 or not self.draws_noise:
+            self.call["generator"] = [
+                row_generator(seed, p, device_of(generator))
+                for seed, generator in zip(self.seeds, self.generators, strict=True)
+                for p in range(particles)
+            ]
 
     def __call__(self) -> Any:
         proposal = self.method.proposal
@@ -117,6 +142,8 @@ class PipelineCall:
         call = inspect.unwrap(type(self.pipe).__call__) if through_network else type(self.pipe).__call__
         with contextlib.ExitStack() as self._stack:
             stack = self._stack
+            if self.draws_noise:
+                stack.enter_context(advancing(self.generators))
             stack.enter_context(frozen(self.pipe))
             stack.enter_context(
                 temporarily_set(self.pipe, scheduler=self.scheduler, prepare_latents=self._prepare_latents())
@@ -136,7 +163,7 @@ class PipelineCall:
         def prepare(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(*args, **kwargs).arguments
             with torch.no_grad():
-                prepared = original(*args, **kwargs)
+                prepared = self._with_first_particles(original, given, original(*args, **kwargs))
             latents = prepared[0] if isinstance(prepared, tuple) else prepared
             self.size = (int(given.get("height") or 0), int(given.get("width") or 0))
             self.sampler = self._stack.enter_context(self._sampler_for(latents))
@@ -145,6 +172,15 @@ class PipelineCall:
 
         return prepare
 
+    def _with_first_particles(self, original: Callable[..., Any], given: dict[str, Any], prepared: Any) -> Any:
+        """What the pipeline prepared, with the first particles' rows as they are without particles."""
+        particles = self.method.selection.particles
+        rows = len(self.prompts) * particles
+        first = first_particles(given, rows, particles) if particles > 1 and self.draws_noise else None
+        if first is None:
+            return prepared
+        return with_first_particles(prepared, original(**{**first, "generator": self.generator}), rows, particles)
+
     def _sampler_for(self, latents: Tensor) -> SteppedSampler:
         """A sampler for latents of this shape. It starts from them if the caller gave latents or an image."""
         state = self.unpack(latents)
@@ -152,7 +188,7 @@ class PipelineCall:
         rows = len(self.prompts) * self.method.selection.particles
         if len(state) != rows:
             raise ValueError(f"the pipeline prepared {len(state)} latents, expected {rows}; pass one per image")
-        noise = self.call.get("latents") is None and self.call.get("image") is None
+        from_noise = self.call.get("latents") is None and self.call.get("image") is None
         return SteppedSampler(
             self.method,
             self.scheduler.path,
@@ -161,7 +197,8 @@ class PipelineCall:
             self.prompts,
             self.aligned.reward,
             self.decode,
-            start=None if noise else state,
+            start=None if from_noise else state,
+            noise=state if self.draws_noise else None,
             eta=self.eta,
             gradient_at=self.aligned.gradient_at,
             chunk=self.aligned.chunk,
