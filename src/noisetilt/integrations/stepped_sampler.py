@@ -41,6 +41,7 @@ class SteppedSampler:
         reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised, or None. The reward of a video
             (batch, frames, 3, H, W) is the mean over its frames, unless the reward has `video = True`.
         decode: images in [0, 1] from states (batch, *event), differentiable.
+        indexed: whether `decode` also takes the image (batch,) int64 of each state, as a number from 0.
         grid: times from noise to data. It may be set as an attribute before the first call of `advance` instead.
         start: the initial state (image · particle, *event); the method's initial noise if None.
         noise: standard Gaussian noise (image · particle, *event) that the method's initial noise starts from; that of
@@ -69,8 +70,9 @@ class SteppedSampler:
         seeds: Sequence[int],
         prompts: Sequence[str],
         reward: RewardFunction | None,
-        decode: Callable[[Tensor], Tensor],
+        decode: Callable[..., Tensor],
         *,
+        indexed: bool = False,
         grid: Sequence[float] | None = None,
         start: Tensor | None = None,
         noise: Tensor | None = None,
@@ -93,8 +95,8 @@ class SteppedSampler:
             self.engine,
             method,
             path,
-            RewardEvaluator(reward, decode, prompts, getattr(proposal, "zeroth_order", False)),
-            None if heldout is None else RewardEvaluator(heldout, decode, prompts),
+            RewardEvaluator(reward, decode, prompts, getattr(proposal, "zeroth_order", False), indexed),
+            None if heldout is None else RewardEvaluator(heldout, decode, prompts, indexed=indexed),
             torch.arange(len(prompts), device=device).repeat_interleave(self.engine.particles),
             getattr(proposal, "gradient_at", gradient_at),
             chunk,

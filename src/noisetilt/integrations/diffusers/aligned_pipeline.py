@@ -13,9 +13,9 @@ from ...rewards.reward import RewardFunction
 from ...sampling.check_inputs import GradientAt
 from ...sampling.trace import Trace
 from ..stepped_sampler import check_guidance
-from .families import Family, find_family
 from .pipeline_call import PipelineCall
 from .schedules import first_order
+from .support import reason_against
 
 
 def align(
@@ -98,15 +98,9 @@ class AlignedPipeline:
         self.heldout: Tensor | None = None
         self.trace: Trace | None = None
         name = type(pipe).__name__
-        if not hasattr(pipe, "scheduler") or not hasattr(pipe, "prepare_latents"):
-            raise ValueError(f"{name} has no scheduler or no prepare_latents; pass a diffusers pipeline that has both")
-        family = find_family(pipe) if decode is None else Family(decode)
-        if family is None:
-            raise ValueError(
-                f"{name} is not a known pipeline family; pass decode=, a function from its latents (batch, ...) "
-                "to images (batch, 3, H, W) in [0, 1]"
-            )
-        self.family = family
+        reason = reason_against(pipe)
+        if reason is not None:
+            raise ValueError(reason)
         if "Inpaint" in name and getattr(method.proposal, "needs_accumulated_noise", False):
             raise ValueError(
                 f"{name} replaces the unmasked part of the latents at every step, so that whitened='path' cannot track "

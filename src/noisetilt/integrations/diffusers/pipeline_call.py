@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...methods import Method
-from ...models.pixels import clamp_unit
 from ...path import to_x0
 from ...rewards.reward import RewardFunction
 from ...sampling.check_inputs import GradientAt
 from ..stepped_sampler import SteppedSampler
 from ..vjp import make_vjp
-from .families import Family
+from .continuation import Continuation
+from .layout import Layout, SampleView, layout_of, recorded_packings, sample_view, without_latents
 from .offload import check_offload, load_offloaded_networks
 from .rows import (
     advancing,
@@ -31,6 +31,7 @@ from .rows import (
     with_first_particles,
 )
 from .scheduler import GuidedScheduler
+from .support import prepare_name
 from .temporary import checkpointed, frozen, temporarily_set
 
 
@@ -46,7 +47,6 @@ class Settings(Protocol):
     chunk: int
     checkpointing: bool
     heldout_reward: RewardFunction | None
-    family: Family
 
 
 class PipelineCall:
@@ -60,7 +60,7 @@ class PipelineCall:
     """
 
     def __init__(self, aligned: Settings, args: tuple, kwargs: dict, seeds: Sequence[int] | None) -> None:
-        self.aligned, self.pipe, self.method, self.family = aligned, aligned.pipe, aligned.method, aligned.family
+        self.aligned, self.pipe, self.method = aligned, aligned.pipe, aligned.method
         eta = kwargs.pop("eta", None)
         self.eta = aligned.eta if eta is None else eta
         self.call = self._bind(args, kwargs)
@@ -75,7 +75,10 @@ class PipelineCall:
         # Inpainting pipelines combine all rows with the original image after the last step.
         self.keeps_rows = self.call.get("mask_image") is not None
         self.sampler: SteppedSampler | None = None
-        self.size = (0, 0)
+        self.layout: Layout
+        self.view: SampleView | None = None
+        self.continuation: Continuation | None = None
+        self.evaluates_images = aligned.reward is not None or aligned.heldout_reward is not None
         self.leaf: Tensor | None = None
         self.latents_out: Tensor | None = None
 
@@ -146,7 +149,9 @@ class PipelineCall:
                 stack.enter_context(advancing(self.generators))
             stack.enter_context(frozen(self.pipe))
             stack.enter_context(
-                temporarily_set(self.pipe, scheduler=self.scheduler, prepare_latents=self._prepare_latents())
+                temporarily_set(
+                    self.pipe, scheduler=self.scheduler, **{prepare_name(self.pipe): self._prepare_latents()}
+                )
             )
             if self.aligned.checkpointing:
                 stack.enter_context(checkpointed(self.pipe))
@@ -156,18 +161,21 @@ class PipelineCall:
 
     def _prepare_latents(self) -> Callable[..., Any]:
         """The pipeline's own prepare_latents, with its noise replaced by the sampler's."""
-        original = self.pipe.prepare_latents
+        original = getattr(self.pipe, prepare_name(self.pipe))
         signature = inspect.signature(original)
 
         @functools.wraps(original)
         def prepare(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(*args, **kwargs).arguments
-            with torch.no_grad():
-                prepared = self._with_first_particles(original, given, original(*args, **kwargs))
+            with torch.no_grad(), recorded_packings(self.pipe) as packings:
+                prepared = original(*args, **kwargs)
+                if given.get("latents") is not None and not packings:
+                    original(**without_latents(given))  # to see how it packs them
+                prepared = self._with_first_particles(original, given, prepared)
             latents = prepared[0] if isinstance(prepared, tuple) else prepared
-            self.size = (int(given.get("height") or 0), int(given.get("width") or 0))
+            self.layout = layout_of(latents, packings, given)
             self.sampler = self._stack.enter_context(self._sampler_for(latents))
-            latents = self.next_latents(latents.dtype)
+            latents = self.next_latents(latents.dtype, self.layout.pack)
             return (latents, *prepared[1:]) if isinstance(prepared, tuple) else latents
 
         return prepare
@@ -183,7 +191,7 @@ class PipelineCall:
 
     def _sampler_for(self, latents: Tensor) -> SteppedSampler:
         """A sampler for latents of this shape. It starts from them if the caller gave latents or an image."""
-        state = self.unpack(latents)
+        state = self.layout.unpack(latents)
         state = state.to(torch.promote_types(state.dtype, torch.float32))
         rows = len(self.prompts) * self.method.selection.particles
         if len(state) != rows:
@@ -197,6 +205,7 @@ class PipelineCall:
             self.prompts,
             self.aligned.reward,
             self.decode,
+            indexed=True,
             start=None if from_noise else state,
             noise=state if self.draws_noise else None,
             eta=self.eta,
@@ -207,47 +216,76 @@ class PipelineCall:
             heldout=self.aligned.heldout_reward,
         )
 
-    def unpack(self, latents: Tensor) -> Tensor:
-        """The pipeline's latents as (batch, channel, *space)."""
-        return latents if self.family.unpack is None else self.family.unpack(self.pipe, latents, self.size)
-
-    def pack(self, x: Tensor) -> Tensor:
-        """States in the pipeline's layout of latents."""
-        return x if self.family.pack is None else self.family.pack(x)
-
-    def decode(self, x_0: Tensor) -> Tensor:
-        """Images in [0, 1] from states."""
+    def decode(self, x_0: Tensor, index: Tensor) -> Tensor:
+        """Images in [0, 1] from states; `index` (batch,) is the image of each."""
         x_0 = self.scheduler.unit * x_0
         if self.aligned.decode is not None:
-            return self.aligned.decode(x_0)
-        vae = self.pipe.vae
-        if vae.dtype == torch.float16 and vae.config.get("force_upcast"):
-            vae.to(torch.float32)
-        return clamp_unit(self.family.decode(self.pipe, x_0.to(vae.dtype)).to(x_0.dtype) / 2 + 0.5)
+            return self.aligned.decode(self.layout.pack(x_0))
+        decoder = decoder_of(self.pipe)
+        if decoder is not None and decoder.dtype == torch.float16 and decoder.config.get("force_upcast"):
+            decoder.to(torch.float32)
+        sample = self.view.to_sample(x_0).to(self.latents_out.dtype if decoder is None else decoder.dtype)
+        return self.continuation(sample, index * self.method.selection.particles).to(x_0.dtype)
 
-    def next_latents(self, dtype: torch.dtype) -> Tensor:
-        """The states of the sampler's request as the pipeline's latents; the states themselves keep their precision."""
+    def next_latents(self, dtype: torch.dtype, form: Callable[[Tensor], Tensor]) -> Tensor:
+        """The states of the sampler's request in the pipeline's form; the states themselves keep their precision."""
         self.leaf = self.sampler.x.detach().requires_grad_(self.sampler.needs_vjp)
-        self.latents_out = self.pack(self.leaf).to(dtype)
+        self.latents_out = form(self.leaf).to(dtype)
         return self.latents_out
 
-    def step(self, output: Tensor, latents: Tensor, t: float) -> Tensor:
-        """The next latents, from the network's output at the current ones; after the last step, the final ones."""
+    def step(self, output: Tensor, sample: Tensor, t: float) -> Tensor:
+        """The next sample, from the network's output at the current one; after the last step, the final one."""
         sampler, scheduler = self.sampler, self.scheduler
+        if self.view is None:
+            self.view = self._view_of(sample)
         # Latents that the pipeline changed (a mask, a callback) are used; otherwise the more precise state is.
-        unchanged = latents is self.latents_out
-        x_t = self.leaf if unchanged else self.unpack(latents).to(self.leaf.dtype)
-        x0_hat = to_x0(scheduler.path, scheduler.prediction, scheduler.sign * self.unpack(output).to(x_t.dtype), x_t, t)
-        latent_vjp = make_vjp(x0_hat, self.leaf if unchanged else latents)
+        unchanged = sample is self.latents_out or same_values(sample, self.latents_out)
+        x_t = self.leaf if unchanged else self.view.to_state(sample).to(self.leaf.dtype)
+        output = self.view.to_state(without_variance(output, sample)).to(x_t.dtype)
+        x0_hat = to_x0(scheduler.path, scheduler.prediction, scheduler.sign * output, x_t, t)
+        latent_vjp = make_vjp(x0_hat, self.leaf if unchanged else sample)
 
         def vjp(gradient: Tensor) -> Tensor:
             load_offloaded_networks(self.pipe)
-            return latent_vjp(gradient) if unchanged else self.unpack(latent_vjp(gradient)).to(gradient)
+            return latent_vjp(gradient) if unchanged else self.view.to_state(latent_vjp(gradient)).to(gradient)
 
+        if self.aligned.decode is None and self.evaluates_images:
+            self.continuation = Continuation(self.pipe, len(self.leaf))
+            self.keeps_rows = self.keeps_rows or self.continuation.per_row
         sampler.advance(x_t, x0_hat, vjp)
+        self.continuation = None
         if not sampler.done:
-            return self.next_latents(latents.dtype)
-        x = scheduler.to_inner_scale(self.pack(sampler.x if self.keeps_rows else sampler.x[sampler.rows]))
-        vae = getattr(self.pipe, "vae", None)
-        upcast = latents.dtype == torch.float16 and vae is not None and vae.dtype == torch.float32
-        return x.to(torch.float32 if upcast else latents.dtype)
+            return self.next_latents(sample.dtype, self.view.to_sample)
+        x = sampler.x if self.keeps_rows else sampler.x[sampler.rows]
+        decoder = decoder_of(self.pipe)
+        upcast = sample.dtype == torch.float16 and decoder is not None and decoder.dtype == torch.float32
+        return self.view.to_sample(scheduler.to_inner_scale(x)).to(torch.float32 if upcast else sample.dtype)
+
+    def _view_of(self, sample: Tensor) -> SampleView:
+        """How the pipeline made this sample from its latents; from now on `latents_out` is the sample."""
+        view = sample_view(self.layout, self.leaf.detach(), self.latents_out.detach(), sample.detach())
+        if view is None:
+            raise ValueError(
+                f"{type(self.pipe).__name__} gives its scheduler a tensor of shape {tuple(sample.shape)} that is no part "
+                f"of its latents of shape {tuple(self.latents_out.shape)}, so that it cannot be guided"
+            )
+        if sample.shape != self.latents_out.shape:
+            self.latents_out = view.to_sample(self.leaf.detach()).to(self.latents_out.dtype)
+        return view
+
+
+def decoder_of(pipe: Any) -> nn.Module | None:
+    """The module that decodes a pipeline's latents; None if it has none, as in pixel space."""
+    parts = (getattr(pipe, name, None) for name in ("vae", "movq", "vqgan", "vqvae"))
+    return next((part for part in parts if isinstance(part, nn.Module)), None)
+
+
+def same_values(sample: Tensor, latents: Tensor) -> bool:
+    """Whether the sample is a copy of the latents."""
+    return sample.shape == latents.shape and torch.equal(sample.detach(), latents.detach().to(sample.dtype))
+
+
+def without_variance(output: Tensor, sample: Tensor) -> Tensor:
+    """The network's output without a learned variance, which some networks append to the channels."""
+    learned = output.ndim > 1 and output.shape[1] == 2 * sample.shape[1] and output.shape[2:] == sample.shape[2:]
+    return output[:, : sample.shape[1]] if learned else output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -135,9 +136,18 @@ class GuidedScheduler:
         previous = self._call.step(model_output, sample, t)
         if not self._call.sampler.done:
             self._times.append(self._call.sampler.t)
-        if not return_dict:
-            # Consistency pipelines expect two values and decode the second one of the last step.
-            return previous, previous
-        from diffusers.schedulers.scheduling_utils import SchedulerOutput
+        return step_output(previous, return_dict)
 
-        return SchedulerOutput(prev_sample=previous)
+    def __deepcopy__(self, memo: dict) -> Any:
+        """A copy of the inner scheduler: pipelines with sound copy their scheduler for it."""
+        return copy.deepcopy(self.inner, memo)
+
+
+def step_output(previous: Tensor, return_dict: bool) -> Any:
+    """The result of a scheduler's step."""
+    if not return_dict:
+        # Consistency pipelines expect two values and decode the second one of the last step.
+        return previous, previous
+    from diffusers.schedulers.scheduling_utils import SchedulerOutput
+
+    return SchedulerOutput(prev_sample=previous)
