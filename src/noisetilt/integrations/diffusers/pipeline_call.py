@@ -22,6 +22,7 @@ from .families import Family
 from .offload import check_offload, load_offloaded_networks
 from .rows import (
     advancing,
+    count_images,
     device_of,
     first_particles,
     per_row,
@@ -120,11 +121,13 @@ class PipelineCall:
             self.call[self._per_prompt] = (self.call.get(self._per_prompt) or 1) * particles
         if self.call.get("latents") is not None:
             self.call["latents"] = self.call["latents"].repeat_interleave(particles, 0)
-        if "strength" in inspect.signature(type(self.pipe).__call__).parameters:
+        self.input_images = count_images(self.call.get("image"))
+        own_rows = particles > 1 or not self.draws_noise
+        if own_rows and "strength" in inspect.signature(type(self.pipe).__call__).parameters:
             for name in ("image", "mask_image"):
                 if self.call.get(name) is not None:
                     self.call[name] = per_row(self.call[name], len(self.prompts) * particles)
-        if particles > 1 or not self.draws_noise:
+        if own_rows:
             self.call["generator"] = [
                 row_generator(seed, p, device_of(generator))
                 for seed, generator in zip(self.seeds, self.generators, strict=True)
@@ -165,6 +168,8 @@ class PipelineCall:
             with torch.no_grad():
                 prepared = self._with_first_particles(original, given, original(*args, **kwargs))
             latents = prepared[0] if isinstance(prepared, tuple) else prepared
+            if given.get("add_noise") is False:
+                latents = self.scheduler.from_inner_scale(latents)
             self.size = (int(given.get("height") or 0), int(given.get("width") or 0))
             self.sampler = self._stack.enter_context(self._sampler_for(latents))
             latents = self.next_latents(latents.dtype)
@@ -172,11 +177,24 @@ class PipelineCall:
 
         return prepare
 
+    def start_unprepared(self) -> None:
+        """Starts from the caller's latents, which some pipelines take as they are, without `prepare_latents`."""
+        latents = self.call.get("latents")
+        if latents is None:
+            return
+        # In place, because the pipeline has this tensor already.
+        latents.copy_(self.scheduler.from_inner_scale(latents))
+        self.sampler = self._stack.enter_context(self._sampler_for(latents))
+        self.leaf = self.sampler.x
+        latents.requires_grad_(self.sampler.needs_vjp)
+
     def _with_first_particles(self, original: Callable[..., Any], given: dict[str, Any], prepared: Any) -> Any:
         """What the pipeline prepared, with the first particles' rows as they are without particles."""
         particles = self.method.selection.particles
         rows = len(self.prompts) * particles
-        first = first_particles(given, rows, particles) if particles > 1 and self.draws_noise else None
+        if particles == 1 or not self.draws_noise:
+            return prepared
+        first = first_particles(given, rows, particles, self.input_images)
         if first is None:
             return prepared
         return with_first_particles(prepared, original(**{**first, "generator": self.generator}), rows, particles)
@@ -238,13 +256,14 @@ class PipelineCall:
         unchanged = latents is self.latents_out
         x_t = self.leaf if unchanged else self.unpack(latents).to(self.leaf.dtype)
         x0_hat = to_x0(scheduler.path, scheduler.prediction, scheduler.sign * self.unpack(output).to(x_t.dtype), x_t, t)
+        x_step, x0_hat = scheduler.clip(x_t, x0_hat, t)
         latent_vjp = make_vjp(x0_hat, self.leaf if unchanged else latents)
 
         def vjp(gradient: Tensor) -> Tensor:
             load_offloaded_networks(self.pipe)
             return latent_vjp(gradient) if unchanged else self.unpack(latent_vjp(gradient)).to(gradient)
 
-        sampler.advance(x_t, x0_hat, vjp)
+        sampler.advance(x_step, x0_hat, vjp)
         if not sampler.done:
             return self.next_latents(latents.dtype)
         x = scheduler.to_inner_scale(self.pack(sampler.x if self.keeps_rows else sampler.x[sampler.rows]))
