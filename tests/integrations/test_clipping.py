@@ -71,7 +71,9 @@ def test_guidance_follows_the_clipped_prediction(options):
     assert tilted.rewards > base.rewards and tilted.trace.gradient_norm.isfinite().all()
 
 
-@pytest.mark.parametrize("name, options", [("ntrk", dict(whitened="path")), ("gper", dict(chain_steps=2, iterations=2))])
+@pytest.mark.parametrize(
+    "name, options", [("ntrk", dict(whitened="path")), ("gper", dict(chain_steps=2, iterations=2))]
+)
 def test_methods_that_need_the_unclipped_noise_are_refused(name, options):
     pipe, call = clipping("DDIM")
     del call["latents"]
