@@ -83,7 +83,12 @@ def encoders() -> dict[str, Callable[[], Any]]:
             head_dim=8,
         )
         vision = dict(
-            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
         )
         return t.Gemma3ForConditionalGeneration(
             t.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
@@ -156,7 +161,9 @@ class QwenProcessor:
             grids = iter(found["image_grid_thw"].prod(-1).tolist())
             merge = self.image_processor.merge_size**2
             text = [self._expanded(one, grids, merge) for one in text]
-        kept = {name: settings[name] for name in ("padding", "padding_side", "max_length", "truncation") if name in settings}
+        kept = {
+            name: settings[name] for name in ("padding", "padding_side", "max_length", "truncation") if name in settings
+        }
         tokens = self.tokenizer(text, return_tensors="pt", **{"padding": True, **kept})
         return BatchFeature({"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, **found})
 

@@ -1,9 +1,8 @@
 """`generator=` in an aligned pipeline: the initial latents are those of the plain pipeline."""
 
-import diffusers
 import pytest
 import torch
-from tiny_pipelines import FAMILIES, SIZE, build, check_same, sd, sdxl
+from tiny_pipelines import FAMILIES, SIZE, build, check_same
 from torch import Generator
 
 from noisetilt import METHODS, Method, align, rewards
@@ -50,9 +49,7 @@ class Starts(Base):
 def test_a_generator_gives_the_plain_pipelines_images(family, record_property):
     pipe, arguments = build(family)
     plain = field(pipe(PROMPT, generator=FORMS["one"](), **arguments))
-    check_same(
-        field(align(pipe, **PLAIN)(PROMPT, generator=FORMS["one"](), **arguments)), plain, record_property
-    )
+    check_same(field(align(pipe, **PLAIN)(PROMPT, generator=FORMS["one"](), **arguments)), plain, record_property)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -157,7 +154,10 @@ def test_a_generator_on_another_device(where, device, record_property):
     pipe, arguments = build("sd")
     pipe.to(device)
     call = dict(prompt=[PROMPT, "blue cat"], **arguments)
-    for generators in (lambda: Generator(where).manual_seed(7), lambda: [Generator(where).manual_seed(s) for s in (7, 8)]):
+    for generators in (
+        lambda: Generator(where).manual_seed(7),
+        lambda: [Generator(where).manual_seed(s) for s in (7, 8)],
+    ):
         plain = pipe(generator=generators(), **call).images
         check_same(align(pipe, **PLAIN)(generator=generators(), **call).images, plain, record_property, 1e-4)
         guided = align(pipe, RED, METHODS["svdd"].replace(particles=2))(generator=generators(), **call)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..methods import Method
 from ..path import Path
 from ..rewards.reward import RewardFunction
-from ..sampling.check_inputs import GradientAt
+from ..sampling.check_inputs import GradientAt, check_descending, check_grid
 from ..sampling.engine import Engine, run_steps
 from ..sampling.reward_evaluation import RewardEvaluator, check_reward
 from ..sampling.trace import Trace
@@ -123,11 +123,14 @@ class SteppedSampler:
 
     @property
     def grid(self) -> Sequence[float] | None:
-        """The times from noise to data."""
+        """The times from noise to data; none is noisier than the one before."""
         return self._evaluation.grid
 
     @grid.setter
     def grid(self, grid: Sequence[float] | None) -> None:
+        if grid is not None:
+            check_descending(self.path, grid)
+            check_grid(self.path, grid)
         self._evaluation.grid = grid
 
     @property

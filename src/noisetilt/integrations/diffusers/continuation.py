@@ -73,7 +73,6 @@ class Continuation:
             temporarily_set(
                 self.pipe,
                 scheduler=FinalStep(self.pipe.scheduler, x_0),
-                maybe_free_model_hooks=lambda: None,
                 safety_checker=None,
                 watermark=None,
                 **processors,
@@ -195,7 +194,7 @@ def compile_rest(code: CodeType, line: int, names: frozenset[str]) -> tuple[Code
     assert isinstance(rest, ast.FunctionDef)
     rest.args.kwonlyargs = [ast.arg(name) for name in sorted(names)]
     rest.args.kw_defaults = [None] * len(names)
-    rest.body = statements
+    rest.body = [WithoutEffects().visit(statement) for statement in statements]
     module = ast.fix_missing_locations(ast.Module([rest], []))
     filename = f"<the rest of {code.co_filename} after line {line}>"
     return compile(module, filename, "exec"), frozenset(names_read(statements)), frozenset(names_changed(statements))
@@ -231,6 +230,17 @@ def statements_from(body: Sequence[ast.stmt], line: int) -> list[ast.stmt]:
             inner = [*last_index(statement), single_iteration(inner)]
         return [*inner, *body[number + 1 :]]
     return []
+
+
+class WithoutEffects(ast.NodeTransformer):
+    """Removes calls of methods of the pipeline whose result is not used, such as offloading or resetting a module."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.stmt:
+        """`pass` for such a call."""
+        called = node.value.func if isinstance(node.value, ast.Call) else None
+        while isinstance(called, ast.Attribute):
+            called = called.value
+        return ast.Pass() if isinstance(called, ast.Name) and called.id == "self" else node
 
 
 def bodies(statement: ast.stmt) -> Iterator[list[ast.stmt]]:

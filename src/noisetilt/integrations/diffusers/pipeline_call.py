@@ -22,6 +22,7 @@ from .layout import Layout, SampleView, layout_of, recorded_packings, sample_vie
 from .offload import check_offload, load_offloaded_networks
 from .rows import (
     advancing,
+    count_images,
     device_of,
     first_particles,
     per_row,
@@ -123,11 +124,13 @@ class PipelineCall:
             self.call[self._per_prompt] = (self.call.get(self._per_prompt) or 1) * particles
         if self.call.get("latents") is not None:
             self.call["latents"] = self.call["latents"].repeat_interleave(particles, 0)
-        if "strength" in inspect.signature(type(self.pipe).__call__).parameters:
+        self.input_images = count_images(self.call.get("image"))
+        own_rows = particles > 1 or not self.draws_noise
+        if own_rows and "strength" in inspect.signature(type(self.pipe).__call__).parameters:
             for name in ("image", "mask_image"):
                 if self.call.get(name) is not None:
                     self.call[name] = per_row(self.call[name], len(self.prompts) * particles)
-        if particles > 1 or not self.draws_noise:
+        if own_rows:
             self.call["generator"] = [
                 row_generator(seed, p, device_of(generator))
                 for seed, generator in zip(self.seeds, self.generators, strict=True)
@@ -173,6 +176,8 @@ class PipelineCall:
                     original(**without_latents(given))  # to see how it packs them
                 prepared = self._with_first_particles(original, given, prepared)
             latents = prepared[0] if isinstance(prepared, tuple) else prepared
+            if given.get("add_noise") is False:
+                latents = self.scheduler.from_inner_scale(latents)
             self.layout = layout_of(latents, packings, given)
             self.sampler = self._stack.enter_context(self._sampler_for(latents))
             latents = self.next_latents(latents.dtype, self.layout.pack)
@@ -180,11 +185,24 @@ class PipelineCall:
 
         return prepare
 
+    def start_unprepared(self) -> None:
+        """Starts from the caller's latents, which some pipelines take as they are, without `prepare_latents`."""
+        latents = self.call.get("latents")
+        if latents is None:
+            return
+        # In place, because the pipeline has this tensor already.
+        latents.copy_(self.scheduler.from_inner_scale(latents))
+        self.layout = layout_of(latents, [], {})
+        self.sampler = self._stack.enter_context(self._sampler_for(latents))
+        self.leaf = self.latents_out = latents.requires_grad_(self.sampler.needs_vjp)
+
     def _with_first_particles(self, original: Callable[..., Any], given: dict[str, Any], prepared: Any) -> Any:
         """What the pipeline prepared, with the first particles' rows as they are without particles."""
         particles = self.method.selection.particles
         rows = len(self.prompts) * particles
-        first = first_particles(given, rows, particles) if particles > 1 and self.draws_noise else None
+        if particles == 1 or not self.draws_noise:
+            return prepared
+        first = first_particles(given, rows, particles, self.input_images)
         if first is None:
             return prepared
         return with_first_particles(prepared, original(**{**first, "generator": self.generator}), rows, particles)
@@ -243,6 +261,7 @@ class PipelineCall:
         x_t = self.leaf if unchanged else self.view.to_state(sample).to(self.leaf.dtype)
         output = self.view.to_state(without_variance(output, sample)).to(x_t.dtype)
         x0_hat = to_x0(scheduler.path, scheduler.prediction, scheduler.sign * output, x_t, t)
+        x_step, x0_hat = scheduler.clip(x_t, x0_hat, t)
         latent_vjp = make_vjp(x0_hat, self.leaf if unchanged else sample)
 
         def vjp(gradient: Tensor) -> Tensor:
@@ -252,7 +271,7 @@ class PipelineCall:
         if self.aligned.decode is None and self.evaluates_images:
             self.continuation = Continuation(self.pipe, len(self.leaf))
             self.keeps_rows = self.keeps_rows or self.continuation.per_row
-        sampler.advance(x_t, x0_hat, vjp)
+        sampler.advance(x_step, x0_hat, vjp)
         self.continuation = None
         if not sampler.done:
             return self.next_latents(sample.dtype, self.view.to_sample)
@@ -266,8 +285,8 @@ class PipelineCall:
         view = sample_view(self.layout, self.leaf.detach(), self.latents_out.detach(), sample.detach())
         if view is None:
             raise ValueError(
-                f"{type(self.pipe).__name__} gives its scheduler a tensor of shape {tuple(sample.shape)} that is no part "
-                f"of its latents of shape {tuple(self.latents_out.shape)}, so that it cannot be guided"
+                f"{type(self.pipe).__name__} gives its scheduler a tensor of shape {tuple(sample.shape)} that is no "
+                f"part of its latents of shape {tuple(self.latents_out.shape)}, so that it cannot be guided"
             )
         if sample.shape != self.latents_out.shape:
             self.latents_out = view.to_sample(self.leaf.detach()).to(self.latents_out.dtype)

@@ -39,7 +39,7 @@ def device_of(generator: torch.Generator | None) -> torch.device:
 def seeds_of(generators: Sequence[torch.Generator | None]) -> list[int]:
     """One seed for each generator of a list, in which a generator may occur more than once; None is torch's global one.
 
-    They are drawn from copies: the generators do not advance, so that the pipeline draws what it draws without guidance.
+    They are drawn from copies: the generators do not advance, so that the pipeline draws the same as without guidance.
     """
     copies = {id(g): torch.Generator(device_of(g)).set_state(state_of(g)) for g in generators}
     drawn = (torch.randint(2**62, (1,), generator=copies[id(g)], device=device_of(g)) for g in generators)
@@ -62,17 +62,23 @@ def advancing(generators: Sequence[torch.Generator | None]) -> Iterator[None]:
             torch.rand(1, generator=generator, device=device_of(generator))
 
 
-def first_particles(arguments: dict[str, Any], rows: int, particles: int) -> dict[str, Any] | None:
-    """Arguments of `prepare_latents` for one row per image, from those for `rows` = images · particles.
+def count_images(given: Any) -> int:
+    """The number of input images in a list, a batch (image, …) or a single image."""
+    return len(given) if isinstance(given, list) or getattr(given, "ndim", 0) >= 4 else 1
 
-    None if its signature has no number of images.
+
+def first_particles(arguments: dict[str, Any], rows: int, particles: int, images: int) -> dict[str, Any] | None:
+    """Arguments of `prepare_latents` as they are without particles, from those for `rows` rows with particles.
+
+    None if its signature has no number of images. `images` is the number of input images.
     """
     counts = ("num_images_per_prompt", "num_videos_per_prompt", "batch_size")
     count = next((name for name in counts if name in arguments), None)
     if count is None:
         return None
     sized = {name: value for name, value in arguments.items() if torch.is_tensor(value) or isinstance(value, list)}
-    first = {name: value[::particles] for name, value in sized.items() if len(value) == rows}
+    steps = {name: rows // images if name == "image" else particles for name in sized}
+    first = {name: value[:: steps[name]] for name, value in sized.items() if len(value) == rows}
     return {**arguments, **first, count: arguments[count] // particles}
 
 

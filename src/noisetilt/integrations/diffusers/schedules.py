@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ...path import FlowPath, Path, Prediction, VPPath, uniform_grid
 
@@ -144,6 +147,24 @@ def prediction_of(scheduler: Any) -> Prediction:
     if name not in PREDICTION_NAMES:
         raise ValueError(f"prediction_type = {name!r} is unknown; expected one of {', '.join(PREDICTION_NAMES)}")
     return PREDICTION_NAMES[name]
+
+
+def clip_of(scheduler: Any) -> Callable[[Tensor], Tensor] | None:
+    """The scheduler's clipping of x̂_0 (batch, channel, *space): dynamic thresholding (Saharia et al. 2022, arXiv
+    2205.11487) or a clamp; None if it does not clip.
+    """
+    # Configs made by from_config keep options of other classes, which this scheduler does not have.
+    options = inspect.signature(type(scheduler).__init__).parameters
+    on = {name for name in ("thresholding", "clip_sample") if name in options and scheduler.config.get(name)}
+    if "thresholding" in on:
+        return scheduler._threshold_sample
+    limit = scheduler.config.get("clip_sample_range", 1.0)
+    return (lambda x_0: x_0.clamp(-limit, limit)) if on else None
+
+
+def keeps_epsilon(scheduler: Any) -> bool:
+    """Whether a step of the scheduler combines a clipped x̂_0 with the ε̂ of x̂_0 before clipping."""
+    return type(scheduler).__name__.startswith(("DDIM", "TCD"))
 
 
 def sign_of(scheduler: Any) -> float:
