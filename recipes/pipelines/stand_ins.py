@@ -13,7 +13,8 @@ import torch
 
 WORDS = "a painting of squirrel eating burger cat dog in the snow on robot red dance monkey".split()
 SPECIAL = ("<pad>", "</s>", "<unk>", "<s>")
-VISION = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>")
+# With the identifiers that Qwen's models have for them.
+VISION = {"<|vision_start|>": 151652, "<|vision_end|>": 151653, "<|image_pad|>": 151655, "<|video_pad|>": 151656}
 CHAT = (
     "{% for m in messages %}{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}"
     "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
@@ -26,7 +27,7 @@ def tokenizer(*_: Any, **__: Any) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: number for number, word in enumerate((*SPECIAL, *VISION, *WORDS))}
+    vocabulary = {**{word: number for number, word in enumerate((*SPECIAL, *WORDS))}, **VISION}
     table = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     table.pre_tokenizer = pre_tokenizers.Whitespace()
     table.post_processor = processors.TemplateProcessing(

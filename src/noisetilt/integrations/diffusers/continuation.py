@@ -22,10 +22,12 @@ from .temporary import restored, temporarily_set
 LOCALS: dict[str, Any] = {
     "output_type": "pt",
     "return_dict": False,
-    "callback": None,
     "callback_on_step_end": None,
     "padding_mask_crop": None,
 }
+LIST_METHODS = ("append", "extend")
+# Of the pipelines that have no image processor, those whose images are in [0, 1]; those of all others are in [-1, 1].
+UNIT_RANGE = ("StableCascadeDecoderPipeline", "WuerstchenDecoderPipeline")
 SCALAR_ATTRIBUTES = ("dtype", "device", "shape", "ndim")
 
 
@@ -80,13 +82,14 @@ class Continuation:
         ):
             output = namespace["rest"](**self._arguments(rows))
         images = output[0] if isinstance(output, (tuple, list)) else output
-        return torch.stack(list(images)) if isinstance(images, (tuple, list)) else images
+        images = torch.stack(list(images)) if isinstance(images, (tuple, list)) else images
+        if any(processor.used for processor in processors.values()) or type(self.pipe).__name__ in UNIT_RANGE:
+            return images
+        return clamp_unit(images / 2 + 0.5)
 
     def _arguments(self, rows: Tensor) -> dict[str, Any]:
         own = {name: value for name, value in LOCALS.items() if name in self._locals}
         arguments = {**self._locals, **own}
-        if "progress_bar" in arguments:
-            arguments["progress_bar"] = NoProgress()
         all_rows = len(rows) == self.rows and torch.equal(rows.cpu(), torch.arange(self.rows))
         for name in self._read & set(arguments):
             value = self._select(arguments[name], rows, all_rows)
@@ -135,7 +138,7 @@ class Processor:
     """An image or video processor whose images stay tensors. All else is the original's."""
 
     def __init__(self, original: Any) -> None:
-        self.original = original
+        self.original, self.used = original, False
 
     def __getattr__(self, name: str) -> Any:
         if name == "original":
@@ -144,6 +147,7 @@ class Processor:
 
     def postprocess(self, image: Tensor, *_: Any, do_denormalize: Sequence[bool] | None = None, **__: Any) -> Tensor:
         """Images in [0, 1] from decoded ones."""
+        self.used = True
         config = getattr(self.original, "config", {})
         normalised = config.get("do_normalize", True) if do_denormalize is None else all(do_denormalize)
         return clamp_unit(image / 2 + 0.5) if normalised else image
@@ -151,16 +155,6 @@ class Processor:
     def postprocess_video(self, video: Tensor, *_: Any, **__: Any) -> Tensor:
         """Videos (batch, frames, channel, H, W) in [0, 1] from decoded ones (batch, channel, frames, H, W)."""
         return self.postprocess(video.transpose(1, 2))
-
-
-class NoProgress:
-    """A progress bar that shows nothing."""
-
-    def update(self, *_: Any) -> None:
-        """Does nothing."""
-
-    def set_postfix(self, *_: Any, **__: Any) -> None:
-        """Does nothing."""
 
 
 def clone_generator(generator: torch.Generator) -> torch.Generator:
@@ -233,14 +227,13 @@ def statements_from(body: Sequence[ast.stmt], line: int) -> list[ast.stmt]:
 
 
 class WithoutEffects(ast.NodeTransformer):
-    """Removes calls of methods of the pipeline whose result is not used, such as offloading or resetting a module."""
+    """Removes calls whose result is not used, such as those that offload or reset a module. Lists still grow."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
         """`pass` for such a call."""
         called = node.value.func if isinstance(node.value, ast.Call) else None
-        while isinstance(called, ast.Attribute):
-            called = called.value
-        return ast.Pass() if isinstance(called, ast.Name) and called.id == "self" else node
+        kept = called is None or getattr(called, "attr", None) in LIST_METHODS
+        return node if kept else ast.Pass()
 
 
 def bodies(statement: ast.stmt) -> Iterator[list[ast.stmt]]:

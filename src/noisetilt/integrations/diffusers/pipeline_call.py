@@ -275,6 +275,8 @@ class PipelineCall:
         self.continuation = None
         if not sampler.done:
             return self.next_latents(sample.dtype, self.view.to_sample)
+        # The rest of the call needs no gradient; the call restores the mode.
+        torch.set_grad_enabled(False)
         x = sampler.x if self.keeps_rows else sampler.x[sampler.rows]
         decoder = decoder_of(self.pipe)
         upcast = sample.dtype == torch.float16 and decoder is not None and decoder.dtype == torch.float32

@@ -162,8 +162,10 @@ class GuidedScheduler:
         self._timestep = dict(zip(times, everything, strict=False))
         self._call.sampler.grid = times[first : first + len(visited) + 1]
 
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True, **_: Any) -> Any:
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True, **more: Any) -> Any:
         """x_s from the network's output at x_t, with the signature of diffusers' schedulers."""
+        if more.get("per_token_timesteps") is not None:
+            model_output = -model_output  # FlowMatchEuler's convention for timesteps of each token
         if self._call.sampler is None:
             name = type(self._call.pipe).__name__
             raise RuntimeError(f"{name} does not make its latents by prepare_latents, so that it cannot be guided")

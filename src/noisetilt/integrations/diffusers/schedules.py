@@ -91,6 +91,11 @@ def first_order(original: Any) -> Any:
     import diffusers
 
     name = type(original).__name__
+    if name == "FlowMapEulerDiscreteScheduler":
+        raise ValueError(
+            f"{name} steps by a mean velocity that depends on the end of the step, from which x̂_0 cannot be computed; "
+            "use a pipeline with a DDIM, Euler or FlowMatchEuler scheduler"
+        )
     if is_trig(original):
         # Pipelines scale states and predictions by sigma_data; with 1 the path is variance preserving.
         return type(original).from_config(original.config, sigma_data=1.0)

@@ -10,6 +10,19 @@ from typing import Any
 
 from .continuation import source_of
 
+# What cannot be read from the source: pipelines that make no images.
+NOT_IMAGES = {
+    "KandinskyPriorPipeline": "image embeddings; align the decoder's pipeline",
+    "KandinskyV22PriorPipeline": "image embeddings; align the decoder's pipeline",
+    "KandinskyV22PriorEmb2EmbPipeline": "image embeddings; align the decoder's pipeline",
+    "StableCascadePriorPipeline": "image embeddings; align StableCascadeDecoderPipeline",
+    "WuerstchenPriorPipeline": "image embeddings; align WuerstchenDecoderPipeline",
+    "ShapEPipeline": "parameters of a renderer of 3D objects; pass an image pipeline",
+    "ShapEImg2ImgPipeline": "parameters of a renderer of 3D objects; pass an image pipeline",
+    "MarigoldDepthPipeline": "depth maps of a given image; pass an image pipeline",
+    "MarigoldNormalsPipeline": "surface normals of a given image; pass an image pipeline",
+    "MarigoldIntrinsicsPipeline": "intrinsic components of a given image; pass an image pipeline",
+}
 PREPARE = ("prepare_latents", "prepare_intermediate_images")
 
 
@@ -25,6 +38,9 @@ def reason_against(pipe: Any) -> str | None:
     inner = [part for part in vars(pipe) if part.endswith(("_pipe", "_pipeline"))] or parts
     if inner:
         return f"{name} calls other pipelines ({', '.join(inner)}); align the one that makes the images"
+    made = next((NOT_IMAGES[c.__name__] for c in type(pipe).__mro__ if c.__name__ in NOT_IMAGES), None)
+    if made is not None:
+        return f"{name} makes {made}"
     if not hasattr(pipe, "scheduler"):
         return f"{name} has no attribute `scheduler`; pass a diffusers pipeline with one"
     if prepare_name(pipe) is None:
@@ -39,6 +55,8 @@ def reason_against(pipe: Any) -> str | None:
 def reason_against_call(kind: type) -> str | None:
     """Why a class of pipelines cannot be guided, from its `__call__`."""
     name, function = kind.__name__, source_of(inspect.unwrap(kind.__call__).__code__)
+    if any(getattr(node, "id", None) == "AudioPipelineOutput" for node in ast.walk(function)):
+        return f"{name} makes sound, and rewards take images; pass a pipeline of images or videos"
     steps = list(step_calls(function))
     if not steps:
         return (
