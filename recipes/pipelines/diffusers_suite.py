@@ -57,6 +57,8 @@ def deterministic(scheduler: Any) -> Any:
     if name.startswith(("DPMSolverMultistep", "UniPC")):
         first = {"solver_order": 1, "disable_corrector": list(range(1000))}
         return type(scheduler).from_config(config, **{k: v for k, v in first.items() if k in config})
+    if name == "DDPMWuerstchenScheduler":
+        return type(f"Deterministic{name}", (type(scheduler),), {"step": cosine_step}).from_config(config)
     if name == "SCMScheduler":
         return type("DeterministicSCMScheduler", (type(scheduler),), {"step": trigflow_step}).from_config(config)
     if name in ("DDPMScheduler", "LCMScheduler", "PNDMScheduler"):
@@ -79,7 +81,10 @@ def ddim_step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *_
     times = self.timesteps.tolist()
     after = times[times.index(int(timestep)) + 1 :]
     now, then = self.alphas_cumprod[int(timestep)], self.alphas_cumprod[int(after[0])] if after else torch.tensor(1.0)
-    if self.config.prediction_type == "v_prediction":
+    if self.config.prediction_type == "sample":
+        x_0 = model_output
+        noise = (sample - now.sqrt() * x_0) / (1 - now).sqrt()
+    elif self.config.prediction_type == "v_prediction":
         x_0 = now.sqrt() * sample - (1 - now).sqrt() * model_output
         noise = now.sqrt() * model_output + (1 - now).sqrt() * sample
     else:
@@ -88,6 +93,17 @@ def ddim_step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *_
     if not settings.get("return_dict", True):
         return previous, x_0
     return DDIMSchedulerOutput(prev_sample=previous, pred_original_sample=x_0)
+
+
+def cosine_step(self: Any, model_output: Tensor, timestep: Tensor, sample: Tensor, **_: Any) -> Any:
+    """A step of DDIM without noise on Würstchen's schedule."""
+    from diffusers.schedulers.scheduling_ddpm_wuerstchen import DDPMWuerstchenSchedulerOutput
+
+    after = self.previous_timestep(timestep)
+    now, then = self._alpha_cumprod(timestep[:1], "cpu"), self._alpha_cumprod(after[:1], "cpu")
+    then = torch.ones(1) if float(after[0]) == 0 else then
+    x_0 = (sample - (1 - now).sqrt() * model_output) / now.sqrt()
+    return DDPMWuerstchenSchedulerOutput(then.sqrt() * x_0 + (1 - then).sqrt() * model_output)
 
 
 def trigflow_step(self: Any, model_output: Tensor, timestep: Any, sample: Tensor, *_: Any, **settings: Any) -> Any:
@@ -138,6 +154,8 @@ class Case:
             call["num_inference_steps"] = math.ceil(STEPS / (call.get("strength") or 1))
         if "SanaSprint" in type(self.pipe).__name__:
             call["num_inference_steps"] = 2
+        if call.get("mask_image") is not None and "Control" in type(self.pipe).__name__:
+            call["mask_image"] = everywhere(call["mask_image"])
         if "use_resolution_binning" in names:
             call["use_resolution_binning"] = False
         call = {name: value for name, value in call.items() if name not in CALLBACKS}
@@ -165,6 +183,13 @@ class Case:
         if self.output_type == "np" and found.ndim >= 4:
             found = found.movedim(-1, -3)
         return found
+
+
+def everywhere(mask: Any) -> Any:
+    """A mask of the same form that selects the whole image."""
+    if torch.is_tensor(mask):
+        return torch.ones_like(mask)
+    return mask.point(lambda _: 255) if hasattr(mask, "point") else mask
 
 
 def make_tests(kind: type) -> Any:

@@ -76,10 +76,10 @@ def encoders() -> dict[str, Callable[[], Any]]:
     def gemma_3() -> Any:
         text = dict(
             vocab_size=1000,
-            hidden_size=16,
+            hidden_size=32,
             intermediate_size=16,
             num_hidden_layers=2,
-            num_attention_heads=2,
+            num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=8,
         )
@@ -93,6 +93,33 @@ def encoders() -> dict[str, Callable[[], Any]]:
         )
         return t.Gemma3ForConditionalGeneration(
             t.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+        )
+
+    def qwen_3_vl() -> Any:
+        text = dict(
+            vocab_size=200000,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=8,
+            rope_scaling={"rope_type": "default", "mrope_section": [1, 1, 2], "mrope_interleaved": True},
+        )
+        vision = dict(depth=2, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=16)
+        vision["deepstack_visual_indexes"] = [0, 1]
+        return t.Qwen3VLForConditionalGeneration(t.Qwen3VLConfig(text_config=text, vision_config=vision))
+
+    def siglip() -> Any:
+        return t.SiglipVisionModel(
+            t.SiglipVisionConfig(
+                hidden_size=32,
+                intermediate_size=37,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                image_size=32,
+                patch_size=8,
+            )
         )
 
     def llama() -> Any:
@@ -125,6 +152,8 @@ def encoders() -> dict[str, Callable[[], Any]]:
         "BertModel": bert,
         "LlamaForCausalLM": llama,
         "Qwen2VLForConditionalGeneration": qwen_vl,
+        "Qwen3VLForConditionalGeneration": qwen_3_vl,
+        "SiglipVisionModel": siglip,
         "Gemma3ForConditionalGeneration": gemma_3,
     }
 
@@ -141,6 +170,56 @@ def clip_processor(*_: Any, **__: Any) -> Any:
     import transformers
 
     return transformers.CLIPImageProcessor(size=32, crop_size=32)
+
+
+def dpt_processor(*_: Any, **__: Any) -> Any:
+    """An image processor of 32 × 32."""
+    import transformers
+
+    return transformers.DPTImageProcessor(size={"height": 32, "width": 32})
+
+
+def chat_glm() -> Any:
+    """The tiny text encoder of Kolors."""
+    from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
+
+    config = ChatGLMConfig(
+        num_layers=2,
+        padded_vocab_size=1000,
+        hidden_size=8,
+        ffn_hidden_size=16,
+        kv_channels=4,
+        num_attention_heads=2,
+        multi_query_attention=True,
+        multi_query_group_num=1,
+        add_qkv_bias=True,
+        bias_dropout_fusion=False,
+    )
+    config.original_rope, config.use_return_dict = True, True
+    return ChatGLMModel(config)
+
+
+def positioned_tokenizer(*_: Any, **__: Any) -> Any:
+    """A tokenizer that returns positions too, and pads on the left, as that of ChatGLM."""
+    made = tokenizer()
+
+    class Positioned(type(made)):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            found = super().__call__(*args, **kwargs)
+            ids = torch.as_tensor(found["input_ids"])
+            found["position_ids"] = torch.arange(ids.shape[1]).expand(ids.shape).clone()
+            return found
+
+    made.__class__ = Positioned
+    made.padding_side = "left"
+    return made
+
+
+def processor(name: Any, *_: Any, **__: Any) -> Any:
+    """The stand-in of a processor of text and images, by the name of its checkpoint."""
+    import transformers
+
+    return transformers.Qwen2_5_VLProcessor.from_pretrained(name) if "Qwen" in str(name) else tokenizer()
 
 
 class QwenProcessor:
@@ -197,6 +276,13 @@ def install() -> None:
         replace(name, siglip_processor)
     for name in ("CLIPImageProcessor", "CLIPImageProcessorPil"):
         replace(name, clip_processor)
+    replace("DPTImageProcessor", dpt_processor)
+    replace("AutoProcessor", processor)
+    from diffusers.pipelines.kolors import text_encoder
+    from diffusers.pipelines.kolors import tokenizer as kolors_tokenizer
+
+    text_encoder.ChatGLMModel.from_pretrained = staticmethod(lambda *_, **__: made_from_seed(chat_glm))
+    kolors_tokenizer.ChatGLMTokenizer.from_pretrained = staticmethod(positioned_tokenizer)
     for name in ("Qwen2VLProcessor", "Qwen2_5_VLProcessor", "Qwen3VLProcessor"):
         stand_in(name)
 
@@ -225,4 +311,7 @@ def made_from_seed(make: Callable[[], Any]) -> Any:
     """A model with the weights of seed 0, without changing the state of the random numbers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return make().eval()
+        made = make().eval()
+    # The stand-in's tokenizer is short, but uses large identifiers.
+    made.resize_token_embeddings = lambda *_, **__: None
+    return made

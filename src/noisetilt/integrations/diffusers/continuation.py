@@ -78,6 +78,7 @@ class Continuation:
                 safety_checker=None,
                 watermark=None,
                 **processors,
+                **decoding_to_arrays(self.pipe),
             ),
         ):
             output = namespace["rest"](**self._arguments(rows))
@@ -155,6 +156,18 @@ class Processor:
     def postprocess_video(self, video: Tensor, *_: Any, **__: Any) -> Tensor:
         """Videos (batch, frames, channel, H, W) in [0, 1] from decoded ones (batch, channel, frames, H, W)."""
         return self.postprocess(video.transpose(1, 2))
+
+
+def decoding_to_arrays(pipe: Any) -> dict[str, Any]:
+    """For a pipeline whose `decode_latents` returns arrays: one that returns tensors in [-1, 1]."""
+    original = getattr(pipe, "decode_latents", None)
+    if original is None or ".numpy()" not in inspect.getsource(original):
+        return {}
+
+    def decode_latents(latents: Tensor, *_: Any, **__: Any) -> Tensor:
+        return pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
+
+    return {"decode_latents": decode_latents}
 
 
 def clone_generator(generator: torch.Generator) -> torch.Generator:

@@ -15,6 +15,7 @@ from .schedules import (
     RatioPath,
     clip_of,
     first_order,
+    is_cosine,
     keeps_epsilon,
     path_of,
     prediction_of,
@@ -69,6 +70,11 @@ class GuidedScheduler:
         if name == "inner":
             raise AttributeError(name)
         return getattr(self.inner, name)
+
+    @property
+    def __class__(self) -> type:
+        """The inner scheduler's class for Stable Cascade, whose pipelines pass other times to schedulers of others."""
+        return type(self.inner) if is_cosine(self.inner) else GuidedScheduler
 
     @property
     def init_noise_sigma(self) -> float:
