@@ -37,25 +37,25 @@ def flux_fill():
 
 
 CASES = {
-    "frames before channels": (cogvideox, lambda: dict(TEXT, IMAGE, num_frames=8, max_sequence_length=8)),
-    "packed in three dimensions": (ltx, lambda: dict(TEXT, IMAGE, num_frames=9, max_sequence_length=8)),
+    "frames before channels": (cogvideox, lambda: dict(**TEXT, **IMAGE, num_frames=8, max_sequence_length=8)),
+    "packed in three dimensions": (ltx, lambda: dict(**TEXT, **IMAGE, num_frames=9, max_sequence_length=8)),
     "a fixed first frame": (
         lambda: ltx(diffusers.LTXImageToVideoPipeline),
-        lambda: dict(TEXT, IMAGE, image=picture(), num_frames=9, max_sequence_length=8),
+        lambda: dict(**TEXT, **IMAGE, image=picture(), num_frames=9, max_sequence_length=8),
     ),
     "a learned variance, no processor": (kandinsky, lambda: dict(embeddings(), **IMAGE)),
-    "processors reset at the end": (pag, lambda: dict(TEXT, **IMAGE, pag_scale=2.0)),
+    "processors reset at the end": (pag, lambda: dict(**TEXT, **IMAGE, pag_scale=2.0)),
     "an image beside the latents": (
         lambda: sd(diffusers.StableDiffusionInstructPix2PixPipeline, in_channels=8),
-        lambda: dict(TEXT, num_inference_steps=4, image=picture()),
+        lambda: dict(**TEXT, num_inference_steps=4, image=picture()),
     ),
     "tokens of an image after the latents": (
         lambda: flux(diffusers.FluxKontextPipeline),
-        lambda: dict(TEXT, IMAGE, image=picture(), max_sequence_length=8, _auto_resize=False, max_area=SIZE * SIZE),
+        lambda: dict(**TEXT, **IMAGE, image=picture(), max_sequence_length=8, _auto_resize=False, max_area=SIZE * SIZE),
     ),
     "a larger image at the end": (
         lambda: sdxl(diffusers.StableDiffusionXLPAGPipeline),
-        lambda: dict(TEXT, **IMAGE, pag_scale=2.0),
+        lambda: dict(**TEXT, **IMAGE, pag_scale=2.0),
     ),
 }
 
