@@ -195,7 +195,7 @@ def chat_glm() -> Any:
         add_qkv_bias=True,
         bias_dropout_fusion=False,
     )
-    config.original_rope, config.use_return_dict = True, True
+    config.original_rope = True
     return ChatGLMModel(config)
 
 

@@ -68,7 +68,9 @@ def write_table(document: Path, rows: list[dict[str, Any]], guided: Callable[[di
     head = ", ".join(f"{count} {mark}" for mark, count in counts.items())
     lines = [f"{len(verdicts)} classes: {head}.", "", "| class | | remark |", "|---|---|---|"]
     for name, (mark, remark) in verdicts.items():
-        text = re.sub(r"\s+", " ", remark.replace(f"{name} ", "", 1)).replace("|", "\\|").replace("__call__", "`__call__`")
+        text = (
+            re.sub(r"\s+", " ", remark.replace(f"{name} ", "", 1)).replace("|", "\\|").replace("__call__", "`__call__`")
+        )
         lines.append(f"| {name} | {mark} | {text} |")
     before, _, rest = document.read_text("utf-8").partition(START)
     after = rest.partition(END)[2]

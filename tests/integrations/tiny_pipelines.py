@@ -357,7 +357,7 @@ def cogvideox() -> diffusers.CogVideoXPipeline:
         latent_channels=4,
         layers_per_block=1,
         norm_num_groups=2,
-        scaling_factor=0.7,
+        scaling_factor=3.0,
     ).eval()
     return diffusers.CogVideoXPipeline(
         tokenizer=tokenizer(), text_encoder=t5(), vae=autoencoder, transformer=transformer, scheduler=ddim()
@@ -418,12 +418,11 @@ def kandinsky() -> diffusers.KandinskyV22Pipeline:
         resnet_time_scale_shift="scale_shift",
     ).eval()
     autoencoder = diffusers.VQModel(
-        block_out_channels=(8, 16),
+        block_out_channels=(32, 64),
         down_block_types=("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
         up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
         latent_channels=4,
         layers_per_block=1,
-        norm_num_groups=4,
         norm_type="spatial",
         num_vq_embeddings=12,
         vq_embed_dim=4,

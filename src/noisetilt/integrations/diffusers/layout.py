@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -170,10 +171,8 @@ def _placed(layout: Layout, window: tuple[slice, ...], sample: Tensor) -> Tensor
 
 
 def windows(full: Sequence[int], part: Sequence[int]) -> Iterator[tuple[slice, ...]]:
-    """The windows of a part's shape at the beginning or at the end of one axis of a tensor."""
-    axes = [axis for axis, (n, m) in enumerate(zip(full, part, strict=False)) if n != m]
-    if len(full) != len(part) or len(axes) != 1 or part[axes[0]] > full[axes[0]]:
+    """The windows of a part's shape at the ends of the axes of a tensor."""
+    if len(full) != len(part) or any(m > n for n, m in zip(full, part, strict=True)):
         return
-    before = (slice(None),) * axes[0]
-    yield (*before, slice(full[axes[0]] - part[axes[0]], None))
-    yield (*before, slice(part[axes[0]]))
+    ends = ([slice(n - m, None), slice(m)] if m < n else [slice(None)] for n, m in zip(full, part, strict=True))
+    yield from itertools.product(*ends)
