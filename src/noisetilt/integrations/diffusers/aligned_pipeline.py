@@ -36,15 +36,14 @@ def align(
     only its scheduler is replaced during a call. The pipeline itself is not changed.
 
     Args:
-        pipe: a pipeline of a family in `families.FAMILIES`; if `decode` is given, any pipeline with a `scheduler` and
-            `prepare_latents`.
+        pipe: a diffusers pipeline whose `__call__` makes images or videos by one loop over its `scheduler`.
         reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised. The reward of a video is the
             mean over its frames, unless the reward has `video = True` and takes (batch, frames, 3, H, W). None is
             allowed for the method "base" only.
         method: a name of METHODS, or a Method. Its particles become rows of the pipeline's batch.
         eta: stochasticity of the reverse kernel: 0 is DDIM or the flow's ODE (no noise to tilt), 1 is DDPM, inf is
             full re-noising.
-        decode: images in [0, 1] from the pipeline's latents (batch, …), differentiable; for unknown families.
+        decode: images in [0, 1] from the pipeline's latents (batch, …), differentiable, in place of its own decoding.
         gradient_at: "x_t": the gradient is taken through the network, still with one call per step; "x0": only through
             the decoder, at x̂_0. "x0" takes half the time and a fraction of the memory, and the network's weights can
             be offloaded while the decoder runs.
@@ -58,7 +57,7 @@ def align(
         An AlignedPipeline.
     Raises:
         ImportError: if diffusers is not installed.
-        ValueError: for an unknown family, or a method that cannot follow the reward.
+        ValueError: for a pipeline that cannot be guided, or a method that cannot follow the reward.
     """
     try:
         import diffusers  # noqa: F401
