@@ -138,6 +138,38 @@ def test_bad_input_is_refused(change, word):
         sample_noisetilt(model, noise(), SIGMAS, disable=True, **{"reward": RED, **change})
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_without_a_step_the_noise_is_returned_as_by_k_diffusion(k_sampling, count):
+    x, sigmas = noise(), SIGMAS[:count]
+    assert torch.equal(k_sampling.sample_euler_ancestral(model, x, sigmas, disable=True), x)
+    assert torch.equal(sample_noisetilt(model, x, sigmas, reward=RED, disable=True), x)
+
+
+@pytest.mark.parametrize(
+    "sigmas, word",
+    [
+        ([0.2, 1.5, 14.0], "rises from t = 0.2 to t = 1.5"),
+        ([14.0, 1.5, 3.0, 0.0], "rises from t = 1.5 to t = 3"),
+        ([14.0, float("inf")], "rises"),
+        ([float("nan"), 0.0], "t = nan"),
+        ([14.0, 1.0, -1.0], "t = -1.0"),
+        ([0.0, 0.0], "no noise left"),
+    ],
+)
+def test_sigmas_that_do_not_fall_are_refused(sigmas, word):
+    with pytest.raises(ValueError, match=word):
+        sample_noisetilt(model, noise(), torch.tensor(sigmas), reward=RED, disable=True)
+
+
+def test_equal_sigmas_are_steps_that_change_nothing():
+    x = noise()
+    steps = [
+        sample_noisetilt(model, x, torch.tensor(s), reward=RED, method="base", seeds=[0, 1], eta=0.0, disable=True)
+        for s in ([14.0, 3.0, 0.0], [14.0, 14.0, 3.0, 3.0, 0.0])
+    ]
+    assert torch.allclose(*steps, atol=1e-12)
+
+
 class Comfy:
     """As much of ComfyUI as a sampler sees."""
 

@@ -45,7 +45,8 @@ def sample_noisetilt(
     Args:
         model: (x (batch, *event), sigma (batch,), **extra_args) → denoised x̂_0, as k-diffusion's denoisers.
         x: noise of standard deviation sigmas[0], (batch, *event).
-        sigmas: (steps + 1,) decreasing noise levels, the last usually 0.
+        sigmas: (steps + 1,) decreasing noise levels, the last usually 0. With less than two there is no step, and x is
+            returned.
         extra_args: further arguments of the model. Tensors with one row per row of x are repeated for the particles.
         callback: called after each network evaluation with x, i, sigma, sigma_hat and denoised.
         disable: whether to hide the progress bar.
@@ -82,6 +83,8 @@ def sample_noisetilt(
         raise ValueError(
             f"{len(seeds)} seeds and {len(prompts)} prompts for {count} rows of x; pass one of each per row"
         )
+    if len(sigmas) < 2:
+        return x
     path = VEPath() if path is None else path
     levels = [float(sigma) for sigma in sigmas]
     # ComfyUI runs nodes in inference mode, which has no gradients.

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..methods import Method
 from ..path import Path
 from ..rewards.reward import RewardFunction
-from ..sampling.check_inputs import GradientAt
+from ..sampling.check_inputs import GradientAt, check_descending, check_grid
 from ..sampling.engine import Engine, run_steps
 from ..sampling.result import StepReport
 from ..sampling.reward_evaluation import RewardEvaluator, check_reward
@@ -42,8 +42,11 @@ class SteppedSampler:
         reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised, or None. The reward of a video
             (batch, frames, 3, H, W) is the mean over its frames, unless the reward has `video = True`.
         decode: images in [0, 1] from states (batch, *event), differentiable.
+        indexed: whether `decode` also takes the image (batch,) int64 of each state, as a number from 0.
         grid: times from noise to data. It may be set as an attribute before the first call of `advance` instead.
         start: the initial state (image · particle, *event); the method's initial noise if None.
+        noise: standard Gaussian noise (image · particle, *event) that the method's initial noise starts from; that of
+            the seeds if None.
         eta: stochasticity of the reverse kernel.
         gradient_at: "x_t": the gradient is taken through the network; "x0": only through reward and decoder.
         chunk: rows that are decoded and evaluated at a time, which bounds the memory.
@@ -69,10 +72,12 @@ class SteppedSampler:
         seeds: Sequence[int],
         prompts: Sequence[str],
         reward: RewardFunction | None,
-        decode: Callable[[Tensor], Tensor],
+        decode: Callable[..., Tensor],
         *,
+        indexed: bool = False,
         grid: Sequence[float] | None = None,
         start: Tensor | None = None,
+        noise: Tensor | None = None,
         eta: float = 1.0,
         gradient_at: GradientAt = "x_t",
         chunk: int = 1,
@@ -93,15 +98,15 @@ class SteppedSampler:
             self.engine,
             method,
             path,
-            RewardEvaluator(reward, decode, prompts, getattr(proposal, "zeroth_order", False)),
-            None if heldout is None else RewardEvaluator(heldout, decode, prompts),
+            RewardEvaluator(reward, decode, prompts, getattr(proposal, "zeroth_order", False), indexed),
+            None if heldout is None else RewardEvaluator(heldout, decode, prompts, indexed=indexed),
             torch.arange(len(prompts), device=device).repeat_interleave(self.engine.particles),
             getattr(proposal, "gradient_at", gradient_at),
             chunk,
         )
         self.grid = grid
         self.trace = Trace() if trace is None else trace
-        self.start, self.callback = start, callback
+        self.start, self.noise, self.callback = start, noise, callback
         self.x: Tensor = start
         self.rows: Tensor | None = None
         self.rewards: Tensor | None = None
@@ -121,11 +126,14 @@ class SteppedSampler:
 
     @property
     def grid(self) -> Sequence[float] | None:
-        """The times from noise to data."""
+        """The times from noise to data; none is noisier than the one before."""
         return self._evaluation.grid
 
     @grid.setter
     def grid(self, grid: Sequence[float] | None) -> None:
+        if grid is not None:
+            check_descending(self.path, grid)
+            check_grid(self.path, grid)
         self._evaluation.grid = grid
 
     @property
@@ -165,7 +173,9 @@ class SteppedSampler:
 
     def _run(self) -> None:
         engine, evaluation = self.engine, self._evaluation
-        x = engine.start(1.0, evaluation.evaluate_initial_noise) if self.start is None else self.start
+        x = self.start
+        if x is None:
+            x = engine.start(1.0, evaluation.evaluate_initial_noise, self.noise)
         if self.grid is None:
             evaluation.denoise_first(x)
         grid = self.method.times.expand(self.path, list(self.grid))

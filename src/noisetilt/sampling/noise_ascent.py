@@ -118,7 +118,7 @@ def optimize(
         raise ValueError(f"patience = {patience} must be 0, or 1 or more together with heldout=...")
     start = model.path.grid(1)[0]
     grid = deterministic_grid(model.path, start, ascent.chain_steps)
-    check_call(prompts, seeds, grid, gradient_at, chunk)
+    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
     return _NoiseAscent(model, prompts, reward, heldout, ascent, patience, gradient_at, chunk, callback, grid)(seeds)
 
 

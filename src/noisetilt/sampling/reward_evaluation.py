@@ -60,16 +60,18 @@ class RewardEvaluator:
         decode: images or videos in [0, 1] from states, differentiable.
         prompts: list of prompts; `index` (batch,) int64 selects one for each row.
         estimated: whether to estimate the gradient from rewards at perturbed x_0, as for a black box.
+        indexed: whether `decode` also takes the index (batch,) of each state.
     """
 
     reward: RewardFunction | None
-    decode: Callable[[Tensor], Tensor]
+    decode: Callable[..., Tensor]
     prompts: Sequence[str]
     estimated: bool = False
+    indexed: bool = False
 
     def __call__(self, x_0: Tensor, index: Tensor) -> Tensor:
         """r (batch,)."""
-        return self.of_images(self.decode(x_0), index)
+        return self.of_images(self.decode(x_0, index) if self.indexed else self.decode(x_0), index)
 
     @torch.no_grad()
     def values(self, x_0: Tensor, index: Tensor, chunk: int) -> Tensor:

@@ -53,6 +53,18 @@ def temporarily_set(pipe: Any, **changes: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def restored(pipe: Any) -> Iterator[None]:
+    """Restores all attributes of a pipeline."""
+    own = vars(pipe)
+    before = dict(own)
+    try:
+        yield
+    finally:
+        own.clear()
+        own.update(before)
+
+
+@contextlib.contextmanager
 def checkpointed(pipe: Any) -> Iterator[None]:
     """Turns on gradient checkpointing temporarily in the networks and the decoder that support it."""
     networks = [*(network for _, network in networks_of(pipe)), getattr(pipe, "vae", None)]
