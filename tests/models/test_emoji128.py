@@ -8,8 +8,8 @@ import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 
 from noisetilt import align, load, rewards, sample
-from noisetilt.integrations.diffusers.families import pack_flux, unpack_flux
 from noisetilt.models.flux import EMOJI128, FluxModel, verify_checksums
+from noisetilt.models.latents import pack_flux, unpack_flux
 
 STEPS = 2
 CALL = dict(
