@@ -69,7 +69,11 @@ def load(
         raise ValueError(f"height = {height} and width = {width} must be given together; give both, or neither")
     device = default_device() if device is None else device
     check_device(device)
-    return _load_pipeline(_source(name), device, dtype, guidance, **for_pipelines)
+    import torch
+
+    # Tensors made in inference mode have no gradients.
+    with torch.inference_mode(False):
+        return _load_pipeline(_source(name), device, dtype, guidance, **for_pipelines)
 
 
 def default_device() -> str:

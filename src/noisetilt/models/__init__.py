@@ -35,7 +35,14 @@ def load(name: str, **options: Any) -> Any:
         ImportError: if the model needs diffusers and it is not installed.
         ValueError: if no model has this name, the device is not available, or guidance is given for emoji64-turbo.
     """
-    options = {k: v for k, v in options.items() if v is not None}
+    import torch
+
+    # Tensors made in inference mode have no gradients.
+    with torch.inference_mode(False):
+        return _load(name, {k: v for k, v in options.items() if v is not None})
+
+
+def _load(name: str, options: dict[str, Any]) -> Any:
     check_device(options.get("device", "cpu"))
     if name not in MODELS:
         raise ValueError(unknown_name("model", name, MODELS))

@@ -2,8 +2,8 @@
 
 Projections (`project_wgnc`, `whiten`) enforce typicality; penalties only encourage it. Each takes (batch, *event) and
 returns (batch,), float64 for float64 and float32 for all others: half precision has neither the range nor the precision
-for these sums. ReNO's is the paper's formula. For PRNO and MPGR the statistics are the papers', and the weights are this
-library's, as each docstring states.
+for these sums. ReNO's is the paper's formula. For PRNO and MPGR the statistics are the papers', and the weights are
+this library's, as each docstring states.
 """
 
 from __future__ import annotations

@@ -129,6 +129,7 @@ def has_heldout(spec: str) -> bool:
     return any(name in LEARNED for _, name in _split_terms(spec))
 
 
+@torch.inference_mode(False)
 def load(
     spec: str,
     heldout: bool = False,

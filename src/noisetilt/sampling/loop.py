@@ -19,6 +19,7 @@ from .reward_evaluation import RewardEvaluator, check_reward
 from .trace import Trace
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def sample(
     model: Model,

@@ -54,6 +54,7 @@ def check_iterations(iterations: int) -> None:
         raise ValueError(f"iterations = {iterations!r} must be a whole number, 0 or more, such as 60")
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def optimize(
     model: Model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..._messages import missing_extra
@@ -35,6 +36,9 @@ def align(
 
     The pipeline's own loop runs, with its prompt encoding, classifier-free guidance, adapters, callbacks and timesteps;
     only its scheduler is replaced during a call. The pipeline itself is not changed.
+
+    It may be called in `torch.inference_mode()`, which has no gradients, and leaves it during the call. If the network
+    and the decoder were loaded in that mode too, the call copies their weights, which takes their memory twice.
 
     Args:
         pipe: a diffusers pipeline whose `__call__` makes images or videos by one loop over its `scheduler`.
@@ -137,8 +141,9 @@ class AlignedPipeline:
             ValueError: for invalid input, in one sentence.
             FloatingPointError: if a reward, gradient or state is not finite; the message has the reward and the step.
         """
-        self.current_call = call = PipelineCall(self, args, kwargs, seeds)
-        output = call()
+        with torch.inference_mode(False):
+            self.current_call = call = PipelineCall(self, args, kwargs, seeds)
+            output = call()
         sampler = call.sampler
         assert sampler is not None  # The pipeline has called prepare_latents.
         self.current_call = None

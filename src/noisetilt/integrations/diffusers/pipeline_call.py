@@ -34,7 +34,7 @@ from .rows import (
 )
 from .scheduler import GuidedScheduler
 from .support import prepare_name
-from .temporary import checkpointed, frozen, temporarily_set
+from .temporary import checkpointed, frozen, normal_weights, temporarily_set, without_inference_mode
 
 
 class Settings(Protocol):
@@ -88,7 +88,8 @@ class PipelineCall:
     def _bind(self, args: tuple, kwargs: dict) -> dict[str, Any]:
         call = inspect.signature(type(self.pipe).__call__).bind(self.pipe, *args, **kwargs).arguments
         further = call.pop("kwargs", {})
-        return {name: value for name, value in {**call, **further}.items() if name != "self"}
+        given = {name: value for name, value in {**call, **further}.items() if name != "self"}
+        return {name: without_inference_mode(value) for name, value in given.items()}
 
     @property
     def _per_prompt(self) -> str:
@@ -152,6 +153,8 @@ class PipelineCall:
             stack = self._stack
             if self.draws_noise:
                 stack.enter_context(advancing(self.generators))
+            if differentiates:
+                stack.enter_context(normal_weights(self.pipe))
             stack.enter_context(frozen(self.pipe))
             stack.enter_context(
                 temporarily_set(

@@ -15,6 +15,7 @@ from ..reward import Reward
 from .aesthetic import MLP_LAYERS
 from .files import AffineHead, fill, frozen, locate, moved, pretrained, read_state, transformers
 from .preprocess import Preprocess
+from .prompts import warn_truncated
 
 IMAGEREWARD, BERT = "THUDM/ImageReward", "google-bert/bert-base-uncased"
 WEIGHT_FILES = ("ImageReward.safetensors", "ImageReward.pt")
@@ -65,6 +66,7 @@ class ImageRewardScorer:
         dtype = moved(self.model, images)
         config: Any = self.model.text.config
         length = min(TOKENS, config.max_position_embeddings)
+        warn_truncated("imagereward", self.tokenizer, prompts, length)
         text = self.tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         ).to(images.device)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..reward import Reward
 from .files import fill, frozen, locate, moved, pretrained, pretrained_model, read_state, transformers
 from .preprocess import Preprocess, preprocess_of
+from .prompts import warn_truncated
 
 CLIP_B32 = "openai/clip-vit-base-patch32"
 CLIP_H14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -34,6 +35,7 @@ class Cosine:
         preprocess: images (batch, 3, H, W) in [0, 1] → the input of its image encoder.
         scale: factor on the cosine.
         template: a format string for the prompt.
+        name: of the reward, for the warning about a prompt that is too long.
     """
 
     def __init__(
@@ -43,8 +45,9 @@ class Cosine:
         preprocess: Callable[[Tensor], Tensor],
         scale: float = 1.0,
         template: str = "{}",
+        name: str = "the reward",
     ) -> None:
-        self.model, self.tokenizer, self.preprocess = model, tokenizer, preprocess
+        self.name, self.model, self.tokenizer, self.preprocess = name, model, tokenizer, preprocess
         self.scale, self.template = scale, template
         self._cache: dict[str, Tensor] = {}
 
@@ -73,8 +76,10 @@ class Cosine:
     @torch.no_grad()
     def _encode(self, prompts: Sequence[str], device: torch.device) -> Tensor:
         limit = self.model.config.text_config.max_position_embeddings
+        texts = [self.template.format(prompt) for prompt in prompts]
+        warn_truncated(self.name, self.tokenizer, texts, limit)
         text = self.tokenizer(
-            [self.template.format(prompt) for prompt in prompts],
+            texts,
             padding=True,
             truncation=True,
             max_length=limit,
@@ -90,7 +95,7 @@ def _cosine(name: str, model: nn.Module, texts: str | Path, dtype: torch.dtype, 
     if "preprocess" not in options:
         processor = pretrained(library.AutoImageProcessor, texts, f"{name}'s image processor")
         options["preprocess"] = preprocess_of(processor, name)
-    return Reward(name, Cosine(frozen(model, dtype), tokenizer, **options))
+    return Reward(name, Cosine(frozen(model, dtype), tokenizer, name=name, **options))
 
 
 def clipscore(model: str | Path = CLIP_B32, dtype: torch.dtype = torch.float32) -> Reward:
