@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -50,6 +51,7 @@ class SteppedSampler:
         rng: random numbers with the methods of `PerImageRNG`, instead of those of the seeds.
         heldout: held-out reward, evaluated on each image's best particle after every step.
         trace: the trace to fill; a new one if None.
+        context: makes the context in which images are decoded, evaluated and differentiated, in a thread of their own.
     Attributes:
         x: the states of the current request, (image · particle, *event); the final states once done.
         trace: complete once done. Its nfe counts the evaluations that the method requested.
@@ -79,6 +81,7 @@ class SteppedSampler:
         rng: Any = None,
         heldout: RewardFunction | None = None,
         trace: Trace | None = None,
+        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         check_guidance(method, reward, gradient_at, chunk)
         if start is not None and method.initial.needs_reward:
@@ -106,6 +109,7 @@ class SteppedSampler:
         self._started = time.perf_counter()
         autocast = torch.is_autocast_enabled(torch.device(device).type)
         self._autocast = torch.autocast(torch.device(device).type, enabled=autocast)
+        self._context = context
         self._coroutine: Coroutine[Request, Response] = Coroutine(self._body)
 
     def __enter__(self) -> SteppedSampler:
@@ -157,7 +161,7 @@ class SteppedSampler:
         self._evaluation.request = request
         if torch.device(self.engine.device).type == "cuda":
             torch.cuda.set_device(self.engine.device)
-        with torch.no_grad(), self._autocast:
+        with torch.no_grad(), self._autocast, self._context():
             self._run()
 
     def _run(self) -> None:
