@@ -22,7 +22,7 @@ from .colour import (
 )
 from .hub import heldout_name, is_hub, load_hub
 from .jpeg import jpeg_size
-from .reward import Reward, weighted_sum
+from .reward import Normalise, Reward, weighted_sum
 from .scorers.words import STYLES
 
 CATALOGUE = {
@@ -125,6 +125,7 @@ def load(
     *,
     path: Place | Mapping[str, Place] = None,
     dtype: torch.dtype = torch.float32,
+    normalise: Normalise | None = None,
 ) -> Reward:
     """A reward by name ("style:3d"), or a weighted sum of names ("0.7*alignment + 0.3*redness").
 
@@ -138,6 +139,9 @@ def load(
         path: hub id or local folder of the hub reward, instead of the published one; for a sum, a mapping from the
             names of the loaded rewards (held-out ones included) to their paths.
         dtype: in which hub rewards compute.
+        normalise: "base" divides each term of a sum by its standard deviation on images of the base model. `sample`
+            and `optimize` make these images, which costs network calls; for a pipeline, pass its unguided images to
+            `reward.normalised(images, prompts)`.
     Raises:
         ValueError: if a name is unknown, the sum cannot be read, or weights cannot be loaded.
         ImportError: if a hub reward is requested and transformers is not installed.
@@ -151,5 +155,5 @@ def load(
         for (weight, name), of_hub in zip(names, hub, strict=True)
     ]
     if len(terms) == 1 and terms[0][0] == 1.0:
-        return terms[0][1]
-    return weighted_sum(terms, spec)
+        return terms[0][1]  # alone it has nothing to be normalised against
+    return weighted_sum(terms, spec, normalise)

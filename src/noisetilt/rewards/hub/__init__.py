@@ -40,6 +40,8 @@ _LOADERS: dict[str, Callable[..., Reward]] = {
     **{f"videoreward{part}": partial(_videoreward, part) for part in ("", ":vq", ":mq", ":ta")},
 }
 
+HUB_NAMES = tuple(_LOADERS)  # those that need no further part in the name
+
 # The held-out reward of each reward: another network trained on other data. PickScore and HPSv2 are both fine-tuned
 # from CLIP-H, so neither is the held-out reward of the other.
 HELDOUT = {
@@ -97,6 +99,7 @@ def _load_classifier(name: str, path: Source | None, dtype: torch.dtype) -> Rewa
 
 __all__ = [
     "HELDOUT",
+    "HUB_NAMES",
     "aesthetic",
     "aesthetic_v25",
     "classifier",
