@@ -97,7 +97,9 @@ def ocr(engine: str | None = None) -> Reward:
             return Reward("ocr" if engine is None else f"ocr:{name}", TextAccuracy(_READERS[name]()), False)
         except ImportError as error:
             missing.append(f"{name} ({error})")
-    raise ImportError(f"ocr needs an OCR engine and none can be used: {'; '.join(missing)}; pip install rapidocr")
+    raise ImportError(
+        f"ocr needs an OCR engine and none can be used: {'; '.join(missing)}; pip install rapidocr onnxruntime"
+    )
 
 
 def _rapidocr() -> Reader:

@@ -126,7 +126,6 @@ def imagereward(
     Raises:
         ValueError: if the weights have another layout.
     """
-    library = transformers()
     file = locate(weights, WEIGHT_FILES, "imagereward's weights")
     settings = locate(file.parent if is_folder(weights) else IMAGEREWARD, ["med_config.json"], "imagereward's settings")
     state = read_state(file)

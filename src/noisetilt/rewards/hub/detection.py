@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from ..reward import Reward
 from .classifier import find_label
 from .files import frozen, moved, pretrained, pretrained_model, transformers
-from .preprocess import RESAMPLING, resize
+from .preprocess import RESAMPLING, difference, resize
 
 DETECTOR = "facebook/detr-resnet-50"
 
@@ -21,35 +22,41 @@ DETECTOR = "facebook/detr-resnet-50"
 class DetectorPixels:
     """The differentiable preprocessing of detectors: resize, and normalise if the model does.
 
+    The size after resizing, which may depend on the image's, is the processor's own.
+
     Args:
-        processor: of transformers. Its size is {height, width}, or {shortest_edge, longest_edge}, as DETR's: the
-            shorter side is resized to the one, but the longer side to no more than the other.
+        processor: of transformers.
+    Raises:
+        ValueError: if its output differs by more than its rounding, because it has an unsupported step.
     """
 
     def __init__(self, processor: Any) -> None:
-        size = dict(processor.size)
-        self.size, self.shorter, self.longer = size, size.get("shortest_edge"), size.get("longest_edge")
         mode = RESAMPLING.get(int(processor.resample))
-        if mode is None or not (self.shorter or {"height", "width"} <= set(size)):
-            raise ValueError(f"the detector's image processor resizes to {size}; write the reward as a function")
-        self.mode = mode
+        refusal = "the detector's image processor does more than resize and normalise"
+        if mode is None:
+            raise ValueError(f"{refusal}; write the reward as a function of images yourself")
+        self.processor, self.mode = processor, mode
         normalises = bool(processor.do_normalize)
         self.mean = list(processor.image_mean) if normalises else [0.0] * 3
         self.std = list(processor.image_std) if normalises else [1.0] * 3
+        self._sizes: dict[tuple[int, int], tuple[int, int]] = {}
+        worst = max(difference(self, processor, shape) for shape in ((150, 210), (90, 63)))
+        if worst > 2:
+            raise ValueError(f"{refusal}: its output differs by {worst:.1f} of 255 levels; write the reward yourself")
 
     def __call__(self, images: Tensor) -> Tensor:
         """(batch, 3, height, width) from images (batch, 3, H, W) in [0, 1]."""
         images = images.to(torch.promote_types(images.dtype, torch.float32))
-        height, width = images.shape[2:]
-        if self.shorter:
-            scale = self.shorter / min(height, width)
-            scale = min(scale, self.longer / max(height, width)) if self.longer else scale
-            high, wide = round(height * scale), round(width * scale)
-        else:
-            high, wide = self.size["height"], self.size["width"]
-        pixels = resize(images, high, wide, self.mode)
+        pixels = resize(images, *self._size((images.shape[2], images.shape[3])), self.mode)
         mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return (pixels - mean) / std
+
+    def _size(self, shape: tuple[int, int]) -> tuple[int, int]:
+        if shape not in self._sizes:
+            blank = np.zeros((*shape, 3), dtype=np.uint8)
+            made = np.asarray(self.processor(images=[blank], input_data_format="channels_last").pixel_values)
+            self._sizes[shape] = made.shape[2], made.shape[3]
+        return self._sizes[shape]
 
 
 class Objects:
@@ -74,12 +81,13 @@ class Objects:
         logits = self.class_logits(images)
         if self.count is None:
             return self.log_odds(logits).amax(1).to(images.dtype)
-        return -(logits_to_probability(self.log_odds(logits)).sum(1) - self.count).abs().to(images.dtype)
+        return -(F.sigmoid(self.log_odds(logits)).sum(1) - self.count).abs().to(images.dtype)
 
     def class_logits(self, images: Tensor) -> Tensor:
         """(batch, query, class)."""
         dtype = moved(self.model, images)
-        return self.model(pixel_values=self.preprocess(images).to(dtype)).logits.float()
+        logits = self.model(pixel_values=self.preprocess(images).to(dtype)).logits
+        return logits.to(torch.promote_types(dtype, torch.float32))
 
     def log_odds(self, logits: Tensor) -> Tensor:
         """log p/(1 − p) of the label for each query, (batch, query)."""
@@ -87,11 +95,6 @@ class Objects:
             return logits[..., self.label]
         others = torch.cat([logits[..., : self.label], logits[..., self.label + 1 :]], dim=-1)
         return logits[..., self.label] - others.logsumexp(-1)
-
-
-def logits_to_probability(log_odds: Tensor) -> Tensor:
-    """p from log p/(1 − p)."""
-    return F.sigmoid(log_odds)
 
 
 def objects(

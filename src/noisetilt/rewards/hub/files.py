@@ -60,8 +60,8 @@ def pretrained_tokenizer(source: str | Path, what: str) -> Any:
     """The tokenizer of a hub id or folder.
 
     Raises:
-        ValueError: if it cannot be loaded, or has no words: from a folder without tokenizer files transformers makes one
-            that gives the same tokens for every text.
+        ValueError: if it cannot be loaded or has no words: from a folder without tokenizer files, transformers makes
+            one that gives the same tokens for every text.
     """
     tokenizer = pretrained(transformers().AutoTokenizer, source, what)
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
