@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from noisetilt import METHODS, Method
-from noisetilt.integrations.k_diffusion import sample_noisetilt
+from noisetilt.integrations.k_diffusion import ParticleCalls, sample_noisetilt
 from noisetilt.models.pixels import clamp_unit
 from noisetilt.path import FlowPath
 from noisetilt.rewards.reward import reward_name
@@ -43,27 +43,6 @@ def decoder(model: Any, vae: Any) -> Callable[[Tensor], Tensor]:
 def is_flow(model: Any) -> bool:
     """Whether ComfyUI's BaseModel is a rectified flow, whose states are (1 − σ) x_0 + σ ε."""
     return any(kind.__name__ == "CONST" for kind in type(model.model_sampling).__mro__)
-
-
-class ParticleCalls:
-    """ComfyUI's sampling model for several particles of each of several latents, one call per particle.
-
-    Conditioning and masks of ComfyUI have one row per latent, and it repeats them in another order than particles.
-    """
-
-    def __init__(self, model: Any, latents: int, particles: int) -> None:
-        self.model, self.rows, self.particles = model, latents * particles, particles
-
-    def __call__(self, x: Tensor, sigma: Tensor, **options: Any) -> Tensor:
-        parts = []
-        for particle in range(self.particles):
-            rows = slice(particle, None, self.particles)
-            own = {name: self._rows_of(value, rows) for name, value in options.items()}
-            parts.append(self.model(x[rows], sigma[rows], **own))
-        return torch.stack(parts, dim=1).flatten(0, 1)
-
-    def _rows_of(self, value: Any, rows: slice) -> Any:
-        return value[rows] if torch.is_tensor(value) and value.ndim and len(value) == self.rows else value
 
 
 def with_strength(method: Method, strength: float, particles: int) -> Method:

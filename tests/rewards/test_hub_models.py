@@ -1,9 +1,10 @@
-"""HPSv3, CLIP and SigLIP cosines, object detectors, and the rewards of imscore, on tiny networks of the real classes."""
+"""HPSv3, CLIP and SigLIP cosines, objects, and the rewards of imscore, on tiny networks of the real classes."""
 
 import hashlib
 import importlib.util
 import sys
 import types
+from typing import ClassVar
 from unittest import mock
 
 import numpy as np
@@ -209,7 +210,7 @@ def test_objects_that_cannot_be_read_are_refused(detector, name):
 class Scorer(nn.Module):
     """With the interface of imscore's models; VQAScore's value is one number for the batch."""
 
-    loaded = []
+    loaded: ClassVar[list[str]] = []
 
     def __init__(self):
         super().__init__()

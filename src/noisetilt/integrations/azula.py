@@ -42,8 +42,8 @@ class AzulaModel:
         denoiser_module: an azula.denoise.Denoiser.
         shape: of one state.
         decode: images in [0, 1] from states (batch, *shape), differentiable; from [-1, 1] by default.
-        conditioning: prompts → keyword arguments of the denoiser, with tensors of one row per prompt; none by default.
-        start, stop: times of the first and last state, as of Azula's samplers.
+        conditioning: prompts → keyword arguments of the denoiser, tensors with one row per prompt; none by default.
+        start, stop: first and last time, as of Azula's samplers.
     """
 
     denoiser_module: Any

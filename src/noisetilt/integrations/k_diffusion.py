@@ -129,6 +129,30 @@ def sample_noisetilt(
         return sampler.x[sampler.rows].to(x.dtype)
 
 
+class ParticleCalls:
+    """A model for several particles of each latent, with one call per particle, so that a call has one row per latent.
+
+    Conditioning and masks of ComfyUI and the web UIs have one row per latent, and are not repeated for particles. A
+    counter of calls `step`, as the web UIs' models have, advances by one for all particles together.
+    """
+
+    def __init__(self, model: Any, latents: int, particles: int) -> None:
+        self.model, self.rows, self.particles = model, latents * particles, particles
+
+    def __call__(self, x: Tensor, sigma: Tensor, **options: Any) -> Tensor:
+        parts, step = [], getattr(self.model, "step", None)
+        for particle in range(self.particles):
+            if step is not None:
+                self.model.step = step
+            rows = slice(particle, None, self.particles)
+            own = {name: self._rows_of(value, rows) for name, value in options.items()}
+            parts.append(self.model(x[rows], sigma[rows], **own))
+        return torch.stack(parts, dim=1).flatten(0, 1)
+
+    def _rows_of(self, value: Any, rows: slice) -> Any:
+        return value[rows] if torch.is_tensor(value) and value.ndim and len(value) == self.rows else value
+
+
 class SampledNoise:
     """The random numbers of a k-diffusion noise sampler, with the interface of `PerImageRNG` for one particle."""
 
