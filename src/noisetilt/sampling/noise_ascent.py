@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -105,7 +105,8 @@ def optimize(
     seeds = list(range(len(prompts))) if seeds is None else list(seeds)
     start = model.path.grid(1)[0]
     grid = deterministic_grid(model.path, start, ascent.chain_steps)
-    (reward, heldout), extra_nfe = normalised_on_base((reward, heldout), model, prompts, seeds, grid, 0.0, chunk)
+    rewards, extra_nfe = normalised_on_base((reward, heldout), model, prompts, seeds, grid, 0.0, chunk)
+    reward, heldout = cast(RewardFunction, rewards[0]), rewards[1]
     check_reward(method, reward)
     if patience < 0 or (patience and heldout is None):
         raise ValueError(f"patience = {patience} must be 0, or 1 or more together with heldout=...")

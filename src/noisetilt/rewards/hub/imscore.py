@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..reward import Reward
 from .files import first_line, frozen, moved
@@ -84,9 +84,10 @@ def imscore(name: str, weights: str | Path | None = None, dtype: torch.dtype = t
         )
     kind = imscore_class(module, class_name)
     try:
-        model = kind.from_pretrained(str(weights or published)) if hasattr(kind, "from_pretrained") else kind()
+        model: Any = kind.from_pretrained(str(weights or published)) if hasattr(kind, "from_pretrained") else kind()
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"imscore's {class_name} cannot be loaded ({first_line(error)}); pass path=") from error
-    if not isinstance(model, nn.Module) or "prompts" not in inspect.signature(model.score).parameters:
+    score = getattr(model, "score", None)
+    if score is None or "prompts" not in inspect.signature(score).parameters:
         raise ValueError(f"imscore's {class_name} has no score(pixels, prompts); use another class")
     return Reward(name, ImscoreScorer(frozen(model, dtype)))
