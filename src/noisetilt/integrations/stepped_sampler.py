@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -55,6 +56,7 @@ class SteppedSampler:
         heldout: held-out reward, evaluated on each image's best particle after every step.
         trace: the trace to fill; a new one if None.
         callback: called with a StepReport after each step.
+        context: makes the context in which images are decoded, evaluated and differentiated, in a thread of their own.
     Attributes:
         x: the states of the current request, (image · particle, *event); the final states once done.
         trace: complete once done. Its nfe counts the evaluations that the method requested.
@@ -87,6 +89,7 @@ class SteppedSampler:
         heldout: RewardFunction | None = None,
         trace: Trace | None = None,
         callback: Callable[[StepReport], Any] | None = None,
+        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         check_guidance(method, reward, gradient_at, chunk)
         if start is not None and method.initial.needs_reward:
@@ -114,6 +117,7 @@ class SteppedSampler:
         self._started = time.perf_counter()
         autocast = torch.is_autocast_enabled(torch.device(device).type)
         self._autocast = torch.autocast(torch.device(device).type, enabled=autocast)
+        self._context = context
         self._coroutine: Coroutine[Request, Response] = Coroutine(self._body)
 
     def __enter__(self) -> SteppedSampler:
@@ -168,7 +172,7 @@ class SteppedSampler:
         self._evaluation.request = request
         if torch.device(self.engine.device).type == "cuda":
             torch.cuda.set_device(self.engine.device)
-        with torch.no_grad(), self._autocast:
+        with torch.no_grad(), self._autocast, self._context():
             self._run()
 
     def _run(self) -> None:

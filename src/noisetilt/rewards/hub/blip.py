@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..reward import Reward
 from .aesthetic import MLP_LAYERS
-from .files import AffineHead, fill, frozen, locate, moved, pretrained, read_state, transformers
+from .files import AffineHead, fill, frozen, locate, moved, pretrained_tokenizer, read_state, transformers
 from .preprocess import Preprocess
 from .prompts import warn_truncated
 
@@ -128,7 +128,6 @@ def imagereward(
     Raises:
         ValueError: if the weights have another layout.
     """
-    library = transformers()
     file = locate(weights, WEIGHT_FILES, "imagereward's weights")
     settings = locate(file.parent if is_folder(weights) else IMAGEREWARD, ["med_config.json"], "imagereward's settings")
     state = read_state(file)
@@ -137,7 +136,7 @@ def imagereward(
     text = text_tower(part(state, "blip.text_encoder."), json.loads(settings.read_text("utf-8")), width, file)
     head = AffineHead(part(state, "mlp."), "layers.", MLP_LAYERS, file)
     texts = tokenizer or (weights if is_folder(weights) else BERT)
-    words = pretrained(library.AutoTokenizer, texts, "imagereward's tokenizer")
+    words = pretrained_tokenizer(texts, "imagereward's tokenizer")
     side = vision.config.image_size
     model = frozen(ImageReward(vision, text, head), dtype)
     return Reward("imagereward", ImageRewardScorer(model, words, Preprocess((side, side), "crop")))
