@@ -124,13 +124,13 @@ def recolour(x: Tensor) -> Tensor:
     return (torch.einsum("nij,njhw->nihw", matrix, x) * contrast + brightness).clamp(-1, 1)
 
 
-def move(x: Tensor, zoom: tuple[float, float], shift: float) -> Tensor:
-    """Random zoom, shift (as a fraction of the side) and mirroring; what comes in from outside is white."""
+def move(x: Tensor, zoom: tuple[float, float], shift: float, mirror: bool = True) -> Tensor:
+    """Random zoom, shift (as a fraction of the side) and mirroring if `mirror`; what comes in from outside is white."""
     n, device = len(x), x.device
     scale = 1 / torch.empty(n, device=device).uniform_(*zoom)
-    mirror = 1 - 2.0 * (torch.rand(n, device=device) < 0.5)
+    sign = 1 - 2.0 * (torch.rand(n, device=device) < 0.5) * mirror
     theta = torch.zeros(n, 2, 3, device=device)
-    theta[:, 0, 0], theta[:, 1, 1] = scale * mirror, scale
+    theta[:, 0, 0], theta[:, 1, 1] = scale * sign, scale
     theta[:, :, 2] = (torch.rand(n, 2, device=device) - 0.5) * 2 * shift
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     return F.grid_sample(x - 1, grid, padding_mode="zeros", align_corners=False) + 1

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import noise, path, rewards
     from .integrations.diffusers import align
+    from .integrations.load import load
     from .methods import METHODS, Method
-    from .models import load
     from .sampling import Result, optimize, sample
 
 __version__ = "0.1.0"
@@ -19,7 +19,7 @@ _HOME = {
     "METHODS": "methods",
     "Method": "methods",
     "align": "integrations.diffusers",
-    "load": "models",
+    "load": "integrations.load",
     "Result": "sampling",
     "optimize": "sampling",
     "sample": "sampling",

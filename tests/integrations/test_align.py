@@ -449,11 +449,17 @@ class Stranger(diffusers.DiffusionPipeline):
     def prepare_latents(self):
         return torch.randn(1, 4, 8, 8)
 
+    def __call__(self):
+        return self.prepare_latents()
 
-def test_an_unknown_family_is_refused_and_served_with_decode():
+
+def test_a_pipeline_without_a_loop_is_refused():
     pipe = Stranger(sd().unet, ddim())
-    with pytest.raises(ValueError, match=r"Stranger.*pass decode="):
+    with pytest.raises(ValueError, match=r"Stranger does not call self.scheduler.step"):
         align(pipe, RED)
+
+
+def test_decode_replaces_the_pipelines_own_decoding():
     known, arguments = build("sd")
     decode = lambda x: (known.vae.decode(x / 0.7).sample / 2 + 0.5).clamp(0, 1)  # noqa: E731
     own = align(known, RED, "base")(PROMPT, seeds=[0], **arguments)

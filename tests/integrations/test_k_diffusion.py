@@ -1,11 +1,9 @@
-"""Against the real k-diffusion sampler, and as ComfyUI calls it."""
+"""Against the real k-diffusion sampler."""
 
 import importlib
 import importlib.util
-import re
 import sys
 import types
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -19,7 +17,6 @@ from noisetilt.sampling.trace import Trace
 
 RED = rewards.load("redness")
 SIGMAS = torch.tensor([14.0, 6.0, 3.0, 1.5, 0.7, 0.2, 0.0], dtype=torch.float64)
-NODES = Path(__file__).parents[2] / "integrations" / "comfyui"
 
 
 def model(x, sigma, pull=0.5):
@@ -138,80 +135,43 @@ def test_bad_input_is_refused(change, word):
         sample_noisetilt(model, noise(), SIGMAS, disable=True, **{"reward": RED, **change})
 
 
-class Comfy:
-    """As much of ComfyUI as a sampler sees."""
-
-    class CONST:
-        pass
-
-    class EPS:
-        pass
-
-    def __init__(self, flow):
-        self.inner_model = types.SimpleNamespace(inner_model=self)
-        self.model_sampling = (self.CONST if flow else self.EPS)()
-
-    def process_latent_out(self, x):
-        return x / 0.5
-
-    def __call__(self, x, sigma, model_options=None, seed=None):
-        if isinstance(self.model_sampling, self.EPS):
-            return model(x, sigma)
-        sigma = sigma.view(-1, 1, 1, 1)
-        return 0.5 * (1 - sigma) * x + 0.25
+@pytest.mark.parametrize("count", [0, 1])
+def test_without_a_step_the_noise_is_returned_as_by_k_diffusion(k_sampling, count):
+    x, sigmas = noise(), SIGMAS[:count]
+    assert torch.equal(k_sampling.sample_euler_ancestral(model, x, sigmas, disable=True), x)
+    assert torch.equal(sample_noisetilt(model, x, sigmas, reward=RED, disable=True), x)
 
 
-class VAE:
-    def __init__(self):
-        self.patcher, self.first_stage_model = "patcher", self
-        self.weight = torch.nn.Parameter(torch.ones(1))
+@pytest.mark.parametrize(
+    "sigmas, word",
+    [
+        ([0.2, 1.5, 14.0], "rises from t = 0.2 to t = 1.5"),
+        ([14.0, 1.5, 3.0, 0.0], "rises from t = 1.5 to t = 3"),
+        ([14.0, float("inf")], "rises"),
+        ([float("nan"), 0.0], "t = nan"),
+        ([14.0, 1.0, -1.0], "t = -1.0"),
+        ([0.0, 0.0], "no noise left"),
+    ],
+)
+def test_sigmas_that_do_not_fall_are_refused(sigmas, word):
+    with pytest.raises(ValueError, match=word):
+        sample_noisetilt(model, noise(), torch.tensor(sigmas), reward=RED, disable=True)
 
-    def parameters(self):
-        return iter([self.weight])
 
-    def decode(self, x):
-        return 2 * x * self.weight - 1
-
-
-@pytest.mark.parametrize("flow", [False, True])
-@pytest.mark.parametrize("inference", [False, True])
-def test_the_comfyui_node(flow, inference, caplog):
-    caplog.set_level("INFO")
-    loaded = []
-    comfy = types.ModuleType("comfy")
-    comfy.samplers = types.SimpleNamespace(KSAMPLER=lambda function, extra_options=None: function)
-    comfy.model_management = types.SimpleNamespace(load_models_gpu=loaded.extend)
-    stand_ins = {"comfy": comfy, "comfy.samplers": comfy.samplers, "comfy.model_management": comfy.model_management}
-    spec = importlib.util.spec_from_file_location(
-        "noisetilt_nodes", NODES / "__init__.py", submodule_search_locations=[str(NODES)]
-    )
-    package = importlib.util.module_from_spec(spec)
-    vae = VAE()
-    with mock.patch.dict(sys.modules, {**stand_ins, "noisetilt_nodes": package}):
-        spec.loader.exec_module(package)
-        node = package.NODE_CLASS_MAPPINGS["NoisetiltSampler"]
-        inputs = node.INPUT_TYPES()["required"]
-        values = {
-            name: given[1]["default"] if len(given) > 1 else given[0][0]
-            for name, given in inputs.items()
-            if name != "vae"
-        }
-        with torch.inference_mode(inference):
-            (sampler,) = getattr(node(), node.FUNCTION)(vae=vae, **{**values, "strength": 0.5, "heldout": "darkness"})
-            sigmas = torch.linspace(1, 0, 6) if flow else SIGMAS.float()
-            x = torch.randn(1, 3, 8, 8) * sigmas[0]
-            out = sampler(
-                Comfy(flow), x, sigmas, extra_args={"model_options": {}, "seed": 5}, callback=None, disable=True
-            )
-        assert out.shape == x.shape and out.isfinite().all()
-        assert loaded == ["patcher"]
-        assert re.search(r"redness [+-]\d.*; held-out darkness [+-]\d", caplog.text)
-        with pytest.raises(ValueError, match="unknown"):
-            getattr(node(), node.FUNCTION)(vae=vae, **{**values, "reward": "nothing"})
+def test_equal_sigmas_are_steps_that_change_nothing():
+    x = noise()
+    steps = [
+        sample_noisetilt(model, x, torch.tensor(s), reward=RED, method="base", seeds=[0, 1], eta=0.0, disable=True)
+        for s in ([14.0, 3.0, 0.0], [14.0, 14.0, 3.0, 3.0, 0.0])
+    ]
+    assert torch.allclose(*steps, atol=1e-12)
 
 
 def test_flow_states_take_a_flow_path():
-    flow = Comfy(flow=True)
+
+    def flow(x, sigma):
+        return 0.5 * (1 - sigma.view(-1, 1, 1, 1)) * x + 0.25
+
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     out = sample_noisetilt(flow, x, torch.linspace(1, 0, 9), disable=True, reward=RED, path=FlowPath(), seeds=[0, 1])
     assert out.isfinite().all() and out.abs().max() < 3

@@ -5,13 +5,16 @@ import json
 import diffusers
 import pytest
 import torch
+from tiny_pipelines import build
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from noisetilt.cli import main
+from noisetilt.cli.plan import plan_tables
 from noisetilt.integrations.diffusers.components import build_component, find_model, known_models, latent_shape
 from noisetilt.integrations.diffusers.memory import LiveMemory, fused_attention
-from noisetilt.integrations.diffusers.plan import call_peaks, count_weights, plan
+from noisetilt.integrations.diffusers.out_of_memory import call_plan, recorded_call, weights_plan
+from noisetilt.integrations.diffusers.plan import Component, Peaks, Plan, call_peaks, count_weights, plan
 
 UNET = dict(
     sample_size=32,
@@ -228,3 +231,66 @@ def test_shapes_of_latents():
     assert latent_shape(find_model("FLUX.1-schnell"), 1024, 512, 1) == (16, 128, 64)
     assert latent_shape(find_model("Wan-AI/Wan2.1-T2V-14B-Diffusers"), 480, 832, 81) == (16, 21, 60, 104)
     assert latent_shape(find_model("Sana-1.6B"), 1024, 1024, 1) == (32, 32, 32)
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux", "sana", "wan"])
+def test_the_plan_of_a_folder_is_that_of_the_pipelines_own_call(family, tmp_path):
+    """Only configuration files are left in the folder; the peaks are those of the network call of a real run."""
+    pipe, arguments = build(family)
+    with recorded_call(pipe) as calls:
+        pipe("a red fox", **{**arguments, "num_inference_steps": 1})
+    pipe.save_pretrained(tmp_path)
+    for file in tmp_path.rglob("*.safetensors"):
+        file.unlink()
+    frames = arguments.get("num_frames")
+    sizes = dict(height=arguments["height"], width=arguments["width"])
+    found = plan(str(tmp_path), frames=frames, dtype="float32", **sizes)
+    shape = latent_shape(find_model(str(tmp_path)), frames=frames or 1, **sizes)
+    real = call_plan(pipe, calls[0], shape, 1, 1)
+    assert found.weights == real.weights and not found.weights_only
+    # Wan calls its network twice a step; the plan counts one call of two rows.
+    for peak in ("graph", "decode", "final", *(() if family == "wan" else ("plain", "network"))):
+        assert getattr(found.peaks, peak) == pytest.approx(getattr(real.peaks, peak), rel=0.02), peak
+
+
+def test_the_plan_of_another_class_has_its_weights(tmp_path, capsys):
+    pipe, _ = build("qwen")
+    pipe.save_pretrained(tmp_path)
+    found = plan(str(tmp_path), dtype="float32")
+    assert found.weights_only and found.weights == weights_plan(pipe).weights
+    assert main(["plan", str(tmp_path)]) == 0
+    assert "activations of this pipeline are not known" in capsys.readouterr().out
+    (tmp_path / "model_index.json").unlink()
+    assert main(["plan", str(tmp_path)]) == 2
+    assert "no model_index.json" in capsys.readouterr().err
+
+
+def test_the_configuration_of_a_hub_id_is_read(tmp_path, monkeypatch):
+    pipe, _ = build("sd")
+    pipe.save_pretrained(tmp_path)
+    requested = []
+
+    def download(name, allow_patterns):
+        requested.append((name, allow_patterns))
+        if name == "no/such":
+            raise FileNotFoundError("404")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert plan("some/pipeline", 64).weights == plan(str(tmp_path), 64).weights
+    assert {pattern.split(".")[-1] for _, patterns in requested for pattern in patterns} == {"json"}
+    with pytest.raises(OSError, match="'no/such' is no known model and no folder, and the hub does not have it: 404"):
+        plan("no/such")
+
+
+def test_the_table_says_what_fits():
+    """A run of 43 GiB, and of 33 GiB without the text encoder; a tenth is kept free."""
+    gib = 2**30
+    sizes = {"text_encoder": 10 * gib, "transformer": 24 * gib, "vae": gib}
+    peaks = Peaks(plain=2 * gib, graph=2 * gib, network=5 * gib, decode=6 * gib, final=3 * gib)
+    found = Plan([Component(name, "", 1, size) for name, size in sizes.items()], peaks, peaks)
+    fits = []
+    for memory in (1.11 * 43, 1.09 * 43, 1.09 * 33):
+        lines = plan_tables(found, "x_t", True, memory).splitlines()
+        fits.append(next(line for line in lines if line.startswith("> ")).split("  ")[-1].strip())
+    assert fits == ["yes", "--offload model", "no"]

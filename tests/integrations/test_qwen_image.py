@@ -22,7 +22,7 @@ def test_base_at_eta_0_equals_the_plain_pipeline(guidance, record_property):
 
 
 def test_rewards_are_those_of_the_images_and_ntrk_raises_them():
-    """The pipeline decodes the images, and `decode_one_frame` what the reward is given: both must agree."""
+    """The pipeline decodes the images, and its statements run again for the reward: both must agree."""
     pipe, arguments = build("qwen")
     call = dict(prompt=PROMPT, num_images_per_prompt=4, seeds=[0, 1, 2, 3], **GUIDED, **arguments)
     base, ntrk = (align(pipe, RED, method)(**call) for method in ("base", METHODS["ntrk"].replace(rho=0.3)))

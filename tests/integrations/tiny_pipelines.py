@@ -334,6 +334,102 @@ def qwen_image() -> diffusers.QwenImagePipeline:
     )
 
 
+def cogvideox() -> diffusers.CogVideoXPipeline:
+    """Its latents have frames before channels."""
+    transformer = diffusers.CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=2,
+        text_embed_dim=16,
+        num_layers=1,
+        sample_width=2,
+        sample_height=2,
+        sample_frames=9,
+        patch_size=2,
+        max_text_seq_length=8,
+    ).eval()
+    autoencoder = diffusers.AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(4,) * 4,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        scaling_factor=3.0,
+    ).eval()
+    return diffusers.CogVideoXPipeline(
+        tokenizer=tokenizer(), text_encoder=t5(), vae=autoencoder, transformer=transformer, scheduler=ddim()
+    )
+
+
+def ltx(kind: type = diffusers.LTXPipeline) -> diffusers.DiffusionPipeline:
+    """Its latents are packed; from an image, the first frame is fixed and the scheduler is given the others."""
+    transformer = diffusers.LTXVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        num_layers=1,
+        caption_channels=16,
+    ).eval()
+    autoencoder = diffusers.AutoencoderKLLTXVideo(
+        latent_channels=4,
+        block_out_channels=(4,) * 4,
+        decoder_block_out_channels=(4,) * 4,
+        layers_per_block=(1,) * 5,
+        decoder_layers_per_block=(1,) * 5,
+        spatio_temporal_scaling=(True, True, False, False),
+        decoder_spatio_temporal_scaling=(True, True, False, False),
+        decoder_inject_noise=(False,) * 5,
+        upsample_residual=(False,) * 4,
+        upsample_factor=(1,) * 4,
+        timestep_conditioning=False,
+        patch_size=1,
+        patch_size_t=1,
+    ).eval()
+    autoencoder.use_framewise_encoding = autoencoder.use_framewise_decoding = False
+    return kind(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        vae=autoencoder,
+        text_encoder=t5(),
+        tokenizer=tokenizer(),
+        transformer=transformer,
+    )
+
+
+def kandinsky() -> diffusers.KandinskyV22Pipeline:
+    """Its network predicts a variance too, and its images are in [-1, 1] where others' are in [0, 1]."""
+    network = diffusers.UNet2DConditionModel(
+        in_channels=4,
+        out_channels=8,
+        addition_embed_type="image",
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        encoder_hid_dim=16,
+        encoder_hid_dim_type="image_proj",
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        resnet_time_scale_shift="scale_shift",
+    ).eval()
+    autoencoder = diffusers.VQModel(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+        up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_type="spatial",
+        num_vq_embeddings=12,
+        vq_embed_dim=4,
+    ).eval()
+    return diffusers.KandinskyV22Pipeline(unet=network, scheduler=ddim(), movq=autoencoder)
+
+
 PICTURE = dict(height=SIZE, width=SIZE, output_type="pt", num_inference_steps=4)
 FAMILIES = {
     "sd": (sd, dict(PICTURE, guidance_scale=3.0)),

@@ -36,6 +36,18 @@ def test_penalty_is_larger_for_the_wrong_scale(penalty):
     assert (penalty(0.5 * x) > penalty(x)).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_half_precision_gives_the_value_and_the_gradient_of_float32(penalty, dtype):
+    """At 65 536 numbers, where ‖x‖² is near float16's maximum and (N − 1) ln ‖x‖ is above it."""
+    x = normal(2, 4, 128, 128).to(dtype)
+    half, full = x.clone().requires_grad_(), x.float().requires_grad_()
+    values = penalty(half), penalty(full)
+    assert torch.equal(*values) and values[0].dtype == torch.float32
+    gradients = [torch.autograd.grad(v.sum(), z)[0].float() for v, z in zip(values, (half, full), strict=True)]
+    assert (gradients[0] - gradients[1]).norm() < 1e-2 * gradients[1].norm()
+
+
 def test_reno_is_the_norms_log_density():
     x = normal(4, 50)
     norm = x.norm(dim=1)

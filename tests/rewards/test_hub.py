@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -563,3 +564,18 @@ def test_too_few_frames_are_refused(folders):
 
 def test_the_words_fit():
     assert WORDS[-1] == "</s>" and json.dumps(tiny.MED)
+
+
+@pytest.mark.parametrize("name", ["clipscore", "pickscore", "hpsv2", "imagereward"])
+def test_a_prompt_longer_than_the_text_encoder_reads_warns_of_what_is_cut(name, folders):
+    reward, images = load(name, folders), torch.rand(1, 3, 16, 16)
+    function = reward.function
+    text = function.model.text if name == "imagereward" else function.model
+    limit = getattr(text.config, "text_config", text.config).max_position_embeddings
+    limit = min(limit, 35) if name == "imagereward" else limit
+    words = [*["red"] * (2 * limit), "fox"]
+    with pytest.warns(UserWarning, match=rf"{name} reads \d+ tokens of a prompt .* it ignores '(red )+fox'"):
+        reward(images, [" ".join(words)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reward(images, ["a red fox"])

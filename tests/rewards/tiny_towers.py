@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 
@@ -305,3 +306,92 @@ def videoreward(folder: Path, outputs: int = 1) -> tuple[transformers.Qwen2VLMod
         f'SIMPLE = "no"\nDETAILED_PROMPT_WITH_SPECIAL_TOKEN = """{QUESTION}"""\n'
     )
     return model, state["rm_head.weight"]
+
+
+def hpsv3(folder: Path) -> tuple[transformers.Qwen2VLModel, nn.Sequential]:
+    """Qwen2-VL with HPSv3's file in a folder; the model and the head."""
+    words = tokenizer(folder)
+    words.add_tokens(CHATML, special_tokens=True)
+    words.save_pretrained(folder)
+    torch.manual_seed(0)
+    model = randomised(transformers.Qwen2VLModel(qwen_config(len(words) + 1)))
+    qwen_config(60).save_pretrained(folder)
+    layers = nn.Sequential(
+        nn.Linear(WIDTH, 12), nn.ReLU(), nn.Dropout(0.05), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 2)
+    )
+    layers = randomised(layers, seed=4)
+    with torch.no_grad():
+        layers[-1].weight.mul_(30)  # so that images and prompts matter beside the long question
+    state = {name: tensor for name, tensor in qwen_state(model, 1).items() if not name.startswith("rm_head.")}
+    state |= {f"rm_head.{name}": tensor for name, tensor in layers.state_dict().items()}
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "HPSv3.safetensors")
+    return model, layers
+
+
+def siglip_pair(folder: Path) -> transformers.SiglipModel:
+    """A SiglipModel with tokenizer and image processor in a folder."""
+    tower = dict(hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=2, num_attention_heads=2)
+    config = transformers.SiglipConfig(
+        text_config={**tower, "vocab_size": len(WORDS), "max_position_embeddings": 12, "projection_size": WIDTH},
+        vision_config={**tower, "image_size": SIDE, "patch_size": PATCH},
+    )
+    torch.manual_seed(0)
+    model = randomised(transformers.SiglipModel(config))
+    model.save_pretrained(folder)
+    tokenizer(folder)
+    transformers.SiglipImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    return model
+
+
+LABELS = {0: "N/A", 1: "red fox", 2: "cat"}
+
+
+def yolos(folder: Path) -> transformers.YolosForObjectDetection:
+    """A detector whose classes exclude one another, with "no object" as the last one."""
+    config = transformers.YolosConfig(
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=[32, 48],
+        patch_size=16,
+        num_detection_tokens=5,
+        id2label=LABELS,
+        label2id={name: number for number, name in LABELS.items()},
+    )
+    return detector(transformers.YolosForObjectDetection, config, transformers.YolosImageProcessor, folder)
+
+
+def conditional_detr(folder: Path) -> transformers.ConditionalDetrForObjectDetection:
+    """A detector with a probability for each class."""
+    backbone = transformers.ResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 8, 8, 16],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage4"],
+    )
+    config = transformers.ConditionalDetrConfig(
+        backbone_config=backbone,
+        d_model=WIDTH,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        num_queries=5,
+        id2label=LABELS,
+        label2id={name: number for number, name in LABELS.items()},
+    )
+    kind, processor = transformers.ConditionalDetrForObjectDetection, transformers.ConditionalDetrImageProcessor
+    return detector(kind, config, processor, folder)
+
+
+def detector(kind: type, config: transformers.PretrainedConfig, processor: type, folder: Path) -> nn.Module:
+    """A random detector and its image processor in a folder."""
+    torch.manual_seed(0)
+    model = randomised(kind(config))
+    model.save_pretrained(folder)
+    processor(size={"shortest_edge": 32, "longest_edge": 48}).save_pretrained(folder)
+    return model

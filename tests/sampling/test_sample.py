@@ -312,3 +312,20 @@ def test_noise_tilt_keeps_variance_and_mean():
         moved = NoiseTilt(rho)(step, noise) / 2.0
         assert moved.flatten(1).square().mean(1).allclose(torch.ones(4), atol=0.05)
         assert (((moved - noise) * gradient).flatten(1).sum(1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "grid, word",
+    [
+        ([], "has no step"),
+        ([1.0], "has no step"),
+        ([0.0, 1.0], "ends with a step from t = 0.0 to a noisier t = 1.0"),
+        ([1.0, 0.0, 0.5], "ends with a step"),
+        ([float("nan"), 0.0], "t = nan"),
+        ([1.5, 0.0], "t = 1.5 of the time grid is not a time of FlowPath"),
+        ([1.0, -0.1], "t = -0.1"),
+    ],
+)
+def test_grids_without_a_last_reverse_step_are_refused(grid, word):
+    with pytest.raises(ValueError, match=word):
+        sample(gaussian(), [""], method="base", grid=grid)

@@ -57,13 +57,12 @@ def _add_generate(commands: Any) -> None:
         "sample images with and without reward guidance",
         "Samples images with the base model and with a guided method from the same seeds, and compares their rewards.",
         'generate "cat face" --reward style:3d --out out/cat',
-        'generate "red heart" --reward "0.7*alignment + 0.3*redness" --method ntrk-best-of-n --set particles=8',
+        'generate "a red fox" --model black-forest-labs/FLUX.1-dev --reward pickscore --n 1 --offload model',
     )
     _add_prompt_and_reward(parser)
     parser.add_argument("--method", default="ntrk", help="see `noisetilt methods` (default: %(default)s)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's own, 25 for emoji64)")
-    parser.add_argument("--model", default="emoji64", help="see `noisetilt models` (default: %(default)s)")
-    parser.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: 2 for emoji64)")
+    _add_model(parser, "emoji64", "the folder or hub id of any diffusers pipeline that `align` supports")
     parser.add_argument(
         "--eta", type=float, default=1.0, help="stochasticity: 0 is the ODE, 1 is DDPM (default: %(default)s)"
     )
@@ -88,8 +87,7 @@ def _add_optimize(commands: Any) -> None:
         help="none, reno, prno, mpgr, gper, …; see `noisetilt methods` (default: %(default)s)",
     )
     parser.add_argument("--iterations", type=int, default=60, help="number of updates (default: %(default)s)")
-    parser.add_argument("--model", default="emoji64-turbo", help="see `noisetilt models` (default: %(default)s)")
-    parser.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the model's own)")
+    _add_model(parser, "emoji64-turbo", "the folder or hub id of a FluxPipeline")
     parser.add_argument(
         "--patience",
         type=int,
@@ -119,6 +117,31 @@ def _add_prompt_and_reward(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_model(parser: argparse.ArgumentParser, default: str, other: str) -> None:
+    parser.add_argument(
+        "--model", default=default, help=f"a name of `noisetilt models`, or {other} (default: %(default)s)"
+    )
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the model's own)")
+    group = parser.add_argument_group("options for diffusers pipelines")
+    group.add_argument("--dtype", help="float32, float16 or bfloat16 (default: bfloat16 on a GPU, float32 on the CPU)")
+    group.add_argument(
+        "--offload",
+        choices=["none", "model", "sequential"],
+        help="keep networks (model) or layers (sequential) in the CPU's memory while they do not run (default: none)",
+    )
+    group.add_argument("--height", type=int, help="height of the images in pixels (default: the model's own)")
+    group.add_argument("--width", type=int, help="width of the images in pixels (default: the model's own)")
+    group.add_argument("--frames", type=int, help="number of frames of a video (default: the model's own)")
+    group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="PLACE[=SCALE]",
+        help="file, folder or hub id of LoRA weights, such as style.safetensors=0.8; may be repeated",
+    )
+    group.add_argument("--checkpointing", action="store_true", help="gradient checkpointing: less memory, more time")
+
+
 def _add_set(parser: argparse.ArgumentParser, example: str) -> None:
     parser.add_argument(
         "--set",
@@ -143,10 +166,18 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         help="x_t: differentiate through the network; x0: only through the reward, at the network's prediction, "
         "which costs half (default: %(default)s)",
     )
-    parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=8, help="images per batch (default: %(default)s)")
     parser.add_argument(
-        "--chunk", type=int, default=8, help="rows per network call; less takes less memory (default: %(default)s)"
+        "--heldout",
+        metavar="REWARD",
+        help="held-out reward, which is not optimised, or none (default: chosen by the reward; none for pipelines)",
+    )
+    parser.add_argument("--device", help="torch device (default: cpu; for pipelines the GPU, if there is one)")
+    parser.add_argument("--batch", type=int, help="images per batch (default: 8; for pipelines 1)")
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        help="rows per network call, or for pipelines rows decoded at a time; less takes less memory "
+        "(default: 8; for pipelines 1)",
     )
 
 
@@ -176,7 +207,10 @@ def _add_plan(commands: Any) -> None:
         "plan FLUX.1-dev --resolution 1024 --checkpointing",
         "plan Wan2.1-1.3B --frames 33 --gradient-at x0",
     )
-    parser.add_argument("model", help="such as FLUX.1-dev; an unknown name lists the known ones")
+    parser.add_argument(
+        "model",
+        help="such as FLUX.1-dev, or the folder or hub id of a pipeline, of which only the configuration is read",
+    )
     parser.add_argument("--resolution", type=int, help="height and width in pixels (default: the model's own)")
     parser.add_argument("--height", type=int, help="height in pixels, if it differs from the resolution")
     parser.add_argument("--width", type=int, help="width in pixels, if it differs from the resolution")
@@ -190,6 +224,9 @@ def _add_plan(commands: Any) -> None:
         help="the mode to mark: gradient through the network, or only at its prediction (default: %(default)s)",
     )
     parser.add_argument("--checkpointing", action="store_true", help="mark the mode with gradient checkpointing")
+    parser.add_argument(
+        "--memory", type=float, metavar="GIB", help="memory of the GPU, to say what fits (default: this computer's)"
+    )
 
 
 def _add_audit(commands: Any) -> None:

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
+from torch import Tensor
 
 from .. import __version__
 from .._messages import missing_extra
+from ..integrations.load import is_pipeline
 from ..methods import Method
-from ..report import file_stem, save_picture, table
+from ..report import file_stem, grid, save_picture, table
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
-from ..rewards.reward import evaluate_reward
+from ..rewards.reward import evaluate_reward, mean_over_frames
 from ..runs import write_json
 
 # Fields of a job that the images do not depend on, except for rounding errors.
@@ -37,7 +40,7 @@ class Variant:
     method: Method
     images: list[torch.Tensor] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
-    heldout: list[float] = field(default_factory=list)
+    heldout: list[Any] = field(default_factory=list)
     curves: list[torch.Tensor] = field(default_factory=list)
     nfe: float = 0.0
     seconds: float = 0.0
@@ -47,7 +50,7 @@ class Variant:
         count = len(self.rewards)
         return {
             "reward_mean": sum(self.rewards) / count if count else None,
-            "heldout_mean": sum(self.heldout) / count if count else None,
+            "heldout_mean": None if None in self.heldout or not count else sum(self.heldout) / count,
             "nfe": self.nfe,
             "seconds": round(self.seconds, 3),
             "count": count,
@@ -85,15 +88,23 @@ def seed_batches(job: Any) -> Iterator[list[int]]:
         yield list(range(job.seed + first, job.seed + min(first + job.batch, job.n)))
 
 
-def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward]:
-    """The held-out reward of a run, with its name.
+def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
+    """The held-out reward of a run, with its name; "none" and None if there is none.
 
-    It is the held-out version of the reward if the reward is learned. A closed-form reward, such as a colour, has no
-    held-out version; there it is the held-out alignment with the prompt, which detects images that lost their content.
+    By default it is the held-out version of the reward if the reward is learned. A closed-form reward, such as a
+    colour, has no held-out version; there it is the held-out alignment with the prompt, which detects images that lost
+    their content. Pipelines from a folder or the hub have a held-out reward only if the reward is one of this
+    package's learned ones, or the user names one.
 
     Raises:
-        ValueError: if the reward cannot be evaluated for this prompt.
+        ValueError: if the reward is unknown or cannot be evaluated for this prompt.
     """
+    if job.heldout == "none" or (job.heldout is None and is_pipeline(job.model) and not has_heldout(job.reward)):
+        return "none", None
+    if job.heldout is not None:
+        return job.heldout, load_reward(job.heldout)
+    if not hasattr(model, "decode"):  # the size of its images is not known before a run
+        return job.reward, load_reward(job.reward, heldout=True)
     blank = model.decode(torch.zeros(1, *model.shape, device=model.device))
     if not has_heldout(job.reward):
         heldout = load_reward("alignment", heldout=True)
@@ -105,6 +116,35 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward]:
     heldout = load_reward(job.reward, heldout=True)
     evaluate_reward(heldout, blank, [job.prompt])
     return job.reward, heldout
+
+
+@torch.no_grad()
+def heldout_values(heldout: Reward | None, images: Tensor, prompts: Sequence[str]) -> list[float | None]:
+    """The held-out rewards of images or videos (image, …); None for each if there is no held-out reward."""
+    if heldout is None:
+        return [None] * len(images)
+    if images.ndim == 5 and not heldout.video:
+        return mean_over_frames(heldout, images, prompts).tolist()
+    return evaluate_reward(heldout, images, prompts).tolist()
+
+
+def thumbnails(images: Sequence[Tensor], side: int = 256) -> list[Tensor]:
+    """Images (3, H, W) no larger than `side` in both directions; the middle frame of videos (frame, 3, H, W)."""
+    stills = [image[len(image) // 2] if image.ndim == 4 else image for image in images]
+    return [_shrunk(still, side) for still in stills]
+
+
+def _shrunk(image: Tensor, side: int) -> Tensor:
+    factor = side / max(image.shape[-2:])
+    if factor >= 1:
+        return image
+    size = [max(1, round(factor * length)) for length in image.shape[-2:]]
+    return torch.nn.functional.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+
+
+def comparison_grid(rows: Sequence[tuple[str, Sequence[Tensor]]]) -> Image.Image:
+    """Labelled rows of images, twice as large as they are if they are small."""
+    return grid(rows, scale=2 if max(rows[0][1][0].shape[1:]) <= 128 else 1)
 
 
 def image_name(job: Any, seed: int, variant: Variant) -> str:
@@ -151,17 +191,28 @@ def run_record(
     }
 
 
+def write_record(job: Any, variants: Sequence[Variant], heldout_name: str, complete: bool) -> dict[str, Any]:
+    """Writes run.json of the images finished so far, and returns its content."""
+    done = [variant for variant in variants if variant.images]
+    record = run_record(job, variants[1].method, done, heldout_name, complete)
+    write_json(job.out / "run.json", record)
+    return record
+
+
 def grid_label(variant: Variant, method: str) -> str:
     """The line above a variant's images in grid.png."""
     means = variant.statistics()
-    return f"{variant.name} ({method})  reward {means['reward_mean']:+.3f}  held-out {means['heldout_mean']:+.3f}"
+    text = f"{variant.name} ({method})  reward {means['reward_mean']:+.3f}"
+    return text if means["heldout_mean"] is None else text + f"  held-out {means['heldout_mean']:+.3f}"
 
 
 def comparison_table(job: Any, variants: Sequence[Variant], heldout_name: str) -> str:
     """The table printed at the end of a run, one row per variant."""
-    columns = ("reward_mean", "heldout_mean", "nfe", "seconds")
-    rows = [[variant.name, *(variant.statistics()[column] for column in columns)] for variant in variants]
-    return table(["", job.reward, f"held-out {heldout_name}", "NFE", "seconds"], rows)
+    titles = {"reward_mean": job.reward, "heldout_mean": f"held-out {heldout_name}", "nfe": "NFE", "seconds": "seconds"}
+    if heldout_name == "none":
+        del titles["heldout_mean"]
+    rows = [[variant.name, *(variant.statistics()[column] for column in titles)] for variant in variants]
+    return table(["", *titles.values()], rows)
 
 
 def print_summary(job: Any, variants: Sequence[Variant], heldout_name: str, files: str) -> None:

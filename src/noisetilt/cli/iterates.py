@@ -14,7 +14,7 @@ from safetensors.torch import save
 from ..report import grid
 from ..runs import write_bytes
 from ..sampling import AscentReport
-from .comparison import Variant
+from .comparison import Variant, thumbnails
 
 MAX_FRAMES, STRIP_COLUMNS, MAX_IMAGES = 24, 8, 8
 Frames = dict[int, list[torch.Tensor]]
@@ -36,7 +36,7 @@ class IterateImages:
         """Keeps the images of a report if its iterate is recorded."""
         if report.number in self.recorded_numbers():
             frame = self.frames.setdefault(report.number, [])
-            frame += list(report.images[: MAX_IMAGES - len(frame)].cpu())
+            frame += thumbnails(list(report.images[: MAX_IMAGES - len(frame)].cpu()))
 
     def close(self) -> None:
         """Repeats the last frame for the iterates that an early stop left out."""

@@ -11,13 +11,18 @@ from ..models import MODELS
 from ..rewards import CATALOGUE
 from .names import check_method
 
+# Models that have no name of their own.
+PIPELINES = {
+    "FOLDER, HUB/ID": "any diffusers pipeline that `align` supports, for generate; a FluxPipeline also for optimize"
+}
+
 
 def main(args: argparse.Namespace) -> None:
     """Prints the list that the command names."""
     if args.command == "rewards":
         _print_lines(CATALOGUE)
     elif args.command == "models":
-        _print_vocabulary() if args.words else _print_lines(MODELS)
+        _print_vocabulary() if args.words else _print_lines({**MODELS, **PIPELINES})
     elif args.name:
         _describe_method(args.name)
     else:

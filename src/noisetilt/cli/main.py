@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(f".{MODULES.get(args.command, args.command)}", __package__)
         return module.main(args) or 0
-    except (ValueError, FloatingPointError, OSError, ImportError) as error:
+    except (ValueError, FloatingPointError, OSError, ImportError, MemoryError) as error:
         print(f"noisetilt: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:

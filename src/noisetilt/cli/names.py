@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from .._messages import unknown_name
 from ..methods import METHODS
-from ..models import MODELS
 
 
 def check_method(name: str) -> None:
     """Raises a ValueError if there is no method of that name."""
     if name not in METHODS:
         raise ValueError(unknown_name("method", name, METHODS))
-
-
-def check_model(name: str) -> None:
-    """Raises a ValueError if there is no model of that name."""
-    if name not in MODELS:
-        raise ValueError(unknown_name("model", name, MODELS))

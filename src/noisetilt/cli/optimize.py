@@ -13,29 +13,31 @@ import torch
 from tqdm import tqdm
 
 from ..methods import find_method
-from ..models import load as load_model
 from ..report import grid, plot_panels, save_animation
 from ..report import save_image as save_image_file
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
-from ..runs import Interrupts, claim_folder, write_json
+from ..runs import Interrupts, claim_folder
 from ..sampling import AscentReport, GradientAt, OptimizeResult, check_reward, optimize
-from ..sampling.noise_ascent import find_ascent
+from ..sampling.noise_ascent import check_optimizable, find_ascent
 from .comparison import (
     MISSING_PLOT,
     NOT_SETTINGS,
     Variant,
     check_numbers,
     choose_heldout_reward,
+    comparison_grid,
     grid_label,
     print_summary,
-    run_record,
     save_image,
     seed_batches,
+    thumbnails,
+    write_record,
     write_start,
 )
 from .iterates import IterateImages, draw_strip, merged_frames, read_iterates, write_iterates
-from .names import check_method, check_model
+from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
+from .names import check_method
 from .progress import Progress
 
 PATIENCE = 10
@@ -57,9 +59,17 @@ class OptimizeJob:
     options: dict[str, Any] = field(default_factory=dict)
     patience: int | None = None
     gradient_at: GradientAt = "x_t"
-    device: str = "cpu"
-    batch: int = 8
-    chunk: int = 8
+    heldout: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    offload: str | None = None
+    height: int | None = None
+    width: int | None = None
+    lora: list[str] = field(default_factory=list)
+    checkpointing: bool = False
+    frames: int | None = None
+    batch: int | None = None
+    chunk: int | None = None
     resume: bool = False
     overwrite: bool = False
 
@@ -92,15 +102,19 @@ def run(job: OptimizeJob) -> dict[str, Any]:
     Raises:
         ValueError: for invalid input, in one sentence.
     """
+    job = with_defaults(job)
     check_numbers(job)
     job = _with_patience(job)
     variants = job.variants()
-    check_model(job.model)
-    model = load_model(job.model, guidance=job.guidance, device=job.device)
-    job = replace(job, guidance=model.guidance)
     reward = load_reward(job.reward)
+    warn_of_memory(job, variants[1].method)
+    model = load_job_model(job)
+    check_optimizable(model)
+    job = replace(job, guidance=model.guidance, dtype=job.dtype or dtype_name(model))
     model.denoiser([job.prompt])  # raises for unknown words, before a file is written
     heldout_name, heldout = choose_heldout_reward(job, model)
+    if job.patience and heldout is None:
+        raise ValueError(f"patience = {job.patience} needs a held-out reward; give --heldout, or --patience 0")
     check_reward(variants[1].method, reward)
     iterates: list[IterateImages] = []
     batches = len(list(seed_batches(job)))
@@ -116,7 +130,8 @@ def run(job: OptimizeJob) -> dict[str, Any]:
                     images = read_iterates(job.out, variant, seeds)
                     if images is None or not progress.restore(variant, seeds):
                         before = variant.seconds
-                        images = _run_batch(job, variant, model, reward, heldout, seeds, bar)
+                        with explained_memory(job, model, variant.method):
+                            images = _run_batch(job, variant, model, reward, heldout, seeds, bar)
                         write_iterates(job.out, variant, seeds, images)
                         progress.add(variant, seeds, variant.seconds - before)
                     iterates += [images] if variant is variants[1] else []
@@ -140,7 +155,13 @@ def _with_patience(job: OptimizeJob) -> OptimizeJob:
 
 
 def _run_batch(
-    job: OptimizeJob, variant: Variant, model: Any, reward: Reward, heldout: Reward, seeds: Sequence[int], bar: tqdm
+    job: OptimizeJob,
+    variant: Variant,
+    model: Any,
+    reward: Reward,
+    heldout: Reward | None,
+    seeds: Sequence[int],
+    bar: tqdm,
 ) -> IterateImages:
     ascent = find_ascent(variant.method)
     iterates = IterateImages(ascent.iterations)
@@ -148,7 +169,8 @@ def _run_batch(
     def record_iterate(report: AscentReport) -> None:
         iterates.record(report)
         bar.update()
-        bar.set_postfix_str(f"{variant.name} reward {report.rewards.mean():+.3f} held-out {report.heldout.mean():+.3f}")
+        text = f"{variant.name} reward {report.rewards.mean():+.3f}"
+        bar.set_postfix_str(text if report.heldout is None else f"{text} held-out {report.heldout.mean():+.3f}")
 
     result = optimize(
         model,
@@ -173,11 +195,12 @@ def _add_results(job: OptimizeJob, variant: Variant, result: OptimizeResult, see
     variant.nfe = (variant.nfe * done + float(trace.nfe.sum())) / (done + len(seeds))
     variant.images += list(result.images.cpu())
     variant.rewards += result.rewards.tolist()
-    variant.heldout += result.heldout.tolist()
-    variant.curves.append(torch.stack([trace.rewards, trace.heldout]))
+    heldout_rewards = [None] * len(seeds) if result.heldout is None else result.heldout.tolist()
+    variant.heldout += heldout_rewards
+    variant.curves.append(torch.stack([trace.rewards] if result.heldout is None else [trace.rewards, trace.heldout]))
     variant.seconds += trace.seconds[-1]
     for i, seed in enumerate(seeds):
-        rewards = {"reward_value": float(result.rewards[i]), "heldout_value": float(result.heldout[i])}
+        rewards = {"reward_value": float(result.rewards[i]), "heldout_value": heldout_rewards[i]}
         chosen = {"iteration": int(result.iterations[i]), "nfe": float(trace.nfe[i])}
         save_image(job, variant, seed, result.images[i], **rewards, **chosen)
 
@@ -189,7 +212,8 @@ def _reward_panels(
     base, guided = (torch.cat(variant.curves, dim=2).numpy() for variant in variants)
     base = base.repeat(guided.shape[1], axis=1)
     titles = (job.reward, f"held-out {heldout_name}")
-    return {title: {"initial noise": base[i], job.method: guided[i]} for i, title in enumerate(titles)}
+    panels = zip(titles, base, guided, strict=False)  # one title more, if there is no held-out reward
+    return {title: {"initial noise": before, job.method: after} for title, before, after in panels}
 
 
 def _write_summary(
@@ -200,11 +224,11 @@ def _write_summary(
     complete: bool,
 ) -> dict[str, Any]:
     """Writes run.json, grid.png, rewards.png, strip.png and animation.png of the images finished so far."""
+    record = write_record(job, variants, heldout_name, complete)
     done = [variant for variant in variants if variant.images]
-    record = run_record(job, variants[1].method, done, heldout_name, complete)
     labels = {"base": "initial noise", "guided": job.method}
-    rows = [(grid_label(variant, labels[variant.name]), variant.images) for variant in done]
-    save_image_file(grid(rows), job.out / "grid.png")
+    rows = [(grid_label(variant, labels[variant.name]), thumbnails(variant.images)) for variant in done]
+    save_image_file(comparison_grid(rows), job.out / "grid.png")
     if iterates:
         frames = merged_frames(iterates)
         save_image_file(draw_strip(frames), job.out / "strip.png")
@@ -213,5 +237,4 @@ def _write_summary(
         panels = _reward_panels(job, done, heldout_name)
         if not plot_panels(panels, "iteration", job.out / "rewards.png", first=0):
             tqdm.write(MISSING_PLOT)
-    write_json(job.out / "run.json", record)
     return record

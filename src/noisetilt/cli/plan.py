@@ -18,18 +18,38 @@ def main(args: argparse.Namespace) -> None:
             raise ValueError(f"{name} = {value} must be between 1 and {MAX_SIZE}")
     size = {"height": args.height, "width": args.width}
     found = plan(args.model, args.resolution, args.frames, args.batch, args.dtype, **size)
-    print(plan_tables(found, args.gradient_at, args.checkpointing))
+    print(plan_tables(found, args.gradient_at, args.checkpointing, args.memory or _gpu_gib()))
 
 
-def plan_tables(found: Plan, gradient_at: str, checkpointing: bool) -> str:
-    """The tables of weights and of peak memory; the row of the given mode is marked with ">"."""
+def _gpu_gib() -> float | None:
+    """The memory of the first GPU in GiB; None if there is none."""
+    import torch
+
+    return torch.cuda.mem_get_info()[1] / GIB if torch.cuda.is_available() else None
+
+
+def plan_tables(found: Plan, gradient_at: str, checkpointing: bool, memory: float | None = None) -> str:
+    """The tables of weights and of peak memory; the row of the given mode is marked with ">".
+
+    Args:
+        found: the plan.
+        gradient_at, checkpointing: the mode to mark.
+        memory: of the GPU, in GiB; with it, the table says what fits.
+    """
+    if found.weights_only:
+        return (
+            _weights_table(found)
+            + "\n\nThe activations of this pipeline are not known before a run. With --offload model the weights of "
+            + f"its largest network count: {gib(max(component.weights for component in found.components))} GiB."
+        )
     decoding = " GiB, with checkpointing ".join(str(gib(peaks.decode)) for peaks in (found.peaks, found.checkpointed))
     return (
         _weights_table(found)
         + "\n\nGiB\n"
-        + _memory_table(found, gradient_at, checkpointing)
+        + _memory_table(found, gradient_at, checkpointing, memory)
         + f"\n\nDecoding one chunk with gradient: {decoding} GiB. "
         + "Not counted: kernel workspaces, fragmentation and the reward's own network."
+        + ("" if memory is None else f" A run fits if a tenth more than its total is within {memory:.1f} GiB.")
     )
 
 
@@ -39,17 +59,30 @@ def _weights_table(found: Plan) -> str:
     return table(["component", "class", "10⁹ parameters", "GiB"], rows)
 
 
-def _memory_table(found: Plan, gradient_at: str, checkpointing: bool) -> str:
+def _memory_table(found: Plan, gradient_at: str, checkpointing: bool, memory: float | None) -> str:
     rows = []
     for label, at, with_checkpointing in MODES:
         mark = ">" if (at, with_checkpointing) == (gradient_at, checkpointing) else " "
         peaks: Peaks = found.checkpointed if with_checkpointing else found.peaks
         graph = gib(peaks.graph) if at == "x_t" else 0.0
-        sizes = (peaks.of(at), found.total(at, with_checkpointing), found.total(at, with_checkpointing, text=False))
-        rows.append([f"{mark} {label}", graph, *(gib(size) for size in sizes)])
-    return table(["", "network's graph", "activations, peak", "total", "total without text encoders"], rows)
+        totals = [
+            found.total(at, with_checkpointing),
+            found.total(at, with_checkpointing, text=False),
+            found.total(at, with_checkpointing, offload="model"),
+        ]
+        rows.append([f"{mark} {label}", graph, *(gib(size) for size in (peaks.of(at), *totals))])
+        if memory is not None:
+            rows[-1].append(_fit(totals[0], totals[2], memory))
+    titles = ["", "network's graph", "activations, peak", "total", "total without text encoders", "total, offloaded"]
+    return table(titles + ([] if memory is None else ["fits"]), rows)
 
 
-def gib(size: int) -> float:
+def _fit(total: float, offloaded: float, memory: float) -> str:
+    """Whether a run fits into a GPU's memory, with a tenth to spare."""
+    available = memory * GIB / 1.1
+    return "yes" if total <= available else "--offload model" if offloaded <= available else "no"
+
+
+def gib(size: float) -> float:
     """Bytes in GiB, to two decimals."""
     return round(size / GIB, 2)

@@ -57,7 +57,8 @@ class Progress:
             variant.images += [read_image(file) for file in files]
             variant.rewards += line["rewards"]
             variant.heldout += line["heldout"]
-            variant.curves.append(torch.tensor(line["curve"]))
+            if line["curve"] is not None:
+                variant.curves.append(torch.tensor(line["curve"]))
             variant.nfe = line["nfe"]
             variant.seconds += line["seconds"]
             return True
@@ -71,7 +72,7 @@ class Progress:
             "seeds": list(seeds),
             "rewards": variant.rewards[-count:],
             "heldout": variant.heldout[-count:],
-            "curve": variant.curves[-1].tolist(),
+            "curve": variant.curves[-1].tolist() if variant.curves else None,
             "nfe": variant.nfe,
             "seconds": seconds,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ..path import Path, VEPath
 from ..rewards.reward import RewardFunction
 from ..sampling.check_inputs import GradientAt
 from ..sampling.trace import Trace
+from .inference_tensors import NormalTensors, normal_tensor
 from .stepped_sampler import SteppedSampler
 from .vjp import make_vjp
 
@@ -42,10 +44,13 @@ def sample_noisetilt(
 ) -> Tensor:
     """Reward-guided sampling; without a reward it is Euler ancestral sampling.
 
+    It may be called in inference mode, with weights and conditioning that were made there, as ComfyUI does.
+
     Args:
         model: (x (batch, *event), sigma (batch,), **extra_args) → denoised x̂_0, as k-diffusion's denoisers.
         x: noise of standard deviation sigmas[0], (batch, *event).
-        sigmas: (steps + 1,) decreasing noise levels, the last usually 0.
+        sigmas: (steps + 1,) decreasing noise levels, the last usually 0. With less than two there is no step, and x is
+            returned.
         extra_args: further arguments of the model. Tensors with one row per row of x are repeated for the particles.
         callback: called after each network evaluation with x, i, sigma, sigma_hat and denoised.
         disable: whether to hide the progress bar.
@@ -82,11 +87,12 @@ def sample_noisetilt(
         raise ValueError(
             f"{len(seeds)} seeds and {len(prompts)} prompts for {count} rows of x; pass one of each per row"
         )
+    if len(sigmas) < 2:
+        return x
     path = VEPath() if path is None else path
     levels = [float(sigma) for sigma in sigmas]
-    # ComfyUI runs nodes in inference mode, which has no gradients.
     with torch.inference_mode(False), torch.no_grad():
-        x = without_inference_mode(x)
+        x = normal_tensor(x)
         state = x.to(torch.promote_types(x.dtype, torch.float32)).repeat_interleave(particles, 0)
         extra_args = {name: per_particle(value, count, particles) for name, value in (extra_args or {}).items()}
         sampler = SteppedSampler(
@@ -107,13 +113,15 @@ def sample_noisetilt(
             rng=None if noise_sampler is None else SampledNoise(noise_sampler, sigmas),
             heldout=heldout,
             trace=trace,
+            context=NormalTensors,
         )
         ones, number = x.new_ones(len(state)), 0
         with sampler, tqdm(total=len(levels) - 1, disable=disable) as bar:
             while not sampler.done:
                 t = sampler.t
-                with torch.set_grad_enabled(sampler.needs_vjp):
-                    leaf = sampler.x.detach().requires_grad_(sampler.needs_vjp)
+                gradient = sampler.needs_vjp
+                with torch.set_grad_enabled(gradient), NormalTensors() if gradient else nullcontext():
+                    leaf = sampler.x.detach().requires_grad_(gradient)
                     denoised = model(leaf.to(x.dtype), t * ones, **extra_args).to(state.dtype)
                 if callback is not None:
                     states = {"x": leaf.detach().to(x.dtype), "denoised": denoised.detach().to(x.dtype)}
@@ -122,6 +130,30 @@ def sample_noisetilt(
                 number += 1
                 bar.update()
         return sampler.x[sampler.rows].to(x.dtype)
+
+
+class ParticleCalls:
+    """A model for several particles of each latent, with one call per particle, so that a call has one row per latent.
+
+    Conditioning and masks of ComfyUI and the web UIs have one row per latent, and are not repeated for particles. A
+    counter of calls `step`, as the web UIs' models have, advances by one for all particles together.
+    """
+
+    def __init__(self, model: Any, latents: int, particles: int) -> None:
+        self.model, self.rows, self.particles = model, latents * particles, particles
+
+    def __call__(self, x: Tensor, sigma: Tensor, **options: Any) -> Tensor:
+        parts, step = [], getattr(self.model, "step", None)
+        for particle in range(self.particles):
+            if step is not None:
+                self.model.step = step
+            rows = slice(particle, None, self.particles)
+            own = {name: self._rows_of(value, rows) for name, value in options.items()}
+            parts.append(self.model(x[rows], sigma[rows], **own))
+        return torch.stack(parts, dim=1).flatten(0, 1)
+
+    def _rows_of(self, value: Any, rows: slice) -> Any:
+        return value[rows] if torch.is_tensor(value) and value.ndim and len(value) == self.rows else value
 
 
 class SampledNoise:
@@ -138,14 +170,8 @@ class SampledNoise:
         return noise if images is None else noise[list(images)]
 
 
-def without_inference_mode(value: Tensor) -> Tensor:
-    """The tensor, or a copy if it was made in inference mode, which autograd cannot save."""
-    return value.clone() if value.is_inference() else value
-
-
 def per_particle(value: Any, count: int, particles: int) -> Any:
     """Repeats a tensor with `count` rows for the particles of each row; returns other values unchanged."""
     if not torch.is_tensor(value):
         return value
-    value = without_inference_mode(value)
     return value.repeat_interleave(particles, 0) if value.ndim and len(value) == count and particles > 1 else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 from ..methods import Method
 from ..path import Path
 from ..rewards.reward import RewardFunction
-from ..sampling.check_inputs import GradientAt
+from ..sampling.check_inputs import GradientAt, check_descending, check_grid
 from ..sampling.engine import Engine, run_steps
+from ..sampling.result import StepReport
 from ..sampling.reward_evaluation import RewardEvaluator, check_reward
 from ..sampling.trace import Trace
 from .coroutine import Coroutine
@@ -41,8 +43,11 @@ class SteppedSampler:
         reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised, or None. The reward of a video
             (batch, frames, 3, H, W) is the mean over its frames, unless the reward has `video = True`.
         decode: images in [0, 1] from states (batch, *event), differentiable.
+        indexed: whether `decode` also takes the image (batch,) int64 of each state, as a number from 0.
         grid: times from noise to data. It may be set as an attribute before the first call of `advance` instead.
         start: the initial state (image · particle, *event); the method's initial noise if None.
+        noise: standard Gaussian noise (image · particle, *event) that the method's initial noise starts from; that of
+            the seeds if None.
         eta: stochasticity of the reverse kernel.
         gradient_at: "x_t": the gradient is taken through the network; "x0": only through reward and decoder.
         chunk: rows that are decoded and evaluated at a time, which bounds the memory.
@@ -50,6 +55,8 @@ class SteppedSampler:
         rng: random numbers with the methods of `PerImageRNG`, instead of those of the seeds.
         heldout: held-out reward, evaluated on each image's best particle after every step.
         trace: the trace to fill; a new one if None.
+        callback: called with a StepReport after each step.
+        context: makes the context in which images are decoded, evaluated and differentiated, in a thread of their own.
     Attributes:
         x: the states of the current request, (image · particle, *event); the final states once done.
         trace: complete once done. Its nfe counts the evaluations that the method requested.
@@ -67,10 +74,12 @@ class SteppedSampler:
         seeds: Sequence[int],
         prompts: Sequence[str],
         reward: RewardFunction | None,
-        decode: Callable[[Tensor], Tensor],
+        decode: Callable[..., Tensor],
         *,
+        indexed: bool = False,
         grid: Sequence[float] | None = None,
         start: Tensor | None = None,
+        noise: Tensor | None = None,
         eta: float = 1.0,
         gradient_at: GradientAt = "x_t",
         chunk: int = 1,
@@ -79,6 +88,8 @@ class SteppedSampler:
         rng: Any = None,
         heldout: RewardFunction | None = None,
         trace: Trace | None = None,
+        callback: Callable[[StepReport], Any] | None = None,
+        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         check_guidance(method, reward, gradient_at, chunk)
         if start is not None and method.initial.needs_reward:
@@ -90,15 +101,15 @@ class SteppedSampler:
             self.engine,
             method,
             path,
-            RewardEvaluator(reward, decode, prompts, getattr(proposal, "zeroth_order", False)),
-            None if heldout is None else RewardEvaluator(heldout, decode, prompts),
+            RewardEvaluator(reward, decode, prompts, getattr(proposal, "zeroth_order", False), indexed),
+            None if heldout is None else RewardEvaluator(heldout, decode, prompts, indexed=indexed),
             torch.arange(len(prompts), device=device).repeat_interleave(self.engine.particles),
             getattr(proposal, "gradient_at", gradient_at),
             chunk,
         )
         self.grid = grid
         self.trace = Trace() if trace is None else trace
-        self.start = start
+        self.start, self.noise, self.callback = start, noise, callback
         self.x: Tensor = start
         self.rows: Tensor | None = None
         self.rewards: Tensor | None = None
@@ -106,6 +117,7 @@ class SteppedSampler:
         self._started = time.perf_counter()
         autocast = torch.is_autocast_enabled(torch.device(device).type)
         self._autocast = torch.autocast(torch.device(device).type, enabled=autocast)
+        self._context = context
         self._coroutine: Coroutine[Request, Response] = Coroutine(self._body)
 
     def __enter__(self) -> SteppedSampler:
@@ -118,11 +130,14 @@ class SteppedSampler:
 
     @property
     def grid(self) -> Sequence[float] | None:
-        """The times from noise to data."""
+        """The times from noise to data; none is noisier than the one before."""
         return self._evaluation.grid
 
     @grid.setter
     def grid(self, grid: Sequence[float] | None) -> None:
+        if grid is not None:
+            check_descending(self.path, grid)
+            check_grid(self.path, grid)
         self._evaluation.grid = grid
 
     @property
@@ -157,12 +172,14 @@ class SteppedSampler:
         self._evaluation.request = request
         if torch.device(self.engine.device).type == "cuda":
             torch.cuda.set_device(self.engine.device)
-        with torch.no_grad(), self._autocast:
+        with torch.no_grad(), self._autocast, self._context():
             self._run()
 
     def _run(self) -> None:
         engine, evaluation = self.engine, self._evaluation
-        x = engine.start(1.0, evaluation.evaluate_initial_noise) if self.start is None else self.start
+        x = self.start
+        if x is None:
+            x = engine.start(1.0, evaluation.evaluate_initial_noise, self.noise)
         if self.grid is None:
             evaluation.denoise_first(x)
         grid = self.method.times.expand(self.path, list(self.grid))
@@ -171,6 +188,9 @@ class SteppedSampler:
         for step in run_steps(engine, x, grid, evaluation.evaluate, evaluation.gradient_at_x0, given):
             heldout = evaluation.heldout_values(step.x0_hat, engine.best(step.rewards), step.t)
             self.trace.record(step.t, step.rewards, step.gradient, heldout)
+            if self.callback is not None:
+                rewards = None if step.rewards is None else self.trace.rewards[-1]
+                self.callback(StepReport(engine.number, engine.steps, step.t, rewards))
         self._finish(step.x)
 
     def _finish(self, x: Tensor) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
+
+from .._messages import unknown_name
 
 MODELS = {
     "emoji128": "128×128 emoji in the styles 3d, noto, twemoji, flat and blob: a small diffusers FluxPipeline",
@@ -12,7 +13,8 @@ MODELS = {
 }
 
 
-def _check_device(device: Any) -> None:
+def check_device(device: Any) -> None:
+    """Raises a ValueError if a torch device is not available."""
     import torch
 
     try:
@@ -24,31 +26,32 @@ def _check_device(device: Any) -> None:
         raise ValueError("device = 'meta' holds no numbers; use 'cpu' or 'cuda'")
 
 
-def load(name: str | Path, **options: Any) -> Any:
-    """Load a model by name, for `sample` and `optimize`.
+def load(name: str, **options: Any) -> Any:
+    """Load an included model by name; `noisetilt.load` also loads diffusers pipelines.
 
     Args:
-        name: one of MODELS, or the folder of a diffusers FluxPipeline as `save_pretrained` writes it.
+        name: one of MODELS.
         options: passed to the model: `device`, `dtype` and, except for emoji64-turbo, `guidance` (default 2.0 for
-            emoji64, 3.0 for the others). None means the default.
+            emoji64, 3.0 for emoji128). None means the default.
     Raises:
         ImportError: if the model needs diffusers and it is not installed.
         ValueError: if no model has this name, the device is not available, or guidance is given for emoji64-turbo.
     """
-    options = {k: v for k, v in options.items() if v is not None}
-    _check_device(options.get("device", "cpu"))
+    import torch
+
+    # Tensors made in inference mode have no gradients.
+    with torch.inference_mode(False):
+        return _load(name, {k: v for k, v in options.items() if v is not None})
+
+
+def _load(name: str, options: dict[str, Any]) -> Any:
+    check_device(options.get("device", "cpu"))
+    if name not in MODELS:
+        raise ValueError(unknown_name("model", name, MODELS))
     if name == "emoji128":
         from .flux import emoji128
 
         return emoji128(**options)
-    if name in MODELS:
-        from .emoji64.model import Emoji64Model, turbo
+    from .emoji64.model import Emoji64Model, turbo
 
-        return {"emoji64": Emoji64Model, "emoji64-turbo": turbo}[name](**options)
-    if Path(name).is_dir():
-        from .flux import load_folder
-
-        return load_folder(Path(name), **options)
-    raise ValueError(
-        f"model {str(name)!r} is unknown; the models are: {', '.join(MODELS)}, or give the folder of a FluxPipeline"
-    )
+    return {"emoji64": Emoji64Model, "emoji64-turbo": turbo}[name](**options)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._messages import missing_extra
 from ..path import FlowPath
 from .denoiser import Denoiser
 from .latents import decode_shifted, pack_flux, unpack_flux
@@ -22,6 +23,7 @@ from .pixels import clamp_unit
 from .prompts import check_prompts, is_word_level, known_words
 
 EMOJI128 = Path(__file__).with_name("emoji128")
+FLUX_GUIDANCE = 3.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class FluxModel:
         guidance: guidance scale; without a guidance input, 1 is no guidance.
         device, dtype: where and in what precision the networks run; states are float32.
         steps: the default number of steps for command lines.
+        height, width: of the images in pixels; those of the autoencoder's training if None.
     Attributes:
         pipe: the pipeline, which `align` takes too.
         path, shape: flow matching with the scheduler's own time grid, and the shape of one state.
@@ -75,10 +78,12 @@ class FluxModel:
     def __init__(
         self,
         pipe: Any,
-        guidance: float = 3.0,
+        guidance: float = FLUX_GUIDANCE,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         steps: int = 25,
+        height: int | None = None,
+        width: int | None = None,
     ) -> None:
         name = type(pipe.scheduler).__name__
         if name != "FlowMatchEulerDiscreteScheduler":
@@ -88,9 +93,8 @@ class FluxModel:
             if isinstance(part, nn.Module):
                 part.to(device, dtype).eval().requires_grad_(False)
         pipe.vae.to(memory_format=torch.channels_last)
-        side = pipe.vae.config.sample_size // pipe.vae_scale_factor
-        self.shape = (pipe.vae.config.latent_channels, side, side)
-        self.path = SchedulerPath(scheduler=pipe.scheduler, tokens=(side // 2) ** 2)
+        self.shape = (pipe.vae.config.latent_channels, *latent_size(pipe, height, width))
+        self.path = SchedulerPath(scheduler=pipe.scheduler, tokens=self.shape[1] * self.shape[2] // 4)
 
     @property
     def words(self) -> list[str]:
@@ -178,8 +182,23 @@ class FluxModel:
         return clamp_unit(decode_shifted(self.pipe, latents).to(x_0.dtype) / 2 + 0.5)
 
 
+def latent_size(pipe: Any, height: int | None, width: int | None) -> tuple[int, int]:
+    """Height and width of a FluxPipeline's latents.
+
+    Raises:
+        ValueError: for a size in pixels that is no multiple of two latents.
+    """
+    factor, sides = pipe.vae_scale_factor, []
+    for name, given in (("height", height), ("width", width)):
+        side = pipe.vae.config.sample_size if given is None else given
+        if side < 1 or side % (2 * factor):
+            raise ValueError(f"{name} = {side} must be a multiple of {2 * factor} for this model")
+        sides.append(side // factor)
+    return sides[0], sides[1]
+
+
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without progress bars, and without the warning of new diffusers that `torch_dtype` has another name."""
     import diffusers.utils.logging
     import transformers.utils.logging
@@ -196,29 +215,6 @@ def _quietly() -> Iterator[None]:
             module.enable_progress_bar()
 
 
-def load_folder(folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> FluxModel:
-    """The FluxPipeline in a folder that `save_pretrained` wrote.
-
-    Raises:
-        ImportError: if diffusers or transformers is not installed.
-        ValueError: if the folder holds no FluxPipeline.
-    """
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise ValueError(f"the folder {folder} has no model_index.json; give a folder that save_pretrained wrote")
-    name = json.loads(index.read_text("utf-8")).get("_class_name")
-    if name != "FluxPipeline":
-        raise ValueError(f"the folder {folder} holds a {name}; only FluxPipeline is supported, use `align` for others")
-    try:
-        import transformers  # noqa: F401
-        from diffusers import FluxPipeline
-    except ImportError as error:
-        raise ImportError('this model needs diffusers and transformers; pip install "noisetilt[diffusers]"') from error
-    with _quietly():
-        pipe = FluxPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
-    return FluxModel(pipe, dtype=dtype, **options)
-
-
 def verify_checksums(folder: Path) -> None:
     """Compares every file that `checksums.json` of a folder names with its SHA-256.
 
@@ -232,7 +228,7 @@ def verify_checksums(folder: Path) -> None:
             raise ValueError(f"the file {file} is {state}; install noisetilt again")
 
 
-def emoji128(**options: Any) -> FluxModel:
+def emoji128(dtype: torch.dtype = torch.float32, **options: Any) -> FluxModel:
     """The embedded model: 128×128 emoji from words, such as "sad cat, 3d"; options are those of `FluxModel`.
 
     Raises:
@@ -240,4 +236,11 @@ def emoji128(**options: Any) -> FluxModel:
         ValueError: if a file of the model is damaged or missing.
     """
     verify_checksums(EMOJI128)
-    return load_folder(EMOJI128, **options)
+    try:
+        import transformers  # noqa: F401
+        from diffusers import FluxPipeline
+    except ImportError as error:
+        raise ImportError(missing_extra("diffusers", "the model emoji128")) from error
+    with quietly():
+        pipe = FluxPipeline.from_pretrained(EMOJI128, torch_dtype=dtype, local_files_only=True)
+    return FluxModel(pipe, dtype=dtype, **options)

@@ -1,7 +1,8 @@
 """Soft penalties on atypical noise from the literature: differentiable functions to minimise, for comparison.
 
 Projections (`project_wgnc`, `whiten`) enforce typicality; penalties only encourage it. Each takes (batch, *event) and
-returns (batch,). ReNO's is the paper's formula. For PRNO and MPGR the statistics are the papers', and the weights are
+returns (batch,), float64 for float64 and float32 for all others: half precision has neither the range nor the precision
+for these sums. ReNO's is the paper's formula. For PRNO and MPGR the statistics are the papers', and the weights are
 this library's, as each docstring states.
 """
 
@@ -12,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._checks import check_batch
+from ._checks import check_batch, working_dtype
 from .spectrum import check_even, to_spectrum
 
 
@@ -32,7 +33,7 @@ def reno(x: Tensor) -> Tensor:
             point.
     """
     check_batch(x, "x")
-    squared = x.flatten(1).square().sum(1)
+    squared = flat_batch(x).square().sum(1)
     if not (torch.compiler.is_compiling() or x.is_meta) and bool((squared == 0).any()):
         raise ValueError("x has a row of zeros, expected non-zero rows, for which ln ‖x‖ is finite; draw it again.")
     return 0.5 * squared - 0.5 * (x[0].numel() - 1) * squared.log()
@@ -57,12 +58,12 @@ def prno(x: Tensor, block_size: int = 4, permutation: Tensor | None = None) -> T
         ValueError: if k does not divide N, for NaN or infinity, or a tensor that is not real floating point.
     """
     check_batch(x, "x")
-    flat = permuted(x, permutation)
+    flat = permuted(flat_batch(x), permutation)
     blocks = split_blocks(flat, block_size)
     count = blocks.shape[1]
     mean = blocks.mean(1)
     covariance = blocks.transpose(1, 2) @ blocks / count
-    identity = torch.eye(block_size, device=x.device, dtype=x.dtype)
+    identity = torch.eye(block_size, device=flat.device, dtype=flat.dtype)
     return count * (mean.square().sum(1) / 2 + (covariance - identity).square().sum((1, 2)) / 4)
 
 
@@ -86,17 +87,21 @@ def mpgr(x: Tensor, block_size: int = 16, permutation: Tensor | None = None) -> 
             point.
     """
     check_batch(x, "x")
-    flat = permuted(x, permutation)
+    flat = permuted(flat_batch(x), permutation)
     check_even(flat.shape[1])
     moments = flat.mean(1).square() + (flat.square().mean(1) - 1).square()
     y = to_spectrum(flat)
     power = split_blocks(y.real.square() + y.imag.square(), block_size)
-    return moments.to(power.dtype) + (power.mean(2) - 1).square().mean(1)
+    return moments + (power.mean(2) - 1).square().mean(1)
 
 
-def permuted(x: Tensor, permutation: Tensor | None) -> Tensor:
-    """x flattened to (batch, N) and permuted."""
-    flat = x.flatten(1)
+def flat_batch(x: Tensor) -> Tensor:
+    """x as (batch, N) in float64 if it is float64, else in float32."""
+    return x.flatten(1).to(working_dtype(x))
+
+
+def permuted(flat: Tensor, permutation: Tensor | None) -> Tensor:
+    """(batch, N) permuted."""
     if permutation is None:
         return flat
     if permutation.shape != flat.shape[1:]:

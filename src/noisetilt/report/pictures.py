@@ -28,17 +28,25 @@ def to_image(picture: Tensor) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def encode_picture(picture: Tensor, settings: Mapping[str, Any]) -> bytes:
-    """A PNG with its settings as JSON in the text chunk "noisetilt"."""
+def encode_picture(picture: Tensor, settings: Mapping[str, Any], milliseconds: int = 60) -> bytes:
+    """A PNG with its settings as JSON in the text chunk "noisetilt".
+
+    A video (frame, 3, H, W) is an animated PNG, with this time per frame.
+    """
     text, stream = PngInfo(), io.BytesIO()
     text.add_text("noisetilt", json.dumps(settings))
-    to_image(picture).save(stream, "PNG", pnginfo=text)
+    if picture.ndim == 3:
+        to_image(picture).save(stream, "PNG", pnginfo=text)
+    else:
+        frames = [to_image(frame) for frame in picture]
+        animation: dict[str, Any] = dict(append_images=frames[1:], duration=milliseconds, loop=0)
+        frames[0].save(stream, "PNG", save_all=True, pnginfo=text, **animation)
     return stream.getvalue()
 
 
-def save_picture(picture: Tensor, file: Path, settings: Mapping[str, Any]) -> None:
-    """Writes a PNG with its settings as JSON in the text chunk "noisetilt", as a whole or not at all."""
-    write_bytes(file, encode_picture(picture, settings))
+def save_picture(picture: Tensor, file: Path, settings: Mapping[str, Any], milliseconds: int = 60) -> None:
+    """Writes a PNG as `encode_picture` makes it, as a whole or not at all."""
+    write_bytes(file, encode_picture(picture, settings, milliseconds))
 
 
 def save_image(image: Image.Image, file: Path) -> None:

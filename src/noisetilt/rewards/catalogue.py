@@ -23,12 +23,14 @@ from .colour import (
 from .hub import heldout_name, is_hub, load_hub
 from .images import checked
 from .jpeg import jpeg_size
-from .reward import Reward, weighted_sum
-from .scorers.words import STYLES
+from .ocr import ocr
+from .reward import Normalise, Reward, weighted_sum
+from .scorers.style import STYLES
+from .scorers.words import STYLES as STYLES_64
 
 CATALOGUE = {
     "alignment": "how well an emoji matches its prompt: logit minus log-sum-exp of other texts (learned)",
-    "style:3d": "margin of the style 3d over the other styles, in logits (learned); also style:noto, style:twemoji",
+    "style:3d": "log odds of the style 3d against the others (learned); also noto, twemoji, flat, blob",
     "redness": "mean red minus the mean of green and blue, -1 to 1; also greenness, blueness",
     "brightness": "mean luma, 0 to 1; darkness is one minus it",
     "saturation": "mean chroma, 0 to 1",
@@ -39,7 +41,15 @@ CATALOGUE = {
     "clipscore": "2.5 times the cosine of image and prompt in CLIP ViT-B/32 (hub)",
     "pickscore": "human preference for a prompt, a cosine of CLIP ViT-H/14, such as 0.22 (hub)",
     "hpsv2": "human preference for a prompt, a cosine of CLIP ViT-H/14, such as 0.28; also hpsv2.1 (hub)",
+    "hpsv3": "human preference for a prompt, by Qwen2-VL-7B, about 0 to 15 (hub)",
     "imagereward": "human preference for a prompt, by BLIP, about -2 to 2 (hub)",
+    "mps": "human preference for a prompt, Multi-dimensional Preference Score (package imscore)",
+    "vqascore": "probability that a model says yes to: does the image show the prompt? (package imscore)",
+    "imscore:MODULE.CLASS": "any other scorer of the package imscore, with path=; also aesthetic-shadow, evalmuse, "
+    "cyclereward and pickscore-siglip",
+    "clip:MODEL": "cosine of image and prompt in any CLIP or SigLIP of transformers (hub)",
+    "objects:LABEL": "log-odds of the most certain object with a label, by a detector; count:LABEL:N rewards N (hub)",
+    "ocr": "accuracy of the text that the prompt quotes, 0 to 1, by an OCR engine (black box); also ocr:tesseract",
     "classifier:MODEL:LABEL": "a logit of an image classifier of transformers (hub)",
     "video:pickscore": "mean of an image reward over 8 frames; video-consistency: similarity of the frames (hub)",
     "videoreward": "human preference for videos, by Qwen2-VL; videoreward:vq, :mq, :ta are its three scores (folder)",
@@ -60,14 +70,23 @@ LEARNED = ("alignment", *(f"style:{style}" for style in STYLES))
 
 
 def _learned(name: str, heldout: bool) -> Reward:
-    from .scorers.scorer import load_scorer
+    from .scorers.scorer import SIZE, load_scorer
+    from .scorers.style import load_style_network, style_scores
 
     which = "heldout" if heldout else "target"
     load_scorer(which)  # damaged weights raise here, not in the middle of sampling
     if name == "alignment":
         return Reward(name, lambda images, prompts: load_scorer(which, images.device).alignment(images, prompts))
-    style = STYLES.index(name.removeprefix("style:"))
-    return Reward(name, lambda images, prompts: load_scorer(which, images.device).style(images)[:, style])
+    load_style_network(which)
+    style = name.removeprefix("style:")
+
+    def score(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        # The images of emoji64 have a scorer of their own, for its three styles.
+        if images.shape[1:] == (3, SIZE, SIZE) and style in STYLES_64:
+            return load_scorer(which, images.device).style(images)[:, STYLES_64.index(style)]
+        return style_scores(images, which)[:, STYLES.index(style)]
+
+    return Reward(name, score)
 
 
 Place = str | Path | None
@@ -80,7 +99,23 @@ def _hub(name: str, heldout: bool, path: Place | Mapping[str, Place], dtype: tor
     return load_hub(name, path if heldout else place or path, dtype)
 
 
+# Rewards that people look for and that are not offered, with the reason.
+REFUSED = {
+    "face": "a face-identity reward makes images of a particular person, which needs their consent, and the published "
+    "face encoders (ArcFace of insightface) are licensed for non-commercial research only; if you have both, write "
+    "the reward as a function of images",
+    "unifiedreward": "no package carries UnifiedReward, and its published form writes its score as text, which has no "
+    "gradient; use hpsv3, or write a function of images and prompts that calls it, with ntrk-black-box",
+}
+_REFUSED_NAMES = {"face": "face", "arcface": "face", "insightface": "face", "unifiedreward": "unifiedreward"}
+
+
 def _single(name: str, heldout: bool) -> Reward:
+    refused = next((reason for start, reason in _REFUSED_NAMES.items() if name.startswith(start)), None)
+    if refused is not None:
+        raise ValueError(f"the reward {name!r} is not offered: {REFUSED[refused]}")
+    if name.partition(":")[0] == "ocr":
+        return ocr(name.partition(":")[2] or None)
     if name in LEARNED:
         return _learned(name, heldout)
     if name in _CLOSED_FORMS:
@@ -110,8 +145,8 @@ def _split_terms(text: str) -> list[tuple[float, str]]:
 
 
 def _lower(name: str) -> str:
-    """The name in lower case, except for a path or the label of a classifier."""
-    keep = re.search(r"@|(?<=classifier:)", name, re.I)
+    """The name in lower case, except for a path, a label or the name of a model."""
+    keep = re.search(r"@|(?<=classifier:)|(?<=clip:)|(?<=objects:)|(?<=count:)|(?<=imscore:)", name, re.I)
     return name.lower() if keep is None else name[: keep.start()].lower() + name[keep.start() :]
 
 
@@ -120,12 +155,14 @@ def has_heldout(spec: str) -> bool:
     return any(name in LEARNED for _, name in _split_terms(spec))
 
 
+@torch.inference_mode(False)
 def load(
     spec: str,
     heldout: bool = False,
     *,
     path: Place | Mapping[str, Place] = None,
     dtype: torch.dtype = torch.float32,
+    normalise: Normalise | None = None,
 ) -> Reward:
     """A reward by name ("style:3d"), or a weighted sum of names ("0.7*alignment + 0.3*redness").
 
@@ -139,6 +176,9 @@ def load(
         path: hub id or local folder of the hub reward, instead of the published one; for a sum, a mapping from the
             names of the loaded rewards (held-out ones included) to their paths.
         dtype: in which hub rewards compute.
+        normalise: "base" divides each term of a sum by its standard deviation on images of the base model. `sample`
+            and `optimize` make these images, which costs network calls; for a pipeline, pass its unguided images to
+            `reward.normalised(images, prompts)`.
     Raises:
         ValueError: if a name is unknown, the sum cannot be read, or weights cannot be loaded.
         ImportError: if a hub reward is requested and transformers is not installed.
@@ -154,5 +194,5 @@ def load(
         for (weight, name), of_hub in zip(names, hub, strict=True)
     ]
     if len(terms) == 1 and terms[0][0] == 1.0:
-        return terms[0][1]
-    return weighted_sum(terms, spec)
+        return terms[0][1]  # alone it has nothing to be normalised against
+    return weighted_sum(terms, spec, normalise)

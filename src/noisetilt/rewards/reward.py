@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor
 
 RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
+Normalise = Literal["base"]
 
 
 def reward_name(reward: RewardFunction) -> str:
@@ -16,15 +19,33 @@ def reward_name(reward: RewardFunction) -> str:
     return str(getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
 
 
+def takes_prompts(function: Callable[..., Any]) -> bool:
+    """Whether a function, or the `forward` of a module, accepts two positional arguments; True if that is not known."""
+    try:
+        signature = inspect.signature(function.forward if isinstance(function, torch.nn.Module) else function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        return False
+    return True
+
+
+def call_reward(function: Callable[..., Tensor], images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """function(images, prompts), or function(images) if it takes one argument only."""
+    return function(images, prompts) if takes_prompts(function) else function(images)
+
+
 def evaluate_reward(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """r(images, prompts), after a check that it is one number per image.
+    """r(images, prompts), or r(images) for a function of images alone, after a check that it is one number per image.
 
     Raises:
         ValueError: if the reward returns anything but a (batch,) tensor.
     """
     if not callable(reward):
         raise ValueError(f"the reward is {reward!r}, expected a function; load a reward by name with rewards.load")
-    values = reward(images, prompts)
+    values = call_reward(reward, images, prompts)
     if not isinstance(values, Tensor) or values.shape != images.shape[:1]:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
@@ -46,33 +67,112 @@ class Reward:
 
     Args:
         name: for messages, tables and files.
-        function: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,).
+        function: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), or (images) → (batch,).
         differentiable: False for black-box rewards, which methods that need a gradient do not accept.
         video: whether it takes videos (batch, frames, 3, H, W). Other rewards are averaged over the frames of a video.
+        terms: of a weighted sum, (weight, reward) each; empty for other rewards.
+        normalise: "base" if the terms have yet to be divided by their spread on the base model's images; `sample` and
+            `optimize` do so, elsewhere call `normalised`.
     """
 
     name: str
-    function: Callable[[Tensor, Sequence[str]], Tensor]
+    function: Callable[..., Tensor]
     differentiable: bool = True
     video: bool = False
+    terms: tuple[tuple[float, Reward], ...] = ()
+    normalise: Normalise | None = None
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.function(images, prompts)
+        require_normalised(self)
+        return call_reward(self.function, images, prompts)
+
+    def normalised(self, images: Tensor, prompts: Sequence[str]) -> Reward:
+        """The sum with each term divided by its standard deviation on these images, usually those of the base model.
+
+        A sum of rewards on unlike scales otherwise follows the one with the largest spread alone.
+
+        Args:
+            images: (batch, 3, H, W) in [0, 1], two or more, or videos (batch, frames, 3, H, W).
+            prompts: one per image.
+        Raises:
+            ValueError: if this is not a sum, or a term has no spread on these images.
+        """
+        if not self.terms:
+            raise ValueError(f"the reward {self.name!r} is not a sum, so there is nothing to normalise")
+        scaled = [(weight / spread(reward, images, prompts), reward) for weight, reward in self.terms]
+        return weighted_sum(scaled, self.name)
 
 
-def weighted_sum(terms: Sequence[tuple[float, Reward]], name: str) -> Reward:
+def spread(reward: Reward, images: Tensor, prompts: Sequence[str]) -> float:
+    """The standard deviation of a reward on images.
+
+    Raises:
+        ValueError: if it is 0 or not finite.
+    """
+    with torch.no_grad():
+        values = torch.cat([evaluate_any(reward, images[i : i + 1], prompts[i : i + 1]) for i in range(len(images))])
+    deviation = float(values.float().std()) if len(values) > 1 else 0.0
+    if not 0 < deviation < float("inf"):
+        raise ValueError(
+            f"the reward {reward.name!r} has standard deviation {deviation} on {len(images)} images of the base model; "
+            "normalise on two or more images with different rewards"
+        )
+    return deviation
+
+
+def require_normalised(reward: RewardFunction) -> None:
+    """Raises a ValueError if a sum has yet to be normalised."""
+    if getattr(reward, "normalise", None) is not None:
+        raise ValueError(
+            f"the reward {reward_name(reward)!r} has normalise='base' and no images of the base model yet; pass "
+            "reward.normalised(images, prompts), with images that the model or pipeline makes without guidance"
+        )
+
+
+def evaluate_any(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """r of images, or of videos (batch, frames, 3, H, W): for a reward of images the mean over the frames."""
+    by_frame = images.ndim == 5 and not getattr(reward, "video", False)
+    return (mean_over_frames if by_frame else evaluate_reward)(reward, images, prompts)
+
+
+def weighted_sum(
+    terms: Sequence[tuple[float, RewardFunction]], name: str | None = None, normalise: Normalise | None = None
+) -> Reward:
     """Σ weight · reward.
 
     It is differentiable if all its terms are. It is a video reward if any term is; the other terms are then averaged
     over frames.
+
+    Args:
+        terms: (weight, reward) each; a reward may be any function of images, or of images and prompts.
+        name: "0.5*a + 0.5*b" from the names of the rewards if None.
+        normalise: "base" divides each term by its standard deviation on the base model's images, see `Reward`.
     """
-    video = any(reward.video for _, reward in terms)
+    if normalise not in (None, "base"):
+        raise ValueError(f"normalise = {normalise!r} must be 'base' or None")
+    rewards = [(float(weight), as_reward(reward)) for weight, reward in terms]
+    video = any(reward.video for _, reward in rewards)
 
     def value(reward: Reward, images: Tensor, prompts: Sequence[str]) -> Tensor:
         direct = reward.video or not video
         return reward(images, prompts) if direct else mean_over_frames(reward, images, prompts)
 
     def total(images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return cast(Tensor, sum(weight * value(reward, images, prompts) for weight, reward in terms))
+        return cast(Tensor, sum(weight * value(reward, images, prompts) for weight, reward in rewards))
 
-    return Reward(name, total, all(reward.differentiable for _, reward in terms), video)
+    return Reward(
+        name or " + ".join(f"{weight:g}*{reward.name}" for weight, reward in rewards),
+        total,
+        all(reward.differentiable for _, reward in rewards),
+        video,
+        tuple(rewards),
+        normalise,
+    )
+
+
+def as_reward(reward: RewardFunction) -> Reward:
+    """A reward function as a Reward, with the properties that it has."""
+    if isinstance(reward, Reward):
+        return replace(reward, normalise=None)
+    differentiable = getattr(reward, "differentiable", True) is not False
+    return Reward(reward_name(reward), reward, differentiable, bool(getattr(reward, "video", False)))

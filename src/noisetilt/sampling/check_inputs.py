@@ -2,12 +2,55 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from typing import Literal
+
+from ..path import Path, is_noisier
 
 GradientAt = Literal["x_t", "x0"]
 
 
-def check_call(prompts: list[str], seeds: list[int], grid: list[float], gradient_at: str, chunk: int) -> None:
+def check_grid(path: Path, grid: Sequence[float]) -> None:
+    """Check that a time grid has a step, and that its last step goes towards the data.
+
+    Raises:
+        ValueError: if not, or if a time is not one of the path.
+    """
+    if len(grid) < 2:
+        raise ValueError(f"grid = {list(grid)} has no step; give at least two times, from noise to data")
+    for t in grid:
+        levels = (path.alpha(t), path.sigma(t)) if math.isfinite(t) else (math.nan, math.nan)
+        # The largest time of consistency models is π/2 rounded up, where α = cos t is slightly negative.
+        if not min(levels) > -1e-3:
+            raise ValueError(
+                f"t = {t} of the time grid is not a time of {type(path).__name__}; give times in its range"
+            )
+    if is_noisier(path, grid[-1], grid[-2]):
+        raise ValueError(
+            f"the time grid ends with a step from t = {grid[-2]} to a noisier t = {grid[-1]}; give times from noise to "
+            "data"
+        )
+
+
+def check_descending(path: Path, grid: Sequence[float]) -> None:
+    """Check that no step of a time grid goes to a noisier time.
+
+    Raises:
+        ValueError: if one does.
+    """
+    for t, s in itertools.pairwise(grid):
+        if is_noisier(path, s, t):
+            raise ValueError(
+                f"the noise level rises from t = {t:g} to t = {s:g}; give sigmas or timesteps in decreasing order of "
+                "noise"
+            )
+
+
+def check_call(
+    prompts: list[str], seeds: list[int], path: Path, grid: list[float], gradient_at: str, chunk: int
+) -> None:
     """Check the arguments that `sample` and `optimize` share.
 
     Raises:
@@ -17,8 +60,7 @@ def check_call(prompts: list[str], seeds: list[int], grid: list[float], gradient
         raise ValueError("prompts is empty; give at least one prompt")
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed per prompt")
-    if len(grid) < 2:
-        raise ValueError(f"grid = {grid} has no step; give at least two times, from noise to data")
+    check_grid(path, grid)
     if gradient_at not in ("x_t", "x0"):
         raise ValueError(f"gradient_at = {gradient_at!r} must be 'x_t' (through the network) or 'x0'")
     if chunk < 1:

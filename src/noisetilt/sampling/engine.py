@@ -89,7 +89,12 @@ class Engine:
         if getattr(self.method.proposal, "best_of", None) is not None:
             cast(PathStrengthProposal, self.method.proposal).rho_for(self.process, math.prod(self.shape))
 
-    def start(self, t: float, evaluate: Callable[..., tuple[Tensor, Tensor]] | None = None) -> Tensor:
+    def start(
+        self,
+        t: float,
+        evaluate: Callable[..., tuple[Tensor, Tensor]] | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         """x_T of all particles at time t, (image · particle, *event).
 
         Args:
@@ -97,6 +102,7 @@ class Engine:
             evaluate: x_T (image · particle, *event) → rewards of x̂_0 and their gradients with respect to x_T; needed by
                 initial noise that uses the reward. Initial noise with `draws` > 0 also passes random directions
                 (image · particle, draws, *event) for a zeroth-order estimate.
+            noise: standard Gaussian noise (image · particle, *event) that the initial noise starts from; drawn if None.
         Raises:
             ValueError: if the method's initial noise needs `evaluate` and it is None.
         """
@@ -113,7 +119,8 @@ class Engine:
         objective = NoiseObjective(
             evaluate_noise, lambda: self.by_image(self._noise()), lambda: self._rng.uniform().to(self.device)
         )
-        return scale * self.method.initial(self.by_image(self._noise()), objective).flatten(0, 1)
+        noise = self._noise() if noise is None else noise
+        return scale * self.method.initial(self.by_image(noise), objective).flatten(0, 1)
 
     def by_image(self, values: Tensor) -> Tensor:
         """(image · particle, …) as (image, particle, …)."""

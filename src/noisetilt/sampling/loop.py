@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..methods import Method, find_method
-from ..rewards.reward import RewardFunction
+from ..rewards.reward import Reward, RewardFunction
 from .check_inputs import GradientAt, check_call
 from .engine import Engine, State, run_steps
 from .evaluation import Evaluator, Model, noise_objective
@@ -18,7 +18,10 @@ from .result import Result, StepReport
 from .reward_evaluation import RewardEvaluator, check_reward
 from .trace import Trace
 
+BASE_IMAGES = 16
 
+
+@torch.inference_mode(False)
 @torch.no_grad()
 def sample(
     model: Model,
@@ -45,10 +48,12 @@ def sample(
         result.rewards    # (4,)
 
     Args:
-        model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`.
+        model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`; or one that has its own loop as a
+            method `sample` with these arguments, such as a diffusers pipeline from `load`.
         prompts: one per image.
-        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised. None is allowed for
-            methods without a reward, such as "base".
+        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), or (images) → (batch,), maximised. None is
+            allowed for methods without a reward, such as "base". A sum with normalise="base" costs 16 or more images
+            of the base model, which are counted in `trace.nfe`.
         method: a name in METHODS, or a Method.
         steps: steps of the path's default time grid, 1 or more; ignored if `grid` is given.
         seeds: one whole number ≥ 0 per image; 0, 1, 2, … by default. A seed gives the same noise in any batch and with
@@ -66,14 +71,18 @@ def sample(
         ValueError: if an argument is invalid.
         FloatingPointError: if a reward, gradient or state is not finite; names the reward and the step.
     """
+    if hasattr(model, "sample"):
+        options = dict(eta=eta, grid=grid, gradient_at=gradient_at, chunk=chunk, track=track)
+        return model.sample(prompts, reward, method, steps, seeds, **options, callback=callback, heldout=heldout)
     started = time.perf_counter()
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     seeds = list(range(len(prompts))) if seeds is None else list(seeds)
     method = find_method(method)
     grid = list(model.path.grid(steps)) if grid is None else [float(t) for t in grid]
-    grid = method.times.expand(model.path, grid)
+    (reward, heldout), extra_nfe = normalised_on_base((reward, heldout), model, prompts, seeds, grid, eta, chunk)
     check_reward(method, reward)
-    check_call(prompts, seeds, grid, gradient_at, chunk)
+    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
+    grid = method.times.expand(model.path, grid)
 
     device = getattr(model, "device", "cpu")
     denoiser = model.denoiser(prompts)
@@ -108,7 +117,7 @@ def sample(
     heldout_values = None
     if heldout_evaluator is not None:
         heldout_values = heldout_evaluator.values_of_images(images, index[:: engine.particles], chunk)
-    trace.nfe = (denoiser.nfe - before) / len(prompts)
+    trace.nfe = extra_nfe + (denoiser.nfe - before) / len(prompts)
     trace.seconds = time.perf_counter() - started
     return Result(images, final, trace, heldout_values)
 
@@ -124,3 +133,30 @@ def _finish(
     evaluator.require_finite(rewards, "value", engine.number, 0.0)
     rows = engine.rows_of(engine.method.selection.winner(engine.by_image(rewards)))
     return images[rows], rewards[rows]
+
+
+def normalised_on_base(
+    rewards: Sequence[RewardFunction | None],
+    model: Model,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    grid: Sequence[float],
+    eta: float,
+    chunk: int,
+) -> tuple[list[RewardFunction | None], float]:
+    """The rewards, with sums that have normalise="base" normalised on images of the base model, and the network calls
+    per image of `prompts` that these images took.
+
+    The images have the given prompts and seeds, and further seeds up to BASE_IMAGES.
+    """
+    if all(getattr(reward, "normalise", None) is None for reward in rewards):
+        return list(rewards), 0.0
+    count = max(BASE_IMAGES, len(prompts))
+    texts = [prompts[i % len(prompts)] for i in range(count)]
+    more = [max(seeds) + 1 + i for i in range(count - len(prompts))]
+    base = sample(model, texts, None, "base", seeds=[*seeds, *more], grid=grid, eta=eta, chunk=chunk)
+    normalised = [
+        reward.normalised(base.images, texts) if isinstance(reward, Reward) and reward.normalise else reward
+        for reward in rewards
+    ]
+    return normalised, base.trace.nfe * count / len(prompts)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ..rewards.reward import RewardFunction, evaluate_reward
 from .check_inputs import GradientAt, check_call
 from .deterministic import deterministic_grid
 from .evaluation import Evaluator, Model
+from .loop import normalised_on_base
 from .optimize_result import AscentReport, AscentTrace, OptimizeResult
 from .reward_evaluation import RewardEvaluator, check_reward, chunks
 from .rng import PerImageRNG
@@ -38,12 +39,23 @@ def find_ascent(method: str | Method) -> Ascent:
     return method.initial
 
 
+def check_optimizable(model: Any) -> None:
+    """Raises a ValueError for a model that runs its own loop only, such as most pipelines."""
+    if not hasattr(model, "denoiser"):
+        name = type(getattr(model, "pipe", model)).__name__
+        raise ValueError(
+            f"{name} runs its own sampling loop, which `optimize` cannot iterate; use `sample` or `noisetilt generate` "
+            "with the method gper, which optimizes the initial noise before the loop"
+        )
+
+
 def check_iterations(iterations: int) -> None:
     """Refuse anything but a whole number ≥ 0."""
     if isinstance(iterations, bool) or not isinstance(iterations, Integral) or iterations < 0:
         raise ValueError(f"iterations = {iterations!r} must be a whole number, 0 or more, such as 60")
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def optimize(
     model: Model,
@@ -76,7 +88,7 @@ def optimize(
     Args:
         model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`, such as `load("emoji64-turbo")`.
         prompts: one per image.
-        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised.
+        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), or (images) → (batch,), maximised.
         method: a name in METHODS ("none", "reno", "prno", "mpgr", "gper", …) or a Method that consists of an Ascent
             alone.
         iterations: ascent steps, a whole number ≥ 0; the method's own number by default.
@@ -97,18 +109,25 @@ def optimize(
     """
     method = find_method(method)
     ascent = find_ascent(method)
+    check_optimizable(model)
     if iterations is not None:
         check_iterations(iterations)
         ascent = replace(ascent, iterations=int(iterations))
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     seeds = list(range(len(prompts))) if seeds is None else list(seeds)
+    start = model.path.grid(1)[0]
+    grid = deterministic_grid(model.path, start, ascent.chain_steps)
+    rewards, extra_nfe = normalised_on_base((reward, heldout), model, prompts, seeds, grid, 0.0, chunk)
+    reward, heldout = cast(RewardFunction, rewards[0]), rewards[1]
     check_reward(method, reward)
     if patience < 0 or (patience and heldout is None):
         raise ValueError(f"patience = {patience} must be 0, or 1 or more together with heldout=...")
     start = model.path.grid(1)[0]
     grid = deterministic_grid(model.path, start, ascent.chain_steps)
-    check_call(prompts, seeds, grid, gradient_at, chunk)
-    return _NoiseAscent(model, prompts, reward, heldout, ascent, patience, gradient_at, chunk, callback, grid)(seeds)
+    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
+    result = _NoiseAscent(model, prompts, reward, heldout, ascent, patience, gradient_at, chunk, callback, grid)(seeds)
+    result.trace.nfe += extra_nfe
+    return result
 
 
 @dataclass

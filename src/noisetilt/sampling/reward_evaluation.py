@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..methods import Method
-from ..rewards.reward import RewardFunction, evaluate_reward, mean_over_frames, reward_name
+from ..rewards.reward import RewardFunction, evaluate_any, require_normalised, reward_name
 
 
 def no_gradient(reward: RewardFunction) -> ValueError:
@@ -25,8 +25,10 @@ def check_reward(method: Method, reward: RewardFunction | None) -> None:
     """Check that a method has the reward and the gradient that it needs.
 
     Raises:
-        ValueError: if the reward is missing or not differentiable.
+        ValueError: if the reward is missing, not differentiable, or yet to be normalised.
     """
+    if reward is not None:
+        require_normalised(reward)
     estimated = getattr(method.proposal, "zeroth_order", False)
     zeroth_order_start = getattr(method.initial, "zeroth_order", False)
     differentiates = (method.proposal.needs_gradient and not estimated) or (
@@ -60,16 +62,18 @@ class RewardEvaluator:
         decode: images or videos in [0, 1] from states, differentiable.
         prompts: list of prompts; `index` (batch,) int64 selects one for each row.
         estimated: whether to estimate the gradient from rewards at perturbed x_0, as for a black box.
+        indexed: whether `decode` also takes the index (batch,) of each state.
     """
 
     reward: RewardFunction | None
-    decode: Callable[[Tensor], Tensor]
+    decode: Callable[..., Tensor]
     prompts: Sequence[str]
     estimated: bool = False
+    indexed: bool = False
 
     def __call__(self, x_0: Tensor, index: Tensor) -> Tensor:
         """r (batch,)."""
-        return self.of_images(self.decode(x_0), index)
+        return self.of_images(self.decode(x_0, index) if self.indexed else self.decode(x_0), index)
 
     @torch.no_grad()
     def values(self, x_0: Tensor, index: Tensor, chunk: int) -> Tensor:
@@ -85,10 +89,7 @@ class RewardEvaluator:
         """r (batch,) of decoded images."""
         assert self.reward is not None
         prompts = [self.prompts[i] for i in index.tolist()]
-        evaluate = (
-            mean_over_frames if images.ndim == 5 and not getattr(self.reward, "video", False) else evaluate_reward
-        )
-        return evaluate(self.reward, images, prompts)
+        return evaluate_any(self.reward, images, prompts)
 
     def smoothed(self, x_0: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
         """log of the mean of exp r over x_0 + offsets, (batch,) from offsets (batch, draws, *event)."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..._messages import missing_extra
 from ...methods import Method, find_method
 from ...rewards.reward import RewardFunction
 from ...sampling.check_inputs import GradientAt
+from ...sampling.result import StepReport
 from ...sampling.trace import Trace
 from ..stepped_sampler import check_guidance
-from .families import Family, find_family
 from .pipeline_call import PipelineCall
 from .schedules import first_order
+from .support import reason_against
 
 
 def align(
@@ -35,16 +37,18 @@ def align(
     The pipeline's own loop runs, with its prompt encoding, classifier-free guidance, adapters, callbacks and timesteps;
     only its scheduler is replaced during a call. The pipeline itself is not changed.
 
+    It may be called in `torch.inference_mode()`, which has no gradients, and leaves it during the call. If the network
+    and the decoder were loaded in that mode too, the call copies their weights, which takes their memory twice.
+
     Args:
-        pipe: a pipeline of a family in `families.FAMILIES`; if `decode` is given, any pipeline with a `scheduler` and
-            `prepare_latents`.
+        pipe: a diffusers pipeline whose `__call__` makes images or videos by one loop over its `scheduler`.
         reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised. The reward of a video is the
             mean over its frames, unless the reward has `video = True` and takes (batch, frames, 3, H, W). None is
             allowed for the method "base" only.
         method: a name of METHODS, or a Method. Its particles become rows of the pipeline's batch.
         eta: stochasticity of the reverse kernel: 0 is DDIM or the flow's ODE (no noise to tilt), 1 is DDPM, inf is
             full re-noising.
-        decode: images in [0, 1] from the pipeline's latents (batch, …), differentiable; for unknown families.
+        decode: images in [0, 1] from the pipeline's latents (batch, …), differentiable, in place of its own decoding.
         gradient_at: "x_t": the gradient is taken through the network, still with one call per step; "x0": only through
             the decoder, at x̂_0. "x0" takes half the time and a fraction of the memory, and the network's weights can
             be offloaded while the decoder runs.
@@ -58,7 +62,7 @@ def align(
         An AlignedPipeline.
     Raises:
         ImportError: if diffusers is not installed.
-        ValueError: for an unknown family, or a method that cannot follow the reward.
+        ValueError: for a pipeline that cannot be guided, or a method that cannot follow the reward.
     """
     try:
         import diffusers  # noqa: F401
@@ -73,6 +77,8 @@ class AlignedPipeline:
     Attributes:
         pipe: the original pipeline.
         rewards, heldout, trace: those of the last call, as on its output.
+        callback: called with a StepReport after each step, if it is set.
+        current_call: the call that runs, or that failed; otherwise None.
     """
 
     def __init__(
@@ -94,19 +100,15 @@ class AlignedPipeline:
             checkpointing,
             heldout_reward,
         )
+        self.callback: Callable[[StepReport], Any] | None = None
+        self.current_call: PipelineCall | None = None
         self.rewards: Tensor | None = None
         self.heldout: Tensor | None = None
         self.trace: Trace | None = None
         name = type(pipe).__name__
-        if not hasattr(pipe, "scheduler") or not hasattr(pipe, "prepare_latents"):
-            raise ValueError(f"{name} has no scheduler or no prepare_latents; pass a diffusers pipeline that has both")
-        family = find_family(pipe) if decode is None else Family(decode)
-        if family is None:
-            raise ValueError(
-                f"{name} is not a known pipeline family; pass decode=, a function from its latents (batch, ...) "
-                "to images (batch, 3, H, W) in [0, 1]"
-            )
-        self.family = family
+        reason = reason_against(pipe)
+        if reason is not None:
+            raise ValueError(reason)
         if "Inpaint" in name and getattr(method.proposal, "needs_accumulated_noise", False):
             raise ValueError(
                 f"{name} replaces the unmasked part of the latents at every step, so that whitened='path' cannot track "
@@ -125,10 +127,12 @@ class AlignedPipeline:
 
         Args:
             seeds: one integer ≥ 0 per image. A seed gives the same image in any batch and with any number of
-                particles. If None, seeds are drawn from `generator` (from each, if it is a list), or from torch's
-                global generator.
+                particles. If None, they follow from `generator` (from each, if it is a list), or from torch's global
+                generator, without advancing it.
             eta: replaces `align`'s for this call.
-            generator, latents and all others: as the pipeline documents; latents are one per image, of unit variance.
+            generator: as the pipeline documents; a list has one per image. The initial latents, and all else that the
+                pipeline draws, are the same as without guidance. With `seeds` too, these set the noise of the steps.
+            latents and all others: as the pipeline documents; latents are one per image, of unit variance.
         Returns:
             The pipeline's output, with the additional attributes `rewards` and `heldout` (image,), the final rewards,
             or None where there is no such reward, and `trace` (see `Trace`). With return_dict=False it is the
@@ -137,10 +141,12 @@ class AlignedPipeline:
             ValueError: for invalid input, in one sentence.
             FloatingPointError: if a reward, gradient or state is not finite; the message has the reward and the step.
         """
-        call = PipelineCall(self, args, kwargs, seeds)
-        output = call()
+        with torch.inference_mode(False):
+            self.current_call = call = PipelineCall(self, args, kwargs, seeds)
+            output = call()
         sampler = call.sampler
         assert sampler is not None  # The pipeline has called prepare_latents.
+        self.current_call = None
         self.rewards, self.heldout, self.trace = sampler.rewards, sampler.heldout_rewards, sampler.trace
         if not isinstance(output, tuple):
             output.rewards, output.heldout, output.trace = self.rewards, self.heldout, self.trace

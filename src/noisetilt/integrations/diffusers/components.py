@@ -6,12 +6,14 @@ import functools
 import json
 from collections.abc import Callable
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..._messages import missing_extra, unknown_name
+from .folder_plan import find_folder, model_of_folder
 
 
 @functools.cache
@@ -21,17 +23,22 @@ def known_models() -> dict[str, Any]:
 
 
 def find_model(name: str) -> dict[str, Any]:
-    """A known model, by its name or the last part of its hub id; upper and lower case are the same.
+    """A model by its known name or the last part of its hub id, where upper and lower case are the same; or the
+    pipeline in a folder or of any other hub id.
 
     Raises:
         ValueError: if the model is unknown; the message has the known models.
+        OSError: if it looks like a hub id and the hub does not have it.
     """
     models = known_models()
-    short_name = name.split("/")[-1].lower()
+    short_name = "" if Path(name).is_dir() else name.split("/")[-1].lower()
     for known, model in models.items():
         if short_name in (known.lower(), *(alias.lower() for alias in model.get("aliases", []))):
             return model
-    raise ValueError(unknown_name("model", name, models))
+    folder = find_folder(name)
+    if folder is None:
+        raise ValueError(unknown_name("model", name, models) + ", or give the folder or the hub id of a pipeline")
+    return model_of_folder(folder)
 
 
 def build_component(component: dict[str, Any], dtype: torch.dtype) -> nn.Module:
@@ -48,10 +55,10 @@ def build_component(component: dict[str, Any], dtype: torch.dtype) -> nn.Module:
     settings = dict(component.get("config", {}))
     with torch.device("meta"):
         if hasattr(diffusers, component["class"]):
-            module = getattr(diffusers, component["class"])(**settings)
+            module = getattr(diffusers, component["class"]).from_config(settings)
         else:
             kind = getattr(transformers, component["class"])
-            module = kind(kind.config_class(**settings))
+            module = kind(kind.config_class.from_dict(settings))
     # diffusers' own .to() keeps some layers in float32 and warns; they are a thousandth of the weights.
     return nn.Module.to(module.eval().requires_grad_(False), dtype)
 
@@ -70,18 +77,21 @@ def network_call(model: dict[str, Any], network: Any, x: Tensor) -> Callable[[Te
     if family == "flux":
         inputs = dict(
             encoder_hidden_states=text,
-            pooled_projections=new(rows, 768),
+            pooled_projections=new(rows, network.config.pooled_projection_dim),
             timestep=times,
             img_ids=new(x.shape[1], 3),
             txt_ids=new(model["text"][0], 3),
             guidance=times if network.config.guidance_embeds else None,
         )
     elif family == "sd3":
-        inputs = dict(encoder_hidden_states=text, pooled_projections=new(rows, 2048), timestep=times)
+        pooled = new(rows, network.config.pooled_projection_dim)
+        inputs = dict(encoder_hidden_states=text, pooled_projections=pooled, timestep=times)
     else:
         inputs = dict(encoder_hidden_states=text, timestep=times)
     if family == "sdxl":
-        inputs["added_cond_kwargs"] = {"text_embeds": new(rows, 1280), "time_ids": new(rows, 6)}
+        config = network.config
+        width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        inputs["added_cond_kwargs"] = {"text_embeds": new(rows, width), "time_ids": new(rows, 6)}
     if family == "pixart":
         inputs["added_cond_kwargs"] = {"resolution": None, "aspect_ratio": None}
     return lambda latents: network(latents, **inputs, return_dict=False)[0]

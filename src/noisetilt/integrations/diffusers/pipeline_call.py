@@ -9,20 +9,32 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...methods import Method
-from ...models.pixels import clamp_unit
 from ...path import to_x0
 from ...rewards.reward import RewardFunction
 from ...sampling.check_inputs import GradientAt
+from ...sampling.result import StepReport
 from ..stepped_sampler import SteppedSampler
 from ..vjp import make_vjp
-from .families import Family
+from .continuation import Continuation
+from .layout import Layout, SampleView, layout_of, recorded_packings, sample_view, without_latents
 from .offload import check_offload, load_offloaded_networks
-from .rows import draw_seeds, per_row, pick_rows, row_generator
+from .rows import (
+    advancing,
+    count_images,
+    device_of,
+    first_particles,
+    per_row,
+    pick_rows,
+    row_generator,
+    seeds_of,
+    with_first_particles,
+)
 from .scheduler import GuidedScheduler
-from .temporary import checkpointed, frozen, temporarily_set
+from .support import prepare_name
+from .temporary import checkpointed, frozen, normal_weights, temporarily_set, without_inference_mode
 
 
 class Settings(Protocol):
@@ -37,7 +49,7 @@ class Settings(Protocol):
     chunk: int
     checkpointing: bool
     heldout_reward: RewardFunction | None
-    family: Family
+    callback: Callable[[StepReport], Any] | None
 
 
 class PipelineCall:
@@ -51,25 +63,33 @@ class PipelineCall:
     """
 
     def __init__(self, aligned: Settings, args: tuple, kwargs: dict, seeds: Sequence[int] | None) -> None:
-        self.aligned, self.pipe, self.method, self.family = aligned, aligned.pipe, aligned.method, aligned.family
+        self.aligned, self.pipe, self.method = aligned, aligned.pipe, aligned.method
         eta = kwargs.pop("eta", None)
         self.eta = aligned.eta if eta is None else eta
         self.call = self._bind(args, kwargs)
         self.prompts = self._prompts()
+        self.generator = self.call.get("generator")
+        self.generators = self._generators()
+        # The pipeline draws its own noise, unless only seeds are given.
+        self.draws_noise = seeds is None or self.generator is not None
         self.seeds = self._seeds(seeds)
         self._expand_particles()
         self.scheduler = GuidedScheduler(self.pipe.scheduler, self)
         # Inpainting pipelines combine all rows with the original image after the last step.
         self.keeps_rows = self.call.get("mask_image") is not None
         self.sampler: SteppedSampler | None = None
-        self.size = (0, 0)
+        self.layout: Layout
+        self.view: SampleView | None = None
+        self.continuation: Continuation | None = None
+        self.evaluates_images = aligned.reward is not None or aligned.heldout_reward is not None
         self.leaf: Tensor | None = None
         self.latents_out: Tensor | None = None
 
     def _bind(self, args: tuple, kwargs: dict) -> dict[str, Any]:
         call = inspect.signature(type(self.pipe).__call__).bind(self.pipe, *args, **kwargs).arguments
         further = call.pop("kwargs", {})
-        return {name: value for name, value in {**call, **further}.items() if name != "self"}
+        given = {name: value for name, value in {**call, **further}.items() if name != "self"}
+        return {name: without_inference_mode(value) for name, value in given.items()}
 
     @property
     def _per_prompt(self) -> str:
@@ -83,15 +103,22 @@ class PipelineCall:
         prompt = [prompt] if isinstance(prompt, str) else list(prompt)
         return [p for p in prompt for _ in range(self.call.get(self._per_prompt) or 1)]
 
+    def _generators(self) -> list[torch.Generator | None]:
+        """The generator of each image; None is torch's global generator."""
+        if not isinstance(self.generator, (list, tuple)):
+            return [self.generator] * len(self.prompts)
+        self._check_count(len(self.generator), "generators")
+        return list(self.generator)
+
     def _seeds(self, seeds: Sequence[int] | None) -> list[int]:
-        count, generator = len(self.prompts), self.call.get("generator")
-        several = isinstance(generator, (list, tuple))
-        for what, given in (("seeds", seeds), ("generators", generator if several else None)):
-            if given is not None and len(given) != count:
-                raise ValueError(f"{len(given)} {what} for {count} images; pass one per image")
-        if seeds is not None:
-            return list(seeds)
-        return [draw_seeds(g, 1)[0] for g in generator] if several else draw_seeds(generator, count)
+        if seeds is None:
+            return seeds_of(self.generators)
+        self._check_count(len(seeds), "seeds")
+        return list(seeds)
+
+    def _check_count(self, count: int, what: str) -> None:
+        if count != len(self.prompts):
+            raise ValueError(f"{count} {what} for {len(self.prompts)} images; pass one per image")
 
     def _expand_particles(self) -> None:
         """Makes particles rows of the batch, each with its own generator for what the pipeline itself draws."""
@@ -100,11 +127,18 @@ class PipelineCall:
             self.call[self._per_prompt] = (self.call.get(self._per_prompt) or 1) * particles
         if self.call.get("latents") is not None:
             self.call["latents"] = self.call["latents"].repeat_interleave(particles, 0)
-        if "strength" in inspect.signature(type(self.pipe).__call__).parameters:
+        self.input_images = count_images(self.call.get("image"))
+        own_rows = particles > 1 or not self.draws_noise
+        if own_rows and "strength" in inspect.signature(type(self.pipe).__call__).parameters:
             for name in ("image", "mask_image"):
                 if self.call.get(name) is not None:
                     self.call[name] = per_row(self.call[name], len(self.prompts) * particles)
-        self.call["generator"] = [row_generator(seed, p) for seed in self.seeds for p in range(particles)]
+        if own_rows:
+            self.call["generator"] = [
+                row_generator(seed, p, device_of(generator))
+                for seed, generator in zip(self.seeds, self.generators, strict=True)
+                for p in range(particles)
+            ]
 
     def __call__(self) -> Any:
         proposal = self.method.proposal
@@ -117,9 +151,15 @@ class PipelineCall:
         call = inspect.unwrap(type(self.pipe).__call__) if through_network else type(self.pipe).__call__
         with contextlib.ExitStack() as self._stack:
             stack = self._stack
+            if self.draws_noise:
+                stack.enter_context(advancing(self.generators))
+            if differentiates:
+                stack.enter_context(normal_weights(self.pipe))
             stack.enter_context(frozen(self.pipe))
             stack.enter_context(
-                temporarily_set(self.pipe, scheduler=self.scheduler, prepare_latents=self._prepare_latents())
+                temporarily_set(
+                    self.pipe, scheduler=self.scheduler, **{prepare_name(self.pipe): self._prepare_latents()}
+                )
             )
             if self.aligned.checkpointing:
                 stack.enter_context(checkpointed(self.pipe))
@@ -129,30 +169,57 @@ class PipelineCall:
 
     def _prepare_latents(self) -> Callable[..., Any]:
         """The pipeline's own prepare_latents, with its noise replaced by the sampler's."""
-        original = self.pipe.prepare_latents
+        original = getattr(self.pipe, prepare_name(self.pipe))
         signature = inspect.signature(original)
 
         @functools.wraps(original)
         def prepare(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(*args, **kwargs).arguments
-            with torch.no_grad():
+            with torch.no_grad(), recorded_packings(self.pipe) as packings:
                 prepared = original(*args, **kwargs)
+                if given.get("latents") is not None and not packings:
+                    original(**without_latents(given))  # to see how it packs them
+                prepared = self._with_first_particles(original, given, prepared)
             latents = prepared[0] if isinstance(prepared, tuple) else prepared
-            self.size = (int(given.get("height") or 0), int(given.get("width") or 0))
+            if given.get("add_noise") is False:
+                latents = self.scheduler.from_inner_scale(latents)
+            self.layout = layout_of(latents, packings, given)
             self.sampler = self._stack.enter_context(self._sampler_for(latents))
-            latents = self.next_latents(latents.dtype)
+            latents = self.next_latents(latents.dtype, self.layout.pack)
             return (latents, *prepared[1:]) if isinstance(prepared, tuple) else latents
 
         return prepare
 
+    def start_unprepared(self) -> None:
+        """Starts from the caller's latents, which some pipelines take as they are, without `prepare_latents`."""
+        latents = self.call.get("latents")
+        if latents is None:
+            return
+        # In place, because the pipeline has this tensor already.
+        latents.copy_(self.scheduler.from_inner_scale(latents))
+        self.layout = layout_of(latents, [], {})
+        self.sampler = self._stack.enter_context(self._sampler_for(latents))
+        self.leaf = self.latents_out = latents.requires_grad_(self.sampler.needs_vjp)
+
+    def _with_first_particles(self, original: Callable[..., Any], given: dict[str, Any], prepared: Any) -> Any:
+        """What the pipeline prepared, with the first particles' rows as they are without particles."""
+        particles = self.method.selection.particles
+        rows = len(self.prompts) * particles
+        if particles == 1 or not self.draws_noise:
+            return prepared
+        first = first_particles(given, rows, particles, self.input_images)
+        if first is None:
+            return prepared
+        return with_first_particles(prepared, original(**{**first, "generator": self.generator}), rows, particles)
+
     def _sampler_for(self, latents: Tensor) -> SteppedSampler:
         """A sampler for latents of this shape. It starts from them if the caller gave latents or an image."""
-        state = self.unpack(latents)
+        state = self.layout.unpack(latents)
         state = state.to(torch.promote_types(state.dtype, torch.float32))
         rows = len(self.prompts) * self.method.selection.particles
         if len(state) != rows:
             raise ValueError(f"the pipeline prepared {len(state)} latents, expected {rows}; pass one per image")
-        noise = self.call.get("latents") is None and self.call.get("image") is None
+        from_noise = self.call.get("latents") is None and self.call.get("image") is None
         return SteppedSampler(
             self.method,
             self.scheduler.path,
@@ -161,56 +228,91 @@ class PipelineCall:
             self.prompts,
             self.aligned.reward,
             self.decode,
-            start=None if noise else state,
+            indexed=True,
+            start=None if from_noise else state,
+            noise=state if self.draws_noise else None,
             eta=self.eta,
             gradient_at=self.aligned.gradient_at,
             chunk=self.aligned.chunk,
             device=state.device,
             dtype=state.dtype,
             heldout=self.aligned.heldout_reward,
+            callback=self.aligned.callback,
         )
 
-    def unpack(self, latents: Tensor) -> Tensor:
-        """The pipeline's latents as (batch, channel, *space)."""
-        return latents if self.family.unpack is None else self.family.unpack(self.pipe, latents, self.size)
-
-    def pack(self, x: Tensor) -> Tensor:
-        """States in the pipeline's layout of latents."""
-        return x if self.family.pack is None else self.family.pack(x)
-
-    def decode(self, x_0: Tensor) -> Tensor:
-        """Images in [0, 1] from states."""
+    def decode(self, x_0: Tensor, index: Tensor) -> Tensor:
+        """Images in [0, 1] from states; `index` (batch,) is the image of each."""
         x_0 = self.scheduler.unit * x_0
         if self.aligned.decode is not None:
-            return self.aligned.decode(x_0)
-        vae = self.pipe.vae
-        if vae.dtype == torch.float16 and vae.config.get("force_upcast"):
-            vae.to(torch.float32)
-        return clamp_unit(self.family.decode(self.pipe, x_0.to(vae.dtype)).to(x_0.dtype) / 2 + 0.5)
+            return self.aligned.decode(self.layout.pack(x_0))
+        decoder = decoder_of(self.pipe)
+        if decoder is not None and decoder.dtype == torch.float16 and decoder.config.get("force_upcast"):
+            decoder.to(torch.float32)
+        sample = self.view.to_sample(x_0).to(self.latents_out.dtype if decoder is None else decoder.dtype)
+        return self.continuation(sample, index * self.method.selection.particles).to(x_0.dtype)
 
-    def next_latents(self, dtype: torch.dtype) -> Tensor:
-        """The states of the sampler's request as the pipeline's latents; the states themselves keep their precision."""
+    def next_latents(self, dtype: torch.dtype, form: Callable[[Tensor], Tensor]) -> Tensor:
+        """The states of the sampler's request in the pipeline's form; the states themselves keep their precision."""
         self.leaf = self.sampler.x.detach().requires_grad_(self.sampler.needs_vjp)
-        self.latents_out = self.pack(self.leaf).to(dtype)
+        self.latents_out = form(self.leaf).to(dtype)
         return self.latents_out
 
-    def step(self, output: Tensor, latents: Tensor, t: float) -> Tensor:
-        """The next latents, from the network's output at the current ones; after the last step, the final ones."""
+    def step(self, output: Tensor, sample: Tensor, t: float) -> Tensor:
+        """The next sample, from the network's output at the current one; after the last step, the final one."""
         sampler, scheduler = self.sampler, self.scheduler
+        if self.view is None:
+            self.view = self._view_of(sample)
         # Latents that the pipeline changed (a mask, a callback) are used; otherwise the more precise state is.
-        unchanged = latents is self.latents_out
-        x_t = self.leaf if unchanged else self.unpack(latents).to(self.leaf.dtype)
-        x0_hat = to_x0(scheduler.path, scheduler.prediction, scheduler.sign * self.unpack(output).to(x_t.dtype), x_t, t)
-        latent_vjp = make_vjp(x0_hat, self.leaf if unchanged else latents)
+        unchanged = sample is self.latents_out or same_values(sample, self.latents_out)
+        x_t = self.leaf if unchanged else self.view.to_state(sample).to(self.leaf.dtype)
+        output = self.view.to_state(without_variance(output, sample)).to(x_t.dtype)
+        x0_hat = to_x0(scheduler.path, scheduler.prediction, scheduler.sign * output, x_t, t)
+        x_step, x0_hat = scheduler.clip(x_t, x0_hat, t)
+        latent_vjp = make_vjp(x0_hat, self.leaf if unchanged else sample)
 
         def vjp(gradient: Tensor) -> Tensor:
             load_offloaded_networks(self.pipe)
-            return latent_vjp(gradient) if unchanged else self.unpack(latent_vjp(gradient)).to(gradient)
+            return latent_vjp(gradient) if unchanged else self.view.to_state(latent_vjp(gradient)).to(gradient)
 
-        sampler.advance(x_t, x0_hat, vjp)
+        if self.aligned.decode is None and self.evaluates_images:
+            self.continuation = Continuation(self.pipe, len(self.leaf))
+            self.keeps_rows = self.keeps_rows or self.continuation.per_row
+        sampler.advance(x_step, x0_hat, vjp)
+        self.continuation = None
         if not sampler.done:
-            return self.next_latents(latents.dtype)
-        x = scheduler.to_inner_scale(self.pack(sampler.x if self.keeps_rows else sampler.x[sampler.rows]))
-        vae = getattr(self.pipe, "vae", None)
-        upcast = latents.dtype == torch.float16 and vae is not None and vae.dtype == torch.float32
-        return x.to(torch.float32 if upcast else latents.dtype)
+            return self.next_latents(sample.dtype, self.view.to_sample)
+        # The rest of the call needs no gradient; the call restores the mode.
+        torch.set_grad_enabled(False)
+        x = sampler.x if self.keeps_rows else sampler.x[sampler.rows]
+        decoder = decoder_of(self.pipe)
+        upcast = sample.dtype == torch.float16 and decoder is not None and decoder.dtype == torch.float32
+        return self.view.to_sample(scheduler.to_inner_scale(x)).to(torch.float32 if upcast else sample.dtype)
+
+    def _view_of(self, sample: Tensor) -> SampleView:
+        """How the pipeline made this sample from its latents; from now on `latents_out` is the sample."""
+        view = sample_view(self.layout, self.leaf.detach(), self.latents_out.detach(), sample.detach())
+        if view is None:
+            raise ValueError(
+                f"{type(self.pipe).__name__} gives its scheduler a tensor of shape {tuple(sample.shape)} that is no "
+                f"part of its latents of shape {tuple(self.latents_out.shape)}, so that it cannot be guided"
+            )
+        if sample.shape != self.latents_out.shape:
+            self.latents_out = view.to_sample(self.leaf.detach()).to(self.latents_out.dtype)
+        return view
+
+
+def decoder_of(pipe: Any) -> nn.Module | None:
+    """The module that decodes a pipeline's latents; None if it has none, as in pixel space."""
+    parts = (getattr(pipe, name, None) for name in ("vae", "movq", "vqgan", "vqvae"))
+    return next((part for part in parts if isinstance(part, nn.Module)), None)
+
+
+def same_values(sample: Tensor, latents: Tensor) -> bool:
+    """Whether the sample is a copy of the latents."""
+    return sample.shape == latents.shape and torch.equal(sample.detach(), latents.detach().to(sample.dtype))
+
+
+def without_variance(output: Tensor, sample: Tensor) -> Tensor:
+    """The network's output without a learned variance, which some networks append to the channels."""
+    learned = output.ndim > 1 and output.shape[1] == 2 * sample.shape[1] and output.shape[2:] == sample.shape[2:]
+    return output[:, : sample.shape[1]] if learned else output

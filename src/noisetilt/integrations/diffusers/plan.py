@@ -27,12 +27,14 @@ MODES: tuple[tuple[str, str | None, bool], ...] = (
 
 @dataclass(frozen=True)
 class Component:
-    """A component of a pipeline: its name, class, number of parameters and bytes of weights."""
+    """A component of a pipeline: its name, class, number of parameters, and bytes of all weights and of the layer with
+    the most."""
 
     name: str
     kind: str
     parameters: int
     weights: int
+    largest_layer: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,31 +57,71 @@ class Peaks:
 
     def of(self, gradient_at: str | None) -> int:
         """The peak of a run: without guidance (None), or with the gradient at "x0" or "x_t"."""
-        if gradient_at is None:
-            return max(self.plain, self.final)
-        if gradient_at == "x0":
-            return max(self.plain, self.decode, self.final)
-        return max(self.network, self.graph + self.decode, self.final)
+        return max(self.of_network(gradient_at), self.of_decoder(gradient_at))
+
+    def of_network(self, gradient_at: str | None) -> int:
+        """The peak while the network runs."""
+        return self.network if gradient_at == "x_t" else self.plain
+
+    def of_decoder(self, gradient_at: str | None) -> int:
+        """The peak while the decoder runs, with the network's graph if the gradient is taken through it."""
+        graph = self.graph if gradient_at == "x_t" else 0
+        return self.final if gradient_at is None else max(graph + self.decode, self.final)
+
+
+NO_PEAKS = Peaks(0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The result of `plan`: the components, and the peaks without and with checkpointing."""
+    """The result of `plan`: the components, and the peaks without and with checkpointing.
+
+    For a pipeline whose network `plan` cannot call, `weights_only` is True and the peaks are zero.
+    """
 
     components: list[Component]
     peaks: Peaks
     checkpointed: Peaks
+    weights_only: bool = False
 
     @property
     def weights(self) -> int:
         """Bytes of all weights."""
         return sum(component.weights for component in self.components)
 
-    def total(self, gradient_at: str | None, checkpointing: bool = False, text: bool = True) -> int:
-        """Bytes of weights and activations of a run; without the text encoders if `text` is False."""
+    def total(
+        self,
+        gradient_at: str | None,
+        checkpointing: bool = False,
+        text: bool = True,
+        *,
+        offload: str = "none",
+        activations: float = 1.0,
+    ) -> int:
+        """Bytes of weights and activations of a run.
+
+        Args:
+            gradient_at: None, "x0" or "x_t", as in `Peaks.of`.
+            checkpointing: whether with gradient checkpointing.
+            text: whether to count the text encoders.
+            offload: "none"; "model": a network's weights count while it runs; "sequential": a layer's do. The weights
+                that a gradient passes through count until its backward pass, in both.
+            activations: factor of the activations.
+        """
         peaks = self.checkpointed if checkpointing else self.peaks
-        counted = [c for c in self.components if text or not c.name.startswith("text_encoder")]
-        return sum(component.weights for component in counted) + peaks.of(gradient_at)
+        counted = {c.name: c.weights for c in self.components if text or not c.name.startswith("text_encoder")}
+        decode, network = (round(activations * part(gradient_at)) for part in (peaks.of_decoder, peaks.of_network))
+        if offload == "none":
+            return sum(counted.values()) + max(decode, network)
+        decoder = counted.pop("vae", 0)
+        encoders = [counted.pop(name) for name in list(counted) if "encoder" in name]
+        networks = sum(counted.values())
+        if gradient_at == "x_t":
+            return max([*(encoders if offload == "model" else []), networks + decoder + max(decode, network)])
+        if offload == "sequential":
+            layer = max(component.largest_layer for component in self.components)
+            return max((0 if gradient_at is None else decoder) + decode, network) + layer
+        return max([*encoders, networks + network, decoder + decode])
 
 
 def plan(
@@ -99,7 +141,8 @@ def plan(
     and 1 GB. Attention is counted as fused. The memory of the reward's own network has to be added.
 
     Args:
-        name: a known model, see `known_models`.
+        name: a known model, see `known_models`; or the folder or hub id of a pipeline, of which only the configuration
+            files are read.
         resolution: height and width in pixels; the model's own if None.
         frames: number of frames of a video; 81 if None, and 1 for image models.
         batch: rows of the network's input: images times particles. Classifier-free guidance doubles them if the model
@@ -116,20 +159,22 @@ def plan(
         raise ValueError(f"dtype = {dtype!r} is unknown; expected one of {', '.join(DTYPES)}")
     if batch < 1 or chunk < 1:
         raise ValueError(f"batch = {batch} and chunk = {chunk} must be 1 or more")
+    modules: dict[str, Any]
+    torch_dtype = DTYPES[dtype]
+    if model["family"] is None:
+        modules = {part: build_component(component, torch_dtype) for part, component in model["parts"].items()}
+        return Plan([count_weights(*part) for part in modules.items()], NO_PEAKS, NO_PEAKS, weights_only=True)
     video = model["family"] == "wan"
     side = resolution or model["resolution"]
     shape = latent_shape(model, height or side, width or side, frames or (81 if video else 1))
-    torch_dtype = DTYPES[dtype]
-    modules: dict[str, Any] = {
-        name: build_component(component, torch_dtype) for name, component in model["parts"].items()
-    }
+    modules = {name: build_component(component, torch_dtype) for name, component in model["parts"].items()}
     network, vae = modules[model["network"]], modules["vae"]
     if torch_dtype == torch.float16 and vae.config.get("force_upcast"):
         vae = nn.Module.to(vae, torch.float32)
     x = network_latents(model, shape, batch * model["guidance_rows"], torch_dtype)
     chunk_latents, all_latents = (meta_tensor(rows, *shape, dtype=vae.dtype) for rows in (min(chunk, batch), batch))
     peaks, checkpointed = run_peaks(network, network_call(model, network, x), x, vae, chunk_latents, all_latents)
-    return Plan([count_weights(name, module) for name, module in modules.items()], peaks, checkpointed)
+    return Plan([count_weights(*part) for part in modules.items()], peaks, checkpointed)
 
 
 def run_peaks(
@@ -179,6 +224,10 @@ def count_memory(module: nn.Module, *tensors: Tensor) -> Iterator[LiveMemory]:
 
 def count_weights(name: str, module: nn.Module) -> Component:
     """The size of a component."""
-    parameters = list(module.parameters())
-    weights = sum(t.numel() * t.element_size() for t in (*parameters, *module.buffers()))
-    return Component(name, type(module).__name__, sum(p.numel() for p in parameters), weights)
+    parameters = sum(p.numel() for p in module.parameters())
+    largest = max(_weight_bytes(layer, recurse=False) for layer in module.modules())
+    return Component(name, type(module).__name__, parameters, _weight_bytes(module), largest)
+
+
+def _weight_bytes(module: nn.Module, recurse: bool = True) -> int:
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(recurse), *module.buffers(recurse)))

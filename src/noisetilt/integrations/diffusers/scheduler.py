@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from ...methods import Method
 from ..stepped_sampler import SteppedSampler
-from .schedules import RatioPath, first_order, path_of, prediction_of, sign_of, times_of, unit_of
+from .schedules import (
+    RatioPath,
+    clip_of,
+    first_order,
+    is_cosine,
+    keeps_epsilon,
+    path_of,
+    prediction_of,
+    sign_of,
+    times_of,
+    unit_of,
+)
 
 
 class Call(Protocol):
     """What the scheduler uses of a `PipelineCall`."""
 
     pipe: Any
+    method: Method
     sampler: SteppedSampler | None
+
+    def start_unprepared(self) -> None:
+        """Starts from latents that the pipeline does not prepare."""
 
     def step(self, output: Tensor, latents: Tensor, t: float) -> Tensor:
         """The next latents, from the network's output at the current latents."""
@@ -40,6 +57,9 @@ class GuidedScheduler:
         self.path, self.prediction = path_of(self.inner), prediction_of(self.inner)
         self.unit, self.sign = unit_of(self.inner), sign_of(self.inner)
         self.set_timesteps = self.inner.set_timesteps
+        self._clip, self._keeps_epsilon = clip_of(original), keeps_epsilon(original)
+        if self._clip is not None and self._keeps_epsilon:
+            check_clipping(type(original).__name__, call.method)
         self._call = call
         self._visited: Tensor | None = None
         self._timestep: dict[float, Tensor] = {}
@@ -52,15 +72,42 @@ class GuidedScheduler:
         return getattr(self.inner, name)
 
     @property
+    def __class__(self) -> type:
+        """The inner scheduler's class for Stable Cascade, whose pipelines pass other times to schedulers of others."""
+        return type(self.inner) if is_cosine(self.inner) else GuidedScheduler
+
+    @property
     def init_noise_sigma(self) -> float:
         """The factor by which the pipeline scales its noise, for states of unit variance."""
         scale = float(self.inner.init_noise_sigma)
-        of_ratio = isinstance(self.path, RatioPath) and scale != 1
-        return scale * self.path.alpha(times_of(self.inner)[0]) / self.unit if of_ratio else scale
+        return scale * self._scale(self._first_time) if scale != 1 else scale
+
+    @property
+    def _first_time(self) -> float:
+        """The time at which the pipeline starts, which is later than the first one if it starts from an image."""
+        return times_of(self.inner)[getattr(self.inner, "begin_index", None) or 0]
+
+    def _scale(self, t: float) -> float:
+        """The factor from states in the scale of the inner scheduler to those of the path."""
+        return self.path.alpha(t) / self.unit if isinstance(self.path, RatioPath) else 1.0
+
+    def from_inner_scale(self, x: Tensor) -> Tensor:
+        """First states, given in the scale of the inner scheduler, in that of the path."""
+        return self._scale(self._first_time) * x
 
     def to_inner_scale(self, x: Tensor) -> Tensor:
         """Final states in the scale of the inner scheduler."""
-        return self.unit / self.path.alpha(times_of(self.inner)[-1]) * x if isinstance(self.path, RatioPath) else x
+        return x / self._scale(self._call.sampler.grid[-1])
+
+    def clip(self, x_t: Tensor, x0_hat: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """x_t and x̂_0 (batch, channel, *space) of a step, where the scheduler clips x̂_0."""
+        if self._clip is None:
+            return x_t, x0_hat
+        clipped = self._clip(x0_hat)
+        if self._keeps_epsilon:
+            # x_t that consists of the clipped x̂_0 and the ε̂ before clipping.
+            x_t = x_t + self.path.alpha(t) * (clipped - x0_hat).detach()
+        return x_t, clipped
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The unchanged sample: states are kept in the scale of the network's input."""
@@ -103,6 +150,8 @@ class GuidedScheduler:
         before = self._steps_taken
         if not before:
             self._visited = timesteps
+        if self._call.sampler is None:
+            self._call.start_unprepared()
         for number in range(len(timesteps)):
             yield timesteps[number]
             if self._steps_taken > before:
@@ -119,8 +168,13 @@ class GuidedScheduler:
         self._timestep = dict(zip(times, everything, strict=False))
         self._call.sampler.grid = times[first : first + len(visited) + 1]
 
-    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True, **_: Any) -> Any:
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True, **more: Any) -> Any:
         """x_s from the network's output at x_t, with the signature of diffusers' schedulers."""
+        if more.get("per_token_timesteps") is not None:
+            model_output = -model_output  # FlowMatchEuler's convention for timesteps of each token
+        if self._call.sampler is None:
+            name = type(self._call.pipe).__name__
+            raise RuntimeError(f"{name} does not make its latents by prepare_latents, so that it cannot be guided")
         if not self._steps_taken:
             self._begin()
             self._times = [self._call.sampler.t]
@@ -135,9 +189,36 @@ class GuidedScheduler:
         previous = self._call.step(model_output, sample, t)
         if not self._call.sampler.done:
             self._times.append(self._call.sampler.t)
-        if not return_dict:
-            # Consistency pipelines expect two values and decode the second one of the last step.
-            return previous, previous
-        from diffusers.schedulers.scheduling_utils import SchedulerOutput
+        return step_output(previous, return_dict)
 
-        return SchedulerOutput(prev_sample=previous)
+    def __deepcopy__(self, memo: dict) -> Any:
+        """A copy of the inner scheduler: pipelines with sound copy their scheduler for it."""
+        return copy.deepcopy(self.inner, memo)
+
+
+def step_output(previous: Tensor, return_dict: bool) -> Any:
+    """The result of a scheduler's step."""
+    if not return_dict:
+        # Consistency pipelines expect two values and decode the second one of the last step.
+        return previous, previous
+    from diffusers.schedulers.scheduling_utils import SchedulerOutput
+
+    return SchedulerOutput(prev_sample=previous)
+
+
+def check_clipping(name: str, method: Method) -> None:
+    """Checks that a method can follow a scheduler that clips x̂_0 and keeps ε̂, so that x_t is not α_t x̂_0 + σ_t ε̂.
+
+    Raises:
+        ValueError: if the method tracks the accumulated noise, or differentiates through a chain of steps.
+    """
+    option = None
+    if getattr(method.proposal, "needs_accumulated_noise", False):
+        option = "whitened='path'"
+    if getattr(method.initial, "chain_steps", 1) > 1:
+        option = f"chain_steps = {method.initial.chain_steps}"
+    if option is not None:
+        raise ValueError(
+            f"{name} clips x̂_0 at every step, which {option} does not support; set pipe.scheduler = "
+            f"{name}.from_config(pipe.scheduler.config, clip_sample=False, thresholding=False)"
+        )

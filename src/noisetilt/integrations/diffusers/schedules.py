@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ...path import FlowPath, Path, Prediction, VPPath, uniform_grid
 
@@ -57,6 +61,38 @@ class TrigPath:
         return [math.pi / 2 * t for t in uniform_grid(steps)]
 
 
+class CosinePath:
+    """The cosine schedule of Würstchen (Pernias et al. 2024, arXiv 2306.00637), with t from 1 to 0.
+
+    Args:
+        scheduler: whose ᾱ as a function of t it takes, except that ᾱ = 1 at t = 0.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+
+    def _alpha_squared(self, t: float) -> float:
+        time = torch.tensor([t], dtype=torch.float32)
+        return float(self._scheduler._alpha_cumprod(time, time.device)) if t > 0 else 1.0
+
+    def alpha(self, t: float) -> float:
+        return math.sqrt(self._alpha_squared(t))
+
+    def sigma(self, t: float) -> float:
+        return math.sqrt(1 - self._alpha_squared(t))
+
+    def prior_std(self, t: float) -> float:
+        return 1.0
+
+    def grid(self, steps: int) -> list[float]:
+        return uniform_grid(steps)
+
+
+def is_cosine(scheduler: Any) -> bool:
+    """Whether the schedule is that of Würstchen and Stable Cascade."""
+    return hasattr(scheduler, "_alpha_cumprod")
+
+
 def is_trig(scheduler: Any) -> bool:
     """Whether the schedule is that of TrigFlow (continuous-time consistency models)."""
     return scheduler.config.get("prediction_type") == "trigflow"
@@ -88,6 +124,11 @@ def first_order(original: Any) -> Any:
     import diffusers
 
     name = type(original).__name__
+    if name == "FlowMapEulerDiscreteScheduler":
+        raise ValueError(
+            f"{name} steps by a mean velocity that depends on the end of the step, from which x̂_0 cannot be computed; "
+            "use a pipeline with a DDIM, Euler or FlowMatchEuler scheduler"
+        )
     if is_trig(original):
         # Pipelines scale states and predictions by sigma_data; with 1 the path is variance preserving.
         return type(original).from_config(original.config, sigma_data=1.0)
@@ -95,7 +136,7 @@ def first_order(original: Any) -> Any:
         if getattr(original, "order", 1) == 1:
             return copy.deepcopy(original)
         return diffusers.FlowMatchEulerDiscreteScheduler.from_config(original.config)
-    if is_edm(original):
+    if is_edm(original) or is_cosine(original):
         return copy.deepcopy(original)
     if not hasattr(original, "alphas_cumprod") or "prediction_type" not in original.config:
         raise ValueError(f"{name} is not supported; set pipe.scheduler to a DDIM, Euler or FlowMatchEuler scheduler")
@@ -110,6 +151,8 @@ def path_of(scheduler: Any) -> Path:
     """The Gaussian path of a first-order scheduler."""
     if is_trig(scheduler):
         return TrigPath()
+    if is_cosine(scheduler):
+        return CosinePath(scheduler)
     if is_flow(scheduler):
         return FlowPath()
     if hasattr(scheduler, "sigmas"):
@@ -121,7 +164,7 @@ def path_of(scheduler: Any) -> Path:
 
 def times_of(scheduler: Any) -> list[float]:
     """The path's times at the scheduler's timesteps, and the time after the last one."""
-    if is_trig(scheduler):
+    if is_trig(scheduler) or is_cosine(scheduler):
         return [float(t) for t in scheduler.timesteps]
     if is_flow(scheduler) or hasattr(scheduler, "sigmas"):
         sigmas = [float(s) / unit_of(scheduler) for s in scheduler.sigmas]
@@ -140,10 +183,30 @@ def prediction_of(scheduler: Any) -> Prediction:
         return "velocity"
     if is_edm(scheduler):
         return "v"
+    if is_cosine(scheduler):
+        return "epsilon"
     name = scheduler.config.prediction_type
     if name not in PREDICTION_NAMES:
         raise ValueError(f"prediction_type = {name!r} is unknown; expected one of {', '.join(PREDICTION_NAMES)}")
     return PREDICTION_NAMES[name]
+
+
+def clip_of(scheduler: Any) -> Callable[[Tensor], Tensor] | None:
+    """The scheduler's clipping of x̂_0 (batch, channel, *space): dynamic thresholding (Saharia et al. 2022, arXiv
+    2205.11487) or a clamp; None if it does not clip.
+    """
+    # Configs made by from_config keep options of other classes, which this scheduler does not have.
+    options = inspect.signature(type(scheduler).__init__).parameters
+    on = {name for name in ("thresholding", "clip_sample") if name in options and scheduler.config.get(name)}
+    if "thresholding" in on:
+        return scheduler._threshold_sample
+    limit = scheduler.config.get("clip_sample_range", 1.0)
+    return (lambda x_0: x_0.clamp(-limit, limit)) if on else None
+
+
+def keeps_epsilon(scheduler: Any) -> bool:
+    """Whether a step of the scheduler combines a clipped x̂_0 with the ε̂ of x̂_0 before clipping."""
+    return type(scheduler).__name__.startswith(("DDIM", "TCD"))
 
 
 def sign_of(scheduler: Any) -> float:

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .offload import networks_of
 
@@ -33,9 +34,38 @@ def frozen(pipe: Any) -> Iterator[None]:
     finally:
         # By name, because sequential offloading replaces the parameters.
         for module, name in trainable:
-            module.get_parameter(name).requires_grad_(True)
+            parameter = module.get_parameter(name)
+            with torch.inference_mode(parameter.is_inference()):
+                parameter.requires_grad_(True)
         if vae is not None and vae.dtype != dtype:
             vae.to(dtype)
+
+
+def without_inference_mode(value: Any) -> Any:
+    """A copy of a tensor that was made in inference mode, which autograd cannot save; also in a list. Other values are
+    returned unchanged.
+    """
+    if isinstance(value, list):
+        return [without_inference_mode(item) for item in value]
+    return value.clone() if torch.is_tensor(value) and value.is_inference() else value
+
+
+@contextlib.contextmanager
+def normal_weights(pipe: Any) -> Iterator[None]:
+    """Copies the weights of networks and decoder that were made in inference mode, during the context."""
+    replaced: list[tuple[dict[str, Any], str, Tensor]] = []
+    parts = [network for _, network in networks_of(pipe)] + [getattr(pipe, "vae", None)]
+    for module in (m for part in parts if isinstance(part, nn.Module) for m in part.modules()):
+        for own in (module._parameters, module._buffers):
+            replaced += [(own, name, t) for name, t in own.items() if t is not None and t.is_inference()]
+    try:
+        for own, name, tensor in replaced:
+            copy = tensor.detach().clone()
+            own[name] = nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy
+        yield
+    finally:
+        for own, name, tensor in replaced:
+            own[name] = tensor
 
 
 @contextlib.contextmanager
@@ -49,6 +79,18 @@ def temporarily_set(pipe: Any, **changes: Any) -> Iterator[None]:
     finally:
         for name in changes:
             own.pop(name, None)
+        own.update(before)
+
+
+@contextlib.contextmanager
+def restored(pipe: Any) -> Iterator[None]:
+    """Restores all attributes of a pipeline."""
+    own = vars(pipe)
+    before = dict(own)
+    try:
+        yield
+    finally:
+        own.clear()
         own.update(before)
 
 

@@ -17,7 +17,10 @@ from ..reward import Reward
 from .aesthetic import aesthetic, aesthetic_v25
 from .blip import imagereward
 from .classifier import classifier
-from .clip import clipscore, hpsv2, pickscore
+from .clip import clip_cosine, clipscore, hpsv2, pickscore
+from .detection import objects
+from .hpsv3 import hpsv3
+from .imscore import IMSCORE, imscore
 from .video import over_frames, video_consistency
 from .videoreward import videoreward
 
@@ -35,10 +38,14 @@ _LOADERS: dict[str, Callable[..., Reward]] = {
     "pickscore": pickscore,
     "hpsv2": hpsv2,
     "hpsv2.1": partial(hpsv2, version="2.1"),
+    "hpsv3": hpsv3,
     "imagereward": imagereward,
+    **{name: partial(imscore, name) for name in IMSCORE},
     "video-consistency": video_consistency,
     **{f"videoreward{part}": partial(_videoreward, part) for part in ("", ":vq", ":mq", ":ta")},
 }
+
+HUB_NAMES = tuple(_LOADERS)  # those that need no further part in the name
 
 # The held-out reward of each reward: another network trained on other data. PickScore and HPSv2 are both fine-tuned
 # from CLIP-H, so neither is the held-out reward of the other.
@@ -49,6 +56,17 @@ HELDOUT = {
     "pickscore": "imagereward",
     "hpsv2": "imagereward",
     "hpsv2.1": "imagereward",
+    "hpsv3": "imagereward",
+    "mps": "imagereward",
+    "vqascore": "imagereward",
+    "aesthetic-shadow": "pickscore",
+    "pickscore-siglip": "imagereward",
+    "cyclereward": "pickscore",
+    "evalmuse": "pickscore",
+    "imscore": "pickscore",
+    "clip": "imagereward",
+    "objects": "clipscore",
+    "count": "clipscore",
     "imagereward": "pickscore",
     "classifier": "clipscore",
     "video-consistency": "video:clipscore",
@@ -56,11 +74,15 @@ HELDOUT = {
 }
 
 
+# Names that continue with a model, a label or a number.
+WITH_PARTS = ("classifier:", "clip:", "objects:", "count:", "imscore:")
+
+
 def is_hub(name: str) -> bool:
     """Whether a name is that of a hub reward."""
     if name.startswith("video:"):
         return is_hub(name.removeprefix("video:")) and not name.startswith("video:video")
-    return name in _LOADERS or name.startswith("classifier:")
+    return name in _LOADERS or name.startswith(WITH_PARTS)
 
 
 def heldout_name(name: str) -> str:
@@ -85,6 +107,12 @@ def load_hub(name: str, path: Source | None = None, dtype: torch.dtype = torch.f
         return over_frames(load_hub(name.removeprefix("video:"), path, dtype))
     if name.startswith("classifier:"):
         return _load_classifier(name, path, dtype)
+    if name.startswith(("objects:", "count:")):
+        return _load_objects(name, path, dtype)
+    if name.startswith("clip:"):
+        return clip_cosine(path or name.removeprefix("clip:"), dtype)
+    if name.startswith("imscore:"):
+        return imscore(name.removeprefix("imscore:"), path, dtype)
     return _LOADERS[name](dtype=dtype) if path is None else _LOADERS[name](path, dtype=dtype)
 
 
@@ -95,17 +123,32 @@ def _load_classifier(name: str, path: Source | None, dtype: torch.dtype) -> Rewa
     return classifier(path or model, label, dtype)
 
 
+def _load_objects(name: str, path: Source | None, dtype: torch.dtype) -> Reward:
+    kind, *parts = name.split(":")
+    if len(parts) != (1 if kind == "objects" else 2) or not parts[0] or not parts[-1].strip():
+        raise ValueError(f"{name!r} cannot be read; write it as objects:<label> or count:<label>:<number>")
+    if kind == "count" and not parts[1].isdigit():
+        raise ValueError(f"{name!r} has the number {parts[1]!r}; write it as count:<label>:<whole number>")
+    options = {} if path is None else {"model": path}
+    return objects(parts[0], int(parts[1]) if kind == "count" else None, dtype=dtype, **options)
+
+
 __all__ = [
     "HELDOUT",
+    "HUB_NAMES",
     "aesthetic",
     "aesthetic_v25",
     "classifier",
+    "clip_cosine",
     "clipscore",
     "heldout_name",
     "hpsv2",
+    "hpsv3",
     "imagereward",
+    "imscore",
     "is_hub",
     "load_hub",
+    "objects",
     "over_frames",
     "pickscore",
     "video_consistency",

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ..reward import Reward
 from .aesthetic import MLP_LAYERS
-from .files import AffineHead, fill, frozen, locate, moved, pretrained, read_state, transformers
+from .files import AffineHead, fill, frozen, locate, moved, pretrained_tokenizer, read_state, transformers
 from .preprocess import Preprocess
+from .prompts import warn_truncated
 
 IMAGEREWARD, BERT = "THUDM/ImageReward", "google-bert/bert-base-uncased"
 WEIGHT_FILES = ("ImageReward.safetensors", "ImageReward.pt")
@@ -65,6 +66,7 @@ class ImageRewardScorer:
         dtype = moved(self.model, images)
         config: Any = self.model.text.config
         length = min(TOKENS, config.max_position_embeddings)
+        warn_truncated("imagereward", self.tokenizer, prompts, length)
         text = self.tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         ).to(images.device)
@@ -126,7 +128,6 @@ def imagereward(
     Raises:
         ValueError: if the weights have another layout.
     """
-    library = transformers()
     file = locate(weights, WEIGHT_FILES, "imagereward's weights")
     settings = locate(file.parent if is_folder(weights) else IMAGEREWARD, ["med_config.json"], "imagereward's settings")
     state = read_state(file)
@@ -135,7 +136,7 @@ def imagereward(
     text = text_tower(part(state, "blip.text_encoder."), json.loads(settings.read_text("utf-8")), width, file)
     head = AffineHead(part(state, "mlp."), "layers.", MLP_LAYERS, file)
     texts = tokenizer or (weights if is_folder(weights) else BERT)
-    words = pretrained(library.AutoTokenizer, texts, "imagereward's tokenizer")
+    words = pretrained_tokenizer(texts, "imagereward's tokenizer")
     side = vision.config.image_size
     model = frozen(ImageReward(vision, text, head), dtype)
     return Reward("imagereward", ImageRewardScorer(model, words, Preprocess((side, side), "crop")))

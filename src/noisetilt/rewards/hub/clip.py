@@ -12,8 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..reward import Reward
-from .files import fill, frozen, locate, moved, pretrained, pretrained_model, read_state, transformers
+from .files import (
+    fill,
+    frozen,
+    locate,
+    moved,
+    pretrained,
+    pretrained_model,
+    pretrained_tokenizer,
+    read_state,
+    transformers,
+)
 from .preprocess import Preprocess, preprocess_of
+from .prompts import warn_truncated
 
 CLIP_B32 = "openai/clip-vit-base-patch32"
 CLIP_H14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -29,11 +40,12 @@ class Cosine:
     """scale · cosine of the embeddings of image and prompt.
 
     Args:
-        model: a CLIPModel.
+        model: a CLIPModel, or a SiglipModel, which has no projections and reads texts padded to its full length.
         tokenizer: of its text encoder.
         preprocess: images (batch, 3, H, W) in [0, 1] → the input of its image encoder.
         scale: factor on the cosine.
         template: a format string for the prompt.
+        name: of the reward, for the warning about a prompt that is too long.
     """
 
     def __init__(
@@ -43,9 +55,11 @@ class Cosine:
         preprocess: Callable[[Tensor], Tensor],
         scale: float = 1.0,
         template: str = "{}",
+        name: str = "the reward",
     ) -> None:
-        self.model, self.tokenizer, self.preprocess = model, tokenizer, preprocess
+        self.name, self.model, self.tokenizer, self.preprocess = name, model, tokenizer, preprocess
         self.scale, self.template = scale, template
+        self.has_projections = hasattr(model, "text_projection")
         self._cache: dict[str, Tensor] = {}
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -58,7 +72,7 @@ class Cosine:
         """Unit vectors (batch, dimension) of images (batch, 3, H, W) in [0, 1]."""
         dtype = moved(self.model, images)
         pooled = self.model.vision_model(pixel_values=self.preprocess(images).to(dtype)).pooler_output
-        return F.normalize(self.model.visual_projection(pooled), dim=1)
+        return F.normalize(self.model.visual_projection(pooled) if self.has_projections else pooled, dim=1)
 
     def _embed_prompts(self, prompts: Sequence[str], images: Tensor) -> Tensor:
         """Unit vectors (batch, dimension) of the prompts; cached, because all steps of sampling have the same ones."""
@@ -73,24 +87,28 @@ class Cosine:
     @torch.no_grad()
     def _encode(self, prompts: Sequence[str], device: torch.device) -> Tensor:
         limit = self.model.config.text_config.max_position_embeddings
+        texts = [self.template.format(prompt) for prompt in prompts]
+        warn_truncated(self.name, self.tokenizer, texts, limit)
         text = self.tokenizer(
-            [self.template.format(prompt) for prompt in prompts],
-            padding=True,
+            texts,
+            padding=True if self.has_projections else "max_length",
             truncation=True,
             max_length=limit,
             return_tensors="pt",
         ).to(device)
+        if not self.has_projections:
+            return F.normalize(self.model.text_model(input_ids=text.input_ids).pooler_output, dim=1)
         pooled = self.model.text_model(input_ids=text.input_ids, attention_mask=text.attention_mask).pooler_output
         return F.normalize(self.model.text_projection(pooled), dim=1)
 
 
 def _cosine(name: str, model: nn.Module, texts: str | Path, dtype: torch.dtype, **options: Any) -> Reward:
     library = transformers()
-    tokenizer = pretrained(library.AutoTokenizer, texts, f"{name}'s tokenizer")
+    tokenizer = pretrained_tokenizer(texts, f"{name}'s tokenizer")
     if "preprocess" not in options:
         processor = pretrained(library.AutoImageProcessor, texts, f"{name}'s image processor")
         options["preprocess"] = preprocess_of(processor, name)
-    return Reward(name, Cosine(frozen(model, dtype), tokenizer, **options))
+    return Reward(name, Cosine(frozen(model, dtype), tokenizer, name=name, **options))
 
 
 def clipscore(model: str | Path = CLIP_B32, dtype: torch.dtype = torch.float32) -> Reward:
@@ -104,6 +122,23 @@ def clipscore(model: str | Path = CLIP_B32, dtype: torch.dtype = torch.float32) 
     """
     loaded = pretrained_model(transformers().CLIPModel, model, "clipscore's model")
     return _cosine("clipscore", loaded, model, dtype, scale=2.5, template="A photo depicts {}")
+
+
+def clip_cosine(model: str | Path, dtype: torch.dtype = torch.float32) -> Reward:
+    """The cosine of image and prompt in any CLIP or SigLIP of transformers, without a factor or a template.
+
+    Args:
+        model: hub id or folder of a CLIPModel or SiglipModel, such as "openai/clip-vit-large-patch14".
+        dtype: in which the networks compute.
+    Raises:
+        ValueError: if it is another kind of model or cannot be loaded.
+    """
+    library = transformers()
+    kinds = {"clip": library.CLIPModel, "siglip": library.SiglipModel}
+    config = pretrained(library.AutoConfig, model, "the configuration of clip")
+    if config.model_type not in kinds:
+        raise ValueError(f"{str(model)!r} is a {config.model_type!r} model; clip needs a CLIPModel or a SiglipModel")
+    return _cosine(f"clip:{model}", pretrained_model(kinds[config.model_type], model, "clip's model"), model, dtype)
 
 
 def pickscore(

@@ -56,6 +56,22 @@ def pretrained(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
         ) from error
 
 
+def pretrained_tokenizer(source: str | Path, what: str) -> Any:
+    """The tokenizer of a hub id or folder.
+
+    Raises:
+        ValueError: if it cannot be loaded or has no words: from a folder without tokenizer files, transformers makes
+            one that gives the same tokens for every text.
+    """
+    tokenizer = pretrained(transformers().AutoTokenizer, source, what)
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise ValueError(
+            f"{what}: {str(source)!r} has no tokenizer, so the score would ignore the prompt; put the published "
+            "tokenizer.json, or vocab.json and merges.txt, there"
+        )
+    return tokenizer
+
+
 def pretrained_model(kind: Any, source: str | Path, what: str) -> nn.Module:
     """A model of transformers with all of its weights. Other weights in the files, such as another tower, are ignored.
 

@@ -119,8 +119,8 @@ def preprocess_of(processor: Any, name: str) -> Preprocess:
     return preprocess
 
 
-def difference(preprocess: Preprocess, processor: Any, shape: tuple[int, int]) -> float:
-    """The largest difference of the two on a smooth image (H, W), in levels of 1/255; inf if their shapes differ."""
+def difference(preprocess: Any, processor: Any, shape: tuple[int, int]) -> float:
+    """The largest difference of two preprocessings on a smooth image (H, W), in levels; inf if their shapes differ."""
     across, down = np.meshgrid(np.linspace(0, 6 * np.pi, shape[1]), np.linspace(0, 5 * np.pi, shape[0]))
     waves = [np.sin(across + i) * np.cos(down - i) + 0.2 * np.sin(0.3 * across + 0.1 * down) for i in range(3)]
     levels = (128 + 90 * np.stack(waves, axis=-1)).astype(np.uint8)

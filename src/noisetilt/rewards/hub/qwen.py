@@ -45,11 +45,11 @@ def frame_numbers(frames: int, video_fps: float, fps: float, count: int | None =
     return torch.linspace(0, frames - 1, number).round().long().tolist()
 
 
-def resized(videos: Tensor, max_pixels: int) -> Tensor:
+def resized(videos: Tensor, max_pixels: int, min_pixels: int = MIN_PIXELS) -> Tensor:
     """Videos (batch, frames, 3, H, W) in [0, 1] resized to `resized_size`, bicubic with antialiasing, clamped once at
     the end as in torchvision (PIL clamps after each pass)."""
     height, width = videos.shape[-2:]
-    size = resized_size(height, width, max_pixels)
+    size = resized_size(height, width, max_pixels, min_pixels)
     if size == (height, width):
         return videos
     flat = F.interpolate(videos.flatten(0, 1), size, mode="bicubic", antialias=True, align_corners=False)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..reward import Reward
-from .files import fill, frozen, moved, pretrained, read_state, transformers
+from .files import fill, frozen, moved, pretrained, pretrained_tokenizer, read_state, transformers
 from .qwen import MERGE, frame_numbers, normalised, patches, resized
 from .video import checked
 from .videoreward_files import (
@@ -159,7 +159,7 @@ def videoreward(
     settings, template = read_settings(find_file(place, "model_config.json")), read_template(find_template(place))
     base = base or (place if (place / "config.json").is_file() else QWEN)
     config = pretrained(library.AutoConfig, base, "videoreward's configuration")
-    words = pretrained(library.AutoTokenizer, base, "videoreward's tokenizer")
+    words = pretrained_tokenizer(base, "videoreward's tokenizer")
     words.padding_side = "right"
     words.add_tokens([token for token in TOKENS.values() if token not in words.get_vocab()], special_tokens=True)
     ids = words.convert_tokens_to_ids(list(TOKENS.values()))

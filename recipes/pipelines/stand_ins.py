@@ -1,0 +1,317 @@
+"""Local stand-ins for the tokenizers, encoders and processors that diffusers' own tests take from the hub.
+
+For `diffusers_suite.py`. Tokenizers know a few words, encoders are tiny and have random weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+WORDS = "a painting of squirrel eating burger cat dog in the snow on robot red dance monkey".split()
+SPECIAL = ("<pad>", "</s>", "<unk>", "<s>")
+# With the identifiers that Qwen's models have for them.
+VISION = {"<|vision_start|>": 151652, "<|vision_end|>": 151653, "<|image_pad|>": 151655, "<|video_pad|>": 151656}
+CHAT = (
+    "{% for m in messages %}{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}{% endfor %}"
+)
+
+
+def tokenizer(*_: Any, **__: Any) -> Any:
+    """A tokenizer of a few words, with a chat template."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {**{word: number for number, word in enumerate((*SPECIAL, *WORDS))}, **VISION}
+    table = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    table.pre_tokenizer = pre_tokenizers.Whitespace()
+    table.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", vocabulary["<s>"]), ("</s>", vocabulary["</s>"])]
+    )
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=table,
+        pad_token="<pad>",
+        eos_token="</s>",
+        bos_token="<s>",
+        unk_token="<unk>",
+        model_max_length=77,
+        additional_special_tokens=list(VISION),
+    )
+    made.chat_template = CHAT
+    made.image_token, made.video_token = "<|image_pad|>", "<|video_pad|>"
+    return made
+
+
+def t5_config(*_: Any, **__: Any) -> Any:
+    """A tiny T5."""
+    import transformers
+
+    return transformers.T5Config(
+        vocab_size=1103, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4, dropout_rate=0.0
+    )
+
+
+def encoders() -> dict[str, Callable[[], Any]]:
+    """By name of a class of transformers: the tiny model that replaces its `from_pretrained`."""
+    import transformers as t
+
+    def qwen_vl() -> Any:
+        text = dict(
+            vocab_size=200000,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            rope_scaling={"type": "mrope", "mrope_section": [1, 1, 2]},
+        )
+        vision = dict(depth=2, embed_dim=16, hidden_size=16, num_heads=2)
+        return t.Qwen2VLForConditionalGeneration(t.Qwen2VLConfig(text_config=text, vision_config=vision))
+
+    def gemma_3() -> Any:
+        text = dict(
+            vocab_size=1000,
+            hidden_size=32,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+        )
+        vision = dict(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+        )
+        return t.Gemma3ForConditionalGeneration(
+            t.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+        )
+
+    def qwen_3_vl() -> Any:
+        text = dict(
+            vocab_size=200000,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=8,
+            rope_scaling={"rope_type": "default", "mrope_section": [1, 1, 2], "mrope_interleaved": True},
+        )
+        vision = dict(depth=2, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=16)
+        vision["deepstack_visual_indexes"] = [0, 1]
+        return t.Qwen3VLForConditionalGeneration(t.Qwen3VLConfig(text_config=text, vision_config=vision))
+
+    def siglip() -> Any:
+        return t.SiglipVisionModel(
+            t.SiglipVisionConfig(
+                hidden_size=32,
+                intermediate_size=37,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                image_size=32,
+                patch_size=8,
+            )
+        )
+
+    def llama() -> Any:
+        return t.LlamaForCausalLM(
+            t.LlamaConfig(
+                vocab_size=1000,
+                hidden_size=16,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=4,
+            )
+        )
+
+    def bert() -> Any:
+        return t.BertModel(
+            t.BertConfig(
+                vocab_size=1124, hidden_size=32, intermediate_size=37, num_hidden_layers=5, num_attention_heads=4
+            )
+        )
+
+    def umt5() -> Any:
+        return t.UMT5EncoderModel(
+            t.UMT5Config(vocab_size=1103, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4, dropout_rate=0.0)
+        )
+
+    return {
+        "T5EncoderModel": lambda: t.T5EncoderModel(t5_config()),
+        "UMT5EncoderModel": umt5,
+        "BertModel": bert,
+        "LlamaForCausalLM": llama,
+        "Qwen2VLForConditionalGeneration": qwen_vl,
+        "Qwen3VLForConditionalGeneration": qwen_3_vl,
+        "SiglipVisionModel": siglip,
+        "Gemma3ForConditionalGeneration": gemma_3,
+    }
+
+
+def siglip_processor(*_: Any, **__: Any) -> Any:
+    """An image processor of 32 × 32."""
+    import transformers
+
+    return transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
+
+
+def clip_processor(*_: Any, **__: Any) -> Any:
+    """An image processor of 32 × 32."""
+    import transformers
+
+    return transformers.CLIPImageProcessor(size=32, crop_size=32)
+
+
+def dpt_processor(*_: Any, **__: Any) -> Any:
+    """An image processor of 32 × 32."""
+    import transformers
+
+    return transformers.DPTImageProcessor(size={"height": 32, "width": 32})
+
+
+def chat_glm() -> Any:
+    """The tiny text encoder of Kolors."""
+    from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
+
+    config = ChatGLMConfig(
+        num_layers=2,
+        padded_vocab_size=1000,
+        hidden_size=8,
+        ffn_hidden_size=16,
+        kv_channels=4,
+        num_attention_heads=2,
+        multi_query_attention=True,
+        multi_query_group_num=1,
+        add_qkv_bias=True,
+        bias_dropout_fusion=False,
+    )
+    config.original_rope = True
+    return ChatGLMModel(config)
+
+
+def positioned_tokenizer(*_: Any, **__: Any) -> Any:
+    """A tokenizer that returns positions too, and pads on the left, as that of ChatGLM."""
+    made = tokenizer()
+
+    class Positioned(type(made)):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            found = super().__call__(*args, **kwargs)
+            ids = torch.as_tensor(found["input_ids"])
+            found["position_ids"] = torch.arange(ids.shape[1]).expand(ids.shape).clone()
+            return found
+
+    made.__class__ = Positioned
+    made.padding_side = "left"
+    return made
+
+
+def processor(name: Any, *_: Any, **__: Any) -> Any:
+    """The stand-in of a processor of text and images, by the name of its checkpoint."""
+    import transformers
+
+    return transformers.Qwen2_5_VLProcessor.from_pretrained(name) if "Qwen" in str(name) else tokenizer()
+
+
+class QwenProcessor:
+    """Text and images as the inputs of a vision-language model: the tokenizer's and an image processor's."""
+
+    def __init__(self) -> None:
+        from transformers import Qwen2VLImageProcessorPil
+
+        self.tokenizer = tokenizer()
+        self.image_processor = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56)
+
+    def __call__(self, text: Any = None, images: Any = None, **settings: Any) -> Any:
+        from transformers import BatchFeature
+
+        text = [text] if isinstance(text, str) else list(text)
+        found = {}
+        if images is not None:
+            found = dict(self.image_processor(images=images, return_tensors="pt"))
+            grids = iter(found["image_grid_thw"].prod(-1).tolist())
+            merge = self.image_processor.merge_size**2
+            text = [self._expanded(one, grids, merge) for one in text]
+        kept = {
+            name: settings[name] for name in ("padding", "padding_side", "max_length", "truncation") if name in settings
+        }
+        tokens = self.tokenizer(text, return_tensors="pt", **{"padding": True, **kept})
+        return BatchFeature({"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, **found})
+
+    @staticmethod
+    def _expanded(text: str, grids: Any, merge: int) -> str:
+        parts = text.split("<|image_pad|>")
+        filled = [part + " <|image_pad|>" * (next(grids) // merge) for part in parts[:-1]]
+        return "".join([*filled, parts[-1]])
+
+    def apply_chat_template(self, messages: Any, **settings: Any) -> Any:
+        """The tokenizer's."""
+        return self.tokenizer.apply_chat_template(messages, **settings)
+
+
+def install() -> None:
+    """Replaces the `from_pretrained` of transformers' classes by stand-ins, for this process."""
+    import transformers
+
+    for name in dir(transformers):
+        if name.endswith(("Tokenizer", "TokenizerFast")):
+            with contextlib.suppress(Exception):
+                getattr(transformers, name).from_pretrained = staticmethod(tokenizer)
+    for name, make in encoders().items():
+        getattr(transformers, name).from_pretrained = staticmethod(lambda *_, make=make, **__: made_from_seed(make))
+    original = transformers.AutoConfig.from_pretrained
+    transformers.AutoConfig.from_pretrained = staticmethod(
+        lambda name, *a, **k: t5_config() if "t5" in str(name) else original(name, *a, **k)
+    )
+    for name in ("SiglipImageProcessor", "SiglipImageProcessorPil"):
+        replace(name, siglip_processor)
+    for name in ("CLIPImageProcessor", "CLIPImageProcessorPil"):
+        replace(name, clip_processor)
+    replace("DPTImageProcessor", dpt_processor)
+    replace("AutoProcessor", processor)
+    from diffusers.pipelines.kolors import text_encoder
+    from diffusers.pipelines.kolors import tokenizer as kolors_tokenizer
+
+    text_encoder.ChatGLMModel.from_pretrained = staticmethod(lambda *_, **__: made_from_seed(chat_glm))
+    kolors_tokenizer.ChatGLMTokenizer.from_pretrained = staticmethod(positioned_tokenizer)
+    for name in ("Qwen2VLProcessor", "Qwen2_5_VLProcessor", "Qwen3VLProcessor"):
+        stand_in(name)
+
+
+def stand_in(name: str) -> None:
+    """Makes a processor's `from_pretrained` return a `QwenProcessor` that is an instance of its class."""
+    import transformers
+
+    kind = getattr(transformers, name)
+
+    def load(*_: Any, **__: Any) -> Any:
+        return type(name, (QwenProcessor, kind), {"__init__": QwenProcessor.__init__})()
+
+    kind.from_pretrained = staticmethod(load)
+
+
+def replace(name: str, load: Callable[..., Any]) -> None:
+    """Replaces the `from_pretrained` of a class of transformers, if it has the class."""
+    import transformers
+
+    with contextlib.suppress(Exception):
+        getattr(transformers, name).from_pretrained = staticmethod(load)
+
+
+def made_from_seed(make: Callable[[], Any]) -> Any:
+    """A model with the weights of seed 0, without changing the state of the random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = make().eval()
+    # The stand-in's tokenizer is short, but uses large identifiers.
+    made.resize_token_embeddings = lambda *_, **__: None
+    return made

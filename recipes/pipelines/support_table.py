@@ -1,0 +1,77 @@
+"""The table of docs/pipelines.md, from the rows of `diffusers_suite.py`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+START, END = "<!-- table: start -->\n", "<!-- table: end -->\n"
+
+
+def exported_pipelines() -> list[str]:
+    """The names of the pipeline classes that the installed diffusers exports."""
+    import diffusers
+
+    names = {name for group in diffusers._import_structure.values() for name in group if "Pipeline" in name}
+    found = []
+    for name in sorted(names):
+        kind = getattr(diffusers, name, None)
+        if inspect.isclass(kind) and issubclass(kind, diffusers.DiffusionPipeline) and "__call__" in dir(kind):
+            found.append(name)
+    return [name for name in found if name != "DiffusionPipeline"]
+
+
+def static_reason(name: str) -> str | None:
+    """Why a class is refused, as far as its source tells without a pipeline."""
+    import diffusers
+
+    from noisetilt.integrations.diffusers.support import NOT_IMAGES, PREPARE, reason_against_call
+
+    kind = getattr(diffusers, name)
+    if name in NOT_IMAGES:
+        return f"{name} makes {NOT_IMAGES[name]}"
+    if inspect.unwrap(kind.__call__).__code__.co_filename.endswith("pipeline_utils.py"):
+        return f"{name} has no call of its own"
+    reason = reason_against_call(kind)
+    if reason is None and not any(hasattr(kind, method) for method in PREPARE):
+        return f"{name} draws its noise within its __call__, where it cannot be replaced"
+    return reason
+
+
+def verdict(name: str, rows: list[dict[str, Any]], guided: Callable[[dict[str, Any]], bool]) -> tuple[str, str]:
+    """The mark of a class, "guided", "refused" or "not measured", and a remark."""
+    own = [row for row in rows if row.get("pipeline") == name]
+    passed = [row for row in own if guided(row)]
+    if passed:
+        scheduler = passed[0].get("scheduler", "")
+        named = scheduler.split(" for ")[-1] if scheduler else ""
+        return "guided", f"first-order deterministic form of {named}" if named else ""
+    reasons = [row["equal"] for row in own if str(row.get("equal", "")).startswith("ValueError: ")]
+    if reasons:
+        return "refused", reasons[0].removeprefix("ValueError: ")
+    reason = static_reason(name)
+    if reason:
+        return "refused", reason
+    ran = [row for row in own if row.get("plain") is True]
+    if ran:
+        return "not measured", "the test pipeline's images differ, or its reward cannot be raised"
+    return "not measured", "no test pipeline that runs without files of the hub"
+
+
+def write_table(document: Path, rows: list[dict[str, Any]], guided: Callable[[dict[str, Any]], bool]) -> None:
+    """Replaces the table between the marks of a document."""
+    verdicts = {name: verdict(name, rows, guided) for name in exported_pipelines()}
+    counts = {mark: sum(m == mark for m, _ in verdicts.values()) for mark in ("guided", "refused", "not measured")}
+    head = ", ".join(f"{count} {mark}" for mark, count in counts.items())
+    lines = [f"{len(verdicts)} classes: {head}.", "", "| class | | remark |", "|---|---|---|"]
+    for name, (mark, remark) in verdicts.items():
+        text = (
+            re.sub(r"\s+", " ", remark.replace(f"{name} ", "", 1)).replace("|", "\\|").replace("__call__", "`__call__`")
+        )
+        lines.append(f"| {name} | {mark} | {text} |")
+    before, _, rest = document.read_text("utf-8").partition(START)
+    after = rest.partition(END)[2]
+    document.write_text(before + START + "\n".join(lines) + "\n" + END + after, "utf-8")

@@ -1,0 +1,300 @@
+"""What a pipeline does with its final latents: the statements of its `__call__` after a step of its scheduler."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...models.pixels import clamp_unit
+from .temporary import restored, temporarily_set
+
+# Local variables of a pipeline's call, where it has them, so that it returns tensors and has no side effects.
+LOCALS: dict[str, Any] = {
+    "output_type": "pt",
+    "return_dict": False,
+    "callback_on_step_end": None,
+    "padding_mask_crop": None,
+}
+LIST_METHODS = ("append", "extend")
+# Of the pipelines that have no image processor, those whose images are in [0, 1]; those of all others are in [-1, 1].
+UNIT_RANGE = ("StableCascadeDecoderPipeline", "WuerstchenDecoderPipeline")
+SCALAR_ATTRIBUTES = ("dtype", "device", "shape", "ndim")
+
+
+class Continuation:
+    """The rest of a pipeline's call after a step of its scheduler, as a function of what this step returns.
+
+    The statements are those of the pipeline's own `__call__`, from the one that calls the scheduler, as if the loop
+    ended with it. They run on copies of the call's local variables at that step, and images are not converted, so that
+    autograd differentiates through them.
+
+    Args:
+        pipe: the pipeline, within a call of `scheduler.step`.
+        rows: of the pipeline's batch.
+    Raises:
+        ValueError: if the source of the pipeline's `__call__` is not available.
+    """
+
+    def __init__(self, pipe: Any, rows: int) -> None:
+        frame = call_frame(pipe)
+        self.pipe, self.rows = pipe, rows
+        self._globals = frame.f_globals
+        self._locals = {name: value for name, value in frame.f_locals.items() if name.isidentifier()}
+        names = frozenset(self._locals)
+        self._code, self._read, self._changed = compile_rest(frame.f_code, frame.f_lineno, names)
+
+    @property
+    def per_row(self) -> bool:
+        """Whether the rest of the call uses other variables that have one entry per row of the batch."""
+        return any(self._multiple(self._locals[name]) for name in self._read if name in self._locals)
+
+    def __call__(self, x_0: Tensor, rows: Tensor) -> Tensor:
+        """Images (batch, channel, H, W) or videos (batch, frames, channel, H, W) in [0, 1].
+
+        Args:
+            x_0: what the scheduler returns, (batch, …).
+            rows: the row of the pipeline's batch whose other variables belong to each entry of x_0, (batch,) int64.
+        """
+        processors = {
+            name: Processor(value) for name, value in vars(self.pipe).items() if hasattr(value, "postprocess")
+        }
+        namespace: dict[str, Any] = {}
+        exec(self._code, self._globals, namespace)
+        with (
+            restored(self.pipe),
+            temporarily_set(
+                self.pipe,
+                scheduler=FinalStep(self.pipe.scheduler, x_0),
+                safety_checker=None,
+                watermark=None,
+                **processors,
+                **decoding_to_arrays(self.pipe),
+            ),
+        ):
+            output = namespace["rest"](**self._arguments(rows))
+        images = output[0] if isinstance(output, (tuple, list)) else output
+        images = torch.stack(list(images)) if isinstance(images, (tuple, list)) else images
+        if any(processor.used for processor in processors.values()) or type(self.pipe).__name__ in UNIT_RANGE:
+            return images
+        return clamp_unit(images / 2 + 0.5)
+
+    def _arguments(self, rows: Tensor) -> dict[str, Any]:
+        own = {name: value for name, value in LOCALS.items() if name in self._locals}
+        arguments = {**self._locals, **own}
+        all_rows = len(rows) == self.rows and torch.equal(rows.cpu(), torch.arange(self.rows))
+        for name in self._read & set(arguments):
+            value = self._select(arguments[name], rows, all_rows)
+            arguments[name] = value.clone() if name in self._changed and torch.is_tensor(value) else value
+        return arguments
+
+    def _multiple(self, value: Any) -> int:
+        """How many entries per row of the batch a tensor has, such as 2 with classifier-free guidance; 0 if none."""
+        if not torch.is_tensor(value) or value.ndim < 2 or self.rows == 1 or len(value) % self.rows:
+            return 0
+        multiple = len(value) // self.rows
+        return multiple if multiple <= 3 else 0
+
+    def _select(self, value: Any, rows: Tensor, all_rows: bool) -> Any:
+        if isinstance(value, torch.Generator):
+            return clone_generator(value)
+        if isinstance(value, list):
+            return [self._select(entry, rows, True) for entry in value]
+        if hasattr(value, "set_timesteps"):
+            return copy.copy(value)
+        multiple = 0 if all_rows else self._multiple(value)
+        if not multiple:
+            return value
+        return value.unflatten(0, (multiple, self.rows))[:, rows.to(value.device)].flatten(0, 1)
+
+
+class FinalStep:
+    """A scheduler whose step returns x_0. All else is the original's."""
+
+    def __init__(self, original: Any, x_0: Tensor) -> None:
+        self.original, self.x_0 = original, x_0
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "original":
+            raise AttributeError(name)
+        return getattr(self.original, name)
+
+    def step(self, *_: Any, return_dict: bool = True, **__: Any) -> Any:
+        """x_0, in the form of the original's step."""
+        from .scheduler import step_output
+
+        return step_output(self.x_0, return_dict)
+
+
+class Processor:
+    """An image or video processor whose images stay tensors. All else is the original's."""
+
+    def __init__(self, original: Any) -> None:
+        self.original, self.used = original, False
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "original":
+            raise AttributeError(name)
+        return getattr(self.original, name)
+
+    def postprocess(self, image: Tensor, *_: Any, do_denormalize: Sequence[bool] | None = None, **__: Any) -> Tensor:
+        """Images in [0, 1] from decoded ones."""
+        self.used = True
+        config = getattr(self.original, "config", {})
+        normalised = config.get("do_normalize", True) if do_denormalize is None else all(do_denormalize)
+        return clamp_unit(image / 2 + 0.5) if normalised else image
+
+    def postprocess_video(self, video: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Videos (batch, frames, channel, H, W) in [0, 1] from decoded ones (batch, channel, frames, H, W)."""
+        return self.postprocess(video.transpose(1, 2))
+
+
+def decoding_to_arrays(pipe: Any) -> dict[str, Any]:
+    """For a pipeline whose `decode_latents` returns arrays: one that returns tensors in [-1, 1]."""
+    original = getattr(pipe, "decode_latents", None)
+    if original is None or ".numpy()" not in inspect.getsource(original):
+        return {}
+
+    def decode_latents(latents: Tensor, *_: Any, **__: Any) -> Tensor:
+        return pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
+
+    return {"decode_latents": decode_latents}
+
+
+def clone_generator(generator: torch.Generator) -> torch.Generator:
+    """A generator of the same state, so that drawing from it does not advance the original."""
+    return torch.Generator(generator.device).set_state(generator.get_state())
+
+
+def call_frame(pipe: Any) -> FrameType:
+    """The frame of the pipeline's `__call__` that is running."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "__call__" and frame.f_locals.get("self") is pipe:
+            return frame
+        frame = frame.f_back
+    raise ValueError(f"{type(pipe).__name__} does not run its scheduler in its __call__; pass decode=")
+
+
+@functools.lru_cache(maxsize=64)
+def compile_rest(code: CodeType, line: int, names: frozenset[str]) -> tuple[CodeType, frozenset[str], frozenset[str]]:
+    """The statements of a function from the one at a line on, as a function `rest` of local variables.
+
+    Returns:
+        The code that defines `rest`; the variables that it reads, except for their dtype, device and shape; and those
+        of which it changes entries.
+    """
+    function = source_of(code)
+    statements = statements_from(function.body, line)
+    if not statements:
+        raise ValueError(f"line {line} of {code.co_filename} is not in {code.co_name}; pass decode=")
+    rest = ast.parse("def rest(): pass").body[0]
+    assert isinstance(rest, ast.FunctionDef)
+    rest.args.kwonlyargs = [ast.arg(name) for name in sorted(names)]
+    rest.args.kw_defaults = [None] * len(names)
+    rest.body = [WithoutEffects().visit(statement) for statement in statements]
+    module = ast.fix_missing_locations(ast.Module([rest], []))
+    filename = f"<the rest of {code.co_filename} after line {line}>"
+    return compile(module, filename, "exec"), frozenset(names_read(statements)), frozenset(names_changed(statements))
+
+
+def source_of(code: CodeType) -> ast.FunctionDef:
+    """The syntax tree of a function, with the line numbers of its file.
+
+    Raises:
+        ValueError: if its source is not available.
+    """
+    try:
+        source = textwrap.dedent(inspect.getsource(code))
+    except OSError as error:
+        raise ValueError(
+            f"the source of {code.co_name} in {code.co_filename} is not available; pass decode="
+        ) from error
+    tree = ast.increment_lineno(ast.parse(source), code.co_firstlineno - 1)
+    function = tree.body[0]
+    assert isinstance(function, ast.FunctionDef)
+    return function
+
+
+def statements_from(body: Sequence[ast.stmt], line: int) -> list[ast.stmt]:
+    """The statements from the one at a line on. A loop that contains the line ends with this iteration."""
+    for number, statement in enumerate(body):
+        if not statement.lineno <= line <= (statement.end_lineno or statement.lineno):
+            continue
+        inner = next((found for part in bodies(statement) if (found := statements_from(part, line))), None)
+        if inner is None:
+            return [statement, *body[number + 1 :]]
+        if isinstance(statement, (ast.For, ast.While)):
+            inner = [*last_index(statement), single_iteration(inner)]
+        return [*inner, *body[number + 1 :]]
+    return []
+
+
+class WithoutEffects(ast.NodeTransformer):
+    """Removes calls whose result is not used, such as those that offload or reset a module. Lists still grow."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.stmt:
+        """`pass` for such a call."""
+        called = node.value.func if isinstance(node.value, ast.Call) else None
+        kept = called is None or getattr(called, "attr", None) in LIST_METHODS
+        return node if kept else ast.Pass()
+
+
+def bodies(statement: ast.stmt) -> Iterator[list[ast.stmt]]:
+    """The blocks of a compound statement."""
+    for name in ("body", "orelse", "finalbody"):
+        yield getattr(statement, name, [])
+    for handler in getattr(statement, "handlers", []):
+        yield handler.body
+
+
+def single_iteration(body: list[ast.stmt]) -> ast.stmt:
+    """A loop that runs its body once, in which `break` and `continue` are allowed."""
+    loop = ast.parse("for _ in (0,): pass").body[0]
+    assert isinstance(loop, ast.For)
+    loop.body = body
+    return loop
+
+
+def last_index(loop: ast.stmt) -> list[ast.stmt]:
+    """For a loop `for i, t in enumerate(timesteps)`: the statement that sets i to its last value."""
+    match loop:
+        case ast.For(
+            target=ast.Tuple(elts=[ast.Name(id=index), *_]),
+            iter=ast.Call(func=ast.Name(id="enumerate"), args=[ast.Name(id=entries)]),
+        ):
+            return ast.parse(f"{index} = len({entries}) - 1").body
+    return []
+
+
+def names_read(statements: Sequence[ast.stmt]) -> Iterator[str]:
+    """The names that statements read, except where they read only the dtype, device or shape."""
+    scalar = {
+        id(node.value)
+        for statement in statements
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Attribute) and node.attr in SCALAR_ATTRIBUTES
+    }
+    for statement in statements:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and id(node) not in scalar:
+                yield node.id
+
+
+def names_changed(statements: Sequence[ast.stmt]) -> Iterator[str]:
+    """The names of which statements change entries."""
+    for statement in statements:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name):
+                yield node.value.id
+            if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+                yield node.target.id

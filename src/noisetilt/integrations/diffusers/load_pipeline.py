@@ -1,0 +1,124 @@
+"""Loads a diffusers pipeline from a folder or the hub, places it on a device, and adds LoRA weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..._messages import missing_extra
+from ...models.flux import quietly
+
+OFFLOADS = ("none", "model", "sequential")
+
+
+def find_dtype(dtype: torch.dtype | str | None, device: torch.device | str) -> torch.dtype:
+    """A dtype by name; if it is None, bfloat16, and float32 on the CPU.
+
+    Raises:
+        ValueError: for any other dtype than float32, float16 and bfloat16.
+    """
+    if dtype is None:
+        return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"dtype = {dtype!r} is unknown; expected float32, float16 or bfloat16")
+    return found
+
+
+def pipeline_class_name(source: str | Path) -> str:
+    """The class of the pipeline in a folder that `save_pretrained` wrote, or in a repository of the hub.
+
+    Raises:
+        ImportError: if diffusers is not installed.
+        ValueError: if there is no pipeline.
+    """
+    if Path(source).is_dir():
+        index = Path(source) / "model_index.json"
+        if not index.is_file():
+            raise ValueError(f"the folder {source} has no model_index.json; give a folder that save_pretrained wrote")
+        return json.loads(index.read_text("utf-8")).get("_class_name", "")
+    return _diffusers().DiffusionPipeline.load_config(str(source)).get("_class_name", "")
+
+
+def _diffusers() -> Any:
+    try:
+        import diffusers
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ImportError(missing_extra("diffusers", "this model")) from error
+    return diffusers
+
+
+def load_pipeline(source: str | Path, dtype: torch.dtype, lora: Sequence[str] = ()) -> Any:
+    """A pipeline on the CPU, with its weights in a dtype, without progress bars.
+
+    Args:
+        source: a folder that `save_pretrained` wrote, or a hub id such as "black-forest-labs/FLUX.1-dev".
+        dtype: of the weights.
+        lora: folders, files or hub ids of LoRA weights, each with an optional scale: "style.safetensors=0.8".
+    Raises:
+        ImportError: if diffusers or transformers is not installed.
+        ValueError: if the pipeline or a LoRA cannot be loaded.
+        OSError: if a file is missing or the hub cannot be reached.
+    """
+    diffusers = _diffusers()
+    local = {"local_files_only": True} if Path(source).is_dir() else {}
+    with quietly():
+        pipe = diffusers.DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, **local)
+    pipe.set_progress_bar_config(disable=True)
+    if lora:
+        _add_lora(pipe, lora)
+    return pipe
+
+
+def _add_lora(pipe: Any, lora: Sequence[str]) -> None:
+    if not hasattr(pipe, "load_lora_weights"):
+        raise ValueError(f"{type(pipe).__name__} takes no LoRA weights; leave lora out")
+    adapters, scales = [], []
+    for number, text in enumerate(lora):
+        place, scale = _split_scale(text)
+        try:
+            pipe.load_lora_weights(place, adapter_name=f"lora{number}")
+        except (ValueError, KeyError, OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"the LoRA {place!r} cannot be loaded into {type(pipe).__name__}: {reason}") from error
+        adapters.append(f"lora{number}")
+        scales.append(scale)
+    pipe.set_adapters(adapters, scales)
+
+
+def _split_scale(text: str) -> tuple[str, float]:
+    """ "style.safetensors=0.8" as ("style.safetensors", 0.8); the scale is 1 if there is none."""
+    place, equals, scale = text.rpartition("=")
+    try:
+        return (place, float(scale)) if equals else (text, 1.0)
+    except ValueError:
+        return text, 1.0
+
+
+def place_pipeline(pipe: Any, device: torch.device | str, offload: str = "none") -> None:
+    """Moves a pipeline to a device, or lets its modules move there while they run.
+
+    Args:
+        pipe: the pipeline.
+        device: the device on which it computes.
+        offload: "none"; "model": each component is on the device while it runs; "sequential": each layer is.
+    Raises:
+        ValueError: for an unknown `offload`, or on the CPU, from which nothing can be offloaded.
+    """
+    if offload not in OFFLOADS:
+        raise ValueError(f"offload = {offload!r} is unknown; expected one of {', '.join(OFFLOADS)}")
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.eval().requires_grad_(False)
+    if offload == "none":
+        pipe.to(device)
+        return
+    if torch.device(device).type == "cpu":
+        raise ValueError(f"offload = {offload!r} needs a GPU, and the device is the CPU; use 'none'")
+    {"model": pipe.enable_model_cpu_offload, "sequential": pipe.enable_sequential_cpu_offload}[offload](device=device)

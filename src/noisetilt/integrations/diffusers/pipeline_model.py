@@ -1,0 +1,211 @@
+"""Any supported diffusers pipeline as a model for `sample`."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...methods import Method, find_method
+from ...models.prompts import check_prompts, is_word_level, known_words
+from ...path import Path
+from ...rewards.reward import RewardFunction
+from ...sampling.check_inputs import GradientAt
+from ...sampling.engine import Engine
+from ...sampling.result import Result, StepReport
+from .aligned_pipeline import AlignedPipeline, align
+from .out_of_memory import Setting, explained_memory_errors
+from .schedules import first_order, path_of
+
+# Pipelines of these classes start from an image, which `sample` and the command line do not pass.
+NEEDS_IMAGE = re.compile(r"Img2Img|Inpaint|ControlNet|Edit|InstructPix2Pix|Upscale|Fill|Control|ImageToVideo|Redux")
+
+
+class PipelineModel:
+    """A diffusers pipeline for `sample`, which runs the pipeline's own loop through `align`.
+
+    Args:
+        pipe: a pipeline that makes images or videos from prompts, of a class that `align` supports.
+        guidance: the guidance scale; the pipeline's own default if None.
+        device: where it computes.
+        height, width: of the images, in pixels; the pipeline's own defaults if None.
+        checkpointing: whether gradients use gradient checkpointing.
+        offload: how the pipeline was placed, for the advice when memory runs out.
+        frames: number of frames of a video; the pipeline's own default if None.
+    Attributes:
+        steps: the pipeline's own default number of steps.
+        path: of the pipeline's scheduler.
+    Raises:
+        ValueError: if `align` does not support the class, or it needs an input image.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        guidance: float | None = None,
+        device: torch.device | str = "cpu",
+        height: int | None = None,
+        width: int | None = None,
+        checkpointing: bool = False,
+        offload: str = "none",
+        frames: int | None = None,
+    ) -> None:
+        name, self._parameters = type(pipe).__name__, inspect.signature(type(pipe).__call__).parameters
+        _check_parameters(name, self._parameters)
+        align(pipe, None, "base")  # raises for classes that it does not support
+        self.pipe, self.device, self.height, self.width = pipe, device, height, width
+        self.checkpointing, self.offload, self.frames = checkpointing, offload, frames
+        if frames is not None and "num_frames" not in self._parameters:
+            raise ValueError(f"frames = {frames} is for video pipelines and {name} makes images; leave it out")
+        self._guidance_name = self._find_guidance_name()
+        self.guidance = self._default(self._guidance_name) if guidance is None else guidance
+        if guidance is not None and self._guidance_name is None:
+            raise ValueError(f"{name} has no guidance scale; leave guidance out")
+        self.steps: int = self._default("num_inference_steps") or 25
+
+    @property
+    def words(self) -> list[str]:
+        """All words that prompts may have, if the tokenizer knows whole words only; otherwise empty."""
+        tokenizer = getattr(self.pipe, "tokenizer", None)
+        return known_words(tokenizer) if is_word_level(tokenizer) else []
+
+    @property
+    def path(self) -> Path:
+        """The Gaussian path of the scheduler."""
+        return path_of(first_order(self.pipe.scheduler))
+
+    def _default(self, name: str | None) -> Any:
+        parameter = self._parameters.get(name or "")
+        return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+    def _find_guidance_name(self) -> str | None:
+        """The argument of classifier-free guidance; `guidance_scale` may be an input of a distilled network only."""
+        config = getattr(getattr(self.pipe, "transformer", None), "config", {})
+        if "true_cfg_scale" in self._parameters and not config.get("guidance_embeds"):
+            return "true_cfg_scale"
+        return "guidance_scale" if "guidance_scale" in self._parameters else None
+
+    def check(self, prompts: Sequence[str], method: str | Method, reward: RewardFunction | None, eta: float) -> None:
+        """Checks what `sample` would refuse later.
+
+        Raises:
+            ValueError: if the method cannot follow the reward or needs noise that eta = 0 does not inject, or if a
+                word-level tokenizer does not know a word of a prompt.
+        """
+        method = find_method(method)
+        align(self.pipe, reward, method, eta)
+        Engine(method, self.path, (2,), [0], eta)
+        if self.words:
+            check_prompts(self.pipe.tokenizer, prompts)
+
+    def arguments(self, steps: int) -> dict[str, Any]:
+        """The arguments of the pipeline's call, without prompts."""
+        given: dict[str, Any] = {"num_inference_steps": steps, "output_type": "pt"}
+        if self._guidance_name is not None:
+            given[self._guidance_name] = self.guidance
+        if self._guidance_name == "true_cfg_scale" and self.guidance is not None and self.guidance > 1:
+            given["negative_prompt"] = ""
+        sizes = {"height": self.height, "width": self.width, "num_frames": self.frames}
+        given |= {name: size for name, size in sizes.items() if size is not None}
+        if self.height is not None and self.width is not None and "use_resolution_binning" in self._parameters:
+            given["use_resolution_binning"] = False  # otherwise the size is replaced by the nearest known one
+        length = self._text_length()
+        if length is not None:
+            given["max_sequence_length"] = length
+        return given
+
+    def _text_length(self) -> int | None:
+        """The pipeline's default of max_sequence_length, unless its tokenizer reads fewer tokens."""
+        default = self._default("max_sequence_length")
+        names = ("tokenizer_3", "tokenizer_2", "tokenizer")
+        tokenizer = next((t for t in (getattr(self.pipe, name, None) for name in names) if t is not None), None)
+        if default is None or tokenizer is None:
+            return default
+        return min(default, tokenizer.model_max_length)
+
+    def sample(
+        self,
+        prompts: Sequence[str] | str,
+        reward: RewardFunction | None = None,
+        method: str | Method = "ntrk",
+        steps: int | None = None,
+        seeds: Sequence[int] | None = None,
+        *,
+        eta: float = 1.0,
+        grid: Sequence[float] | None = None,
+        gradient_at: GradientAt = "x_t",
+        chunk: int = 1,
+        track: bool = True,
+        callback: Callable[[StepReport], Any] | None = None,
+        heldout: RewardFunction | None = None,
+    ) -> Result:
+        """As `noisetilt.sample`, which calls this. All images are one batch of the pipeline, and `chunk` is the number
+        of rows that are decoded at a time. Rewards are tracked always.
+
+        Raises:
+            ValueError: if an argument is invalid; `grid` is not supported.
+            MemoryError: if the GPU has too little memory; the message has the options that would help.
+        """
+        if grid is not None:
+            raise ValueError("grid is not supported for a diffusers pipeline; pass steps=, or use `align`")
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        seeds = list(range(len(prompts))) if seeds is None else list(seeds)
+        self.check(prompts, method, reward, eta)
+        aligned = align(
+            self.pipe,
+            reward,
+            method,
+            eta,
+            gradient_at=gradient_at,
+            chunk=chunk,
+            checkpointing=self.checkpointing,
+            heldout=heldout,
+        )
+        aligned.callback = callback
+        with self._explained(aligned, len(prompts), gradient_at, chunk):
+            output = aligned(prompts, seeds=seeds, **self.arguments(steps or self.steps))
+        trace = aligned.trace
+        assert trace is not None
+        return Result(_images_of(output), aligned.rewards, trace, aligned.heldout)
+
+    def _explained(
+        self, aligned: AlignedPipeline, images: int, gradient_at: str, chunk: int
+    ) -> contextlib.AbstractContextManager[None]:
+        """Explains a GPU's lack of memory in a call of an aligned pipeline."""
+        method = aligned.method
+        proposal = method.proposal
+        estimated = getattr(proposal, "zeroth_order", False)
+        at = getattr(proposal, "gradient_at", gradient_at)
+        differentiates = (proposal.needs_gradient and not estimated) or method.initial.needs_reward
+        setting = Setting(at if differentiates else None, self.checkpointing, self.offload)
+
+        def latent_shape() -> Sequence[int] | None:
+            sampler = None if aligned.current_call is None else aligned.current_call.sampler
+            return None if sampler is None else sampler.engine.shape
+
+        rows = images * method.selection.particles
+        passes = 2 if "negative_prompt" in self.arguments(1) else None
+        return explained_memory_errors(self.pipe, self.device, setting, rows, chunk, latent_shape, passes)
+
+
+def _check_parameters(name: str, parameters: Any) -> None:
+    """Raises a ValueError unless a pipeline makes images from prompts alone."""
+    missing = [n for n in ("prompt", "num_inference_steps", "output_type") if n not in parameters]
+    if missing:
+        raise ValueError(f"{name} has no argument {missing[0]!r}; use `align`, with the pipeline's own arguments")
+    image = parameters.get("image")
+    if image is not None and (image.default is image.empty or NEEDS_IMAGE.search(name)):
+        raise ValueError(f"{name} needs an input image, which is not passed here; use `align` in Python")
+
+
+def _images_of(output: Any) -> Tensor:
+    """The images (image, 3, H, W) or videos (image, frame, 3, H, W) of a pipeline's output, as float32."""
+    images = next(iter(output.values()))
+    if not torch.is_tensor(images):
+        images = torch.as_tensor(images)
+    return images.float()

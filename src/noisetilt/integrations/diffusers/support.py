@@ -1,0 +1,101 @@
+"""Which pipelines can be guided, from the source of their `__call__`."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from .continuation import source_of
+
+# What cannot be read from the source: pipelines that make no images.
+NOT_IMAGES = {
+    "KandinskyPriorPipeline": "image embeddings; align the decoder's pipeline",
+    "KandinskyV22PriorPipeline": "image embeddings; align the decoder's pipeline",
+    "KandinskyV22PriorEmb2EmbPipeline": "image embeddings; align the decoder's pipeline",
+    "StableCascadePriorPipeline": "image embeddings; align StableCascadeDecoderPipeline",
+    "WuerstchenPriorPipeline": "image embeddings; align WuerstchenDecoderPipeline",
+    "ShapEPipeline": "parameters of a renderer of 3D objects; pass an image pipeline",
+    "ShapEImg2ImgPipeline": "parameters of a renderer of 3D objects; pass an image pipeline",
+    "MarigoldDepthPipeline": "depth maps of a given image; pass an image pipeline",
+    "MarigoldNormalsPipeline": "surface normals of a given image; pass an image pipeline",
+    "MarigoldIntrinsicsPipeline": "intrinsic components of a given image; pass an image pipeline",
+}
+PREPARE = ("prepare_latents", "prepare_intermediate_images")
+
+
+def prepare_name(pipe: Any) -> str | None:
+    """The name of the pipeline's method that makes its initial latents; None if it has none."""
+    return next((name for name in PREPARE if hasattr(pipe, name)), None)
+
+
+def reason_against(pipe: Any) -> str | None:
+    """Why a pipeline cannot be guided and what to pass instead, in one sentence; None if it may be guided."""
+    name = type(pipe).__name__
+    parts = [part for part in getattr(pipe, "components", {}) if part.endswith(("_pipe", "_pipeline"))]
+    inner = [part for part in vars(pipe) if part.endswith(("_pipe", "_pipeline"))] or parts
+    if inner:
+        return f"{name} calls other pipelines ({', '.join(inner)}); align the one that makes the images"
+    made = next((NOT_IMAGES[c.__name__] for c in type(pipe).__mro__ if c.__name__ in NOT_IMAGES), None)
+    if made is not None:
+        return f"{name} makes {made}"
+    if not hasattr(pipe, "scheduler"):
+        return f"{name} has no attribute `scheduler`; pass a diffusers pipeline with one"
+    if prepare_name(pipe) is None:
+        return (
+            f"{name} draws its noise within its __call__, where it cannot be replaced; "
+            f"pass a pipeline that has {' or '.join(PREPARE)}"
+        )
+    return reason_against_call(type(pipe))
+
+
+@functools.cache
+def reason_against_call(kind: type) -> str | None:
+    """Why a class of pipelines cannot be guided, from its `__call__`."""
+    name, function = kind.__name__, source_of(inspect.unwrap(kind.__call__).__code__)
+    if any(getattr(node, "id", None) == "AudioPipelineOutput" for node in ast.walk(function)):
+        return f"{name} makes sound, and rewards take images; pass a pipeline of images or videos"
+    steps = list(step_calls(function))
+    if not steps:
+        return (
+            f"{name} does not call self.scheduler.step in its __call__, so that there is no step to guide; "
+            "align the pipeline that makes its images or latents"
+        )
+    if any(is_prepare(node) for loop in loops(function) for node in ast.walk(loop)):
+        return (
+            f"{name} makes its output in several parts, each from noise of its own, and a reward of the whole has no "
+            "gradient by one part; use a pipeline that makes it at once"
+        )
+    if any(reads_second(node) for node in ast.walk(function)):
+        return (
+            f"{name} calls its scheduler twice in every step, with a prediction of its own in between; "
+            "use a pipeline that calls it once"
+        )
+    return None
+
+
+def is_method(node: ast.AST, *path: str) -> bool:
+    """Whether a node is the call of a method, such as self.scheduler.step."""
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == ".".join(path)
+
+
+def step_calls(function: ast.AST) -> Iterator[ast.AST]:
+    """The calls of the scheduler's step."""
+    return (node for node in ast.walk(function) if is_method(node, "self", "scheduler", "step"))
+
+
+def is_prepare(node: ast.AST) -> bool:
+    """Whether a node is a call of the method that makes the initial latents."""
+    return any(is_method(node, "self", name) for name in PREPARE)
+
+
+def loops(function: ast.AST) -> Iterator[ast.AST]:
+    """The loops in which the scheduler is called."""
+    return (n for n in ast.walk(function) if isinstance(n, (ast.For, ast.While)) and any(step_calls(n)))
+
+
+def reads_second(node: ast.AST) -> bool:
+    """Whether a node passes a prediction of x_0 to the scheduler's step."""
+    return any(k.arg == "pred_original_sample" for k in getattr(node, "keywords", [])) and any(step_calls(node))

@@ -1,0 +1,145 @@
+"""`load`: a model by name, or any supported diffusers pipeline by its folder or hub id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .._messages import unknown_name
+from ..models import MODELS, check_device
+from ..models import load as load_by_name
+
+
+def load(
+    name: str | Path,
+    *,
+    device: Any = None,
+    dtype: Any = None,
+    guidance: float | None = None,
+    offload: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    lora: Sequence[str] | str = (),
+    checkpointing: bool = False,
+    frames: int | None = None,
+) -> Any:
+    """A model for `sample` and, where it supports it, `optimize`.
+
+        from noisetilt import load, rewards, sample
+
+        model = load("black-forest-labs/FLUX.1-dev", device="cuda", offload="model", height=768, width=1024)
+        result = sample(model, ["a red fox"], rewards.load("pickscore"), "ntrk", steps=model.steps, chunk=1)
+
+    Args:
+        name: one of MODELS; the folder of a diffusers pipeline, as `save_pretrained` writes it; or a hub id.
+        device: torch device. By default the GPU for a pipeline, if there is one; otherwise the CPU.
+        dtype: torch dtype, or its name, of the networks. By default bfloat16 for a pipeline on a GPU, else float32.
+        guidance: classifier-free guidance scale; the model's own by default.
+        offload: for pipelines on a GPU, "model": each network is on the GPU while it runs only; "sequential": each
+            layer is.
+        height, width: of the images in pixels, for pipelines.
+        lora: for pipelines, folders, files or hub ids of LoRA weights, each with an optional scale:
+            "style.safetensors=0.8".
+        checkpointing: for pipelines, whether gradients use gradient checkpointing, which takes less memory and more
+            time.
+        frames: number of frames, for pipelines that make videos; the pipeline's own default if None.
+    Returns:
+        A model for `sample`. It also has `pipe` if it is a pipeline. A FluxPipeline without `offload` and
+        `checkpointing` is a `FluxModel`, which `optimize` takes too. Any other is a `PipelineModel`, which runs the
+        pipeline's own loop.
+    Raises:
+        ImportError: if the model needs diffusers and it is not installed.
+        ValueError: if no model has this name, an option is invalid or does not apply to the model, the class of the
+            pipeline is not supported, or the device is not available.
+        OSError: if the hub cannot be reached.
+        MemoryError: if the weights do not fit into the GPU's memory; the message has the options that would help.
+    """
+    lora = [lora] if isinstance(lora, str) else list(lora)
+    for_pipelines: dict[str, Any] = dict(
+        offload=offload or "none", height=height, width=width, lora=lora, checkpointing=checkpointing, frames=frames
+    )
+    given = [option for option, value in for_pipelines.items() if value and value != "none"]
+    if name in MODELS and not (name == "emoji128" and given):
+        if given:
+            raise ValueError(f"{given[0]} is for diffusers pipelines and {name} is not one; leave it out")
+        return load_by_name(str(name), device=device, dtype=_dtype(dtype), guidance=guidance)
+    if (height is None) != (width is None):
+        # Stable Diffusion ignores one without the other.
+        raise ValueError(f"height = {height} and width = {width} must be given together; give both, or neither")
+    device = default_device() if device is None else device
+    check_device(device)
+    import torch
+
+    # Tensors made in inference mode have no gradients.
+    with torch.inference_mode(False):
+        return _load_pipeline(_source(name), device, dtype, guidance, **for_pipelines)
+
+
+def default_device() -> str:
+    """The device of pipelines: the GPU, if there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def is_pipeline(name: str | Path) -> bool:
+    """Whether a name is the folder or hub id of a pipeline, and not one of MODELS."""
+    return name not in MODELS and (Path(name).is_dir() or str(name).count("/") == 1)
+
+
+def _dtype(dtype: Any) -> Any:
+    from .diffusers.load_pipeline import find_dtype
+
+    return None if dtype is None else find_dtype(dtype, "cpu")
+
+
+def _source(name: str | Path) -> str | Path:
+    if name == "emoji128":
+        from ..models.flux import EMOJI128, verify_checksums
+
+        verify_checksums(EMOJI128)
+        return EMOJI128
+    if not is_pipeline(name):
+        hint = "" if "/" not in str(name) else f"; there is no folder {name}"
+        raise ValueError(
+            unknown_name("model", str(name), MODELS)
+            + ", or give the folder or the hub id of a diffusers pipeline"
+            + hint
+        )
+    return name
+
+
+def _load_pipeline(
+    source: str | Path,
+    device: Any,
+    dtype: Any,
+    guidance: float | None,
+    *,
+    offload: str,
+    height: int | None,
+    width: int | None,
+    lora: Sequence[str],
+    checkpointing: bool,
+    frames: int | None,
+) -> Any:
+    from ..models.flux import FLUX_GUIDANCE, FluxModel
+    from .diffusers.load_pipeline import find_dtype, load_pipeline, pipeline_class_name, place_pipeline
+    from .diffusers.out_of_memory import explained_loading
+    from .diffusers.pipeline_model import PipelineModel
+
+    dtype = find_dtype(dtype, device)
+    try:
+        flux = pipeline_class_name(source) == "FluxPipeline"
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise OSError(f"{str(source)!r} is no folder, and as a hub id it cannot be loaded: {reason}") from error
+    pipe = load_pipeline(source, dtype, lora)
+    if flux and height is None:
+        height = width = pipe.vae.config.sample_size
+    with explained_loading(pipe, device, offload):
+        if flux and offload == "none" and not checkpointing and frames is None:
+            scale = FLUX_GUIDANCE if guidance is None else guidance
+            return FluxModel(pipe, scale, device, dtype, height=height, width=width)
+        place_pipeline(pipe, device, offload)
+    return PipelineModel(pipe, guidance, device, height, width, checkpointing, offload, frames)

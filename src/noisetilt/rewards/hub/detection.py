@@ -1,0 +1,130 @@
+"""Objects in the image, found by a detector of transformers: whether there is one, and how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..reward import Reward
+from .classifier import find_label
+from .files import frozen, moved, pretrained, pretrained_model, transformers
+from .preprocess import RESAMPLING, difference, resize
+
+DETECTOR = "facebook/detr-resnet-50"
+
+
+class DetectorPixels:
+    """The differentiable preprocessing of detectors: resize, and normalise if the model does.
+
+    The size after resizing, which may depend on the image's, is the processor's own.
+
+    Args:
+        processor: of transformers.
+    Raises:
+        ValueError: if its output differs by more than its rounding, because it has an unsupported step.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        mode = RESAMPLING.get(int(processor.resample))
+        refusal = "the detector's image processor does more than resize and normalise"
+        if mode is None:
+            raise ValueError(f"{refusal}; write the reward as a function of images yourself")
+        self.processor, self.mode = processor, mode
+        normalises = bool(processor.do_normalize)
+        self.mean = list(processor.image_mean) if normalises else [0.0] * 3
+        self.std = list(processor.image_std) if normalises else [1.0] * 3
+        self._sizes: dict[tuple[int, int], tuple[int, int]] = {}
+        worst = max(difference(self, processor, shape) for shape in ((150, 210), (90, 63)))
+        if worst > 2:
+            raise ValueError(f"{refusal}: its output differs by {worst:.1f} of 255 levels; write the reward yourself")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(batch, 3, height, width) from images (batch, 3, H, W) in [0, 1]."""
+        images = images.to(torch.promote_types(images.dtype, torch.float32))
+        pixels = resize(images, *self._size((images.shape[2], images.shape[3])), self.mode)
+        mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return (pixels - mean) / std
+
+    def _size(self, shape: tuple[int, int]) -> tuple[int, int]:
+        if shape not in self._sizes:
+            blank = np.zeros((*shape, 3), dtype=np.uint8)
+            made = np.asarray(self.processor(images=[blank], input_data_format="channels_last").pixel_values)
+            self._sizes[shape] = made.shape[2], made.shape[3]
+        return self._sizes[shape]
+
+
+class Objects:
+    """A reward of the objects with one label.
+
+    Args:
+        model: of transformers, for object detection.
+        label: the label's number.
+        preprocess: images (batch, 3, H, W) in [0, 1] → pixels.
+        count: the wanted number of objects, or None for "at least one".
+        softmax: whether the classes exclude one another and the last one is "no object", as in DETR; else each class
+            has a probability of its own.
+    """
+
+    def __init__(
+        self, model: nn.Module, label: int, preprocess: DetectorPixels, count: int | None, softmax: bool
+    ) -> None:
+        self.model, self.label, self.preprocess, self.count, self.softmax = model, label, preprocess, count, softmax
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """(batch,) from images (batch, 3, H, W) in [0, 1]; in the images' dtype. The prompt is ignored."""
+        logits = self.class_logits(images)
+        if self.count is None:
+            return self.log_odds(logits).amax(1).to(images.dtype)
+        return -(F.sigmoid(self.log_odds(logits)).sum(1) - self.count).abs().to(images.dtype)
+
+    def class_logits(self, images: Tensor) -> Tensor:
+        """(batch, query, class)."""
+        dtype = moved(self.model, images)
+        logits = self.model(pixel_values=self.preprocess(images).to(dtype)).logits
+        return logits.to(torch.promote_types(dtype, torch.float32))
+
+    def log_odds(self, logits: Tensor) -> Tensor:
+        """log p/(1 − p) of the label for each query, (batch, query)."""
+        if not self.softmax:
+            return logits[..., self.label]
+        others = torch.cat([logits[..., : self.label], logits[..., self.label + 1 :]], dim=-1)
+        return logits[..., self.label] - others.logsumexp(-1)
+
+
+def objects(
+    label: str, count: int | None = None, model: str | Path = DETECTOR, dtype: torch.dtype = torch.float32
+) -> Reward:
+    """Objects of a label: the largest log-odds of a detection, or minus the distance of the expected number from
+    `count`.
+
+    Both are differentiable: they use the class probabilities of all queries, not boxes above a threshold. The expected
+    number is the sum of the probabilities, as in counting rewards of compositional generation (GenEval's counts, Ghosh
+    et al. 2023, arXiv 2310.11513, in a form with a gradient).
+
+    Args:
+        label: a name of the model's labels or its number; see `find_label`.
+        count: wanted number of objects ≥ 0; None rewards the most certain one.
+        model: hub id or folder of an object detector of transformers (DETR, YOLOS, RT-DETR, ...).
+        dtype: in which the detector computes.
+    Raises:
+        ValueError: if the label or the count is invalid, or the model cannot be loaded.
+    """
+    if count is not None and count < 0:
+        raise ValueError(f"count = {count} objects must be 0 or more")
+    library = transformers()
+    network: Any = pretrained_model(library.AutoModelForObjectDetection, model, "the detector")
+    processor = pretrained(library.AutoImageProcessor, model, "the detector's image processor")
+    labels = {int(number): name for number, name in network.config.id2label.items()}
+    # The heads of DETR and YOLOS have one class more than there are labels: "no object".
+    with torch.no_grad():
+        classes = network(pixel_values=torch.zeros(1, 3, 64, 64)).logits.shape[-1]
+    found = Objects(
+        frozen(network, dtype), find_label(labels, label), DetectorPixels(processor), count, classes > len(labels)
+    )
+    return Reward(f"objects:{label}" if count is None else f"count:{label}:{count}", found)

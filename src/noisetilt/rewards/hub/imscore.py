@@ -1,0 +1,93 @@
+"""The rewards of the package imscore (github.com/RE-N-Y/imscore), among them MPS and VQAScore."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..reward import Reward
+from .files import first_line, frozen, moved
+
+# name → module, class, published weights on the hub
+IMSCORE = {
+    "mps": ("mps", "MPS", "RE-N-Y/mpsv1"),
+    "vqascore": ("vqascore", "VQAScore", "RE-N-Y/clip-t5-xxl"),
+    "aesthetic-shadow": ("aesthetic", "ShadowAesthetic", "RE-N-Y/aesthetic-shadow-v2"),
+    "pickscore-siglip": ("preference", "SiglipPreferenceScorer", "RE-N-Y/pickscore-siglip"),
+    "cyclereward": ("cyclereward", "CycleReward", "NagaSaiAbhinay/CycleReward-Combo"),
+    "evalmuse": ("evalmuse", "EvalMuse", "RE-N-Y/evalmuse"),
+}
+
+
+class ImscoreScorer:
+    """The reward function of a model of imscore.
+
+    Args:
+        model: a module with `score(pixels (batch, 3, H, W) in [0, 1], prompts)` → (batch,) or (batch, 1).
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """(batch,) from images (batch, 3, H, W) in [0, 1] and a prompt for each; in the images' dtype."""
+        dtype = moved(self.model, images) if next(self.model.parameters(), None) is not None else images.dtype
+        # VQAScore gives one value for the whole batch, so every image is evaluated alone.
+        scores = [
+            self.model.score(image[None].to(dtype), [prompt]).reshape(1)
+            for image, prompt in zip(images, prompts, strict=True)
+        ]
+        return torch.cat(scores).to(images.dtype)
+
+
+def imscore_class(module: str, name: str) -> Any:
+    """A class of imscore.
+
+    Raises:
+        ImportError: if imscore or a package that it needs is not installed.
+    """
+    try:
+        return getattr(importlib.import_module(f"imscore.{module}.model"), name)
+    except ImportError as error:
+        raise ImportError(f"this reward needs the package imscore ({error}); pip install imscore") from error
+    except AttributeError as error:
+        raise ImportError(f"the installed imscore has no {name}; pip install -U imscore") from error
+
+
+def imscore(name: str, weights: str | Path | None = None, dtype: torch.dtype = torch.float32) -> Reward:
+    """A reward of imscore by a name of IMSCORE: "mps" (Zhang et al. 2024, arXiv 2405.14705), "vqascore" (Lin et al.
+    2024, arXiv 2404.01291), ...; or by "module.Class", such as "aesthetic.LAIONAestheticScorer", with `weights`.
+
+    The value is that of the model's `score`, images evaluated one at a time. Its preprocessing is imscore's own.
+
+    Args:
+        name: see above.
+        weights: hub id or folder for the class's `from_pretrained`; the published one if None.
+        dtype: in which the network computes.
+    Raises:
+        ImportError: if imscore is not installed.
+        ValueError: if the name is unknown or the weights cannot be loaded.
+    """
+    if name in IMSCORE:
+        module, class_name, published = IMSCORE[name]
+    elif name.count(".") == 1 and weights is not None:
+        (module, class_name), published = name.split("."), ""
+    else:
+        raise ValueError(
+            f"imscore has no reward {name!r} here; use one of {', '.join(IMSCORE)}, or module.Class together with path="
+        )
+    kind = imscore_class(module, class_name)
+    try:
+        model: Any = kind.from_pretrained(str(weights or published)) if hasattr(kind, "from_pretrained") else kind()
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"imscore's {class_name} cannot be loaded ({first_line(error)}); pass path=") from error
+    score = getattr(model, "score", None)
+    if score is None or "prompts" not in inspect.signature(score).parameters:
+        raise ValueError(f"imscore's {class_name} has no score(pixels, prompts); use another class")
+    return Reward(name, ImscoreScorer(frozen(model, dtype)))

@@ -1,0 +1,74 @@
+"""The styles of emoji128's images: 3d, noto, twemoji, flat and blob.
+
+There are two networks: `target` is optimised and `heldout` evaluates the result. Their backbones (EfficientNet-Lite0
+and Lite1, pretrained on ImageNet) and their training images differ. Both were trained against adversarial perturbations
+(Madry 2018, arXiv 1706.06083), so that a higher score needs a visible change. `recipes/emoji128/train_style.py` made
+them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..checksums import read_verified
+from .network import SIDE, StyleNetwork
+from .scorer import logit_margin
+
+STYLES = ("3d", "noto", "twemoji", "flat", "blob")
+BACKBONES = {"target": "lite0", "heldout": "lite1"}
+WEIGHTS = resources.files(__package__) / "style"
+
+
+@functools.cache
+def load_style_network(which: str, device: str | torch.device = "cpu", folder: Path | None = None) -> StyleNetwork:
+    """A trained network without parameter gradients; one copy per device is cached.
+
+    Args:
+        which: "target" (to optimise) or "heldout" (to evaluate).
+        device: on which it computes, in float32.
+        folder: of the weights and their checksums.json; the package's own if None.
+
+    Raises:
+        ValueError: if there is no such network, or its file differs from the published one.
+    """
+    if which not in BACKBONES:
+        raise ValueError(f"there is no style network {which!r}; expected one of {', '.join(BACKBONES)}")
+    folder = Path(str(WEIGHTS)) if folder is None else Path(folder)
+    digests = json.loads((folder / "checksums.json").read_text("utf-8"))
+    state, _ = read_verified(folder / f"{which}.safetensors", digests[f"{which}.safetensors"])
+    network = StyleNetwork(BACKBONES[which], len(STYLES)).fold()
+    network.load_state_dict({k: v.float() for k, v in state.items()})
+    network.to(device=device, memory_format=torch.channels_last)
+    return network.eval().requires_grad_(False)
+
+
+def style_scores(images: Tensor, which: str = "target") -> Tensor:
+    """How far each image is in each style.
+
+    Args:
+        images: (batch, 3, height, width) float in [0, 1]; other sizes than 128×128 are resized with antialiasing.
+        which: "target" or "heldout".
+
+    Returns:
+        (batch, 5) log odds of each of STYLES against the other four, on the images' device and in their dtype.
+
+    Raises:
+        ValueError: if the images have another shape or are not float.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(
+            f"the images are {images.dtype} of shape {tuple(images.shape)}; the style reward expects a float batch "
+            "(n, 3, height, width) in [0, 1]"
+        )
+    x = images.float()
+    if x.shape[2:] != (SIDE, SIDE):
+        x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
+    network = load_style_network(which, images.device)
+    return logit_margin(network((2 * x - 1).contiguous(memory_format=torch.channels_last))).to(images)

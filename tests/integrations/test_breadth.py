@@ -1,0 +1,187 @@
+"""Pipelines that lay out, use and decode their latents differently: a tiny one of the real class for each way."""
+
+import copy
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from tiny_pipelines import SIZE, check_same, cogvideox, ddim, flux, kandinsky, ltx, sd, sdxl
+
+from noisetilt import METHODS, align, rewards
+from noisetilt.integrations.diffusers.layout import Packing, layout_of, sample_view
+from noisetilt.integrations.diffusers.scheduler import GuidedScheduler
+from noisetilt.integrations.diffusers.schedules import path_of
+from noisetilt.integrations.diffusers.support import reason_against, reason_against_call
+
+RED = rewards.load("redness")
+IMAGE = dict(height=SIZE, width=SIZE, num_inference_steps=4)
+LARGE = dict(height=32, width=32, num_inference_steps=4)
+TEXT = dict(prompt="a red fox", guidance_scale=3.0)
+
+
+def picture(size=SIZE):
+    return torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def embeddings():
+    image, negative = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(2)).unbind()
+    return dict(image_embeds=image, negative_image_embeds=negative, guidance_scale=3.0)
+
+
+def pag():
+    return sd(diffusers.StableDiffusionPAGPipeline)
+
+
+def flux_fill():
+    return flux(diffusers.FluxFillPipeline)
+
+
+CASES = {
+    "frames before channels": (cogvideox, lambda: dict(**TEXT, **IMAGE, num_frames=8, max_sequence_length=8)),
+    "packed in three dimensions": (ltx, lambda: dict(**TEXT, **LARGE, num_frames=9, max_sequence_length=8)),
+    "a fixed first frame": (
+        lambda: ltx(diffusers.LTXImageToVideoPipeline),
+        lambda: dict(**TEXT, **LARGE, image=picture(32), num_frames=9, max_sequence_length=8),
+    ),
+    "a learned variance, no processor": (kandinsky, lambda: dict(embeddings(), **IMAGE)),
+    "processors reset at the end": (pag, lambda: dict(**TEXT, **IMAGE, pag_scale=2.0)),
+    "an image beside the latents": (
+        lambda: sd(diffusers.StableDiffusionInstructPix2PixPipeline, in_channels=8),
+        lambda: dict(**TEXT, num_inference_steps=4, image=picture()),
+    ),
+    "tokens of an image after the latents": (
+        lambda: flux(diffusers.FluxKontextPipeline),
+        lambda: dict(**TEXT, **IMAGE, image=picture(), max_sequence_length=8, _auto_resize=False, max_area=SIZE * SIZE),
+    ),
+    "a larger image at the end": (
+        lambda: sdxl(diffusers.StableDiffusionXLPAGPipeline),
+        lambda: dict(**TEXT, **IMAGE, pag_scale=2.0),
+    ),
+}
+
+
+def build(name):
+    torch.manual_seed(0)
+    make, arguments = CASES[name]
+    pipe = make()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, arguments()
+
+
+def images_of(output):
+    """Images (image, channel, H, W) or videos (video, frame, channel, H, W) from arrays with channels last."""
+    images = output.frames if "frames" in output else output.images
+    return torch.as_tensor(np.asarray(images)).float().movedim(-1, -3)
+
+
+def run(pipe, arguments):
+    generator = torch.Generator().manual_seed(3)
+    output = pipe(**arguments, generator=generator, output_type="np")
+    return output, images_of(output)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_base_at_eta_0_equals_the_plain_pipeline(name, record_property):
+    pipe, arguments = build(name)
+    plain = run(pipe, arguments)[1]
+    output, aligned = run(align(pipe, RED, "base", eta=0), arguments)
+    assert plain.std() > 0.001
+    check_same(aligned, plain, record_property)
+    expected = RED(aligned.flatten(0, -4), [""] * (aligned.shape[1] if aligned.ndim == 5 else 1)).mean()
+    assert torch.allclose(output.rewards, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ntrk_raises_the_reward_and_leaves_the_pipeline_as_it_was(name):
+    pipe, arguments = build(name)
+    networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    before = dict(vars(pipe)), [[type(m) for m in network.modules()] for network in networks]
+    base, ntrk = (run(align(pipe, RED, method), arguments)[0] for method in ("base", METHODS["ntrk"].replace(rho=0.1)))
+    assert ntrk.rewards > base.rewards
+    assert {n: v for n, v in vars(pipe).items() if not n.startswith("_")} == {
+        n: v for n, v in before[0].items() if not n.startswith("_")
+    }
+    assert [[type(m) for m in network.modules()] for network in networks] == before[1]
+
+
+def test_particles_keep_what_belongs_to_their_image():
+    """Each of two images has its own input, which the statements after the loop combine with the latents."""
+    torch.manual_seed(0)
+    pipe = sd(diffusers.StableDiffusionInpaintPipeline)
+    pipe.set_progress_bar_config(disable=True)
+    mask = torch.zeros(2, 1, SIZE, SIZE)
+    mask[0, ..., : SIZE // 2], mask[1, ..., SIZE // 2 :] = 1, 1
+    inputs = torch.cat([picture(), 1 - picture()])
+    call = dict(image=inputs, mask_image=mask, strength=1.0, height=SIZE, width=SIZE, num_inference_steps=3)
+    output = align(pipe, RED, METHODS["svdd"].replace(particles=2))(
+        ["a red fox", "snow"], seeds=[0, 1], output_type="pt", **call
+    )
+    assert torch.allclose(output.rewards, RED(output.images, ["a red fox", "snow"]), atol=1e-4)
+
+
+REFUSED = {
+    "HunyuanVideoFramepackPipeline": "several parts",
+    "WanAnimatePipeline": "several parts",
+    "CosmosTextToWorldPipeline": "twice in every step",
+    "AudioLDM2Pipeline": "makes sound|self.scheduler.step",
+    "SkyReelsV2DiffusionForcingPipeline": "does not call self.scheduler.step",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_class_is_refused_for_a_reason(name):
+    import re
+
+    reason = reason_against_call(getattr(diffusers, name))
+    assert reason.startswith(name) and re.search(REFUSED[name], reason)
+
+
+@pytest.mark.parametrize("name", ["KandinskyV22PriorPipeline", "MarigoldDepthPipeline", "ShapEPipeline"])
+def test_a_pipeline_that_makes_no_images_is_refused(name):
+    pipe = object.__new__(getattr(diffusers, name))
+    assert f"{name} makes" in reason_against(pipe)
+
+
+def test_noise_of_the_call_itself_is_refused():
+    pipe = diffusers.DDIMPipeline(unet=sd().unet, scheduler=ddim())
+    with pytest.raises(ValueError, match="draws its noise within its __call__"):
+        align(pipe, RED)
+
+
+def test_a_layout_inverts_the_packing():
+    """Latents of two rows of 2 × 2 patches; the state has the channels first."""
+    pack = lambda x: x.unflatten(3, (-1, 2)).permute(0, 3, 2, 1, 4).flatten(3).flatten(1, 2)  # noqa: E731
+    x = torch.randn(2, 3, 4, 6)
+    layout = layout_of(pack(x), [Packing(pack, x.shape, pack(x).shape)], {"num_channels_latents": 3})
+    assert layout.state == (3, 4, 6)
+    assert torch.equal(layout.unpack(pack(x)), x) and torch.equal(layout.pack(x), pack(x))
+
+
+def test_a_part_of_the_latents_is_found():
+    x = torch.randn(2, 4, 3, 5)
+    layout = layout_of(x, [], {})
+    view = sample_view(layout, x, x, x[:, :, 1:])
+    assert torch.equal(view.to_sample(x), x[:, :, 1:])
+    assert torch.equal(view.to_state(x[:, :, 1:])[:, :, 1:], x[:, :, 1:])
+    assert sample_view(layout, x, x, torch.randn(2, 4, 2, 5)) is None
+
+
+def test_a_copy_of_the_guided_scheduler_is_not_guided():
+    """Pipelines with sound copy their scheduler for it."""
+
+    class Call:
+        method = METHODS["base"]
+
+    assert type(copy.deepcopy(GuidedScheduler(ddim(), Call()))) is diffusers.DDIMScheduler
+
+
+def test_the_cosine_path_is_that_of_its_scheduler():
+    scheduler = diffusers.DDPMWuerstchenScheduler()
+    scheduler.set_timesteps(4)
+    path, clean = path_of(scheduler), torch.ones(1, 1)
+    for t in (0.25, 0.5, 1.0):
+        noised = scheduler.add_noise(clean, torch.zeros(1, 1), torch.tensor([t]))
+        assert path.alpha(t) == pytest.approx(float(noised), abs=1e-6)
+        assert path.alpha(t) ** 2 + path.sigma(t) ** 2 == pytest.approx(1)
+    assert path.alpha(0.0) == 1

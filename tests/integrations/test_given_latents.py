@@ -1,0 +1,122 @@
+"""Pipelines that start from an image, from given latents, or from the latents of another pipeline."""
+
+import diffusers
+import pytest
+import torch
+from test_variants import MAKE, PROMPT, RED, variant
+from tiny_pipelines import SIZE, build, check_same, sd
+from torch import Generator
+
+from noisetilt import METHODS, align
+
+PLAIN = dict(reward=None, method="base", eta=0.0)
+KINDS = {**MAKE, "StableDiffusionImg2ImgPipeline": sd, "StableDiffusionInpaintPipeline": sd}
+
+
+def euler(pipe):
+    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request, monkeypatch):
+    monkeypatch.setitem(MAKE, request.param, KINDS[request.param])
+    return request.param
+
+
+@pytest.mark.parametrize("form", ["one", "list"])
+@pytest.mark.parametrize("noise", ["drawn", "given"])
+def test_from_an_image_it_is_the_plain_pipeline(kind, noise, form, record_property):
+    """With `generator=`, also as a list with several images per prompt, and with `latents=`."""
+    pipe, call = variant(kind)
+    if "Flux" not in kind and "Diffusion3" not in kind:
+        euler(pipe)
+    parameters = type(pipe).__call__.__wrapped__.__annotations__
+    if noise == "given" and "latents" not in parameters:
+        pytest.skip("the class takes no latents")
+    channels = 16 if kind == "StableDiffusion3InpaintPipeline" else 4
+    latents = torch.randn(2, channels, SIZE // 2, SIZE // 2)
+    if "Flux" in kind:
+        latents = pipe._pack_latents(latents, 2, 4, SIZE // 2, SIZE // 2)
+    if noise == "given":
+        call["latents"] = latents
+    if form == "list":
+        call["image"] = torch.rand(2, 3, SIZE, SIZE)
+    before = latents.clone()
+    call |= dict(prompt=PROMPT, num_images_per_prompt=2)
+    generators = lambda: Generator().manual_seed(1) if form == "one" else [Generator().manual_seed(s) for s in (1, 2)]  # noqa: E731
+    plain = pipe(generator=generators(), **call).images
+    check_same(align(pipe, **PLAIN)(generator=generators(), **call).images, plain, record_property, 2e-5)
+    assert torch.equal(latents, before)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_the_first_particle_starts_from_the_image_as_the_plain_pipeline_does(kind, images):
+    pipe, call = variant(kind)
+    call |= dict(prompt=PROMPT, num_images_per_prompt=2, image=torch.rand(images, 3, SIZE, SIZE))
+    seen, network = [], getattr(pipe, "unet", None) or pipe.transformer
+    note = lambda _, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"])  # noqa: E731
+    network.register_forward_pre_hook(note, with_kwargs=True)
+    pipe(generator=Generator().manual_seed(1), **call)
+    plain = seen[0][:2]
+    seen.clear()
+    align(pipe, RED, METHODS["svdd"].replace(particles=3))(generator=Generator().manual_seed(1), **call)
+    found = seen[0][:6].unflatten(0, (2, 3))
+    assert torch.allclose(found[:, 0], plain, atol=1e-5) and not torch.allclose(found[:, 1], plain, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["StableDiffusionXLImg2ImgPipeline", "StableDiffusion3Img2ImgPipeline"])
+@pytest.mark.parametrize("name", ["ntrk", "svdd"])
+def test_latents_that_a_pipeline_takes_as_they_are_are_guided(kind, name):
+    """Without a call of prepare_latents."""
+    pipe, call = variant(kind)
+    call["latents"] = torch.randn(1, 4, SIZE // 2, SIZE // 2)
+    method = METHODS[name].replace(particles=2) if name == "svdd" else METHODS[name]
+    base, guided = (align(pipe, RED, m)(PROMPT, seeds=[0], **call) for m in ("base", method))
+    assert guided.images.isfinite().all() and guided.trace.nfe == method.selection.particles * base.trace.nfe
+    if name == "ntrk":
+        assert guided.rewards > base.rewards and (guided.trace.gradient_norm > 0).all()
+
+
+def refiner(scheduler):
+    """SDXL and its refiner, on the same schedule."""
+    pipe, arguments = build("sdxl")
+    if scheduler == "euler":
+        euler(pipe)
+    parts = {**pipe.components, "image_encoder": None, "feature_extractor": None}
+    second = diffusers.StableDiffusionXLImg2ImgPipeline(**parts, add_watermarker=False)
+    second.set_progress_bar_config(disable=True)
+    size = dict(height=arguments.pop("height"), width=arguments.pop("width"))
+    return pipe, second, {**arguments, "num_inference_steps": 6, "prompt": PROMPT}, size
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
+def test_a_base_and_a_refiner(scheduler, record_property):
+    """One denoises to 0.5 and gives its latents, the other goes on: each aligned or plain."""
+    first, second, call, size = refiner(scheduler)
+
+    def chain(one, two, seed=0):
+        half = one(
+            **{**call, **size, "output_type": "latent"}, denoising_end=0.5, generator=Generator().manual_seed(seed)
+        )
+        return two(**call, image=half.images, denoising_start=0.5, generator=Generator().manual_seed(seed)).images
+
+    plain = chain(first, second)
+    for one in (first, align(first, **PLAIN)):
+        for two in (second, align(second, **PLAIN)):
+            check_same(chain(one, two), plain, record_property, 2e-5)
+    guided = chain(align(first, RED, "ntrk"), align(second, RED, "ntrk"))
+    assert RED(guided, [PROMPT]) > RED(chain(align(first, RED, "base"), align(second, RED, "base")), [PROMPT])
+
+
+def test_a_pipeline_that_makes_its_latents_elsewhere_is_refused():
+    pipe, _ = build("sd")
+
+    class Elsewhere(type(pipe)):
+        def __call__(self, prompt, num_inference_steps=4):
+            self.scheduler.set_timesteps(num_inference_steps)
+            x = torch.randn(1, 4, SIZE // 2, SIZE // 2)
+            for t in self.scheduler.timesteps:
+                x = self.scheduler.step(x, t, x).prev_sample
+
+    with pytest.raises(RuntimeError, match="Elsewhere does not make its latents by prepare_latents"):
+        align(Elsewhere(**pipe.components, requires_safety_checker=False), RED, "base")(PROMPT)

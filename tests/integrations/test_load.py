@@ -1,0 +1,276 @@
+"""`load` of any pipeline, from a folder or a hub id, and `sample` with it; tiny pipelines with random weights."""
+
+import json
+import shutil
+
+import diffusers
+import peft
+import pytest
+import torch
+from tiny_pipelines import SIZE, build
+
+from noisetilt import align, load, optimize, rewards, sample
+from noisetilt.integrations.diffusers.out_of_memory import (
+    NetworkCall,
+    Setting,
+    advice,
+    call_plan,
+    choices,
+    explained_loading,
+    weights_plan,
+)
+from noisetilt.integrations.diffusers.pipeline_model import PipelineModel
+from noisetilt.integrations.diffusers.plan import Component, Peaks, Plan
+from noisetilt.models.flux import EMOJI128, FluxModel
+from noisetilt.sampling.result import StepReport
+
+RED = rewards.load("redness")
+PROMPT = "a red fox"
+FOLDERS = ["sdxl", "flux", "pixart", "wan", "qwen"]
+SIDES = dict(height=SIZE, width=SIZE)
+SIZES = {"wan": dict(SIDES, frames=5)}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders of tiny pipelines, by family; each is saved when it is first used."""
+    root = tmp_path_factory.mktemp("pipelines")
+
+    def folder(name):
+        if not (root / name).exists():
+            pipe, _ = build(name)
+            pipe.save_pretrained(root / name)
+        return str(root / name)
+
+    return folder
+
+
+@pytest.mark.parametrize("family", FOLDERS)
+def test_a_folder_is_sampled_as_its_pipeline_is_aligned(family, folders):
+    model = load(folders(family), device="cpu", **SIZES.get(family, SIDES))
+    assert isinstance(model, FluxModel if family == "flux" else PipelineModel)
+    if family == "flux":
+        return
+    found = sample(model, [PROMPT, "blue cat"], RED, "ntrk", steps=2, seeds=[3, 4], chunk=2)
+    output = align(model.pipe, RED, "ntrk", chunk=2)([PROMPT, "blue cat"], seeds=[3, 4], **model.arguments(2))
+    assert torch.equal(found.images, next(iter(output.values()))) and torch.equal(found.rewards, output.rewards)
+    assert found.images.shape[-3:] == (3, SIZE, SIZE) and found.trace.rewards.shape == (2, 2)
+
+
+def test_the_native_loop_and_the_pipelines_own_agree():
+    """A FluxPipeline is loaded as either; with checkpointing it runs its own loop."""
+    options = dict(height=64, width=96, device="cpu")
+    native, own = load(EMOJI128, **options), load(EMOJI128, checkpointing=True, guidance=3.0, **options)
+    assert isinstance(native, FluxModel) and isinstance(own, PipelineModel)
+    results = [sample(model, "cat face", RED, "ntrk", steps=2) for model in (native, own)]
+    assert results[0].images.shape == (1, 3, 64, 96)
+    assert torch.allclose(results[0].images, results[1].images, atol=2e-3)
+    assert native.words == own.words
+
+
+def test_every_step_is_reported(folders):
+    reports = []
+    result = sample(load(folders("sd")), PROMPT, RED, "ntrk", steps=3, callback=reports.append, heldout=RED)
+    assert [(report.number, report.steps) for report in reports] == [(1, 3), (2, 3), (3, 3)]
+    assert all(isinstance(report, StepReport) for report in reports)
+    assert torch.equal(torch.stack([report.rewards for report in reports]), result.trace.rewards)
+    assert torch.allclose(result.heldout, result.rewards, atol=1e-5)
+
+
+def test_options_reach_the_pipeline(folders):
+    model = load(folders("sd"), dtype="bfloat16", guidance=2.5, height=24, width=32)
+    assert model.pipe.unet.dtype == torch.bfloat16 and model.steps == 50
+    assert model.arguments(3) | {"num_inference_steps": 3, "guidance_scale": 2.5, "height": 24, "width": 32} == (
+        model.arguments(3)
+    )
+    assert sample(model, PROMPT, None, "base", steps=1).images.shape == (1, 3, 24, 32)
+    assert not any(p.requires_grad for p in model.pipe.unet.parameters())
+
+
+def test_a_hub_id_is_loaded_from_the_cache(folders, tmp_path, monkeypatch):
+    """The layout is that of huggingface_hub; nothing is downloaded."""
+    place = tmp_path / "models--some--pipeline"
+    shutil.copytree(folders("sd"), place / "snapshots" / "1")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name in ("diffusers.configuration_utils", "diffusers.pipelines.pipeline_utils", "diffusers.utils.hub_utils"):
+        monkeypatch.setattr(f"{name}.HF_HUB_CACHE", str(tmp_path), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = load("some/pipeline")
+    assert isinstance(model.pipe, diffusers.StableDiffusionPipeline)
+    with pytest.raises(OSError, match="'some/other' is no folder, and as a hub id it cannot be loaded"):
+        load("some/other")
+
+
+def test_lora_weights_are_added_with_their_scale(folders, tmp_path):
+    pipe, _ = build("sd")
+    torch.manual_seed(1)
+    config = peft.LoraConfig(r=2, target_modules=["to_q", "to_k"], init_lora_weights=False)
+    pipe.unet.add_adapter(config)
+    state = peft.get_peft_model_state_dict(pipe.unet)
+    diffusers.StableDiffusionPipeline.save_lora_weights(str(tmp_path), unet_lora_layers=state)
+    loras = [None, f"{tmp_path}=0", f"{tmp_path}=0.5", str(tmp_path)]
+    images = [
+        sample(load(folders("sd"), lora=lora or ()), PROMPT, None, "base", steps=2, seeds=[0]).images for lora in loras
+    ]
+    assert torch.allclose(images[0], images[1], atol=1e-5)
+    half, whole = ((image - images[0]).abs().max() for image in images[2:])
+    assert 1e-4 < half < whole
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        (dict(offload="model"), "offload = 'model' needs a GPU"),
+        (dict(offload="group"), "offload = 'group' is unknown"),
+        (dict(dtype="int8"), "dtype = 'int8'"),
+        (dict(height=16), "must be given together"),
+        (dict(frames=5), "frames = 5 is for video pipelines and StableDiffusionPipeline makes images"),
+        (dict(lora="/nowhere"), "the LoRA '/nowhere' cannot be loaded into StableDiffusionPipeline"),
+        (dict(device="gpu"), "device = 'gpu' is not available"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, word, folders):
+    with pytest.raises(ValueError, match=word):
+        load(folders("sd"), **{"device": "cpu", **options})
+
+
+def test_names_that_cannot_be_loaded_are_refused(folders, tmp_path):
+    with pytest.raises(ValueError, match=r"emoji65.*did you mean 'emoji64'.*hub id of a diffusers pipeline"):
+        load("emoji65")
+    with pytest.raises(ValueError, match=r"there is no folder \./no/where"):
+        load("./no/where")
+    with pytest.raises(ValueError, match=r"no model_index\.json"):
+        load(EMOJI128 / "vae")
+    with pytest.raises(ValueError, match="offload is for diffusers pipelines and emoji64 is not one"):
+        load("emoji64", offload="model")
+    shutil.copytree(folders("sd"), tmp_path / "image")
+    index = tmp_path / "image" / "model_index.json"
+    content = json.loads(index.read_text())
+    index.write_text(json.dumps({**content, "_class_name": "StableDiffusionImg2ImgPipeline"}))
+    with pytest.raises(ValueError, match="StableDiffusionImg2ImgPipeline needs an input image"):
+        load(tmp_path / "image")
+
+
+def test_calls_that_cannot_be_are_refused(folders):
+    model = load(folders("sd"))
+    with pytest.raises(ValueError, match="grid is not supported"):
+        sample(model, PROMPT, RED, grid=[1.0, 0.0])
+    with pytest.raises(ValueError, match="eta = 0"):
+        sample(model, PROMPT, RED, "ntrk", eta=0.0)
+    with pytest.raises(ValueError, match="does not know the word 'dragon'"):
+        sample(model, "a dragon", RED)
+    with pytest.raises(ValueError, match="StableDiffusionPipeline runs its own sampling loop"):
+        optimize(model, PROMPT, RED)
+
+
+def test_a_flux_folder_is_optimized(folders):
+    result = optimize(load(folders("flux"), **SIDES), PROMPT, RED, "gper", iterations=3)
+    assert result.images.shape == (1, 3, SIZE, SIZE) and result.rewards > result.trace.rewards[0]
+
+
+def full_gpu(*args, **kwargs):
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("family", ["sd", "wan", "qwen"])
+def test_a_full_gpu_is_answered_with_the_flags_that_help(family, folders, monkeypatch):
+    """The plan is that of the call that failed, with its real sizes."""
+    model = load(folders(family), **SIZES.get(family, SIDES))
+    network = getattr(model.pipe, "unet", None) or model.pipe.transformer
+    monkeypatch.setattr(network, "forward", full_gpu)
+    with pytest.raises(MemoryError, match=r"the GPU ran out of memory: the run needs about .* MiB; use ") as caught:
+        sample(model, [PROMPT, PROMPT], RED, "ntrk", steps=2)
+    text = str(caught.value)
+    assert text.count("--") >= 3 and "together" in text and "\n" not in text
+    monkeypatch.undo()
+    assert sample(model, [PROMPT], RED, "ntrk", steps=2).images.isfinite().all()
+    assert not network._forward_pre_hooks
+
+
+def test_other_errors_stay_as_they_are(folders, monkeypatch):
+    model = load(folders("sd"))
+    monkeypatch.setattr(model.pipe.unet, "forward", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sample(model, PROMPT, RED)
+
+
+def test_weights_that_do_not_fit_are_answered_too(folders):
+    model = load(folders("sd"))
+    flags = r"use --(offload model|dtype bfloat16) .* or --(dtype bfloat16|offload model) .* together"
+    with pytest.raises(MemoryError, match=flags), explained_loading(model.pipe, "cpu", "none"):
+        full_gpu()
+
+
+def test_the_plan_of_a_call_is_that_of_the_networks(folders):
+    """Against the same networks' peaks on the CPU, whose tensors are counted as they are made."""
+    from noisetilt.integrations.diffusers.plan import call_peaks
+
+    pipe = load(folders("sd")).pipe
+    text, x = torch.zeros(2, 8, 16), torch.zeros(2, 4, 8, 8)
+    kwargs = {"timestep": torch.ones(2), "encoder_hidden_states": text}
+    found = call_plan(pipe, NetworkCall(pipe.unet, (x.to("meta"),), _on_meta(kwargs)), (4, 8, 8), 1, 1)
+    unet = pipe.unet
+    plain, graph, peak = call_peaks(unet, lambda z: unet(z, **kwargs, return_dict=False)[0], x)
+    assert found.peaks.graph == graph and found.peaks.network == peak and found.peaks.plain == plain
+    assert found.weights == weights_plan(pipe).weights > 4 * sum(p.numel() for p in unet.parameters())
+
+
+def _on_meta(values):
+    return {name: value.to("meta") for name, value in values.items()}
+
+
+GIB = 2**30
+PLAN = Plan(
+    [
+        Component("text_encoder", "T", 1, 10 * GIB, GIB // 2),
+        Component("transformer", "N", 1, 24 * GIB, GIB // 2),
+        Component("vae", "V", 1, 1 * GIB),
+    ],
+    Peaks(plain=2 * GIB, graph=20 * GIB, network=30 * GIB, decode=12 * GIB, final=3 * GIB),
+    Peaks(plain=2 * GIB, graph=2 * GIB, network=5 * GIB, decode=6 * GIB, final=3 * GIB),
+)
+
+
+def test_advice_is_the_plans_arithmetic():
+    setting = Setting("x_t")
+    assert setting.bytes_of(PLAN) == (35 + 32) * GIB
+    found = choices(setting, 1, torch.bfloat16, (1024, 1024))
+    sizes = {flag: round(changed.bytes_of(PLAN) / GIB, 2) for flag, changed in found.items()}
+    assert sizes == {
+        "--offload model": 25 + 32,
+        "--offload sequential": 25 + 32,
+        "--gradient-at x0": 35 + 12,
+        "--checkpointing": 35 + 8,
+        "--height 512 --width 512": 35 + 8,
+    }
+    text = advice(PLAN, setting, found, 60 * GIB)
+    assert text == (
+        "the run needs about 67.0 GiB and the GPU has 60.0 GiB; use --checkpointing (43.0 GiB), --gradient-at x0 "
+        "(47.0 GiB) or --offload model (57.0 GiB), together 26.0 GiB (estimated, without the reward's network)"
+    )
+    assert "--offload sequential (57.0 GiB), together 7.5 GiB" in advice(PLAN, setting, found, 12 * GIB)
+
+
+def test_advice_is_short_where_little_helps():
+    setting = Setting("x0", True, "sequential")
+    assert advice(PLAN, setting, {}, None) == "the run needs about 7.5 GiB; use a smaller model"
+    found = choices(setting, 4, torch.bfloat16, None)
+    assert "use --batch 1 (" in advice(PLAN, setting, found, None) and "together" not in advice(
+        PLAN, setting, found, None
+    )
+
+
+def test_offloaded_weights_count_while_they_are_needed():
+    plain, x0 = (PLAN.total(at, offload="model") for at in (None, "x0"))
+    assert plain == (24 + 2) * GIB and x0 == (24 + 2) * GIB
+    assert PLAN.total("x0", offload="sequential") == (1 + 12 + 0.5) * GIB
+    assert PLAN.total("x_t", True, offload="model") == (24 + 1 + 8) * GIB
+    assert PLAN.total("x_t", True, offload="model", activations=0.5) == (24 + 1 + 4) * GIB
+
+
+def test_what_is_on_already_is_not_advised():
+    setting = Setting(None, False, "model")
+    assert list(choices(setting, 1, torch.bfloat16, None)) == ["--offload sequential"]
+    assert list(choices(Setting("x0", True, "sequential"), 4, torch.float32, None)) == ["--batch 1", "--dtype bfloat16"]

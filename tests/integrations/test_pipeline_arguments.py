@@ -1,0 +1,201 @@
+"""The pipeline's own arguments and set-ups, aligned: base at η = 0 equals the plain pipeline, and guidance works."""
+
+import importlib.util
+
+import diffusers
+import pytest
+import torch
+from tiny_pipelines import SIZE, build, check_same
+from torch import Generator
+
+from noisetilt import align, load, optimize, rewards, sample
+
+RED = rewards.load("redness")
+PROMPT = "a red fox"
+
+
+def field(output):
+    return next(iter(output.values()))
+
+
+def check_plain(pipe, record, within=1e-5, **call):
+    """The plain pipeline's output, which base at η = 0 must equal."""
+    call = {"prompt": PROMPT, **call}
+    plain = field(pipe(generator=Generator().manual_seed(1), **call))
+    found = field(align(pipe, None, "base", eta=0.0)(generator=Generator().manual_seed(1), **call))
+    check_same(found, plain, record, within)
+    return plain
+
+
+EMBEDS = dict(prompt=None, prompt_embeds=torch.randn(2, 8, 16), negative_prompt_embeds=torch.randn(2, 8, 16))
+
+
+@pytest.mark.parametrize(
+    "family, call",
+    [
+        ("sd", dict(guidance_scale=0.0)),
+        ("sd", dict(guidance_scale=1.0)),
+        ("sd", dict(negative_prompt="blue cat", guidance_rescale=0.7)),
+        ("sd", EMBEDS),
+        ("sd", dict(num_images_per_prompt=2, prompt=[PROMPT, "blue cat"])),
+        ("sd", dict(height=SIZE, width=2 * SIZE)),
+        ("sdxl", dict(prompt_2="blue cat", negative_prompt="snow", negative_prompt_2="green hill")),
+        ("sdxl", dict(guidance_scale=0.0)),
+        ("sd3", dict(prompt_2="blue cat", prompt_3="green hill", guidance_scale=1.0)),
+        ("flux", dict(prompt_2="blue cat")),
+        ("flux", dict(negative_prompt="blue cat", true_cfg_scale=3.0)),
+        ("flux", dict(guidance_scale=0.0)),
+        ("flux", dict(sigmas=[1.0, 0.7, 0.2])),
+        ("sd3", dict(sigmas=[1.0, 0.7, 0.2])),
+        ("qwen", dict(sigmas=[1.0, 0.5], negative_prompt="snow", true_cfg_scale=2.0)),
+    ],
+)
+def test_arguments(family, call, record_property):
+    pipe, arguments = build(family)
+    plain = check_plain(pipe, record_property, **{**arguments, **call})
+    guided = align(pipe, RED, "ntrk")(**{"prompt": PROMPT, **arguments, **call}, seeds=list(range(len(plain))))
+    assert guided.rewards.shape == (len(plain),) and (guided.trace.gradient_norm[1:] > 0).all()
+
+
+@pytest.mark.parametrize("argument", ["timesteps", "sigmas"])
+def test_timesteps_and_sigmas_of_the_call(argument, record_property):
+    pipe, arguments = build("sd")
+    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    del arguments["num_inference_steps"]
+    given = {"timesteps": [900, 500, 100], "sigmas": [9.0, 2.0, 0.3]}
+    check_plain(pipe, record_property, 2e-5, **arguments, **{argument: given[argument]})
+    with pytest.raises(ValueError, match="noise level rises"):
+        align(pipe, RED, "ntrk")(PROMPT, **arguments, **{argument: given[argument][::-1]})
+
+
+@pytest.mark.parametrize("family", ["sd", "flux"])
+def test_latent_output(family, record_property):
+    """Its rewards are those of the images that the pipeline would have decoded."""
+    pipe, arguments = build(family)
+    check_plain(pipe, record_property, **{**arguments, "output_type": "latent"})
+    latents, images = (
+        align(pipe, RED, "ntrk")(PROMPT, seeds=[0], **{**arguments, "output_type": kind}) for kind in ("latent", "pt")
+    )
+    assert torch.equal(latents.rewards, images.rewards) and latents.images.shape != images.images.shape
+
+
+@pytest.mark.parametrize("family", ["sd", "flux"])
+def test_a_callback_that_changes_latents(family, record_property):
+    """The next step starts from them, and its gradient is taken at them."""
+    pipe, arguments = build(family)
+
+    def change(pipe, number, timestep, values):
+        return {"latents": values["latents"] * 0.9 + 0.01}
+
+    plain = check_plain(pipe, record_property, callback_on_step_end=change, **arguments)
+    assert (check_plain(pipe, record_property, **arguments) - plain).abs().max() > 1e-3
+    guided = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], callback_on_step_end=change, **arguments)
+    assert (guided.trace.gradient_norm[1:] > 0).all()
+
+
+def test_sigmas_split_over_two_calls(record_property):
+    """The second call starts from the latents of the first, at the noise level where that ended."""
+    pipe, arguments = build("sd3")
+    del arguments["num_inference_steps"]
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)
+    latents, plain = torch.randn(1, 4, SIZE // 2, SIZE // 2), align(pipe, None, "base", eta=0.0)
+
+    def split(pipe):
+        first = {**arguments, "output_type": "latent", "sigmas": [1.0, 0.6, 0.3]}
+        half = []
+        keep = lambda _, number, t, values: half.append(values["latents"]) or {}  # noqa: E731
+        pipe(PROMPT, latents=latents, callback_on_step_end=keep, **first)
+        return pipe(PROMPT, latents=half[1], sigmas=[0.3], **arguments).images
+
+    check_same(split(plain), split(pipe), record_property)
+    check_same(split(plain), pipe(PROMPT, latents=latents, sigmas=[1.0, 0.6, 0.3], **arguments).images, record_property)
+
+
+def test_a_compiled_network():
+    """Dynamo traces the network, and AOTAutograd its backward pass."""
+    pipe, arguments = build("flux")
+    arguments["num_inference_steps"] = 2
+    expected = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], **arguments)
+    pipe.transformer = torch.compile(pipe.transformer, backend="aot_eager")
+    found = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], **arguments)
+    assert torch.allclose(found.images, expected.images, atol=1e-4)
+    assert torch.allclose(found.trace.gradient_norm, expected.trace.gradient_norm, rtol=1e-3)
+
+
+def test_a_pipeline_that_checkpoints_already():
+    pipe, arguments = build("flux")
+    expected = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], **arguments)
+    pipe.transformer.enable_gradient_checkpointing()
+    found = align(pipe, RED, "ntrk", checkpointing=True)(PROMPT, seeds=[0], **arguments)
+    assert torch.allclose(found.images, expected.images, atol=1e-4) and pipe.transformer.is_gradient_checkpointing
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs torchao")
+def test_weights_quantised_by_torchao():
+    """The gradient passes through int8 weights."""
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    pipe, arguments = build("flux")
+    exact = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], **arguments)
+    quantize_(pipe.transformer, Int8WeightOnlyConfig())
+    guided = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], **arguments)
+    assert torch.allclose(guided.trace.gradient_norm[1:], exact.trace.gradient_norm[1:], rtol=0.2)
+    assert guided.rewards > align(pipe, RED, "base")(PROMPT, seeds=[0], **arguments).rewards
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None or not torch.cuda.is_available(), reason="needs bitsandbytes, CUDA"
+)
+def test_weights_quantised_by_bitsandbytes():
+    import bitsandbytes
+
+    pipe, arguments = build("flux")
+    for module in list(pipe.transformer.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.Linear):
+                new = bitsandbytes.nn.Linear8bitLt(
+                    child.in_features, child.out_features, child.bias is not None, has_fp16_weights=False
+                )
+                new.load_state_dict(child.state_dict())
+                setattr(module, name, new)
+    pipe.to("cuda", torch.float16)
+    guided = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], **arguments)
+    assert guided.images.isfinite().all() and (guided.trace.gradient_norm[1:] > 0).all()
+
+
+@pytest.mark.parametrize("loaded", ["outside", "inside"])
+@pytest.mark.parametrize("given", ["prompt", "latents", "prompt_embeds"])
+def test_inference_mode(loaded, given):
+    """Of the call, and of the code that loads the pipeline; it is left as it was."""
+    pipe, arguments = build("sd")
+    expected = align(pipe, RED, "ntrk")
+    with torch.inference_mode(loaded == "inside"):
+        pipe, _ = build("sd")
+    own = dict(pipe.unet.named_parameters())
+    with torch.inference_mode():
+        more = {
+            "prompt": dict(prompt=PROMPT),
+            "latents": dict(prompt=PROMPT, latents=torch.ones(1, 4, SIZE // 2, SIZE // 2)),
+            "prompt_embeds": dict(prompt_embeds=torch.ones(1, 8, 16), negative_prompt_embeds=torch.zeros(1, 8, 16)),
+        }[given]
+        found = align(pipe, RED, "ntrk")(seeds=[0], **more, **arguments)
+        assert torch.is_inference_mode_enabled()
+    more = {name: value.clone() if torch.is_tensor(value) else value for name, value in more.items()}
+    wanted = expected(seeds=[0], **more, **arguments)
+    assert torch.allclose(found.images, wanted.images, atol=1e-5) and found.trace.gradient_norm.min() > 0
+    for name, parameter in pipe.unet.named_parameters():
+        assert parameter is own[name] and parameter.requires_grad
+
+
+def test_inference_mode_of_sample_and_optimize():
+    call = dict(prompts=["cat face"], seeds=[0])
+    style = rewards.load("style:3d")
+    runs = [
+        lambda: sample(load("emoji64"), reward=style, method="ntrk", steps=3, **call),
+        lambda: optimize(load("emoji64-turbo"), reward=rewards.load("style:3d"), method="gper", iterations=1, **call),
+    ]
+    for run in runs:
+        outside = run()
+        with torch.inference_mode():
+            inside = run()
+        assert torch.equal(inside.rewards, outside.rewards)
