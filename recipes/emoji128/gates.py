@@ -29,7 +29,7 @@ import noisetilt
 from noisetilt.rewards.scorers.efficientnet_lite import EfficientNetLite
 from noisetilt.rewards.scorers.network import ScorerNetwork, StyleNetwork
 
-NEIGHBOURS, FEATURE_SIDE = 3, 176
+NEIGHBOURS, REAL = 3, 3000
 SHEET = (
     *PROMPTS,
     *(
@@ -58,10 +58,10 @@ class Judges:
         """Images (n, 3, h, w) in [0, 1] to concept logits, style logits and features (n, 1280)."""
         found = []
         for part in (2 * images - 1).split(32):
-            small = part if part.shape[-1] == 128 else F.interpolate(part, size=128, mode="bicubic").clamp(-1, 1)
-            large = F.interpolate(part, size=FEATURE_SIDE, mode="bicubic").clamp(-1, 1)
-            _, vectors = self.concept(small)
-            found.append((self.concept.concept_logits(vectors), self.style(small), self.untouched.pooled(large)))
+            if part.shape[-1] != 128:
+                part = F.interpolate(part, size=128, mode="bicubic").clamp(-1, 1)
+            _, vectors = self.concept(part)
+            found.append((self.concept.concept_logits(vectors), self.style(part), self.untouched.pooled(part)))
         return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
@@ -121,7 +121,9 @@ def main() -> None:
     prompts = [" ".join([*split_words(data.words[i]["label"]), STYLES[data.style[i]]]) for i in rows]
     judges = Judges(options.judge, options.backbones, int(concept.max()) + 1)
     plain = (data.weight >= 0.5).nonzero()[:, 0]
-    real = torch.cat([judges((data.images(part) + 1) / 2)[2] for part in plain.split(64)])
+    plain = plain[torch.randperm(len(plain), generator=torch.Generator().manual_seed(1))[:REAL]]
+    with torch.no_grad():
+        real = torch.cat([judges.untouched.pooled(data.images(part)) for part in plain.split(64)])
     log("features of", len(real), "real images")
     model = noisetilt.load("emoji128")
     images = draw(model, prompts, 1000)
