@@ -233,7 +233,8 @@ class _Run:
         finished are left out.
         """
         groups: list[list[Row]] = []
-        size, key = 0, ()
+        size = 0
+        key: tuple[str, ...] = ()
         for row in self.rows:
             if row.settings is None:
                 size = 0

@@ -77,7 +77,7 @@ def _learned(name: str, heldout: bool) -> Reward:
     load_scorer(which)  # damaged weights raise here, not in the middle of sampling
     if name == "alignment":
         return Reward(name, lambda images, prompts: load_scorer(which, images.device).alignment(images, prompts))
-    # load_style_network(which)
+    load_style_network(which)
     style = name.removeprefix("style:")
 
     def score(images: Tensor, prompts: Sequence[str]) -> Tensor:

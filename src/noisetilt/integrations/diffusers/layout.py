@@ -150,18 +150,26 @@ def sample_view(layout: Layout, x: Tensor, latents: Tensor, sample: Tensor) -> S
             return SampleView(
                 layout,
                 functools.partial(_reshaped, own, form),
-                lambda s, own=own: own.unpack(s.reshape(-1, *own.shape)),
+                functools.partial(_unflattened, own),
             )
         for window in windows(full.shape, sample.shape):
             if torch.equal(full[window], sample):
                 return SampleView(
-                    layout, lambda x, own=own, w=window: own.pack(x)[w], functools.partial(_placed, own, window)
+                    layout, functools.partial(_window, own, window), functools.partial(_placed, own, window)
                 )
     return None
 
 
 def _reshaped(layout: Layout, shape: tuple[int, ...], x: Tensor) -> Tensor:
     return layout.pack(x).reshape(shape)
+
+
+def _unflattened(layout: Layout, sample: Tensor) -> Tensor:
+    return layout.unpack(sample.reshape(-1, *layout.shape))
+
+
+def _window(layout: Layout, window: tuple[slice, ...], x: Tensor) -> Tensor:
+    return layout.pack(x)[window]
 
 
 def _placed(layout: Layout, window: tuple[slice, ...], sample: Tensor) -> Tensor:

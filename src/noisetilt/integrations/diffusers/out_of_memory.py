@@ -92,7 +92,7 @@ def advice(plan: Plan, setting: Setting, found: dict[str, Setting], has: float |
     if not helpful:
         return text + "; use a smaller model"
 
-    def rank(flags: Sequence[str]) -> tuple[bool, float, float]:
+    def rank(flags: Iterable[str]) -> tuple[bool, float, float]:
         together = _combined(setting, [helpful[flag] for flag in flags]).bytes_of(plan)
         return has is not None and 1.1 * together > has, sum(_cost(flag) for flag in flags), together
 

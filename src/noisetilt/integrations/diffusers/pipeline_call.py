@@ -301,7 +301,7 @@ class PipelineCall:
         return view
 
 
-def decoder_of(pipe: Any) -> nn.Module | None:
+def decoder_of(pipe: Any) -> Any:
     """The module that decodes a pipeline's latents; None if it has none, as in pixel space."""
     parts = (getattr(pipe, name, None) for name in ("vae", "movq", "vqgan", "vqvae"))
     return next((part for part in parts if isinstance(part, nn.Module)), None)

@@ -71,7 +71,7 @@ class GuidedScheduler:
             raise AttributeError(name)
         return getattr(self.inner, name)
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> type:
         """The inner scheduler's class for Stable Cascade, whose pipelines pass other times to schedulers of others."""
         return type(self.inner) if is_cosine(self.inner) else GuidedScheduler
@@ -215,8 +215,9 @@ def check_clipping(name: str, method: Method) -> None:
     option = None
     if getattr(method.proposal, "needs_accumulated_noise", False):
         option = "whitened='path'"
-    if getattr(method.initial, "chain_steps", 1) > 1:
-        option = f"chain_steps = {method.initial.chain_steps}"
+    chain_steps = getattr(method.initial, "chain_steps", 1)
+    if chain_steps > 1:
+        option = f"chain_steps = {chain_steps}"
     if option is not None:
         raise ValueError(
             f"{name} clips x̂_0 at every step, which {option} does not support; set pipe.scheduler = "

@@ -48,7 +48,8 @@ def reason_against(pipe: Any) -> str | None:
             f"{name} draws its noise within its __call__, where it cannot be replaced; "
             f"pass a pipeline that has {' or '.join(PREPARE)}"
         )
-    return reason_against_call(type(pipe))
+    kind: Any = type(pipe)
+    return reason_against_call(kind)
 
 
 @functools.cache

@@ -55,6 +55,7 @@ def normal_weights(pipe: Any) -> Iterator[None]:
     """Copies the weights of networks and decoder that were made in inference mode, during the context."""
     replaced: list[tuple[dict[str, Any], str, Tensor]] = []
     parts = [network for _, network in networks_of(pipe)] + [getattr(pipe, "vae", None)]
+    own: Any  # a parameter's place may hold a plain tensor for the time of a call
     for module in (m for part in parts if isinstance(part, nn.Module) for m in part.modules()):
         for own in (module._parameters, module._buffers):
             replaced += [(own, name, t) for name, t in own.items() if t is not None and t.is_inference()]

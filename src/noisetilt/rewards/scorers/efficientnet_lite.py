@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ class ConvNorm(nn.Module):
         """Makes the normalisation part of the convolution, for inference."""
         if isinstance(self.norm, nn.Identity):
             return
-        norm = self.norm
+        norm: Any = self.norm
         factor = norm.weight / (norm.running_var + norm.eps).sqrt()
         self.conv.weight.mul_(factor[:, None, None, None])
         self.conv.bias = nn.Parameter(norm.bias - norm.running_mean * factor)

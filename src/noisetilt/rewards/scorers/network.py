@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -58,12 +60,16 @@ class StyleNetwork(nn.Module):
     """
 
     LAYERS = (1, 4, 7)
+    blocks: nn.Sequential
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, variant: str, styles: int) -> None:
         super().__init__()
         backbone = EfficientNetLite(variant)
-        self.stem, self.blocks = backbone.stem, backbone.blocks[: self.LAYERS[-1] + 1]
-        channels = sum(self.blocks[layer].layers[-1].conv.out_channels for layer in self.LAYERS)
+        layers: Any = backbone.blocks
+        self.stem, self.blocks = backbone.stem, layers[: self.LAYERS[-1] + 1]
+        channels = sum(layers[layer].layers[-1].conv.out_channels for layer in self.LAYERS)
         self.register_buffer("mean", torch.zeros(2 * channels))
         self.register_buffer("std", torch.ones(2 * channels))
         self.head = nn.Linear(2 * channels, styles)

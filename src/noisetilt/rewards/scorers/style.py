@@ -45,7 +45,8 @@ def load_style_network(which: str, device: str | torch.device = "cpu", folder: P
     state, _ = read_verified(folder / f"{which}.safetensors", digests[f"{which}.safetensors"])
     network = StyleNetwork(BACKBONES[which], len(STYLES)).fold()
     network.load_state_dict({k: v.float() for k, v in state.items()})
-    network.to(device=device, memory_format=torch.channels_last)
+    network.to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval().requires_grad_(False)
 
 
