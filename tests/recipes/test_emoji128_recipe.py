@@ -147,3 +147,54 @@ def test_training_goes_on_and_its_weights_become_a_pipeline(build, tmp_path):
         trained = trainer.average(**given, guidance=torch.ones(1))[0]
     assert trained.abs().max() > 0
     assert torch.allclose(folded, trained, atol=1e-2 * float(trained.abs().max()))
+
+
+def test_muon_is_torchs():
+    from training import Muon
+
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in ((8, 8), (8, 8), (16, 8), (8, 20))]
+
+    def run(optimizer_of):
+        parameters, noise = [torch.nn.Parameter(p.clone()) for p in start], torch.Generator().manual_seed(1)
+        optimizer = optimizer_of(parameters)
+        for _ in range(4):
+            for p in parameters:
+                p.grad = torch.randn(p.shape, generator=noise)
+            optimizer.step()
+        return parameters
+
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon")
+    ours = run(lambda p: Muon(p, lr=0.1))
+    theirs = run(lambda p: torch.optim.Muon(p, lr=0.1, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"))
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, atol=1e-3)
+
+
+def test_an_attack_raises_the_loss_within_its_radius():
+    from train_scorers import attack
+
+    torch.manual_seed(0)
+    x, weight = torch.rand(4, 3, 8, 8) - 0.5, torch.randn(3, 8, 8)
+    radius = torch.tensor([0.0, 0.1, 0.3, 0.5]).view(4, 1, 1, 1)
+
+    def loss(y):
+        return (y * weight).sum((1, 2, 3)).tanh().sum()
+
+    attacked = attack(loss, x, radius, 5, 0.5)
+    size = (attacked - x).flatten(1).norm(dim=1)
+    assert (size <= radius.flatten() + 1e-5).all() and size[3] > 0.4
+    assert loss(attacked) > loss(x)
+
+
+def test_frechet_distance_and_precision():
+    from gates import frechet_distance, precision
+
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(4000, 6, generator=generator, dtype=torch.float64)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(a, a + 2) == pytest.approx(24, rel=1e-6)
+    assert frechet_distance(a, 3 * a) == pytest.approx(4 * 6, rel=0.15)  # (3 − 1)² of each of six variances 1
+    assert precision(a[:100], a) == 1.0
+    assert precision(a[:100] + 50, a) == 0.0
