@@ -1,6 +1,6 @@
 """Measure emoji128 on held-out pairs of concept and style, and draw a sheet of 64.
 
-    python recipes/emoji128/gates.py build/emoji128 out --judge weights --backbones weights
+    python recipes/emoji128/gates.py build/emoji128 out --judge recipes/emoji128/weights --backbones backbones
 
 Each of 200 images has the prompt "label style" of a pair that was held out of all training. Figures:
 - concept_top5: the judge (train_scorers.py) names the concept among its first five of about 1 400;
