@@ -133,7 +133,7 @@ def test_lgd_shrinks_the_gradient_of_a_quadratic_reward():
     model = GaussianModel(torch.ones(1, 2, 2), torch.full((2, 2), 1e-6))
     bowl = Reward("bowl", lambda x, p: -0.5 * x.square().sum((1, 2, 3)))
     norms = {}
-    for name, change in {"dps": {}, "lgd": {"draws": 20_000}}.items():
+    for name, change in {"dps": {}, "lgd": {"draws": 10_000}}.items():
         method = METHODS[name].replace(scale=0.0, **change)
         norms[name] = sample(model, [""], bowl, method, grid=[0.5, 0.0]).trace.gradient_norm[0, 0].item()
     std = 0.5 / math.sqrt(0.5)

@@ -16,7 +16,7 @@ def check_grid(path: Path, grid: Sequence[float]) -> None:
     """Check that a time grid has a step, and that its last step goes towards the data.
 
     Raises:
-        ValueError: if not, or if a time is not one of the path.
+        ValueError: if not, if a time is not one of the path, or if a time before the last has no noise.
     """
     if len(grid) < 2:
         raise ValueError(f"grid = {list(grid)} has no step; give at least two times, from noise to data")
@@ -32,6 +32,9 @@ def check_grid(path: Path, grid: Sequence[float]) -> None:
             f"the time grid ends with a step from t = {grid[-2]} to a noisier t = {grid[-1]}; give times from noise to "
             "data"
         )
+    for t in grid[:-1]:
+        if path.sigma(t) == 0:
+            raise ValueError(f"t = {t} has no noise left; end the time grid there")
 
 
 def check_descending(path: Path, grid: Sequence[float]) -> None:
