@@ -99,7 +99,8 @@ def draw(model, prompts: list[str], seed: int) -> Tensor:
     for begin in range(0, len(prompts), 25):
         some = prompts[begin : begin + 25]
         seeds = [seed + begin + i for i in range(len(some))]
-        parts.append(noisetilt.sample(model, some, None, "base", 25, seeds=seeds).images)
+        images = noisetilt.sample(model, some, None, "base", 25, seeds=seeds).images
+        parts.append((255 * images).round() / 255)  # as files have them, and as the real images are
         log(f"{begin + len(some)} of {len(prompts)} images")
     return torch.cat(parts)
 
@@ -120,7 +121,9 @@ def main() -> None:
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: options.n]]
     prompts = [" ".join([*split_words(data.words[i]["label"]), STYLES[data.style[i]]]) for i in rows]
     judges = Judges(options.judge, options.backbones, int(concept.max()) + 1)
-    plain = (data.weight >= 0.5).nonzero()[:, 0]
+    measured = torch.zeros_like(data.heldout)
+    measured[rows] = True  # the row "real" would otherwise be compared with itself
+    plain = ((data.weight >= 0.5) & ~measured).nonzero()[:, 0]
     plain = plain[torch.randperm(len(plain), generator=torch.Generator().manual_seed(1))[:REAL]]
     with torch.no_grad():
         real = torch.cat([judges.untouched.pooled(data.images(part)) for part in plain.split(64)])
