@@ -33,6 +33,8 @@ def new_network(kind: str, backbones: Path, start: Path | None) -> StyleNetwork:
     network = StyleNetwork(NETWORKS[kind], STYLES)
     file = backbones / f"{NETWORKS[kind]}.safetensors" if start is None else start / f"{kind}.safetensors"
     state = {name.removeprefix("backbone."): value for name, value in load_file(file).items()}
+    if not any("norm.running_mean" in name for name in state):
+        network.fold()
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     mine = [name for name in network.state_dict() if name.startswith(("stem.", "blocks."))]
     network.load_state_dict({**network.state_dict(), **{name: state[name] for name in mine}})
@@ -106,7 +108,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=NETWORKS, required=True)
     parser.add_argument("--backbones", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=900, help="of adversarial training; the judge has none")
-    parser.add_argument("--start", type=Path, help="folder of train_scorers.py, whose backbones are robust already")
+    parser.add_argument("--start", type=Path, help="folder of train_scorers.py, or of the package's scorers: backbones that are robust already")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--every", type=int, default=50)

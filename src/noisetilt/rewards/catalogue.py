@@ -25,12 +25,13 @@ from .images import checked
 from .jpeg import jpeg_size
 from .ocr import ocr
 from .reward import Normalise, Reward, weighted_sum
-from .scorers.style import STYLES
-from .scorers.words import STYLES as STYLES_64
+from .scorers.words import STYLES
 
 CATALOGUE = {
     "alignment": "how well an emoji matches its prompt: logit minus log-sum-exp of other texts (learned)",
     "style:3d": "log odds of the style 3d against the others (learned); also noto, twemoji, flat, blob",
+    "concept:NAME": "log odds of an emoji, such as concept:tiger face or concept:🐯, against 1 405 others (learned)",
+    "classifier:imagenet:LABEL": "the logit of a label of ImageNet, such as teapot, by EfficientNet-Lite0 (learned)",
     "redness": "mean red minus the mean of green and blue, -1 to 1; also greenness, blueness",
     "brightness": "mean luma, 0 to 1; darkness is one minus it",
     "saturation": "mean chroma, 0 to 1",
@@ -63,30 +64,45 @@ _CLOSED_FORMS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
     "colourfulness": colourfulness,
 }
 _BLACK_BOXES = {"jpeg": jpeg_size(-1.0), "jpeg:small": jpeg_size(-1.0), "jpeg:large": jpeg_size(1.0)}
-_TERM = re.compile(r"\s*(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*(?P<name>[a-z][\w:#@~./-]*)\s*", re.I)
+_TERM = re.compile(
+    r"\s*(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*"
+    # Labels may have spaces and emoji; other names have neither.
+    r"(?P<name>(?:concept|classifier|objects):.*?|[a-z][\w:#@~./-]*)\s*",
+    re.I,
+)
 
 
 LEARNED = ("alignment", *(f"style:{style}" for style in STYLES))
+_CONCEPT, _IMAGENET = "concept:", "classifier:imagenet:"
+
+
+def is_learned(name: str) -> bool:
+    """Whether a reward is learned and has a second, independently trained version in this package."""
+    return name in LEARNED or name.startswith(_CONCEPT)
 
 
 def _learned(name: str, heldout: bool) -> Reward:
-    from .scorers.scorer import SIZE, load_scorer
+    from .scorers import concepts
     from .scorers.style import load_style_network, style_scores
 
     which = "heldout" if heldout else "target"
-    load_scorer(which)  # damaged weights raise here, not in the middle of sampling
+    if name.startswith("style:"):
+        load_style_network(which)  # damaged weights raise here, not in the middle of sampling
+        column = STYLES.index(name.removeprefix("style:"))
+        return Reward(name, lambda images, prompts: style_scores(images, which)[:, column])
+    concepts.load_concept_network(which)
     if name == "alignment":
-        return Reward(name, lambda images, prompts: load_scorer(which, images.device).alignment(images, prompts))
-    load_style_network(which)
-    style = name.removeprefix("style:")
+        return Reward(name, lambda images, prompts: concepts.alignment(images, prompts, which))
+    row = concepts.concept_row(name.removeprefix(_CONCEPT))
+    return Reward(name, lambda images, prompts: concepts.concept_scores(images, row, which))
 
-    def score(images: Tensor, prompts: Sequence[str]) -> Tensor:
-        # The images of emoji64 have a scorer of their own, for its three styles.
-        if images.shape[1:] == (3, SIZE, SIZE) and style in STYLES_64:
-            return load_scorer(which, images.device).style(images)[:, STYLES_64.index(style)]
-        return style_scores(images, which)[:, STYLES.index(style)]
 
-    return Reward(name, score)
+def _imagenet(name: str) -> Reward:
+    from .scorers import imagenet
+
+    row = imagenet.label_row(name.removeprefix(_IMAGENET))
+    imagenet.load_imagenet_network()
+    return Reward(name, lambda images, prompts: imagenet.label_scores(images, row))
 
 
 Place = str | Path | None
@@ -116,8 +132,10 @@ def _single(name: str, heldout: bool) -> Reward:
         raise ValueError(f"the reward {name!r} is not offered: {REFUSED[refused]}")
     if name.partition(":")[0] == "ocr":
         return ocr(name.partition(":")[2] or None)
-    if name in LEARNED:
+    if is_learned(name):
         return _learned(name, heldout)
+    if name.startswith(_IMAGENET):
+        return _imagenet(name)
     if name in _CLOSED_FORMS:
         return Reward(name, checked(_CLOSED_FORMS[name]))
     if name in _BLACK_BOXES:
@@ -150,9 +168,13 @@ def _lower(name: str) -> str:
     return name.lower() if keep is None else name[: keep.start()].lower() + name[keep.start() :]
 
 
+def _of_hub(name: str) -> bool:
+    return is_hub(name.partition("@")[0]) and not name.startswith(_IMAGENET)
+
+
 def has_heldout(spec: str) -> bool:
     """Whether a term of the reward is learned and has a second, independently trained version in this package."""
-    return any(name in LEARNED for _, name in _split_terms(spec))
+    return any(is_learned(name) for _, name in _split_terms(spec))
 
 
 @torch.inference_mode(False)
@@ -186,7 +208,7 @@ def load(
     if not isinstance(spec, str):
         raise ValueError(f"the reward is {spec!r}, expected a name, such as 'style:3d'")
     names = _split_terms(spec)
-    hub = [is_hub(name.partition("@")[0]) for _, name in names]
+    hub = [_of_hub(name) for _, name in names]
     if path is not None and not any(hub):
         raise ValueError(f"path = {path} is for hub rewards and {spec!r} has none; leave it out")
     terms = [

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from noisetilt.rewards.scorers.efficientnet_lite import FEATURES, ConvNorm, EfficientNetLite
 
 WIDTH, SIDE = 192, 128
+# The backbones of the networks to optimise, to evaluate the result, and for the benchmark's figures.
+BACKBONES = {"target": "lite0", "heldout": "lite1", "judge": "lite2"}
 
 
 class ScorerNetwork(nn.Module):

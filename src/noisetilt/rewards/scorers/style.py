@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from importlib import resources
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..checksums import read_verified
-from .network import SIDE, StyleNetwork
-from .scorer import logit_margin
+from .images import prepared
+from .network import BACKBONES, StyleNetwork
+from .words import STYLES
 
-STYLES = ("3d", "noto", "twemoji", "flat", "blob")
-BACKBONES = {"target": "lite0", "heldout": "lite1"}
 WEIGHTS = resources.files(__package__) / "style"
 
 
@@ -38,8 +37,9 @@ def load_style_network(which: str, device: str | torch.device = "cpu", folder: P
     Raises:
         ValueError: if there is no such network, or its file differs from the published one.
     """
-    if which not in BACKBONES:
-        raise ValueError(f"there is no style network {which!r}; expected one of {', '.join(BACKBONES)}")
+    known = [name for name in BACKBONES if name != "judge"]
+    if which not in known:
+        raise ValueError(f"there is no style network {which!r}; expected one of {', '.join(known)}")
     folder = Path(str(WEIGHTS)) if folder is None else Path(folder)
     digests = json.loads((folder / "checksums.json").read_text("utf-8"))
     state, _ = read_verified(folder / f"{which}.safetensors", digests[f"{which}.safetensors"])
@@ -63,13 +63,13 @@ def style_scores(images: Tensor, which: str = "target") -> Tensor:
     Raises:
         ValueError: if the images have another shape or are not float.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        raise ValueError(
-            f"the images are {images.dtype} of shape {tuple(images.shape)}; the style reward expects a float batch "
-            "(n, 3, height, width) in [0, 1]"
-        )
-    x = images.float()
-    if x.shape[2:] != (SIDE, SIDE):
-        x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
     network = load_style_network(which, images.device)
-    return logit_margin(network((2 * x - 1).contiguous(memory_format=torch.channels_last))).to(images)
+    return logit_margin(network(prepared(images))).to(images)
+
+
+def logit_margin(logits: Tensor) -> Tensor:
+    """Each logit of (batch, classes) minus the log-sum-exp of the others: the log odds, which do not saturate."""
+    classes = logits.shape[1]
+    own = torch.eye(classes, dtype=torch.bool, device=logits.device)
+    others = logits[:, None, :].expand(-1, classes, -1).masked_fill(own, -math.inf)
+    return logits - torch.logsumexp(others, dim=-1)

@@ -1,4 +1,4 @@
-"""The vocabulary of emoji64, and prompts as bags of words."""
+"""The words that the scorers know, and prompts as bags of words."""
 
 from __future__ import annotations
 
@@ -12,59 +12,54 @@ from importlib import resources
 import torch
 from torch import Tensor
 
-STYLES = ("3d", "noto", "twemoji")
-STOP_WORDS = frozenset("a an and at for from in no of on or s symbol sign the to with without mark".split())
-GRID_PROMPTS = (
-    "smiling cat face|red heart|red apple|grinning face|house|automobile|rose|pizza|globe|tiger face|clock|guitar"
-    "|sunflower|airplane|crown|octopus|christmas tree|santa|rocket|cherries|bear face|ice cream|umbrella|fire"
-).split("|")
+FOLDER = resources.files(__package__) / "concepts"
+STYLES = ("3d", "noto", "twemoji", "flat", "blob")
+# Words that say nothing of what an image shows.
+STOP_WORDS = frozenset("a an the of in on with and for to at from without emoji style icon picture".split())
+VARIATION_SELECTOR = "\ufe0f"
+
+
+@functools.cache
+def rows() -> dict[str, int]:
+    """The row of every word's vector: words, their plurals and emoji. Forms of one word have one row."""
+    return dict(json.loads((FOLDER / "words.json").read_text("utf-8")))
+
+
+@functools.cache
+def _pattern() -> re.Pattern[str]:
+    emoji = sorted((word for word in rows() if not word.isascii()), key=len, reverse=True)
+    return re.compile("|".join([*map(re.escape, emoji), r"[a-z0-9]+", r"[^\x00-\x7f]+"]))
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case words of a text, without stop words, in order and without repetition."""
-    found = re.findall(r"[a-z0-9]+", text.lower().replace("'", "").replace("’", ""))
-    return [w for w in dict.fromkeys(found) if w not in STOP_WORDS]
+    """Lower-case words and emoji of a text, without apostrophes, in order."""
+    plain = re.sub("['’]", "", text.lower().replace(VARIATION_SELECTOR, ""))
+    return _pattern().findall(plain)
 
 
-@functools.cache
-def vocabulary() -> tuple[str, ...]:
-    """The words that emoji64 was trained with, in the order of its embedding's rows."""
-    return tuple(json.loads(resources.files(__package__).joinpath("vocabulary.json").read_text("utf-8")))
-
-
-@functools.cache
-def _index() -> dict[str, int]:
-    return {word: row for row, word in enumerate(vocabulary())}
-
-
-def _known(word: str) -> str | None:
-    """The form of a word in the vocabulary: the word or its singular; None if it is unknown."""
-    for form in (word, word.removesuffix("s"), word.removesuffix("es")):
-        if form in _index():
-            return form
-    return None
-
-
-def known_words(prompt: str) -> list[str]:
-    """The prompt's words as the vocabulary writes them.
+def content_words(prompt: str) -> list[str]:
+    """The words of a prompt that say what the image shows: no styles and no stop words, each once.
 
     Raises:
-        ValueError: if a word is unknown; the message has the nearest known words.
+        ValueError: if a word is unknown, with the nearest known words, or the prompt has no such words.
     """
-    words = []
-    for word in split_words(prompt):
-        form = _known(word)
-        if form is None:
-            near = difflib.get_close_matches(word, vocabulary(), n=4, cutoff=0.6)
-            hint = f"; nearest known words: {', '.join(near)}" if near else "; `noisetilt models --words` lists all"
-            raise ValueError(f"emoji64 does not know the word {word!r} of the prompt {prompt!r}{hint}")
-        words.append(form)
-    return words
+    found = [word for word in dict.fromkeys(split_words(prompt)) if word not in STOP_WORDS and word not in STYLES]
+    for word in found:
+        if word not in rows():
+            near = difflib.get_close_matches(word, rows(), n=4, cutoff=0.6)
+            hint = f"; nearest known words: {', '.join(near)}" if near else "; use another word"
+            raise ValueError(f"the scorer does not know the word {word!r} of the prompt {prompt!r}{hint}")
+    if not found:
+        raise ValueError(
+            f"the prompt {prompt!r} names no content to align with; add at least one word besides the styles "
+            f"{', '.join(STYLES)}, or use a style reward"
+        )
+    return found
 
 
 def bags(prompts: Sequence[str]) -> Tensor:
-    """Prompts to bags of words (len(prompts), len(vocabulary)), 1.0 where a word is present."""
-    out = torch.zeros(len(prompts), len(vocabulary()))
-    for row, prompt in enumerate(prompts):
-        out[row, [_index()[w] for w in known_words(prompt)]] = 1.0
+    """Prompts to bags of their content words (len(prompts), number of rows), 1.0 where a word is present."""
+    out = torch.zeros(len(prompts), max(rows().values()) + 1)
+    for number, prompt in enumerate(prompts):
+        out[number, [rows()[word] for word in content_words(prompt)]] = 1.0
     return out

@@ -1,0 +1,81 @@
+"""`classifier:imagenet:LABEL`: the logit of an ImageNet label by an untouched EfficientNet-Lite0.
+
+The network has seen photographs, not emoji, and was not trained against adversarial perturbations: a reward that nobody
+tuned for these images. `recipes/emoji128/export_scorers.py` made the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..checksums import read_verified
+from .efficientnet_lite import FEATURES, EfficientNetLite
+from .images import prepared
+
+WEIGHTS = resources.files(__package__) / "imagenet"
+
+
+@functools.cache
+def labels() -> tuple[str, ...]:
+    """The names of ImageNet's 1 000 classes, each with its synonyms separated by commas."""
+    return tuple(json.loads((WEIGHTS / "labels.json").read_text("utf-8")))
+
+
+def label_row(label: str) -> int:
+    """The row of a class, by its number or by one of its names.
+
+    Raises:
+        ValueError: if there is no such class; the message has the nearest names.
+    """
+    wanted = label.strip().lower().replace("_", " ").replace("-", " ")
+    if wanted.isdecimal() and int(wanted) < len(labels()):
+        return int(wanted)
+    names = [[name.strip().lower().replace("-", " ") for name in line.split(",")] for line in labels()]
+    for part in (lambda known: known[:1], lambda known: known):  # some classes share a name with another's synonym
+        for row, known in enumerate(names):
+            if wanted in part(known):
+                return row
+    near = difflib.get_close_matches(wanted, [name for known in names for name in known], n=4, cutoff=0.6)
+    hint = f"; nearest labels: {', '.join(near)}" if near else "; use a label of ImageNet, such as 'teapot'"
+    raise ValueError(f"ImageNet has no label {label!r}{hint}")
+
+
+@functools.cache
+def load_imagenet_network(device: str | torch.device = "cpu") -> nn.Module:
+    """The classifier without parameter gradients: images (n, 3, 128, 128) in [-1, 1] to logits (n, 1000).
+
+    Raises:
+        ValueError: if its file differs from the published one.
+    """
+    folder = Path(str(WEIGHTS))
+    digest = json.loads((folder / "checksums.json").read_text("utf-8"))["network.safetensors"]
+    state, _ = read_verified(folder / "network.safetensors", digest)
+    network = ImageNetClassifier()
+    network.backbone.fold()
+    network.load_state_dict({k: v.float() for k, v in state.items()})
+    network.to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval().requires_grad_(False)
+
+
+class ImageNetClassifier(nn.Module):
+    """EfficientNet-Lite0 with the classifier of ImageNet's 1 000 labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.classifier = EfficientNetLite("lite0"), nn.Linear(FEATURES, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.backbone.pooled(x))
+
+
+def label_scores(images: Tensor, row: int) -> Tensor:
+    """(batch,) logits of a class of ImageNet; see `concepts.concept_scores` for the images."""
+    return load_imagenet_network(images.device)(prepared(images))[:, row].to(images)

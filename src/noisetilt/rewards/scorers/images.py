@@ -1,0 +1,26 @@
+"""Images as the networks of this package take them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .network import SIDE
+
+
+def prepared(images: Tensor) -> Tensor:
+    """Images (n, 3, height, width) in [0, 1] as (n, 3, 128, 128) in [-1, 1], float32, channels last.
+
+    Raises:
+        ValueError: if the images have another shape or are not float.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(
+            f"the images are {images.dtype} of shape {tuple(images.shape)}; the learned rewards expect a float batch "
+            "(n, 3, height, width) in [0, 1]"
+        )
+    x = images.float()
+    if x.shape[2:] != (SIDE, SIDE):
+        x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
+    return (2 * x - 1).contiguous(memory_format=torch.channels_last)
