@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from noisetilt.bench.features import features
-from noisetilt.rewards.scorers.words import STYLES
+from noisetilt.rewards.scorers.words64 import STYLES
 
 BENCH = Path("src/noisetilt/bench")
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from noisetilt.bench import features
 from noisetilt.bench.metrics import frechet_distance
-from noisetilt.rewards.scorers.words import STYLES
+from noisetilt.rewards.scorers.words64 import STYLES
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -38,7 +38,7 @@ from noisetilt.bench.run import bench
 from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath
 from noisetilt.rewards import Reward
-from noisetilt.rewards.scorers.words import bags
+from noisetilt.rewards.scorers.words64 import bags
 
 MODEL = GaussianModel(torch.zeros(3, 16, 16), torch.ones(16, 16))
 RED = Reward("red", lambda images, prompts: images[:, 0].mean((1, 2)))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..rewards.checksums import read_verified
 from ..rewards.scorers.scorer import checked_images
-from ..rewards.scorers.words import STYLES
+from ..rewards.scorers.words64 import STYLES
 
 WEIGHTS = resources.files(__package__) / "weights"
 FEATURES = 192
