@@ -27,6 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--print-completion",
         choices=SHELLS,
         action=PrintCompletion,
+        dest=argparse.SUPPRESS,
+        default=argparse.SUPPRESS,
         metavar="SHELL",
         help='print a script for completion on TAB in bash, zsh or fish: eval "$(noisetilt --print-completion bash)"',
     )

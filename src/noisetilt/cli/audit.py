@@ -106,9 +106,8 @@ def _read_safetensors(file: Path, tensor: str | None) -> Tensor:
                 tensor = names[0]
             if tensor not in names:
                 hint = nearest_name(tensor or "", names)
-                raise ValueError(
-                    f"tensor is {tensor!r}{hint}, expected one of {', '.join(names)}; name it with --tensor"
-                )
+                known = ", ".join(names)
+                raise ValueError(f"tensor is {tensor!r}{hint}, expected one of {known}; name it with --tensor")
             return stored.get_tensor(tensor)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is damaged, or no safetensors file: {error}") from None

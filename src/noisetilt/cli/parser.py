@@ -12,9 +12,17 @@ from typing import Any, NoReturn
 from .._messages import nearest_name
 from .console import painted
 
+# Characters of a line, below which the text on an option is below its name.
+NARROW = 60
+
 
 class HelpFormatter(argparse.HelpFormatter):
     """Paragraphs are broken at the width of the terminal, and example commands as a shell reads them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self._width < NARROW:
+            self._max_help_position = 8
 
     def start_section(self, heading: str | None) -> None:
         # From Python 3.14 on argparse paints by itself.
@@ -36,9 +44,9 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 def _broken_command(command: str, width: int) -> str:
-    """A command in lines of a width, each but the last ending in a backslash; arguments are kept whole."""
+    """A command in lines of a width, each but the last ending in a backslash; an option stays with its value."""
     lines = [""]
-    for word in re.findall(r'"[^"]*"|\S+', command):
+    for word in re.findall(r'--\S+(?: (?:"[^"]*"|[^\s"-]\S*))*|"[^"]*"|\S+', command):
         if len(lines[-1]) + len(word) + 3 > width and lines[-1].strip():
             lines[-1] += " \\"
             lines.append("     ")
