@@ -17,8 +17,8 @@ class PrintCompletion(argparse.Action):
     """Prints the script of a shell, and ends."""
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
-        shell = args[1]
-        parser.exit(message=completion_script(parser, shell))
+        print(completion_script(parser, args[1]))
+        parser.exit()
 
 
 def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
@@ -31,19 +31,53 @@ def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
         import shtab
     except ImportError:
         parser.error(missing_extra("completion", "the option --print-completion"))
-    from ..methods import METHODS
-    from ..models import MODELS
-    from ..rewards import CATALOGUE
-
-    rewards = [name for name in CATALOGUE if name.isascii() and not set(name) & set(" <>[]()…|")]
-    names = {"method": METHODS, "methods": METHODS, "reward": rewards, "heldout": [*rewards, "none"], "model": MODELS}
-    names |= {"targets": rewards, "suite": ("exact", "paper", "one-step"), "engine": ("process", "ray")}
-    names |= {"dtype": ("float32", "float16", "bfloat16"), "track": ("tensorboard", "wandb", "mlflow")}
     commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     for name, command in commands.choices.items():
-        _offer(command, {**names, "name": METHODS} if name == "methods" else names)
+        _offer(command, _names(name))
     script = shtab.complete(parser, shell)
     return _WORDS_WITH_COLONS + script if shell == "bash" else script
+
+
+def _names(command: str) -> dict[str, list[str]]:
+    """The names that the arguments of a command may have, by the argument's destination."""
+    from ..bench.one_step import SETTINGS
+    from ..bench.paper_plan import METHODS_OF_SUITE, TARGETS
+    from ..methods import METHODS
+    from ..models import MODELS
+    from ..rewards.catalogue import complete_names
+
+    rewards, methods = complete_names(), list(METHODS)
+    if command == "optimize":
+        methods = [name for name in METHODS if _is_ascent(name)]
+    return {
+        "method": methods,
+        "name": methods,
+        "reward": rewards,
+        "heldout": [*rewards, "none"],
+        "model": _plan_models() if command == "plan" else list(MODELS),
+        "methods": sorted({"base", *METHODS_OF_SUITE, *SETTINGS}),
+        "targets": [target.reward for target in TARGETS if " " not in target.reward],
+        "suite": ["exact", "paper", "one-step"],
+        "engine": ["process", "ray"],
+        "dtype": ["float32", "float16", "bfloat16"],
+        "track": ["tensorboard", "wandb", "mlflow"],
+    }
+
+
+def _is_ascent(method: str) -> bool:
+    from ..sampling.noise_ascent import find_ascent
+
+    try:
+        find_ascent(method)
+    except ValueError:
+        return False
+    return True
+
+
+def _plan_models() -> list[str]:
+    from ..integrations.diffusers.components import known_models
+
+    return list(known_models())
 
 
 def _offer(command: argparse.ArgumentParser, names: Mapping[str, Sequence[str]]) -> None:
