@@ -80,7 +80,12 @@ def allow_all_characters(*streams: TextIO) -> None:
     """Makes streams print every text: a character that the encoding lacks is spelt in ASCII instead of an error."""
     codecs.register_error("noisetilt", _spelt_in_ascii)
     for stream in streams:
-        if hasattr(stream, "reconfigure") and stream.errors in ("strict", "surrogateescape", "replace"):
+        if hasattr(stream, "reconfigure") and stream.errors in (
+            "strict",
+            "surrogateescape",
+            "backslashreplace",
+            "replace",
+        ):
             stream.reconfigure(errors="noisetilt")
 
 

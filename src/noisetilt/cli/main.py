@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     # OpenMP threads that spin while they wait are several times slower when another program uses the same cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # Otherwise transformers warns of each image processor that it has in two versions.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         module = importlib.import_module(f".{MODULES.get(args.command, args.command)}", __package__)
         return module.main(args) or 0
