@@ -27,7 +27,7 @@ def run(capsys, *arguments):
 
 def example_commands(text):
     """The commands of a help's examples, each in one line."""
-    return re.findall(r"^  noisetilt (.*)$", text.replace(" \\\n     ", ""), re.M)
+    return re.findall(r"^  noisetilt (.*)$", text.replace(" \\\n   ", ""), re.M)
 
 
 @pytest.mark.parametrize("columns", ["40", "60", "200"])

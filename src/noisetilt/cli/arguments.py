@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SHELL",
         help='print a script for completion on TAB in bash, zsh or fish: eval "$(noisetilt --print-completion bash)"',
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog="noisetilt")
     for add in (_add_generate, _add_optimize, _add_batch, _add_bench, _add_plan, _add_audit, _add_lists):
         add(commands)
     return parser
@@ -283,7 +283,7 @@ def _add_lists(commands: Any) -> None:
         "list the rewards",
         "Prints the rewards, one per line. `generate` and `optimize` take them by name and in weighted sums.",
         "rewards",
-        'generate "cat face" --reward "0.5*style:3d + 0.5*alignment"',
+        'generate "cat face" --reward "style:3d + redness"',
     )
     models = _command(
         commands,

@@ -80,12 +80,7 @@ def allow_all_characters(*streams: TextIO) -> None:
     """Makes streams print every text: a character that the encoding lacks is spelt in ASCII instead of an error."""
     codecs.register_error("noisetilt", _spelt_in_ascii)
     for stream in streams:
-        if hasattr(stream, "reconfigure") and stream.errors in (
-            "strict",
-            "surrogateescape",
-            "backslashreplace",
-            "replace",
-        ):
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="noisetilt")
 
 

@@ -30,6 +30,15 @@ class HelpFormatter(argparse.HelpFormatter):
             heading = painted(heading, "bold", sys.stdout)
         super().start_section(heading)
 
+    def add_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        """The usage without the options that may be left out, which are listed below it."""
+        if usage is None:
+            needed = [_usage_of(action) for action in actions if action.required or not action.option_strings]
+            usage = " ".join(["%(prog)s [options]", *needed]) % {"prog": self._prog}
+            lines = textwrap.wrap(usage, self._width - len("usage: "), subsequent_indent="    ", break_on_hyphens=False)
+            usage = "\n".join(lines).replace("%", "%%")
+        super().add_usage(usage, actions, groups, prefix)
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         parts = []
         for paragraph in re.split(r"\n\s*\n", text.strip()):
@@ -43,13 +52,21 @@ class HelpFormatter(argparse.HelpFormatter):
         return "\n".join(parts).rstrip("\n")
 
 
+def _usage_of(action: argparse.Action) -> str:
+    """An argument in a usage."""
+    name = action.metavar if isinstance(action.metavar, str) else action.dest
+    if action.option_strings:
+        return f"{action.option_strings[0]} {name.upper()}"
+    return f"[{name}]" if action.nargs == "?" else f"{name} …" if action.nargs == argparse.PARSER else name
+
+
 def _broken_command(command: str, width: int) -> str:
     """A command in lines of a width, each but the last ending in a backslash; an option stays with its value."""
     lines = [""]
-    for word in re.findall(r'--\S+(?: (?:"[^"]*"|[^\s"-]\S*))*|"[^"]*"|\S+', command):
+    for word in re.findall(r'--\S+(?: (?:"[^"]*"|[^\s"-]\S*))?|"[^"]*"|\S+', command):
         if len(lines[-1]) + len(word) + 3 > width and lines[-1].strip():
             lines[-1] += " \\"
-            lines.append("     ")
+            lines.append("   ")
         lines[-1] += (" " if lines[-1] else "  ") + word
     return "\n".join(lines)
 
