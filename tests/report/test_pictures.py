@@ -58,7 +58,7 @@ def test_labels_of_grids(rows, size, scale, per_line, captions):
 
 
 def test_a_long_label_is_kept_in_full(monkeypatch):
-    label = "ntrk: reward +7.190, held-out +4.309"
+    label = "ntrk-black-box-best-of-n: reward +7.190, held-out +4.309"
     words = []
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, at, text, **kwargs: words.append(text))
     grid([(label, [torch.zeros(3, 16, 16)])])

@@ -35,7 +35,7 @@ def texts_of(figure):
     """The texts that are drawn, with their boxes in pixels."""
     own_settings(figure.draw_without_rendering)()
     axes = [axis for axes in figure.axes if axes.axison for axis in (axes.xaxis, axes.yaxis)]
-    ticks = {label for axis in axes for label in axis.get_ticklabels("both")}
+    ticks = {label for axis in axes for label in (*axis.get_majorticklabels(), *axis.get_minorticklabels())}
     # matplotlib keeps ticks that are out of view and does not draw them.
     drawn = {label for axis in axes for tick in axis._update_ticks() for label in (tick.label1, tick.label2)}
     hidden = {

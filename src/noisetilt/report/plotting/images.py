@@ -27,5 +27,5 @@ def draw_images(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> Any:
     for line, row in zip(axes, rows, strict=True):
         for axis, (text, image) in zip(line, row, strict=False):
             axis.imshow(image, interpolation="nearest")
-            axis.set_title("\n".join(wrapped(part, SIDE - 0.1, lines=2) for part in text.split("\n")))
+            axis.set_title("\n".join(wrapped(part, SIDE - 0.35, FONT_SIZE + 1, lines=2) for part in text.split("\n")))
     return figure
