@@ -63,8 +63,10 @@ def _usage_of(action: argparse.Action) -> str:
 def _broken_command(command: str, width: int) -> str:
     """A command in lines of a width, each but the last ending in a backslash; an option stays with its value if both fit."""
     lines = [""]
-    words = re.findall(r'--\S+(?: (?:"[^"]*"|[^\s"-]\S*))?|"[^"]*"|\S+', command)
-    for word in (part for word in words for part in (word.split(" ", 1) if len(word) + 6 > width else [word])):
+    words = []
+    for word in re.findall(r'--\S+(?: (?:"[^"]*"|[^\s"-]\S*))?|"[^"]*"|\S+', command):
+        words += word.split(" ", 1) if len(word) + 6 > width else [word]
+    for word in words:
         if len(lines[-1]) + len(word) + 3 > width and lines[-1].strip():
             lines[-1] += " \\"
             lines.append("   ")

@@ -28,7 +28,7 @@ def _number(value: float, digits: int) -> str:
     return text
 
 
-def set_ticks(axis: Any, scale: str = "linear", count: int = 5) -> None:
+def set_ticks(axis: Any, scale: str = "linear", count: int = 6) -> None:
     """Sets the ticks of an axis of matplotlib: at most about `count`, of a linear, log or symlog scale."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .figures import new_figure, own_settings, wrapped
+from .figures import FONT_SIZE, new_figure, own_settings, wrapped
 
 SIDE, TEXT = 2.2, 0.55
 
