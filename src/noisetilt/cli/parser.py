@@ -61,7 +61,7 @@ def _usage_of(action: argparse.Action) -> str:
 
 
 def _broken_command(command: str, width: int) -> str:
-    """A command in lines of a width, each but the last ending in a backslash; an option stays with its value if both fit."""
+    """A command in lines of a width, each but the last ending in a backslash; options stay with short values."""
     lines = [""]
     words = []
     for word in re.findall(r'--\S+(?: (?:"[^"]*"|[^\s"-]\S*))?|"[^"]*"|\S+', command):
