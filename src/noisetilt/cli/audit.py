@@ -50,10 +50,10 @@ def audit_file(file: Path, out: Path | None, tensor: str | None, batch: bool, st
     result = audit(x)
     print(result)
     rejected = int(result.rejected(level).sum())
-    print(f"{rejected} of {len(x)} rejected by the audit at level {level:g}: not white Gaussian noise")
+    print(f"{rejected} of {len(x)} rejected as white Gaussian noise at level {level:g}")
     out = file.with_suffix(".audit.png") if out is None else out
     if plot_bands(x, out):
-        print(f"the plot of the bands is {out}")
+        print(f"Open {out}: the energy of the bands of frequency")
     else:
         print(missing_extra("plot", "the plot of the bands"))
 
