@@ -226,7 +226,8 @@ def comparison_sentence(job: Any, variants: Sequence[Variant], heldout_name: str
     """How the mean rewards differ between the variants, in a sentence; a second one if the reward may be exploited."""
     before, after = (variant.statistics() for variant in variants)
     changes = {job.reward: (before["reward_mean"], after["reward_mean"])}
-    if after["heldout_mean"] is not None:
+    # The held-out version of a closed-form reward is the reward itself.
+    if after["heldout_mean"] is not None and (heldout_name != job.reward or has_heldout(job.reward)):
         changes[f"held-out {heldout_name}"] = (before["heldout_mean"], after["heldout_mean"])
     texts = [f"{name} {'rises' if b > a else 'falls'} from {a:.3f} to {b:.3f}" for name, (a, b) in changes.items()]
     (reward, *heldout) = (b > a for a, b in changes.values())
