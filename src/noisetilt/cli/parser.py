@@ -63,7 +63,7 @@ def _usage_of(action: argparse.Action) -> str:
 def _broken_command(command: str, width: int) -> str:
     """A command in lines of a width, each but the last ending in a backslash; options stay with short values."""
     lines = [""]
-    words = []
+    words: list[str] = []
     for word in re.findall(r'--\S+(?: (?:"[^"]*"|[^\s"-]\S*))?|"[^"]*"|\S+', command):
         words += word.split(" ", 1) if len(word) + 6 > width else [word]
     for word in words:
@@ -80,7 +80,9 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"formatter_class": HelpFormatter, **kwargs})
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         """Also refuses unknown options before argparse looks for missing arguments."""
         args = list(sys.argv[1:] if args is None else args)
         self._refuse_unknown_options(args)

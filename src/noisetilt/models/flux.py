@@ -91,7 +91,9 @@ class FluxModel:
         self.pipe, self.guidance, self.device, self.dtype, self.steps = pipe, guidance, device, dtype, steps
         for part in pipe.components.values():
             if isinstance(part, nn.Module):
-                part.to(device, dtype).eval().requires_grad_(False)
+                # diffusers warns of every cast, also of one to the dtype that the part has.
+                part = part.to(device) if part.dtype == dtype else part.to(device, dtype)
+                part.eval().requires_grad_(False)
         pipe.vae.to(memory_format=torch.channels_last)
         self.shape = (pipe.vae.config.latent_channels, *latent_size(pipe, height, width))
         self.path = SchedulerPath(scheduler=pipe.scheduler, tokens=self.shape[1] * self.shape[2] // 4)
