@@ -58,6 +58,12 @@ class SchedulerPath(FlowPath):
         return [float(sigma) for sigma in self.scheduler.sigmas]
 
 
+def _has_dtype(module: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether all floating-point tensors of a module have a dtype."""
+    tensors = (*module.parameters(), *module.buffers())
+    return all(tensor.dtype == dtype for tensor in tensors if tensor.is_floating_point())
+
+
 class FluxModel:
     """A FluxPipeline for `sample` and `optimize`; states are unpacked latents (channels, height / 8, width / 8).
 
@@ -92,8 +98,8 @@ class FluxModel:
         for part in pipe.components.values():
             if isinstance(part, nn.Module):
                 # diffusers warns of every cast, also of one to the dtype that the part has.
-                part = part.to(device) if part.dtype == dtype else part.to(device, dtype)
-                part.eval().requires_grad_(False)
+                place = (device,) if _has_dtype(part, dtype) else (device, dtype)
+                part.to(*place).eval().requires_grad_(False)
         pipe.vae.to(memory_format=torch.channels_last)
         self.shape = (pipe.vae.config.latent_channels, *latent_size(pipe, height, width))
         self.path = SchedulerPath(scheduler=pipe.scheduler, tokens=self.shape[1] * self.shape[2] // 4)
