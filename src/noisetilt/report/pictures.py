@@ -103,8 +103,8 @@ def grid(
             draw.text((gap, top + LINE * j), line, fill="black", font=_font())
         for i, picture in enumerate(pictures):
             tile = to_image(picture).resize((width, height), Image.Resampling.NEAREST)
-            line, column = divmod(i, per_line)
-            sheet.paste(tile, (gap + column * (width + gap), top + LINE * len(lines) + line * (height + gap)))
+            row, column = divmod(i, per_line)
+            sheet.paste(tile, (gap + column * (width + gap), top + LINE * len(lines) + row * (height + gap)))
         top += below
     return sheet
 

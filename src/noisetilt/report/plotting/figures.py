@@ -87,7 +87,8 @@ def new_figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure((width, height), dpi=DPI, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    layout: Any = figure.get_layout_engine()
+    layout.set(w_pad=0.08, h_pad=0.08)
     FigureCanvasAgg(figure)
     return figure
 
