@@ -35,9 +35,10 @@ def set_ticks(axis: Any, scale: str = "linear", count: int = 6) -> None:
     if scale == "linear":
         axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]))
     else:
-        axis.set_major_locator(FixedLocator(decades(*axis.get_view_interval(), symmetric=scale == "symlog")))
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(FixedLocator(decades(low, high, scale == "symlog")))
     axis.set_minor_locator(NullLocator())
-    formatter = FuncFormatter(lambda value, _: tick_labels([value])[0])
+    formatter: Any = FuncFormatter(lambda value, _: tick_labels([value])[0])
     formatter.format_ticks = tick_labels
     axis.set_major_formatter(formatter)
 

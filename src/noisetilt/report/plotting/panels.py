@@ -14,6 +14,7 @@ from .figures import FONT_SIZE, HEADING, SMALL, new_figure, own_settings, text_w
 from .styles import Style, styles_of
 
 Scale = Literal["linear", "log", "symlog"]
+Numbers = Sequence[float] | Sequence[float | None] | np.ndarray
 # Inches.
 PANEL_WIDTH, PANEL_HEIGHT, LEGEND_TEXT, LEGEND_LINE, LEGEND_HEIGHT = 4.6, 3.7, 2.4, 0.2, 9.0
 GREY = "#8a8a8a"
@@ -32,11 +33,11 @@ class Series:
         circled: the number of a point with a circle.
     """
 
-    x: Sequence[float | None]
-    y: Sequence[float | None]
-    x_error: tuple[Sequence[float], Sequence[float]] | None = None
-    y_error: tuple[Sequence[float], Sequence[float]] | None = None
-    band: tuple[Sequence[float], Sequence[float]] | None = None
+    x: Numbers
+    y: Numbers
+    x_error: tuple[Numbers, Numbers] | None = None
+    y_error: tuple[Numbers, Numbers] | None = None
+    band: tuple[Numbers, Numbers] | None = None
     connected: bool = True
     markers: bool = True
     circled: int | None = None
@@ -58,7 +59,7 @@ class Panel:
     ylabel: str
     series: Mapping[str, Series]
     title: str = ""
-    guides: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    guides: Mapping[str, tuple[Numbers, Numbers]] = field(default_factory=dict)
     limits: tuple[tuple[float, float] | None, tuple[float, float] | None] = (None, None)
     scales: tuple[Scale, Scale] = ("linear", "linear")
 
@@ -134,14 +135,14 @@ def _guide_handle() -> Any:
     return Line2D([], [], color=GREY, linewidth=0.9)
 
 
-def _numbers(values: Sequence[float | None]) -> np.ndarray:
+def _numbers(values: Numbers) -> np.ndarray:
     numbers = np.array([math.nan if value is None else value for value in values], dtype=float)
     return np.where(np.isfinite(numbers), numbers, math.nan)
 
 
 def _draw_panel(axes: Any, panel: Panel, styles: Mapping[str, Style]) -> None:
-    for x, y in panel.guides.values():
-        axes.plot(x, y, color=GREY, linewidth=0.9, zorder=1)
+    for along, up in panel.guides.values():
+        axes.plot(along, up, color=GREY, linewidth=0.9, zorder=1)
     for name, series in panel.series.items():
         x, y, style = _numbers(series.x), _numbers(series.y), styles[name]
         if series.band is not None:
