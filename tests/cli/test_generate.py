@@ -16,7 +16,7 @@ from noisetilt.report import table
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     arguments = ["generate", "cat face", "--reward", "redness", "--steps", "4", "--n", "3", "--seed", "5"]
-    assert main([*arguments, "--set", "rho=0.1", "--batch", "2", "--out", str(out)]) == 0
+    assert main([*arguments, "--set", "rho=0.1", "--batch", "2", "--animate", "--out", str(out)]) == 0
     return out
 
 
@@ -39,6 +39,27 @@ def test_files_are_written_and_images_carry_their_settings(finished):
     settings = json.loads(picture.text["noisetilt"])
     assert picture.size == (128, 128)
     assert settings["prompt"] == "cat face" and settings["seed"] == 6 and settings["options"] == {"rho": 0.1}
+
+
+def test_the_animation_has_a_frame_per_step_and_ends_near_the_images(finished):
+    animation, grid = Image.open(finished / "animation.webp"), Image.open(finished / "grid.png")
+    assert animation.n_frames == 4 and animation.size == grid.size
+    animation.seek(3)
+    last, images = (np.asarray(image.convert("RGB")).astype(float)[30:150] for image in (animation, grid))
+    animation.seek(0)
+    first = np.asarray(animation.convert("RGB")).astype(float)[30:150]
+    assert np.abs(last - images).mean() < np.abs(first - images).mean()
+
+
+def test_the_last_lines_name_the_picture_and_show_says_why_it_cannot(finished, capsys, tmp_path):
+    arguments = ["generate", "cat face", "--reward", "redness", "--steps", "2", "--n", "1", "--show"]
+    assert main([*arguments, "--out", str(tmp_path / "new")]) == 0
+    output, errors = capsys.readouterr()
+    result, picture = output.strip().splitlines()[-2:]
+    assert result.startswith("redness ") and " from " in result and "held-out alignment" in result
+    assert picture.startswith(f"Open {tmp_path / 'new' / 'grid.png'}: base above, ntrk below.")
+    assert "not shown, because the output is not a terminal" in errors.splitlines()[-1]
+    assert "\x1b" not in output
 
 
 def test_an_image_is_reproduced_from_its_own_settings(finished, tmp_path):

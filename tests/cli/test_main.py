@@ -16,14 +16,73 @@ PARSER = build_parser()
 COMMANDS = next(a for a in PARSER._actions if isinstance(a, argparse._SubParsersAction)).choices
 
 
+def run(capsys, *arguments):
+    """The exit status, output and errors of a command."""
+    try:
+        status = main(list(arguments))
+    except SystemExit as ended:
+        status = ended.code
+    return status, *capsys.readouterr()
+
+
+def example_commands(text):
+    """The commands of a help's examples, each in one line."""
+    return re.findall(r"^  noisetilt (.*)$", text.replace(" \\\n   ", ""), re.M)
+
+
+@pytest.mark.parametrize("columns", ["40", "60", "200"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_two_examples_that_parse(command, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
-    examples = re.findall(r"^  noisetilt (.*)$", capsys.readouterr().out, re.M)
-    assert ended.value.code == 0 and len(examples) == 2
-    for example in examples:
+def test_help_has_two_examples_that_parse_and_fits_the_terminal(command, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    status, text, _ = run(capsys, command, "--help")
+    assert status == 0 and len(example_commands(text)) == 2
+    for example in example_commands(text):
         assert PARSER.parse_args(shlex.split(example)).command in COMMANDS
+    assert max(map(len, text.splitlines())) <= int(columns)
+
+
+@pytest.mark.parametrize("columns", ["40", "60"])
+def test_the_first_help_fits_the_terminal(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    status, text, _ = run(capsys)
+    assert status == 0 and text == run(capsys, "--help")[1] and len(example_commands(text)) == 2
+    assert max(map(len, text.splitlines())) <= int(columns)
+
+
+def test_colours_of_help(capsys, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[" in run(capsys, "plan", "--help")[1] and "\x1b[" in run(capsys, "pln")[2]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in run(capsys, "plan", "--help")[1] + run(capsys, "pln")[2]
+    monkeypatch.delenv("FORCE_COLOR")
+    monkeypatch.delenv("NO_COLOR")
+    assert "\x1b[" not in run(capsys, "plan", "--help")[1]  # not a terminal
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["generat"], "command 'generat' is unknown (did you mean 'generate'?)"),
+        (["--versoin"], "did you mean '--version'?"),
+        (["generate", "cat", "--rewrd", "redness"], "option --rewrd is unknown (did you mean '--reward'?)"),
+        (["generate", "cat", "-reward", "redness"], "did you mean '--reward'?"),
+        (["generate", "cat", "--reward", "-redness"], "write --reward=-redness"),
+        (["generate", "cat", "--reward", "redness", "--offload", "modle"], "did you mean 'model'?"),
+        (["generate", "cat", "--reward", "redness", "--gradient-at", "xt"], "did you mean 'x_t'?"),
+        (["plan", "SDXL", "--resoluton", "512"], "did you mean '--resolution'?"),
+        (["generate"], "the following arguments are required: prompt, --reward"),
+    ],
+)
+def test_a_wrong_argument_is_answered_in_two_lines(arguments, words, capsys):
+    status, text, error = run(capsys, *arguments)
+    assert status == 2 and text == "" and words in error and len(error.splitlines()) == 2
+    assert re.search(r"^See `noisetilt.* --help`\.$", error.splitlines()[1])
+
+
+def test_options_may_be_shortened_and_values_may_be_negative():
+    parsed = PARSER.parse_args(["generate", "cat", "--rew=-redness", "--heldout", "none", "--guid", "-1"])
+    assert (parsed.reward, parsed.guidance, parsed.heldout) == ("-redness", -1.0, "none")
 
 
 @pytest.mark.parametrize(
@@ -36,6 +95,18 @@ def test_help_has_two_examples_that_parse(command, capsys):
         (["methods", "best-of"], "'best-of-n'"),
         (["plan", "FLUX.1-dv"], "'FLUX.1-dev'"),
         (["bench", "--suite", "exacts"], "'exact'"),
+        (["bench", "--suite", "exact", "--methods", "nrtk"], "'ntrk'"),
+        (["bench", "--suite", "paper", "--methods", "svd"], "'svdd'"),
+        (["bench", "--suite", "paper", "--methods", "dps", "--targets", "rednes"], "'redness'"),
+        (["bench", "--suite", "one-step", "--methods", "gperr"], "'gper'"),
+        (["generate", "cat", "--reward", "greeness"], "'greenness'"),
+        (["generate", "cat", "--reward", "style:notto"], "'style:noto'"),
+        (["generate", "cat", "--reward", "Rednes"], "'redness'"),
+        (["generate", "cat", "--reward", "redness", "--heldout", "brightnes"], "'brightness'"),
+        (["generate", "cat", "--reward", "redness", "--set", "roh=0.1"], "'rho'"),
+        (["generate", "cat", "--reward", "redness", "--set", "whitened=mixtur"], "'mixture'"),
+        (["optimize", "cat", "--reward", "redness", "--set", "optimiser=adamm"], "'adam'"),
+        (["plan", "SDXL", "--dtype", "bfloat"], "'bfloat16'"),
     ],
 )
 def test_a_wrong_name_suggests_the_nearest(arguments, nearest, capsys):

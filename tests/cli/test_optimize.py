@@ -33,7 +33,7 @@ def test_images_and_plots_are_written(finished):
     for name in ("grid.png", "rewards.png", "strip.png"):
         assert (finished / name).stat().st_size > 1000
         Image.open(finished / name).verify()
-    assert Image.open(finished / "animation.png").n_frames == 4
+    assert Image.open(finished / "animation.webp").n_frames == 4
 
 
 def test_an_image_is_reproduced_from_its_own_settings(finished, tmp_path):

@@ -101,7 +101,7 @@ def _source(name: str | Path) -> str | Path:
         verify_checksums(EMOJI128)
         return EMOJI128
     if not is_pipeline(name):
-        hint = "" if "/" not in str(name) else f"; there is no folder {name}"
+        hint = f"; there is no folder {name}" if set(str(name)) & set("/\\") else ""
         raise ValueError(
             unknown_name("model", str(name), MODELS)
             + ", or give the folder or the hub id of a diffusers pipeline"

@@ -58,6 +58,12 @@ class SchedulerPath(FlowPath):
         return [float(sigma) for sigma in self.scheduler.sigmas]
 
 
+def _has_dtype(module: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether all floating-point tensors of a module have a dtype."""
+    tensors = (*module.parameters(), *module.buffers())
+    return all(tensor.dtype == dtype for tensor in tensors if tensor.is_floating_point())
+
+
 class FluxModel:
     """A FluxPipeline for `sample` and `optimize`; states are unpacked latents (channels, height / 8, width / 8).
 
@@ -91,7 +97,9 @@ class FluxModel:
         self.pipe, self.guidance, self.device, self.dtype, self.steps = pipe, guidance, device, dtype, steps
         for part in pipe.components.values():
             if isinstance(part, nn.Module):
-                part.to(device, dtype).eval().requires_grad_(False)
+                # diffusers warns of every cast, also of one to the dtype that the part has.
+                place = (device,) if _has_dtype(part, dtype) else (device, dtype)
+                part.to(*place).eval().requires_grad_(False)
         pipe.vae.to(memory_format=torch.channels_last)
         self.shape = (pipe.vae.config.latent_channels, *latent_size(pipe, height, width))
         self.path = SchedulerPath(scheduler=pipe.scheduler, tokens=self.shape[1] * self.shape[2] // 4)

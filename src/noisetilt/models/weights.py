@@ -17,7 +17,7 @@ def load_weights(file: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file is missing or its checksum differs.
     """
-    state, _ = read_verified(file, file.with_name(file.name + ".sha256").read_text().strip())
+    state, _ = read_verified(file, file.with_name(file.name + ".sha256").read_text("utf-8").strip())
     return {name: tensor.float() for name, tensor in state.items()}
 
 
@@ -25,4 +25,4 @@ def save_weights(tensors: dict[str, Tensor], file: Path) -> None:
     """Write tensors in half precision, and their checksum to `<file>.sha256`."""
     data = save({name: tensor.detach().half().contiguous() for name, tensor in tensors.items()})
     file.write_bytes(data)
-    file.with_name(file.name + ".sha256").write_text(hashlib.sha256(data).hexdigest() + "\n")
+    file.with_name(file.name + ".sha256").write_text(hashlib.sha256(data).hexdigest() + "\n", "utf-8")

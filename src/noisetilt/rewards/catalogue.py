@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .._messages import unknown_name
+from .._messages import nearest_name
 from .colour import (
     CHANNELS,
     brightness,
@@ -68,7 +68,7 @@ _BLACK_BOXES = {"jpeg": jpeg_size(-1.0), "jpeg:small": jpeg_size(-1.0), "jpeg:la
 _TERM = re.compile(
     r"\s*(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*"
     # Labels may have spaces and emoji; other names have neither.
-    r"(?P<name>(?:concept|classifier|objects):.*?|[a-z][\w:#@~./-]*)\s*",
+    r"(?P<name>(?:concept|classifier|objects):.*?|[a-z][\w:#@~./\\-]*)\s*",
     re.I,
 )
 
@@ -158,7 +158,14 @@ def _single(name: str, heldout: bool) -> Reward:
         return Reward(name, checked(_BLACK_BOXES[name]), differentiable=False)
     if name.startswith("colour:"):
         return Reward(name, checked(nearness_to(parse_colour(name.removeprefix("colour:")))))
-    raise ValueError(unknown_name("reward", name, CATALOGUE))
+    hint = nearest_name(name, complete_names())
+    raise ValueError(f"reward {name!r} is unknown{hint}; the rewards are: {', '.join(CATALOGUE)}")
+
+
+def complete_names() -> list[str]:
+    """The names of all rewards that need no further word, such as a colour or a model."""
+    listed = (name for name in CATALOGUE if name == name.lower() and "#" not in name)
+    return list(dict.fromkeys([*listed, *LEARNED, *_CLOSED_FORMS, *_BLACK_BOXES]))
 
 
 def _split_terms(text: str) -> list[tuple[float, str]]:

@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent
 
 def load_network(*names: str) -> Emoji64:
     """The network with the included weights of these names; later weights override earlier ones."""
-    network = Emoji64(**json.loads((FOLDER / "config.json").read_text()))
+    network = Emoji64(**json.loads((FOLDER / "config.json").read_text("utf-8")))
     tensors: dict[str, Tensor] = {}
     for name in names:
         tensors |= load_weights(FOLDER / f"{name}.safetensors")
