@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -143,10 +144,10 @@ def sample_view(layout: Layout, x: Tensor, latents: Tensor, sample: Tensor) -> S
         return SampleView(
             layout, lambda x: layout.pack(x).repeat(2, *[1] * len(shape)), lambda s: layout.unpack(s[: len(s) // 2])
         )
-    plain = Layout(x.shape, x.shape)
-    for own, full in ((plain, x.to(latents.dtype)), (layout, latents)):
+    for own in (Layout(x.shape, x.shape), layout, frames_first(x.shape)):
+        full = latents if own is layout else own.pack(x).to(latents.dtype)
         if full.numel() == sample.numel() and torch.equal(full.flatten(), sample.flatten()):
-            form = tuple(sample.shape)
+            form = (len(sample) / rows, *shape)
             return SampleView(
                 layout,
                 functools.partial(_reshaped, own, form),
@@ -160,8 +161,20 @@ def sample_view(layout: Layout, x: Tensor, latents: Tensor, sample: Tensor) -> S
     return None
 
 
-def _reshaped(layout: Layout, shape: tuple[int, ...], x: Tensor) -> Tensor:
-    return layout.pack(x).reshape(shape)
+def frames_first(shape: Sequence[int]) -> Layout:
+    """The layout (batch, frame, channel, H, W) of the states (batch, channel, frame, H, W) of a video; for others that
+    of the states themselves.
+    """
+    if len(shape) != 5:
+        return Layout(shape, shape)
+    rows, channels, frames, *space = shape
+    order = torch.arange(channels * frames * math.prod(space)).view(channels, frames, *space).transpose(0, 1)
+    return Layout((rows, frames, channels, *space), shape, order.flatten())
+
+
+def _reshaped(layout: Layout, form: tuple[float, ...], x: Tensor) -> Tensor:
+    """x packed and reshaped; `form` is a number of entries per row of x, and the shape of an entry."""
+    return layout.pack(x).reshape(round(form[0] * len(x)), *form[1:])
 
 
 def _unflattened(layout: Layout, sample: Tensor) -> Tensor:

@@ -22,8 +22,16 @@ NOT_IMAGES = {
     "MarigoldDepthPipeline": "depth maps of a given image; pass an image pipeline",
     "MarigoldNormalsPipeline": "surface normals of a given image; pass an image pipeline",
     "MarigoldIntrinsicsPipeline": "intrinsic components of a given image; pass an image pipeline",
+    "FluxPriorReduxPipeline": "embeddings of a given image; align FluxPipeline and pass them as prompt_embeds",
+    "UniDiffuserPipeline": "images and texts from one joint tensor of both; pass an image pipeline",
+    "RFD4ProteinaPipeline": "protein structures; pass an image pipeline",
+    "LTXLatentUpsamplePipeline": "larger latents without noise; align the pipeline that makes the latents",
+    "LTX2LatentUpsamplePipeline": "larger latents without noise; align the pipeline that makes the latents",
 }
 PREPARE = ("prepare_latents", "prepare_intermediate_images")
+DRAW = "randn_tensor"
+# Methods of schedulers that change the state in the loop, besides or in place of `step`.
+FURTHER_STEPS = ("undo_step", "step_pred", "step_correct", "add_noise_to_input", "batch_step_no_noise")
 
 
 def prepare_name(pipe: Any) -> str | None:
@@ -43,11 +51,6 @@ def reason_against(pipe: Any) -> str | None:
         return f"{name} makes {made}"
     if not hasattr(pipe, "scheduler"):
         return f"{name} has no attribute `scheduler`; pass a diffusers pipeline with one"
-    if prepare_name(pipe) is None:
-        return (
-            f"{name} draws its noise within its __call__, where it cannot be replaced; "
-            f"pass a pipeline that has {' or '.join(PREPARE)}"
-        )
     kind: Any = type(pipe)
     return reason_against_call(kind)
 
@@ -58,13 +61,21 @@ def reason_against_call(kind: type) -> str | None:
     name, function = kind.__name__, source_of(inspect.unwrap(kind.__call__).__code__)
     if any(getattr(node, "id", None) == "AudioPipelineOutput" for node in ast.walk(function)):
         return f"{name} makes sound, and rewards take images; pass a pipeline of images or videos"
-    steps = list(step_calls(function))
-    if not steps:
+    further = sorted(further_steps(function))
+    if not any(step_calls(function)) or further:
+        calls = f"calls {' and '.join(further)}" if further else "calls no step of a scheduler"
         return (
-            f"{name} does not call self.scheduler.step in its __call__, so that there is no step to guide; "
-            "align the pipeline that makes its images or latents"
+            f"{name} {calls} in its __call__, and only a loop over self.scheduler.step can be guided; "
+            "align a pipeline that has one"
         )
-    if any(is_prepare(node) for loop in loops(function) for node in ast.walk(loop)):
+    prepares = any(hasattr(kind, method) for method in PREPARE)
+    if not prepares and not any(is_draw(node) for node in ast.walk(function)):
+        return (
+            f"{name} draws no Gaussian noise in its __call__, as models of discrete tokens, so that there is no noise "
+            "to tilt; pass a pipeline with continuous latents"
+        )
+    repeated = is_prepare if prepares else is_draw
+    if any(repeated(node) for loop in loops(function) for node in ast.walk(loop)):
         return (
             f"{name} makes its output in several parts, each from noise of its own, and a reward of the whole has no "
             "gradient by one part; use a pipeline that makes it at once"
@@ -85,6 +96,21 @@ def is_method(node: ast.AST, *path: str) -> bool:
 def step_calls(function: ast.AST) -> Iterator[ast.AST]:
     """The calls of the scheduler's step."""
     return (node for node in ast.walk(function) if is_method(node, "self", "scheduler", "step"))
+
+
+def further_steps(function: ast.AST) -> set[str]:
+    """What a call uses besides or in place of the scheduler's step: a step of another scheduler, or another method."""
+    called = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
+    attributes = [node for node in called if isinstance(node, ast.Attribute)]
+    others = {ast.unparse(node) for node in attributes if node.attr in FURTHER_STEPS}
+    if any(step_calls(function)):
+        return others
+    return others | {ast.unparse(n) for n in attributes if n.attr == "step" and "scheduler" in ast.unparse(n.value)}
+
+
+def is_draw(node: ast.AST) -> bool:
+    """Whether a node draws Gaussian noise by diffusers' function."""
+    return is_method(node, DRAW)
 
 
 def is_prepare(node: ast.AST) -> bool:
