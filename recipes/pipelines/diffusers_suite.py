@@ -142,7 +142,7 @@ class Case:
             self.pipe.register_modules(scheduler=chosen)
         self.output_type = "np"
         self.dtype = torch.float32
-        adjust_pipeline(self.pipe, self.tests)
+        adjust_pipeline(self.pipe)
 
     def _components(self) -> dict[str, Any]:
         make = self.tests.get_dummy_components
@@ -203,7 +203,7 @@ class Case:
         return found
 
 
-def adjust_pipeline(pipe: Any, tests: Any) -> None:
+def adjust_pipeline(pipe: Any) -> None:
     """What some pipelines need before their call."""
     name = type(pipe).__name__
     if name == "AllegroPipeline":
@@ -211,8 +211,6 @@ def adjust_pipeline(pipe: Any, tests: Any) -> None:
         pipe.vae.kernel, pipe.vae.stride = (8, 16, 16), (6, 12, 12)
     if name == "Kandinsky5I2IPipeline":
         pipe.resolutions = [(64, 64)]
-    if hasattr(tests, "get_dummy_inversion_inputs"):
-        pipe.invert(**{**tests.get_dummy_inversion_inputs("cpu"), "num_inversion_steps": 8})
 
 
 def everywhere(mask: Any) -> Any:

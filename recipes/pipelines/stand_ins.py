@@ -308,7 +308,7 @@ class Transforms:
 
         NEAREST = "nearest"
 
-    class functional:  # noqa: N801
+    class functional:
         """Functions of images."""
 
         @staticmethod
@@ -319,7 +319,7 @@ class Transforms:
     Lambda = staticmethod(lambda function: function)
 
     @staticmethod
-    def Compose(steps: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:  # noqa: N802
+    def Compose(steps: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
         """The functions one after the other."""
 
         def run(image: Any) -> Any:
@@ -330,14 +330,14 @@ class Transforms:
         return run
 
     @staticmethod
-    def ToTensor() -> Callable[[Any], torch.Tensor]:  # noqa: N802
+    def ToTensor() -> Callable[[Any], torch.Tensor]:
         """Images (channel, H, W) in [0, 1] from PIL's."""
         from diffusers.image_processor import VaeImageProcessor
 
         return lambda image: torch.from_numpy(VaeImageProcessor.pil_to_numpy(image)[0]).movedim(-1, 0)
 
     @staticmethod
-    def Normalize(mean: Any, std: Any, inplace: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:  # noqa: N802
+    def Normalize(mean: Any, std: Any, inplace: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
         """Images of which a mean is subtracted."""
         return lambda image: (image - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
 

@@ -80,7 +80,12 @@ def reason_against_call(kind: type) -> str | None:
             f"{name} makes its output in several parts, each from noise of its own, and a reward of the whole has no "
             "gradient by one part; use a pipeline that makes it at once"
         )
-    if any(reads_second(node) for node in ast.walk(function)):
+    if any(passes(node, "variance_noise") for node in ast.walk(function)):
+        return (
+            f"{name} gives its scheduler the noise of every step, which an inversion of the image has found, and "
+            "guidance would replace it; use an img2img pipeline"
+        )
+    if any(passes(node, "pred_original_sample") for node in ast.walk(function)):
         return (
             f"{name} calls its scheduler twice in every step, with a prediction of its own in between; "
             "use a pipeline that calls it once"
@@ -123,6 +128,8 @@ def loops(function: ast.AST) -> Iterator[ast.AST]:
     return (n for n in ast.walk(function) if isinstance(n, (ast.For, ast.While)) and any(step_calls(n)))
 
 
-def reads_second(node: ast.AST) -> bool:
-    """Whether a node passes a prediction of x_0 to the scheduler's step."""
-    return any(k.arg == "pred_original_sample" for k in getattr(node, "keywords", [])) and any(step_calls(node))
+def passes(node: ast.AST, argument: str) -> bool:
+    """Whether a node passes an argument of this name to the scheduler's step."""
+    return any(k.arg == argument for k in getattr(node, "keywords", [])) and is_method(
+        node, "self", "scheduler", "step"
+    )
