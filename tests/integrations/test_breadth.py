@@ -6,7 +6,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from tiny_pipelines import SIZE, check_same, cogvideox, ddim, flux, kandinsky, ltx, sd, sdxl
+from tiny_pipelines import SIZE, check_same, cogvideox, ddim, flux, kandinsky, ltx, sd, sdxl, vae
 
 from noisetilt import METHODS, align, rewards
 from noisetilt.integrations.diffusers.layout import Packing, layout_of, sample_view
@@ -37,7 +37,39 @@ def flux_fill():
     return flux(diffusers.FluxFillPipeline)
 
 
+def unconditional():
+    torch.manual_seed(0)
+    network = diffusers.UNet2DModel(
+        sample_size=SIZE,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+    ).eval()
+    return diffusers.DDIMPipeline(unet=network, scheduler=ddim())
+
+
+def dit():
+    network = diffusers.DiTTransformer2DModel(
+        sample_size=SIZE // 2, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=2, out_channels=8
+    ).eval()
+    return diffusers.DiTPipeline(transformer=network, vae=vae(4), scheduler=ddim())
+
+
+def inverted_flux():
+    pipe = flux()
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True, shift=2.0)
+    return pipe
+
+
 CASES = {
+    "noise of the call itself": (unconditional, lambda: dict(batch_size=2, num_inference_steps=4)),
+    "noise of the call itself, twice for guidance": (
+        dit,
+        lambda: dict(class_labels=[3, 7], guidance_scale=3.0, num_inference_steps=4),
+    ),
+    "a flow schedule from 0 to 1": (inverted_flux, lambda: dict(prompt="a red fox", **IMAGE, max_sequence_length=8)),
     "frames before channels": (cogvideox, lambda: dict(**TEXT, **IMAGE, num_frames=8, max_sequence_length=8)),
     "packed in three dimensions": (ltx, lambda: dict(**TEXT, **LARGE, num_frames=9, max_sequence_length=8)),
     "a fixed first frame": (
@@ -88,7 +120,8 @@ def test_base_at_eta_0_equals_the_plain_pipeline(name, record_property):
     output, aligned = run(align(pipe, RED, "base", eta=0), arguments)
     assert plain.std() > 0.001
     check_same(aligned, plain, record_property)
-    expected = RED(aligned.flatten(0, -4), [""] * (aligned.shape[1] if aligned.ndim == 5 else 1)).mean()
+    frames = aligned.flatten(0, -4)
+    expected = RED(frames, [""] * len(frames)).view(len(aligned), -1).mean(1)
     assert torch.allclose(output.rewards, expected, atol=1e-5)
 
 
@@ -98,7 +131,7 @@ def test_ntrk_raises_the_reward_and_leaves_the_pipeline_as_it_was(name):
     networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     before = dict(vars(pipe)), [[type(m) for m in network.modules()] for network in networks]
     base, ntrk = (run(align(pipe, RED, method), arguments)[0] for method in ("base", METHODS["ntrk"].replace(rho=0.1)))
-    assert ntrk.rewards > base.rewards
+    assert (ntrk.rewards > base.rewards).all()
     assert {n: v for n, v in vars(pipe).items() if not n.startswith("_")} == {
         n: v for n, v in before[0].items() if not n.startswith("_")
     }
@@ -125,7 +158,10 @@ REFUSED = {
     "WanAnimatePipeline": "several parts",
     "CosmosTextToWorldPipeline": "twice in every step",
     "AudioLDM2Pipeline": "makes sound|self.scheduler.step",
-    "SkyReelsV2DiffusionForcingPipeline": "does not call self.scheduler.step",
+    "SkyReelsV2DiffusionForcingPipeline": r"calls sample_schedulers\[idx\].step",
+    "UnCLIPPipeline": "self.decoder_scheduler.step",
+    "AmusedPipeline": "no Gaussian noise",
+    "LEditsPPPipelineStableDiffusion": "the noise of every step",
 }
 
 
@@ -143,9 +179,27 @@ def test_a_pipeline_that_makes_no_images_is_refused(name):
     assert f"{name} makes" in reason_against(pipe)
 
 
-def test_noise_of_the_call_itself_is_refused():
-    pipe = diffusers.DDIMPipeline(unet=sd().unet, scheduler=ddim())
-    with pytest.raises(ValueError, match="draws its noise within its __call__"):
+@pytest.mark.parametrize("make", [unconditional, dit])
+def test_first_particles_start_from_the_noise_of_the_call(make):
+    """With particles and a generator, the first particle of each image starts as the plain pipeline does."""
+    pipe = make()
+    pipe.set_progress_bar_config(disable=True)
+    images = dict(batch_size=2) if make is unconditional else dict(class_labels=[3, 7], guidance_scale=1.0)
+    starts = []
+    for method in ("base", METHODS["svdd"].replace(particles=3)):
+        aligned, states = align(pipe, RED, method), []
+        aligned.callback = lambda _, aligned=aligned, states=states: states.append(aligned.current_call.leaf.detach())
+        aligned(**images, num_inference_steps=2, generator=torch.Generator().manual_seed(3), output_type="pt")
+        starts.append(states[0])
+    assert len(starts[1]) == 6 and torch.equal(starts[1][::3], starts[0])
+
+
+def test_states_of_a_variance_exploding_schedule_are_refused():
+    """As those of Cosmos 2, whose pipelines write their own limits into the scheduler."""
+    pipe = flux()
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
+    pipe.scheduler.register_to_config(sigma_max=80.0)
+    with pytest.raises(ValueError, match="σ up to 80"):
         align(pipe, RED)
 
 
@@ -165,6 +219,16 @@ def test_a_part_of_the_latents_is_found():
     assert torch.equal(view.to_sample(x), x[:, :, 1:])
     assert torch.equal(view.to_state(x[:, :, 1:])[:, :, 1:], x[:, :, 1:])
     assert sample_view(layout, x, x, torch.randn(2, 4, 2, 5)) is None
+
+
+def test_frames_as_rows_are_found():
+    """Text-to-video of 2023 gives its scheduler each frame as a row."""
+    x = torch.randn(2, 4, 3, 5, 6)
+    layout = layout_of(x, [], {})
+    rows = x.transpose(1, 2).flatten(0, 1)
+    view = sample_view(layout, x, x, rows)
+    assert torch.equal(view.to_sample(x), rows) and torch.equal(view.to_state(rows), x)
+    assert torch.equal(view.to_sample(x[:1]), rows[:3])
 
 
 def test_a_copy_of_the_guided_scheduler_is_not_guided():

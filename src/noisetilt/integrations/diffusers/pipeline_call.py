@@ -186,7 +186,17 @@ class PipelineCall:
                 stack.enter_context(checkpointed(self.pipe))
             stack.enter_context(torch.set_grad_enabled(through_network))
             output = call(self.pipe, **self.call)
-        return pick_rows(output, self.sampler.rows, len(self.sampler.x)) if self.keeps_rows else output
+        return pick_rows(output, self._rows(), len(self.sampler.x)) if self.keeps_rows else output
+
+    def _rows(self) -> Tensor:
+        """The row of each image's best particle; of its first one if the call was interrupted."""
+        first = torch.arange(0, len(self.sampler.x), self.method.selection.particles)
+        return first if self.sampler.rows is None else self.sampler.rows
+
+    def interrupted(self) -> None:
+        """Ends the steps before the last one: the pipeline makes images of its present latents, without gradient."""
+        torch.set_grad_enabled(False)
+        self.keeps_rows = True
 
     def _prepare_latents(self) -> Callable[..., Any]:
         """The pipeline's own prepare_latents, with its noise replaced by the sampler's."""
