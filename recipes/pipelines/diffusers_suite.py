@@ -2,9 +2,12 @@
 
     python recipes/pipelines/diffusers_suite.py DIFFUSERS --rows rows.jsonl --write docs/pipelines.md
 
-DIFFUSERS is a checkout of the diffusers repository, of a version near the installed one. It needs the packages that its
-tests need (sentencepiece, parameterized, requests_mock, pytest, opencv-python-headless, ftfy, torchsde,
-beautifulsoup4) and no network: hub files are replaced by local stand-ins. It takes about ten minutes on one core.
+DIFFUSERS is a checkout of the diffusers repository, of a version near the installed one. The tests of deprecated
+classes are in older versions only: run it again with a checkout of v0.33.1, the same rows file and `--only` (blip,
+controlnet_xs, gligen, ldm3d, paint_by, panorama, pia, sag, attend, diffedit, text_to_video, video_to_video,
+wuerstchen). It needs the packages that its tests need (sentencepiece, parameterized, requests_mock, pytest,
+opencv-python-headless, ftfy, torchsde, beautifulsoup4) and no network: hub files are replaced by local stand-ins. It
+takes about half an hour of one core.
 
 For each class: the plain pipeline; `base` with η = 0 from the same generator, whose images must differ by less than
 1e-3; the rewards, which must be those of the returned images; and `ntrk`, whose reward must exceed base's. Where the
@@ -39,8 +42,9 @@ from torch import Tensor
 SECONDS = 150
 TOLERANCE = 1e-3
 STEPS = 3
+SIZE = 32
 SEED = 0
-STRENGTHS = (0.3, 0.1, 0.6)
+STRENGTHS = (0.3, 0.1, 0.6, 1.0)
 OUTPUTS = ("images", "frames", "videos", "image")
 CALLBACKS = ("callback_on_step_end", "callback_on_step_end_tensor_inputs", "callback", "callback_steps")
 
@@ -209,6 +213,11 @@ def adjust_pipeline(pipe: Any) -> None:
     if name == "AllegroPipeline":
         # The decoder works in tiles, which are larger than the test's videos.
         pipe.vae.kernel, pipe.vae.stride = (8, 16, 16), (6, 12, 12)
+    module = sys.modules[type(pipe).__module__]
+    if hasattr(module, "calculate_dimensions"):
+        # Input images are resized to an area of 1024 × 1024.
+        original = module.calculate_dimensions
+        module.calculate_dimensions = lambda _, ratio: original(SIZE * SIZE, ratio)
     if name == "Kandinsky5I2IPipeline":
         pipe.resolutions = [(64, 64)]
 
@@ -412,9 +421,11 @@ def alias_moved_modules() -> None:
     for module in pkgutil.iter_modules(deprecated.__path__):
         with contextlib.suppress(ImportError):
             found = importlib.import_module(f"{deprecated.__name__}.{module.name}")
-            sys.modules.setdefault(f"diffusers.pipelines.{module.name}", found)
+            for package in ("diffusers", "src.diffusers"):
+                sys.modules.setdefault(f"{package}.pipelines.{module.name}", found)
     sys.modules.setdefault("src", sys.modules["__main__"])
     sys.modules.setdefault("src.diffusers", sys.modules["diffusers"])
+    sys.modules.setdefault("src.diffusers.pipelines", sys.modules["diffusers.pipelines"])
 
 
 def guided(row: dict[str, Any]) -> bool:

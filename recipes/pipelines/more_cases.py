@@ -323,6 +323,7 @@ CASES = [
         without("image_encoder"),
         adding(editing_prompt=["snow"], edit_warmup_steps=0, edit_guidance_scale=5.0),
     ),
+    Case("StableDiffusionModelEditingPipeline", SD, without("image_encoder"), unchanged),
     Case("AltDiffusionPipeline", SD, unchanged, unchanged),
     Case(
         "AltDiffusionImg2ImgPipeline",
