@@ -161,7 +161,9 @@ class Case:
         names = inspect.signature(type(self.pipe).__call__).parameters
         fixed = any(call.get(n) is not None for n in ("sigmas", "timesteps", "image_latents"))
         if "num_inference_steps" in names and not fixed:
-            call["num_inference_steps"] = math.ceil(STEPS / (call.get("strength") or 1))
+            default = getattr(names.get("strength"), "default", None)
+            strength = call.get("strength") or (default if isinstance(default, float) else 1.0)
+            call["num_inference_steps"] = math.ceil(STEPS / strength)
         if "SanaSprint" in type(self.pipe).__name__:
             # Its intermediate timestep is for two steps; an image is replaced by noise.
             call |= {"num_inference_steps": 2} | ({"strength": 1.0} if "strength" in names else {})
@@ -218,6 +220,10 @@ def adjust_pipeline(pipe: Any) -> None:
         # Input images are resized to an area of 1024 × 1024.
         original = module.calculate_dimensions
         module.calculate_dimensions = lambda _, ratio: original(SIZE * SIZE, ratio)
+    if name.startswith("JoyImage"):
+        from diffusers.pipelines.joyimage import image_processor
+
+        image_processor.find_best_bucket = lambda *_: (SIZE, SIZE)
     if name == "Kandinsky5I2IPipeline":
         pipe.resolutions = [(64, 64)]
 

@@ -130,7 +130,9 @@ def union_controlnet(components: Values) -> None:
         "transformer_layers_per_block projection_class_embeddings_input_dim cross_attention_dim norm_num_groups"
     ).split()
     settings = {name: config[name] for name in names if name in config}
-    components["controlnet"] = made(ControlNetUnionModel, num_control_type=2, num_trans_head=2, **settings)
+    components["controlnet"] = made(
+        ControlNetUnionModel, num_control_type=2, num_trans_channel=32, num_trans_head=2, **settings
+    )
 
 
 def control_of_image(inputs: Values) -> None:
@@ -240,7 +242,7 @@ def embeddings(inputs: Values) -> None:
 
 
 QWEN_EDIT = "qwenimage.test_qwenimage_edit.TestQwenImageEditPipeline"
-SD = "stable_diffusion.test_stable_diffusion.StableDiffusionPipelineFastTests"
+SD = "stable_diffusion.test_stable_diffusion.TestStableDiffusionPipeline"
 Z_IMAGE = "z_image.test_z_image.ZImagePipelineFastTests"
 EASY = "easyanimate.test_easyanimate.EasyAnimatePipelineFastTests"
 
@@ -333,7 +335,7 @@ CASES = [
     ),
     Case(
         "ErnieImagePipeline",
-        "flux2.test_pipeline_flux2_klein.Flux2KleinPipelineFastTests",
+        "flux2.test_pipeline_flux2_klein.TestFlux2KleinPipeline",
         ernie,
         embeddings,
     ),

@@ -197,10 +197,12 @@ def chat_glm() -> Any:
     )
     config.original_rope = True
     made = ChatGLMModel(config)
-    # The class leaves the weights of its norms uninitialised.
-    for module in made.modules():
-        if type(module).__name__ == "RMSNorm":
-            torch.nn.init.ones_(module.weight)
+    # The class leaves its weights uninitialised.
+    for name, parameter in made.named_parameters():
+        if "norm" in name:
+            torch.nn.init.ones_(parameter)
+        else:
+            torch.nn.init.normal_(parameter, std=0.02)
     return made
 
 

@@ -221,6 +221,13 @@ def test_a_part_of_the_latents_is_found():
     assert sample_view(layout, x, x, torch.randn(2, 4, 2, 5)) is None
 
 
+def test_latents_beside_a_fixed_image_are_found():
+    x, image = torch.randn(2, 1, 4, 3), torch.randn(2, 2, 4, 3)
+    view = sample_view(layout_of(x, [], {}), x, x, torch.cat([image, x], dim=1))
+    assert torch.equal(view.to_sample(-x), torch.cat([image, -x], dim=1))
+    assert torch.equal(view.to_state(view.to_sample(-x)), -x)
+
+
 def test_frames_as_rows_are_found():
     """Text-to-video of 2023 gives its scheduler each frame as a row."""
     x = torch.randn(2, 4, 3, 5, 6)

@@ -91,6 +91,7 @@ class Continuation:
                 watermark=None,
                 **processors,
                 **decoding_to_arrays(self.pipe),
+                **normalising_in_place(self.pipe),
             ),
         ):
             output = namespace["rest"](**self._arguments(rows))
@@ -191,6 +192,20 @@ def decoding_to_arrays(pipe: Any) -> dict[str, Any]:
         return pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
 
     return {"decode_latents": decode_latents}
+
+
+def normalising_in_place(pipe: Any) -> dict[str, Any]:
+    """For Kandinsky 5's `normalize_first_frame`, which overwrites what its gradient needs: one that does not."""
+    if not hasattr(pipe, "normalize_first_frame"):
+        return {}
+
+    def normalize_first_frame(latents: Tensor) -> Tensor:
+        first, rest = latents[:, :4], latents[:, 4:]
+        return torch.cat(
+            [pipe.adaptive_mean_std_normalization(first, rest[:, : min(5, latents.shape[1] - 1)]), rest], 1
+        )
+
+    return {"normalize_first_frame": normalize_first_frame}
 
 
 def clone_generator(generator: torch.Generator) -> torch.Generator:

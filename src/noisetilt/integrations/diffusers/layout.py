@@ -115,7 +115,8 @@ class SampleView:
     """The tensor that a pipeline gives its scheduler, as a part or a form of its latents.
 
     Most pipelines give the latents themselves. Others give them in another shape, or a part of them where the rest is
-    fixed (a first frame, channels of a condition), or twice, for classifier-free guidance.
+    fixed (a first frame, channels of a condition), or together with other parts that are fixed, or twice, for
+    classifier-free guidance.
 
     Args:
         layout: of the pipeline's latents.
@@ -158,7 +159,27 @@ def sample_view(layout: Layout, x: Tensor, latents: Tensor, sample: Tensor) -> S
                 return SampleView(
                     layout, functools.partial(_window, own, window), functools.partial(_placed, own, window)
                 )
+    return surrounded_view(layout, latents, sample)
+
+
+def surrounded_view(layout: Layout, latents: Tensor, sample: Tensor) -> SampleView | None:
+    """The view by which the latents are a part of `sample`, of which the rest is fixed (images of a condition).
+
+    With fewer rows of states than the sample has, the rest is that of its first rows.
+    """
+    for window in windows(sample.shape, latents.shape) if len(sample) == len(latents) else ():
+        if torch.equal(sample[window], latents):
+            rest = sample.clone()
+            return SampleView(
+                layout, functools.partial(_inserted, layout, window, rest), lambda s, w=window: layout.unpack(s[w])
+            )
     return None
+
+
+def _inserted(layout: Layout, window: tuple[slice, ...], rest: Tensor, x: Tensor) -> Tensor:
+    full = rest[: len(x)].to(x.dtype, copy=True)
+    full[window] = layout.pack(x)
+    return full
 
 
 def frames_first(shape: Sequence[int]) -> Layout:

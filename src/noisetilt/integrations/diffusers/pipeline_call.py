@@ -35,7 +35,7 @@ from .rows import (
 )
 from .scheduler import GuidedScheduler
 from .support import DRAW, prepare_name
-from .temporary import checkpointed, frozen, normal_weights, temporarily_set, without_inference_mode
+from .temporary import checkpointed, complete, frozen, normal_weights, temporarily_set, without_inference_mode
 
 
 class Settings(Protocol):
@@ -181,6 +181,7 @@ class PipelineCall:
             if differentiates:
                 stack.enter_context(normal_weights(self.pipe))
             stack.enter_context(frozen(self.pipe))
+            stack.enter_context(complete(self.pipe))
             stack.enter_context(temporarily_set(self.pipe, **replaced))
             if self.aligned.checkpointing:
                 stack.enter_context(checkpointed(self.pipe))
@@ -308,7 +309,7 @@ class PipelineCall:
         """The states of the sampler's request in the pipeline's form; the states themselves keep their precision."""
         self.leaf = self.sampler.x.detach().requires_grad_(self.sampler.needs_vjp)
         self.latents_out = form(self.leaf).to(dtype)
-        if self.latents_out.data_ptr() == self.leaf.data_ptr():
+        if self.latents_out.untyped_storage().data_ptr() == self.leaf.untyped_storage().data_ptr():
             self.latents_out = self.latents_out.clone()  # some pipelines change parts of their latents in place
         self._version = self.latents_out._version
         return self.latents_out

@@ -182,7 +182,9 @@ def times_of(scheduler: Any) -> list[float]:
         if is_inverted(scheduler):
             return [1.0 - s for s in sigmas]
         return sigmas if len(sigmas) > len(scheduler.timesteps) else [*sigmas, 0.0]
-    final = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
+    # The last step of consistency models returns x̂_0.
+    consistency = hasattr(scheduler, "get_scalings_for_boundary_condition_discrete")
+    final = 1.0 if consistency else float(getattr(scheduler, "final_alpha_cumprod", 1.0))
     return [*(float(t) for t in scheduler.timesteps), -1.0 if final == 1.0 else 0.0]
 
 
