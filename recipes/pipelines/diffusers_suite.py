@@ -388,8 +388,10 @@ def append(file: Path, row: dict[str, Any]) -> None:
         out.write(json.dumps(row) + "\n")
 
 
-def run_all(root: Path, rows: Path, wanted: str, jobs: int) -> None:
-    """Runs every module of tests whose name contains `wanted`, each in its own process."""
+def run_all(root: Path, rows: Path, wanted: str, jobs: int, part: tuple[int, int]) -> None:
+    """Runs every module of tests whose name contains `wanted`, each in its own process; of `part` = (i, n) every n-th
+    one from the i-th on.
+    """
     os.chdir(root)
     sys.path.insert(0, str(root))
     stand_ins.install()
@@ -408,7 +410,7 @@ def run_all(root: Path, rows: Path, wanted: str, jobs: int) -> None:
     ]
     tasks += [functools.partial(run_case, "more_cases", case, rows) for case in more_cases.cases(parts)]
     running: set[int] = set()
-    for task in tasks:
+    for task in tasks[part[0] :: part[1]]:
         if len(running) >= jobs:
             running.discard(os.wait()[0])
         child = os.fork()
@@ -456,12 +458,14 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="the document whose table is written")
     parser.add_argument("--only", default="", help="parts of the names of modules, separated by commas")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--part", default="0/1", help="i/n: every n-th module from number i on, for several computers")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     torch.set_num_threads(1)
     rows, write = given.rows.resolve(), given.write and given.write.resolve()
-    run_all(given.diffusers.resolve(), rows, given.only, given.jobs)
+    first, _, step = given.part.partition("/")
+    run_all(given.diffusers.resolve(), rows, given.only, given.jobs, (int(first), int(step)))
     found = [json.loads(line) for line in rows.read_text().splitlines()]
     print(summary(found))
     if write:

@@ -131,7 +131,12 @@ def union_controlnet(components: Values) -> None:
     ).split()
     settings = {name: config[name] for name in names if name in config}
     components["controlnet"] = made(
-        ControlNetUnionModel, num_control_type=2, num_trans_channel=32, num_trans_head=2, **settings
+        ControlNetUnionModel,
+        num_control_type=2,
+        num_trans_channel=32,
+        num_proj_channel=32,
+        num_trans_head=2,
+        **settings,
     )
 
 
