@@ -185,9 +185,12 @@ def edit_inpaint(inputs: Values) -> None:
 
 
 def qwen_layers(components: Values) -> None:
-    """A transformer and a decoder of several layers with an alpha channel."""
-    components["transformer"] = like(components["transformer"], use_layer3d_rope=True, use_additional_t_cond=True)
-    components["vae"] = like(components["vae"], input_channels=4)
+    """A transformer and a decoder of several layers with an alpha channel, and more latent channels than these."""
+    components["transformer"] = like(
+        components["transformer"], in_channels=32, out_channels=8, use_layer3d_rope=True, use_additional_t_cond=True
+    )
+    statistics = {"latents_mean": [0.0] * 8, "latents_std": [1.0] * 8}
+    components["vae"] = like(components["vae"], input_channels=4, z_dim=8, **statistics)
 
 
 def layered(inputs: Values) -> None:

@@ -300,6 +300,25 @@ def install() -> None:
         stand_in(name, patch_size)
     replace("CLIPProcessor", lambda *_, **__: transformers.CLIPProcessor(clip_processor(), tokenizer()))
     install_transforms()
+    import diffusers
+
+    diffusers.UNet2DModel.from_pretrained = staticmethod(small_unet)
+
+
+def small_unet(*_: Any, subfolder: str = "", **__: Any) -> Any:
+    """The tiny network of the tests of consistency models, with classes if its folder's name says so."""
+    import diffusers
+
+    torch.manual_seed(0)
+    return diffusers.UNet2DModel(
+        sample_size=32,
+        block_out_channels=(8, 16),
+        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        num_class_embeds=10 if "class" in subfolder else None,
+    )
 
 
 class Transforms:

@@ -96,7 +96,8 @@ class Continuation:
         ):
             output = namespace["rest"](**self._arguments(rows))
         images = output[0] if isinstance(output, (tuple, list)) else output
-        images = torch.stack(list(images)) if isinstance(images, (tuple, list)) else images
+        images = images[0] if isinstance(images, tuple) else images  # images and their depth
+        images = torch.stack(images) if isinstance(images, list) else images
         unit_range = any(kind.__name__ in UNIT_RANGE for kind in type(self.pipe).__mro__)
         if unit_range or any(processor.used for processor in processors.values()):
             return images

@@ -150,7 +150,10 @@ def first_order(original: Any) -> Any:
     if is_edm(original) or is_cosine(original):
         return copy.deepcopy(original)
     if not hasattr(original, "alphas_cumprod") or "prediction_type" not in original.config:
-        raise ValueError(f"{name} is not supported; set pipe.scheduler to a DDIM, Euler or FlowMatchEuler scheduler")
+        raise ValueError(
+            f"{name} is not supported, because it has no table of ᾱ or σ that gives x̂_0; set pipe.scheduler to a DDIM, "
+            "Euler or FlowMatchEuler scheduler if the network predicts ε, v, x_0 or a velocity"
+        )
     if name.startswith("PNDM"):
         return diffusers.DDIMScheduler.from_config(original.config)
     if getattr(original, "order", 1) != 1:

@@ -30,6 +30,7 @@ NOT_IMAGES = {
 }
 PREPARE = ("prepare_latents", "prepare_intermediate_images")
 DRAW = "randn_tensor"
+PIPELINES = ("_pipe", "_pipeline")  # the ends of names of attributes that are pipelines
 # Methods of schedulers that change the state in the loop, besides or in place of `step`.
 FURTHER_STEPS = ("undo_step", "step_pred", "step_correct", "add_noise_to_input", "batch_step_no_noise")
 
@@ -42,10 +43,10 @@ def prepare_name(pipe: Any) -> str | None:
 def reason_against(pipe: Any) -> str | None:
     """Why a pipeline cannot be guided and what to pass instead, in one sentence; None if it may be guided."""
     name = type(pipe).__name__
-    parts = [part for part in getattr(pipe, "components", {}) if part.endswith(("_pipe", "_pipeline"))]
-    inner = [part for part in vars(pipe) if part.endswith(("_pipe", "_pipeline"))] or parts
+    parts = [part for part in getattr(pipe, "components", {}) if part.endswith(PIPELINES)]
+    inner = [part for part in vars(pipe) if part.endswith(PIPELINES)] or parts
     if inner:
-        return f"{name} calls other pipelines ({', '.join(inner)}); align the one that makes the images"
+        return inner_pipelines(name, inner)
     made = next((NOT_IMAGES[c.__name__] for c in type(pipe).__mro__ if c.__name__ in NOT_IMAGES), None)
     if made is not None:
         return f"{name} makes {made}"
@@ -55,12 +56,27 @@ def reason_against(pipe: Any) -> str | None:
     return reason_against_call(kind)
 
 
+def inner_pipelines(name: str, inner: list[str]) -> str:
+    """The reason against a pipeline that calls other ones."""
+    return f"{name} calls other pipelines ({', '.join(inner)}); align the one that makes the images"
+
+
+def calls_pipeline(node: Any) -> bool:
+    """Whether a node calls a pipeline that is an attribute of self."""
+    called = getattr(node, "func", None) if isinstance(node, ast.Call) else None
+    owner = getattr(getattr(called, "value", None), "id", None)
+    return owner == "self" and getattr(called, "attr", "").endswith(PIPELINES)
+
+
 @functools.cache
 def reason_against_call(kind: type) -> str | None:
     """Why a class of pipelines cannot be guided, from its `__call__`."""
     name, function = kind.__name__, source_of(inspect.unwrap(kind.__call__).__code__)
     if any(getattr(node, "id", None) == "AudioPipelineOutput" for node in ast.walk(function)):
         return f"{name} makes sound, and rewards take images; pass a pipeline of images or videos"
+    inner = sorted({node.func.attr for node in ast.walk(function) if calls_pipeline(node)})
+    if inner:
+        return inner_pipelines(name, inner)
     further = sorted(further_steps(function))
     if not any(step_calls(function)) or further:
         calls = f"calls {' and '.join(further)}" if further else "calls no step of a scheduler"
@@ -73,6 +89,17 @@ def reason_against_call(kind: type) -> str | None:
         return (
             f"{name} draws no Gaussian noise in its __call__, as models of discrete tokens, so that there is no noise "
             "to tilt; pass a pipeline with continuous latents"
+        )
+    if prepares and "latents" not in inspect.signature(kind.__call__).parameters:
+        if not any(is_prepare(node) for node in ast.walk(function)):
+            return (
+                f"{name} starts from latents that an inversion of the image has found, and not from noise; use an "
+                "img2img or inpainting pipeline"
+            )
+    if "self.scheduler.__dict__" in ast.unparse(function):
+        return (
+            f"{name} steps several overlapping views of the image, each with a state of its scheduler of its own; use a "
+            "pipeline that makes the image at once"
         )
     repeated = is_prepare if prepares else is_draw
     if any(repeated(node) for loop in loops(function) for node in ast.walk(loop)):
