@@ -90,15 +90,15 @@ def reason_against_call(kind: type) -> str | None:
             f"{name} draws no Gaussian noise in its __call__, as models of discrete tokens, so that there is no noise "
             "to tilt; pass a pipeline with continuous latents"
         )
-    if prepares and "latents" not in inspect.signature(kind.__call__).parameters:
-        if not any(is_prepare(node) for node in ast.walk(function)):
-            return (
-                f"{name} starts from latents that an inversion of the image has found, and not from noise; use an "
-                "img2img or inpainting pipeline"
-            )
+    starts = any(is_prepare(node) for node in ast.walk(function)) or "latents" in function_arguments(function)
+    if prepares and not starts:
+        return (
+            f"{name} starts from latents that an inversion of the image has found, and not from noise; use an img2img "
+            "or inpainting pipeline"
+        )
     if "self.scheduler.__dict__" in ast.unparse(function):
         return (
-            f"{name} steps several overlapping views of the image, each with a state of its scheduler of its own; use a "
+            f"{name} steps several overlapping views of the image, each with its own state of the scheduler; use a "
             "pipeline that makes the image at once"
         )
     repeated = is_prepare if prepares else is_draw
@@ -118,6 +118,11 @@ def reason_against_call(kind: type) -> str | None:
             "use a pipeline that calls it once"
         )
     return None
+
+
+def function_arguments(function: ast.FunctionDef) -> set[str]:
+    """The names of a function's arguments."""
+    return {argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)}
 
 
 def is_method(node: ast.AST, *path: str) -> bool:
