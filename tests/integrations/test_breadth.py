@@ -1,6 +1,7 @@
 """Pipelines that lay out, use and decode their latents differently: a tiny one of the real class for each way."""
 
 import copy
+import types
 
 import diffusers
 import numpy as np
@@ -11,8 +12,9 @@ from tiny_pipelines import SIZE, check_same, cogvideox, ddim, flux, kandinsky, l
 from noisetilt import METHODS, align, rewards
 from noisetilt.integrations.diffusers.layout import Packing, layout_of, sample_view
 from noisetilt.integrations.diffusers.scheduler import GuidedScheduler
-from noisetilt.integrations.diffusers.schedules import path_of
+from noisetilt.integrations.diffusers.schedules import path_of, times_of
 from noisetilt.integrations.diffusers.support import reason_against, reason_against_call
+from noisetilt.integrations.diffusers.temporary import complete
 
 RED = rewards.load("redness")
 IMAGE = dict(height=SIZE, width=SIZE, num_inference_steps=4)
@@ -162,6 +164,9 @@ REFUSED = {
     "UnCLIPPipeline": "self.decoder_scheduler.step",
     "AmusedPipeline": "no Gaussian noise",
     "LEditsPPPipelineStableDiffusion": "the noise of every step",
+    "StableDiffusionPanoramaPipeline": "overlapping views",
+    "StableDiffusionDiffEditPipeline": "an inversion of the image",
+    "KandinskyV22CombinedPipeline": "calls other pipelines",
 }
 
 
@@ -245,6 +250,24 @@ def test_a_copy_of_the_guided_scheduler_is_not_guided():
         method = METHODS["base"]
 
     assert type(copy.deepcopy(GuidedScheduler(ddim(), Call()))) is diffusers.DDIMScheduler
+
+
+def test_the_last_step_of_a_consistency_model_returns_x_0():
+    scheduler = diffusers.LCMScheduler(set_alpha_to_one=False)
+    scheduler.set_timesteps(4)
+    assert times_of(scheduler)[-1] == -1 and path_of(scheduler).sigma(-1) == 0
+
+
+def test_networks_without_a_flag_of_checkpointing_have_one_during_the_call():
+    """Such as Z-Image's ControlNet, which reads it when gradients are on."""
+
+    class Network(torch.nn.Linear):
+        _supports_gradient_checkpointing = True
+
+    network = Network(2, 2)
+    with complete(types.SimpleNamespace(components={"controlnet": network})):
+        assert network.gradient_checkpointing is False
+    assert not hasattr(network, "gradient_checkpointing")
 
 
 def test_the_cosine_path_is_that_of_its_scheduler():

@@ -90,8 +90,8 @@ def reason_against_call(kind: type) -> str | None:
             f"{name} draws no Gaussian noise in its __call__, as models of discrete tokens, so that there is no noise "
             "to tilt; pass a pipeline with continuous latents"
         )
-    starts = any(is_prepare(node) for node in ast.walk(function)) or "latents" in function_arguments(function)
-    if prepares and not starts:
+    starts = any(is_prepare(node) for node in ast.walk(function))
+    if prepares and not starts and any(argument.arg == "image_latents" for argument in function.args.args):
         return (
             f"{name} starts from latents that an inversion of the image has found, and not from noise; use an img2img "
             "or inpainting pipeline"
@@ -118,11 +118,6 @@ def reason_against_call(kind: type) -> str | None:
             "use a pipeline that calls it once"
         )
     return None
-
-
-def function_arguments(function: ast.FunctionDef) -> set[str]:
-    """The names of a function's arguments."""
-    return {argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)}
 
 
 def is_method(node: ast.AST, *path: str) -> bool:
