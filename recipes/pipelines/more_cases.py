@@ -24,7 +24,7 @@ class Case:
 
     Args:
         name: of the class of pipelines.
-        tests: the module and the class of the related tests, below `tests.pipelines`.
+        tests: the module and the class of the related tests, below `tests.pipelines`; empty if there are none.
         components, inputs: functions that change the related ones in place.
     """
 
@@ -52,12 +52,16 @@ class Case:
 
     def get_dummy_components(self) -> Values:
         """The components of the pipeline."""
-        made = self.related.get_dummy_components()
+        made = self.related.get_dummy_components() if self.tests else {}
         self.components(made)
         return made
 
     def get_dummy_inputs(self) -> Values:
         """The arguments of its call."""
+        if not self.tests:
+            inputs: Values = {}
+            self.inputs(inputs)
+            return inputs
         make = self.related.get_dummy_inputs
         try:
             inputs = make()
@@ -249,6 +253,37 @@ def embeddings(inputs: Values) -> None:
     }
 
 
+def unconditional(scheduler: str, channels: int = 3, latents: bool = False) -> Callable[[Values], Any]:
+    """A network without text, and for latents the decoder of LDM."""
+
+    def add(components: Values) -> None:
+        import diffusers
+
+        components["unet"] = made(
+            diffusers.UNet2DModel,
+            sample_size=16,
+            in_channels=channels,
+            out_channels=3,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+        )
+        components["scheduler"] = getattr(diffusers, scheduler)()
+        if latents:
+            components["vqvae"] = made(
+                diffusers.VQModel,
+                down_block_types=("DownEncoderBlock2D",) * 2,
+                up_block_types=("UpDecoderBlock2D",) * 2,
+                block_out_channels=(8, 8),
+                norm_num_groups=4,
+                latent_channels=3,
+            )
+
+    return add
+
+
 QWEN_EDIT = "qwenimage.test_qwenimage_edit.TestQwenImageEditPipeline"
 SD = "stable_diffusion.test_stable_diffusion.TestStableDiffusionPipeline"
 Z_IMAGE = "z_image.test_z_image.ZImagePipelineFastTests"
@@ -332,6 +367,15 @@ CASES = [
         SD,
         without("image_encoder"),
         adding(editing_prompt=["snow"], edit_warmup_steps=0, edit_guidance_scale=5.0),
+    ),
+    Case("DDPMPipeline", "", unconditional("DDPMScheduler"), adding(batch_size=2)),
+    Case("PNDMPipeline", "", unconditional("PNDMScheduler"), adding(batch_size=2)),
+    Case("LDMPipeline", "", unconditional("DDIMScheduler", latents=True), adding(batch_size=2)),
+    Case(
+        "LDMSuperResolutionPipeline",
+        "",
+        unconditional("DDIMScheduler", channels=6, latents=True),
+        adding(image=tensor(1, 3, 16, 16)),
     ),
     Case("StableDiffusionModelEditingPipeline", SD, without("image_encoder"), unchanged),
     Case("AltDiffusionPipeline", SD, unchanged, unchanged),

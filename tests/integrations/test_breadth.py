@@ -165,6 +165,7 @@ REFUSED = {
     "AmusedPipeline": "no Gaussian noise",
     "LEditsPPPipelineStableDiffusion": "the noise of every step",
     "StableDiffusionPanoramaPipeline": "overlapping views",
+    "StableDiffusionLatentUpscalePipeline": "the σ of its scheduler",
     "StableDiffusionDiffEditPipeline": "an inversion of the image",
     "KandinskyV22CombinedPipeline": "calls other pipelines",
 }

@@ -96,6 +96,11 @@ def reason_against_call(kind: type) -> str | None:
             f"{name} starts from latents that an inversion of the image has found, and not from noise; use an img2img "
             "or inpainting pipeline"
         )
+    if "self.scheduler.scale_model_input(sigma" in ast.unparse(function):
+        return (
+            f"{name} computes its prediction from the σ of its scheduler, for states in another scale than "
+            "that of guided ones; align the pipeline that makes the image, and upscale its result"
+        )
     if "self.scheduler.__dict__" in ast.unparse(function):
         return (
             f"{name} steps several overlapping views of the image, each with its own state of the scheduler; use a "
