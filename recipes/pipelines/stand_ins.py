@@ -196,7 +196,14 @@ def chat_glm() -> Any:
         bias_dropout_fusion=False,
     )
     config.original_rope = True
-    return ChatGLMModel(config)
+    made = ChatGLMModel(config)
+    # The class leaves its weights uninitialised.
+    for name, parameter in made.named_parameters():
+        if "norm" in name:
+            torch.nn.init.ones_(parameter)
+        else:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return made
 
 
 def positioned_tokenizer(*_: Any, **__: Any) -> Any:
@@ -225,11 +232,15 @@ def processor(name: Any, *_: Any, **__: Any) -> Any:
 class QwenProcessor:
     """Text and images as the inputs of a vision-language model: the tokenizer's and an image processor's."""
 
+    patch_size = 14
+
     def __init__(self) -> None:
         from transformers import Qwen2VLImageProcessorPil
 
         self.tokenizer = tokenizer()
-        self.image_processor = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=56 * 56)
+        self.image_processor = Qwen2VLImageProcessorPil(
+            min_pixels=28 * 28, max_pixels=56 * 56, patch_size=self.patch_size
+        )
 
     def __call__(self, text: Any = None, images: Any = None, **settings: Any) -> Any:
         from transformers import BatchFeature
@@ -245,7 +256,9 @@ class QwenProcessor:
             name: settings[name] for name in ("padding", "padding_side", "max_length", "truncation") if name in settings
         }
         tokens = self.tokenizer(text, return_tensors="pt", **{"padding": True, **kept})
-        return BatchFeature({"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, **found})
+        kinds = (tokens.input_ids == VISION["<|image_pad|>"]).long()
+        found |= {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, "mm_token_type_ids": kinds}
+        return BatchFeature(found)
 
     @staticmethod
     def _expanded(text: str, grids: Any, merge: int) -> str:
@@ -283,18 +296,95 @@ def install() -> None:
 
     text_encoder.ChatGLMModel.from_pretrained = staticmethod(lambda *_, **__: made_from_seed(chat_glm))
     kolors_tokenizer.ChatGLMTokenizer.from_pretrained = staticmethod(positioned_tokenizer)
-    for name in ("Qwen2VLProcessor", "Qwen2_5_VLProcessor", "Qwen3VLProcessor"):
-        stand_in(name)
+    for name, patch_size in (("Qwen2VLProcessor", 14), ("Qwen2_5_VLProcessor", 14), ("Qwen3VLProcessor", 16)):
+        stand_in(name, patch_size)
+    replace("CLIPProcessor", lambda *_, **__: transformers.CLIPProcessor(clip_processor(), tokenizer()))
+    install_transforms()
+    import diffusers
+
+    diffusers.UNet2DModel.from_pretrained = staticmethod(small_unet)
 
 
-def stand_in(name: str) -> None:
+def small_unet(*_: Any, subfolder: str = "", **__: Any) -> Any:
+    """The tiny network of the tests of consistency models, with classes if its folder's name says so."""
+    import diffusers
+
+    torch.manual_seed(0)
+    return diffusers.UNet2DModel(
+        sample_size=32,
+        block_out_channels=(8, 16),
+        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        num_class_embeds=10 if "class" in subfolder else None,
+    )
+
+
+class Transforms:
+    """What OmniGen and Cosmos use of torchvision's transforms, which is not needed otherwise."""
+
+    class InterpolationMode:
+        """The modes of `functional.resize`."""
+
+        NEAREST = "nearest"
+
+    class functional:
+        """Functions of images."""
+
+        @staticmethod
+        def resize(image: torch.Tensor, size: Any, interpolation: str = "nearest") -> torch.Tensor:
+            """Images (batch, channel, H, W) of another size."""
+            return torch.nn.functional.interpolate(image, size=size, mode=interpolation)
+
+    Lambda = staticmethod(lambda function: function)
+
+    @staticmethod
+    def Compose(steps: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+        """The functions one after the other."""
+
+        def run(image: Any) -> Any:
+            for step in steps:
+                image = step(image)
+            return image
+
+        return run
+
+    @staticmethod
+    def ToTensor() -> Callable[[Any], torch.Tensor]:
+        """Images (channel, H, W) in [0, 1] from PIL's."""
+        from diffusers.image_processor import VaeImageProcessor
+
+        return lambda image: torch.from_numpy(VaeImageProcessor.pil_to_numpy(image)[0]).movedim(-1, 0)
+
+    @staticmethod
+    def Normalize(mean: Any, std: Any, inplace: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Images of which a mean is subtracted."""
+        return lambda image: (image - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+
+
+def install_transforms() -> None:
+    """Gives OmniGen's processor and Cosmos's network the transforms, where torchvision is missing."""
+    import importlib.util
+
+    if importlib.util.find_spec("torchvision") is not None:
+        return
+    from diffusers.models.transformers import transformer_cosmos
+    from diffusers.pipelines.omnigen import pipeline_omnigen, processor_omnigen
+
+    transformer_cosmos.transforms = processor_omnigen.transforms = Transforms
+    pipeline_omnigen.OmniGenMultiModalProcessor = processor_omnigen.OmniGenMultiModalProcessor
+
+
+def stand_in(name: str, patch_size: int) -> None:
     """Makes a processor's `from_pretrained` return a `QwenProcessor` that is an instance of its class."""
     import transformers
 
     kind = getattr(transformers, name)
 
     def load(*_: Any, **__: Any) -> Any:
-        return type(name, (QwenProcessor, kind), {"__init__": QwenProcessor.__init__})()
+        own = {"__init__": QwenProcessor.__init__, "patch_size": patch_size}
+        return type(name, (QwenProcessor, kind), own)()
 
     kind.from_pretrained = staticmethod(load)
 

@@ -28,7 +28,7 @@ def static_reason(name: str) -> str | None:
     """Why a class is refused, as far as its source tells without a pipeline."""
     import diffusers
 
-    from noisetilt.integrations.diffusers.support import NOT_IMAGES, PREPARE, reason_against_call
+    from noisetilt.integrations.diffusers.support import NOT_IMAGES, reason_against_call
 
     kind = getattr(diffusers, name)
     if name in NOT_IMAGES:
@@ -36,8 +36,6 @@ def static_reason(name: str) -> str | None:
     if inspect.unwrap(kind.__call__).__code__.co_filename.endswith("pipeline_utils.py"):
         return f"{name} has no call of its own"
     reason = reason_against_call(kind)
-    if reason is None and not any(hasattr(kind, method) for method in PREPARE):
-        return f"{name} draws its noise within its __call__, where it cannot be replaced"
     return reason
 
 
@@ -48,7 +46,9 @@ def verdict(name: str, rows: list[dict[str, Any]], guided: Callable[[dict[str, A
     if passed:
         scheduler = passed[0].get("scheduler", "")
         named = scheduler.split(" for ")[-1] if scheduler else ""
-        return "guided", f"first-order deterministic form of {named}" if named else ""
+        remarks = [f"first-order deterministic form of {named}"] if named else []
+        remarks += ["in float64"] if passed[0].get("float64") else []
+        return "guided", ", ".join(remarks)
     reasons = [row["equal"] for row in own if str(row.get("equal", "")).startswith("ValueError: ")]
     if reasons:
         return "refused", reasons[0].removeprefix("ValueError: ")
@@ -57,8 +57,25 @@ def verdict(name: str, rows: list[dict[str, Any]], guided: Callable[[dict[str, A
         return "refused", reason
     ran = [row for row in own if row.get("plain") is True]
     if ran:
-        return "not measured", "the test pipeline's images differ, or its reward cannot be raised"
-    return "not measured", "no test pipeline that runs without files of the hub"
+        return "not measured", f"the test pipeline runs, but {failure(ran[-1])}"
+    errors = [row[key] for row in own for key in ("build", "plain", "error") if isinstance(row.get(key), str)]
+    if errors:
+        return "not measured", f"the plain test pipeline fails: {errors[-1][:160]}"
+    return "not measured", "diffusers has no test pipeline of it"
+
+
+def failure(row: dict[str, Any]) -> str:
+    """What a row fails."""
+    for key, what in (
+        ("equal", "guided images differ by"),
+        ("rewards", "rewards differ by"),
+        ("ntrk", "`ntrk` raises"),
+    ):
+        if isinstance(row.get(key), str):
+            return f"{what.split()[0]}: {row[key][:160]}"
+        if key != "ntrk" and row.get(key, 0.0) >= 1e-3:
+            return f"{what} {row[key]:.1g}"
+    return f"its reward is not raised ({row['ntrk'][0]:.4f} to {row['ntrk'][1]:.4f})"
 
 
 def write_table(document: Path, rows: list[dict[str, Any]], guided: Callable[[dict[str, Any]], bool]) -> None:

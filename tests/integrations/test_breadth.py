@@ -1,18 +1,20 @@
 """Pipelines that lay out, use and decode their latents differently: a tiny one of the real class for each way."""
 
 import copy
+import types
 
 import diffusers
 import numpy as np
 import pytest
 import torch
-from tiny_pipelines import SIZE, check_same, cogvideox, ddim, flux, kandinsky, ltx, sd, sdxl
+from tiny_pipelines import SIZE, check_same, cogvideox, ddim, flux, kandinsky, ltx, sd, sdxl, vae
 
 from noisetilt import METHODS, align, rewards
 from noisetilt.integrations.diffusers.layout import Packing, layout_of, sample_view
 from noisetilt.integrations.diffusers.scheduler import GuidedScheduler
-from noisetilt.integrations.diffusers.schedules import path_of
+from noisetilt.integrations.diffusers.schedules import path_of, times_of
 from noisetilt.integrations.diffusers.support import reason_against, reason_against_call
+from noisetilt.integrations.diffusers.temporary import complete
 
 RED = rewards.load("redness")
 IMAGE = dict(height=SIZE, width=SIZE, num_inference_steps=4)
@@ -37,7 +39,39 @@ def flux_fill():
     return flux(diffusers.FluxFillPipeline)
 
 
+def unconditional():
+    torch.manual_seed(0)
+    network = diffusers.UNet2DModel(
+        sample_size=SIZE,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+    ).eval()
+    return diffusers.DDIMPipeline(unet=network, scheduler=ddim())
+
+
+def dit():
+    network = diffusers.DiTTransformer2DModel(
+        sample_size=SIZE // 2, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=2, out_channels=8
+    ).eval()
+    return diffusers.DiTPipeline(transformer=network, vae=vae(4), scheduler=ddim())
+
+
+def inverted_flux():
+    pipe = flux()
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True, shift=2.0)
+    return pipe
+
+
 CASES = {
+    "noise of the call itself": (unconditional, lambda: dict(batch_size=2, num_inference_steps=4)),
+    "noise of the call itself, twice for guidance": (
+        dit,
+        lambda: dict(class_labels=[3, 7], guidance_scale=3.0, num_inference_steps=4),
+    ),
+    "a flow schedule from 0 to 1": (inverted_flux, lambda: dict(prompt="a red fox", **IMAGE, max_sequence_length=8)),
     "frames before channels": (cogvideox, lambda: dict(**TEXT, **IMAGE, num_frames=8, max_sequence_length=8)),
     "packed in three dimensions": (ltx, lambda: dict(**TEXT, **LARGE, num_frames=9, max_sequence_length=8)),
     "a fixed first frame": (
@@ -88,7 +122,8 @@ def test_base_at_eta_0_equals_the_plain_pipeline(name, record_property):
     output, aligned = run(align(pipe, RED, "base", eta=0), arguments)
     assert plain.std() > 0.001
     check_same(aligned, plain, record_property)
-    expected = RED(aligned.flatten(0, -4), [""] * (aligned.shape[1] if aligned.ndim == 5 else 1)).mean()
+    frames = aligned.flatten(0, -4)
+    expected = RED(frames, [""] * len(frames)).view(len(aligned), -1).mean(1)
     assert torch.allclose(output.rewards, expected, atol=1e-5)
 
 
@@ -98,7 +133,7 @@ def test_ntrk_raises_the_reward_and_leaves_the_pipeline_as_it_was(name):
     networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     before = dict(vars(pipe)), [[type(m) for m in network.modules()] for network in networks]
     base, ntrk = (run(align(pipe, RED, method), arguments)[0] for method in ("base", METHODS["ntrk"].replace(rho=0.1)))
-    assert ntrk.rewards > base.rewards
+    assert (ntrk.rewards > base.rewards).all()
     assert {n: v for n, v in vars(pipe).items() if not n.startswith("_")} == {
         n: v for n, v in before[0].items() if not n.startswith("_")
     }
@@ -125,7 +160,14 @@ REFUSED = {
     "WanAnimatePipeline": "several parts",
     "CosmosTextToWorldPipeline": "twice in every step",
     "AudioLDM2Pipeline": "makes sound|self.scheduler.step",
-    "SkyReelsV2DiffusionForcingPipeline": "does not call self.scheduler.step",
+    "SkyReelsV2DiffusionForcingPipeline": r"calls sample_schedulers\[idx\].step",
+    "UnCLIPPipeline": "self.decoder_scheduler.step",
+    "AmusedPipeline": "no Gaussian noise",
+    "LEditsPPPipelineStableDiffusion": "the noise of every step",
+    "StableDiffusionPanoramaPipeline": "overlapping views",
+    "StableDiffusionLatentUpscalePipeline": "the σ of its scheduler",
+    "StableDiffusionDiffEditPipeline": "an inversion of the image",
+    "KandinskyV22CombinedPipeline": "calls other pipelines",
 }
 
 
@@ -143,9 +185,27 @@ def test_a_pipeline_that_makes_no_images_is_refused(name):
     assert f"{name} makes" in reason_against(pipe)
 
 
-def test_noise_of_the_call_itself_is_refused():
-    pipe = diffusers.DDIMPipeline(unet=sd().unet, scheduler=ddim())
-    with pytest.raises(ValueError, match="draws its noise within its __call__"):
+@pytest.mark.parametrize("make", [unconditional, dit])
+def test_first_particles_start_from_the_noise_of_the_call(make):
+    """With particles and a generator, the first particle of each image starts as the plain pipeline does."""
+    pipe = make()
+    pipe.set_progress_bar_config(disable=True)
+    images = dict(batch_size=2) if make is unconditional else dict(class_labels=[3, 7], guidance_scale=1.0)
+    starts = []
+    for method in ("base", METHODS["svdd"].replace(particles=3)):
+        aligned, states = align(pipe, RED, method), []
+        aligned.callback = lambda _, aligned=aligned, states=states: states.append(aligned.current_call.leaf.detach())
+        aligned(**images, num_inference_steps=2, generator=torch.Generator().manual_seed(3), output_type="pt")
+        starts.append(states[0])
+    assert len(starts[1]) == 6 and torch.equal(starts[1][::3], starts[0])
+
+
+def test_states_of_a_variance_exploding_schedule_are_refused():
+    """As those of Cosmos 2, whose pipelines write their own limits into the scheduler."""
+    pipe = flux()
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
+    pipe.scheduler.register_to_config(sigma_max=80.0)
+    with pytest.raises(ValueError, match="σ up to 80"):
         align(pipe, RED)
 
 
@@ -167,6 +227,23 @@ def test_a_part_of_the_latents_is_found():
     assert sample_view(layout, x, x, torch.randn(2, 4, 2, 5)) is None
 
 
+def test_latents_beside_a_fixed_image_are_found():
+    x, image = torch.randn(2, 1, 4, 3), torch.randn(2, 2, 4, 3)
+    view = sample_view(layout_of(x, [], {}), x, x, torch.cat([image, x], dim=1))
+    assert torch.equal(view.to_sample(-x), torch.cat([image, -x], dim=1))
+    assert torch.equal(view.to_state(view.to_sample(-x)), -x)
+
+
+def test_frames_as_rows_are_found():
+    """Text-to-video of 2023 gives its scheduler each frame as a row."""
+    x = torch.randn(2, 4, 3, 5, 6)
+    layout = layout_of(x, [], {})
+    rows = x.transpose(1, 2).flatten(0, 1)
+    view = sample_view(layout, x, x, rows)
+    assert torch.equal(view.to_sample(x), rows) and torch.equal(view.to_state(rows), x)
+    assert torch.equal(view.to_sample(x[:1]), rows[:3])
+
+
 def test_a_copy_of_the_guided_scheduler_is_not_guided():
     """Pipelines with sound copy their scheduler for it."""
 
@@ -174,6 +251,24 @@ def test_a_copy_of_the_guided_scheduler_is_not_guided():
         method = METHODS["base"]
 
     assert type(copy.deepcopy(GuidedScheduler(ddim(), Call()))) is diffusers.DDIMScheduler
+
+
+def test_the_last_step_of_a_consistency_model_returns_x_0():
+    scheduler = diffusers.LCMScheduler(set_alpha_to_one=False)
+    scheduler.set_timesteps(4)
+    assert times_of(scheduler)[-1] == -1 and path_of(scheduler).sigma(-1) == 0
+
+
+def test_networks_without_a_flag_of_checkpointing_have_one_during_the_call():
+    """Such as Z-Image's ControlNet, which reads it when gradients are on."""
+
+    class Network(torch.nn.Linear):
+        _supports_gradient_checkpointing = True
+
+    network = Network(2, 2)
+    with complete(types.SimpleNamespace(components={"controlnet": network})):
+        assert network.gradient_checkpointing is False
+    assert not hasattr(network, "gradient_checkpointing")
 
 
 def test_the_cosine_path_is_that_of_its_scheduler():

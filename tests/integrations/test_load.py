@@ -78,7 +78,7 @@ def test_every_step_is_reported(folders):
 
 
 def test_options_reach_the_pipeline(folders):
-    model = load(folders("sd"), dtype="bfloat16", guidance=2.5, height=24, width=32)
+    model = load(folders("sd"), dtype="bf16", guidance=2.5, height=24, width=32)
     assert model.pipe.unet.dtype == torch.bfloat16 and model.steps == 50
     assert model.arguments(3) | {"num_inference_steps": 3, "guidance_scale": 2.5, "height": 24, "width": 32} == (
         model.arguments(3)

@@ -199,3 +199,23 @@ def test_inference_mode_of_sample_and_optimize():
         with torch.inference_mode():
             inside = run()
         assert torch.equal(inside.rewards, outside.rewards)
+
+
+def interrupting(pipe, number, timestep, values):
+    """A callback that ends the call after its second step, as the documents of diffusers have it."""
+    pipe._interrupt = number == 1
+    return values
+
+
+@pytest.mark.parametrize("method", ["base", "ntrk", "svdd"])
+def test_an_interrupted_call_gives_the_images_of_the_state_so_far(method, record_property):
+    pipe, arguments = build("sd")
+    call = dict(arguments, num_inference_steps=4, callback_on_step_end=interrupting, output_type="np")
+    aligned = align(pipe, RED, method, eta=1.0 if method == "ntrk" else 0.0)
+    output = aligned(PROMPT, generator=Generator().manual_seed(1), **call)
+    assert output.images.shape == (1, SIZE, SIZE, 3) and output.rewards is None
+    assert output.trace.nfe is not None and len(output.trace.rewards) == 2
+    if method == "base":
+        plain = pipe(PROMPT, generator=Generator().manual_seed(1), **call).images
+        check_same(torch.as_tensor(output.images), torch.as_tensor(plain), record_property)
+    assert len(aligned(PROMPT, seeds=[0], **arguments).rewards) == 1  # the next call is not interrupted

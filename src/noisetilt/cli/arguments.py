@@ -139,7 +139,9 @@ def _add_model(parser: argparse.ArgumentParser, default: str, other: str) -> Non
     )
     parser.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the model's own)")
     group = parser.add_argument_group("options for diffusers pipelines")
-    group.add_argument("--dtype", help="float32, float16 or bfloat16 (default: bfloat16 on a GPU, float32 on the CPU)")
+    group.add_argument(
+        "--dtype", help="float32, float16 (fp16) or bfloat16 (bf16; default: bfloat16 on a GPU, float32 on the CPU)"
+    )
     group.add_argument(
         "--offload",
         choices=["none", "model", "sequential"],

@@ -136,7 +136,8 @@ class AlignedPipeline:
         Returns:
             The pipeline's output, with the additional attributes `rewards` and `heldout` (image,), the final rewards,
             or None where there is no such reward, and `trace` (see `Trace`). With return_dict=False it is the
-            pipeline's tuple, and these attributes are on the aligned pipeline only.
+            pipeline's tuple, and these attributes are on the aligned pipeline only. If a callback sets
+            `pipe._interrupt`, the images are those of the state so far, and `rewards` and `heldout` are None.
         Raises:
             ValueError: for invalid input, in one sentence.
             FloatingPointError: if a reward, gradient or state is not finite; the message has the reward and the step.

@@ -27,7 +27,19 @@ LOCALS: dict[str, Any] = {
 }
 LIST_METHODS = ("append", "extend")
 # Of the pipelines that have no image processor, those whose images are in [0, 1]; those of all others are in [-1, 1].
-UNIT_RANGE = ("StableCascadeDecoderPipeline", "WuerstchenDecoderPipeline")
+UNIT_RANGE = (
+    "StableCascadeDecoderPipeline",
+    "WuerstchenDecoderPipeline",
+    "DDIMPipeline",
+    "DDPMPipeline",
+    "PNDMPipeline",
+    "DiTPipeline",
+    "LDMPipeline",
+    "LDMTextToImagePipeline",
+    "LDMSuperResolutionPipeline",
+)
+# The variable for the number of rows in pipelines that flatten the frames of a batch of videos.
+ROW_COUNT = "bsz"
 SCALAR_ATTRIBUTES = ("dtype", "device", "shape", "ndim")
 
 
@@ -79,12 +91,15 @@ class Continuation:
                 watermark=None,
                 **processors,
                 **decoding_to_arrays(self.pipe),
+                **normalising_in_place(self.pipe),
             ),
         ):
             output = namespace["rest"](**self._arguments(rows))
         images = output[0] if isinstance(output, (tuple, list)) else output
-        images = torch.stack(list(images)) if isinstance(images, (tuple, list)) else images
-        if any(processor.used for processor in processors.values()) or type(self.pipe).__name__ in UNIT_RANGE:
+        images = images[0] if isinstance(images, tuple) else images  # images and their depth
+        images = torch.stack(images) if isinstance(images, list) else images
+        unit_range = any(kind.__name__ in UNIT_RANGE for kind in type(self.pipe).__mro__)
+        if unit_range or any(processor.used for processor in processors.values()):
             return images
         return clamp_unit(images / 2 + 0.5)
 
@@ -92,6 +107,8 @@ class Continuation:
         own = {name: value for name, value in LOCALS.items() if name in self._locals}
         arguments = {**self._locals, **own}
         all_rows = len(rows) == self.rows and torch.equal(rows.cpu(), torch.arange(self.rows))
+        if arguments.get(ROW_COUNT) == self.rows:
+            arguments[ROW_COUNT] = len(rows)
         for name in self._read & set(arguments):
             value = self._select(arguments[name], rows, all_rows)
             arguments[name] = value.clone() if name in self._changed and torch.is_tensor(value) else value
@@ -146,9 +163,11 @@ class Processor:
             raise AttributeError(name)
         return getattr(self.original, name)
 
-    def postprocess(self, image: Tensor, *_: Any, do_denormalize: Sequence[bool] | None = None, **__: Any) -> Tensor:
-        """Images in [0, 1] from decoded ones."""
+    def postprocess(self, image: Tensor, *_: Any, do_denormalize: Sequence[bool] | None = None, **__: Any) -> Any:
+        """Images in [0, 1] from decoded ones; of those with three channels of depth, images and depth."""
         self.used = True
+        if type(self.original).__name__ == "VaeImageProcessorLDM3D":
+            return clamp_unit(image / 2 + 0.5).split(3, dim=1)
         config = getattr(self.original, "config", {})
         normalised = config.get("do_normalize", True) if do_denormalize is None else all(do_denormalize)
         return clamp_unit(image / 2 + 0.5) if normalised else image
@@ -156,6 +175,12 @@ class Processor:
     def postprocess_video(self, video: Tensor, *_: Any, **__: Any) -> Tensor:
         """Videos (batch, frames, channel, H, W) in [0, 1] from decoded ones (batch, channel, frames, H, W)."""
         return self.postprocess(video.transpose(1, 2))
+
+    def postprocess_hdr_video(self, video: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Videos of high dynamic range, clipped to [0, 1]."""
+        self.used = True
+        images = self.original.postprocess_hdr_video(video, output_type="pt")
+        return clamp_unit(images.movedim(-1, 2))
 
 
 def decoding_to_arrays(pipe: Any) -> dict[str, Any]:
@@ -168,6 +193,20 @@ def decoding_to_arrays(pipe: Any) -> dict[str, Any]:
         return pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
 
     return {"decode_latents": decode_latents}
+
+
+def normalising_in_place(pipe: Any) -> dict[str, Any]:
+    """For Kandinsky 5's `normalize_first_frame`, which overwrites what its gradient needs: one that does not."""
+    if not hasattr(pipe, "normalize_first_frame"):
+        return {}
+
+    def normalize_first_frame(latents: Tensor) -> Tensor:
+        first, rest = latents[:, :4], latents[:, 4:]
+        return torch.cat(
+            [pipe.adaptive_mean_std_normalization(first, rest[:, : min(5, latents.shape[1] - 1)]), rest], 1
+        )
+
+    return {"normalize_first_frame": normalize_first_frame}
 
 
 def clone_generator(generator: torch.Generator) -> torch.Generator:
@@ -240,7 +279,19 @@ def statements_from(body: Sequence[ast.stmt], line: int) -> list[ast.stmt]:
 
 
 class WithoutEffects(ast.NodeTransformer):
-    """Removes calls whose result is not used, such as those that offload or reset a module. Lists still grow."""
+    """Removes calls whose result is not used, such as those that offload or reset a module. Lists still grow.
+
+    Images (batch, channel, H, W) are not converted to arrays with channels last.
+    """
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        """The images in place of `images.cpu().permute(0, 2, 3, 1).numpy()`."""
+        if getattr(node.func, "attr", None) == "numpy":
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Call) and ast.unparse(inner).endswith(".permute(0, 2, 3, 1)"):
+                    return inner.func.value  # type: ignore[attr-defined]
+        self.generic_visit(node)
+        return node
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
         """`pass` for such a call."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,7 +115,8 @@ class SampleView:
     """The tensor that a pipeline gives its scheduler, as a part or a form of its latents.
 
     Most pipelines give the latents themselves. Others give them in another shape, or a part of them where the rest is
-    fixed (a first frame, channels of a condition), or twice, for classifier-free guidance.
+    fixed (a first frame, channels of a condition), or together with other parts that are fixed, or twice, for
+    classifier-free guidance.
 
     Args:
         layout: of the pipeline's latents.
@@ -143,10 +145,10 @@ def sample_view(layout: Layout, x: Tensor, latents: Tensor, sample: Tensor) -> S
         return SampleView(
             layout, lambda x: layout.pack(x).repeat(2, *[1] * len(shape)), lambda s: layout.unpack(s[: len(s) // 2])
         )
-    plain = Layout(x.shape, x.shape)
-    for own, full in ((plain, x.to(latents.dtype)), (layout, latents)):
+    for own in (Layout(x.shape, x.shape), layout, frames_first(x.shape)):
+        full = latents if own is layout else own.pack(x).to(latents.dtype)
         if full.numel() == sample.numel() and torch.equal(full.flatten(), sample.flatten()):
-            form = tuple(sample.shape)
+            form = (len(sample) / rows, *shape)
             return SampleView(
                 layout,
                 functools.partial(_reshaped, own, form),
@@ -157,11 +159,43 @@ def sample_view(layout: Layout, x: Tensor, latents: Tensor, sample: Tensor) -> S
                 return SampleView(
                     layout, functools.partial(_window, own, window), functools.partial(_placed, own, window)
                 )
+    return surrounded_view(layout, latents, sample)
+
+
+def surrounded_view(layout: Layout, latents: Tensor, sample: Tensor) -> SampleView | None:
+    """The view by which the latents are a part of `sample`, of which the rest is fixed (images of a condition).
+
+    With fewer rows of states than the sample has, the rest is that of its first rows.
+    """
+    for window in windows(sample.shape, latents.shape) if len(sample) == len(latents) else ():
+        if torch.equal(sample[window], latents):
+            rest = sample.clone()
+            return SampleView(
+                layout, functools.partial(_inserted, layout, window, rest), lambda s, w=window: layout.unpack(s[w])
+            )
     return None
 
 
-def _reshaped(layout: Layout, shape: tuple[int, ...], x: Tensor) -> Tensor:
-    return layout.pack(x).reshape(shape)
+def _inserted(layout: Layout, window: tuple[slice, ...], rest: Tensor, x: Tensor) -> Tensor:
+    full = rest[: len(x)].to(x.dtype, copy=True)
+    full[window] = layout.pack(x)
+    return full
+
+
+def frames_first(shape: Sequence[int]) -> Layout:
+    """The layout (batch, frame, channel, H, W) of the states (batch, channel, frame, H, W) of a video; for others that
+    of the states themselves.
+    """
+    if len(shape) != 5:
+        return Layout(shape, shape)
+    rows, channels, frames, *space = shape
+    order = torch.arange(channels * frames * math.prod(space)).view(channels, frames, *space).transpose(0, 1)
+    return Layout((rows, frames, channels, *space), shape, order.flatten())
+
+
+def _reshaped(layout: Layout, form: tuple[float, ...], x: Tensor) -> Tensor:
+    """x packed and reshaped; `form` is a number of entries per row of x, and the shape of an entry."""
+    return layout.pack(x).reshape(round(form[0] * len(x)), *form[1:])
 
 
 def _unflattened(layout: Layout, sample: Tensor) -> Tensor:

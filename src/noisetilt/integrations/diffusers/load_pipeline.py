@@ -13,6 +13,7 @@ from torch import nn
 from ..._messages import missing_extra, nearest_name
 from ...models.flux import quietly
 
+SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 OFFLOADS = ("none", "model", "sequential")
 
 
@@ -24,7 +25,7 @@ def find_dtype(dtype: torch.dtype | str | None, device: torch.device | str) -> t
     """
     if dtype is None:
         return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    found = getattr(torch, SHORT_DTYPES.get(dtype, dtype), None) if isinstance(dtype, str) else dtype
     if found not in (torch.float32, torch.float16, torch.bfloat16):
         hint = nearest_name(str(dtype), ("float32", "float16", "bfloat16"))
         raise ValueError(f"dtype = {dtype!r} is unknown{hint}; expected float32, float16 or bfloat16")

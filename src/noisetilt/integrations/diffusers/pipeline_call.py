@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import types
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -33,8 +34,8 @@ from .rows import (
     with_first_particles,
 )
 from .scheduler import GuidedScheduler
-from .support import prepare_name
-from .temporary import checkpointed, frozen, normal_weights, temporarily_set, without_inference_mode
+from .support import DRAW, prepare_name
+from .temporary import checkpointed, complete, frozen, normal_weights, temporarily_set, without_inference_mode
 
 
 class Settings(Protocol):
@@ -84,6 +85,7 @@ class PipelineCall:
         self.evaluates_images = aligned.reward is not None or aligned.heldout_reward is not None
         self.leaf: Tensor | None = None
         self.latents_out: Tensor | None = None
+        self._version = 0
 
     def _bind(self, args: tuple, kwargs: dict) -> dict[str, Any]:
         call = inspect.signature(type(self.pipe).__call__).bind(self.pipe, *args, **kwargs).arguments
@@ -97,11 +99,16 @@ class PipelineCall:
         return "num_videos_per_prompt" if "num_videos_per_prompt" in names else "num_images_per_prompt"
 
     def _prompts(self) -> list[str]:
-        prompt, embeds = self.call.get("prompt"), self.call.get("prompt_embeds")
+        prompt = self.call.get("prompt")
         if prompt is None:
-            prompt = [""] * (1 if embeds is None else len(embeds))
+            prompt = [""] * self._images_without_prompts()
         prompt = [prompt] if isinstance(prompt, str) else list(prompt)
         return [p for p in prompt for _ in range(self.call.get(self._per_prompt) or 1)]
+
+    def _images_without_prompts(self) -> int:
+        """The number of images of a call without prompts: from embeddings or class labels, or a batch size."""
+        given = next((self.call[n] for n in ("prompt_embeds", "class_labels") if self.call.get(n) is not None), None)
+        return (self.call.get("batch_size") or 1) if given is None else len(given)
 
     def _generators(self) -> list[torch.Generator | None]:
         """The generator of each image; None is torch's global generator."""
@@ -124,7 +131,7 @@ class PipelineCall:
         """Makes particles rows of the batch, each with its own generator for what the pipeline itself draws."""
         particles = self.method.selection.particles
         if particles > 1:
-            self.call[self._per_prompt] = (self.call.get(self._per_prompt) or 1) * particles
+            self._multiply_rows(particles)
         if self.call.get("latents") is not None:
             self.call["latents"] = self.call["latents"].repeat_interleave(particles, 0)
         self.input_images = count_images(self.call.get("image"))
@@ -140,6 +147,18 @@ class PipelineCall:
                 for p in range(particles)
             ]
 
+    def _multiply_rows(self, particles: int) -> None:
+        """Passes the number of rows to the pipeline in the argument that it has for it."""
+        names = inspect.signature(type(self.pipe).__call__).parameters
+        if self._per_prompt in names:
+            self.call[self._per_prompt] = (self.call.get(self._per_prompt) or 1) * particles
+        elif "batch_size" in names:
+            self.call["batch_size"] = len(self.prompts) * particles
+        name = next((n for n in ("class_labels", "prompt") if self.call.get(n) is not None), None)
+        if self._per_prompt not in names and name is not None:
+            given = [self.call[name]] if isinstance(self.call[name], str) else self.call[name]
+            self.call[name] = [entry for entry in given for _ in range(particles)]
+
     def __call__(self) -> Any:
         proposal = self.method.proposal
         estimated = getattr(proposal, "zeroth_order", False)
@@ -147,8 +166,14 @@ class PipelineCall:
         through_network = differentiates and getattr(proposal, "gradient_at", self.aligned.gradient_at) == "x_t"
         if differentiates:
             check_offload(self.pipe, through_network)
-        # diffusers decorates the call with no_grad; the function inside runs with gradients.
-        call = inspect.unwrap(type(self.pipe).__call__) if through_network else type(self.pipe).__call__
+        # diffusers decorates the call with no_grad; the function inside runs in the mode set here.
+        call = inspect.unwrap(type(self.pipe).__call__)
+        prepare = prepare_name(self.pipe)
+        replaced: dict[str, Any] = {"scheduler": self.scheduler}
+        if prepare is None:
+            call = with_globals(call, **{DRAW: self._draw_noise(call.__globals__[DRAW])})
+        else:
+            replaced[prepare] = self._prepare_latents()
         with contextlib.ExitStack() as self._stack:
             stack = self._stack
             if self.draws_noise:
@@ -156,16 +181,23 @@ class PipelineCall:
             if differentiates:
                 stack.enter_context(normal_weights(self.pipe))
             stack.enter_context(frozen(self.pipe))
-            stack.enter_context(
-                temporarily_set(
-                    self.pipe, scheduler=self.scheduler, **{prepare_name(self.pipe): self._prepare_latents()}
-                )
-            )
+            stack.enter_context(complete(self.pipe))
+            stack.enter_context(temporarily_set(self.pipe, **replaced))
             if self.aligned.checkpointing:
                 stack.enter_context(checkpointed(self.pipe))
             stack.enter_context(torch.set_grad_enabled(through_network))
             output = call(self.pipe, **self.call)
-        return pick_rows(output, self.sampler.rows, len(self.sampler.x)) if self.keeps_rows else output
+        return pick_rows(output, self._rows(), len(self.sampler.x)) if self.keeps_rows else output
+
+    def _rows(self) -> Tensor:
+        """The row of each image's best particle; of its first one if the call was interrupted."""
+        first = torch.arange(0, len(self.sampler.x), self.method.selection.particles)
+        return first if self.sampler.rows is None else self.sampler.rows
+
+    def interrupted(self) -> None:
+        """Ends the steps before the last one: the pipeline makes images of its present latents, without gradient."""
+        torch.set_grad_enabled(False)
+        self.keeps_rows = True
 
     def _prepare_latents(self) -> Callable[..., Any]:
         """The pipeline's own prepare_latents, with its noise replaced by the sampler's."""
@@ -190,6 +222,27 @@ class PipelineCall:
 
         return prepare
 
+    def _draw_noise(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """diffusers' function that draws noise, whose first result in a call is replaced by the sampler's noise."""
+        signature = inspect.signature(original)
+        particles = self.method.selection.particles
+
+        @functools.wraps(original)
+        def draw(*args: Any, **kwargs: Any) -> Tensor:
+            noise = original(*args, **kwargs)
+            if self.sampler is not None:
+                return noise
+            if particles > 1 and self.draws_noise:
+                given = signature.bind(*args, **kwargs).arguments
+                shape = (len(noise) // particles, *noise.shape[1:])
+                first = original(**{**given, "shape": shape, "generator": self.generator})
+                noise = with_first_particles(noise, first, len(noise), particles)
+            self.layout = layout_of(noise, [], {})
+            self.sampler = self._stack.enter_context(self._sampler_for(noise))
+            return self.next_latents(noise.dtype, self.layout.pack)
+
+        return draw
+
     def start_unprepared(self) -> None:
         """Starts from the caller's latents, which some pipelines take as they are, without `prepare_latents`."""
         latents = self.call.get("latents")
@@ -200,6 +253,7 @@ class PipelineCall:
         self.layout = layout_of(latents, [], {})
         self.sampler = self._stack.enter_context(self._sampler_for(latents))
         self.leaf = self.latents_out = latents.requires_grad_(self.sampler.needs_vjp)
+        self._version = latents._version
 
     def _with_first_particles(self, original: Callable[..., Any], given: dict[str, Any], prepared: Any) -> Any:
         """What the pipeline prepared, with the first particles' rows as they are without particles."""
@@ -255,7 +309,16 @@ class PipelineCall:
         """The states of the sampler's request in the pipeline's form; the states themselves keep their precision."""
         self.leaf = self.sampler.x.detach().requires_grad_(self.sampler.needs_vjp)
         self.latents_out = form(self.leaf).to(dtype)
+        if self.latents_out.untyped_storage().data_ptr() == self.leaf.untyped_storage().data_ptr():
+            self.latents_out = self.latents_out.clone()  # some pipelines change parts of their latents in place
+        self._version = self.latents_out._version
         return self.latents_out
+
+    def _unchanged(self, sample: Tensor) -> bool:
+        """Whether the pipeline gives its scheduler what it was given."""
+        if sample is self.latents_out and sample._version == self._version:
+            return True  # without waiting for a GPU
+        return same_values(sample, self.view.to_sample(self.leaf.detach()))
 
     def step(self, output: Tensor, sample: Tensor, t: float) -> Tensor:
         """The next sample, from the network's output at the current one; after the last step, the final one."""
@@ -263,7 +326,7 @@ class PipelineCall:
         if self.view is None:
             self.view = self._view_of(sample)
         # Latents that the pipeline changed (a mask, a callback) are used; otherwise the more precise state is.
-        unchanged = sample is self.latents_out or same_values(sample, self.latents_out)
+        unchanged = self._unchanged(sample)
         x_t = self.leaf if unchanged else self.view.to_state(sample).to(self.leaf.dtype)
         output = self.view.to_state(without_variance(output, sample)).to(x_t.dtype)
         x0_hat = to_x0(scheduler.path, scheduler.prediction, scheduler.sign * output, x_t, t)
@@ -299,6 +362,16 @@ class PipelineCall:
         if sample.shape != self.latents_out.shape:
             self.latents_out = view.to_sample(self.leaf.detach()).to(self.latents_out.dtype)
         return view
+
+
+def with_globals(function: Any, **changes: Any) -> Any:
+    """A copy of a function that sees other values of global variables. The module is not changed."""
+    variables = {**function.__globals__, **changes}
+    copy = types.FunctionType(
+        function.__code__, variables, function.__name__, function.__defaults__, function.__closure__
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
 
 
 def decoder_of(pipe: Any) -> Any:

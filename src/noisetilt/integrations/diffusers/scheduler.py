@@ -35,6 +35,9 @@ class Call(Protocol):
     def start_unprepared(self) -> None:
         """Starts from latents that the pipeline does not prepare."""
 
+    def interrupted(self) -> None:
+        """Ends the steps before the last one."""
+
     def step(self, output: Tensor, latents: Tensor, t: float) -> Tensor:
         """The next latents, from the network's output at the current latents."""
 
@@ -159,6 +162,8 @@ class GuidedScheduler:
         while self._steps_taken > before and not self._call.sampler.done:
             before = self._steps_taken
             yield self._timestep[self._call.sampler.t]
+        if self._call.sampler is not None and not self._call.sampler.done:
+            self._call.interrupted()
 
     def _begin(self) -> None:
         """Sets the sampler's grid: the times of the timesteps that the pipeline iterates over, and the one after."""

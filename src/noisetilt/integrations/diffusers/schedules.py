@@ -105,6 +105,11 @@ def is_flow(scheduler: Any) -> bool:
     return bool(flow) or type(scheduler).__name__.startswith("FlowMatch")
 
 
+def is_inverted(scheduler: Any) -> bool:
+    """Whether σ is the part of the data, from 0 to 1, and the velocity is that from noise to data."""
+    return is_flow(scheduler) and bool(scheduler.config.get("invert_sigmas"))
+
+
 def is_edm(scheduler: Any) -> bool:
     """Whether the schedule is that of EDM, with preconditioning (Karras et al. 2022, arXiv 2206.00364)."""
     return hasattr(scheduler, "precondition_outputs") and "sigma_data" in scheduler.config
@@ -133,13 +138,22 @@ def first_order(original: Any) -> Any:
         # Pipelines scale states and predictions by sigma_data; with 1 the path is variance preserving.
         return type(original).from_config(original.config, sigma_data=1.0)
     if is_flow(original):
+        sigma_max = original.config.get("sigma_max")
+        if original.config.get("use_karras_sigmas") and sigma_max is not None and sigma_max > 1:
+            raise ValueError(
+                f"{name} has σ up to {sigma_max:g}, of states x_0 + σ ε, which are not supported; use a pipeline whose "
+                "scheduler is of DDIM, Euler or flow matching with σ from 1 to 0"
+            )
         if getattr(original, "order", 1) == 1:
             return copy.deepcopy(original)
         return diffusers.FlowMatchEulerDiscreteScheduler.from_config(original.config)
     if is_edm(original) or is_cosine(original):
         return copy.deepcopy(original)
     if not hasattr(original, "alphas_cumprod") or "prediction_type" not in original.config:
-        raise ValueError(f"{name} is not supported; set pipe.scheduler to a DDIM, Euler or FlowMatchEuler scheduler")
+        raise ValueError(
+            f"{name} is not supported, because it has no table of ᾱ or σ that gives x̂_0; set pipe.scheduler to a DDIM, "
+            "Euler or FlowMatchEuler scheduler if the network predicts ε, v, x_0 or a velocity"
+        )
     if name.startswith("PNDM"):
         return diffusers.DDIMScheduler.from_config(original.config)
     if getattr(original, "order", 1) != 1:
@@ -168,8 +182,12 @@ def times_of(scheduler: Any) -> list[float]:
         return [float(t) for t in scheduler.timesteps]
     if is_flow(scheduler) or hasattr(scheduler, "sigmas"):
         sigmas = [float(s) / unit_of(scheduler) for s in scheduler.sigmas]
+        if is_inverted(scheduler):
+            return [1.0 - s for s in sigmas]
         return sigmas if len(sigmas) > len(scheduler.timesteps) else [*sigmas, 0.0]
-    final = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
+    # The last step of consistency models returns x̂_0.
+    consistency = hasattr(scheduler, "get_scalings_for_boundary_condition_discrete")
+    final = 1.0 if consistency else float(getattr(scheduler, "final_alpha_cumprod", 1.0))
     return [*(float(t) for t in scheduler.timesteps), -1.0 if final == 1.0 else 0.0]
 
 
@@ -211,6 +229,7 @@ def keeps_epsilon(scheduler: Any) -> bool:
 
 def sign_of(scheduler: Any) -> float:
     """The sign of the network's prediction. EDM's c_out F is −σ v in units of its data, or, for prediction_type
-    "epsilon", the negative.
+    "epsilon", the negative. A velocity from noise to data is the negative of that from data to noise.
     """
-    return -1.0 if is_edm(scheduler) and scheduler.config.prediction_type == "epsilon" else 1.0
+    negative = is_edm(scheduler) and scheduler.config.prediction_type == "epsilon"
+    return -1.0 if negative or is_inverted(scheduler) else 1.0

@@ -22,8 +22,17 @@ NOT_IMAGES = {
     "MarigoldDepthPipeline": "depth maps of a given image; pass an image pipeline",
     "MarigoldNormalsPipeline": "surface normals of a given image; pass an image pipeline",
     "MarigoldIntrinsicsPipeline": "intrinsic components of a given image; pass an image pipeline",
+    "FluxPriorReduxPipeline": "embeddings of a given image; align FluxPipeline and pass them as prompt_embeds",
+    "UniDiffuserPipeline": "images and texts from one joint tensor of both; pass an image pipeline",
+    "RFD4ProteinaPipeline": "protein structures; pass an image pipeline",
+    "LTXLatentUpsamplePipeline": "larger latents without noise; align the pipeline that makes the latents",
+    "LTX2LatentUpsamplePipeline": "larger latents without noise; align the pipeline that makes the latents",
 }
 PREPARE = ("prepare_latents", "prepare_intermediate_images")
+DRAW = "randn_tensor"
+PIPELINES = ("_pipe", "_pipeline")  # the ends of names of attributes that are pipelines
+# Methods of schedulers that change the state in the loop, besides or in place of `step`.
+FURTHER_STEPS = ("undo_step", "step_pred", "step_correct", "add_noise_to_input", "batch_step_no_noise")
 
 
 def prepare_name(pipe: Any) -> str | None:
@@ -34,22 +43,29 @@ def prepare_name(pipe: Any) -> str | None:
 def reason_against(pipe: Any) -> str | None:
     """Why a pipeline cannot be guided and what to pass instead, in one sentence; None if it may be guided."""
     name = type(pipe).__name__
-    parts = [part for part in getattr(pipe, "components", {}) if part.endswith(("_pipe", "_pipeline"))]
-    inner = [part for part in vars(pipe) if part.endswith(("_pipe", "_pipeline"))] or parts
+    parts = [part for part in getattr(pipe, "components", {}) if part.endswith(PIPELINES)]
+    inner = [part for part in vars(pipe) if part.endswith(PIPELINES)] or parts
     if inner:
-        return f"{name} calls other pipelines ({', '.join(inner)}); align the one that makes the images"
+        return inner_pipelines(name, inner)
     made = next((NOT_IMAGES[c.__name__] for c in type(pipe).__mro__ if c.__name__ in NOT_IMAGES), None)
     if made is not None:
         return f"{name} makes {made}"
     if not hasattr(pipe, "scheduler"):
         return f"{name} has no attribute `scheduler`; pass a diffusers pipeline with one"
-    if prepare_name(pipe) is None:
-        return (
-            f"{name} draws its noise within its __call__, where it cannot be replaced; "
-            f"pass a pipeline that has {' or '.join(PREPARE)}"
-        )
     kind: Any = type(pipe)
     return reason_against_call(kind)
+
+
+def inner_pipelines(name: str, inner: list[str]) -> str:
+    """The reason against a pipeline that calls other ones."""
+    return f"{name} calls other pipelines ({', '.join(inner)}); align the one that makes the images"
+
+
+def calls_pipeline(node: Any) -> bool:
+    """Whether a node calls a pipeline that is an attribute of self."""
+    called = getattr(node, "func", None) if isinstance(node, ast.Call) else None
+    owner = getattr(getattr(called, "value", None), "id", None)
+    return owner == "self" and getattr(called, "attr", "").endswith(PIPELINES)
 
 
 @functools.cache
@@ -58,18 +74,50 @@ def reason_against_call(kind: type) -> str | None:
     name, function = kind.__name__, source_of(inspect.unwrap(kind.__call__).__code__)
     if any(getattr(node, "id", None) == "AudioPipelineOutput" for node in ast.walk(function)):
         return f"{name} makes sound, and rewards take images; pass a pipeline of images or videos"
-    steps = list(step_calls(function))
-    if not steps:
+    inner = sorted({node.func.attr for node in ast.walk(function) if calls_pipeline(node)})
+    if inner:
+        return inner_pipelines(name, inner)
+    further = sorted(further_steps(function))
+    if not any(step_calls(function)) or further:
+        calls = f"calls {' and '.join(further)}" if further else "calls no step of a scheduler"
         return (
-            f"{name} does not call self.scheduler.step in its __call__, so that there is no step to guide; "
-            "align the pipeline that makes its images or latents"
+            f"{name} {calls} in its __call__, and only a loop over self.scheduler.step can be guided; "
+            "align a pipeline that has one"
         )
-    if any(is_prepare(node) for loop in loops(function) for node in ast.walk(loop)):
+    prepares = any(hasattr(kind, method) for method in PREPARE)
+    if not prepares and not any(is_draw(node) for node in ast.walk(function)):
+        return (
+            f"{name} draws no Gaussian noise in its __call__, as models of discrete tokens, so that there is no noise "
+            "to tilt; pass a pipeline with continuous latents"
+        )
+    starts = any(is_prepare(node) for node in ast.walk(function))
+    if prepares and not starts and any(argument.arg == "image_latents" for argument in function.args.args):
+        return (
+            f"{name} starts from latents that an inversion of the image has found, and not from noise; use an img2img "
+            "or inpainting pipeline"
+        )
+    if "self.scheduler.scale_model_input(sigma" in ast.unparse(function):
+        return (
+            f"{name} computes its prediction from the σ of its scheduler, for states in another scale than "
+            "that of guided ones; align the pipeline that makes the image, and upscale its result"
+        )
+    if "self.scheduler.__dict__" in ast.unparse(function):
+        return (
+            f"{name} steps several overlapping views of the image, each with its own state of the scheduler; use a "
+            "pipeline that makes the image at once"
+        )
+    repeated = is_prepare if prepares else is_draw
+    if any(repeated(node) for loop in loops(function) for node in ast.walk(loop)):
         return (
             f"{name} makes its output in several parts, each from noise of its own, and a reward of the whole has no "
             "gradient by one part; use a pipeline that makes it at once"
         )
-    if any(reads_second(node) for node in ast.walk(function)):
+    if any(passes(node, "variance_noise") for node in ast.walk(function)):
+        return (
+            f"{name} gives its scheduler the noise of every step, which an inversion of the image has found, and "
+            "guidance would replace it; use an img2img pipeline"
+        )
+    if any(passes(node, "pred_original_sample") for node in ast.walk(function)):
         return (
             f"{name} calls its scheduler twice in every step, with a prediction of its own in between; "
             "use a pipeline that calls it once"
@@ -87,6 +135,21 @@ def step_calls(function: ast.AST) -> Iterator[ast.AST]:
     return (node for node in ast.walk(function) if is_method(node, "self", "scheduler", "step"))
 
 
+def further_steps(function: ast.AST) -> set[str]:
+    """What a call uses besides or in place of the scheduler's step: a step of another scheduler, or another method."""
+    called = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
+    attributes = [node for node in called if isinstance(node, ast.Attribute)]
+    others = {ast.unparse(node) for node in attributes if node.attr in FURTHER_STEPS}
+    if any(step_calls(function)):
+        return others
+    return others | {ast.unparse(n) for n in attributes if n.attr == "step" and "scheduler" in ast.unparse(n.value)}
+
+
+def is_draw(node: ast.AST) -> bool:
+    """Whether a node draws Gaussian noise by diffusers' function."""
+    return is_method(node, DRAW)
+
+
 def is_prepare(node: ast.AST) -> bool:
     """Whether a node is a call of the method that makes the initial latents."""
     return any(is_method(node, "self", name) for name in PREPARE)
@@ -97,6 +160,8 @@ def loops(function: ast.AST) -> Iterator[ast.AST]:
     return (n for n in ast.walk(function) if isinstance(n, (ast.For, ast.While)) and any(step_calls(n)))
 
 
-def reads_second(node: ast.AST) -> bool:
-    """Whether a node passes a prediction of x_0 to the scheduler's step."""
-    return any(k.arg == "pred_original_sample" for k in getattr(node, "keywords", [])) and any(step_calls(node))
+def passes(node: ast.AST, argument: str) -> bool:
+    """Whether a node passes an argument of this name to the scheduler's step."""
+    return any(k.arg == argument for k in getattr(node, "keywords", [])) and is_method(
+        node, "self", "scheduler", "step"
+    )

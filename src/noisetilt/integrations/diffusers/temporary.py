@@ -96,6 +96,22 @@ def restored(pipe: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def complete(pipe: Any) -> Iterator[None]:
+    """Gives networks the attribute that says whether they use checkpointing, which some classes of diffusers read but
+    do not set.
+    """
+    able = (module for module in modules_of(pipe) if getattr(module, "_supports_gradient_checkpointing", False))
+    changed = [module for module in able if not hasattr(module, "gradient_checkpointing")]
+    try:
+        for module in changed:
+            module.gradient_checkpointing = False
+        yield
+    finally:
+        for module in changed:
+            del module.gradient_checkpointing
+
+
+@contextlib.contextmanager
 def checkpointed(pipe: Any) -> Iterator[None]:
     """Turns on gradient checkpointing temporarily in the networks and the decoder that support it."""
     networks = [*(network for _, network in networks_of(pipe)), getattr(pipe, "vae", None)]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..reward import Reward
-from .files import fill, frozen, locate, moved, pretrained, pretrained_tokenizer, read_state, transformers
+from .files import fill, frozen, locate, moved, read_state, transformers
 from .qwen import MERGE, normalised, patches, resized
-from .videoreward import CHAT
+from .qwen_text import check_prompts, configuration_and_tokenizer, conversation, hidden_states
 from .videoreward_files import split_state
 
 HPSV3, QWEN_7B = "MizzenAI/HPSv3", "Qwen/Qwen2-VL-7B-Instruct"
@@ -41,17 +41,7 @@ class HPSv3Model(nn.Module):
 
     def forward(self, pixels: Tensor, grid: tuple[int, int, int], ids: Tensor, mask: Tensor) -> Tensor:
         """The mean (batch,) of the head at the reward token; arguments as those of `VideoRewardModel`."""
-        batch, length = ids.shape
-        # The published code passes no positions; transformers 4.45 then uses the token index for all three axes.
-        positions = torch.arange(length, device=ids.device).expand(3, batch, length)
-        hidden = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            pixel_values=pixels.flatten(0, 1),
-            image_grid_thw=torch.tensor([grid] * batch, device=ids.device),
-            use_cache=False,
-        ).last_hidden_state
+        hidden = hidden_states(self.model, grid, ids, mask, image=pixels)
         return self.head(hidden[ids == self.token])[:, 0]
 
 
@@ -64,18 +54,12 @@ class HPSv3Scorer:
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """(batch,) from images (batch, 3, H, W) in [0, 1] and a prompt for each; in the images' dtype."""
-        if isinstance(prompts, str) or len(prompts) != len(images):
-            raise ValueError(f"{len(images)} images and the prompts {prompts!r}; pass a list with one prompt per image")
+        check_prompts(prompts, len(images), "image")
         dtype = moved(self.model, images)
         frames = images[:, None].to(torch.promote_types(images.dtype, torch.float32))
         pixels, grid = patches(normalised(resized(frames, PIXELS, PIXELS)))
-        for prompt in prompts:
-            if IMAGE in prompt or TOKEN in prompt:
-                raise ValueError(f"the prompt {prompt!r} contains a special token of the reward model; leave it out")
-        places = IMAGE * (math.prod(grid) // MERGE**2)
-        questions = [self.question.replace("{text_prompt}", prompt) for prompt in prompts]
-        texts = [CHAT.format(video=places, question=question) for question in questions]
-        text = self.tokenizer(texts, padding=True, return_tensors="pt").to(images.device)
+        count = math.prod(grid) // MERGE**2
+        text = conversation(self.tokenizer, self.question, prompts, IMAGE, count, [TOKEN]).to(images.device)
         return self.model(pixels.to(dtype), grid, text.input_ids, text.attention_mask).to(images.dtype)
 
 
@@ -97,10 +81,7 @@ def hpsv3(weights: str | Path = HPSV3, base: str | Path | None = None, dtype: to
     library = transformers()
     file = locate(weights, HPSV3_FILES, "hpsv3's weights")
     base = base or (file.parent if (file.parent / "config.json").is_file() else QWEN_7B)
-    config = pretrained(library.AutoConfig, base, "hpsv3's configuration")
-    words = pretrained_tokenizer(base, "hpsv3's tokenizer")
-    words.padding_side = "right"
-    words.add_tokens([TOKEN], special_tokens=True)
+    config, words = configuration_and_tokenizer(base, "hpsv3", [TOKEN])
     token = words.convert_tokens_to_ids(TOKEN)
     own, head = split_state(read_state(file))
     embedding = own.get("language_model.embed_tokens.weight")

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..reward import Reward
-from .files import fill, frozen, moved, pretrained, pretrained_tokenizer, read_state, transformers
+from .files import fill, frozen, moved, read_state, transformers
 from .qwen import MERGE, frame_numbers, normalised, patches, resized
+from .qwen_text import check_prompts, configuration_and_tokenizer, conversation, hidden_states
 from .video import checked
 from .videoreward_files import (
     TOKENS,
@@ -29,11 +30,6 @@ from .videoreward_files import (
 
 QWEN = "Qwen/Qwen2-VL-2B-Instruct"
 VIDEO = "<|video_pad|>"
-CHAT = (
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-    "<|im_start|>user\n<|vision_start|>{video}<|vision_end|>{question}<|im_end|>\n"
-    "<|im_start|>assistant\n"
-)
 
 
 class VideoRewardModel(nn.Module):
@@ -60,18 +56,8 @@ class VideoRewardModel(nn.Module):
             grid: (t, h, w) of the patches of each video.
             ids, mask: (batch, length), the text with the places of the patches, padded on the right.
         """
-        batch, length = ids.shape
-        # The published code passes no positions; transformers 4.45 then uses the token index for all three axes.
-        positions = torch.arange(length, device=ids.device).expand(3, batch, length)
-        hidden = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            pixel_values_videos=pixels.flatten(0, 1),
-            video_grid_thw=torch.tensor([grid] * batch, device=ids.device),
-            use_cache=False,
-        ).last_hidden_state
-        scores = self.head(hidden[torch.isin(ids, self.tokens)]).unflatten(0, (batch, len(self.tokens)))
+        hidden = hidden_states(self.model, grid, ids, mask, video=pixels)
+        scores = self.head(hidden[torch.isin(ids, self.tokens)]).unflatten(0, (len(ids), len(self.tokens)))
         return scores[..., 0] if scores.shape[-1] == 1 else scores.diagonal(dim1=1, dim2=2)
 
 
@@ -105,25 +91,17 @@ class VideoRewardScorer:
 
     def scores(self, videos: Tensor, prompts: Sequence[str]) -> Tensor:
         """Standardised visual quality, motion quality and text alignment, (batch, 3)."""
-        if isinstance(prompts, str) or len(prompts) != len(videos):
-            raise ValueError(f"{len(videos)} videos and the prompts {prompts!r}; pass a list with one prompt per video")
+        check_prompts(prompts, len(videos), "video")
         settings, dtype = self.settings, moved(self.model, videos)
         numbers = frame_numbers(checked(videos).shape[1], self.video_fps, settings.fps, settings.count)
         frames = videos[:, numbers].to(torch.promote_types(videos.dtype, torch.float32))
         pixels, grid = patches(normalised(resized(frames, settings.pixels)))
-        text = self._tokenize(prompts, math.prod(grid) // MERGE**2).to(videos.device)
+        count = math.prod(grid) // MERGE**2
+        text = conversation(self.tokenizer, self.template, prompts, VIDEO, count, list(TOKENS.values()))
+        text = text.to(videos.device)
         raw = self.model(pixels.to(dtype), grid, text.input_ids, text.attention_mask).to(frames.dtype)
         means, stds = (raw.new_tensor(values) for values in (settings.means, settings.stds))
         return ((raw - means) / stds).to(videos.dtype)
-
-    def _tokenize(self, prompts: Sequence[str], count: int) -> Any:
-        """The tokens of the conversation, with `count` video tokens."""
-        for prompt in prompts:
-            if any(token in prompt for token in (VIDEO, *TOKENS.values())):
-                raise ValueError(f"the prompt {prompt!r} contains a special token of the reward model; leave it out")
-        questions = [self.template.replace("{text_prompt}", prompt) for prompt in prompts]
-        texts = [CHAT.format(video=VIDEO * count, question=question) for question in questions]
-        return self.tokenizer(texts, padding=True, return_tensors="pt")
 
 
 def videoreward(
@@ -158,10 +136,7 @@ def videoreward(
     place = Path(folder).expanduser()
     settings, template = read_settings(find_file(place, "model_config.json")), read_template(find_template(place))
     base = base or (place if (place / "config.json").is_file() else QWEN)
-    config = pretrained(library.AutoConfig, base, "videoreward's configuration")
-    words = pretrained_tokenizer(base, "videoreward's tokenizer")
-    words.padding_side = "right"
-    words.add_tokens([token for token in TOKENS.values() if token not in words.get_vocab()], special_tokens=True)
+    config, words = configuration_and_tokenizer(base, "videoreward", list(TOKENS.values()))
     ids = words.convert_tokens_to_ids(list(TOKENS.values()))
     model = load_model(library, config, find_checkpoint(place), settings, ids)
     if words.convert_tokens_to_ids(VIDEO) != config.video_token_id:
