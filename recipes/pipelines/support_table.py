@@ -61,7 +61,7 @@ def verdict(name: str, rows: list[dict[str, Any]], guided: Callable[[dict[str, A
     errors = [row[key] for row in own for key in ("build", "plain", "error") if isinstance(row.get(key), str)]
     if errors:
         return "not measured", f"the plain test pipeline fails: {errors[-1][:160]}"
-    return "not measured", "diffusers has no test pipeline of it"
+    return "not measured", "no tiny pipeline of it has run"
 
 
 def failure(row: dict[str, Any]) -> str:
