@@ -88,8 +88,7 @@ class BatchLedger:
         if outcome.error:
             record["error"] = outcome.error
         else:
-            assert row.settings is not None
-            name = f"{row.index:07d}-{file_stem(row.settings.prompt)}.png"
+            name = f"{row.index:07d}-{file_stem(row.made().prompt)}.png"
             file = self.folder / IMAGES / f"{row.index // PER_FOLDER:05d}" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(file, outcome.image)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..runs import write_bytes, write_text
 
-GALLERY, BINS = 12, 40
+GALLERY, BINS, MAX_MESSAGES = 12, 40, 1000
 Record = Mapping[str, Any]
 
 
@@ -25,16 +25,17 @@ class Statistics:
         self.done = self.failed = 0
         self._sums = {"reward": 0.0, "heldout": 0.0}
         self._counts = {"reward": 0, "heldout": 0}
-        self._errors: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.warnings: Counter[str] = Counter()
 
     def add(self, record: Record) -> None:
         """Adds the record of a row."""
         if record["status"] != "done":
             self.failed += 1
-            message = record["error"][:300]
-            if message in self._errors or len(self._errors) < 1000:
-                self._errors[message] += 1
+            _count(self.errors, record["error"])
             return
+        if record.get("warning"):
+            _count(self.warnings, record["warning"])
         self.done += 1
         for name in self._sums:
             if record.get(name) is not None:
@@ -46,9 +47,11 @@ class Statistics:
         means = {f"{k}_mean": self._sums[k] / count if count else None for k, count in self._counts.items()}
         return {"done": self.done, "failed": self.failed, **means}
 
-    def most_frequent_errors(self, count: int) -> dict[str, int]:
-        """Message → rows, of the most frequent messages."""
-        return dict(self._errors.most_common(count))
+
+def _count(messages: Counter[str], message: str) -> None:
+    message = message[:300]
+    if message in messages or len(messages) < MAX_MESSAGES:
+        messages[message] += 1
 
 
 def write_report(out: Path, run: Record, records: Callable[[], Iterator[Record]]) -> None:
@@ -65,7 +68,8 @@ def write_report(out: Path, run: Record, records: Callable[[], Iterator[Record]]
     best = [record for _, _, record in heapq.nlargest(GALLERY, scored, key=lambda item: item[:2])]
     worst = [record for _, _, record in heapq.nsmallest(GALLERY, scored, key=lambda item: item[:2])]
     body = [_figures(run, values), '<img src="histograms.png" alt="histograms">' if plotted else ""]
-    body += [_gallery("Highest rewards", best), _gallery("Lowest rewards", worst), _errors(run)]
+    body += [_gallery("Highest rewards", best), _gallery("Lowest rewards", worst)]
+    body += [_messages("Failures", run["errors"]), _messages("Warnings", run["warnings"])]
     write_text(out / "report.html", _PAGE.format(body="\n".join(part for part in body if part)))
 
 
@@ -116,11 +120,11 @@ def _heldout(record: Record) -> str:
     return "" if record["heldout"] is None else f", held-out {record['heldout']:+.3f}"
 
 
-def _errors(run: Record) -> str:
-    if not run["errors"]:
+def _messages(title: str, messages: Mapping[str, int]) -> str:
+    if not messages:
         return ""
-    lines = [f"<li>{count} × {html.escape(message)}</li>" for message, count in run["errors"].items()]
-    return "<h2>Failures</h2><ul>" + "\n".join(lines) + "</ul>"
+    lines = [f"<li>{count} × {html.escape(message)}</li>" for message, count in messages.items()]
+    return f"<h2>{title}</h2><ul>" + "\n".join(lines) + "</ul>"
 
 
 def _plot(file: Path, values: Mapping[str, np.ndarray]) -> bool:

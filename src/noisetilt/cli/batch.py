@@ -9,12 +9,14 @@ from ..batch.sinks import JsonLog, ProgressBar, Prometheus, Sink, tracker
 
 # The exit status when rows failed and the others are done.
 FAILED_ROWS = 1
+PIPELINE_OPTIONS = ("dtype", "offload", "height", "width", "frames", "lora", "checkpointing")
 
 
 def main(args: argparse.Namespace) -> int:
     """Runs the command."""
     values = {k: v for k, v in vars(args).items() if k not in ("command", "log", "prometheus", "track", "set")}
-    values |= {"options": dict(args.options)}
+    model_options = {name: values.pop(name) for name in PIPELINE_OPTIONS}
+    values |= {"options": dict(args.options), "model_options": model_options}
     sinks: list[Sink] = [JsonLog() if args.log == "json" else ProgressBar()]
     sinks += [Prometheus(args.prometheus)] if args.prometheus else []
     sinks += [tracker(name, args.out) for name in args.track]
@@ -31,5 +33,9 @@ def print_summary(summary: Summary) -> None:
     if summary.failed:
         print(f"{summary.failed} rows failed:")
         for message, count in summary.errors.items():
+            print(f"  {count} × {message}")
+    if summary.warnings:
+        print(f"{sum(summary.warnings.values())} rows are done with a warning:")
+        for message, count in summary.warnings.items():
             print(f"  {count} × {message}")
     print(f"the images, rows.jsonl, run.json and report.html are in {summary.out}/")
