@@ -23,7 +23,7 @@ from kill import SUBJECTS, check, records
 
 from noisetilt.batch import run_batch
 
-MAX_ROWS = 100_000
+MAX_ROWS = 5_000
 
 
 class TroubledReward:

@@ -41,3 +41,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     return f"{kind} {name!r} is unknown{hint}; the {kind}s are: {', '.join(known)}"
+
+
+def one_line(error: BaseException) -> str:
+    """The first 200 characters of an error's message without line breaks; its type if it has none."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -79,5 +79,5 @@ def read_iterates(out: Path, variant: Variant, seeds: Sequence[int]) -> IterateI
         with safe_open(_iterates_file(out, variant, seeds), framework="pt") as stored:
             frames = {int(number): list(stored.get_tensor(number)) for number in stored.keys()}  # noqa: SIM118
             return IterateImages(int(stored.metadata()["iterations"]), frames)
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError):
         return None
