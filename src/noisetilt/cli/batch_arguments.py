@@ -54,9 +54,14 @@ def add_batch_arguments(parser: argparse.ArgumentParser, parse_option: Callable[
     add_run_folder_options(parser)
     add("--fail-fast", action="store_true", help="stop at the first row that fails")
     add("--retries", type=int, default=2, help="attempts after an error that may pass (default: %(default)s)")
-    add("--log", choices=["bar", "json"], default="bar", help="progress on the standard error (default: %(default)s)")
+    add(
+        "--log",
+        choices=["bar", "table", "json"],
+        default="bar",
+        help="progress on the standard error: a line, a table (extra table), or JSON lines (default: %(default)s)",
+    )
     add("--prometheus", type=int, metavar="PORT", help="serve counters at http://127.0.0.1:PORT/metrics")
-    add("--track", action="append", default=[], help="tensorboard, wandb or mlflow; may be repeated")
+    add("--track", action="append", default=[], help="tensorboard, wandb, mlflow or opentelemetry; may be repeated")
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
