@@ -4,7 +4,7 @@
 
 Needs atheris, which chooses the mutations by the code that they reach. Writes OUT/findings.jsonl, one line per kind of
 error with the input as base64, and OUT/summary.json. A reader must accept a file, or raise a ValueError, OSError or
-ImportError; its memory is limited to 4 GiB, and its time to 10 seconds.
+ImportError; its memory is limited to 4 GiB, and its CPU time to 10 seconds.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class Findings:
             return
         name = NAMES[data[0] % len(NAMES)]
         self.runs[name] += 1
-        begin = time.perf_counter()
+        begin = time.process_time()
         try:
             READERS[name](data[1:])
         except EXPECTED as error:
@@ -179,8 +179,8 @@ class Findings:
                 self.add(name, error, data)
         except Exception as error:
             self.add(name, error, data)
-        if time.perf_counter() - begin > MAX_SECONDS:
-            self.add(name, TimeoutError(f"{time.perf_counter() - begin:.0f} s"), data)
+        if time.process_time() - begin > MAX_SECONDS:
+            self.add(name, TimeoutError(f"{time.process_time() - begin:.0f} s"), data)
 
     def add(self, name: str, error: Exception, data: bytes) -> None:
         place = traceback.extract_tb(error.__traceback__)[-1:] or ["?"]
@@ -221,7 +221,7 @@ def main() -> None:
             written[0] = time.perf_counter()
 
     seconds = int(60 * arguments.minutes)
-    limits = [f"-max_total_time={seconds}", f"-max_len={MAX_BYTES}", "-rss_limit_mb=0", "-timeout=120"]
+    limits = [f"-max_total_time={seconds}", f"-max_len={MAX_BYTES}", "-rss_limit_mb=0", "-timeout=1200"]
     atheris.Setup([sys.argv[0], *limits, str(corpus)], test)
     atheris.Fuzz()
 

@@ -94,6 +94,29 @@ def test_a_bad_row_does_not_stop_the_others(reward, word, chunk, tmp_path):
     assert sorted(done) == list(range(7))
 
 
+def heldout_with_problems(images, prompts):
+    if "dog" in prompts[0]:
+        raise ValueError("the word 'dog' is unknown")
+    return redness(images, prompts) * (float("nan") if "red" in prompts[0] else 1.0)
+
+
+def test_a_held_out_reward_without_a_value_is_never_null_in_silence(tmp_path, monkeypatch):
+    """A row for which it is not defined is done with a warning; one whose value is not finite fails."""
+    monkeypatch.setattr("noisetilt.batch.worker.load_reward", lambda name, heldout=False: heldout_with_problems)
+    summary = batch(PROMPTS, tmp_path, heldout="brightness")
+    assert (summary.done, summary.failed) == (4, 1)
+    assert summary.warnings == {"no value of the held-out reward 'brightness': the word 'dog' is unknown": 1}
+    assert summary.errors == {"the held-out reward 'brightness' is nan; it must be a finite number": 1}
+    found = {record["index"]: record for record in records(tmp_path)}
+    assert found[1]["heldout"] is None and "'brightness'" in found[1]["warning"] and found[2]["status"] == "failed"
+    assert all(found[i]["heldout"] is not None and "warning" not in found[i] for i in (0, 3, 4))
+
+
+def test_an_unknown_held_out_reward_is_named_before_the_run(tmp_path):
+    with pytest.raises(ValueError, match="did you mean 'redness'"):
+        batch(PROMPTS, tmp_path, heldout="rednes")
+
+
 def test_errors_that_may_pass_are_tried_again(tmp_path):
     assert batch(["cat", "dog"], tmp_path / "a", Flaky()).complete
     assert [r["attempts"] for r in records(tmp_path / "a")] == [2, 2]
@@ -161,7 +184,7 @@ run_batch(["cat"] * 2000, sys.argv[1], reward=redness, model=TinyModel(0.05), st
 
 
 def wait_for(file, process):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not file.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
 
@@ -179,7 +202,7 @@ def test_signals_keep_what_is_done_and_two_writers_are_refused(tmp_path):
             process.send_signal(number)
             time.sleep(0.02)
     for process, out in zip(processes, outs, strict=True):
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
         assert process.returncode != 0
         done = [r["index"] for r in records(out)]
         assert 0 < len(done) < 2000 and done == list(range(len(done)))

@@ -5,7 +5,7 @@ import json
 import urllib.request
 
 import pytest
-from tiny_batch import TinyModel, nan_for_dogs, redness
+from tiny_batch import TinyModel, nan_for_dogs
 
 from noisetilt.batch import run_batch
 from noisetilt.batch.sinks import JsonLog, LiveTable, OpenTelemetry, Prometheus, tracker
@@ -108,14 +108,3 @@ def test_mlflow_has_the_metrics_and_settings(tmp_path, monkeypatch):
     (found,) = mlflow.MlflowClient().search_runs([mlflow.get_experiment_by_name("noisetilt").experiment_id])
     assert found.data.metrics["run/done"] == 2 and found.data.params["method"] == "ntrk"
     assert found.info.status == "FAILED"
-
-
-def test_a_held_out_reward_without_a_value_is_a_warning_and_not_finite_an_error(tmp_path):
-    """Neither is null without a word."""
-    for heldout, statuses in (("aesthetic_of_nothing", None), ("redness", ["done"] * 3)):
-        arguments = {"model": TinyModel(), "steps": 1, "report": False, "heldout": heldout}
-        if statuses is None:
-            with pytest.raises(ValueError, match="aesthetic_of_nothing"):
-                run_batch(PROMPTS, tmp_path / "unknown", reward=redness, **arguments)
-            continue
-        assert run_batch(PROMPTS, tmp_path / heldout, reward=redness, **arguments).heldout_mean is not None

@@ -162,6 +162,10 @@ def run_batch(
         reward = reward_name(reward)
     elif reward is not None:
         load_reward(reward)
+    if isinstance(heldout, str):
+        load_reward(heldout)
+    elif not isinstance(heldout, bool):
+        raise ValueError(f"heldout is {heldout!r}, expected True, False or the name of a reward")
     defaults = {
         "reward": reward,
         "method": method,
