@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 from tiny_batch import Flaky, TinyModel, nan_for_dogs, raises_for_dogs, redness
 
-from noisetilt import sample
+from noisetilt import load, sample
 from noisetilt.batch import run_batch
 from noisetilt.cli import main
 from noisetilt.rewards import Reward
 
+# Of pixel values in [0, 1], between images of emoji128 that share a network call and images that do not.
+TOLERANCE = 0.03
 PROMPTS = ["cat", "dog", "red fox", "fox", "cat"]
 
 
@@ -171,6 +173,27 @@ def test_pixels_do_not_depend_on_what_was_done_before(chunk, tmp_path):
     (tmp_path / "parts" / "rows.jsonl").write_text("".join(lines[:2]))
     batch(PROMPTS, tmp_path / "parts", chunk=chunk, resume=True)
     assert digests(tmp_path / "whole") == digests(tmp_path / "parts")
+
+
+def test_rows_of_the_included_model_do_not_depend_on_their_neighbours(tmp_path):
+    """Their pixels are equal when each is sampled alone, and nearly so when they share a network call."""
+    pytest.importorskip("diffusers")
+    rows = [{"prompt": prompt, "seed": seed} for seed, prompt in enumerate(["cat face", "red heart", "house"], 5)]
+    arguments = {"model": load("emoji128"), "method": "base", "steps": 2, "threads": torch.get_num_threads()}
+    batch(rows, tmp_path / "forwards", **arguments)
+    batch(rows[::-1], tmp_path / "backwards", **arguments)
+    batch(rows, tmp_path / "together", chunk=3, **arguments)
+    forwards, backwards, together = (pixels_by_prompt(tmp_path / n) for n in ("forwards", "backwards", "together"))
+    for prompt, image in forwards.items():
+        assert torch.equal(image, backwards[prompt])
+        assert (image - together[prompt]).abs().max() <= TOLERANCE * 255
+
+
+def pixels_by_prompt(out):
+    return {
+        record["settings"]["prompt"]: torch.tensor(list(Image.open(out / record["file"]).get_flattened_data()))
+        for record in records(out)
+    }
 
 
 SCRIPT = """
