@@ -15,6 +15,7 @@ import numpy as np
 from ..runs import write_bytes, write_text
 
 GALLERY, BINS, MAX_MESSAGES = 12, 40, 1000
+TITLES = {"reward": "reward", "heldout": "held-out reward", "seconds": "seconds per row"}
 Record = Mapping[str, Any]
 
 
@@ -67,18 +68,31 @@ def write_report(out: Path, run: Record, records: Callable[[], Iterator[Record]]
     scored = [r for r in (_scored(record) for record in records()) if r is not None] if len(values["reward"]) else []
     best = [record for _, _, record in heapq.nlargest(GALLERY, scored, key=lambda item: item[:2])]
     worst = [record for _, _, record in heapq.nsmallest(GALLERY, scored, key=lambda item: item[:2])]
-    body = [_figures(run, values), '<img src="histograms.png" alt="histograms">' if plotted else ""]
+    body = [_progress(run), _figures(values)]
+    body.append(_PLOT if plotted else "")
     body += [_gallery("Highest rewards", best), _gallery("Lowest rewards", worst)]
     body += [_messages("Failures", run["errors"]), _messages("Warnings", run["warnings"])]
-    write_text(out / "report.html", _PAGE.format(body="\n".join(part for part in body if part)))
+    write_text(
+        out / "report.html",
+        _PAGE.format(title=html.escape(out.resolve().name), body="\n".join(part for part in body if part)),
+    )
 
 
+_PLOT = '<h2>Distributions</h2><img class="plot" src="histograms.png" alt="histograms">'
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>noisetilt batch</title>
-<style>body{{font:15px sans-serif;margin:2em;max-width:70em}}td,th{{padding:.2em 1em;text-align:right}}
-figure{{display:inline-block;margin:.4em;width:130px;font-size:12px;vertical-align:top}}
-figure img{{width:128px}}</style>
-</head><body><h1>noisetilt batch</h1>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 66em; margin: 2em auto; padding: 0 1em }}
+h1 {{ font-size: 1.6em }} h2 {{ font-size: 1.2em; margin-top: 2em }}
+table {{ border-collapse: collapse }} td, th {{ padding: .25em 1em; text-align: right; border-bottom: 1px solid #ddd }}
+th:first-child {{ text-align: left; padding-left: 0 }}
+.settings {{ color: #555 }} .bar {{ background: #eee; height: 8px; border-radius: 4px; overflow: hidden; display: flex }}
+.done {{ background: #2e6da4 }} .failed {{ background: #c0392b }} .plot {{ max-width: 100% }}
+.gallery {{ display: grid; grid-template-columns: repeat(6, 1fr); gap: 14px }}
+figure {{ margin: 0; font-size: 12px; line-height: 1.35; overflow-wrap: anywhere }}
+figure img {{ width: 100%; border-radius: 4px; background: #f4f4f4 }} figcaption b {{ font-weight: 600 }}
+@media (max-width: 50em) {{ .gallery {{ grid-template-columns: repeat(3, 1fr) }} }}
+</style></head><body><h1>{title}</h1>
 {body}
 </body></html>
 """
@@ -95,13 +109,21 @@ def _scored(record: Record) -> tuple[float, int, Record] | None:
     return record["reward"], record["index"], shown
 
 
-def _figures(run: Record, values: Mapping[str, np.ndarray]) -> str:
-    rows = [f"<p>{run['done']} of {run['rows']} rows done, {run['failed']} failures.</p><table>"]
-    rows.append("<tr><th></th><th>mean</th><th>10 %</th><th>median</th><th>90 %</th></tr>")
+def _progress(run: Record) -> str:
+    parts = {name: 100 * run[name] / run["rows"] for name in ("done", "failed")}
+    bars = "".join(f'<div class="{name}" style="width: {width:.2f}%"></div>' for name, width in parts.items())
+    shown = {name: value for name, value in run["settings"].items() if value not in (None, {}, [], "")}
+    settings = ", ".join(f"{name} {html.escape(str(value))}" for name, value in shown.items())
+    state = f"{run['done']} of {run['rows']} rows are done, {run['failed']} failed, in {run['seconds']:.0f} s."
+    return f'<p>{state}</p><div class="bar">{bars}</div><p class="settings">{settings}</p>'
+
+
+def _figures(values: Mapping[str, np.ndarray]) -> str:
+    rows = ["<table><tr><th></th><th>mean</th><th>10 %</th><th>median</th><th>90 %</th></tr>"]
     for name, numbers in values.items():
         if len(numbers):
             figures = [numbers.mean(), *np.quantile(numbers, [0.1, 0.5, 0.9])]
-            rows.append(f"<tr><th>{name}</th>{''.join(f'<td>{value:.3f}</td>' for value in figures)}</tr>")
+            rows.append(f"<tr><th>{TITLES[name]}</th>{''.join(f'<td>{value:.3f}</td>' for value in figures)}</tr>")
     return "\n".join([*rows, "</table>"])
 
 
@@ -109,11 +131,11 @@ def _gallery(title: str, records: Sequence[Record]) -> str:
     if not records:
         return ""
     figures = [
-        f'<figure><img src="{html.escape(r["file"])}" loading="lazy"><figcaption>{html.escape(r["prompt"][:80])}<br>'
-        f"{r['reward']:+.3f}{_heldout(r)}</figcaption></figure>"
+        f'<figure><img src="{html.escape(r["file"])}" alt="" loading="lazy"><figcaption>{html.escape(r["prompt"][:80])}'
+        f"<br><b>{r['reward']:+.3f}</b>{_heldout(r)}</figcaption></figure>"
         for r in records
     ]
-    return f"<h2>{title}</h2>\n" + "\n".join(figures)
+    return f'<h2>{title}</h2>\n<div class="gallery">' + "\n".join(figures) + "</div>"
 
 
 def _heldout(record: Record) -> str:
@@ -136,8 +158,9 @@ def _plot(file: Path, values: Mapping[str, np.ndarray]) -> bool:
     shown = {name: numbers for name, numbers in values.items() if len(numbers)}
     figure = Figure(figsize=(4 * max(len(shown), 1), 3), layout="constrained")
     for axes, (name, numbers) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        axes.hist(numbers, bins=BINS, color="#2e6da4")
-        axes.set(xlabel=name, ylabel="rows")
+        axes.hist(numbers, bins=min(BINS, max(5, round(len(numbers) ** 0.5))), color="#2e6da4")
+        axes.axvline(numbers.mean(), color="#c0392b", linewidth=1)
+        axes.set(xlabel=f"{TITLES[name]} (line: mean)", ylabel="rows")
         axes.spines[["top", "right"]].set_visible(False)
     stream = io.BytesIO()
     figure.savefig(stream, dpi=110, format="png")
