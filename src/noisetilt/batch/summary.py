@@ -86,7 +86,7 @@ body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 66em; marg
 h1 {{ font-size: 1.6em }} h2 {{ font-size: 1.2em; margin-top: 2em }}
 table {{ border-collapse: collapse }} td, th {{ padding: .25em 1em; text-align: right; border-bottom: 1px solid #ddd }}
 th:first-child {{ text-align: left; padding-left: 0 }}
-.settings {{ color: #555 }} .bar {{ background: #eee; height: 8px; border-radius: 4px; overflow: hidden; display: flex }}
+.settings {{ color: #555 }} .bar {{ background: #eee; height: 8px; border-radius: 4px; display: flex }}
 .done {{ background: #2e6da4 }} .failed {{ background: #c0392b }} .plot {{ max-width: 100% }}
 .gallery {{ display: grid; grid-template-columns: repeat(6, 1fr); gap: 14px }}
 figure {{ margin: 0; font-size: 12px; line-height: 1.35; overflow-wrap: anywhere }}
