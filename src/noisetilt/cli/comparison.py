@@ -131,7 +131,8 @@ def heldout_values(heldout: Reward | None, images: Tensor, prompts: Sequence[str
     values = evaluate(heldout, images, prompts)
     if not values.isfinite().all():
         raise FloatingPointError(
-            f"the held-out reward {reward_name(heldout)!r} is {values.tolist()}; it must be finite, or give --heldout none"
+            f"the held-out reward {reward_name(heldout)!r} is {values.tolist()}; it must be finite; correct it, or give "
+            "--heldout none"
         )
     return values.tolist()
 
