@@ -130,9 +130,9 @@ def heldout_values(heldout: Reward | None, images: Tensor, prompts: Sequence[str
     evaluate = mean_over_frames if images.ndim == 5 and not heldout.video else evaluate_reward
     values = evaluate(heldout, images, prompts)
     if not values.isfinite().all():
+        name, numbers = reward_name(heldout), values.tolist()
         raise FloatingPointError(
-            f"the held-out reward {reward_name(heldout)!r} is {values.tolist()}; it must be finite; correct it, or give "
-            "--heldout none"
+            f"the held-out reward {name!r} is {numbers}; it must be finite; or give --heldout none"
         )
     return values.tolist()
 
