@@ -4,6 +4,7 @@
 Every case fails with one sentence that has the expected words, before any work starts and without a traceback.
 """
 
+import io
 import json
 import struct
 from types import SimpleNamespace
@@ -448,6 +449,17 @@ def test_tables(name, tmp_path):
 def test_a_table_that_does_not_exist(tmp_path):
     with pytest.raises(OSError, match=r"there is no file .*x\.csv"):
         read_table(tmp_path / "x.csv", {})
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "koi8-r"])
+@pytest.mark.parametrize("arguments, status", [(["methods"], 0), (["rewards"], 0), (["plan", "кошка 猫"], 2)])
+def test_terminals_in_other_encodings(encoding, arguments, status, monkeypatch):
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding=encoding) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(f"sys.{name}", stream)
+    assert main(arguments) == status
+    streams["stderr" if status else "stdout"].flush()
+    assert len(streams["stderr" if status else "stdout"].buffer.getvalue()) > 40
 
 
 NAMES = ["../../etc/passwd", "a" * 300, "CON", "nul", "..", "a/b\\c", "\U0001f600", "-rf", "a\nb", ".hidden"]

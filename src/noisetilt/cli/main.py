@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 on success, 1 if rows of a batch failed, 2 after an error, 130 after Ctrl-C, 143 after
         SIGTERM.
     """
+    _replace_unknown_characters()
     args = build_parser().parse_args(argv)
     # OpenMP threads that spin while they wait are several times slower when another program uses the same cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
@@ -35,6 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print("\nnoisetilt: interrupted; finished results are kept", file=sys.stderr)
         return getattr(interrupt, "status", 130)
+
+
+def _replace_unknown_characters() -> None:
+    """Lets a terminal in another encoding than UTF-8 show "?" for what it lacks, instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":
