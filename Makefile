@@ -20,6 +20,8 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive src
+	$(BIN)/python recipes/audit_dependencies.py constraints.txt
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,6 @@
 """Measures the cost of batches: overhead over a bare loop, memory over many rows, and rows per second by chunk.
 
-    python recipes/batch/measure.py OUT [--model emoji128] [--rows 16] [--steps 2] [--memory-rows 2000]
+    python recipes/batch/measure.py OUT [--model emoji128] [--rows 16] [--steps 2] [--only overhead]
 
 Writes OUT/measured.json and OUT/memory.png. Times are CPU seconds of this process, which other programs on the same
 machine hardly change; both ways of each comparison run in turns.
@@ -9,6 +9,7 @@ machine hardly change; both ways of each comparison run in turns.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import shutil
@@ -52,8 +53,18 @@ def overhead(model, reward, rows: int, steps: int, out: Path, repeats: int = 5) 
         shutil.rmtree(out, ignore_errors=True)
         pairs.append((batch(model, reward, rows, steps, out / "b"), bare_loop(model, reward, rows, steps, out / "a")))
         print("turn", turn, [round(t / rows, 4) for t in pairs[-1]], flush=True)
-    ratios = [b / a for b, a in pairs[1:]]
-    return {"batch / bare loop": round(statistics.median(ratios), 4), "all": [round(r, 4) for r in ratios]}
+    ratios, more = [b / a for b, a in pairs[1:]], [(b - a) / rows * 1e3 for b, a in pairs[1:]]
+    return {
+        "batch / bare loop": round(statistics.median(ratios), 4),
+        "CPU ms more per row": round(statistics.median(more), 2),
+        "CPU ms per row of the bare loop": round(statistics.median(a / rows * 1e3 for _, a in pairs[1:]), 1),
+        "all": [round(r, 4) for r in ratios],
+    }
+
+
+def tiny() -> GaussianModel:
+    """A model in closed form, 3×128×128, whose rows cost little."""
+    return GaussianModel(torch.full((3, 128, 128), 0.5), torch.full((1, 128, 128), 0.05))
 
 
 class Memory:
@@ -105,19 +116,25 @@ def main() -> None:
     parser.add_argument("--model", default="emoji128")
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory-rows", type=int, default=2000)
+    parser.add_argument("--only", choices=["memory", "tiny", "overhead", "throughput"], nargs="+")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    measured = {"memory": memory(arguments.memory_rows, arguments.out)}
-    print(json.dumps(measured), flush=True)
-    model, reward = load(arguments.model), rewards.load("redness")
-    size = (model, reward, arguments.rows, arguments.steps)
-    measured["overhead"] = overhead(*size, arguments.out / "overhead")
-    print(json.dumps(measured), flush=True)
-    measured["CPU seconds per row by chunk"] = throughput(*size, arguments.out / "throughput")
+    model, reward = functools.cache(lambda: load(arguments.model)), rewards.load("redness")
+    rows, steps, repeats, out = arguments.rows, arguments.steps, arguments.repeats, arguments.out
+    measurements = {
+        "memory": lambda: memory(arguments.memory_rows, out),
+        "tiny": lambda: overhead(tiny(), reward, rows, steps, out / "tiny", repeats),
+        "overhead": lambda: overhead(model(), reward, rows, steps, out / "overhead", repeats),
+        "throughput": lambda: throughput(model(), reward, rows, steps, out / "throughput"),
+    }
+    measured = {}
+    for name in arguments.only or measurements:
+        measured[name] = measurements[name]()
+        print(json.dumps({name: measured[name]}), flush=True)
     (arguments.out / "measured.json").write_text(json.dumps(measured, indent=2) + "\n")
-    print(json.dumps(measured))
 
 
 if __name__ == "__main__":

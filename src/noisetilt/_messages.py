@@ -47,3 +47,8 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     folded = {each.casefold(): each for each in known}
     nearest = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     return f" (did you mean {folded[nearest[0]]!r}?)" if nearest else ""
+
+
+def one_line(error: BaseException) -> str:
+    """The first 200 characters of an error's message without line breaks; its type if it has none."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 import threading
 import time
 
@@ -14,6 +15,7 @@ ray = pytest.importorskip("ray")
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("ray.data")
 PROMPTS = ["cat", "dog", "red fox", "fox"] * 4
+KILLS = 3
 ARGUMENTS = {"steps": 1, "heldout": False, "report": False, "threads": 1}
 
 
@@ -35,14 +37,15 @@ def slow_model():
     return TinyModel(0.3)
 
 
-def kill_a_worker(out, killed):
-    """Kills one actor when the first rows are done."""
-    while len(killed) < 1:
-        time.sleep(0.1)
+def kill_workers(out, killed):
+    """Kills random actors at random moments after the first rows."""
+    chance = random.Random(0)
+    while len(killed) < KILLS:
+        time.sleep(chance.uniform(0.1, 2))
         if not (out / "rows.jsonl").exists():
             continue
         actors = [p for p in psutil.process_iter(["cmdline"]) if "ray::MapWorker" in " ".join(p.info["cmdline"] or [])]
-        for actor in actors[:1]:
+        for actor in chance.sample(actors, min(1, len(actors))):
             actor.kill()
             killed.append(actor.pid)
 
@@ -65,9 +68,9 @@ def test_ray_makes_the_same_images_and_records_failures(tmp_path):
     assert [r["attempts"] for r in failed] == [3] * 4 and "the server is away" in failed[0]["error"]
 
 
-def test_a_killed_worker_loses_no_row(tmp_path):
+def test_killed_workers_lose_no_row(tmp_path):
     killed = []
-    thread = threading.Thread(target=kill_a_worker, args=(tmp_path, killed), daemon=True)
+    thread = threading.Thread(target=kill_workers, args=(tmp_path, killed), daemon=True)
     thread.start()
     summary = run_batch(
         PROMPTS, tmp_path, reward=redness, model=slow_model, engine="ray", workers=2, batch=2, **ARGUMENTS

@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 from tiny_batch import Flaky, TinyModel, nan_for_dogs, raises_for_dogs, redness
 
-from noisetilt import sample
+from noisetilt import load, sample
 from noisetilt.batch import run_batch
 from noisetilt.cli import main
 from noisetilt.rewards import Reward
 
+# Of pixel values in [0, 1], between images of emoji128 that share a network call and images that do not.
+TOLERANCE = 0.03
 PROMPTS = ["cat", "dog", "red fox", "fox", "cat"]
 
 
@@ -94,6 +96,29 @@ def test_a_bad_row_does_not_stop_the_others(reward, word, chunk, tmp_path):
     assert sorted(done) == list(range(7))
 
 
+def heldout_with_problems(images, prompts):
+    if "dog" in prompts[0]:
+        raise ValueError("the word 'dog' is unknown")
+    return redness(images, prompts) * (float("nan") if "red" in prompts[0] else 1.0)
+
+
+def test_a_held_out_reward_without_a_value_is_never_null_in_silence(tmp_path, monkeypatch):
+    """A row for which it is not defined is done with a warning; one whose value is not finite fails."""
+    monkeypatch.setattr("noisetilt.batch.worker.load_reward", lambda name, heldout=False: heldout_with_problems)
+    summary = batch(PROMPTS, tmp_path, heldout="brightness")
+    assert (summary.done, summary.failed) == (4, 1)
+    assert summary.warnings == {"no value of the held-out reward 'brightness': the word 'dog' is unknown": 1}
+    assert summary.errors == {"the held-out reward 'brightness' is nan; it must be a finite number": 1}
+    found = {record["index"]: record for record in records(tmp_path)}
+    assert found[1]["heldout"] is None and "'brightness'" in found[1]["warning"] and found[2]["status"] == "failed"
+    assert all(found[i]["heldout"] is not None and "warning" not in found[i] for i in (0, 3, 4))
+
+
+def test_an_unknown_held_out_reward_is_named_before_the_run(tmp_path):
+    with pytest.raises(ValueError, match="did you mean 'redness'"):
+        batch(PROMPTS, tmp_path, heldout="rednes")
+
+
 def test_errors_that_may_pass_are_tried_again(tmp_path):
     assert batch(["cat", "dog"], tmp_path / "a", Flaky()).complete
     assert [r["attempts"] for r in records(tmp_path / "a")] == [2, 2]
@@ -150,6 +175,27 @@ def test_pixels_do_not_depend_on_what_was_done_before(chunk, tmp_path):
     assert digests(tmp_path / "whole") == digests(tmp_path / "parts")
 
 
+def test_rows_of_the_included_model_do_not_depend_on_their_neighbours(tmp_path):
+    """Their pixels are equal when each is sampled alone, and nearly so when they share a network call."""
+    pytest.importorskip("diffusers")
+    rows = [{"prompt": prompt, "seed": seed} for seed, prompt in enumerate(["cat face", "red heart", "house"], 5)]
+    arguments = {"model": load("emoji128"), "method": "base", "steps": 2, "threads": torch.get_num_threads()}
+    batch(rows, tmp_path / "forwards", **arguments)
+    batch(rows[::-1], tmp_path / "backwards", **arguments)
+    batch(rows, tmp_path / "together", chunk=3, **arguments)
+    forwards, backwards, together = (pixels_by_prompt(tmp_path / n) for n in ("forwards", "backwards", "together"))
+    for prompt, image in forwards.items():
+        assert torch.equal(image, backwards[prompt])
+        assert (image - together[prompt]).abs().max() <= TOLERANCE * 255
+
+
+def pixels_by_prompt(out):
+    return {
+        record["settings"]["prompt"]: torch.tensor(list(Image.open(out / record["file"]).get_flattened_data()))
+        for record in records(out)
+    }
+
+
 SCRIPT = """
 import sys
 import torch
@@ -161,7 +207,7 @@ run_batch(["cat"] * 2000, sys.argv[1], reward=redness, model=TinyModel(0.05), st
 
 
 def wait_for(file, process):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not file.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
 
@@ -179,7 +225,7 @@ def test_signals_keep_what_is_done_and_two_writers_are_refused(tmp_path):
             process.send_signal(number)
             time.sleep(0.02)
     for process, out in zip(processes, outs, strict=True):
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
         assert process.returncode != 0
         done = [r["index"] for r in records(out)]
         assert 0 < len(done) < 2000 and done == list(range(len(done)))

@@ -4,8 +4,10 @@
 Every case fails with one sentence that has the expected words, before any work starts and without a traceback.
 """
 
+import io
 import json
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +15,13 @@ import torch
 
 from noisetilt import METHODS, Method, rewards, sample
 from noisetilt.batch import read_table, run_batch
+from noisetilt.batch.ledger import BatchLedger
 from noisetilt.batch.settings import Settings
 from noisetilt.cli import main
 from noisetilt.cli.audit import read_tensor
+from noisetilt.cli.comparison import heldout_values
+from noisetilt.cli.progress import Progress, read_image
+from noisetilt.integrations.diffusers.folder_plan import model_of_folder
 from noisetilt.models.denoiser import Denoiser
 from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath
@@ -337,6 +343,84 @@ def test_arrays_of_long_doubles_and_other_byte_orders_are_read(tmp_path):
         assert read_tensor(tmp_path / "x.npy").tolist() == [float(x) for x in np.arange(4).astype(kind)]
 
 
+INDEX = {"_class_name": "FluxPipeline", "transformer": ["d", "F"], "vae": ["d", "A"]}
+RECORD = {"index": 0, "status": "done", "digest": "a", "file": "images/a.png", "bytes": 3, "settings": {}}
+PROGRESS = {
+    "variant": "base",
+    "seeds": [0],
+    "rewards": [1.0],
+    "heldout": [None],
+    "curve": None,
+    "nfe": 1.0,
+    "seconds": 1,
+}
+NO_JSON = [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 100_000, b'"text"', b"nonsense"]
+
+
+def without(values, name, value=None):
+    """JSON of a dictionary without an entry, or with another value of it."""
+    kept = {k: v for k, v in values.items() if k != name}
+    return json.dumps(kept if value is None else {**kept, name: value}).encode()
+
+
+CONFIGURATIONS = [
+    *[("model_index.json", data) for data in NO_JSON],
+    *[("model_index.json", json.dumps({**INDEX, "transformer": value}).encode()) for value in ([], [1], ["d"], {})],
+    *[("transformer/config.json", data) for data in [*NO_JSON, b"{}", b'{"in_channels": "x"}']],
+    *[("vae/config.json", data) for data in [*NO_JSON, b'{"block_out_channels": 5}']],
+]
+RECORDS = [
+    *[without(RECORD, name) for name in RECORD], *[data + b"\n" for data in NO_JSON[1:] if data != b"\xff\xfe"],
+    without(RECORD, "index", "0"), without(RECORD, "bytes", "3"), without(RECORD, "file", "../a.png"),
+    without(RECORD, "file", "/etc/passwd"), without(RECORD, "file", 5), without(RECORD, "settings", "x"),
+]  # fmt: skip
+BATCHES = [*[without(PROGRESS, name) for name in PROGRESS], b"{", b"[1]", b"null", b"5"]
+
+
+@pytest.mark.parametrize("name, data", CONFIGURATIONS, ids=range(len(CONFIGURATIONS)))
+def test_configurations_of_pipelines(name, data, tmp_path):
+    for part in ("transformer", "vae"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text('{"joint_attention_dim": 8, "in_channels": 4}')
+    (tmp_path / "model_index.json").write_text(json.dumps(INDEX))
+    model_of_folder(tmp_path)
+    (tmp_path / name).write_bytes(data)
+    try:
+        assert model_of_folder(tmp_path)["family"] is None or "{}" in data.decode() or b"in_channels" in data
+    except ValueError as error:
+        assert str(tmp_path) in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("data", RECORDS, ids=range(len(RECORDS)))
+def test_records_of_rows(data, tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(data.rstrip() + b"\n")
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 1 is not a record of a row; remove the line"):
+        BatchLedger(tmp_path, fresh=False)
+
+
+@pytest.mark.parametrize("data", BATCHES, ids=range(len(BATCHES)))
+def test_records_of_finished_batches(data, tmp_path):
+    (tmp_path / "progress.jsonl").write_bytes(data + b"\n")
+    job = SimpleNamespace(out=tmp_path, settings=dict, batch=1, chunk=1)
+    (tmp_path / "run.json").write_text(json.dumps({"requested": {"batch": 1, "chunk": 1}}))
+    with pytest.raises(ValueError, match=r"progress\.jsonl, line 1 is damaged; remove the line"):
+        Progress(job, continued=True).restore(SimpleNamespace(name="base"), [0])
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".png")])
+def test_images_of_a_run(name, tmp_path):
+    (tmp_path / name).write_bytes(FILES[name][0])
+    with pytest.raises(ValueError, match=f"{name} is damaged, or no image"):
+        read_image(tmp_path / name)
+
+
+def test_a_held_out_reward_that_is_not_finite():
+    with pytest.raises(FloatingPointError, match=r"held-out reward 'bad' is \[nan\]"):
+        heldout_values(
+            rewards.Reward("bad", lambda images, prompts: images.mean((1, 2, 3)) * NAN), torch.rand(1, 3, 8, 8), ["a"]
+        )
+
+
 TABLES = {
     "a.csv": (b"", "no column prompt"), "b.csv": (b"text\ncat\n", "no column prompt"), "c.csv": (b"prompt\n", "no row"),
     "d.csv": (b"prompt,prompt\na,b\n", "twice"), "e.csv": (b"prompt\na,b\n", "more cells"),
@@ -367,6 +451,17 @@ def test_a_table_that_does_not_exist(tmp_path):
         read_table(tmp_path / "x.csv", {})
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "koi8-r"])
+@pytest.mark.parametrize("arguments, status", [(["methods"], 0), (["rewards"], 0), (["plan", "кошка 猫"], 2)])
+def test_terminals_in_other_encodings(encoding, arguments, status, monkeypatch):
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding=encoding) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(f"sys.{name}", stream)
+    assert main(arguments) == status
+    streams["stderr" if status else "stdout"].flush()
+    assert len(streams["stderr" if status else "stdout"].buffer.getvalue()) > 40
+
+
 NAMES = ["../../etc/passwd", "a" * 300, "CON", "nul", "..", "a/b\\c", "\U0001f600", "-rf", "a\nb", ".hidden"]
 
 
@@ -380,5 +475,6 @@ def test_file_names_of_prompts_stay_in_the_folder(prompt):
 
 
 def test_the_catalogue_is_large():
-    counted = [OPTION_CASES, PART_CASES, COMMANDS, USAGE, PROMPTS, UNKNOWN, CALLS, ROWS, FILES, TABLES, NAMES]
-    assert sum(map(len, counted)) >= 450
+    files = [FILES, TABLES, CONFIGURATIONS, RECORDS, BATCHES, NAMES]
+    counted = [OPTION_CASES, PART_CASES, COMMANDS, USAGE, PROMPTS, UNKNOWN, CALLS, ROWS, *files]
+    assert sum(map(len, counted)) >= 500

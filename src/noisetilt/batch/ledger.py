@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..report import file_stem
@@ -41,9 +41,10 @@ class BatchLedger:
         for number, line in enumerate(read_lines(self.file), 1):
             try:
                 record = json.loads(line)
-                yield {**record, "index": int(record["index"]), "digest": str(record["digest"])}
-            except (ValueError, KeyError, TypeError):
+                _check_record(record)
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise ValueError(f"{self.file}, line {number} is not a record of a row; remove the line") from None
+            yield record
 
     def finished(self, rows: int) -> Iterator[dict[str, Any]]:
         """The records of the finished rows with numbers below `rows`."""
@@ -88,8 +89,7 @@ class BatchLedger:
         if outcome.error:
             record["error"] = outcome.error
         else:
-            assert row.settings is not None
-            name = f"{row.index:07d}-{file_stem(row.settings.prompt)}.png"
+            name = f"{row.index:07d}-{file_stem(row.made().prompt)}.png"
             file = self.folder / IMAGES / f"{row.index // PER_FOLDER:05d}" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(file, outcome.image)
@@ -98,6 +98,19 @@ class BatchLedger:
         if not outcome.error:
             self._done[row.index] = record["digest"]
         return record
+
+
+def _check_record(record: Any) -> None:
+    """Raises an error if a record lacks what is read of it, or its image is outside of the folder."""
+    kinds: dict[str, type] = {"index": int, "digest": str, "status": str}
+    if record["status"] == "done":
+        kinds |= {"file": str, "bytes": int, "settings": dict}
+        file = PurePosixPath(record["file"])
+        if file.is_absolute() or ".." in file.parts:
+            raise ValueError(f"the image {file} is outside of the folder")
+    for name, kind in kinds.items():
+        if not isinstance(record[name], kind):
+            raise TypeError(f"{name} = {record[name]!r} is no {kind.__name__}")
 
 
 def _digest(row: Row) -> str:

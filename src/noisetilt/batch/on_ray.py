@@ -12,11 +12,13 @@ from typing import Any
 from .._messages import missing_extra
 from .settings import Settings
 from .table import Row
-from .worker import Groups, Outcome, Worker, WorkerOptions
+from .worker import Groups, Outcome, Worker, WorkerOptions, error_sentence
 
 # A small limit makes Ray pass on each result when it is there, instead of at the end of a block.
 RESULT_BYTES = 1
 MAX_FRUITLESS = 5
+# Seconds that Ray may take to start; its own limit of 30 is too little on a busy machine.
+START_SECONDS = 180
 
 
 class RayWorker:
@@ -45,6 +47,7 @@ def start_ray(address: str | None, workers: int | None, cpus: int) -> bool:
 
     Raises:
         ImportError: if Ray is not installed.
+        ChildProcessError: if Ray does not start.
         ValueError: if there is no Ray at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -61,7 +64,12 @@ def start_ray(address: str | None, workers: int | None, cpus: int) -> bool:
     if address is None:
         # More workers than cores may be asked for, and Ray starts no actor without free cores.
         local = max(os.cpu_count() or 1, (workers or 1) * cpus + 1)
-        ray.init(num_cpus=local, include_dashboard=False, **options)
+        os.environ.setdefault("RAY_raylet_start_wait_time_s", str(START_SECONDS))
+        try:
+            ray.init(num_cpus=local, include_dashboard=False, **options)
+        except Exception as error:
+            ray.shutdown()
+            raise ChildProcessError(f"Ray did not start on this machine: {error_sentence(error)}; try again") from None
         return True
     try:
         ray.init(address=address, **options)

@@ -14,7 +14,9 @@ import torch
 
 from .. import __version__
 from .._messages import unknown_name
+from ..integrations.load import default_device, is_pipeline
 from ..methods import Method
+from ..models import check_device
 from ..rewards import load as load_reward
 from ..rewards.reward import RewardFunction, reward_name
 from ..runs import Interrupts, claim_folder, read_record, write_json
@@ -41,6 +43,7 @@ class Summary:
         reward_mean, heldout_mean: means over the finished rows, or None.
         seconds: wall-clock time of this call.
         errors: message → number of the rows that failed with it; the most frequent ones.
+        warnings: message → number of the rows that are done with it, such as those without a held-out reward.
     """
 
     out: Path
@@ -52,6 +55,7 @@ class Summary:
     heldout_mean: float | None
     seconds: float
     errors: Mapping[str, int]
+    warnings: Mapping[str, int]
 
 
 def run_batch(
@@ -73,10 +77,11 @@ def run_batch(
     batch: int = 8,
     chunk: int | None = None,
     threads: int | None = None,
-    device: str = "cpu",
+    device: str | None = None,
+    model_options: Mapping[str, Any] | None = None,
     address: str | None = None,
     retries: int = 2,
-    heldout: bool = True,
+    heldout: bool | str = True,
     fail_fast: bool = False,
     overwrite: bool = False,
     resume: bool = False,
@@ -110,13 +115,15 @@ def run_batch(
         engine: "process", or "ray": a pool of Ray actors, one per GPU, or per `threads` cores.
         workers: the largest number of actors; None: as many as there is room for.
         batch: rows that a Ray actor is given at once.
-        chunk: rows per network call; None: 8 on a GPU, and one image per call on a CPU. With another value, pixels
-            depend on which rows are neighbours, within rounding errors.
+        chunk: rows per network call; None: 8 on a GPU, and one image per call on a CPU and for pipelines. With another
+            value, pixels depend on which rows are neighbours, within rounding errors.
         threads: of each worker; None: torch's own number in this process, 1 on Ray.
-        device: torch device of the workers.
+        device: torch device of the workers. By default the GPU for a pipeline, if there is one; otherwise the CPU.
+        model_options: further arguments of `load` for models by name, such as {"dtype": "bfloat16"}.
         address: of a Ray cluster, such as "auto"; None starts Ray on this machine.
         retries: how often a row is tried again after an error that may pass.
-        heldout: whether to evaluate held-out rewards.
+        heldout: whether to evaluate the held-out version of the reward on each image; a name: this reward instead. A
+            row whose held-out reward is not defined is done, and its record has a warning.
         fail_fast: whether to stop at the first row that fails.
         overwrite: whether to replace a run in the folder.
         resume: whether to continue a run in the folder. Rows that failed are tried again.
@@ -155,6 +162,10 @@ def run_batch(
         reward = reward_name(reward)
     elif reward is not None:
         load_reward(reward)
+    if isinstance(heldout, str):
+        load_reward(heldout)
+    elif not isinstance(heldout, bool):
+        raise ValueError(f"heldout is {heldout!r}, expected True, False or the name of a reward")
     defaults = {
         "reward": reward,
         "method": method,
@@ -168,14 +179,19 @@ def run_batch(
     }
     rows = read_table(table, {**defaults, "n": n}, keep)
     threads = 1 if threads is None and engine == "ray" else threads
-    worker_options = WorkerOptions(device, threads, chunk, retries, heldout, models, rewards)
+    device = device or (default_device() if is_pipeline(str(model)) else "cpu")
+    if engine == "process":  # the machines of a Ray cluster have other devices than this one
+        check_device(device)
+    given = {name: value for name, value in (model_options or {}).items() if value not in (None, [], False)}
+    worker_options = WorkerOptions(device, threads, chunk, retries, heldout, given, models, rewards)
     run_groups: Callable[[Groups, WorkerOptions], Iterator[Outcome]] = run_in_process
     if engine == "ray":
         start_ray(address, workers, threads or 1)
         run_groups = functools.partial(run_on_ray, workers=workers, batch=batch, cpus=threads or 1)
     out = Path(out)
     run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report)
-    description = {"engine": engine, "settings": {**defaults, "n": n, "chunk": chunk, "threads": threads}}
+    fixed = {"chunk": chunk, "threads": threads, "device": device, "model_options": given}
+    description = {"engine": engine, "settings": {**defaults, "n": n, **fixed}}
     with claim_folder(out, overwrite=overwrite, resume=resume, command="batch") as continued:
         return run(description, continued)
 
@@ -221,8 +237,9 @@ class _Run:
 
     def _check_settings(self, before: Mapping[str, Any]) -> None:
         """Raises a ValueError if what the pixels depend on is another than in the run that is continued."""
-        for name in ("chunk", "threads"):
-            old, new = before.get("settings", {}).get(name), self.description["settings"][name]
+        for name in ("chunk", "threads", "device", "model_options"):
+            new = self.description["settings"][name]
+            old = before.get("settings", {}).get(name, new)
             if old != new:
                 raise ValueError(f"{name} = {new} and the run in {self.out} has {old}; give the same to --resume")
 
@@ -285,7 +302,8 @@ class _Run:
             **self.description,
             "rows": len(self.rows),
             **self.statistics.as_json(),
-            "errors": self.statistics.most_frequent_errors(MAX_MESSAGES),
+            "errors": dict(self.statistics.errors.most_common(MAX_MESSAGES)),
+            "warnings": dict(self.statistics.warnings.most_common(MAX_MESSAGES)),
             "seconds": round(time.perf_counter() - self.started, 3),
             "versions": {"noisetilt": __version__, "torch": torch.__version__, "python": platform.python_version()},
             "processor": platform.processor() or platform.machine(),
@@ -293,5 +311,5 @@ class _Run:
         }
 
     def _summary(self, record: Mapping[str, Any]) -> Summary:
-        names = ("rows", "done", "failed", "complete", "reward_mean", "heldout_mean", "seconds", "errors")
+        names = ("rows", "done", "failed", "complete", "reward_mean", "heldout_mean", "seconds", "errors", "warnings")
         return Summary(self.out, **{name: record[name] for name in names})

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from .._messages import missing_extra, unknown_name
 
 Record = Mapping[str, Any]
+REFRESH_SECONDS = 0.5
 
 
 class Sink(Protocol):
@@ -37,13 +38,65 @@ class ProgressBar:
 
     def row(self, record: Record, statistics: Record) -> None:
         mean = statistics["reward_mean"]
-        self.bar.set_postfix_str(
-            f"reward {'–' if mean is None else format(mean, '+.3f')}, failed {statistics['failed']}", refresh=False
-        )
+        self.bar.set_postfix_str(f"reward {_signed(mean)}, failed {statistics['failed']}", refresh=False)
         self.bar.update()
 
     def finish(self, run: Record) -> None:
         self.bar.close()
+
+
+class LiveTable:
+    """A live table on the standard error: rows done, rate, time left, mean rewards and failures (extra `table`)."""
+
+    def __init__(self) -> None:
+        try:
+            from rich.console import Console
+            from rich.live import Live
+        except ImportError:
+            raise ImportError(missing_extra("table", "--log table")) from None
+        self.live = Live(console=Console(stderr=True), auto_refresh=False)
+
+    def start(self, run: Record) -> None:
+        self.rows, self.before = run["rows"], run["done"] + run["failed"]
+        self.begin = self.shown = time.monotonic()
+        self.live.start()
+        self._show(run)
+
+    def row(self, record: Record, statistics: Record) -> None:
+        if time.monotonic() - self.shown >= REFRESH_SECONDS:
+            self._show(statistics)
+
+    def finish(self, run: Record) -> None:
+        self._show(run)
+        self.live.stop()
+
+    def _show(self, statistics: Record) -> None:
+        self.shown = time.monotonic()
+        self.live.update(self._table(statistics), refresh=True)
+
+    def _table(self, statistics: Record) -> Any:
+        from rich.table import Table
+
+        finished = statistics["done"] + statistics["failed"]
+        rate = (finished - self.before) / max(self.shown - self.begin, 1e-9)
+        left = (self.rows - finished) / rate if rate > 0 else None
+        cells = {
+            "done": f"{statistics['done']} of {self.rows}",
+            "rows/s": f"{rate:.2f}",
+            "time left": "–" if left is None else tqdm.format_interval(left),
+            "reward": _signed(statistics["reward_mean"]),
+            "held-out": _signed(statistics["heldout_mean"]),
+            "failed": str(statistics["failed"]),
+        }
+        table = Table()
+        for name in cells:
+            table.add_column(name, justify="right")
+        table.add_row(*cells.values())
+        return table
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}"
 
 
 class JsonLog:
@@ -60,7 +113,7 @@ class JsonLog:
         self._write("start", {k: run[k] for k in ("rows", "done", "engine", "settings")})
 
     def row(self, record: Record, statistics: Record) -> None:
-        fields = ("index", "status", "reward", "heldout", "seconds", "attempts", "error", "file")
+        fields = ("index", "status", "reward", "heldout", "seconds", "attempts", "error", "warning", "file")
         self._write("row", {**{k: record[k] for k in fields if k in record}, **statistics})
 
     def finish(self, run: Record) -> None:
@@ -173,10 +226,52 @@ class MLflow:
         self.mlflow.end_run("FINISHED" if run["complete"] else "FAILED")
 
 
+class OpenTelemetry:
+    """Metrics for OpenTelemetry (extra `opentelemetry`). They are exported by OTLP; its environment variables apply,
+    such as OTEL_EXPORTER_OTLP_ENDPOINT.
+
+    Args:
+        out: the folder of the run, which names it.
+        reader: of the metrics; the exporter by default.
+    """
+
+    def __init__(self, out: Path, reader: Any = None) -> None:
+        try:
+            from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+            from opentelemetry.sdk.metrics import MeterProvider
+            from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+            from opentelemetry.sdk.resources import Resource
+        except ImportError:
+            raise ImportError(missing_extra("opentelemetry", "--track opentelemetry")) from None
+        reader = reader or PeriodicExportingMetricReader(OTLPMetricExporter())
+        resource = Resource.create({"service.name": "noisetilt", "noisetilt.run": str(out)})
+        self.provider = MeterProvider([reader], resource)
+
+    def start(self, run: Record) -> None:
+        meter = self.provider.get_meter("noisetilt.batch")
+        self.rows = meter.create_counter("noisetilt.rows", "row", "rows by status")
+        self.seconds = meter.create_histogram("noisetilt.row.duration", "s", "seconds per row")
+        self.reward = meter.create_gauge("noisetilt.reward.mean", description="mean reward of the rows done")
+        expected = meter.create_gauge("noisetilt.rows.expected", "row", "rows of the batch")
+        expected.set(run["rows"])
+
+    def row(self, record: Record, statistics: Record) -> None:
+        self.rows.add(1, {"status": record["status"]})
+        if "seconds" in record:
+            self.seconds.record(record["seconds"])
+        if statistics["reward_mean"] is not None:
+            self.reward.set(statistics["reward_mean"])
+
+    def finish(self, run: Record) -> None:
+        self.provider.shutdown()
+
+
+LOGS: dict[str, Callable[[], Sink]] = {"bar": ProgressBar, "table": LiveTable, "json": JsonLog}
 TRACKERS: dict[str, Callable[[Path], Sink]] = {
     "tensorboard": TensorBoard,
     "wandb": WeightsAndBiases,
     "mlflow": MLflow,
+    "opentelemetry": OpenTelemetry,
 }
 
 

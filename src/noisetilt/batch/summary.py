@@ -14,7 +14,8 @@ import numpy as np
 from ..report.plotting import draw_histograms, has_matplotlib, save_figure
 from ..runs import write_text
 
-GALLERY = 12
+GALLERY, MAX_MESSAGES = 12, 1000
+TITLES = {"reward": "reward", "heldout": "held-out reward", "seconds": "seconds per row"}
 Record = Mapping[str, Any]
 
 
@@ -25,16 +26,17 @@ class Statistics:
         self.done = self.failed = 0
         self._sums = {"reward": 0.0, "heldout": 0.0}
         self._counts = {"reward": 0, "heldout": 0}
-        self._errors: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.warnings: Counter[str] = Counter()
 
     def add(self, record: Record) -> None:
         """Adds the record of a row."""
         if record["status"] != "done":
             self.failed += 1
-            message = record["error"][:300]
-            if message in self._errors or len(self._errors) < 1000:
-                self._errors[message] += 1
+            _count(self.errors, record["error"])
             return
+        if record.get("warning"):
+            _count(self.warnings, record["warning"])
         self.done += 1
         for name in self._sums:
             if record.get(name) is not None:
@@ -46,9 +48,11 @@ class Statistics:
         means = {f"{k}_mean": self._sums[k] / count if count else None for k, count in self._counts.items()}
         return {"done": self.done, "failed": self.failed, **means}
 
-    def most_frequent_errors(self, count: int) -> dict[str, int]:
-        """Message → rows, of the most frequent messages."""
-        return dict(self._errors.most_common(count))
+
+def _count(messages: Counter[str], message: str) -> None:
+    message = message[:300]
+    if message in messages or len(messages) < MAX_MESSAGES:
+        messages[message] += 1
 
 
 def write_report(out: Path, run: Record, records: Callable[[], Iterator[Record]]) -> None:
@@ -64,17 +68,31 @@ def write_report(out: Path, run: Record, records: Callable[[], Iterator[Record]]
     scored = [r for r in (_scored(record) for record in records()) if r is not None] if len(values["reward"]) else []
     best = [record for _, _, record in heapq.nlargest(GALLERY, scored, key=lambda item: item[:2])]
     worst = [record for _, _, record in heapq.nsmallest(GALLERY, scored, key=lambda item: item[:2])]
-    body = [_figures(run, values), '<img src="histograms.png" alt="histograms">' if plotted else ""]
-    body += [_gallery("Highest rewards", best), _gallery("Lowest rewards", worst), _errors(run)]
-    write_text(out / "report.html", _PAGE.format(body="\n".join(part for part in body if part)))
+    body = [_progress(run), _figures(values)]
+    body.append(_PLOT if plotted else "")
+    body += [_gallery("Highest rewards", best), _gallery("Lowest rewards", worst)]
+    body += [_messages("Failures", run["errors"]), _messages("Warnings", run["warnings"])]
+    write_text(
+        out / "report.html",
+        _PAGE.format(title=html.escape(out.resolve().name), body="\n".join(part for part in body if part)),
+    )
 
 
+_PLOT = '<h2>Distributions</h2><img class="plot" src="histograms.png" alt="histograms">'
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>noisetilt batch</title>
-<style>body{{font:15px sans-serif;margin:2em;max-width:70em}}td,th{{padding:.2em 1em;text-align:right}}
-figure{{display:inline-block;margin:.4em;width:130px;font-size:12px;vertical-align:top}}
-figure img{{width:128px}}</style>
-</head><body><h1>noisetilt batch</h1>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 66em; margin: 2em auto; padding: 0 1em }}
+h1 {{ font-size: 1.6em }} h2 {{ font-size: 1.2em; margin-top: 2em }}
+table {{ border-collapse: collapse }} td, th {{ padding: .25em 1em; text-align: right; border-bottom: 1px solid #ddd }}
+th:first-child {{ text-align: left; padding-left: 0 }}
+.settings {{ color: #555 }} .bar {{ background: #eee; height: 8px; border-radius: 4px; display: flex }}
+.done {{ background: #2e6da4 }} .failed {{ background: #c0392b }} .plot {{ max-width: 100% }}
+.gallery {{ display: grid; grid-template-columns: repeat(6, 1fr); gap: 14px }}
+figure {{ margin: 0; font-size: 12px; line-height: 1.35; overflow-wrap: anywhere }}
+figure img {{ width: 100%; border-radius: 4px; background: #f4f4f4 }} figcaption b {{ font-weight: 600 }}
+@media (max-width: 50em) {{ .gallery {{ grid-template-columns: repeat(3, 1fr) }} }}
+</style></head><body><h1>{title}</h1>
 {body}
 </body></html>
 """
@@ -91,13 +109,21 @@ def _scored(record: Record) -> tuple[float, int, Record] | None:
     return record["reward"], record["index"], shown
 
 
-def _figures(run: Record, values: Mapping[str, np.ndarray]) -> str:
-    rows = [f"<p>{run['done']} of {run['rows']} rows done, {run['failed']} failures.</p><table>"]
-    rows.append("<tr><th></th><th>mean</th><th>10 %</th><th>median</th><th>90 %</th></tr>")
+def _progress(run: Record) -> str:
+    parts = {name: 100 * run[name] / run["rows"] for name in ("done", "failed")}
+    bars = "".join(f'<div class="{name}" style="width: {width:.2f}%"></div>' for name, width in parts.items())
+    shown = {name: value for name, value in run["settings"].items() if value not in (None, {}, [], "")}
+    settings = ", ".join(f"{name} {html.escape(str(value))}" for name, value in shown.items())
+    state = f"{run['done']} of {run['rows']} rows are done, {run['failed']} failed, in {run['seconds']:.0f} s."
+    return f'<p>{state}</p><div class="bar">{bars}</div><p class="settings">{settings}</p>'
+
+
+def _figures(values: Mapping[str, np.ndarray]) -> str:
+    rows = ["<table><tr><th></th><th>mean</th><th>10 %</th><th>median</th><th>90 %</th></tr>"]
     for name, numbers in values.items():
         if len(numbers):
             figures = [numbers.mean(), *np.quantile(numbers, [0.1, 0.5, 0.9])]
-            rows.append(f"<tr><th>{name}</th>{''.join(f'<td>{value:.3f}</td>' for value in figures)}</tr>")
+            rows.append(f"<tr><th>{TITLES[name]}</th>{''.join(f'<td>{value:.3f}</td>' for value in figures)}</tr>")
     return "\n".join([*rows, "</table>"])
 
 
@@ -105,27 +131,28 @@ def _gallery(title: str, records: Sequence[Record]) -> str:
     if not records:
         return ""
     figures = [
-        f'<figure><img src="{html.escape(r["file"])}" loading="lazy"><figcaption>{html.escape(r["prompt"][:80])}<br>'
-        f"{r['reward']:+.3f}{_heldout(r)}</figcaption></figure>"
+        f'<figure><img src="{html.escape(r["file"])}" alt="" loading="lazy"><figcaption>{html.escape(r["prompt"][:80])}'
+        f"<br><b>{r['reward']:+.3f}</b>{_heldout(r)}</figcaption></figure>"
         for r in records
     ]
-    return f"<h2>{title}</h2>\n" + "\n".join(figures)
+    return f'<h2>{title}</h2>\n<div class="gallery">' + "\n".join(figures) + "</div>"
 
 
 def _heldout(record: Record) -> str:
     return "" if record["heldout"] is None else f", held-out {record['heldout']:+.3f}"
 
 
-def _errors(run: Record) -> str:
-    if not run["errors"]:
+def _messages(title: str, messages: Mapping[str, int]) -> str:
+    if not messages:
         return ""
-    lines = [f"<li>{count} × {html.escape(message)}</li>" for message, count in run["errors"].items()]
-    return "<h2>Failures</h2><ul>" + "\n".join(lines) + "</ul>"
+    lines = [f"<li>{count} × {html.escape(message)}</li>" for message, count in messages.items()]
+    return f"<h2>{title}</h2><ul>" + "\n".join(lines) + "</ul>"
 
 
 def _plot(file: Path, values: Mapping[str, np.ndarray]) -> bool:
     """Histograms of the values; False, and no file, if there is none or matplotlib is not installed."""
     if not has_matplotlib() or not any(np.isfinite(numbers).any() for numbers in values.values()):
         return False
-    save_figure(draw_histograms(values, "rows"), file)
+    shown = {TITLES[name]: numbers for name, numbers in values.items() if len(numbers)}
+    save_figure(draw_histograms(shown, "rows"), file)
     return True

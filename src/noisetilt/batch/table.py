@@ -34,6 +34,16 @@ class Row:
     problem: str = ""
     kept: Mapping[str, Any] = field(default_factory=dict)
 
+    def made(self) -> Settings:
+        """The settings of a row that is not wrong.
+
+        Raises:
+            ValueError: if the row is wrong.
+        """
+        if self.settings is None:
+            raise ValueError(f"row {self.index} has no settings: {self.problem}")
+        return self.settings
+
 
 Table = str | Path | Iterable[str | Mapping[str, Any]]
 

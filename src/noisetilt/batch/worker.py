@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ..integrations.load import is_pipeline
+from ..integrations.load import load as load_model
 from ..methods import Method, find_method
-from ..models import load as load_model
+from ..models import MODELS
 from ..report import encode_picture
 from ..rewards import has_heldout
 from ..rewards import load as load_reward
-from ..rewards.reward import RewardFunction, evaluate_reward
+from ..rewards.reward import RewardFunction, evaluate_reward, mean_over_frames
 from ..sampling import Result, sample
 from .settings import Settings
 from .table import Row
@@ -32,9 +36,11 @@ class WorkerOptions:
     Args:
         device: torch device.
         threads: of each worker; None: torch's own number.
-        chunk: rows per network call; None: 8, and on a CPU every image is sampled in a call of its own.
+        chunk: rows per network call; None: 8, and on a CPU and for pipelines every image is sampled in a call of its
+            own.
         retries: how often an image is tried again after an error that may pass, such as a lack of memory.
-        heldout: whether to evaluate the held-out reward of each image.
+        heldout: whether to evaluate the held-out version of each image's reward; a name: this reward instead.
+        model_options: further arguments of `load`, such as dtype, for models by name.
         models: name → model, or a function without arguments that loads it, besides those of `load`.
         rewards: name → reward, besides those of `rewards.load`.
     """
@@ -43,7 +49,8 @@ class WorkerOptions:
     threads: int | None = None
     chunk: int | None = None
     retries: int = 2
-    heldout: bool = True
+    heldout: bool | str = True
+    model_options: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, Any] = field(default_factory=dict)
     rewards: Mapping[str, RewardFunction] = field(default_factory=dict)
 
@@ -52,7 +59,7 @@ class WorkerOptions:
 
         One image a call gives the same bits whatever the other rows of the batch are.
         """
-        if self.chunk is None and torch.device(self.device).type == "cpu":
+        if self.chunk is None and (torch.device(self.device).type == "cpu" or is_pipeline(settings.model)):
             return 1
         particles = find_method(settings.method).replace(**settings.options).selection.particles
         return max(1, (self.chunk or 8) // particles)
@@ -87,7 +94,7 @@ class Worker:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         self._models: dict[tuple[str, float | None], Any] = {}
-        self._rewards: dict[tuple[str, bool], RewardFunction | None] = {}
+        self._rewards: dict[tuple[str, bool], RewardFunction] = {}
 
     def model(self, settings: Settings) -> Any:
         """The model of some settings; the last two are kept."""
@@ -102,26 +109,37 @@ class Worker:
     def _load_model(self, settings: Settings) -> Any:
         given = self.options.models.get(settings.model)
         if given is None:
-            return load_model(settings.model, guidance=settings.guidance, device=self.options.device)
+            options = dict(self.options.model_options)
+            return load_model(settings.model, guidance=settings.guidance, device=self.options.device, **options)
         if settings.guidance is not None:
             raise ValueError(f"guidance = {settings.guidance} is for models by name; set it in the model that you pass")
         made = hasattr(given, "denoiser") and not isinstance(given, type)
         return given if made else given()
 
-    def reward(self, name: str, heldout: bool = False) -> RewardFunction | None:
+    def reward(self, name: str, heldout: bool = False) -> RewardFunction:
         """The reward of a name, or its held-out version."""
         key = (name, heldout)
         if key not in self._rewards:
-            self._rewards[key] = self._load_heldout(name) if heldout else self._load_reward(name)
+            given = None if heldout else self.options.rewards.get(name)
+            self._rewards[key] = load_reward(name, heldout=heldout) if given is None else given
         return self._rewards[key]
 
-    def _load_reward(self, name: str) -> RewardFunction:
-        return self.options.rewards[name] if name in self.options.rewards else load_reward(name)
+    def heldout(self, settings: Settings) -> tuple[str, RewardFunction] | None:
+        """The held-out reward of some settings, with its name.
 
-    def _load_heldout(self, name: str) -> RewardFunction | None:
-        """The held-out version of a learned reward; for any other, the held-out alignment with the prompt."""
-        learned = name not in self.options.rewards and has_heldout(name)
-        return load_reward(name if learned else "alignment", heldout=True)
+        For a learned reward it is its held-out version; for any other, the held-out alignment with the prompt, which
+        only the models of this package have.
+        """
+        name = self.options.heldout
+        if name is False or settings.reward is None:
+            return None
+        if isinstance(name, str):
+            return name, self.reward(name)
+        if settings.reward not in self.options.rewards and has_heldout(settings.reward):
+            return settings.reward, self.reward(settings.reward, heldout=True)
+        if settings.model in MODELS and settings.model not in self.options.models:
+            return "alignment", self.reward("alignment", heldout=True)
+        return None
 
     def __call__(self, rows: Sequence[Row]) -> Iterator[Outcome]:
         """The outcomes of rows that are sampled in one call. If the call fails, each row is tried alone."""
@@ -147,42 +165,51 @@ class Worker:
         yield Outcome(row.index, {"attempts": attempt}, error=error_sentence(error))
 
     def _attempt(self, rows: Sequence[Row], attempt: int) -> list[Outcome]:
-        settings = rows[0].settings
-        assert settings is not None
+        settings = rows[0].made()
         model, reward = self.model(settings), None if settings.reward is None else self.reward(settings.reward)
-        prompts = [row.settings.prompt for row in rows if row.settings is not None]
+        prompts = [row.made().prompt for row in rows]
         result = sample(
             model,
             prompts,
             reward,
             method_of(settings),
             getattr(model, "steps", 25) if settings.steps is None else settings.steps,
-            [row.settings.seed for row in rows if row.settings is not None],
+            [row.made().seed for row in rows],
             eta=settings.eta,
             gradient_at="x0" if settings.gradient_at == "x0" else "x_t",
-            chunk=self.options.chunk or 8,
+            chunk=self.options.chunk or (1 if is_pipeline(settings.model) else 8),
             track=False,
         )
-        heldout = [self._heldout_value(settings, result, i, prompt) for i, prompt in enumerate(prompts)]
+        heldout = [self._heldout_results(settings, result, i, prompt) for i, prompt in enumerate(prompts)]
         seconds = result.trace.seconds / len(rows)
         shared = {"nfe": result.trace.nfe, "seconds": seconds, "attempts": attempt, "together": len(rows)}
         return [_outcome(row, result, i, heldout[i], shared) for i, row in enumerate(rows)]
 
-    def _heldout_value(self, settings: Settings, result: Result, i: int, prompt: str) -> float | None:
-        """The held-out reward of an image; None where it is not defined, as alignment is for style words alone."""
-        if not self.options.heldout or settings.reward is None:
-            return None
-        heldout = self.reward(settings.reward, heldout=True)
+    def _heldout_results(self, settings: Settings, result: Result, i: int, prompt: str) -> dict[str, Any]:
+        """The held-out reward of an image; with a warning where it is not defined, as alignment is for style words
+        alone.
+
+        Raises:
+            FloatingPointError: if it is not finite.
+        """
+        heldout = self.heldout(settings)
         if heldout is None:
-            return None
+            return {"heldout": None}
+        name, function = heldout
         try:
             with torch.no_grad():
-                value = float(evaluate_reward(heldout, result.images[i : i + 1], [prompt]))
-        except ValueError:
-            return None
-        if value != value or value in (float("inf"), float("-inf")):
-            raise FloatingPointError(f"the held-out reward is {value}; it must be a finite number")
-        return value
+                value = float(_evaluate(function, result.images[i : i + 1], [prompt]))
+        except ValueError as error:
+            return {"heldout": None, "warning": f"no value of the held-out reward {name!r}: {error_sentence(error)}"}
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the held-out reward {name!r} is {value}; it must be a finite number")
+        return {"heldout": value}
+
+
+def _evaluate(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """The rewards of images or videos; for videos and a reward of images, the means over the frames."""
+    of_frames = images.ndim == 5 and not getattr(reward, "video", False)
+    return (mean_over_frames if of_frames else evaluate_reward)(reward, images, prompts)
 
 
 def _free_memory() -> None:
@@ -196,10 +223,9 @@ def method_of(settings: Settings) -> Method:
     return find_method(settings.method).replace(**settings.options)
 
 
-def _outcome(row: Row, result: Result, i: int, heldout: float | None, shared: Mapping[str, Any]) -> Outcome:
-    assert row.settings is not None
-    values = {"reward": None if result.rewards is None else float(result.rewards[i]), "heldout": heldout}
-    image = encode_picture(result.images[i], {**row.settings.as_json(), **values})
+def _outcome(row: Row, result: Result, i: int, heldout: Mapping[str, Any], shared: Mapping[str, Any]) -> Outcome:
+    values = {"reward": None if result.rewards is None else float(result.rewards[i]), **heldout}
+    image = encode_picture(result.images[i], {**row.made().as_json(), **values})
     return Outcome(row.index, {**values, **shared, "sha256": hashlib.sha256(image).hexdigest()}, image)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .._files import json_object
 from ..models.emoji64.model import FOLDER
 from ..runs import append_line, write_json, write_text
 
@@ -54,7 +55,7 @@ class Ledger:
 
     def _check(self, settings: Row) -> None:
         file, settings = self.folder / "settings.json", json.loads(json.dumps(settings))
-        before = json.loads(file.read_text("utf-8")) if file.exists() else settings
+        before = json_object(file) if file.exists() else settings
         changed = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
         if changed:
             raise ValueError(
@@ -86,9 +87,10 @@ class Ledger:
 
 def _parsed(line: str) -> Row | None:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    return row if isinstance(row, dict) else None
 
 
 def _line(row: Row) -> str:

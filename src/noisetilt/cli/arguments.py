@@ -124,6 +124,7 @@ def _add_batch(commands: Any) -> None:
         "batch prompts.jsonl --reward redness --engine ray --workers 4 --out runs/fox --resume",
     )
     add_batch_arguments(parser, parse_option)
+    _add_pipeline_options(parser)
 
 
 def _add_prompt_and_reward(parser: argparse.ArgumentParser) -> None:
@@ -138,6 +139,10 @@ def _add_model(parser: argparse.ArgumentParser, default: str, other: str) -> Non
         "--model", default=default, help=f"a name of `noisetilt models`, or {other} (default: %(default)s)"
     )
     parser.add_argument("--guidance", type=float, help="classifier-free guidance scale (default: the model's own)")
+    _add_pipeline_options(parser)
+
+
+def _add_pipeline_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("options for diffusers pipelines")
     group.add_argument(
         "--dtype", help="float32, float16 (fp16) or bfloat16 (bf16; default: bfloat16 on a GPU, float32 on the CPU)"

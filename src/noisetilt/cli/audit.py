@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from scipy import stats
 from torch import Tensor
 
-from .._messages import missing_extra, nearest_name
+from .._messages import missing_extra, nearest_name, one_line
 from ..noise import audit
 from ..noise.typicality import radial_bands, sequence_bands
 from ..report.plotting import Bands, draw_bands, has_matplotlib, save_figure
@@ -80,8 +79,10 @@ def read_tensor(file: Path, tensor: str | None = None) -> Tensor:
 def _read_npy(file: Path) -> Tensor:
     try:
         values = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError, SyntaxError, RecursionError, BadZipFile) as error:
-        raise ValueError(f"{file} is damaged, or no array of numbers as numpy.save writes it: {error}") from None
+    except Exception as error:  # numpy's parser of headers raises errors of many types
+        raise ValueError(
+            f"{file} is damaged, or no array of numbers as numpy.save writes it: {one_line(error)}"
+        ) from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biufc":
         kind = getattr(values, "dtype", type(values).__name__)
         raise ValueError(f"{file} holds {kind}, expected numbers; save the tensor with numpy.save")
@@ -93,8 +94,8 @@ def _read_npy(file: Path) -> Tensor:
 def _read_png(file: Path) -> Tensor:
     try:
         image = np.asarray(Image.open(file).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} is damaged, or no image: {error}") from None
+    except Exception as error:  # Pillow's parsers raise errors of many types
+        raise ValueError(f"{file} is damaged, or no image: {one_line(error)}") from None
     return torch.from_numpy(image.copy()).permute(2, 0, 1)
 
 
@@ -109,8 +110,8 @@ def _read_safetensors(file: Path, tensor: str | None) -> Tensor:
                 known = ", ".join(names)
                 raise ValueError(f"tensor is {tensor!r}{hint}, expected one of {known}; name it with --tensor")
             return stored.get_tensor(tensor)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is damaged, or no safetensors file: {error}") from None
+    except (SafetensorError, OSError, OverflowError, RuntimeError, MemoryError) as error:
+        raise ValueError(f"{file} is damaged, or no safetensors file: {one_line(error)}") from None
 
 
 def plot_bands(x: Tensor, out: Path) -> bool:

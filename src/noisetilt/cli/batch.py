@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 
 from ..batch import Summary, run_batch
-from ..batch.sinks import JsonLog, ProgressBar, Prometheus, Sink, tracker
+from ..batch.sinks import LOGS, Prometheus, Sink, tracker
 
 # The exit status when rows failed and the others are done.
 FAILED_ROWS = 1
+PIPELINE_OPTIONS = ("dtype", "offload", "height", "width", "frames", "lora", "checkpointing")
 
 
 def main(args: argparse.Namespace) -> int:
     """Runs the command."""
     values = {k: v for k, v in vars(args).items() if k not in ("command", "log", "prometheus", "track", "set")}
-    values |= {"options": dict(args.options)}
-    sinks: list[Sink] = [JsonLog() if args.log == "json" else ProgressBar()]
+    model_options = {name: values.pop(name) for name in PIPELINE_OPTIONS}
+    values |= {"options": dict(args.options), "model_options": model_options}
+    sinks: list[Sink] = [LOGS[args.log]()]
     sinks += [Prometheus(args.prometheus)] if args.prometheus else []
     sinks += [tracker(name, args.out) for name in args.track]
     summary = run_batch(**values, sinks=sinks)
@@ -29,7 +31,15 @@ def print_summary(summary: Summary) -> None:
     figures = [f"{name} {value:+.3f}" for name, value in means.items() if value is not None]
     print(", ".join([f"{summary.done} of {summary.rows} rows done", *figures]))
     if summary.failed:
-        print(f"{summary.failed} rows failed:")
+        print(f"{_rows(summary.failed)} failed:")
         for message, count in summary.errors.items():
             print(f"  {count} × {message}")
+    if summary.warnings:
+        print(f"done with a warning: {_rows(sum(summary.warnings.values()))}")
+        for message, count in summary.warnings.items():
+            print(f"  {count} × {message}")
     print(f"the images, rows.jsonl, run.json and report.html are in {summary.out}/")
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"

@@ -21,6 +21,13 @@ def add_batch_arguments(parser: argparse.ArgumentParser, parse_option: Callable[
     add("--reward", help='such as style:3d or "0.7*alignment + 0.3*redness"; see `noisetilt rewards`')
     add("--method", default="ntrk", help="see `noisetilt methods` (default: %(default)s)")
     add("--model", default="emoji128", help="see `noisetilt models`, or a folder (default: %(default)s)")
+    add(
+        "--heldout",
+        type=heldout_reward,
+        default=True,
+        metavar="REWARD",
+        help="reward that is evaluated and not optimised, or none (default: the held-out version of --reward)",
+    )
     add("--out", type=output_folder, required=True, help="output folder")
     add("--steps", type=int, help="sampling steps (default: the model's own)")
     add("--guidance", type=float, help="classifier-free guidance scale (default: the model's own)")
@@ -47,9 +54,14 @@ def add_batch_arguments(parser: argparse.ArgumentParser, parse_option: Callable[
     add_run_folder_options(parser)
     add("--fail-fast", action="store_true", help="stop at the first row that fails")
     add("--retries", type=int, default=2, help="attempts after an error that may pass (default: %(default)s)")
-    add("--log", choices=["bar", "json"], default="bar", help="progress on the standard error (default: %(default)s)")
+    add(
+        "--log",
+        choices=["bar", "table", "json"],
+        default="bar",
+        help="progress on the standard error: a line, a table (extra table), or JSON lines (default: %(default)s)",
+    )
     add("--prometheus", type=int, metavar="PORT", help="serve counters at http://127.0.0.1:PORT/metrics")
-    add("--track", action="append", default=[], help="tensorboard, wandb or mlflow; may be repeated")
+    add("--track", action="append", default=[], help="tensorboard, wandb, mlflow or opentelemetry; may be repeated")
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
@@ -58,9 +70,9 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, help="largest number of Ray actors (default: as many as there is room for)")
     add("--address", help="address of a Ray cluster, such as auto (default: start Ray on this machine)")
     add("--batch", type=int, default=8, help="rows that a Ray actor is given at once (default: %(default)s)")
-    add("--chunk", type=int, help="rows per network call (default: 8 on a GPU, one image on a CPU)")
+    add("--chunk", type=int, help="rows per network call (default: 8 on a GPU, one image on a CPU and for pipelines)")
     add("--threads", type=int, help="threads per worker (default: torch's own; 1 with --engine ray)")
-    add("--device", default="cpu", help="torch device (default: %(default)s)")
+    add("--device", help="torch device (default: cpu; for pipelines the GPU, if there is one)")
 
 
 def add_run_folder_options(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +80,11 @@ def add_run_folder_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     group.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
+
+
+def heldout_reward(text: str) -> str | bool:
+    """A reward's name; False for "none"."""
+    return text if text != "none" else False
 
 
 def output_folder(text: str) -> Path:

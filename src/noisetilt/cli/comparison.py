@@ -23,7 +23,7 @@ from ..report import file_stem, grid, save_picture, table
 from ..report.terminal import show
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
-from ..rewards.reward import evaluate_reward, mean_over_frames
+from ..rewards.reward import evaluate_reward, mean_over_frames, reward_name
 from ..runs import write_json
 from .console import filled, line_width, print_error
 
@@ -122,12 +122,21 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
 
 @torch.no_grad()
 def heldout_values(heldout: Reward | None, images: Tensor, prompts: Sequence[str]) -> list[float | None]:
-    """The held-out rewards of images or videos (image, …); None for each if there is no held-out reward."""
+    """The held-out rewards of images or videos (image, …); None for each if there is no held-out reward.
+
+    Raises:
+        FloatingPointError: if one is not finite.
+    """
     if heldout is None:
         return [None] * len(images)
-    if images.ndim == 5 and not heldout.video:
-        return mean_over_frames(heldout, images, prompts).tolist()
-    return evaluate_reward(heldout, images, prompts).tolist()
+    evaluate = mean_over_frames if images.ndim == 5 and not heldout.video else evaluate_reward
+    values = evaluate(heldout, images, prompts)
+    if not values.isfinite().all():
+        name, numbers = reward_name(heldout), values.tolist()
+        raise FloatingPointError(
+            f"the held-out reward {name!r} is {numbers}; it must be finite; or give --heldout none"
+        )
+    return values.tolist()
 
 
 def thumbnails(images: Sequence[Tensor], side: int = 256) -> list[Tensor]:

@@ -104,5 +104,5 @@ def read_iterates(out: Path, variant: Variant, seeds: Sequence[int]) -> IterateI
             frames = {int(number): list(stored.get_tensor(number)) for number in stored.keys()}  # noqa: SIM118
             metadata = stored.metadata()
             return IterateImages(int(metadata["last"]), frames, int(metadata["first"]))
-    except (OSError, SafetensorError, KeyError):
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError):
         return None

@@ -12,10 +12,12 @@ import torch
 from PIL import Image, ImageSequence
 from torch import Tensor
 
+from .._messages import one_line
 from ..runs import append_line, read_lines, read_record
 from .comparison import Variant, image_name, requested
 
 FILE = "progress.jsonl"
+FIELDS = ("variant", "seeds", "rewards", "heldout", "curve", "nfe", "seconds")
 
 
 class Progress:
@@ -44,7 +46,14 @@ class Progress:
             )
 
     def _lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in read_lines(self.file)]
+        lines = []
+        for number, line in enumerate(read_lines(self.file), 1):
+            try:
+                value = json.loads(line)
+                lines.append({name: value[name] for name in FIELDS})
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise ValueError(f"{self.file}, line {number} is damaged; remove the line") from None
+        return lines
 
     def restore(self, variant: Variant, seeds: Sequence[int]) -> bool:
         """Adds the results of a finished batch to the variant; False if the batch is not finished."""
@@ -80,8 +89,15 @@ class Progress:
 
 
 def read_image(file: Path) -> Tensor:
-    """The image (3, H, W) or the video (frame, 3, H, W) of a PNG file, in [0, 1]."""
-    with Image.open(file) as stored:
-        frames = [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(stored)]
+    """The image (3, H, W) or the video (frame, 3, H, W) of a PNG file, in [0, 1].
+
+    Raises:
+        ValueError: if the file is damaged; names it.
+    """
+    try:
+        with Image.open(file) as stored:
+            frames = [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(stored)]
+    except Exception as error:  # Pillow's parsers raise errors of many types
+        raise ValueError(f"{file} is damaged, or no image: {one_line(error)}; delete it to make it again") from None
     images = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float() / 255
     return images[0] if len(images) == 1 else images

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from .._files import json_object
 from .atomic import _write_error, remove_partial
 
 LOCK, RECORD = ".lock", "run.json"
@@ -82,9 +82,6 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        record = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError):
-        record = None
-    if not isinstance(record, dict):
-        raise ValueError(f"{file} is not the record of a run; delete it, or choose another --out")
-    return record
+        return json_object(file)
+    except ValueError:
+        raise ValueError(f"{file} is not the record of a run; delete it, or choose another --out") from None

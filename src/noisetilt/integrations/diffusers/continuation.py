@@ -81,7 +81,8 @@ class Continuation:
             name: Processor(value) for name, value in vars(self.pipe).items() if hasattr(value, "postprocess")
         }
         namespace: dict[str, Any] = {}
-        exec(self._code, self._globals, namespace)
+        # Its code is the source of an installed pipeline.
+        exec(self._code, self._globals, namespace)  # nosec B102
         with (
             restored(self.pipe),
             temporarily_set(

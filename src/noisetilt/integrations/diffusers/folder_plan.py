@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from ..._files import json_object
+from ..._messages import one_line
 
 # The classes whose network `components.network_call` can call, and the number of text tokens of their last encoder.
 FAMILIES = {
@@ -48,12 +50,21 @@ def model_of_folder(folder: Path) -> dict[str, Any]:
     """A pipeline as an entry of `known_models`; its "family" is None if its network cannot be called.
 
     Raises:
-        ValueError: if the folder holds no pipeline.
+        ValueError: if the folder holds no pipeline, or one of its files is damaged.
     """
     file = folder / "model_index.json"
     if not file.is_file():
         raise ValueError(f"the folder {folder} has no model_index.json; give a folder that save_pretrained wrote")
-    index = json.loads(file.read_text("utf-8"))
+    try:
+        return _model(folder, json_object(file))
+    except (LookupError, TypeError, AttributeError, ArithmeticError, StopIteration) as error:
+        raise ValueError(
+            f"the configuration in {folder} lacks an entry, or one has another type "
+            f"({type(error).__name__}: {one_line(error)}); give a folder that save_pretrained wrote"
+        ) from None
+
+
+def _model(folder: Path, index: dict[str, Any]) -> dict[str, Any]:
     parts = {name: part for name, value in index.items() if (part := _part(folder, name, value)) is not None}
     network = next((name for name in ("transformer", "unet") if name in parts), None)
     family, tokens = FAMILIES.get(index.get("_class_name", ""), (None, 0))
@@ -80,7 +91,7 @@ def _part(folder: Path, name: str, value: Any) -> dict[str, Any] | None:
     if not isinstance(value, list) or value[0] is None or name.startswith(WITHOUT_WEIGHTS):
         return None
     file = folder / name / "config.json"
-    return {"class": value[1], "config": json.loads(file.read_text("utf-8"))} if file.is_file() else None
+    return {"class": value[1], "config": json_object(file)} if file.is_file() else None
 
 
 def _factor(vae: dict[str, Any]) -> int:
@@ -117,5 +128,5 @@ def _tokens(folder: Path, family: str, tokens: int) -> int:
 def _limit(tokenizer: Path, tokens: int) -> int:
     """`tokens`, unless the tokenizer reads fewer."""
     file = tokenizer / "tokenizer_config.json"
-    found = json.loads(file.read_text("utf-8")).get("model_max_length") if file.is_file() else None
+    found = json_object(file).get("model_max_length") if file.is_file() else None
     return min(tokens, int(found or tokens))

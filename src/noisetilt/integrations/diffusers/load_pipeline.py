@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..._files import json_object
 from ..._messages import missing_extra, nearest_name
 from ...models.flux import quietly
 
@@ -43,7 +43,7 @@ def pipeline_class_name(source: str | Path) -> str:
         index = Path(source) / "model_index.json"
         if not index.is_file():
             raise ValueError(f"the folder {source} has no model_index.json; give a folder that save_pretrained wrote")
-        return json.loads(index.read_text("utf-8")).get("_class_name", "")
+        return str(json_object(index).get("_class_name", ""))
     return _diffusers().DiffusionPipeline.load_config(str(source)).get("_class_name", "")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..._files import json_object
 from ..reward import Reward
 from .aesthetic import MLP_LAYERS
 from .files import AffineHead, fill, frozen, locate, moved, pretrained_tokenizer, read_state, transformers
@@ -133,7 +133,7 @@ def imagereward(
     state = read_state(file)
     vision: Any = vision_tower(part(state, "blip.visual_encoder."), file)
     width = vision.config.hidden_size
-    text = text_tower(part(state, "blip.text_encoder."), json.loads(settings.read_text("utf-8")), width, file)
+    text = text_tower(part(state, "blip.text_encoder."), json_object(settings), width, file)
     head = AffineHead(part(state, "mlp."), "layers.", MLP_LAYERS, file)
     texts = tokenizer or (weights if is_folder(weights) else BERT)
     words = pretrained_tokenizer(texts, "imagereward's tokenizer")

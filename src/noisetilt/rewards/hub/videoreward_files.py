@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
+
+from ..._files import json_object
+from ..._messages import one_line
 
 TOKENS = {"vq": "<|VQ_reward|>", "mq": "<|MQ_reward|>", "ta": "<|TA_reward|>"}
 TEMPLATE = "DETAILED_PROMPT_WITH_SPECIAL_TOKEN"
@@ -40,9 +43,16 @@ def read_settings(file: Path) -> Settings:
     """The settings in a model_config.json.
 
     Raises:
-        ValueError: if a setting is not supported.
+        ValueError: if a setting is missing or not supported.
     """
-    whole = json.loads(file.read_text("utf-8"))
+    try:
+        return _settings(json_object(file), file)
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(f"{file} lacks a setting, or it has another type ({reason}); use the published file") from None
+
+
+def _settings(whole: dict[str, Any], file: Path) -> Settings:
     data, model, lora = whole["data_config"], whole["model_config"], whole.get("peft_lora_config") or {}
     for part, name, expected in (
         (data, "sample_type", "uniform"),
@@ -71,17 +81,22 @@ def read_template(file: Path) -> str:
     Raises:
         ValueError: if it is missing, or has no {text_prompt} or not the three tokens.
     """
-    text = file.read_text("utf-8")
-    if file.suffix == ".py":
-        named = (node for node in ast.parse(text).body if isinstance(node, ast.Assign))
-        values = [node.value for node in named if getattr(node.targets[0], "id", None) == TEMPLATE]
-        if not values:
-            raise ValueError(f"{file} does not define {TEMPLATE}; use the published prompt_template.py")
-        text = ast.literal_eval(values[0])
+    try:
+        text = file.read_text("utf-8")
+        text = _assigned(text) if file.suffix == ".py" else text
+    except (ValueError, SyntaxError, LookupError, TypeError, MemoryError, RecursionError):
+        raise ValueError(f"{file} does not define {TEMPLATE} as a text; use the published prompt_template.py") from None
     places = [text.find(token) for token in TOKENS.values()]
     if "{text_prompt}" not in text or -1 in places or places != sorted(places):
         raise ValueError(f"{file} needs {{text_prompt}} and, in this order, {', '.join(TOKENS.values())}")
     return text
+
+
+def _assigned(code: str) -> str:
+    """The text that a module assigns to TEMPLATE; the module is not executed."""
+    named = (node for node in ast.parse(code).body if isinstance(node, ast.Assign))
+    values = [node.value for node in named if getattr(node.targets[0], "id", None) == TEMPLATE]
+    return str(ast.literal_eval(values[0]))
 
 
 def merge_lora(state: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
