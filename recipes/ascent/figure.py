@@ -7,15 +7,16 @@ left out for its time.
 """
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 
-import matplotlib.pyplot as plt
 import torch
 
 from noisetilt import load, optimize, rewards
-from noisetilt.bench.one_step_report import COLOURS
 from noisetilt.methods import METHODS
 from noisetilt.noise import audit
 from noisetilt.report import table
+from noisetilt.report.plotting import Panel, Series, draw_panels, save_figure
 
 PROMPTS = ["cat face", "house", "grinning face", "automobile"]
 NAMES = ["none", "reno", "prno", "mpgr", "gper", "gper-latent", "gper-both", "gper-rotation"]
@@ -37,27 +38,25 @@ def ascent(model, name: str, reward: str, iterations: int):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out")
+    parser.add_argument("out", type=Path)
     parser.add_argument("--reward", default="style:3d")
     parser.add_argument("--iterations", type=int, default=24)
     options = parser.parse_args()
     model, rows = load("emoji64-turbo"), []
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.4), layout="constrained")
+    labels = (options.reward, f"held-out {options.reward}", "log10 of the audit's p")
+    series = {label: {} for label in labels}
     for name in NAMES:
         result, p = ascent(model, name, options.reward, options.iterations)
         target, heldout = result.trace.rewards.mean(1), result.trace.heldout.mean(1)
-        for axis, values in zip(axes, (target, heldout, p.mean(1)), strict=True):
-            axis.plot(values, label=name, color=COLOURS[name])
+        for label, values in zip(labels, (target, heldout, p.mean(1)), strict=True):
+            series[label][name] = Series(range(len(values)), values.tolist(), markers=False)
         energy = result.noise.square().mean().item()
         rows.append([name, *(v[-1].item() for v in (target, heldout)), energy, f"1e{p[-1].median().item():.0f}"])
         print(table(["method", options.reward, "held-out", "mean square", "median audit p"], rows) + "\n", flush=True)
-    axes[2].axhline(-2, color="#000000", linewidth=0.8, linestyle=":")
-    for axis, label in zip(axes, (options.reward, f"held-out {options.reward}", "log10 of the audit's p"), strict=True):
-        axis.set(xlabel="iteration", ylabel=label)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[2].set_ylim(-40, 1)
-    axes[0].legend(frameon=False, fontsize=8)
-    figure.savefig(options.out, dpi=100)
+    panels = [Panel("iteration", label, series[label]) for label in labels]
+    level = {"p = 0.01": ([0, options.iterations], [-2, -2])}
+    panels[2] = replace(panels[2], guides=level, limits=(None, (-40, 1)))
+    save_figure(draw_panels(panels), options.out)
 
 
 if __name__ == "__main__":

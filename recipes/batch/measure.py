@@ -22,6 +22,7 @@ from noisetilt import load, rewards, sample
 from noisetilt.batch import run_batch
 from noisetilt.models.exact import GaussianModel
 from noisetilt.report import save_picture
+from noisetilt.report.plotting import Panel, Series, draw_panels, save_figure
 
 SUBJECTS = ("cat face", "red heart", "house", "bird", "dog face", "apple", "car", "hat")
 
@@ -74,17 +75,12 @@ class Memory:
 
 def memory(rows: int, out: Path) -> dict:
     """Resident memory over many rows of a model in closed form, 3×64×64."""
-    from matplotlib.figure import Figure
-
     model, sink = GaussianModel(torch.full((3, 64, 64), 0.5), torch.full((1, 64, 64), 0.05)), Memory()
     shutil.rmtree(out / "memory", ignore_errors=True)
     batch(model, rewards.load("redness"), rows, 2, out / "memory", sinks=[sink])
-    figure = Figure(figsize=(6, 3), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(sink.values, color="#2e6da4")
-    axes.set(xlabel="row", ylabel="resident memory, MiB", ylim=(0, 1.2 * max(sink.values)))
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(out / "memory.png", dpi=110)
+    series = {"memory": Series(range(len(sink.values)), sink.values, markers=False)}
+    panel = Panel("row", "resident memory, MiB", series, limits=(None, (0, 1.2 * max(sink.values))))
+    save_figure(draw_panels([panel]), out / "memory.png")
     tenth = len(sink.values) // 10
     return {
         "rows": rows,

@@ -8,11 +8,13 @@ precision, one vector and one block after another.
 
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from noisetilt.noise import project_order_statistics, project_wgnc, whiten
+from noisetilt.report.plotting import Panel, Series, draw_panels, save_figure
 
 BATCH, COUNT = 8, 65536
 LENGTHS = [2**k for k in range(12, 23, 2)]
@@ -100,17 +102,11 @@ def main() -> None:
     found = growth()
     if len(sys.argv) < 2:
         return
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    for name, seconds in found.items():
-        axis.loglog(LENGTHS, np.array(seconds) * 1e3, "o-", label=name)
+    series = {name: Series(LENGTHS, np.array(seconds) * 1e3) for name, seconds in found.items()}
     trend = np.array([n * np.log2(n) for n in LENGTHS], dtype=float)
-    axis.loglog(LENGTHS, trend / trend[-1] * found["whiten"][-1] * 1e3, "k:", label="N log N")
-    axis.set(xlabel="numbers in the vector", ylabel="milliseconds", title="one vector, float32")
-    axis.grid(alpha=0.3)
-    axis.legend()
-    figure.savefig(sys.argv[1], dpi=90)
+    guides = {"N log N": (LENGTHS, trend / trend[-1] * found["whiten"][-1] * 1e3)}
+    panel = Panel("numbers in the vector", "milliseconds", series, guides=guides, scales=("log", "log"))
+    save_figure(draw_panels([panel], "one vector, float32"), Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ The first shows the vectors, the second the statistics that the projections mend
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from safetensors.torch import load_file
@@ -21,6 +20,7 @@ from noisetilt.noise import _projections as projections
 from noisetilt.noise import audit, project_wgnc, whiten
 from noisetilt.noise.typicality import box_sums, radial_bands, sequence_bands
 from noisetilt.noise.whitening import to_unit_rms
+from noisetilt.report.plotting import Panel, Series, draw_images, draw_panels, save_figure
 
 GRADIENTS = Path("build/noise/gradients.safetensors")
 METHODS = {
@@ -50,16 +50,17 @@ def inputs() -> dict[str, Tensor]:
 
 def vectors(file: str) -> None:
     """Each vector as a colour picture: grey at 0, black or a full channel at −3 and 3."""
-    figure, axes = plt.subplots(4, 5, figsize=(12, 11), layout="constrained")
-    for rows, (name, x) in zip((axes[:2], axes[2:]), inputs().items(), strict=True):
-        for axis, (method, apply) in zip(rows.flat, METHODS.items(), strict=True):
+    rows = []
+    for name, x in inputs().items():
+        row = []
+        for method, apply in METHODS.items():
             y = to_unit_rms(apply(x))
             kept = torch.cosine_similarity(x.flatten(), y.flatten(), dim=0).item()
-            axis.imshow((0.5 + y[0].permute(1, 2, 0) / 6).clamp(0, 1), interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
             title = name if method == "input" else method
-            axis.set_title(f"{title}\naudit p = {audit(y).p_value.item():.1g}, cosine {kept:.3f}", fontsize=10)
-    figure.savefig(file, dpi=80)
+            text = f"{title}\naudit p = {audit(y).p_value.item():.1g}, cosine {kept:.3f}"
+            row.append((text, (0.5 + y[0].permute(1, 2, 0) / 6).clamp(0, 1).numpy()))
+        rows += [row[:5], row[5:]]
+    save_figure(draw_images(rows), Path(file))
 
 
 def statistics(x: Tensor) -> dict[str, np.ndarray]:
@@ -96,19 +97,18 @@ def before_and_after(file: str) -> None:
         "bands, flattened": "1-D Fourier (WGNC)",
     }
     gradient, white = inputs().values()
-    figure, axes = plt.subplots(1, 5, figsize=(15, 3.2), layout="constrained")
     before, noise, after = statistics(gradient), statistics(white), statistics(METHODS["W"](gradient))
-    for axis, (title, method) in zip(axes, mends.items(), strict=True):
+    panels = []
+    for title, method in mends.items():
         mended = statistics(METHODS[method](gradient))[title]
+        curves = {"white noise": noise[title], "gradient": before[title], "after the projection": mended}
+        curves["after W"] = after[title]
         place = np.linspace(0, 1, len(mended))
-        axis.plot(place, noise[title], color="0.6", lw=4, label="white noise")
-        axis.plot(place, before[title], color="tab:red", label="gradient")
-        axis.plot(place, mended, color="tab:blue", label=f"after {method}")
-        axis.plot(place, after[title], "k--", label="after W")
-        axis.set_yscale("symlog", linthresh=4)
-        axis.set(title=title, xticks=[], ylabel="score" if axis is axes[0] else "")
-        axis.legend(fontsize=7, frameon=False)
-    figure.savefig(file, dpi=80)
+        series = {name: Series(place, values, markers=False) for name, values in curves.items()}
+        panels.append(
+            Panel(f"place in order; projection: {method}", "score", series, title, scales=("linear", "symlog"))
+        )
+    save_figure(draw_panels(panels), Path(file))
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from noisetilt.noise import _dilution as d
 from noisetilt.noise import _nulls as nulls
 from noisetilt.noise import audit, project_wgnc, whiten
 from noisetilt.noise._groups import spectral_bands
+from noisetilt.report.plotting import Panel, Series, draw_panels, save_figure
 
 EVENT = (3, 64, 64)
 LEVELS = ((1e-6, 1e-4), (1e-3, 0.03), (1e-2, 0.1), (d.DETECTION_LEVEL, d.HIDDEN_LEVEL), (3e-2, 0.4))
@@ -154,21 +155,20 @@ def frontier(count: int, file: str) -> None:
 
 def draw_frontier(found: np.ndarray, limit: float, file: str) -> None:
     """Rates against the signal kept of gradients and pictures, for all LEVELS and, last, for WGNC."""
-    import matplotlib.pyplot as plt
-
     audit_rate, others, _, kept = found.T
     ours = LEVELS.index((d.DETECTION_LEVEL, d.HIDDEN_LEVEL))
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    axis.plot(kept[:-1], audit_rate[:-1], "o-", label="W, audit")
-    axis.plot(kept[:-1], others[:-1], "s--", label="W, other tests")
-    axis.plot(kept[-1], audit_rate[-1], "k*", ms=10, label="WGNC, audit")
-    axis.plot(kept[ours], audit_rate[ours], "o", color="red", label="W as it is")
-    axis.axvline(limit, color="grey", ls=":", label="bound")
-    axis.axhline(0.01, color="grey", lw=0.8)
-    axis.set(xlabel="kept of real gradients and pictures (cosine)", ylabel="rejected at 1 %", yscale="log")
-    axis.set_ylim(0.002, 1.3)
-    axis.legend(loc="lower right", bbox_to_anchor=(0.93, 0))
-    figure.savefig(file, dpi=90)
+    series = {
+        "W, audit": Series(kept[:-1], audit_rate[:-1], circled=ours),
+        "W, other tests": Series(kept[:-1], others[:-1]),
+        "WGNC, audit": Series(kept[-1:], audit_rate[-1:], connected=False),
+    }
+    left = min(kept.min(), limit) - 0.02
+    guides = {"bound": ([limit, limit], [0.002, 1.3]), "1 %": ([left, limit], [0.01, 0.01])}
+    label = "kept of real gradients and pictures (cosine)"
+    panel = Panel(
+        label, "rejected at 1 %", series, guides=guides, limits=(None, (0.002, 1.3)), scales=("linear", "log")
+    )
+    save_figure(draw_panels([panel]), Path(file))
 
 
 def passing(count: int) -> None:

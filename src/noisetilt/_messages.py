@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 PACKAGES = {
     "plot": "matplotlib",
+    "completion": "shtab",
     "diffusers": "diffusers",
     "rewards": "transformers",
     "kdiffusion": "k-diffusion",
@@ -38,6 +39,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
         known: the names that exist.
     """
     known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-    return f"{kind} {name!r} is unknown{hint}; the {kind}s are: {', '.join(known)}"
+    return f"{kind} {name!r} is unknown{nearest_name(name, known)}; the {kind}s are: {', '.join(known) or 'none'}"
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """The text " (did you mean …?)" with the known name that is most like a name, or "" if none is."""
+    folded = {each.casefold(): each for each in known}
+    nearest = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    return f" (did you mean {folded[nearest[0]]!r}?)" if nearest else ""

@@ -1,4 +1,4 @@
-"""The check of an option's value by its type, its choices and its range. This module imports nothing of noisetilt."""
+"""The check of an option's value by its type, its choices and its range. It imports no other part."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 import types
 from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ._messages import nearest_name
 
 # Smallest and largest value; the parts of a method check what else they need.
 RANGES: dict[str, tuple[float, float]] = {
@@ -62,8 +64,9 @@ def _check_type(option: str, hint: Any, value: Any, old: Any) -> None:
         old = 1.0 if old is None else old
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            choices = ", ".join(map(str, get_args(hint)))
-            raise ValueError(f"{option} = {value!r} is unknown; use one of {choices}")
+            choices = list(map(str, get_args(hint)))
+            nearest = nearest_name(str(value), choices)
+            raise ValueError(f"{option} = {value!r} is unknown{nearest}; use one of {', '.join(choices)}")
     elif hint is bool:
         if not isinstance(value, bool):
             raise ValueError(f"{option} = {value!r} must be true or false")

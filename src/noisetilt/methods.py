@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from ._messages import nearest_name, unknown_name
 from ._options import check_option
 from .initial_noise import PCNL, Ascent, Gaussian, InitialNoise, Langevin
 from .path.time_travel import TimeTravel
@@ -91,7 +92,8 @@ class Method:
                     changed = dataclasses.replace(changed, **{name: dataclasses.replace(part, **{option: value})})
             if option not in self.options():
                 known = ", ".join(self.options()) or "none"
-                raise ValueError(f"this method has no option {option!r}; its options are: {known}")
+                hint = nearest_name(option, self.options())
+                raise ValueError(f"this method has no option {option!r}{hint}; its options are: {known}")
         return changed
 
 
@@ -212,5 +214,5 @@ def find_method(method: str | Method) -> Method:
     if isinstance(method, Method):
         return method
     if method not in METHODS:
-        raise ValueError(f"method {method!r} is unknown; the methods are: {', '.join(METHODS)}")
+        raise ValueError(unknown_name("method", method, METHODS))
     return METHODS[method]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import html
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..runs import write_bytes, write_text
+from ..report.plotting import draw_histograms, has_matplotlib, save_figure
+from ..runs import write_text
 
-GALLERY, BINS = 12, 40
+GALLERY = 12
 Record = Mapping[str, Any]
 
 
@@ -124,18 +124,8 @@ def _errors(run: Record) -> str:
 
 
 def _plot(file: Path, values: Mapping[str, np.ndarray]) -> bool:
-    """Histograms of the values; False, and no file, if matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
+    """Histograms of the values; False, and no file, if there is none or matplotlib is not installed."""
+    if not has_matplotlib() or not any(np.isfinite(numbers).any() for numbers in values.values()):
         return False
-    shown = {name: numbers for name, numbers in values.items() if len(numbers)}
-    figure = Figure(figsize=(4 * max(len(shown), 1), 3), layout="constrained")
-    for axes, (name, numbers) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        axes.hist(numbers, bins=BINS, color="#2e6da4")
-        axes.set(xlabel=name, ylabel="rows")
-        axes.spines[["top", "right"]].set_visible(False)
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=110, format="png")
-    write_bytes(file, stream.getvalue())
+    save_figure(draw_histograms(values, "rows"), file)
     return True

@@ -12,7 +12,6 @@ from typing import Any
 
 from PIL import Image
 
-from .._messages import missing_extra
 from ..runs import write_bytes, write_text
 
 STYLE = """
@@ -24,38 +23,11 @@ img { max-width: 100%; }
 """
 
 
-def figure_bytes(figure: Any) -> bytes:
-    """A matplotlib figure as PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
-
-
 def picture_bytes(picture: Image.Image) -> bytes:
     """A PIL image as PNG."""
     buffer = io.BytesIO()
     picture.save(buffer, format="png")
     return buffer.getvalue()
-
-
-def colour(number: int) -> tuple[float, ...]:
-    """One of twenty colours, repeated after that."""
-    from matplotlib import colormaps
-
-    return colormaps["tab20"](number % 20)
-
-
-def new_figure(*args: Any, **kwargs: Any) -> Any:
-    """An empty matplotlib figure.
-
-    Raises:
-        ImportError: if matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(missing_extra("plot", "the benchmark report")) from error
-    return Figure(*args, layout="constrained", **kwargs)
 
 
 def _cell(value: Any) -> str:

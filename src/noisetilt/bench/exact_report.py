@@ -8,25 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .document import Document, figure_bytes, new_figure
-from .exact_suite import TILTS, Run, disturbance
+from ..report.plotting import Panel, Series, draw_panels, figure_bytes
+from .document import Document
+from .exact_suite import Run, disturbance
 from .ledger import Row
 from .statistics import Interval, bootstrap, paired
-
-COLOURS = {
-    "ntrk": "#c0392b",
-    "ntrk mixture": "#2e6da4",
-    "ntrk mixture early": "#16a085",
-    "ntrk path": "#d81b9c",
-    "ntrk path early": "#6a0dad",
-    "ntrk early": "#e67e22",
-    "ntrk bump": "#f1a9a0",
-    "ntrk eta 0.7": "#7f5539",
-    "dps": "#2e8b57",
-    "twisted shift": "#b8860b",
-    "best-of-n": "#999999",
-    "svdd": "#333333",
-}
 
 
 class Point(NamedTuple):
@@ -92,23 +78,20 @@ def verdicts(name: str, points: Sequence[Point]) -> list[str]:
 
 
 def _plot(points: Sequence[Point], name: str, linear: bool) -> bytes:
-    figure = new_figure(figsize=(7, 4.6))
-    axes = figure.subplots()
+    series = {}
     for method in dict.fromkeys(p.method for p in points if not p.method.startswith("base")):
         mine = sorted((p for p in points if p.method == method), key=lambda p: p.strength)
         x, y = [max(0.0, p.disturbance.value) for p in mine], [p.gain.value for p in mine]
-        broken = method in TILTS and "mixture" not in method and "path" not in method
-        line = "o" if method in ("best-of-n", "svdd") else "o--" if broken else "o-"
-        axes.plot(x, y, line, color=COLOURS[method], label=method, markersize=4)
-    right = min(max(max(0.0, p.disturbance.value) for p in points), 25.0)
-    if linear:
-        axes.plot([0, right], [0, right], color="#000000", linewidth=0.8, label="optimal tilt")
-        axes.set_ylim(-1, right * 1.05)
-    axes.set(xlim=(-0.02 * right, right * 1.03), title=name)
-    axes.set(xlabel="disturbance, square root of added energy", ylabel="gain, standard deviations of the reward")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return figure_bytes(figure)
+        series[method] = Series(x, y, connected=method not in ("best-of-n", "svdd"))
+    right = min(max(max(0.0, p.disturbance.value) for p in points), 25.0) or 1.0
+    panel = Panel(
+        "disturbance, square root of added energy",
+        "gain, standard deviations of the reward",
+        series,
+        guides={"optimal tilt": ([0, right], [0, right])} if linear else {},
+        limits=((-0.02 * right, right * 1.03), (-1, right * 1.05) if linear else None),
+    )
+    return figure_bytes(draw_panels([panel], name))
 
 
 def write(out: Path, run: Run) -> Document:

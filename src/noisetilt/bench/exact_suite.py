@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import __version__
+from .._messages import nearest_name
 from ..methods import METHODS, Method
 from ..models.exact import GaussianModel, MixtureModel
 from ..path.strength import best_of_gain
@@ -202,7 +203,9 @@ class Run:
         known = dict.fromkeys(entry.name for entry in entries)
         unknown = [name for name in methods or () if name not in known]
         if unknown:
-            raise ValueError(f"method {unknown[0]!r} is not in the suite exact; it has: {', '.join(known)}")
+            raise ValueError(
+                f"method {unknown[0]!r} is not in the suite exact{nearest_name(unknown[0], known)}; it has: {', '.join(known)}"
+            )
         self.entries = [
             entry for entry in entries if not methods or entry.name in methods or entry.name.startswith("base")
         ]

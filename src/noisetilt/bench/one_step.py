@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import __version__
+from .._messages import nearest_name
 from ..methods import METHODS, Method
 from ..models import load as load_model
 from ..noise import audit
@@ -130,7 +131,8 @@ class Run:
     ) -> None:
         unknown = sorted(set(methods or ()) - {*SETTINGS, "base"})
         if unknown:
-            raise ValueError(f"method {unknown[0]!r} is not in the suite one-step; it has: {', '.join(SETTINGS)}")
+            hint = nearest_name(unknown[0], SETTINGS)
+            raise ValueError(f"method {unknown[0]!r} is not in the suite one-step{hint}; it has: {', '.join(SETTINGS)}")
         self.size = size or (QUICK if quick else FULL)
         self.out, self.methods = out, [m for m in SETTINGS if not methods or m in methods]
         self.model = load_model(MODEL)

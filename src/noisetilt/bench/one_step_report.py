@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from ..report import grid
-from .document import Document, figure_bytes, new_figure, picture_bytes
+from ..report.plotting import Panel, Series, draw_panels, figure_bytes
+from .document import Document, picture_bytes
 from .features import features, real_features
 from .ledger import Ledger, Row
 from .metrics import frechet_distance, precision_recall, vendi_score
@@ -20,18 +21,6 @@ from .statistics import bootstrap, paired
 
 PAIR = ("prompt", "seed")
 TIME_GOAL = 0.3
-COLOURS = {
-    INITIAL: "#000000",
-    "none": "#999999",
-    "reno": "#2e6da4",
-    "prno": "#8e44ad",
-    "mpgr": "#16a085",
-    "gper": "#c0392b",
-    "gper-latent": "#e67e22",
-    "gper-both": "#7f5539",
-    "gper-w": "#e377c2",
-    "gper-rotation": "#000080",
-}
 
 
 def tested(ledger: Ledger, reward: str) -> dict[str, list[Row]]:
@@ -180,59 +169,51 @@ def mean_curve(rows: Sequence[Row], field: str) -> np.ndarray:
 
 
 def _plot_curves(methods: dict[str, list[Row]], reward: str) -> bytes:
-    figure = new_figure(figsize=(15, 4.4))
-    by_iteration, by_time, against = figure.subplots(1, 3)
+    by_iteration, by_time, against = {}, {}, {}
     for name, rows in methods.items():
         target, aligned, seconds = (mean_curve(rows, field) for field in ("targets", "alignments", "seconds"))
-        style = {"color": COLOURS[name], "label": name}
-        by_iteration.plot(target, **style)
-        by_time.plot(seconds, target, **style)
-        against.plot(target, aligned, **style)
-        against.plot(target[-1], aligned[-1], "o", color=COLOURS[name])
-    by_iteration.set(xlabel="iteration", ylabel=reward)
-    by_time.set(xlabel="seconds per image", ylabel=reward)
-    against.set(xlabel=reward, ylabel="held-out alignment")
-    for axes in (by_iteration, by_time, against):
-        axes.spines[["top", "right"]].set_visible(False)
-    by_iteration.legend(frameon=False, fontsize=8)
-    return figure_bytes(figure)
+        by_iteration[name] = Series(range(len(target)), target, markers=False)
+        by_time[name] = Series(seconds, target, markers=False)
+        against[name] = Series(target, aligned, markers=False, circled=len(target) - 1)
+    panels = [
+        Panel("iteration", reward, by_iteration),
+        Panel("seconds per image", reward, by_time),
+        Panel(reward, "held-out alignment", against),
+    ]
+    return figure_bytes(draw_panels(panels))
 
 
 def _plot_frontier(out: Path, methods: dict[str, list[Row]], reward: str) -> bytes:
     """Target reward against costs for images and noise, at the snapshots of each method."""
-    figure = new_figure(figsize=(15, 4.4))
-    panels = figure.subplots(1, 3)
+    labels = {"frechet": "Fréchet distance", "heldout_2": SECOND_HELDOUT[reward], "cosine": "cosine to start"}
+    series: dict[str, dict[str, Series]] = {field: {} for field in labels}
     for name, rows in methods.items():
         at = sorted(map(int, rows[0]["snapshots"]))
         ways = [[at_snapshot(row, number) for row in rows] for number in at]
-        target, second, cosine = (
-            [float(np.mean([row[field] for row in some])) for some in ways]
-            for field in ("target", "heldout_2", "cosine")
-        )
         frechet = [set_metrics(pictures_of(out, rows, number))["frechet"] for number in at]
-        for axes, way in zip(panels, (frechet, second, cosine), strict=True):
-            if None not in way:
-                axes.plot(target, way, ".-", color=COLOURS[name], label=name)
-    for axes, label in zip(panels, ("Fréchet distance", SECOND_HELDOUT[reward], "cosine to start"), strict=True):
-        axes.set(xlabel=f"mean {reward}", ylabel=label)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False, fontsize=8)
-    return figure_bytes(figure)
+        target = _means(ways, "target")
+        for field in labels:
+            cost = frechet if field == "frechet" else _means(ways, field)
+            if None not in cost:
+                series[field][name] = Series(target, cost)
+    panels = [Panel(f"mean {reward}", label, series[field]) for field, label in labels.items() if series[field]]
+    return figure_bytes(draw_panels(panels))
+
+
+def _means(ways: Sequence[Sequence[Row]], field: str) -> list[float]:
+    return [float(np.mean([row[field] for row in rows])) for rows in ways]
 
 
 def _plot_costs(lines: Sequence[list[Any]], reward: str) -> bytes:
     """Target reward of all methods against its costs."""
-    figure = new_figure(figsize=(15, 4.4))
-    columns = ("precision", "Vendi", "rejected")
-    for axes, column in zip(figure.subplots(1, 3), columns, strict=True):
-        for line in lines:
-            x, y = float(line[HEADER.index("target")].split()[0]), line[HEADER.index(column)]
-            if y is not None:
-                axes.plot(x, y, "o", color=COLOURS[line[0]])
-                axes.annotate(line[0], (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
-        axes.set(xlabel=reward, ylabel=column)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure_bytes(figure)
+    panels = []
+    for column in ("precision", "Vendi", "rejected"):
+        points = {
+            line[0]: (float(line[HEADER.index("target")].split()[0]), line[HEADER.index(column)]) for line in lines
+        }
+        series = {name: Series([x], [y], connected=False) for name, (x, y) in points.items() if y is not None}
+        panels += [Panel(reward, column, series)] if series else []
+    return figure_bytes(draw_panels(panels))
 
 
 def write(out: Path, run: Run) -> Document:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .._messages import nearest_name
 from ..methods import METHODS, Method
 from ..path import Path as GaussianPath
 from ..sampling import reverse_steps
@@ -206,7 +207,8 @@ def restrict(plan: Plan, methods: Sequence[str] | None = None, targets: Sequence
     ):
         unknown = [name for name in names or () if name not in known]
         if unknown:
-            raise ValueError(f"{what} {unknown[0]!r} is not in the suite paper; it has: {', '.join(known)}")
+            hint = nearest_name(unknown[0], known)
+            raise ValueError(f"{what} {unknown[0]!r} is not in the suite paper{hint}; it has: {', '.join(known)}")
     if methods:
         plan = replace(plan, waves=(tuple(name for name in methods if name != "base"),))
     if targets:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,40 +11,37 @@ from PIL import Image
 from torch import Tensor
 
 from ..report import grid
-from .document import colour, figure_bytes, new_figure, picture_bytes
+from ..report.plotting import Panel, Series, draw_panels, figure_bytes
+from .document import picture_bytes
 from .ledger import Row
 from .paper_lines import Line, mean_of
-from .paper_plan import METHODS_OF_SUITE, SEARCHES, Target
+from .paper_plan import Target
 from .paper_suite import Runner
-
-MARKS = "os^Dv<>Pp*hX"
-
-
-def style_of(name: str) -> dict[str, Any]:
-    """The marker and colour of a method, the same in every plot."""
-    if name == "base":
-        return {"marker": "P", "color": "black"}
-    number = list(METHODS_OF_SUITE).index(name)
-    return {"marker": MARKS[number % len(MARKS)], "color": colour(number)}
+from .statistics import Interval
 
 
 def plot_lines(target: Target, lines: Sequence[Line], budget: int) -> bytes:
     """Target reward against Fréchet distance, and against the first held-out reward."""
-    figure = new_figure(figsize=(10, 4.2))
-    left, right = figure.subplots(1, 2)
-    for line in lines:
-        style = style_of(line.method) | {"linestyle": "none"}
-        left.plot(line.frechet, line.reward.value, label=line.method, **style)
-        heldout, reward = line.heldout[0], line.reward
-        errors = [[[v.value - v.low], [v.high - v.value]] for v in (heldout, reward)]
-        right.errorbar(heldout.value, reward.value, xerr=errors[0], yerr=errors[1], elinewidth=0.6, **style)
-    left.set(xlabel="Fréchet distance to real emoji (lower is better)", ylabel=target.reward)
-    right.set(xlabel=target.heldout[0], ylabel=target.reward)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
-    figure.suptitle(f"{target.reward} at {budget} network calls per image")
-    return figure_bytes(figure)
+    distance = {line.method: Series([line.frechet], [line.reward.value], connected=False) for line in lines}
+    heldout = {
+        line.method: Series(
+            [line.heldout[0].value],
+            [line.reward.value],
+            x_error=_error_bars(line.heldout[0]),
+            y_error=_error_bars(line.reward),
+            connected=False,
+        )
+        for line in lines
+    }
+    panels = [
+        Panel("Fréchet distance to real emoji (lower is better)", target.reward, distance),
+        Panel(target.heldout[0], target.reward, heldout),
+    ]
+    return figure_bytes(draw_panels(panels, f"{target.reward} at {budget} network calls per image"))
+
+
+def _error_bars(interval: Interval) -> tuple[list[float], list[float]]:
+    return [interval.value - interval.low], [interval.high - interval.value]
 
 
 def load_image(file: Path) -> Tensor:
@@ -66,24 +62,17 @@ def image_grid(out: Path, lines: Sequence[Line]) -> bytes:
 def plot_tuning(runner: Runner, target: Target, tried: dict[str, dict[float, list[Row]]]) -> bytes:
     """A line per method over its strengths: target reward against the first held-out reward, and against the quantity
     of the tuning constraint."""
-    roughness = target.constraint == "roughness"
-    fields = {
-        "heldout_1": target.heldout[0],
-        "roughness" if roughness else "heldout_alignment": "total variation" if roughness else "held-out alignment",
-    }
-    figure, base = new_figure(figsize=(10, 4.6)), runner.rows("reference", target, "base")
-    panels = figure.subplots(1, 2)
-    columns = ["heldout_1", list(fields)[-1]]
-    for axes, field in zip(panels, columns, strict=True):
-        axes.plot(mean_of(base, field), mean_of(base, "reward"), label="base", markersize=10, **style_of("base"))
+    base = runner.rows("reference", target, "base")
+    fields = {"heldout_1": target.heldout[0]}
+    if target.constraint == "roughness":
+        fields["roughness"] = "total variation"
+    elif target.heldout[0] != "held-out alignment":  # otherwise both panels would be the same
+        fields["heldout_alignment"] = "held-out alignment"
+    panels = []
+    for field, label in fields.items():
+        series = {"base": Series([mean_of(base, field)], [mean_of(base, "reward")])}
         for name, cells in tried.items():
             x, y = ([mean_of(rows, of) for rows in cells.values()] for of in (field, "reward"))
-            chosen = list(cells).index(runner.chosen_strength(target, name))
-            line = ":" if name in SEARCHES else "-"
-            axes.plot(x, y, line, markersize=4, linewidth=1, label=name, **style_of(name))
-            axes.plot(x[chosen], y[chosen], "o", color=style_of(name)["color"], markersize=11, fillstyle="none")
-        axes.set(xlabel=fields[field], ylabel=target.reward)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
-    figure.suptitle(f"{target.reward}: all strengths tried")
-    return figure_bytes(figure)
+            series[name] = Series(x, y, circled=list(cells).index(runner.chosen_strength(target, name)))
+        panels.append(Panel(label, target.reward, series))
+    return figure_bytes(draw_panels(panels, f"{target.reward}: all strengths tried"))

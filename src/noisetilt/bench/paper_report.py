@@ -29,8 +29,8 @@ RULE = (
     "on other programs. MB is the peak memory."
 )
 TUNING_CAPTION = (
-    "Lines connect the strengths of a method; dotted lines have 100 calls instead of 25; circles are the chosen "
-    "strengths. Up and to the right is better; total variation should stay that of base."
+    "Lines connect the strengths of a method, with 25 calls for a single trajectory and 100 for a search; circles are "
+    "the chosen strengths. Up and to the right is better; total variation should stay that of base."
 )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._messages import unknown_name
+from ..report.plotting import require_matplotlib
 from ..runs import Interrupts, locked
-from .document import new_figure
 
 SUITES = ("exact", "paper", "one-step")
 
@@ -38,7 +38,7 @@ def bench(
     """
     if suite not in SUITES:
         raise ValueError(unknown_name("suite", suite, SUITES))
-    new_figure()  # raises before hours of work if matplotlib is missing
+    require_matplotlib("the benchmark report")  # before hours of work
     if suite != "paper" and (targets or not measure):
         raise ValueError(
             f"targets and report-only runs are for the suite paper and the suite is {suite}; leave both options out"

@@ -8,17 +8,29 @@ from typing import Any
 
 from .. import __version__
 from .batch_arguments import DESCRIPTION, add_batch_arguments, add_run_folder_options, output_folder
+from .completion import SHELLS, PrintCompletion
+from .parser import Parser
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `noisetilt` with all its commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="noisetilt",
         description="Inference-time alignment of diffusion and flow models by noise-tilted sampling.",
-        epilog="`noisetilt COMMAND --help` describes a command.",
+        epilog="examples:\n"
+        '  noisetilt generate "cat face" --reward style:3d --out out/cat\n'
+        "  noisetilt rewards\n\n"
+        "`noisetilt COMMAND --help` describes a command.",
     )
     parser.add_argument("--version", action="version", version=f"noisetilt {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument(
+        "--print-completion",
+        choices=SHELLS,
+        action=PrintCompletion,
+        metavar="SHELL",
+        help='print a script for completion on TAB in bash, zsh or fish: eval "$(noisetilt --print-completion bash)"',
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for add in (_add_generate, _add_optimize, _add_batch, _add_bench, _add_plan, _add_audit, _add_lists):
         add(commands)
     return parser
@@ -46,7 +58,6 @@ def _command(commands: Any, name: str, summary: str, description: str, *examples
         help=summary,
         description=description,
         epilog="examples:\n" + "\n".join(f"  noisetilt {example}" for example in examples),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
@@ -68,6 +79,9 @@ def _add_generate(commands: Any) -> None:
     )
     _add_set(parser, "rho=0.1")
     _add_run_options(parser)
+    parser.add_argument(
+        "--animate", action="store_true", help="write animation.webp, the model's prediction of the image at each step"
+    )
 
 
 def _add_optimize(commands: Any) -> None:
@@ -159,6 +173,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the first image (default: %(default)s)")
     parser.add_argument("--out", type=output_folder, default=Path("out"), help="output folder (default: %(default)s/)")
     add_run_folder_options(parser)
+    parser.add_argument(
+        "--show",
+        action="store_true",
+        help="show grid.png in a terminal with kitty graphics, iTerm2 images or sixel",
+    )
     parser.add_argument(
         "--gradient-at",
         default="x_t",

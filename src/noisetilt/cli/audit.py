@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 from scipy import stats
 from torch import Tensor
 
-from .._messages import missing_extra
+from .._messages import missing_extra, nearest_name
 from ..noise import audit
 from ..noise.typicality import radial_bands, sequence_bands
+from ..report.plotting import Bands, draw_bands, has_matplotlib, save_figure
 
 SUFFIXES = (".npy", ".safetensors", ".png")
 
@@ -104,7 +105,10 @@ def _read_safetensors(file: Path, tensor: str | None) -> Tensor:
             if tensor is None and len(names) == 1:
                 tensor = names[0]
             if tensor not in names:
-                raise ValueError(f"tensor is {tensor!r}, expected one of {', '.join(names)}; name it with --tensor")
+                hint = nearest_name(tensor or "", names)
+                raise ValueError(
+                    f"tensor is {tensor!r}{hint}, expected one of {', '.join(names)}; name it with --tensor"
+                )
             return stored.get_tensor(tensor)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is damaged, or no safetensors file: {error}") from None
@@ -115,9 +119,7 @@ def plot_bands(x: Tensor, out: Path) -> bool:
 
     Returns False, and writes nothing, if matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
+    if not has_matplotlib():
         return False
     x = x.double()
     field = x if x.ndim > 3 else x[:, None]
@@ -125,21 +127,12 @@ def plot_bands(x: Tensor, out: Path) -> bool:
         "bands of the flattened spectrum": sequence_bands(x.flatten(1)),
         "half-octaves of spatial frequency": radial_bands(field),
     }
-    figure = Figure(figsize=(10, 3.5), layout="constrained")
-    for axis, (title, (energy, df)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        _plot_panel(axis, energy.sum(0), df * len(x))
-        axis.set(title=title, xlabel="band, low to high frequency", ylabel="energy / expected")
-    figure.savefig(out, dpi=90)
+    save_figure(draw_bands({title: _bands(energy.sum(0), df * len(x)) for title, (energy, df) in panels.items()}), out)
     return True
 
 
-def _plot_panel(axis, energy: np.ndarray, df: np.ndarray) -> None:
-    """Bars of energy over its expectation. White noise leaves the shaded interval in one panel out of 1000; bars
-    outside it are red."""
+def _bands(energy: np.ndarray, df: np.ndarray) -> Bands:
+    """Energy over its expectation. White noise leaves the interval of a panel in one panel out of 1000."""
     outside = 0.001 / len(df) / 2
     low, high = (stats.chi2.ppf(p, df) / df for p in (outside, 1 - outside))
-    ratio, position = energy / df, np.arange(len(df))
-    axis.bar(position, ratio, color=np.where((ratio < low) | (ratio > high), "tab:red", "tab:blue"))
-    axis.fill_between(position, low, high, step="mid", color="black", alpha=0.2)
-    axis.set_yscale("log")
-    axis.axhline(1, color="black", lw=0.8)
+    return Bands(energy / df, low, high)

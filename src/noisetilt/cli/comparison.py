@@ -20,13 +20,15 @@ from .._messages import missing_extra
 from ..integrations.load import is_pipeline
 from ..methods import Method
 from ..report import file_stem, grid, save_picture, table
+from ..report.terminal import show
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
 from ..rewards.reward import evaluate_reward, mean_over_frames
 from ..runs import write_json
+from .console import filled, line_width, print_error
 
 # Fields of a job that the images do not depend on, except for rounding errors.
-NOT_SETTINGS = ("out", "batch", "chunk", "resume", "overwrite")
+NOT_SETTINGS = ("out", "batch", "chunk", "resume", "overwrite", "animate", "show")
 # All images of a run are in memory until its grid is drawn.
 MAX_IMAGES, MAX_STEPS = 10_000, 100_000
 MISSING_PLOT = missing_extra("plot", "the plot rewards.png")
@@ -143,8 +145,13 @@ def _shrunk(image: Tensor, side: int) -> Tensor:
 
 
 def comparison_grid(rows: Sequence[tuple[str, Sequence[Tensor]]]) -> Image.Image:
-    """Labelled rows of images, twice as large as they are if they are small."""
-    return grid(rows, scale=2 if max(rows[0][1][0].shape[1:]) <= 128 else 1)
+    """Labelled rows of images, enlarged if they are small."""
+    return grid(rows, scale=scale_of(rows[0][1][0]))
+
+
+def scale_of(image: Tensor) -> int:
+    """By which an image (3, H, W) is enlarged in a grid."""
+    return 2 if max(image.shape[-2:]) <= 128 else 1
 
 
 def image_name(job: Any, seed: int, variant: Variant) -> str:
@@ -200,10 +207,10 @@ def write_record(job: Any, variants: Sequence[Variant], heldout_name: str, compl
 
 
 def grid_label(variant: Variant, method: str) -> str:
-    """The line above a variant's images in grid.png."""
+    """The line above a variant's images in grid.png: the method and its mean rewards."""
     means = variant.statistics()
-    text = f"{variant.name} ({method})  reward {means['reward_mean']:+.3f}"
-    return text if means["heldout_mean"] is None else text + f"  held-out {means['heldout_mean']:+.3f}"
+    text = f"{method}: reward {means['reward_mean']:+.3f}"
+    return text if means["heldout_mean"] is None else text + f", held-out {means['heldout_mean']:+.3f}"
 
 
 def comparison_table(job: Any, variants: Sequence[Variant], heldout_name: str) -> str:
@@ -212,10 +219,30 @@ def comparison_table(job: Any, variants: Sequence[Variant], heldout_name: str) -
     if heldout_name == "none":
         del titles["heldout_mean"]
     rows = [[variant.name, *(variant.statistics()[column] for column in titles)] for variant in variants]
-    return table(["", *titles.values()], rows)
+    return table(["", *titles.values()], rows, line_width())
+
+
+def comparison_sentence(job: Any, variants: Sequence[Variant], heldout_name: str) -> str:
+    """How the mean rewards differ between the variants, in a sentence; a second one if the reward may be exploited."""
+    before, after = (variant.statistics() for variant in variants)
+    changes = {job.reward: (before["reward_mean"], after["reward_mean"])}
+    if after["heldout_mean"] is not None:
+        changes[f"held-out {heldout_name}"] = (before["heldout_mean"], after["heldout_mean"])
+    texts = [f"{name} {'rises' if b > a else 'falls'} from {a:.3f} to {b:.3f}" for name, (a, b) in changes.items()]
+    (reward, *heldout) = (b > a for a, b in changes.values())
+    hacked = " The reward rises and the held-out reward falls: the images may exploit errors of the reward."
+    return ", ".join(texts) + "." + (hacked if reward and heldout == [False] else "")
 
 
 def print_summary(job: Any, variants: Sequence[Variant], heldout_name: str, files: str) -> None:
-    """Prints the table, and where the files are."""
-    print(comparison_table(job, variants, heldout_name))
-    print(f"\nthe images, {files} are in {Path(job.out)}/")
+    """Prints the table, what it says, and which image to open; shows that image if the job says so."""
+    first, second = ("the initial noise" if hasattr(job, "patience") else "base"), job.method
+    print(comparison_table(job, variants, heldout_name) + "\n")
+    print(filled(comparison_sentence(job, variants, heldout_name)))
+    picture = Path(job.out) / "grid.png"
+    print(filled(f"Open {picture}: {first} above, {second} below. The images, {files} are in the same folder."))
+    if job.show:
+        with Image.open(picture) as image:
+            reason = show(image)
+        if reason is not None:
+            print_error(f"{reason}; open {picture}")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ..methods import METHODS, Method, find_method
-from ..report import plot_rewards
 from ..report import save_image as save_image_file
+from ..report.plotting import Panel, curve, draw_panels, has_matplotlib, save_figure
 from ..rewards import Reward
 from ..rewards import load as load_reward
 from ..runs import Interrupts, claim_folder
@@ -35,8 +34,9 @@ from .comparison import (
     write_record,
     write_start,
 )
+from .console import progress_bar, warn
+from .iterates import IterateImages, read_iterates, write_animation, write_iterates
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
-from .names import check_method
 from .progress import Progress
 
 
@@ -67,6 +67,8 @@ class GenerateJob:
     frames: int | None = None
     batch: int | None = None
     chunk: int | None = None
+    animate: bool = False
+    show: bool = False
     resume: bool = False
     overwrite: bool = False
 
@@ -92,7 +94,6 @@ def run(job: GenerateJob) -> dict[str, Any]:
     """
     job = with_defaults(job)
     check_numbers(job)
-    check_method(job.method)
     variants = [Variant("base", METHODS["base"]), Variant("guided", find_method(job.method).replace(**job.options))]
     reward = load_reward(job.reward)
     warn_of_memory(job, variants[1].method)
@@ -107,22 +108,28 @@ def run(job: GenerateJob) -> dict[str, Any]:
         Interrupts() as interrupts,
     ):
         progress, complete = Progress(job, continued), False
+        frames: dict[str, list[IterateImages]] = {variant.name: [] for variant in variants}
         write_start(job, "generate")
         try:
-            with tqdm(total=sum(_count_steps(job, variant, model) for variant in variants), unit="step") as bar:
+            with progress_bar(sum(_count_steps(job, variant, model) for variant in variants), "step") as bar:
                 for variant, seeds in ((variant, seeds) for variant in variants for seeds in seed_batches(job)):
-                    if not progress.restore(variant, seeds):
+                    images = read_iterates(job.out, variant, seeds) if job.animate else IterateImages(0)
+                    if images is None or not progress.restore(variant, seeds):
                         before = variant.seconds
                         with explained_memory(job, model, variant.method):
-                            _run_batch(job, variant, model, reward, heldout, seeds, bar)
+                            images = _run_batch(job, variant, model, reward, heldout, seeds, bar)
+                        if job.animate:
+                            write_iterates(job.out, variant, seeds, images)
                         progress.add(variant, seeds, variant.seconds - before)
+                    frames[variant.name].append(images)
                     interrupts.check()
             complete = True
         finally:
             if variants[0].images:
                 with interrupts.deferred():
-                    record = _write_summary(job, variants, heldout_name, complete)
-    print_summary(job, variants, heldout_name, "grid.png, rewards.png and run.json")
+                    record = _write_summary(job, variants, frames, heldout_name, complete)
+    animation = "animation.webp, " if job.animate else ""
+    print_summary(job, variants, heldout_name, f"{animation}rewards.png and run.json")
     return record
 
 
@@ -157,11 +164,16 @@ def _run_batch(
     reward: Reward,
     heldout: Reward | None,
     seeds: Sequence[int],
-    bar: tqdm,
-) -> None:
+    bar: Any,
+) -> IterateImages:
+    """Adds a batch's results to the variant, writes its images, and returns those of its steps for the animation."""
     prompts = [job.prompt] * len(seeds)
+    predicted = IterateImages(0, first=1)
 
     def show_progress(report: StepReport) -> None:
+        if job.animate:
+            predicted.last = report.steps
+            predicted.record(report.number, report.images)
         bar.update()
         bar.set_postfix_str(f"{variant.name} reward {report.rewards.mean():+.3f}")
 
@@ -186,16 +198,28 @@ def _run_batch(
     variant.seconds += result.trace.seconds
     for image, seed, value, heldout_value in zip(result.images, seeds, result.rewards, heldout_rewards, strict=True):
         save_image(job, variant, seed, image, reward_value=float(value), heldout_value=heldout_value)
+    return predicted
 
 
-def _write_summary(job: GenerateJob, variants: Sequence[Variant], heldout_name: str, complete: bool) -> dict[str, Any]:
-    """Writes run.json, grid.png and rewards.png of the images finished so far, and returns the content of run.json."""
+def _write_summary(
+    job: GenerateJob,
+    variants: Sequence[Variant],
+    frames: Mapping[str, Sequence[IterateImages]],
+    heldout_name: str,
+    complete: bool,
+) -> dict[str, Any]:
+    """Writes run.json and the pictures of the images finished so far, and returns the content of run.json."""
     record = write_record(job, variants, heldout_name, complete)
     done = [variant for variant in variants if variant.images]
     methods = {"base": "base", "guided": job.method}
     rows = [(grid_label(variant, methods[variant.name]), thumbnails(variant.images)) for variant in done]
     save_image_file(comparison_grid(rows), job.out / "grid.png")
-    curves = {variant.name: torch.cat(variant.curves, dim=1).numpy() for variant in done if variant.curves}
-    if not plot_rewards(curves, f"{job.reward} of the predicted image", job.out / "rewards.png"):
-        tqdm.write(MISSING_PLOT)
+    if job.animate:
+        write_animation([(methods[name], batches) for name, batches in frames.items() if batches], job.out, "step")
+    if not has_matplotlib():
+        warn(MISSING_PLOT)
+        return record
+    curves = {methods[v.name]: curve(torch.cat(v.curves, dim=1).numpy()) for v in done if v.curves}
+    panel = Panel("step", f"{job.reward} of the predicted image", curves)
+    save_figure(draw_panels([panel]), job.out / "rewards.png")
     return record

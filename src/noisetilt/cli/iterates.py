@@ -1,8 +1,8 @@
-"""Images of the iterates of a noise ascent: recorded while it runs, and drawn as a strip."""
+"""Images of the iterates of a noise ascent, or of the steps of a sampler: recorded while it runs, and drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,10 +11,9 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..report import grid
+from ..report import grid, save_animation
 from ..runs import write_bytes
-from ..sampling import AscentReport
-from .comparison import Variant, thumbnails
+from .comparison import Variant, comparison_grid, scale_of, thumbnails
 
 MAX_FRAMES, STRIP_COLUMNS, MAX_IMAGES = 24, 8, 8
 Frames = dict[int, list[torch.Tensor]]
@@ -22,21 +21,27 @@ Frames = dict[int, list[torch.Tensor]]
 
 @dataclass
 class IterateImages:
-    """Images (3, H, W) in [0, 1] of some iterates, by the number of the iterate; only of the first images of a run."""
+    """Images (3, H, W) in [0, 1] of some iterates, by the number of the iterate; only of the first images of a run.
 
-    iterations: int
+    Args:
+        last, first: the numbers of the last and of the first iterate.
+        frames: number → images.
+    """
+
+    last: int
     frames: Frames = field(default_factory=dict)
+    first: int = 0
 
     def recorded_numbers(self) -> set[int]:
-        """At most MAX_FRAMES iterates from 0 to the last, evenly spaced."""
-        count = min(MAX_FRAMES, self.iterations + 1)
-        return {round(i * self.iterations / max(count - 1, 1)) for i in range(count)}
+        """At most MAX_FRAMES iterates from the first to the last, evenly spaced."""
+        count = min(MAX_FRAMES, self.last - self.first + 1)
+        return {self.first + round(i * (self.last - self.first) / max(count - 1, 1)) for i in range(count)}
 
-    def record(self, report: AscentReport) -> None:
-        """Keeps the images of a report if its iterate is recorded."""
-        if report.number in self.recorded_numbers():
-            frame = self.frames.setdefault(report.number, [])
-            frame += thumbnails(list(report.images[: MAX_IMAGES - len(frame)].cpu()))
+    def record(self, number: int, images: Callable[[], torch.Tensor]) -> None:
+        """Keeps the images (image, 3, H, W) of an iterate if it is among the recorded ones."""
+        if number in self.recorded_numbers():
+            frame = self.frames.setdefault(number, [])
+            frame += thumbnails(list(images()[: MAX_IMAGES - len(frame)].cpu()))
 
     def close(self) -> None:
         """Repeats the last frame for the iterates that an early stop left out."""
@@ -56,9 +61,28 @@ def draw_strip(frames: Frames) -> Image.Image:
     numbers = sorted(frames)
     count = min(STRIP_COLUMNS, len(numbers))
     picked = [numbers[round(i * (len(numbers) - 1) / max(count - 1, 1))] for i in range(count)]
-    label = "iterations " + ", ".join(map(str, picked))
-    rows = [("" if i else label, [frames[n][i] for n in picked]) for i in range(len(frames[picked[0]]))]
-    return grid(rows, per_line=count)
+    rows = [("", [frames[n][i] for n in picked]) for i in range(len(frames[picked[0]]))]
+    captions = [f"iteration {number}" for number in picked]
+    return grid(rows, scale=scale_of(rows[0][1][0]), per_line=count, captions=captions)
+
+
+def write_animation(rows: Sequence[tuple[str, Sequence[IterateImages]]], out: Path, unit: str) -> None:
+    """Writes animation.webp, in which a row per method moves from its first to its last iterate.
+
+    Args:
+        rows: method → its batches. A row with fewer iterates stays on its last.
+        out: the folder.
+        unit: what an iterate is called: "step" or "iteration".
+    """
+    merged = [(method, merged_frames(batches)) for method, batches in rows]
+    sheets = []
+    for i in range(max(len(frames) for _, frames in merged)):
+        parts = []
+        for method, frames in merged:
+            number = sorted(frames)[min(i, len(frames) - 1)]
+            parts.append((f"{method}, {unit} {number}", frames[number]))
+        sheets.append(comparison_grid(parts))
+    save_animation(sheets, out / "animation.webp")
 
 
 def _iterates_file(out: Path, variant: Variant, seeds: Sequence[int]) -> Path:
@@ -70,7 +94,7 @@ def write_iterates(out: Path, variant: Variant, seeds: Sequence[int], images: It
     file = _iterates_file(out, variant, seeds)
     file.parent.mkdir(parents=True, exist_ok=True)
     frames = {str(number): torch.stack(frame).contiguous() for number, frame in images.frames.items()}
-    write_bytes(file, save(frames, metadata={"iterations": str(images.iterations)}))
+    write_bytes(file, save(frames, metadata={"last": str(images.last), "first": str(images.first)}))
 
 
 def read_iterates(out: Path, variant: Variant, seeds: Sequence[int]) -> IterateImages | None:
@@ -78,6 +102,7 @@ def read_iterates(out: Path, variant: Variant, seeds: Sequence[int]) -> IterateI
     try:
         with safe_open(_iterates_file(out, variant, seeds), framework="pt") as stored:
             frames = {int(number): list(stored.get_tensor(number)) for number in stored.keys()}  # noqa: SIM118
-            return IterateImages(int(stored.metadata()["iterations"]), frames)
-    except (OSError, SafetensorError):
+            metadata = stored.metadata()
+            return IterateImages(int(metadata["last"]), frames, int(metadata["first"]))
+    except (OSError, SafetensorError, KeyError):
         return None

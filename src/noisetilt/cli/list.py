@@ -6,10 +6,10 @@ import argparse
 import dataclasses
 import inspect
 
-from ..methods import METHODS
+from ..methods import METHODS, find_method
 from ..models import MODELS
 from ..rewards import CATALOGUE
-from .names import check_method
+from .console import filled
 
 # Models that have no name of their own.
 PIPELINES = {
@@ -28,22 +28,22 @@ def main(args: argparse.Namespace) -> None:
     else:
         for name, method in METHODS.items():
             options = ", ".join(f"{k}={v}" for k, v in method.options().items())
-            print(f"{name:16} {method.summary}  [{options}]")
+            print(filled(f"{name:16} {method.summary}  [{options}]", "    "))
 
 
 def _print_lines(descriptions: dict[str, str]) -> None:
     for name, line in descriptions.items():
-        print(f"{name:16} {line}")
+        print(filled(f"{name:16} {line}", "    "))
 
 
 def _print_vocabulary() -> None:
     from ..rewards.scorers.words import vocabulary
 
-    print(" ".join(vocabulary()))
+    print(filled(" ".join(vocabulary())))
 
 
 def _describe_method(name: str) -> None:
-    check_method(name)
+    find_method(name)
     print(f"{name}: {METHODS[name].summary}\n")
     for role, part in METHODS[name].parts().items():
         options = ", ".join(f"{f.name}={getattr(part, f.name)}" for f in dataclasses.fields(part))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from .arguments import build_parser
+from .console import allow_all_characters, print_error
 
 # The module of each command; its function `main` takes the parsed arguments.
 MODULES = {"methods": "list", "rewards": "list", "models": "list"}
@@ -23,17 +24,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 on success, 1 if rows of a batch failed, 2 after an error, 130 after Ctrl-C, 143 after
         SIGTERM.
     """
-    args = build_parser().parse_args(argv)
+    allow_all_characters(sys.stdout, sys.stderr)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 0
     # OpenMP threads that spin while they wait are several times slower when another program uses the same cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         module = importlib.import_module(f".{MODULES.get(args.command, args.command)}", __package__)
         return module.main(args) or 0
     except (ValueError, FloatingPointError, OSError, ImportError, MemoryError) as error:
-        print(f"noisetilt: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     except KeyboardInterrupt as interrupt:
-        print("\nnoisetilt: interrupted; finished results are kept", file=sys.stderr)
+        print(file=sys.stderr)
+        print_error("interrupted; finished results are kept")
         return getattr(interrupt, "status", 130)
 
 

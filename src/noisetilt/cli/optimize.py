@@ -8,13 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..methods import find_method
-from ..report import grid, plot_panels, save_animation
 from ..report import save_image as save_image_file
+from ..report.plotting import Panel, curve, draw_panels, has_matplotlib, save_figure
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
 from ..runs import Interrupts, claim_folder
@@ -35,9 +33,9 @@ from .comparison import (
     write_record,
     write_start,
 )
-from .iterates import IterateImages, draw_strip, merged_frames, read_iterates, write_iterates
+from .console import progress_bar, warn
+from .iterates import IterateImages, draw_strip, merged_frames, read_iterates, write_animation, write_iterates
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
-from .names import check_method
 from .progress import Progress
 
 PATIENCE = 10
@@ -70,6 +68,7 @@ class OptimizeJob:
     frames: int | None = None
     batch: int | None = None
     chunk: int | None = None
+    show: bool = False
     resume: bool = False
     overwrite: bool = False
 
@@ -79,7 +78,6 @@ class OptimizeJob:
 
     def variants(self) -> list[Variant]:
         """Without and with noise ascent."""
-        check_method(self.method)
         if "iterations" in self.options:
             raise ValueError("the number of iterations is the option --iterations; leave it out of --set")
         find_ascent(self.method)  # raises for methods without noise ascent
@@ -125,7 +123,7 @@ def run(job: OptimizeJob) -> dict[str, Any]:
         progress, complete = Progress(job, continued), False
         write_start(job, "optimize")
         try:
-            with tqdm(total=batches * (job.iterations + 2), unit="iteration") as bar:
+            with progress_bar(batches * (job.iterations + 2), "iteration") as bar:
                 for variant, seeds in ((variant, seeds) for variant in variants for seeds in seed_batches(job)):
                     images = read_iterates(job.out, variant, seeds)
                     if images is None or not progress.restore(variant, seeds):
@@ -141,7 +139,7 @@ def run(job: OptimizeJob) -> dict[str, Any]:
             if variants[0].images:
                 with interrupts.deferred():
                     record = _write_summary(job, variants, iterates, heldout_name, complete)
-    print_summary(job, variants, heldout_name, "grid.png, strip.png, animation.png, rewards.png and run.json")
+    print_summary(job, variants, heldout_name, "strip.png, animation.webp, rewards.png and run.json")
     return record
 
 
@@ -161,13 +159,13 @@ def _run_batch(
     reward: Reward,
     heldout: Reward | None,
     seeds: Sequence[int],
-    bar: tqdm,
+    bar: Any,
 ) -> IterateImages:
     ascent = find_ascent(variant.method)
     iterates = IterateImages(ascent.iterations)
 
     def record_iterate(report: AscentReport) -> None:
-        iterates.record(report)
+        iterates.record(report.number, lambda: report.images)
         bar.update()
         text = f"{variant.name} reward {report.rewards.mean():+.3f}"
         bar.set_postfix_str(text if report.heldout is None else f"{text} held-out {report.heldout.mean():+.3f}")
@@ -205,15 +203,16 @@ def _add_results(job: OptimizeJob, variant: Variant, result: OptimizeResult, see
         save_image(job, variant, seed, result.images[i], **rewards, **chosen)
 
 
-def _reward_panels(
-    job: OptimizeJob, variants: Sequence[Variant], heldout_name: str
-) -> dict[str, dict[str, np.ndarray]]:
-    """Reward and held-out reward of the iterates, (iteration, image), beside those of the initial noise."""
+def _reward_panels(job: OptimizeJob, variants: Sequence[Variant], heldout_name: str) -> list[Panel]:
+    """Reward and held-out reward of the iterates beside those of the initial noise."""
     base, guided = (torch.cat(variant.curves, dim=2).numpy() for variant in variants)
     base = base.repeat(guided.shape[1], axis=1)
     titles = (job.reward, f"held-out {heldout_name}")
     panels = zip(titles, base, guided, strict=False)  # one title more, if there is no held-out reward
-    return {title: {"initial noise": before, job.method: after} for title, before, after in panels}
+    return [
+        Panel("iteration", title, {"initial noise": curve(before, 0), job.method: curve(after, 0)})
+        for title, before, after in panels
+    ]
 
 
 def _write_summary(
@@ -223,7 +222,7 @@ def _write_summary(
     heldout_name: str,
     complete: bool,
 ) -> dict[str, Any]:
-    """Writes run.json, grid.png, rewards.png, strip.png and animation.png of the images finished so far."""
+    """Writes run.json, grid.png, rewards.png, strip.png and animation.webp of the images finished so far."""
     record = write_record(job, variants, heldout_name, complete)
     done = [variant for variant in variants if variant.images]
     labels = {"base": "initial noise", "guided": job.method}
@@ -232,9 +231,9 @@ def _write_summary(
     if iterates:
         frames = merged_frames(iterates)
         save_image_file(draw_strip(frames), job.out / "strip.png")
-        animation = [grid([(f"{job.method}, iteration {n}", frames[n])]) for n in sorted(frames)]
-        save_animation(animation, job.out / "animation.png")
-        panels = _reward_panels(job, done, heldout_name)
-        if not plot_panels(panels, "iteration", job.out / "rewards.png", first=0):
-            tqdm.write(MISSING_PLOT)
+        write_animation([(job.method, iterates)], job.out, "iteration")
+        if has_matplotlib():
+            save_figure(draw_panels(_reward_panels(job, done, heldout_name)), job.out / "rewards.png")
+        else:
+            warn(MISSING_PLOT)
     return record

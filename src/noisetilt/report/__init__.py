@@ -1,15 +1,12 @@
 """Images, plots and text tables for the command line, the benchmark and the recipes."""
 
 from .pictures import encode_picture, file_stem, grid, save_animation, save_image, save_picture, to_image
-from .plots import plot_panels, plot_rewards
 from .tables import table
 
 __all__ = [
     "encode_picture",
     "file_stem",
     "grid",
-    "plot_panels",
-    "plot_rewards",
     "save_animation",
     "save_image",
     "save_picture",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
@@ -10,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..runs import write_bytes
+from .text import break_lines
+
+# Pixels: the height of a line of text, and the least width of a grid, so that its labels have room.
+LINE, MIN_WIDTH = 18, 240
 
 
 def file_stem(prompt: str) -> str:
@@ -56,37 +61,86 @@ def save_image(image: Image.Image, file: Path) -> None:
     write_bytes(file, stream.getvalue())
 
 
-def grid(rows: Sequence[tuple[str, Sequence[Tensor]]], scale: int = 2, gap: int = 4, per_line: int = 8) -> Image.Image:
-    """Labelled rows of pictures (3, H, W) in [0, 1]; each row breaks into lines of `per_line` pictures.
+def grid(
+    rows: Sequence[tuple[str, Sequence[Tensor]]],
+    scale: int = 2,
+    gap: int = 4,
+    per_line: int = 8,
+    captions: Sequence[str] = (),
+) -> Image.Image:
+    """Rows of images (3, H, W) in [0, 1], with a label above each row, broken into lines of `per_line` images.
+
+    Args:
+        rows: label → images; a row with an empty label follows the row above it closely.
+        scale: by which the images are enlarged.
+        gap: pixels between images.
+        per_line: images in a line.
+        captions: a text above each column.
 
     Raises:
-        ValueError: if there is no picture.
+        ValueError: if there is no image.
     """
     if not rows or not all(pictures for _, pictures in rows):
         raise ValueError("a row of the grid has no picture; give at least one per row")
-    height, width = rows[0][1][0].shape[1:]
-    cell_h, cell_w, label_h = height * scale, width * scale, 18
+    height, width = (side * scale for side in rows[0][1][0].shape[1:])
     columns = min(per_line, max(len(pictures) for _, pictures in rows))
-    lines = [-(-len(pictures) // per_line) for _, pictures in rows]
-    sheet = Image.new(
-        "RGB",
-        (columns * (cell_w + gap) + gap, sum(n * (cell_h + gap) + label_h for n in lines) + gap),
-        "white",
-    )
-    draw, top = ImageDraw.Draw(sheet), gap
-    for (label, pictures), count in zip(rows, lines, strict=True):
-        draw.text((gap + 1, top), label, fill="black", font_size=13)
-        top += label_h
+    across = max(gap + columns * (width + gap), MIN_WIDTH)
+    labels = [_lines(label, across - 2 * gap) if label else [] for label, _ in rows]
+    headings = [_lines(caption, width) for caption in captions[:columns]]
+    head = LINE * max(map(len, headings), default=0)
+    heights = [
+        LINE * len(label) + -(-len(pictures) // per_line) * (height + gap)
+        for label, (_, pictures) in zip(labels, rows, strict=True)
+    ]
+    sheet = Image.new("RGB", (across, gap + head + sum(heights)), "white")
+    draw, top = ImageDraw.Draw(sheet), gap + head
+    for i, lines in enumerate(headings):
+        for j, line in enumerate(lines):
+            middle = gap + i * (width + gap) + (width - _text_width(line)) / 2
+            draw.text((middle, gap + LINE * j), line, fill="black", font=_font())
+    for lines, (_, pictures), below in zip(labels, rows, heights, strict=True):
+        for j, line in enumerate(lines):
+            draw.text((gap, top + LINE * j), line, fill="black", font=_font())
         for i, picture in enumerate(pictures):
-            tile = to_image(picture).resize((cell_w, cell_h), Image.Resampling.NEAREST)
-            sheet.paste(tile, (gap + (i % per_line) * (cell_w + gap), top + (i // per_line) * (cell_h + gap)))
-        top += count * (cell_h + gap)
+            tile = to_image(picture).resize((width, height), Image.Resampling.NEAREST)
+            line, column = divmod(i, per_line)
+            sheet.paste(tile, (gap + column * (width + gap), top + LINE * len(lines) + line * (height + gap)))
+        top += below
     return sheet
 
 
+@functools.cache
+def _font() -> Any:
+    return ImageFont.load_default(13)
+
+
+def _text_width(text: str) -> float:
+    return _font().getlength(text)
+
+
+def _lines(text: str, width: float) -> list[str]:
+    return break_lines(text, lambda line: _text_width(line) <= width, most=4)
+
+
 def save_animation(frames: Sequence[Image.Image], file: Path, milliseconds: int = 120) -> None:
-    """Writes an animated PNG that stays on its last frame for a second; viewers that know no such show the first."""
-    times = [milliseconds] * (len(frames) - 1) + [1000]
+    """Writes an animated WebP that stays on its last frame for a second and a half, and repeats.
+
+    Smaller frames are extended with white to the size of the largest.
+
+    Raises:
+        ValueError: if there is no frame.
+    """
+    if not frames:
+        raise ValueError("the animation has no frame; give at least one")
+    size = max(frame.width for frame in frames), max(frame.height for frame in frames)
+    sheets = [_extended(frame, size) for frame in frames]
+    times = [milliseconds] * (len(sheets) - 1) + [1500]
     stream = io.BytesIO()
-    frames[0].save(stream, "PNG", save_all=True, append_images=frames[1:], duration=times, loop=0)
+    sheets[0].save(stream, "WEBP", save_all=True, append_images=sheets[1:], duration=times, loop=0, quality=90)
     write_bytes(file, stream.getvalue())
+
+
+def _extended(frame: Image.Image, size: tuple[int, int]) -> Image.Image:
+    sheet = Image.new("RGB", size, "white")
+    sheet.paste(frame)
+    return sheet

@@ -6,14 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Text columns: words to the left, numbers to the right with three decimals."""
+def _cell(value: Any) -> str:
+    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
-    def cell(value: Any) -> str:
-        return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
-    texts = [[cell(v) for v in row] for row in rows]
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], width: int | None = None) -> str:
+    """Text columns: words to the left, numbers to the right with three decimals.
+
+    Args:
+        header, rows: the cells; None is a dash.
+        width: characters of a line. A table that is wider has a block of lines per row instead: the first cell, and
+            below it a line per further cell.
+    """
+    texts = [[_cell(v) for v in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(header), *texts]) for i in range(len(header))]
+    if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
+        return _blocks(header, texts)
     numeric = [all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -22,3 +30,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         ).rstrip()
 
     return "\n".join([line(header), line(["─" * w for w in widths]), *map(line, texts)])
+
+
+def _blocks(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """One block of lines per row."""
+    lines = []
+    for row in rows:
+        lines.append(f"{header[0]} {row[0]}".strip())
+        lines += [f"  {name}: {text.strip()}" for name, text in zip(header[1:], row[1:], strict=True)]
+    return "\n".join(lines)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .._messages import nearest_name
 from .reward import Reward
 
 Reader = Callable[[np.ndarray], str]
@@ -90,7 +91,8 @@ def ocr(engine: str | None = None) -> Reward:
         ImportError: if the engine is not installed, or none is.
     """
     if engine is not None and engine not in ENGINES:
-        raise ValueError(f"OCR engine {engine!r} is unknown; use one of {', '.join(ENGINES)}")
+        hint = nearest_name(engine, ENGINES)
+        raise ValueError(f"OCR engine {engine!r} is unknown{hint}; use one of {', '.join(ENGINES)}")
     missing = []
     for name in (engine,) if engine else ENGINES:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..._messages import missing_extra
+from ..._messages import missing_extra, nearest_name
 from ...models.flux import quietly
 
 OFFLOADS = ("none", "model", "sequential")
@@ -26,7 +26,8 @@ def find_dtype(dtype: torch.dtype | str | None, device: torch.device | str) -> t
         return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if found not in (torch.float32, torch.float16, torch.bfloat16):
-        raise ValueError(f"dtype = {dtype!r} is unknown; expected float32, float16 or bfloat16")
+        hint = nearest_name(str(dtype), ("float32", "float16", "bfloat16"))
+        raise ValueError(f"dtype = {dtype!r} is unknown{hint}; expected float32, float16 or bfloat16")
     return found
 
 

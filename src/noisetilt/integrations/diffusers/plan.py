@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..._messages import nearest_name
 from .components import build_component, find_model, latent_shape, meta_tensor, network_call, network_latents
 from .memory import LiveMemory, fused_attention
 
@@ -156,7 +157,7 @@ def plan(
     """
     model = find_model(name)
     if dtype not in DTYPES:
-        raise ValueError(f"dtype = {dtype!r} is unknown; expected one of {', '.join(DTYPES)}")
+        raise ValueError(f"dtype = {dtype!r} is unknown{nearest_name(dtype, DTYPES)}; use one of {', '.join(DTYPES)}")
     if batch < 1 or chunk < 1:
         raise ValueError(f"batch = {batch} and chunk = {chunk} must be 1 or more")
     modules: dict[str, Any]

@@ -1,0 +1,74 @@
+"""Plots of bars: histograms, and the band energies of noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .axes import set_ticks
+from .figures import FONT_SIZE, new_figure, own_settings, wrapped
+from .styles import PALETTE
+
+WIDTH, HEIGHT, BINS = 3.8, 3.0, 40
+OUTSIDE, INSIDE = PALETTE[0], "#5b7fa6"
+
+
+class Bands(NamedTuple):
+    """Energies of bands over their expectation, each (band,), and the interval in which they are expected."""
+
+    ratio: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@own_settings
+def draw_histograms(values: Mapping[str, np.ndarray], ylabel: str) -> Any:
+    """A matplotlib figure of one histogram for each name that has a value; numbers that are not finite are left out.
+
+    Raises:
+        ValueError: if there is no number at all.
+        ImportError: if matplotlib is not installed.
+    """
+    finite = {name: numbers[np.isfinite(numbers)] for name, numbers in values.items()}
+    shown = {name: numbers for name, numbers in finite.items() if len(numbers)}
+    if not shown:
+        raise ValueError("the histogram has no finite number; give at least one")
+    figure = new_figure(WIDTH * len(shown), HEIGHT)
+    for axes, (name, numbers) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
+        axes.hist(numbers, bins=min(BINS, max(1, len(np.unique(numbers)))), color=INSIDE)
+        set_ticks(axes.xaxis, count=4)
+        set_ticks(axes.yaxis)
+        axes.set_xlabel(wrapped(name, WIDTH - 1, FONT_SIZE))
+        axes.set_ylabel(wrapped(ylabel, HEIGHT - 1, FONT_SIZE))
+    return figure
+
+
+@own_settings
+def draw_bands(panels: Mapping[str, Bands]) -> Any:
+    """A matplotlib figure of one panel for each title: a bar per band, in another colour outside the interval.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    figure = new_figure(5.0 * len(panels), 3.5)
+    for axes, (title, bands) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        position = np.arange(len(bands.ratio))
+        ratio = np.maximum(bands.ratio, 1e-6)
+        outside = (bands.ratio < bands.low) | (bands.ratio > bands.high)
+        axes.set_yscale("log")
+        axes.bar(position, ratio - 1, bottom=1, color=np.where(outside, OUTSIDE, INSIDE))
+        edges = np.concatenate([position - 0.5, position[-1:] + 0.5])
+        low, high = (np.append(np.maximum(end, 1e-6), max(end[-1], 1e-6)) for end in (bands.low, bands.high))
+        axes.fill_between(edges, low, high, step="post", color="black", alpha=0.15, linewidth=0)
+        axes.axhline(1, color="black", lw=0.8)
+        top, bottom = max(ratio.max(), high.max()), min(ratio.min(), low.min())
+        axes.set_ylim(bottom / 1.1, top * 1.1)
+        axes.set_xlim(-0.7, len(ratio) - 0.3)
+        set_ticks(axes.xaxis)
+        set_ticks(axes.yaxis, "log")
+        axes.set_title(wrapped(title, 4.0, FONT_SIZE + 1, lines=2))
+        axes.set_xlabel("band, low to high frequency")
+        axes.set_ylabel("energy / expected")
+    return figure

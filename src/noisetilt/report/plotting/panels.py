@@ -1,0 +1,172 @@
+"""Plots of methods: points, lines and bands in panels side by side, with one legend for all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from .axes import set_ticks
+from .figures import FONT_SIZE, HEADING, SMALL, new_figure, own_settings, text_width, wrapped
+from .styles import Style, styles_of
+
+Scale = Literal["linear", "log", "symlog"]
+# Inches.
+PANEL_WIDTH, PANEL_HEIGHT, LEGEND_TEXT, LEGEND_LINE, LEGEND_HEIGHT = 4.6, 3.7, 2.4, 0.2, 9.0
+GREY = "#8a8a8a"
+
+
+@dataclass(frozen=True)
+class Series:
+    """The points of a method.
+
+    Args:
+        x, y: the points; points that are None or not finite are left out.
+        x_error, y_error: the lengths of the error bars below and above each point.
+        band: the lower and upper edge of a shaded band at each point.
+        connected: whether a line connects the points.
+        markers: whether the points are marked.
+        circled: the number of a point with a circle.
+    """
+
+    x: Sequence[float | None]
+    y: Sequence[float | None]
+    x_error: tuple[Sequence[float], Sequence[float]] | None = None
+    y_error: tuple[Sequence[float], Sequence[float]] | None = None
+    band: tuple[Sequence[float], Sequence[float]] | None = None
+    connected: bool = True
+    markers: bool = True
+    circled: int | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Args:
+        xlabel, ylabel, title: texts; they are broken into lines.
+        series: name → points. Methods have their own colours, see `styles_of`.
+        guides: name → (x, y) of thin grey lines to compare with.
+        limits: the first and last number of the x axis and of the y axis; None: from the points.
+        scales: of the x axis and of the y axis.
+    """
+
+    xlabel: str
+    ylabel: str
+    series: Mapping[str, Series]
+    title: str = ""
+    guides: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    limits: tuple[tuple[float, float] | None, tuple[float, float] | None] = (None, None)
+    scales: tuple[Scale, Scale] = ("linear", "linear")
+
+
+@own_settings
+def draw_panels(panels: Sequence[Panel], heading: str = "") -> Any:
+    """A matplotlib figure of panels side by side with one legend to the right, none for a single name.
+
+    Raises:
+        ValueError: if there is no panel, or a panel has no point.
+        ImportError: if matplotlib is not installed.
+    """
+    if not panels or not all(len(series.y) for panel in panels for series in panel.series.values()):
+        raise ValueError("a curve of the plot has no value; give at least one point per curve")
+    names = list(dict.fromkeys(name for panel in panels for name in panel.series))
+    guides = list(dict.fromkeys(name for panel in panels for name in panel.guides if name))
+    styles = styles_of(names)
+    entries = [*names, *guides] if len(names) + len(guides) > 1 else []
+    width, height, columns = _legend_size(entries)
+    figure = new_figure(len(panels) * PANEL_WIDTH + width, max(PANEL_HEIGHT, height) + (0.5 if heading else 0))
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw_panel(axes, panel, styles)
+    if entries:
+        handles = [_handle(styles[name], _drawn(panels, name)) for name in names] + [_guide_handle() for _ in guides]
+        texts = [_legend_text(name) for name in entries]
+        figure.legend(handles, texts, loc="outside right upper", frameon=False, ncols=columns, handlelength=3.2)
+    if heading:
+        wide = len(panels) * PANEL_WIDTH
+        figure.suptitle(wrapped(heading, wide - 0.4, HEADING, lines=2), x=wide / 2 / (wide + width))
+    return figure
+
+
+def _legend_text(name: str) -> str:
+    text = wrapped(name, LEGEND_TEXT, SMALL, lines=2)
+    return f"\u200b{text}" if text.startswith("_") else text  # matplotlib leaves out labels that begin with "_"
+
+
+def _legend_size(entries: Sequence[str]) -> tuple[float, float, int]:
+    """Width and height of a legend in inches, and its number of columns."""
+    if not entries:
+        return 0.0, 0.0, 1
+    texts = [_legend_text(name).split("\n") for name in entries]
+    height = LEGEND_LINE * max(map(len, texts)) * len(texts)
+    columns = math.ceil(height / LEGEND_HEIGHT)
+    widest = max(text_width(line, SMALL) for text in texts for line in text)
+    return columns * (widest + 0.75), LEGEND_LINE * max(map(len, texts)) * -(-len(texts) // columns) + 0.3, columns
+
+
+def _drawn(panels: Sequence[Panel], name: str) -> list[Series]:
+    return [panel.series[name] for panel in panels if name in panel.series]
+
+
+def _line_style(style: Style, connected: bool, markers: bool) -> dict[str, Any]:
+    return {
+        "color": style.colour,
+        "linestyle": ((0, style.dashes) if style.dashes else "-") if connected else "none",
+        "marker": style.marker if markers else "",
+        "markersize": 5,
+        "linewidth": 1.3,
+    }
+
+
+def _handle(style: Style, drawn: Sequence[Series]) -> Any:
+    from matplotlib.lines import Line2D
+
+    connected, markers = (any(getattr(series, name) for series in drawn) for name in ("connected", "markers"))
+    return Line2D([], [], **_line_style(style, connected, markers))
+
+
+def _guide_handle() -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=GREY, linewidth=0.9)
+
+
+def _numbers(values: Sequence[float | None]) -> np.ndarray:
+    numbers = np.array([math.nan if value is None else value for value in values], dtype=float)
+    return np.where(np.isfinite(numbers), numbers, math.nan)
+
+
+def _draw_panel(axes: Any, panel: Panel, styles: Mapping[str, Style]) -> None:
+    for x, y in panel.guides.values():
+        axes.plot(x, y, color=GREY, linewidth=0.9, zorder=1)
+    for name, series in panel.series.items():
+        x, y, style = _numbers(series.x), _numbers(series.y), styles[name]
+        if series.band is not None:
+            axes.fill_between(x, *map(_numbers, series.band), color=style.colour, alpha=0.15, linewidth=0)
+        if series.x_error is not None or series.y_error is not None:
+            errors = {"xerr": series.x_error, "yerr": series.y_error}
+            axes.errorbar(x, y, **errors, fmt="none", ecolor=style.colour, elinewidth=0.6, alpha=0.7)
+        axes.plot(x, y, **_line_style(style, series.connected, series.markers))
+        if series.circled is not None:
+            at = slice(series.circled, series.circled + 1)
+            axes.plot(x[at], y[at], "o", color=style.colour, markersize=11, fillstyle="none")
+    for axis, limits, scale in zip("xy", panel.limits, panel.scales, strict=True):
+        if scale != "linear":
+            getattr(axes, f"set_{axis}scale")(scale, **({"linthresh": 1.0} if scale == "symlog" else {}))
+        if limits is not None:
+            getattr(axes, f"set_{axis}lim")(*limits)
+        set_ticks(getattr(axes, f"{axis}axis"), scale)
+    axes.set_xlabel(wrapped(panel.xlabel, PANEL_WIDTH - 1, FONT_SIZE))
+    axes.set_ylabel(wrapped(panel.ylabel, PANEL_HEIGHT - 1.2, FONT_SIZE))
+    if panel.title:
+        axes.set_title(wrapped(panel.title, PANEL_WIDTH - 1, FONT_SIZE + 1, lines=2))
+
+
+def curve(values: np.ndarray, first: int = 1) -> Series:
+    """The mean over images of values (step, image) from step `first` on, with the band of the middle 80 % of images."""
+    steps = np.arange(first, first + len(values))
+    low, high = np.quantile(values, [0.1, 0.9], axis=1)
+    return Series(steps, np.mean(values, axis=1), band=(low, high), markers=len(values) == 1)
