@@ -204,7 +204,8 @@ class Run:
         unknown = [name for name in methods or () if name not in known]
         if unknown:
             raise ValueError(
-                f"method {unknown[0]!r} is not in the suite exact{nearest_name(unknown[0], known)}; it has: {', '.join(known)}"
+                f"method {unknown[0]!r} is not in the suite exact{nearest_name(unknown[0], known)}; "
+                f"it has: {', '.join(known)}"
             )
         self.entries = [
             entry for entry in entries if not methods or entry.name in methods or entry.name.startswith("base")
