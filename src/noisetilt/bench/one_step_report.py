@@ -272,9 +272,9 @@ def write(out: Path, run: Run) -> Document:
         "many settings and iterations per method: the highest mean target reward among the iterates where the judge "
         f"names at most {TOLERANCE:.0%} fewer images right than those of the initial noise. No method optimises the "
         "judge. Brackets are 95 % bootstrap intervals; 'gain' is the difference to the initial noise at the same "
-        "seeds. NFE are counted by a hook on the network, without recomputation in the backward pass. Fréchet distance, "
-        "precision and recall are against 3 000 real emoji and biased by the number of images; Vendi is the effective "
-        "number of different images per prompt. Cosine to start, mean square and audit p are those of the noise; "
+        "seeds. NFE are counted by a hook on the network, without recomputation in the backward pass. Fréchet "
+        "distance, precision and recall are against 3 000 real emoji and biased by the number of images; Vendi is the "
+        "effective number of different images per prompt. Cosine to start, mean square and audit p are those of the noise; "
         "'rejected' is the fraction that the typicality audit rejects at 1 %. Seconds do not include the held-out "
         "rewards."
     )
