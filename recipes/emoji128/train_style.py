@@ -108,7 +108,11 @@ def main() -> None:
     parser.add_argument("--kind", choices=NETWORKS, required=True)
     parser.add_argument("--backbones", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=900, help="of adversarial training; the judge has none")
-    parser.add_argument("--start", type=Path, help="folder of train_scorers.py, or of the package's scorers: backbones that are robust already")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        help="folder of train_scorers.py, or of the package's scorers: backbones that are robust already",
+    )
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--every", type=int, default=50)

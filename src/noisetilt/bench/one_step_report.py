@@ -274,9 +274,9 @@ def write(out: Path, run: Run) -> Document:
         "judge. Brackets are 95 % bootstrap intervals; 'gain' is the difference to the initial noise at the same "
         "seeds. NFE are counted by a hook on the network, without recomputation in the backward pass. Fréchet "
         "distance, precision and recall are against 3 000 real emoji and biased by the number of images; Vendi is the "
-        "effective number of different images per prompt. Cosine to start, mean square and audit p are those of the noise; "
-        "'rejected' is the fraction that the typicality audit rejects at 1 %. Seconds do not include the held-out "
-        "rewards."
+        "effective number of different images per prompt. Cosine to start, mean square and audit p are those of the "
+        "noise; 'rejected' is the fraction that the typicality audit rejects at 1 %. Seconds do not include the "
+        "held-out rewards."
     )
     for target, steps in itertools.product(run.size.targets, run.size.steps):
         methods = tested(run, target, steps)
