@@ -1,11 +1,12 @@
 """Put trained weights together as a FluxPipeline folder.
 
     python recipes/emoji128/assemble.py build/emoji128/run build/emoji128 src/noisetilt/models/emoji128
+    python recipes/emoji128/assemble.py build/emoji128/turbo build/emoji128 src/noisetilt/models/emoji128-turbo --turbo
 
 The first folder has flow*.safetensors and text*.safetensors as train_cpu.py or train_gpu.py writes them; the second has
 vocabulary.json, vae.safetensors and scale.json; the third is written: weights in float16, and SHA-256 checksums of all
 files but the card. Weights that were not guidance-distilled have seen guidance 1 only, and the guidance input is folded
-away; --distilled keeps it.
+away; --distilled keeps it. --turbo writes the transformer alone: emoji128-turbo has the other parts of emoji128.
 """
 
 from __future__ import annotations
@@ -60,14 +61,17 @@ def assemble(weights: Path, build: Path, distilled: bool = False) -> FluxPipelin
     )
 
 
-def save(pipe: FluxPipeline, folder: Path) -> None:
-    """Writes the pipeline with half-precision weights and checksums.json."""
-    pipe.save_pretrained(folder)
+def save(pipe: FluxPipeline, folder: Path, transformer_only: bool = False) -> None:
+    """Writes the pipeline, or its transformer, with half-precision weights and checksums.json."""
+    if transformer_only:
+        pipe.transformer.save_pretrained(folder / "transformer")
+    else:
+        pipe.save_pretrained(folder)
     for file in folder.rglob("*.safetensors"):
         state = load_file(file)
         save_file({k: v.half() if v.is_floating_point() else v for k, v in state.items()}, file, {"format": "pt"})
         file.chmod(0o644)
-    for file in (folder / "model_index.json", *folder.glob("tokenizer*/tokenizer_config.json")):
+    for file in (*folder.glob("model_index.json"), *folder.glob("tokenizer*/tokenizer_config.json")):
         # The name that transformers 4 and 5 both know.
         file.write_text(file.read_text("utf-8").replace("TokenizersBackend", "PreTrainedTokenizerFast"), "utf-8")
     files = sorted(f for f in folder.rglob("*") if f.suffix in {".safetensors", ".json"} and f.name != "checksums.json")
@@ -81,9 +85,10 @@ def main() -> None:
     parser.add_argument("build", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--distilled", action="store_true", help="keep the guidance input")
+    parser.add_argument("--turbo", action="store_true", help="write the transformer alone")
     options = parser.parse_args()
     pipe = assemble(options.weights, options.build, options.distilled)
-    save(pipe, options.folder)
+    save(pipe, options.folder, options.turbo)
     parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
     size = sum(f.stat().st_size for f in options.folder.rglob("*.safetensors"))
     print(

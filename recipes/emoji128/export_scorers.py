@@ -4,7 +4,8 @@
         build/emoji128/labels.txt src/noisetilt/rewards/scorers
 
 Written: concepts/ with target.safetensors and heldout.safetensors (float16, batch normalisation folded, one vector for
-each word), words.json and concepts.json; imagenet/ with an untouched EfficientNet-Lite0 with its classifier. labels.txt has the names of ImageNet's 1 000 classes in the order of the classifier, one per line.
+each word), words.json and concepts.json; imagenet/ with an untouched EfficientNet-Lite0 with its classifier. labels.txt
+has the names of ImageNet's 1 000 classes in the order of the classifier, one per line.
 """
 
 from __future__ import annotations

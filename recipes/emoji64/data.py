@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from noisetilt.rewards.scorers.words import STYLES, split_words
+from noisetilt.rewards.scorers.words64 import STYLES, split_words
 
 BUILD = Path("build/emoji64")
 VOCABULARY = Path("src/noisetilt/rewards/scorers/vocabulary.json")

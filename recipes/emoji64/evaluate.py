@@ -23,7 +23,7 @@ from noisetilt.bench.metrics import frechet_distance, precision_recall
 from noisetilt.models.emoji64.model import FOLDER, Emoji64Model
 from noisetilt.models.emoji64.network import Emoji64
 from noisetilt.report import grid
-from noisetilt.rewards.scorers.words import GRID_PROMPTS, STYLES, vocabulary
+from noisetilt.rewards.scorers.words64 import GRID_PROMPTS, STYLES, vocabulary
 
 DATA = Path("build/emoji64/data.npz")
 BATCH = 64

@@ -11,7 +11,7 @@ import torch
 from noisetilt.models.emoji64.model import FOLDER
 from noisetilt.models.emoji64.network import Emoji64
 from noisetilt.models.weights import save_weights
-from noisetilt.rewards.scorers.words import vocabulary
+from noisetilt.rewards.scorers.words64 import vocabulary
 
 if __name__ == "__main__":
     state = torch.load(Path("build/emoji64/checkpoint.pt"), weights_only=True)

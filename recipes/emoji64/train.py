@@ -33,7 +33,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from noisetilt.models.emoji64.network import PATCH, Emoji64
-from noisetilt.rewards.scorers import words
+from noisetilt.rewards.scorers import words64 as words
 
 BUILD = Path("build/emoji64")
 TEXT_DROP = 0.1

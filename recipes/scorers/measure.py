@@ -18,7 +18,7 @@ from pictures import Pictures, jpeg_like, sampling_matrix, spoil
 from torch import Tensor
 
 from noisetilt.rewards import scorers
-from noisetilt.rewards.scorers.words import STYLES
+from noisetilt.rewards.scorers.words64 import STYLES
 
 OUT = Path("recipes/scorers/measured.json")
 

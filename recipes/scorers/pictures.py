@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from noisetilt.rewards.scorers import words
+from noisetilt.rewards.scorers import words64 as words
 
 DATA = Path("build/emoji64/data.npz")
 SAMPLES = Path("build/scorers/samples.npz")

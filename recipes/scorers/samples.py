@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from noisetilt.models.emoji64.network import Emoji64
-from noisetilt.rewards.scorers import words
+from noisetilt.rewards.scorers import words64 as words
 
 CHECKPOINT = Path("build/emoji64/checkpoint.pt")
 GUIDANCE = 2.0

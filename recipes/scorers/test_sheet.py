@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from noisetilt.rewards.scorers.words import STYLES
+from noisetilt.rewards.scorers.words64 import STYLES
 
 FOLDER = Path("tests/data")
 

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from noisetilt.rewards import scorers
-from noisetilt.rewards.scorers import words
+from noisetilt.rewards.scorers import words64 as words
 
 BUILD = Path("build/scorers")
 SEEDS = {"target": 11, "heldout": 23, "features": 37}

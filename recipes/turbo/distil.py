@@ -34,7 +34,7 @@ from train import optimisers
 from noisetilt import load
 from noisetilt.models.emoji64.network import Emoji64
 from noisetilt.report import grid
-from noisetilt.rewards.scorers import words
+from noisetilt.rewards.scorers import words64 as words
 from noisetilt.rewards.scorers.scorer import ConvEncoder, load_scorer
 
 

@@ -6,7 +6,7 @@ import torch
 from noisetilt import load, rewards, sample
 from noisetilt.models.emoji64.model import FOLDER
 from noisetilt.models.weights import load_weights
-from noisetilt.rewards.scorers import words
+from noisetilt.rewards.scorers import words64 as words
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import torch
 
 from noisetilt import load, sample
 from noisetilt.bench.metrics import total_variation
-from noisetilt.rewards.scorers import words
+from noisetilt.rewards.scorers import words64 as words
 
 PROMPTS = [f"{p} {words.STYLES[i % 3]}" for i, p in enumerate(words.GRID_PROMPTS[:12])]
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from noisetilt.rewards import scorers
 from noisetilt.rewards.checksums import read_verified
-from noisetilt.rewards.scorers import words
+from noisetilt.rewards.scorers import words64 as words
 
 DATA = Path(__file__).parents[1] / "data"
 BOTH = pytest.mark.parametrize("which", ["target", "heldout"])

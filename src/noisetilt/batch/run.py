@@ -60,7 +60,7 @@ def run_batch(
     *,
     reward: str | RewardFunction | None = None,
     method: str = "ntrk",
-    model: Any = "emoji64",
+    model: Any = "emoji128",
     steps: int | None = None,
     guidance: float | None = None,
     eta: float = 1.0,

@@ -38,7 +38,7 @@ class Settings:
     reward: str | None = None
     method: str = "ntrk"
     options: Mapping[str, Any] = field(default_factory=dict)
-    model: str = "emoji64"
+    model: str = "emoji128"
     steps: int | None = None
     guidance: float | None = None
     seed: int = 0

@@ -72,8 +72,8 @@ def _add_generate(commands: Any) -> None:
     )
     _add_prompt_and_reward(parser)
     parser.add_argument("--method", default="ntrk", help="see `noisetilt methods` (default: %(default)s)")
-    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's own, 25 for emoji64)")
-    _add_model(parser, "emoji64", "the folder or hub id of any diffusers pipeline that `align` supports")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's own, 25 for emoji128)")
+    _add_model(parser, "emoji128", "the folder or hub id of any diffusers pipeline that `align` supports")
     parser.add_argument(
         "--eta", type=float, default=1.0, help="stochasticity: 0 is the ODE, 1 is DDPM (default: %(default)s)"
     )
@@ -288,8 +288,8 @@ def _add_lists(commands: Any) -> None:
         commands,
         "models",
         "list the models",
-        "Prints the models, one per line, or all words that the prompts of emoji64 may have.",
+        "Prints the models, one per line, or all words that the prompts of emoji128 may have.",
         "models",
         "models --words",
     )
-    models.add_argument("--words", action="store_true", help="print the vocabulary of emoji64")
+    models.add_argument("--words", action="store_true", help="print the vocabulary of emoji128")

@@ -20,7 +20,7 @@ def add_batch_arguments(parser: argparse.ArgumentParser, parse_option: Callable[
     add("table", type=Path, metavar="TABLE", help=".csv, .jsonl or .parquet with a column prompt, or .txt")
     add("--reward", help='such as style:3d or "0.7*alignment + 0.3*redness"; see `noisetilt rewards`')
     add("--method", default="ntrk", help="see `noisetilt methods` (default: %(default)s)")
-    add("--model", default="emoji64", help="see `noisetilt models`, or a folder (default: %(default)s)")
+    add("--model", default="emoji128", help="see `noisetilt models`, or a folder (default: %(default)s)")
     add("--out", type=output_folder, required=True, help="output folder")
     add("--steps", type=int, help="sampling steps (default: the model's own)")
     add("--guidance", type=float, help="classifier-free guidance scale (default: the model's own)")

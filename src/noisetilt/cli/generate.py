@@ -51,7 +51,7 @@ class GenerateJob:
     n: int = 8
     seed: int = 0
     out: Path = Path("out")
-    model: str = "emoji64"
+    model: str = "emoji128"
     guidance: float | None = None
     eta: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)

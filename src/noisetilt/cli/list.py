@@ -37,9 +37,9 @@ def _print_lines(descriptions: dict[str, str]) -> None:
 
 
 def _print_vocabulary() -> None:
-    from ..rewards.scorers.words import vocabulary
+    from ..rewards.scorers.words import rows
 
-    print(filled(" ".join(vocabulary())))
+    print(filled(" ".join(rows())))
 
 
 def _describe_method(name: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...path import FlowPath
-from ...rewards.scorers.words import bags
+from ...rewards.scorers.words64 import bags
 from ..denoiser import Denoiser
 from ..pixels import clamp_unit
 from ..weights import load_weights

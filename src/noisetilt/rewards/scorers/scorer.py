@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checksums import read_verified
-from . import words
+from . import words64 as words
+from .concepts import same_meaning
 from .encoders import EMBEDDING, ENCODERS, TextTower
+from .style import logit_margin
 
 SIZE = 64
 MAX_SCALE = 16.0
@@ -49,22 +51,6 @@ def content_words(prompt: str) -> list[str]:
 def bank() -> tuple[str, ...]:
     """The texts that a prompt is compared with: the names of all emoji."""
     return tuple(json.loads((WEIGHTS / "bank.json").read_text("utf-8")))
-
-
-def same_meaning(bags: Tensor, bank_bags: Tensor) -> Tensor:
-    """(prompts, texts) bool: True where one text's words include all words of the other, or most words are shared."""
-    shared = bags @ bank_bags.T
-    prompt_words, text_words = bags.sum(1, keepdim=True), bank_bags.sum(1)
-    union = prompt_words + text_words - shared
-    return (shared >= torch.minimum(prompt_words, text_words)) | (shared >= 0.6 * union)
-
-
-def logit_margin(logits: Tensor) -> Tensor:
-    """Each logit of (batch, classes) minus the log-sum-exp of the others: the log odds, which do not saturate."""
-    classes = logits.shape[1]
-    own = torch.eye(classes, dtype=torch.bool, device=logits.device)
-    others = logits[:, None, :].expand(-1, classes, -1).masked_fill(own, -math.inf)
-    return logits - torch.logsumexp(others, dim=-1)
 
 
 def checked_images(images: Tensor) -> Tensor:

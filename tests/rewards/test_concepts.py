@@ -1,0 +1,175 @@
+"""Alignment, concepts and ImageNet's labels: shapes, gradients, independence of the batch, refusals, and sense on
+held-out images."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from noisetilt import rewards
+from noisetilt.rewards.scorers import concepts, imagenet, words
+from noisetilt.rewards.scorers.efficientnet_lite import FEATURES
+
+DATA = Path(__file__).parents[1] / "data"
+BOTH = pytest.mark.parametrize("which", ["target", "heldout"])
+EVERY = pytest.mark.parametrize("name", ["alignment", "concept:cat face", "style:3d", "classifier:imagenet:teapot"])
+
+
+@pytest.fixture(scope="module")
+def images():
+    """24 images that no scorer was trained on, (24, 3, 128, 128) in [0, 1]."""
+    sheet = np.asarray(Image.open(DATA / "heldout_emoji.png").convert("RGB"))
+    tiles = sheet.reshape(3, 64, 8, 64, 3).transpose(0, 2, 4, 1, 3).reshape(24, 3, 64, 64)
+    small = torch.from_numpy(tiles.copy()) / 255.0
+    return torch.nn.functional.interpolate(small, size=128, mode="bicubic").clamp(0, 1)
+
+
+@pytest.fixture(scope="module")
+def names():
+    """The words of their names that the scorer knows."""
+    found = [one["name"] for one in json.loads((DATA / "heldout_emoji.json").read_text())]
+    return [" ".join(word for word in name.split() if word in words.rows()) for name in found]
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("size", [(128, 128), (96, 160)])
+def test_values_follow_the_images(name, dtype, size):
+    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    values = rewards.load(name)(x, ["cat face", "red heart"])
+    assert values.shape == (2,) and values.dtype == dtype and values.isfinite().all()
+
+
+@EVERY
+def test_a_small_step_along_the_gradient_raises_the_value(name, images):
+    """By what the gradient says, within the curvature of a network with rectifiers."""
+    reward, prompts = rewards.load(name), ["red heart", "cat face"]
+    x = images[6:8].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(reward(x, prompts).sum(), x)
+    size = gradient.flatten(1).norm(dim=1)
+    step = 0.001 * gradient / size[:, None, None, None]
+    with torch.no_grad():
+        up, down = (reward(x + sign * step, prompts) for sign in (1, -1))
+    assert ((up - down) / 0.002 > 0.5 * size).all() and ((up - down) / 0.002 < 1.2 * size).all()
+
+
+@EVERY
+def test_an_image_scores_the_same_in_any_batch(name, images, names):
+    reward = rewards.load(name)
+    together, alone = reward(images[:6], names[:6]), reward(images[3:4], names[3:4])
+    torch.testing.assert_close(together[3:4], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("heldout", [False, True])
+def test_heldout_images_align_with_their_names_better_than_with_others(heldout, images, names):
+    reward = rewards.load("alignment", heldout=heldout)
+    own = reward(images, names)
+    wrong = torch.stack([reward(images, names[k:] + names[:k]) for k in (3, 8, 13)])
+    assert (own > wrong).float().mean() >= 0.8
+    assert own.mean() > wrong.mean() + 2
+
+
+@pytest.mark.parametrize("heldout", [False, True])
+def test_a_concept_has_higher_log_odds_in_its_own_image(heldout, images, names):
+    for name in ("dagger", "scorpion", "crayon"):
+        values = rewards.load(f"concept:{name}", heldout=heldout)(images[::2], names[::2])
+        own = names[::2].index(name) if name in names[::2] else None
+        others = values if own is None else torch.cat([values[:own], values[own + 1 :]])
+        mine = rewards.load(f"concept:{name}", heldout=heldout)(images[names.index(name)][None], [name])
+        assert mine > others.median() + 1
+
+
+def test_a_concept_by_its_emoji_or_its_words_in_any_order():
+    rows = {concepts.concept_row(name) for name in ("tiger face", "🐯", "face tiger", " Tiger Face ")}
+    assert len(rows) == 1
+    assert concepts.concept_row("❤️") == concepts.concept_row("red heart") != rows.pop()
+
+
+def test_style_words_and_stop_words_do_not_count_for_alignment(images):
+    reward = rewards.load("alignment")
+    plain, styled = (reward(images[:2], [p] * 2) for p in ("cat face", "a cat face in 3d style"))
+    torch.testing.assert_close(plain, styled)
+
+
+def test_plurals_and_emoji_are_words():
+    assert torch.equal(words.bags(["kittens"]), words.bags(["kitten"]))
+    assert words.bags(["🐱 🐶"]).sum() == 2 and words.bags(["sad, kittens!"]).sum() == 2
+
+
+@EVERY
+def test_target_and_heldout_differ_and_agree(name, images, names):
+    if not rewards.has_heldout(name):
+        return
+    both = torch.stack([rewards.load(name, heldout=h)(images, names) for h in (False, True)])
+    assert torch.corrcoef(both)[0, 1] > 0.4 and (both[0] - both[1]).abs().max() > 0.1
+
+
+def test_log_odds():
+    logits, chosen = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[False, True, False]])
+    expected = 1.0 - torch.logsumexp(torch.tensor([0.0, 2.0]), 0)
+    assert concepts.log_odds(logits, chosen).item() == pytest.approx(expected.item())
+
+
+def test_a_label_by_its_number_or_one_of_its_names():
+    assert imagenet.label_row("teapot") == imagenet.label_row("849") == 849
+    assert imagenet.label_row("Carassius auratus") == imagenet.label_row("goldfish") == 1
+    assert len(imagenet.labels()) == 1000
+    assert imagenet.load_imagenet_network("cpu").classifier.weight.shape == (1000, FEATURES)
+
+
+@BOTH
+def test_networks_are_frozen_and_kept(which):
+    network = concepts.load_concept_network(which)
+    assert not network.training and not any(p.requires_grad for p in network.parameters())
+    assert concepts.load_concept_network(which) is network
+
+
+@pytest.mark.parametrize("prompts", [["cat"], "cat"])
+def test_a_wrong_number_of_prompts_is_refused(prompts, images):
+    with pytest.raises(ValueError, match="one prompt per image"):
+        rewards.load("alignment")(images[:3], prompts)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("concept:tigr", "no concept 'tigr'; nearest names: .*tiger"),
+        ("concept:", "no concept ''"),
+        ("classifier:imagenet:teapott", "no label 'teapott'; nearest labels: teapot"),
+        ("classifier:imagenet:1000", "no label '1000'"),
+    ],
+)
+def test_unknown_names_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        rewards.load(name)
+
+
+def test_prompts_of_unknown_words_or_style_alone_are_refused(images):
+    reward = rewards.load("alignment")
+    with pytest.raises(ValueError, match="does not know the word 'xylograph'"):
+        reward(images[:1], ["xylograph"])
+    with pytest.raises(ValueError, match="names no content"):
+        reward(images[:1], ["twemoji"])
+
+
+@EVERY
+@pytest.mark.parametrize("x", [torch.zeros(3, 99, 99), torch.zeros(1, 4, 99, 99), torch.zeros(1, 3, 99, 99).byte()])
+def test_images_of_another_shape_are_refused(name, x):
+    with pytest.raises(ValueError, match="expect a float batch"):
+        rewards.load(name)(x, ["cat face"] * len(x))
+
+
+def test_damaged_and_missing_weights_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no scorer 'judge'"):
+        concepts.load_concept_network("judge")
+    folder = Path(str(concepts.WEIGHTS))
+    shutil.copy(folder / "checksums.json", tmp_path)
+    with pytest.raises(ValueError, match="are missing"):
+        concepts.load_concept_network("target", folder=tmp_path)
+    (tmp_path / "target.safetensors").write_bytes((folder / "target.safetensors").read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ValueError, match="damaged or was replaced"):
+        concepts.load_concept_network("target", folder=tmp_path)
