@@ -112,7 +112,7 @@ class Entry:
 BASE = Entry(METHODS["base"])
 SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
 TEMPERATURES = (3.0, 1.0, 0.3, 0.1, 0.03)
-RHOS = (0.005, 0.01, 0.02, 0.05, 0.1)
+RHOS = (0.01, 0.02, 0.05, 0.1, 0.2)
 GAINS = (1e3, 1e6, 1e12, 1e25, 1e60)
 NTRK = METHODS["ntrk"]
 MIXTURE = NTRK.replace(whitened="mixture")
@@ -128,15 +128,15 @@ SINGLE_TRAJECTORY = {
     "tfg": Entry(METHODS["tfg"], "rho", SCALES),
     "freedom": Entry(METHODS["freedom"], "scale", (0.005, 0.02, 0.1, 0.4, 0.8)),
     "ntrk": Entry(NTRK, "rho", RHOS),
-    "ntrk-12": Entry(NTRK, "rho", (0.01, 0.02, 0.05, 0.1, 0.2), calls=SHORT),
-    "ntrk-early": Entry(NTRK.replace(schedule="early"), "rho", (0.01, 0.03, 0.06, 0.15, 0.3)),
-    "ntrk-late": Entry(NTRK.replace(schedule="late"), "rho", (0.01, 0.03, 0.06, 0.15, 0.3)),
-    "ntrk-bump": Entry(NTRK.replace(schedule="bump"), "rho", (0.005, 0.015, 0.03, 0.075, 0.15)),
+    "ntrk-12": Entry(NTRK, "rho", (0.02, 0.05, 0.1, 0.2, 0.4), calls=SHORT),
+    "ntrk-early": Entry(NTRK.replace(schedule="early"), "rho", (0.03, 0.06, 0.15, 0.3, 0.6)),
+    "ntrk-late": Entry(NTRK.replace(schedule="late"), "rho", (0.03, 0.06, 0.15, 0.3, 0.6)),
+    "ntrk-bump": Entry(NTRK.replace(schedule="bump"), "rho", (0.015, 0.03, 0.075, 0.15, 0.3)),
     "ntrk-mixture": Entry(MIXTURE, "best_of", GAINS),
     "ntrk-mixture-early": Entry(MIXTURE.replace(schedule="early"), "best_of", GAINS),
     "ntrk-path": Entry(PATH, "rho", RHOS),
-    "ntrk-path-early": Entry(PATH.replace(schedule="early"), "rho", (0.01, 0.03, 0.06, 0.15, 0.3)),
-    "ntrk-black-box": Entry(METHODS["ntrk-black-box"], "rho", (0.01, 0.03, 0.1, 0.2, 0.4)),
+    "ntrk-path-early": Entry(PATH.replace(schedule="early"), "rho", (0.03, 0.06, 0.15, 0.3, 0.6)),
+    "ntrk-black-box": Entry(METHODS["ntrk-black-box"], "rho", (0.03, 0.1, 0.2, 0.4, 0.8)),
 }
 MANY = Independent(20)
 SEARCHES = {
