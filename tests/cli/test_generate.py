@@ -37,7 +37,7 @@ def test_files_are_written_and_images_carry_their_settings(finished):
         assert (finished / name).stat().st_size > 1000
     picture = Image.open(finished / "cat-face-6-guided.png")
     settings = json.loads(picture.text["noisetilt"])
-    assert picture.size == (64, 64)
+    assert picture.size == (128, 128)
     assert settings["prompt"] == "cat face" and settings["seed"] == 6 and settings["options"] == {"rho": 0.1}
 
 

@@ -198,3 +198,58 @@ def test_frechet_distance_and_precision():
     assert frechet_distance(a, 3 * a) == pytest.approx(4 * 6, rel=0.15)  # (3 − 1)² of each of six variances 1
     assert precision(a[:100], a) == 1.0
     assert precision(a[:100] + 50, a) == 0.0
+
+
+def test_distillation_draws_pairs_once_and_goes_on(build, tmp_path, monkeypatch):
+    import networks
+    import train_turbo
+    from assemble import assemble, save
+    from dataset import draw_captions, load_dataset
+    from safetensors.torch import load_file
+    from training import save_weights
+
+    from noisetilt.rewards.scorers.efficientnet_lite import EfficientNetLite
+
+    monkeypatch.setattr(train_turbo, "IN_A_FILE", 4)
+    monkeypatch.setattr(train_turbo, "BATCH", 4)
+    torch.manual_seed(0)
+    data = load_dataset(build)
+    save_weights(networks.transformer(), tmp_path / "flow.safetensors")
+    save_weights(networks.new_text_encoders(len(data.index)), tmp_path / "text.safetensors")
+    save(assemble(tmp_path, build, distilled=True), tmp_path / "pipeline")
+    save_weights(EfficientNetLite("lite0"), tmp_path / "lite0.safetensors")
+    options = Namespace(out=tmp_path, backbones=tmp_path, pairs=8, teacher_steps=2, seconds=0.01, decoded=2)
+    options = Namespace(**vars(options), rate=1e-3, flat=0.5, every=1, compile=False)
+    model = train_turbo.Model(tmp_path / "pipeline")
+    captions = draw_captions(data, 2)
+    train_turbo.write_pairs(model, captions, data.chance, options)
+    first = load_file(tmp_path / "pairs-000.safetensors")
+    (tmp_path / "pairs-001.safetensors").unlink()
+    train_turbo.write_pairs(model, captions, data.chance, options)
+    assert torch.equal(load_file(tmp_path / "pairs-000.safetensors")["noise"], first["noise"])
+    pairs = {name: torch.cat([first[name], load_file(tmp_path / "pairs-001.safetensors")[name]]) for name in first}
+    assert pairs["ids"].shape == (8, 16) and not torch.equal(pairs["noise"], pairs["end"])
+
+    trainer = train_turbo.Trainer(model, options)
+    images = torch.rand(1, 3, 128, 128)
+    assert trainer.image_loss(images, images) == 0 < trainer.image_loss(images, images.flip(-1))
+    train_turbo.train(trainer, pairs, options)
+    assert trainer.images >= 4
+    resumed = train_turbo.Trainer(model, options)
+    resumed.resume(tmp_path / "checkpoint.pt")
+    assert resumed.images == trainer.images
+    for ours, theirs in zip(resumed.average.parameters(), trainer.average.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    save(assemble(tmp_path, build), tmp_path / "turbo", transformer_only=True)
+    assert {file.name for file in (tmp_path / "turbo").iterdir()} == {"transformer", "checksums.json"}
+
+
+def test_words_of_the_scorers_share_rows_as_the_vocabulary_says(build):
+    from dataset import load_dataset
+    from export_scorers import concepts, word_rows
+
+    data = load_dataset(build)
+    rows = word_rows(data)
+    assert rows["foxes"] == rows["fox"] != rows["cat"] and "<pad>" not in rows
+    assert sorted(set(rows.values())) == list(range(max(rows.values()) + 1))
+    assert concepts(data)[0] == ["❤", "cat", "face"]
