@@ -112,7 +112,7 @@ class Entry:
 BASE = Entry(METHODS["base"])
 SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
 TEMPERATURES = (3.0, 1.0, 0.3, 0.1, 0.03)
-RHOS = (0.01, 0.02, 0.05, 0.1, 0.2)
+RHOS = (0.02, 0.05, 0.1, 0.2, 0.5)
 GAINS = (1e3, 1e6, 1e12, 1e25, 1e60)
 NTRK = METHODS["ntrk"]
 MIXTURE = NTRK.replace(whitened="mixture")
