@@ -9,7 +9,7 @@ WORKERS ?= 2
 .PHONY: demo test lint format clean bench-noise wheel
 
 demo: $(READY)
-	$(BIN)/noisetilt generate "cat face" --model emoji128 --reward style:3d --method ntrk --set rho=0.015 \
+	$(BIN)/noisetilt generate "cat face" --model emoji128 --reward style:3d --method ntrk \
 		--steps 25 --n 8 --seed 0 --out out/demo --overwrite
 	@echo "open out/demo/grid.png: base above, guided below"
 

@@ -3,8 +3,8 @@
     noisetilt bench --suite paper --report --out build/bench/paper
     python recipes/bench/publish.py build/bench/paper docs/paper
 
-Copies report.md with its plots and images, reduced to 256 colours, and writes rows.jsonl.gz, from which `--report` makes
-the report again.
+Copies report.md with its plots and images, reduced to 256 colours, and writes rows.jsonl.gz, from which `--report`
+makes the report again.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class NoiseTilt:
     Z = W((S + std m)/sqrt(q + std²)) and ε̃ = W((sqrt(q + std²) Z − S)/std). It costs a second W.
 
     Args:
-        rho: ρ ∈ [0, 1], the maximum fraction of the noise variance that the gradient gets. The default
-            preserves the quality of emoji64's images; larger events need less for the same gain.
+        rho: ρ ∈ [0, 1], the maximum fraction of the noise variance that the gradient gets. With the default,
+            images of emoji128 keep their details in 25 steps; larger events need less for the same gain.
         schedule: ρ_t as a function of u = σ_t/(α_t + σ_t): "constant" ρ, "bump" 4u(1 − u)·ρ, "early" u²·ρ,
             or "late" (1 − u)²·ρ.
         alpha: level of W in (0, 1), see `noise.whiten`.
@@ -52,7 +52,7 @@ class NoiseTilt:
         whitened: the input of W: "gradient", "mixture" or "path".
     """
 
-    rho: float = 0.05
+    rho: float = 0.015
     schedule: Schedule = "constant"
     alpha: float = 1e-4
     best_of: float | None = None
