@@ -177,7 +177,7 @@ def run(tmp_path_factory):
 
 
 def test_every_image_of_the_plan_is_made_once(run):
-    assert run.measured() == run.count() == 3 * 2 + 2 * 2 * 2
+    assert run.measured() == run.count() == 2 * 2 + 2 * (2 * 2 + 2)
     assert len(run.ledger) in (run.count(), run.count() + 2, run.count() + 4)  # and without the rule
     assert [row["network_calls"] for row in run.ledger.where(stage="tuning", method="dps")] == [2] * 4
     test = run.ledger.where(stage="test", method="dps", value=run.chosen_strength(SMALL.targets[0], "dps"))
@@ -230,7 +230,7 @@ def test_the_report_has_its_tables_plots_and_images(run):
     )  # fronts; a plot and images by the rule and without
     assert "| dps | scale = " in text and "Highest target reward: " in text
     assert text.count("| chosen") == 2  # the strengths of two methods
-    assert "14 of 14 images are measured" in text and "ntrk against base: held-out alignment" in text
+    assert "16 of 16 images are measured" in text and "ntrk against base: held-out alignment" in text
     assert "above every other method at 3 and at 4 calls: reached for" in text
 
 
@@ -239,7 +239,7 @@ def test_a_part_of_the_rows_has_a_report(run, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(line for line in lines if '"method": "ntrk"' not in line))
     paper_report.write(tmp_path, Runner(tmp_path, SMALL, run.model, measure=False))
     text = (tmp_path / "report.md").read_text()
-    assert "| dps | scale = " in text and "| ntrk |" not in text and "10 of 14 images" in text
+    assert "| dps | scale = " in text and "| ntrk |" not in text and "10 of 16 images" in text
 
 
 def test_a_run_split_by_targets_is_merged_by_its_lines(run, tmp_path):
