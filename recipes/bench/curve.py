@@ -62,7 +62,8 @@ def main() -> None:
         return Panel(option, ylabel, series, guides=guides, scales=("log", "linear"))
 
     panels = [panel(args.target, "reward", "heldout"), panel("fraction of images", "named", "is_3d", least=True)]
-    count = len(base)
+    counts = sorted({len(some) for some in cells.values()})
+    count = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     save_figure(draw_panels(panels, f"{args.method}, n = {count} images per strength"), args.image)
 
 
