@@ -1,10 +1,11 @@
 """Where to compare rewards that have no gradient: around the picture, or around the noise. The reward is a small JPEG
-file, the generator emoji64-turbo.
+file, the generator emoji128-turbo.
 
     python recipes/ascent/black_box.py
 """
 
 from noisetilt import load, optimize, rewards
+from noisetilt.bench.one_step import MODEL
 from noisetilt.methods import METHODS
 from noisetilt.report import table
 
@@ -12,7 +13,7 @@ PROMPTS = ["cat face", "house"]
 
 
 def main() -> None:
-    model, reward, rows = load("emoji64-turbo"), rewards.load("jpeg"), []
+    model, reward, rows = load(MODEL), rewards.load("jpeg"), []
     for perturb, width in (("image", 0.1), ("noise", 0.05)):
         for name in ("gper", "gper-rotation"):
             method = METHODS[name].replace(iterations=10, draws=16, perturb=perturb, width=width)

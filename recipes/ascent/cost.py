@@ -1,4 +1,4 @@
-"""What the projections cost beside an iteration of noise ascent: on emoji64-turbo, and at the size of FLUX.
+"""What the projections cost beside an iteration of noise ascent: on emoji128-turbo, and at the size of FLUX.
 
     python recipes/ascent/cost.py [--device cuda]
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from noisetilt import load, rewards
+from noisetilt.bench.one_step import MODEL
 from noisetilt.noise import project_wgnc, whiten
 from noisetilt.report import table
 
@@ -67,7 +68,7 @@ class Transformer(nn.Module):
 
 
 def on_turbo(device: str) -> None:
-    model, reward = load("emoji64-turbo", device=device), rewards.load("style:3d")
+    model, reward = load(MODEL, device=device), rewards.load("style:3d")
     prompts, noise = ["cat face"] * 4, torch.randn(4, *model.shape, device=device)
     denoiser = model.denoiser(prompts)
     step = seconds(iteration(lambda x: model.decode(denoiser(x, 1.0)), noise, lambda i: reward(i, prompts)), device)
@@ -75,7 +76,7 @@ def on_turbo(device: str) -> None:
     for name, project in (("project_wgnc", project_wgnc), ("whiten", whiten)):
         cost = seconds(lambda project=project: project(noise), device)
         rows.append([name, step / 4 * 1000, cost / 4 * 1000, f"{cost / (cost + step):.2%}"])
-    header = ["emoji64-turbo, N = 12288", "iteration, ms", "projection, ms", "share"]
+    header = [f"{MODEL}, N = {noise[0].numel()}", "iteration, ms", "projection, ms", "share"]
     print(table(header, rows) + "\n")
 
 

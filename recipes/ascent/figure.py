@@ -1,8 +1,8 @@
 """The figure and table of docs/ascent.md: reward, held-out reward and typicality of the noise along each ascent.
 
-    python recipes/ascent/figure.py docs/images/ascent.png
+    python recipes/ascent/figure.py out/ascent.png
 
-Every method at its defaults, in one step of emoji64-turbo, the same noise for all; W in the place of the projection is
+Every method at its defaults, in one step of emoji128-turbo, the same noise for all; W in the place of the projection is
 left out for its time.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from noisetilt import load, optimize, rewards
+from noisetilt.bench.one_step import MODEL
 from noisetilt.methods import METHODS
 from noisetilt.noise import audit
 from noisetilt.report import table
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--reward", default="style:3d")
     parser.add_argument("--iterations", type=int, default=24)
     options = parser.parse_args()
-    model, rows = load("emoji64-turbo"), []
+    model, rows = load(MODEL), []
     labels = (options.reward, f"held-out {options.reward}", "log10 of the audit's p")
     series = {label: {} for label in labels}
     for name in NAMES:

@@ -1,4 +1,4 @@
-"""How far the tilts of a path add up on emoji64, against what a path of tilts that never turn would add up to.
+"""How far the tilts of a path add up on emoji128, against what a path of tilts that never turn would add up to.
 
     python recipes/bench/coherence.py
 
@@ -19,7 +19,7 @@ from noisetilt.path.strength import ReverseProcess
 from noisetilt.proposals import NoiseTilt, Step
 from noisetilt.report import table
 
-PROMPTS = ["cat face", "house", "red apple noto", "dog twemoji"]
+PROMPTS = ["cat face flat", "house blob", "red apple noto", "dog face twemoji"]
 STEPS = 25
 
 
@@ -39,14 +39,14 @@ def whitened_gradients(model: object, reward: str, rho: float) -> Tensor:
 
 
 def main() -> None:
-    model = load("emoji64")
+    model = load("emoji128")
     # The first step of a flow has no gradient, the last no noise.
     weights = torch.tensor(
         ReverseProcess(model.path, tuple(model.path.grid(STEPS))).weights[:, 1:-1], dtype=torch.float32
     )
     rows = []
     for reward in ("style:3d", "redness"):
-        for rho in (0.01, 0.2):
+        for rho in (0.01, 0.05):
             w = whitened_gradients(model, reward, rho)
             energy = torch.einsum("vs,sin->vin", weights, w).square().mean((1, 2)).max().item()
             cosine = F.cosine_similarity(w[:-1], w[1:], dim=-1).mean().item()

@@ -1,4 +1,4 @@
-"""What noise tilting costs over DPS at equal steps on emoji64.
+"""What noise tilting costs over DPS at equal steps on emoji128.
 
     python recipes/bench/overhead.py [--images 8] [--steps 25] [--rounds 3] [--methods ntrk]
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", help="only these beside DPS")
     args = parser.parse_args()
-    model, reward = load("emoji64"), rewards.load("style:3d")
+    model, reward = load("emoji128"), rewards.load("style:3d")
     methods = {
         "dps": METHODS["dps"].replace(scale=0.1),
         "ntrk without W": Method(proposal=Unwhitened()),
@@ -57,14 +57,14 @@ def main() -> None:
     for number in range(args.rounds + 1):
         for name, method in methods.items():
             started = time.process_time()
-            sample(model, ["cat face"] * args.images, reward, method, args.steps, chunk=args.images, track=False)
+            sample(model, ["cat face noto"] * args.images, reward, method, args.steps, chunk=args.images, track=False)
             if number:  # the first round warms up
                 spent[name].append(time.process_time() - started)
     ratios = {name: np.array(seconds) / np.array(spent["dps"]) for name, seconds in spent.items()}
     per_step = {name: 1000 * float(np.median(s)) / args.images / args.steps for name, s in spent.items()}
     rows = [[n, float(np.median(r)), float(r.min()), float(r.max()), per_step[n]] for n, r in ratios.items()]
-    print(table(["method", "time over DPS", "least", "most", "ms per picture and step"], rows))
-    print(f"{args.images} pictures, {args.steps} steps, {args.rounds} rounds, {torch.get_num_threads()} threads")
+    print(table(["method", "time over DPS", "least", "most", "ms per image and step"], rows))
+    print(f"{args.images} images, {args.steps} steps, {args.rounds} rounds, {torch.get_num_threads()} threads")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     noisetilt bench --suite paper --report --out build/bench/paper
     python recipes/bench/publish.py build/bench/paper docs/paper
 
-Copies report.md with its pictures, reduced to 256 colours, and writes rows.jsonl.gz: every measured picture's figures
-without its features, which only `--report` needs.
+Copies report.md with its plots and images, reduced to 256 colours, and writes rows.jsonl.gz, from which `--report`
+makes the report again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
             small = Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE)
             small.save(args.folder / file.name, optimize=True)
     rows = [json.loads(line) for line in (args.run / "rows.jsonl").read_text("utf-8").splitlines()]
-    kept = [{k: v for k, v in row.items() if k not in ("features", "picture")} for row in rows]
+    kept = [{**row, "features": [round(value, 2) for value in row["features"]]} for row in rows]
     # A time of 0 keeps the file the same where the rows are.
     with (args.folder / "rows.jsonl.gz").open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
         file.write("".join(json.dumps(row) + "\n" for row in kept).encode())

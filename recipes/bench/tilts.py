@@ -1,9 +1,9 @@
-"""What W is applied to and how ρ_t runs, on emoji64: target reward, held-out reward and prompt at a few strengths.
+"""What W is applied to and how ρ_t runs, on emoji128: target reward, held-out reward and judge at a few strengths.
 
-    python recipes/bench/tilts.py [--reward style:3d] [--seeds 2]
+    python recipes/bench/tilts.py [--reward style:3d] [--images 8]
 
-Four prompts in other styles and the same seeds for all; 25 steps. Prints means, the standard error of the reward,
-and the median p-value that the injected noise is white Gaussian.
+The tuning prompts of the suite `paper` and the same seeds for all; 25 steps. Prints means, the standard error of the
+reward, and the median p-value that the injected noise is white Gaussian.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ import torch
 from noisetilt import METHODS, load, rewards, sample
 from noisetilt.bench.meter import injected_p_values, record_noise
 from noisetilt.bench.metrics import total_variation
+from noisetilt.bench.paper_plan import TARGETS
+from noisetilt.bench.paper_suite import judged_figures, prompt_seeds
 from noisetilt.report import table
 
-PROMPTS = ["bear face", "tree", "clock", "fish"]
-STYLES = ["noto", "twemoji"]
-HEADER = ["W of", "schedule", "rho", "reward", "± error", "held-out", "on the prompt", "total variation", "p"]
+HEADER = ["W of", "schedule", "rho", "n", "reward", "± error", "held-out", "named right", "total variation", "p"]
 SETTINGS = [
-    ("gradient", "constant", (0.1, 0.3, 0.8)),
-    ("gradient", "early", (0.3, 0.8)),
-    ("mixture", "constant", (0.1, 0.3, 0.8)),
-    ("path", "constant", (0.1, 0.3, 0.8)),
-    ("path", "early", (0.8,)),
+    ("gradient", "constant", (0.01, 0.02, 0.05)),
+    ("gradient", "early", (0.03, 0.06)),
+    ("gradient", "late", (0.03, 0.06)),
+    ("mixture", "constant", (0.01, 0.02, 0.05)),
+    ("path", "constant", (0.01, 0.02, 0.05)),
 ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reward", default="style:3d")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--images", type=int, default=8)
     args = parser.parse_args()
-    model, reward = load("emoji64"), rewards.load(args.reward)
-    heldout_rewards = [rewards.load(name, heldout=True) for name in (args.reward, "alignment")]
-    pairs = [(f"{p} {STYLES[s % 2]}", s) for p in PROMPTS for s in range(args.seeds)]
-    prompts, seeds = map(list, zip(*pairs, strict=True))
+    target = next(target for target in TARGETS if target.reward == args.reward)
+    model, reward = load("emoji128"), rewards.load(args.reward)
+    heldout = rewards.load(target.heldout, heldout=True)
+    prompts, seeds = map(list, zip(*prompt_seeds(target, False, args.images), strict=True))
     methods = [("–", "–", 0.0, METHODS["base"])]
     for whitened, schedule, strengths in SETTINGS:
         for rho in strengths:
@@ -47,16 +47,12 @@ def main() -> None:
         recorded, seen = record_noise(method, (7, 13))
         result = sample(model, prompts, reward, recorded, 25, seeds, track=False)
         with torch.no_grad():
-            others = [heldout(result.images, prompts).mean().item() for heldout in heldout_rewards]
+            other = heldout(result.images, prompts).mean().item()
+        named = [row["named"] for row in judged_figures(target, result.images, prompts)]
         error = result.rewards.std().item() / len(prompts) ** 0.5
         p = injected_p_values(seen, len(prompts), 1).median().item()
-        figures = [
-            result.rewards.mean().item(),
-            error,
-            *others,
-            total_variation(result.images).mean().item(),
-            p,
-        ]
+        figures = [len(prompts), result.rewards.mean().item(), error, other, sum(named) / len(named)]
+        figures += [total_variation(result.images).mean().item(), p]
         print(table(HEADER, [[*name, *figures]]), flush=True)
 
 

@@ -59,3 +59,8 @@ def test_equal_pictures_are_at_no_distance():
 def test_unequal_shapes_are_refused(measure):
     with pytest.raises(ValueError, match="equal batches"):
         measure(pictures(2), pictures(3))
+
+
+def test_perceptual_distance_takes_any_size():
+    x = pictures(2, 96)
+    assert (perceptual_distance(noisy(x, 0.2), x) > perceptual_distance(noisy(x, 0.05), x)).all()

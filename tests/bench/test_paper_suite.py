@@ -1,4 +1,4 @@
-"""The paper suite: equal budgets, honest tuning, recorded noise, and one small run of it all."""
+"""The paper suite: equal budgets, the rule of fairness, recorded noise, and one small run of it all."""
 
 import re
 from dataclasses import replace
@@ -8,16 +8,14 @@ import torch
 
 from noisetilt import METHODS, load, sample
 from noisetilt.bench import paper_report
-from noisetilt.bench.features import real_features
-from noisetilt.bench.meter import PeakMemory, injected_p_values, record_noise
+from noisetilt.bench.judge import real_features
+from noisetilt.bench.meter import CallCounter, PeakMemory, injected_p_values, record_noise
 from noisetilt.bench.paper_plan import (
     METHODS_OF_SUITE,
-    PROMPTS,
     QUICK,
     SEARCHES,
     SINGLE_TRAJECTORY,
     TARGETS,
-    TUNING_PROMPTS,
     WAVES,
     Plan,
     count_calls,
@@ -25,12 +23,13 @@ from noisetilt.bench.paper_plan import (
     restrict,
 )
 from noisetilt.bench.paper_plots import load_image
-from noisetilt.bench.paper_suite import Runner
+from noisetilt.bench.paper_suite import Runner, prompt_seeds
 from noisetilt.bench.paper_verdict import (
+    GOALS,
     Finding,
     compare_combinations,
+    compare_ntrk,
     compare_with_base,
-    compare_with_others,
     findings,
     summary,
 )
@@ -38,15 +37,21 @@ from noisetilt.bench.run import bench
 from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath
 from noisetilt.rewards import Reward
-from noisetilt.rewards.scorers.words64 import bags
+from noisetilt.rewards.scorers.concepts import concept_row
+from noisetilt.rewards.scorers.words import bags
 
 MODEL = GaussianModel(torch.zeros(3, 16, 16), torch.ones(16, 16))
 RED = Reward("red", lambda images, prompts: images[:, 0].mean((1, 2)))
+RED_TARGET = next(target for target in TARGETS if target.reward == "redness")
+JPEG_TARGET = next(target for target in TARGETS if target.reward == "jpeg")
 PICTURE = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(4)).cumsum(-1)
 NEAR = Reward("near", lambda images, prompts: -(images - PICTURE).square().mean((1, 2, 3)))
 
 
-@pytest.mark.parametrize(("name", "budget"), [*((n, 25) for n in SINGLE_TRAJECTORY), *((n, 500) for n in SEARCHES)])
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    [*((n, SINGLE_TRAJECTORY[n].calls or 25) for n in SINGLE_TRAJECTORY), *((n, 500) for n in SEARCHES)],
+)
 def test_methods_use_their_budget_and_no_more(name, budget):
     entry = METHODS_OF_SUITE[name]
     method, steps = fit_to_budget(entry.method, FlowPath(), budget, entry.steps)
@@ -81,21 +86,34 @@ def test_the_waves_hold_every_method_once():
     assert sorted(name for wave in WAVES for name in wave) == sorted(METHODS_OF_SUITE)
 
 
-def test_the_tuning_looks_at_prompts_of_its_own_that_the_model_knows():
-    assert not set(PROMPTS) & set(TUNING_PROMPTS)
-    bags([f"{prompt} {word}" for target in TARGETS for word in target.words for prompt in PROMPTS + TUNING_PROMPTS])
+def test_tuning_prompts_are_others_and_all_are_known_to_model_judge_and_alignment():
+    for target in TARGETS:
+        assert not set(target.prompts) & set(target.tuning_prompts)
+        names = [*target.prompts, *target.tuning_prompts, *([target.concept] if target.concept else [])]
+        assert len({concept_row(name) for name in names}) == len(names)
+        bags([f"{prompt} {word}" for word in target.words for prompt in names])
 
 
-def test_methods_and_targets_can_be_chosen_and_base_always_runs():
+def test_the_concept_that_a_target_asks_for_counts_as_right():
+    assert TARGETS[0].concepts("top hat noto") == ["top hat"]
+    assert TARGETS[2].concepts("cow face 3d") == ["cow face", "tiger face"]
+
+
+def test_methods_targets_and_images_can_be_chosen_and_base_always_runs():
     assert restrict(Plan(), ["base", "dps"]).waves == (("dps",),)
-    assert restrict(Plan(), targets=["redness"]).targets == TARGETS[2:3]
+    assert restrict(Plan(), targets=["redness"]).targets == (RED_TARGET,)
+    assert restrict(QUICK, targets=["style:3d"]).targets == QUICK.targets
+    assert restrict(Plan(), images=8).images == restrict(Plan(), images=8).tuning_images == 8
+    assert restrict(Plan(), images=90).tuning_images == Plan().tuning_images
     with pytest.raises(ValueError, match="method 'magic'"):
         restrict(Plan(), ["magic"])
     with pytest.raises(ValueError, match="target 'magic'"):
         restrict(Plan(), targets=["magic"])
+    with pytest.raises(ValueError, match="images = 1"):
+        restrict(Plan(), images=1)
 
 
-@pytest.mark.parametrize("given", [{"targets": ["redness"]}, {"measure": False}])
+@pytest.mark.parametrize("given", [{"targets": ["redness"]}, {"measure": False}, {"images": 4}])
 def test_what_only_the_paper_suite_can_do_is_refused_elsewhere(given, tmp_path):
     with pytest.raises(ValueError, match="for the suite paper and the suite is exact"):
         bench("exact", tmp_path, quick=True, **given)
@@ -123,18 +141,28 @@ def test_peak_memory_sees_what_was_allocated_meanwhile():
     assert peak.megabytes > before.megabytes + 250
 
 
-def test_real_features_are_the_metrics_own():
-    assert real_features().shape == (333, 192) and (real_features() >= 0).all()
+def test_network_calls_are_counted_by_the_network():
+    """Rows of forward passes, without those that a checkpoint repeats in the backward pass."""
+    network = torch.nn.Linear(2, 2)
+    with CallCounter(network) as counter:
+        network(torch.ones(3, 2))
+        x = torch.ones(4, 2, requires_grad=True)
+        torch.utils.checkpoint.checkpoint(network, x, use_reentrant=False).sum().backward()
+        network(input=torch.ones(5, 2))
+    network(torch.ones(7, 2))
+    assert counter.rows == 12
+
+
+def test_real_features_are_the_judge_s_own():
+    assert real_features().shape == (3000, 192) and real_features().isfinite().all()
 
 
 SMALL = Plan(
-    TARGETS[2:3],
-    ("cat face", "red apple"),
-    ("clock",),
-    budgets=(4, 25),
-    tuning_budgets=(3, 25),
-    seeds=(2, 1),
-    reference=2,
+    (replace(RED_TARGET, words=("noto", "flat"), prompts=("cat face", "top hat"), tuning_prompts=("key",)),),
+    budgets=(3, 4),
+    tuning_budgets=(2, 4),
+    images=2,
+    tuning_images=2,
     values=(1, 3),
     waves=(("dps",), ("ntrk",)),
 )
@@ -142,24 +170,33 @@ SMALL = Plan(
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    runner = Runner(tmp_path_factory.mktemp("paper"), SMALL, load("emoji64"))
+    runner = Runner(tmp_path_factory.mktemp("paper"), SMALL, load("emoji128"))
     runner.run()
     paper_report.write(runner.out, runner)
     return runner
 
 
-def test_every_picture_of_the_plan_is_made_once(run):
-    assert len(run.ledger) == run.count() == (1 + 2 + 4) + 2 * (2 + 4)
-    assert [row["nfe"] for row in run.ledger.where(stage="tuning", method="dps")] == [3, 3]
-    test = run.ledger.where(stage="test", method="dps")
-    wanted = run.prompt_seeds("test", SMALL.targets[0], "dps")
+def test_every_image_of_the_plan_is_made_once(run):
+    assert run.measured() == run.count() == 2 * 2 + 2 * (2 * 2 + 2)
+    assert len(run.ledger) in (run.count(), run.count() + 2, run.count() + 4)  # and without the rule
+    assert [row["network_calls"] for row in run.ledger.where(stage="tuning", method="dps")] == [2] * 4
+    test = run.ledger.where(stage="test", method="dps", value=run.chosen_strength(SMALL.targets[0], "dps"))
+    wanted = [("cat face noto", 0), ("top hat flat", 0)]
     assert sorted((row["prompt"], row["seed"]) for row in test) == sorted(wanted)
-    assert all(row["nfe"] == 4 and (run.out / "pictures" / row["picture"]).exists() for row in test)
+    assert run.prompt_seeds("test", SMALL.targets[0]) == wanted
+    assert all(row["nfe"] == row["network_calls"] == 3 for row in test)
+    assert all((run.out / "pictures" / row["picture"]).exists() for row in test)
     assert not {row["seed"] for row in run.ledger.where(stage="tuning")} & {row["seed"] for row in test}
 
 
+def test_a_wrong_count_of_network_calls_is_refused(run):
+    row = run.ledger.where(stage="test", method="dps")[0]
+    with pytest.raises(ValueError, match="reported 3 network calls per image and the network was called 6 times"):
+        paper_report.check_calls([row, {**row, "network_calls": 6}])
+
+
 def test_rewards_are_those_of_the_reward_itself(run):
-    """What the methods follow is divided by its spread; what is written down is not."""
+    """The methods follow the reward divided by its deviation; the row has the reward."""
     from noisetilt import rewards
 
     for row in run.ledger.where(stage="test", method="dps"):
@@ -173,10 +210,12 @@ def test_a_second_run_makes_nothing_anew(run):
     assert (run.out / "rows.jsonl").read_text() == before
 
 
-def test_rows_of_strengths_that_are_no_longer_tried_are_not_counted(run, tmp_path):
+def test_rows_that_the_plan_does_not_have_are_not_counted(run, tmp_path):
     (tmp_path / "rows.jsonl").write_text((run.out / "rows.jsonl").read_text())
     fewer = Runner(tmp_path, replace(SMALL, waves=(("dps",),)), run.model, measure=False)
     assert fewer.measured() == fewer.count() < len(fewer.ledger)
+    more = Runner(tmp_path, replace(SMALL, images=3), run.model, measure=False)
+    assert more.measured() < more.count()
 
 
 def test_a_wave_is_finished_before_the_next(run):
@@ -184,94 +223,116 @@ def test_a_wave_is_finished_before_the_next(run):
     assert order == ["base", "dps", "ntrk"]
 
 
-def test_the_report_has_its_tables_plots_and_pictures(run):
+def test_the_report_has_its_tables_plots_and_images(run):
     page, text = (run.out / "report.html").read_text(), (run.out / "report.md").read_text()
-    assert len(re.findall('src="data:image/png;base64,', page)) == 3  # a plot, pictures, what was tuned
-    assert "| dps | scale = " in text and "Highest target reward at 4 calls: " in text
-    assert text.count("[3: ") + text.count("[30: ") == 1  # the chosen strength stands in brackets
-    assert "19 of 19 images are measured" in text and "ntrk against base: held-out alignment" in text
-    assert "NTRK at 4 calls above every other method at 25 calls: not measured yet." in text
+    assert (
+        len(re.findall('src="data:image/png;base64,', page)) == 5
+    )  # fronts; a plot and images by the rule and without
+    assert "| dps | scale = " in text and "Highest target reward: " in text
+    assert text.count("| chosen") == 2  # the strengths of two methods
+    assert "16 of 16 images are measured" in text and "ntrk against base: held-out alignment" in text
+    assert "above every other method at 3 and at 4 calls: reached for" in text
+
+
+def test_a_part_of_the_rows_has_a_report(run, tmp_path):
+    lines = (run.out / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_text("".join(line for line in lines if '"method": "ntrk"' not in line))
+    paper_report.write(tmp_path, Runner(tmp_path, SMALL, run.model, measure=False))
+    text = (tmp_path / "report.md").read_text()
+    assert "| dps | scale = " in text and "| ntrk |" not in text and "10 of 16 images" in text
 
 
 def test_a_run_split_by_targets_is_merged_by_its_lines(run, tmp_path):
     (tmp_path / "rows.jsonl").write_text((run.out / "rows.jsonl").read_text())
-    assert len(Runner(tmp_path, SMALL, run.model).ledger) == run.count()
+    assert len(Runner(tmp_path, SMALL, run.model).ledger) == len(run.ledger)
 
 
 def test_looking_on_leaves_alone_what_another_process_is_writing(run, tmp_path):
     cut = (run.out / "rows.jsonl").read_text()[:-30]
     (tmp_path / "rows.jsonl").write_text(cut)
-    assert len(Runner(tmp_path, SMALL, run.model, measure=False).ledger) == run.count() - 1
+    assert len(Runner(tmp_path, SMALL, run.model, measure=False).ledger) == len(run.ledger) - 1
     assert (tmp_path / "rows.jsonl").read_text() == cut
 
 
-def made_up(stage, name, rewards_, value=None, target="redness", budget=25, alignment=0.0, roughness=1.0, heldout=0.0):
-    """Rows of a cell with these target rewards, a seed each."""
-    cell = {"stage": stage, "target": target, "budget": budget, "method": name, "value": value, "prompt": "x"}
-    figures = {"heldout_alignment": alignment, "roughness": roughness, "heldout_1": heldout}
+def made_up(stage, name, rewards_, value=None, target="redness", budget=25, named=True, heldout=0.0):
+    """Rows of a cell with these target rewards, in the order of the plan's prompts and seeds."""
+    cell = {"stage": stage, "target": target, "budget": budget, "method": name, "value": value}
+    found = next(t for t in TARGETS if t.reward == target)
+    pairs = prompt_seeds(found, stage == "test", len(rewards_))
     generator = torch.Generator().manual_seed(0)
-    seen = [torch.rand(192, generator=generator).tolist() for _ in rewards_]
-    return [{**cell, **figures, "seed": s, "reward": r, "features": seen[s]} for s, r in enumerate(rewards_)]
+    names = named if isinstance(named, list) else [named] * len(rewards_)
+    return [
+        {
+            **cell,
+            **{"prompt": prompt, "seed": seed, "reward": reward, "named": right, "heldout": heldout},
+            "features": torch.rand(192, generator=generator).tolist(),
+        }
+        for (prompt, seed), reward, right in zip(pairs, rewards_, names, strict=True)
+    ]
 
 
-def test_the_strength_is_the_highest_reward_of_those_that_keep_to_the_prompt(tmp_path):
-    """On rows that are made up: 30 has more reward but has lost the prompt."""
-    runner = Runner(tmp_path, Plan(values=(1, 2, 3)), load("emoji64"))
-    runner.ledger.add(made_up("reference", "base", [0.0], alignment=-1.0))
-    for value, reward, alignment in ((3.0, 1.0, 0.0), (10.0, 2.0, -2.4), (30.0, 9.0, -2.6)):
-        runner.ledger.add(made_up("tuning", "dps", [reward], value, alignment=alignment, roughness=2.0))
-    assert runner.chosen_strength(TARGETS[2], "dps") == runner.chosen_strength(TARGETS[2], "dps-best-of-n") == 10.0
-    assert runner.chosen_strength(TARGETS[2], "best-of-n") is None
+def of_plan(tmp_path, **changes):
+    """A runner that only reads."""
+    return Runner(tmp_path, replace(Plan(images=2, tuning_images=20), **changes), object(), measure=False)
 
 
-def test_for_alignment_itself_the_strength_keeps_the_roughness_and_failing_all_is_the_weakest(tmp_path):
-    runner = Runner(tmp_path, Plan(values=(1, 2, 3)), load("emoji64"))
-    runner.ledger.add(made_up("reference", "base", [0.0], target="alignment"))
-    for name, roughness in (("dps", (0.9, 1.2, 1.8)), ("ntrk", (2.0, 3.0, 4.0))):
-        for value, reward, rough in zip(METHODS_OF_SUITE[name].values[1:4], (1.0, 2.0, 9.0), roughness, strict=True):
-            runner.ledger.add(made_up("tuning", name, [reward], value, "alignment", alignment=-9.0, roughness=rough))
-    assert runner.chosen_strength(TARGETS[1], "dps") == 10.0
-    weakest = METHODS_OF_SUITE["ntrk"].values[1]
-    assert runner.chosen_strength(TARGETS[1], "ntrk") == weakest and not runner.admissible_strengths(TARGETS[1], "ntrk")
+def test_the_strength_is_the_highest_reward_of_those_that_the_judge_names_right(tmp_path):
+    """On made-up rows: of 20 images base has 19 right, so 18 are enough and 17 are not."""
+    runner, target = of_plan(tmp_path), RED_TARGET
+    right = {n: [True] * n + [False] * (20 - n) for n in (17, 18, 19)}
+    runner.ledger.add(made_up("tuning", "base", [0.0] * 20, named=right[19]))
+    for value, reward, n in ((3.0, 1.0, 19), (10.0, 2.0, 18), (30.0, 9.0, 17)):
+        runner.ledger.add(made_up("tuning", "dps", [reward] * 20, value, named=right[n]))
+    runner.ledger.add(made_up("tuning", "dps", [99.0] * 19, 100.0))  # not complete
+    assert runner.chosen_strength(target, "dps") == runner.chosen_strength(target, "dps-best-of-n") == 10.0
+    assert runner.chosen_strength(target, "dps", constrained=False) == 30.0
+    assert runner.chosen_strength(target, "best-of-n") is None
+
+
+def test_if_every_strength_breaks_the_rule_the_weakest_is_used(tmp_path):
+    runner = of_plan(tmp_path)
+    runner.ledger.add(made_up("tuning", "base", [0.0] * 20))
+    for value in METHODS_OF_SUITE["ntrk"].values:
+        runner.ledger.add(made_up("tuning", "ntrk", [1.0] * 20, value, named=False))
+    assert runner.chosen_strength(RED_TARGET, "ntrk") == METHODS_OF_SUITE["ntrk"].values[0]
+    assert not runner.admissible_strengths(RED_TARGET, "ntrk")
 
 
 @pytest.mark.parametrize(
     ("mine", "theirs", "answer"),
     [
         ([8.0, 9.0], [1.0, 2.0], "yes"),
-        ([2.0, 9.0], [1.0, 8.0], "paired"),
         ([1.0, 9.0], [2.0, 3.0], "chance"),
         ([1.0, 2.0], [8.0, 9.0], "no"),
     ],
 )
 def test_the_verdict_is_read_off_the_rows(tmp_path, mine, theirs, answer):
-    plan = Plan(TARGETS[2:3], ("x",), seeds=(2, 2), waves=(("ntrk", "best-of-n", "ntrk-best-of-n", "ntrk-svdd"),))
-    runner, target = Runner(tmp_path, plan, load("emoji64")), TARGETS[2]
-    assert [finding.outcome for finding in findings(runner)["redness"]] == [None] * 3
+    waves = (("ntrk", "best-of-n", "ntrk-best-of-n", "ntrk-svdd"),)
+    runner, target = of_plan(tmp_path, targets=(RED_TARGET,), waves=waves), RED_TARGET
+    assert [finding.outcome for finding in findings(runner)["redness"]] == [None] * len(GOALS)
     runner.ledger.add(made_up("test", "base", [0.0, 0.0]))
     rho = runner.chosen_strength(target, "ntrk")
     runner.ledger.add(made_up("test", "ntrk", mine, rho, heldout=mine[0] - 5))
     for name, value, got in (("best-of-n", None, theirs), ("ntrk-svdd", rho, mine), ("ntrk-best-of-n", rho, theirs)):
         runner.ledger.add(made_up("test", name, got, value, budget=500))
-    assert compare_with_others(runner, target).outcome == answer
-    assert compare_combinations(runner, target).outcome == answer.replace("paired", "yes")
-    # the same features as base's: the Fréchet distance has not changed, the held-out reward decides
+    assert compare_ntrk(runner, target).outcome == answer
+    assert compare_combinations(runner, target).outcome == answer
+    # the same features and names as base's: the held-out reward decides
     assert compare_with_base(runner, target).outcome == ("yes" if mine[0] > 5 else "no")
 
 
 @pytest.mark.parametrize(("leads", "said"), [(4, "reached"), (3, "not reached"), (2, "not decided yet")])
 def test_the_goal_is_four_targets(tmp_path, leads, said):
-    """Two leads of the three measured leave it open; three of five miss it."""
-    runner = Runner(tmp_path, Plan(prompts=("x",), seeds=(2, 2), waves=(("ntrk", "best-of-n"),)), load("emoji64"))
-    found = {str(i): [Finding("", "yes" if i < leads else "no")] * 3 for i in range(5)}
+    """Two of three measured targets leave it open; three of five do not reach it."""
+    found = {str(i): [Finding("", "yes" if i < leads else "no")] * len(GOALS) for i in range(5)}
     if said == "not decided yet":
-        found |= {"3": [Finding("", None)] * 3, "4": [Finding("", "yes", open=True)] * 3}
-    assert said in summary(runner, found)[0]
+        found |= {"3": [Finding("", None)] * len(GOALS), "4": [Finding("", "yes", open=True)] * len(GOALS)}
+    assert said in summary(of_plan(tmp_path), found)[0]
 
 
 def test_a_target_without_gradient_is_for_methods_that_need_none(tmp_path):
-    runner = Runner(tmp_path, Plan(), load("emoji64"))
-    jpeg, red = set(runner.methods(TARGETS[3])), set(runner.methods(TARGETS[2]))
+    runner = of_plan(tmp_path)
+    jpeg, red = set(runner.methods(JPEG_TARGET)), set(runner.methods(RED_TARGET))
     assert {"ntrk-black-box", "svdd"} <= jpeg and not jpeg & {"dps", "ntrk", "das", "psi", "ntrk-svdd"}
     assert {"ntrk", "svdd"} <= red and "ntrk-black-box" not in red
     assert set(QUICK.waves[0]) <= set(METHODS_OF_SUITE)

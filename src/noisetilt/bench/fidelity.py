@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .features import load_features
+from ..rewards.scorers.images import prepared
+from .judge import load_judge
 
 
 def _checked(name: str, images: Tensor, truth: Tensor) -> None:
@@ -55,23 +56,23 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
 
 @torch.no_grad()
 def perceptual_distance(images: Tensor, truth: Tensor) -> Tensor:
-    """Perceptual distance by the feature maps of the emoji classifier, (n,), ≥ 0, 0 if equal.
+    """Perceptual distance by the judge's early feature maps, (n,), ≥ 0, 0 if equal.
 
-    After each activation, channels are scaled to unit norm at every position, and squared differences are averaged
-    over positions, then over layers. This is LPIPS (Zhang et al. 2018, arXiv 1801.03924) without learned weights and
-    with another network, so the values cannot be compared with LPIPS.
+    After the blocks at strides 4, 8 and 16, channels are scaled to unit norm at every position, and squared differences
+    are averaged over positions, then over layers. This is LPIPS (Zhang et al. 2018, arXiv 1801.03924) without learned
+    weights and with another network, so the values cannot be compared with LPIPS.
 
     Args:
-        images, truth: (n, 3, 64, 64) in [0, 1].
+        images, truth: (n, 3, H, W) in [0, 1]; other sizes than 128×128 are resized.
     Raises:
         ValueError: if the shapes differ.
     """
     _checked("perceptual_distance", images, truth)
-    x, y = (2 * z.float().clamp(0, 1) - 1 for z in (images, truth))
-    distances = []
-    for layer in load_features(str(images.device)).body:
-        x, y = layer(x), layer(y)
-        if isinstance(layer, torch.nn.ReLU):
+    network, distances = load_judge(images.device)[1], []
+    x, y = (network.stem(prepared(z).clamp(-1, 1)) for z in (images, truth))
+    for number, block in enumerate(network.blocks):
+        x, y = block(x), block(y)
+        if number in network.LAYERS:
             apart = F.normalize(x, dim=1) - F.normalize(y, dim=1)
             distances.append(apart.square().sum(1).mean((1, 2)))
     return torch.stack(distances).mean(0)

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from .._files import json_object
-from ..models.emoji64.model import FOLDER
 from ..runs import append_line, write_json, write_text
 
 Row = dict[str, Any]
-SCORED = ("rewards/scorers", "bench")
+PACKAGE = Path(__file__).parents[1]
+SCORED = ("rewards/scorers/concepts", "rewards/scorers/imagenet", "rewards/scorers/style", "bench/weights")
 
 
-def weights_digest(*models: str) -> str:
-    """One checksum of all weights that the results depend on: these models, the scorers and the metrics."""
-    package = FOLDER.parents[1]
-    files = [FOLDER / f"{model}.safetensors" for model in models]
-    files += [package / part / "weights" / "checksums.json" for part in SCORED]
+def weights_digest(model: str) -> str:
+    """One checksum of all weights that the results depend on: the model's, the rewards' and the judge's."""
+    folders = (f"models/{model}", *SCORED)
+    files = [PACKAGE / folder / "checksums.json" for folder in folders]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Measures the injected noise of a method for the audit, and its peak memory."""
+"""Measures the injected noise of a method for the audit, its network calls and its peak memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..methods import Method
 from ..noise import audit
@@ -47,6 +47,28 @@ def injected_p_values(recorded: RecordingProposal, images: int, particles: int) 
         return torch.full((images,), torch.nan, dtype=torch.float64)
     p = torch.stack([audit(noise.float()).p_value for noise in whole])
     return 1 - (1 - p.amin(0)) ** len(whole)
+
+
+class CallCounter:
+    """`with CallCounter(network) as counter: …`, then counter.rows: the rows that the network was called with.
+
+    A forward hook counts the rows of the first keyword argument, or of the first argument, so the count does not depend
+    on what a sampler reports. Calls during a backward pass, which recompute a checkpoint, are not counted.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network, self.rows = network, 0
+
+    def _count(self, network: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        if torch._C._current_graph_task_id() == -1:  # no backward pass is running
+            self.rows += len(args[0] if args else next(iter(kwargs.values())))
+
+    def __enter__(self) -> CallCounter:
+        self._handle = self.network.register_forward_hook(self._count, with_kwargs=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._handle.remove()
 
 
 class PeakMemory:

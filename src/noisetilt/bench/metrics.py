@@ -1,6 +1,6 @@
 """Metrics of sets of images by their features: distance, precision, recall and diversity; and roughness of images.
 
-The features may be those of any network; `noisetilt.bench.features.features` has those for emoji.
+The features may be those of any network; `noisetilt.bench.judge.features` has those for emoji.
 """
 
 from __future__ import annotations

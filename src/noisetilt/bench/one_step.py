@@ -1,10 +1,10 @@
-"""The suite `one-step`: reward and time of noise ascent, and its effect on images and noise.
+"""The suite `one-step`: reward and time of noise ascent on a few-step generator, and its effect on images and noise.
 
-The options of each method and the iterate to stop at are tuned on other prompts, with equally many settings and
-iterations per method. Among the settings and the iterates of SNAPSHOTS whose mean held-out alignment is at most KEEP
-below that of the initial noise, the pair with the highest mean target reward is chosen. On the test prompts the chosen
-setting runs to the last iteration. There is one row per image, with the rewards of all iterates, and images and noise
-of the snapshots.
+The rule of fairness is that of the suite `paper`. The options of each method and the iterate to stop at are tuned on
+other prompts, with equally many settings and iterations per method. Among the settings and the iterates of SNAPSHOTS
+where the judge names at most TOLERANCE fewer images right than those of the initial noise, the pair with the highest
+mean target reward is chosen. On the test prompts the chosen setting runs to the last iteration. There is one row per
+image, with the rewards of all iterates, and images and noise of the snapshots.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,17 +33,15 @@ from ..sampling.noise_ascent import optimize
 from ..sampling.optimize_result import AscentReport
 from ..sampling.rng import PerImageRNG
 from .ledger import Ledger, Row, weights_digest
-from .paper_plan import KEEP
-from .paper_suite import load_heldout_reward
+from .meter import CallCounter
+from .paper_plan import TARGETS, TOLERANCE, Target
+from .paper_suite import judged_figures, prompt_seeds
 
-KEY = ("reward", "phase", "method", "options", "prompt", "seed")
-# The held-out reward of each target besides held-out alignment.
-SECOND_HELDOUT = {"style:3d": "held-out style:3d", "alignment": "clarity", "redness": "clarity"}
+KEY = ("reward", "steps", "phase", "method", "options", "prompt", "seed")
 SNAPSHOTS = (2, 5, 10, 20, 40, 60, 100, 200)
-TUNING_PROMPTS = ("bear face", "clock", "fish", "red apple")
-PROMPTS = ("cat face", "house", "grinning face", "automobile", "flower", "dog", "ship", "tree")
 INITIAL = "initial noise"
-MODEL = "emoji64-turbo"
+# The few-step model of the suite.
+MODEL = "emoji128-turbo"
 CHUNK = 8
 
 
@@ -67,20 +65,27 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
+    """How much is measured.
 
-    rewards: tuple[str, ...]
-    tuning_prompts: tuple[str, ...]
-    prompts: tuple[str, ...]
-    tuning_seeds: int
-    seeds: int
-    tuning_iterations: int
-    iterations: int
-    settings: int
+    Args:
+        targets: the target rewards, with their prompts.
+        steps: numbers of steps of the generator.
+        images, tuning_images: images per method and setting.
+        iterations, tuning_iterations: of each ascent.
+        settings: how many settings per method are tried.
+    """
+
+    targets: tuple[Target, ...] = tuple(t for t in TARGETS if t.reward not in ("jpeg", "classifier:imagenet:teapot"))
+    steps: tuple[int, ...] = (1, 4)
+    images: int = 64
+    tuning_images: int = 32
+    iterations: int = 200
+    tuning_iterations: int = 60
+    settings: int = 4
 
 
-FULL = Size(tuple(SECOND_HELDOUT), TUNING_PROMPTS, PROMPTS, 1, 2, 60, 200, 4)
-QUICK = Size(("style:3d",), TUNING_PROMPTS[:1], PROMPTS[:3], 2, 2, 10, 20, 2)
+FULL = Size()
+QUICK = Size(TARGETS[:1], (1,), images=4, tuning_images=4, iterations=20, tuning_iterations=10, settings=2)
 
 
 class Choice(NamedTuple):
@@ -99,7 +104,7 @@ def settings_of(method: str, count: int) -> list[dict[str, float]]:
 
 def picture_file(out: Path, row: Row, iterate: int | None = None) -> Path:
     """The file of a test row's image: of the best iterate, or of a snapshot."""
-    parts = [row["reward"], row["method"], row["prompt"], str(row["seed"])]
+    parts = [row["reward"], str(row["steps"]), row["method"], row["prompt"], str(row["seed"])]
     parts += [] if iterate is None else [str(iterate)]
     return out / "pictures" / f"{'-'.join(map(file_stem, parts))}.png"
 
@@ -118,6 +123,8 @@ class Run:
         quick: whether to measure one reward with few prompts, seeds, iterations and settings.
         methods: names of SETTINGS; the initial noise is always measured.
         size: used instead of `quick`.
+        model: MODEL if None; a FluxModel.
+        measure: False only reads the rows measured so far.
     Raises:
         ValueError: if a name is unknown, or the folder has a run with other settings.
     """
@@ -128,6 +135,8 @@ class Run:
         quick: bool = False,
         methods: Sequence[str] | None = None,
         size: Size | None = None,
+        model: Any = None,
+        measure: bool = True,
     ) -> None:
         unknown = sorted(set(methods or ()) - {*SETTINGS, "base"})
         if unknown:
@@ -135,79 +144,83 @@ class Run:
             raise ValueError(f"method {unknown[0]!r} is not in the suite one-step{hint}; it has: {', '.join(SETTINGS)}")
         self.size = size or (QUICK if quick else FULL)
         self.out, self.methods = out, [m for m in SETTINGS if not methods or m in methods]
-        self.model = load_model(MODEL)
-        weights = weights_digest("emoji64", MODEL)
-        self.settings = {"suite": "one-step", "model": MODEL, "noisetilt": __version__, "weights": weights}
-        self.settings |= vars(self.size)
-        self.ledger = Ledger(out, KEY, self.settings, renamed={"knobs": "options", "judge": "heldout_2"})
+        self.model = load_model(MODEL) if model is None and measure else model
+        settings = {k: v for k, v in vars(self.size).items() if "iterations" in k or k == "settings"}
+        self.settings = {"suite": "one-step", "model": MODEL, "noisetilt": __version__, **settings}
+        self.settings["weights"] = weights_digest(MODEL) if model is None else "of another model"
+        self.ledger = Ledger(out, KEY, self.settings, mend=measure)
 
     def measure(self) -> None:
         """Measures all missing rows."""
-        size = self.size
-        with tqdm(total=len(size.rewards) * (len(self.methods) + 1), unit="method") as bar:
-            for reward in size.rewards:
+        cells = list(itertools.product(self.size.targets, self.size.steps))
+        with tqdm(total=len(cells) * (len(self.methods) + 1), unit="method") as bar:
+            for target, steps in cells:
                 for phase in ("tune", "test"):
-                    self._measure(reward, phase, INITIAL, {})
+                    self._measure(target, steps, phase, INITIAL, {})
                 bar.update()
                 for method in self.methods:
-                    for options in settings_of(method, size.settings):
-                        self._measure(reward, "tune", method, options)
-                    self._measure(reward, "test", method, choose(self.ledger, reward, method).options)
+                    for options in settings_of(method, self.size.settings):
+                        self._measure(target, steps, "tune", method, options)
+                    chosen = choose(self.ledger, target.reward, steps, method)
+                    self._measure(target, steps, "test", method, chosen.options)
                     bar.update()
 
-    def _measure(self, reward: str, phase: str, method: str, options: dict[str, float]) -> None:
+    def _measure(self, target: Target, steps: int, phase: str, method: str, options: dict[str, float]) -> None:
         """Measures the missing images of a setting, CHUNK at a time."""
         tuning, label = phase == "tune", json.dumps(options, sort_keys=True)
-        prompts = self.size.tuning_prompts if tuning else self.size.prompts
-        seeds = range(self.size.tuning_seeds if tuning else self.size.seeds)
-        pairs = itertools.product(prompts, seeds)
-        missing = [pair for pair in pairs if (reward, phase, method, label, *pair) not in self.ledger]
+        pairs = prompt_seeds(target, not tuning, self.size.tuning_images if tuning else self.size.images)
+        key = (target.reward, steps, phase, method, label)
+        missing = [pair for pair in pairs if (*key, *pair) not in self.ledger]
         chosen = METHODS["none" if method == INITIAL else method]
         iterations = self.size.tuning_iterations if tuning else self.size.iterations
-        chosen = chosen.replace(iterations=0 if method == INITIAL else iterations, **options)
-        what = {"reward": reward, "phase": phase, "method": method, "options": label}
+        chosen = chosen.replace(iterations=0 if method == INITIAL else iterations, chain_steps=steps, **options)
         for first in range(0, len(missing), CHUNK):
-            self.ledger.add(self._rows(what, chosen, missing[first : first + CHUNK]))
+            cell = dict(zip(KEY, key, strict=False))
+            self.ledger.add(self._rows(cell, target, chosen, missing[first : first + CHUNK]))
 
-    def _rows(self, what: Row, method: Method, pairs: Sequence[tuple[str, int]]) -> list[Row]:
+    def _rows(self, cell: Row, target: Target, method: Method, pairs: Sequence[tuple[str, int]]) -> list[Row]:
         prompts, seeds = zip(*pairs, strict=True)
-        reward, second = load_reward(what["reward"]), load_heldout_reward(SECOND_HELDOUT[what["reward"]])
+        reward, second = load_reward(target.reward), load_reward(target.heldout, heldout=True)
         start = PerImageRNG(seeds, 1, self.model.shape).normal()[:, 0]
         snapshots: dict[int, tuple[Tensor, Tensor]] = {}
 
         def record_snapshot(report: AscentReport) -> None:
-            if what["phase"] == "test" and report.number in SNAPSHOTS:
+            if report.number in SNAPSHOTS:
                 snapshots[report.number] = (report.images.cpu(), report.noise.cpu())
 
         heldout = load_reward("alignment", heldout=True)
-        result = optimize(
-            self.model, prompts, reward, method, seeds=seeds, heldout=heldout, chunk=CHUNK, callback=record_snapshot
-        )
+        with CallCounter(self.model.pipe.transformer) as counter:
+            result = optimize(
+                self.model, prompts, reward, method, seeds=seeds, heldout=heldout, chunk=CHUNK, callback=record_snapshot
+            )
 
-        def figures(images: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        def figures(images: Tensor, noise: Tensor) -> list[Row]:
             with torch.no_grad():
-                return {"heldout_2": second(images, prompts), **noise_figures(noise, start)}
+                values = {"heldout_2": second(images, prompts), **noise_figures(noise, start)}
+            judged = judged_figures(target, images, prompts)
+            return [{**judged[i], **{k: v[i].item() for k, v in values.items()}} for i in range(len(prompts))]
 
         trace, best = result.trace, figures(result.images.cpu(), result.noise.cpu())
         ways = {number: figures(*snapshot) for number, snapshot in snapshots.items()}
         rows = [
             {
-                **what,
+                **cell,
                 "prompt": prompt,
                 "seed": seed,
                 "target": result.rewards[i].item(),
                 "alignment": result.heldout[i].item(),
-                **{name: values[i].item() for name, values in best.items()},
+                **best[i],
                 "iteration": int(result.iterations[i]),
-                "nfe": trace.nfe[i].item(),
+                "nfe": trace.nfe.mean().item(),
+                "network_calls": counter.rows / len(pairs),
                 "seconds": [round(s / len(pairs), 4) for s in trace.seconds],
                 "targets": [round(v, 4) for v in trace.rewards[:, i].tolist()],
                 "alignments": [round(v, 4) for v in trace.heldout[:, i].tolist()],
-                "snapshots": {str(n): {name: v[i].item() for name, v in way.items()} for n, way in ways.items()},
+                "snapshots": {str(number): way[i] for number, way in ways.items()},
             }
             for i, (prompt, seed) in enumerate(pairs)
         ]
-        if what["phase"] == "test":
+        if cell["phase"] == "test":
             self._save_images(rows, result.images, {number: images for number, (images, _) in snapshots.items()})
         return rows
 
@@ -215,7 +228,8 @@ class Run:
         """Writes the images of test rows: of the best iterates (row, 3, H, W), and of the snapshots."""
         for i, row in enumerate(rows):
             picture_file(self.out, row).parent.mkdir(exist_ok=True)
-            save_picture(best[i], picture_file(self.out, row), row)
+            kept = {k: v for k, v in row.items() if k not in ("snapshots", "features")}
+            save_picture(best[i], picture_file(self.out, row), kept)
             for number, images in snapshots.items():
                 save_picture(images[i], picture_file(self.out, row, number), {"iteration": number})
 
@@ -229,16 +243,18 @@ def noise_figures(noise: Tensor, start: Tensor) -> dict[str, Tensor]:
     }
 
 
-def choose(ledger: Ledger, reward: str, method: str) -> Choice:
+def choose(ledger: Ledger, reward: str, steps: int, method: str) -> Choice:
     """The admissible setting and snapshot with the highest mean target reward; if none is admissible, the one with the
-    highest mean held-out alignment."""
-    drawn = np.mean([row["alignment"] for row in ledger.where(reward=reward, phase="tune", method=INITIAL)])
-    rows = ledger.where(reward=reward, phase="tune", method=method)
-    found = []
+    highest accuracy of the judge."""
+    where = {"reward": reward, "steps": steps, "phase": "tune"}
+    least = np.mean([row["named"] for row in ledger.where(**where, method=INITIAL)]) - TOLERANCE - 1e-9
+    rows, found = ledger.where(**where, method=method), []
     for options in dict.fromkeys(row["options"] for row in rows):
         some = [row for row in rows if row["options"] == options]
-        target, aligned = (np.mean([row[way] for row in some], axis=0) for way in ("targets", "alignments"))
-        found += [(target[n], aligned[n], Choice(json.loads(options), n)) for n in SNAPSHOTS if n < len(target)]
-    faithful = [(t, choice) for t, a, choice in found if a >= drawn - KEEP]
-    every = faithful or [(a, choice) for _, a, choice in found]
+        for number in sorted(map(int, some[0]["snapshots"])):
+            target = float(np.mean([row["targets"][number] for row in some]))
+            named = float(np.mean([row["snapshots"][str(number)]["named"] for row in some]))
+            found.append((target, named, Choice(json.loads(options), number)))
+    kept = [(target, choice) for target, named, choice in found if named >= least]
+    every = kept or [(named, choice) for _, named, choice in found]
     return max(every, key=lambda one: one[0])[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,32 +10,33 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..report import grid
+from ..report import file_stem, grid
 from ..report.plotting import Panel, Series, draw_panels, figure_bytes
 from .document import Document, picture_bytes
-from .features import features, real_features
-from .ledger import Ledger, Row
+from .judge import real_features
+from .ledger import Row
 from .metrics import frechet_distance, precision_recall, vendi_score
-from .one_step import INITIAL, SECOND_HELDOUT, SETTINGS, Run, choose, picture_of
-from .paper_plan import KEEP
+from .one_step import INITIAL, SETTINGS, Run, choose, picture_of
+from .paper_plan import TOLERANCE, Target
+from .paper_report import check_calls
 from .statistics import bootstrap, paired
 
 PAIR = ("prompt", "seed")
 TIME_GOAL = 0.3
 
 
-def tested(ledger: Ledger, reward: str) -> dict[str, list[Row]]:
+def tested(run: Run, target: Target, steps: int) -> dict[str, list[Row]]:
     """The test rows of each method whose test is complete, those of the initial noise first."""
-    found = {name: ledger.where(reward=reward, phase="test", method=name) for name in (INITIAL, *SETTINGS)}
+    where = {"reward": target.reward, "steps": steps, "phase": "test"}
+    found = {name: run.ledger.where(**where, method=name) for name in (INITIAL, *SETTINGS)}
     return {name: rows for name, rows in found.items() if rows and len(rows) == len(found[INITIAL])}
 
 
-def set_metrics(images: torch.Tensor) -> dict[str, float | None]:
-    """Fréchet distance, precision and recall of images (count, 3, H, W) against held-out real emoji; None for fewer
-    than four images."""
-    if len(images) < 4:
+def set_metrics(rows: Sequence[Row]) -> dict[str, float | None]:
+    """Fréchet distance, precision and recall of rows against real emoji; None for fewer than four rows."""
+    if len(rows) < 4:
         return dict.fromkeys(("frechet", "precision", "recall"))
-    mine, real = features(images), real_features()
+    mine, real = torch.tensor([row["features"] for row in rows]), real_features()
     precision, recall = precision_recall(real, mine)
     return {"frechet": frechet_distance(real, mine), "precision": precision, "recall": recall}
 
@@ -44,28 +46,35 @@ def pictures_of(out: Path, rows: Sequence[Row], iterate: int | None = None) -> t
     return torch.stack([picture_of(out, row, iterate) for row in rows])
 
 
-def diversity(rows: Sequence[Row], images: torch.Tensor) -> float:
+def diversity(rows: Sequence[Row]) -> float:
     """The mean over prompts of the Vendi score."""
-    mine, prompts = features(images), dict.fromkeys(row["prompt"] for row in rows)
-    return float(np.mean([vendi_score(mine[[row["prompt"] == prompt for row in rows]]) for prompt in prompts]))
+    prompts: dict[str, list[list[float]]] = {}
+    for row in rows:
+        prompts.setdefault(row["prompt"], []).append(row["features"])
+    return float(np.mean([vendi_score(torch.tensor(features)) for features in prompts.values()]))
 
 
 def at_snapshot(row: Row, number: int) -> Row:
     """A test row with the results of a snapshot."""
-    way = {"target": row["targets"][number], "alignment": row["alignments"][number], "nfe": number + 1.0}
+    way = {
+        "target": row["targets"][number],
+        "alignment": row["alignments"][number],
+        "nfe": row["nfe"] * (number + 1) / len(row["seconds"]),
+    }
     return {**row, **row["snapshots"][str(number)], **way, "seconds": row["seconds"][: number + 1]}
 
 
-def stopped(run: Run, reward: str, methods: dict[str, list[Row]]) -> dict[str, list[Row]]:
+def stopped(run: Run, methods: dict[str, list[Row]]) -> dict[str, list[Row]]:
     """The test rows of each method at the iterate chosen in the tuning."""
     found = {INITIAL: methods[INITIAL]}
     for name in (m for m in methods if m != INITIAL):
-        found[name] = [at_snapshot(row, choose(run.ledger, reward, name).stop) for row in methods[name]]
+        reward, steps = (methods[name][0][field] for field in ("reward", "steps"))
+        found[name] = [at_snapshot(row, choose(run.ledger, reward, steps, name).stop) for row in methods[name]]
     return found
 
 
-def _line(name: str, rows: list[Row], drawn: list[Row], images: torch.Tensor) -> list[Any]:
-    metrics = set_metrics(images)
+def _line(name: str, rows: list[Row], drawn: list[Row]) -> list[Any]:
+    metrics = set_metrics(rows)
     gain = "–" if name == INITIAL else str(bootstrap(paired(rows, drawn, "target", PAIR)))
 
     def mean(field: str) -> float:
@@ -74,15 +83,17 @@ def _line(name: str, rows: list[Row], drawn: list[Row], images: torch.Tensor) ->
     return [
         name,
         ", ".join(sorted({row["options"].strip("{}").replace('"', "") for row in rows})),
+        len(rows),
         mean("nfe"),
         str(bootstrap([row["target"] for row in rows])),
         gain,
-        str(bootstrap([row["alignment"] for row in rows])),
+        str(bootstrap([float(row["named"]) for row in rows])),
         str(bootstrap([row["heldout_2"] for row in rows])),
+        mean("alignment"),
         metrics["frechet"],
         metrics["precision"],
         metrics["recall"],
-        diversity(rows, images),
+        diversity(rows),
         mean("cosine"),
         mean("energy"),
         float(np.median([row["p_value"] for row in rows])),
@@ -92,8 +103,8 @@ def _line(name: str, rows: list[Row], drawn: list[Row], images: torch.Tensor) ->
 
 
 HEADER = (
-    "method, options, NFE, target, gain, held-out alignment, second held-out, Fréchet, precision, recall, Vendi, "
-    "cosine to start, mean square, audit p, rejected, seconds"
+    "method, options, n, NFE, target, gain, named right, held-out, held-out alignment, Fréchet, precision, recall, "
+    "Vendi, cosine to start, mean square, audit p, rejected, seconds"
 ).split(", ")
 
 
@@ -110,9 +121,9 @@ def verdicts(rows: dict[str, list[Row]]) -> list[str]:
     lines = ["Target reward, highest first: " + ", ".join(f"{m} {means[m]:.2f}" for m in order) + "."] if order else []
     for rival in order[1:]:
         first = order[0]
-        ahead, held = (bootstrap(paired(ascents[first], ascents[rival], f, PAIR)) for f in ("target", "alignment"))
+        ahead, named = (bootstrap(paired(ascents[first], ascents[rival], f, PAIR)) for f in ("target", "named"))
         significant = "significant" if ahead.excludes(0) else "not significant"
-        lines.append(f"{first} minus {rival}: target {ahead} ({significant}), held-out alignment {held}.")
+        lines.append(f"{first} minus {rival}: target {ahead} ({significant}), named right {named}.")
     return lines
 
 
@@ -125,11 +136,40 @@ def goals(methods: dict[str, list[Row]]) -> list[str]:
             lines.append(_time_goal(name, methods[name], methods["mpgr"]))
         if rivals:
             lines.append(_reward_goal(name, methods[name], rivals, methods[INITIAL]))
+    if "gper" in methods and rivals:
+        lines += _accuracy_goals(methods["gper"], rivals)
     if "none" in methods:
-        change = bootstrap(paired(methods["none"], methods[INITIAL], "alignment", PAIR))
-        hacking = "reward hacking" if change.high < 0 else "no reward hacking by this measure"
-        lines.append(f"Without regularisation held-out alignment changes by {change}: {hacking}.")
+        change = bootstrap(paired(methods["none"], methods[INITIAL], "named", PAIR))
+        hacking = "reward hacking" if change.high < 0 else "no significant loss"
+        lines.append(f"Without regularisation the fraction that the judge names right changes by {change}: {hacking}.")
     return lines
+
+
+def _accuracy_goals(rows: list[Row], rivals: dict[str, list[Row]]) -> list[str]:
+    """The judge's accuracy of gper and of each rival at equal target: at the first snapshot of each that reaches the
+    lower of the two highest mean targets."""
+    lines = []
+    for rival, theirs in rivals.items():
+        level = min(max(_at_snapshots(some).values()) for some in (rows, theirs))
+        at = [first_snapshot(some, level) for some in (rows, theirs)]
+        pair = [[at_snapshot(row, number) for row in some] for some, number in zip((rows, theirs), at, strict=True)]
+        ahead = bootstrap(paired(pair[0], pair[1], "named", PAIR))
+        lines.append(
+            f"At a target of {level:.2f} the judge names {ahead} more of gper's images right (iteration {at[0]}) than "
+            f"of {rival}'s (iteration {at[1]}), n = {len(rows)}: {_reached(ahead.low > 0)}."
+        )
+    return lines
+
+
+def _at_snapshots(rows: Sequence[Row]) -> dict[int, float]:
+    """The mean target reward at each snapshot."""
+    return {n: float(np.mean([row["targets"][n] for row in rows])) for n in sorted(map(int, rows[0]["snapshots"]))}
+
+
+def first_snapshot(rows: Sequence[Row], level: float) -> int:
+    """The first snapshot whose mean target reward reaches a level, or the one with the highest."""
+    means = _at_snapshots(rows)
+    return next((number for number, mean in means.items() if mean >= level), max(means, key=means.__getitem__))
 
 
 def _time_goal(name: str, rows: list[Row], rival: list[Row]) -> str:
@@ -183,20 +223,23 @@ def _plot_curves(methods: dict[str, list[Row]], reward: str) -> bytes:
     return figure_bytes(draw_panels(panels))
 
 
-def _plot_frontier(out: Path, methods: dict[str, list[Row]], reward: str) -> bytes:
-    """Target reward against costs for images and noise, at the snapshots of each method."""
-    labels = {"frechet": "Fréchet distance", "heldout_2": SECOND_HELDOUT[reward], "cosine": "cosine to start"}
+def _plot_frontier(methods: dict[str, list[Row]], target: Target) -> bytes:
+    """Target reward against its costs, at the snapshots of each method."""
+    labels = {
+        "named": "fraction that the judge names right",
+        "frechet": "Fréchet distance",
+        "heldout_2": f"held-out {target.heldout}",
+    }
     series: dict[str, dict[str, Series]] = {field: {} for field in labels}
     for name, rows in methods.items():
         at = sorted(map(int, rows[0]["snapshots"]))
         ways = [[at_snapshot(row, number) for row in rows] for number in at]
-        frechet = [set_metrics(pictures_of(out, rows, number))["frechet"] for number in at]
-        target = _means(ways, "target")
+        frechet = [set_metrics(some)["frechet"] for some in ways]
         for field in labels:
             cost = frechet if field == "frechet" else _means(ways, field)
             if None not in cost:
-                series[field][name] = Series(target, cost)
-    panels = [Panel(f"mean {reward}", label, series[field]) for field, label in labels.items() if series[field]]
+                series[field][name] = Series(cost, _means(ways, "target"))
+    panels = [Panel(label, target.reward, series[field]) for field, label in labels.items() if series[field]]
     return figure_bytes(draw_panels(panels))
 
 
@@ -217,47 +260,55 @@ def _plot_costs(lines: Sequence[list[Any]], reward: str) -> bytes:
 
 
 def write(out: Path, run: Run) -> Document:
-    """report.md, report.html, their plots and picture grids, of what is measured so far."""
+    """report.md, report.html, their plots and picture grids, of what is measured so far.
+
+    Raises:
+        ValueError: if a row's reported and counted network calls differ.
+    """
+    check_calls({**row, "target": row["reward"]} for row in run.ledger.where())
     document = Document("One-step suite: noise ascent")
     document.text(
         f"Settings: {run.settings}. Options and the iterate to stop at were tuned on the tuning prompts, with equally "
-        "many settings and iterations per method: the highest mean target reward among the iterates whose mean "
-        f"held-out alignment is at most {KEEP} below that of the initial noise. Brackets are 95 % bootstrap intervals; "
-        "'gain' is the difference to the initial noise at the same seeds. Fréchet distance, precision and recall are "
-        "against held-out real emoji and biased by the number of images; Vendi is the effective number of different "
-        "images per prompt. Cosine to start, mean square and audit p are those of the noise; 'rejected' is the "
-        "fraction that the typicality audit rejects at 1 %. Seconds do not include the held-out rewards."
+        "many settings and iterations per method: the highest mean target reward among the iterates where the judge "
+        f"names at most {TOLERANCE:.0%} fewer images right than those of the initial noise. No method optimises the "
+        "judge. Brackets are 95 % bootstrap intervals; 'gain' is the difference to the initial noise at the same "
+        "seeds. NFE are counted by a hook on the network, without recomputation in the backward pass. Fréchet "
+        "distance, precision and recall are against 3 000 real emoji and biased by the number of images; Vendi is the "
+        "effective number of different images per prompt. Cosine to start, mean square and audit p are those of the "
+        "noise; 'rejected' is the fraction that the typicality audit rejects at 1 %. Seconds do not include the "
+        "held-out rewards."
     )
-    for reward in run.size.rewards:
-        methods = tested(run.ledger, reward)
+    for target, steps in itertools.product(run.size.targets, run.size.steps):
+        methods = tested(run, target, steps)
         if methods:
-            _section(document, run, reward, methods)
+            _section(document, run, target, steps, methods)
     document.write(out)
     return document
 
 
-def _section(document: Document, run: Run, reward: str, methods: dict[str, list[Row]]) -> None:
-    stem, out = reward.replace(":", "-"), run.out
-    document.heading(f"Reward {reward}")
-    document.text(f"Held-out rewards: held-out alignment and {SECOND_HELDOUT[reward]}.")
+def _section(document: Document, run: Run, target: Target, steps: int, methods: dict[str, list[Row]]) -> None:
+    stem, out, reward = f"{file_stem(target.reward)}-{steps}", run.out, target.reward
+    document.heading(f"Reward {reward}, {steps} step{'s' if steps > 1 else ''}")
     document.items(goals(methods))
-    early = stopped(run, reward, methods)
+    early = stopped(run, methods)
     stops = {name: None if name == INITIAL else len(rows[0]["seconds"]) - 1 for name, rows in early.items()}
     document.text("At the iterate chosen in the tuning:")
     document.items(verdicts(early))
-    shown = {name: pictures_of(out, rows, stops[name]) for name, rows in early.items()}
-    document.table(HEADER, [_line(name, rows, methods[INITIAL], shown[name]) for name, rows in early.items()])
-    rows = [(name if n is None else f"{name}, {n} iterations", list(shown[name][:8])) for name, n in stops.items()]
-    document.picture(f"{stem}-stopped.png", picture_bytes(grid(rows)), "The same seeds, at the chosen iterate.")
+    document.table(HEADER, [_line(name, rows, methods[INITIAL]) for name, rows in early.items()])
+    shown = [
+        (name if n is None else f"{name}, {n} iterations", list(pictures_of(out, early[name][:8], n)))
+        for name, n in stops.items()
+    ]
+    document.picture(f"{stem}-stopped.png", picture_bytes(grid(shown)), "The same seeds, at the chosen iterate.")
     document.text("At the best of all iterates:")
     document.items(verdicts(methods))
-    lines = [_line(name, some, methods[INITIAL], pictures_of(out, some)) for name, some in methods.items()]
+    lines = [_line(name, some, methods[INITIAL]) for name, some in methods.items()]
     document.table(HEADER, lines)
     ascents = {name: some for name, some in methods.items() if name != INITIAL}
     if ascents:
         document.picture(f"{stem}-ways.png", _plot_curves(ascents, reward), "Mean rewards of the iterates.")
-        caption = "The iterates of each method: target reward against costs for images and noise."
-        document.picture(f"{stem}-frontier.png", _plot_frontier(out, ascents, reward), caption)
+        caption = "The iterates of each method: target reward against what it costs."
+        document.picture(f"{stem}-frontier.png", _plot_frontier(ascents, target), caption)
     document.picture(f"{stem}-trade.png", _plot_costs(lines, reward), "Target reward against its costs.")
     rows = [(name, list(pictures_of(out, some[:8]))) for name, some in methods.items()]
     document.picture(f"{stem}-pictures.png", picture_bytes(grid(rows)), "The same seeds, at the best of all iterates.")

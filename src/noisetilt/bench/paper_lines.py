@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .features import real_features
+from .judge import real_features
 from .ledger import Row
 from .metrics import frechet_distance, precision_recall, vendi_score
-from .paper_plan import METHODS_OF_SUITE, Target
+from .paper_plan import METHODS_OF_SUITE, SEARCHES, TOLERANCE, Target
 from .paper_suite import Runner
-from .paper_verdict import PAIR, common_rows, complete
+from .paper_verdict import PAIR, complete
 from .statistics import Interval, bootstrap, paired
 
 
@@ -28,7 +28,9 @@ class Line:
     rows: Sequence[Row]
     reward: Interval
     gain: Interval
-    heldout: tuple[Interval, Interval]
+    named: Interval
+    named_gain: Interval
+    heldout: Interval
     heldout_gain: Interval
     alignment: float
     frechet: float
@@ -38,6 +40,7 @@ class Line:
     roughness: float
     p_value: float | None
     rejected: float | None
+    calls: float
     seconds: float
     processor_seconds: float
     megabytes: float | None
@@ -60,8 +63,10 @@ def _line(method: str, strength: str, note: str, rows: Sequence[Row], base: Sequ
         rows,
         bootstrap([row["reward"] for row in rows]),
         bootstrap(paired(rows, base, "reward", PAIR)),
-        (bootstrap([row["heldout_1"] for row in rows]), bootstrap([row["heldout_2"] for row in rows])),
-        bootstrap(paired(rows, base, "heldout_1", PAIR)),
+        bootstrap([float(row["named"]) for row in rows]),
+        bootstrap(paired(rows, base, "named", PAIR)),
+        bootstrap([row["heldout"] for row in rows]),
+        bootstrap(paired(rows, base, "heldout", PAIR)),
         mean_of(rows, "heldout_alignment"),
         frechet_distance(features, real) if len(rows) > 1 else float("nan"),
         precision,
@@ -70,20 +75,21 @@ def _line(method: str, strength: str, note: str, rows: Sequence[Row], base: Sequ
         mean_of(rows, "roughness"),
         float(np.median(p_values)) if p_values else None,
         float(np.mean(np.array(p_values) < 0.01)) if p_values else None,
+        mean_of(rows, "network_calls"),
         mean_of(rows, "seconds"),
         mean_of(rows, "processor_seconds"),
         max((row["megabytes"] for row in rows if row["megabytes"] is not None), default=None),
     )
 
 
-def lines_of(runner: Runner, target: Target, budget: int) -> list[Line]:
-    """Base, then all methods of a target and budget whose test is complete, by decreasing reward."""
-    names = [name for name in runner.methods(target) if runner.budget(name) == budget]
-    tests = {name: rows for name in names if (rows := complete(runner, target, name))}
+def lines_of(runner: Runner, target: Target, searches: bool, constrained: bool = True) -> list[Line]:
+    """Base, then all single-trajectory methods or all searches whose test of a target is complete, by decreasing
+    reward, with the strengths chosen by the rule of fairness or without it."""
+    names = [name for name in runner.methods(target) if (name in SEARCHES) == searches]
+    tests = {name: rows for name in names if (rows := complete(runner, target, name, constrained))}
     base = complete(runner, target, "base")
     if not (base and tests):
         return []
-    base = common_rows(base, next(iter(tests.values())))
     lines = [_line(name, *_strength(runner, target, name, rows), rows, base) for name, rows in tests.items()]
     return [_line("base", "", "", base, base), *sorted(lines, key=lambda line: -line.reward.value)]
 
@@ -97,40 +103,39 @@ def _strength(runner: Runner, target: Target, name: str, rows: Sequence[Row]) ->
     return f"{METHODS_OF_SUITE[name].option} = {value:g}", note
 
 
-def verdicts(target: Target, budget: int, lines: Sequence[Line]) -> list[str]:
+def verdicts(target: Target, lines: Sequence[Line], constrained: bool = True) -> list[str]:
     """What the results say, in sentences."""
     methods = lines[1:]
     if not methods:
         return []
     best = methods[0]
     sentences = [
-        f"Highest target reward at {budget} calls: {best.method}, {best.reward.value:.3g}; base has "
-        f"{lines[0].reward.value:.3g} (gain {best.gain})."
+        f"Highest target reward: {best.method}, {best.reward.value:.3g}; base has {lines[0].reward.value:.3g} (gain "
+        f"{best.gain})."
     ]
     if len(methods) > 1:
         second = methods[1]
         lead = bootstrap(paired(best.rows, second.rows, "reward", PAIR))
         significant = "significant" if lead.excludes(0) else "not significant"
         sentences.append(f"Its difference to the second best, {second.method}, is {lead}: {significant}.")
-    by_heldout = max(methods, key=lambda line: line.heldout[0].value)
-    sentences.append(f"Highest {target.heldout[0]}: {by_heldout.method}, gain {by_heldout.heldout_gain}.")
-    return sentences + _warnings(target, methods)
+    by_heldout = max(methods, key=lambda line: line.heldout.value)
+    sentences.append(f"Highest held-out {target.heldout}: {by_heldout.method}, gain {by_heldout.heldout_gain}.")
+    return sentences + _warnings(target, methods, constrained)
 
 
-def _warnings(target: Target, methods: Sequence[Line]) -> list[str]:
+def _warnings(target: Target, methods: Sequence[Line], constrained: bool) -> list[str]:
     """Sentences on reward hacking, tuning and untypical noise."""
 
     def tuned(note: str) -> list[str]:
-        return [f"{line.method} ({line.strength})" for line in methods if line.note == note]
+        return [f"{line.method} ({line.strength})" for line in methods if constrained and line.note == note]
 
     hacked = [line.method for line in methods if line.gain.low > 0 and line.heldout_gain.high < 0]
+    lost = [line.method for line in methods if line.named_gain.value < -TOLERANCE]
     rejected = [line.method for line in methods if line.rejected is not None and line.rejected > 0.5]
     sentences: list[tuple[str, Any]] = [
-        (f"Significantly higher target reward and significantly lower {target.heldout[0]} (reward hacking)", hacked),
-        (
-            f"No strength satisfied the constraint on the {target.constraint} in the tuning; the weakest is used",
-            tuned("none"),
-        ),
+        (f"Significantly higher target and significantly lower held-out {target.heldout} (reward hacking)", hacked),
+        (f"The judge names fewer images right than base's, by more than {TOLERANCE:.0%}", lost),
+        ("No strength satisfied the rule in the tuning; the weakest is used", tuned("none")),
         ("The chosen strength is the weakest or strongest tried, so another value may be better", tuned("edge")),
         ("The audit rejects the injected noise of more than half of the images", rejected),
     ]

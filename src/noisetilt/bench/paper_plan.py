@@ -1,6 +1,6 @@
 """The plan of the suite `paper`: targets, prompts, methods with the strengths to try, their order and their number.
 
-Prompts are one or two common words. For the exact name of an emoji, emoji64 draws that emoji at any seed.
+Prompts are names of emoji that the judge knows, with a style word. Tuning prompts and test prompts are disjoint.
 """
 
 from __future__ import annotations
@@ -16,6 +16,19 @@ from ..sampling import reverse_steps
 from ..selection import Independent, Search
 
 STEPS = 25
+# The rule of fairness: by how much the fraction of images that the judge names right may be below base's.
+TOLERANCE = 0.05
+FLAT_STYLES = ("noto", "twemoji", "flat", "blob")
+PROMPTS = (
+    *("cat face", "house", "fish", "bird", "frog", "lion", "elephant", "octopus", "butterfly", "turtle", "rose"),
+    *("sunflower", "cactus", "banana", "grapes", "pizza", "doughnut", "automobile", "bus", "airplane", "guitar"),
+    *("crown", "top hat", "umbrella", "hammer", "telephone", "alarm clock", "robot", "ghost", "trophy", "rainbow"),
+    "clown face",
+)
+TUNING_PROMPTS = (
+    *("dog face", "red apple", "sailboat", "owl", "mushroom", "soccer ball", "hamburger", "bicycle", "snowman"),
+    *("penguin", "light bulb", "birthday cake", "panda", "strawberry", "rocket", "key"),
+)
 
 
 @dataclass(frozen=True)
@@ -24,28 +37,51 @@ class Target:
 
     Args:
         reward: its name.
-        words: words that are added to the prompts in turn.
-        heldout: the names of two held-out rewards.
-        constraint: what a tuned strength must preserve: "prompt" or "roughness".
+        words: style words that are added to the prompts in turn; "" adds none.
+        heldout: the name of a held-out reward that measures the same; held-out alignment if there is none.
+        concept: what the target asks the images to show; naming it counts as right, as naming the prompt's concept
+            does. None: the target asks for nothing that the prompt does not.
+        prompts, tuning_prompts: names of emoji for the test and for the tuning.
     """
 
     reward: str
-    words: tuple[str, ...]
-    heldout: tuple[str, str]
-    constraint: str = "prompt"
+    words: tuple[str, ...] = FLAT_STYLES
+    heldout: str = "alignment"
+    concept: str | None = None
+    prompts: tuple[str, ...] = PROMPTS
+    tuning_prompts: tuple[str, ...] = TUNING_PROMPTS
+
+    def concepts(self, prompt: str) -> list[str]:
+        """The names of the concepts that count as right for a prompt of this target."""
+        words = set(self.words)
+        name = " ".join(word for word in prompt.split(" ") if word not in words)
+        return [name] if self.concept is None else [name, self.concept]
 
 
+MIXTURE_TARGET = "0.5*style:3d + 0.5*alignment"
 TARGETS = (
-    Target("style:3d", ("noto", "twemoji"), ("held-out style:3d", "held-out alignment")),
-    Target("alignment", ("", "3d"), ("held-out alignment", "clarity"), "roughness"),
-    Target("redness", ("", "noto"), ("held-out alignment", "clarity")),
-    Target("jpeg", ("", "twemoji"), ("held-out alignment", "clarity")),
-    Target("0.5*style:3d + 0.5*alignment", ("noto", "twemoji"), ("held-out style:3d", "held-out alignment")),
+    Target("style:3d", heldout="style:3d"),
+    Target("alignment", ("", *FLAT_STYLES, "3d")),
+    Target(
+        "concept:tiger face",
+        ("3d", *FLAT_STYLES),
+        "concept:tiger face",
+        "tiger face",
+        ("cat face", "lion", "fox", "bear", "rabbit face", "cow face", "monkey face", "horse face"),
+        ("dog face", "wolf", "panda", "pig face"),
+    ),
+    Target(
+        "classifier:imagenet:teapot",
+        ("3d", *FLAT_STYLES),
+        "concept:teapot",
+        "teapot",
+        ("hot beverage", "teacup without handle", "pot of food", "glass of milk", "amphora", "bubble tea"),
+        ("beer mug", "cup with straw", "wine glass", "honey pot"),
+    ),
+    Target("redness", ("3d", *FLAT_STYLES)),
+    Target(MIXTURE_TARGET, heldout="style:3d"),
+    Target("jpeg", ("3d", *FLAT_STYLES)),
 )
-PROMPTS = ("bird", "fruit", "building", "vehicle", "monster", "hat", "drink", "bug")
-TUNING_PROMPTS = ("mammal", "vegetable", "ball", "musical instrument", "clothing", "reptile")
-KEEP = 1.5
-ROUGHNESS = (2 / 3, 3 / 2)
 
 
 @dataclass(frozen=True)
@@ -58,6 +94,7 @@ class Entry:
         values: five values to try, from the weakest to the strongest.
         like: the single-trajectory method whose tuned value is used instead.
         steps: steps of a search; the number of particles follows from the budget.
+        calls: network calls per image, if other than the plan's budget.
     """
 
     method: Method
@@ -65,6 +102,7 @@ class Entry:
     values: tuple[float, ...] = ()
     like: str | None = None
     steps: int = STEPS
+    calls: int | None = None
 
     def at(self, value: float | None) -> Method:
         """The method at a strength."""
@@ -74,10 +112,14 @@ class Entry:
 BASE = Entry(METHODS["base"])
 SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
 TEMPERATURES = (3.0, 1.0, 0.3, 0.1, 0.03)
-FRACTIONS = (0.01, 0.03, 0.1, 0.3, 1.0)
-MIXTURE = METHODS["ntrk"].replace(whitened="mixture")
+RHOS = (0.02, 0.05, 0.1, 0.2, 0.5)
+GAINS = (1e3, 1e6, 1e12, 1e25, 1e60)
+NTRK = METHODS["ntrk"]
+MIXTURE = NTRK.replace(whitened="mixture")
+PATH = NTRK.replace(whitened="path")
 # Steps of searches with few long trajectories.
 LONG = 100
+SHORT = 12
 SINGLE_TRAJECTORY = {
     "dps": Entry(METHODS["dps"], "scale", (1.0, 3.0, 10.0, 30.0, 100.0)),
     "lgd": Entry(METHODS["lgd"], "scale", SCALES),
@@ -85,11 +127,15 @@ SINGLE_TRAJECTORY = {
     "ugd": Entry(METHODS["ugd"], "scale", SCALES),
     "tfg": Entry(METHODS["tfg"], "rho", SCALES),
     "freedom": Entry(METHODS["freedom"], "scale", (0.005, 0.02, 0.1, 0.4, 0.8)),
-    "ntrk": Entry(METHODS["ntrk"], "rho", FRACTIONS),
-    "ntrk-early": Entry(METHODS["ntrk"].replace(schedule="early"), "rho", (0.03, 0.1, 0.2, 0.4, 0.8)),
-    "ntrk-mixture": Entry(MIXTURE, "best_of", (1e3, 1e6, 1e15, 1e40, 1e150)),
-    "ntrk-mixture-early": Entry(MIXTURE.replace(schedule="early"), "best_of", (1e3, 1e6, 1e15, 1e40, 1e150)),
-    "ntrk-path": Entry(METHODS["ntrk"].replace(whitened="path"), "rho", FRACTIONS),
+    "ntrk": Entry(NTRK, "rho", RHOS),
+    "ntrk-12": Entry(NTRK, "rho", (0.02, 0.05, 0.1, 0.2, 0.4), calls=SHORT),
+    "ntrk-early": Entry(NTRK.replace(schedule="early"), "rho", (0.03, 0.06, 0.15, 0.3, 0.6)),
+    "ntrk-late": Entry(NTRK.replace(schedule="late"), "rho", (0.03, 0.06, 0.15, 0.3, 0.6)),
+    "ntrk-bump": Entry(NTRK.replace(schedule="bump"), "rho", (0.015, 0.03, 0.075, 0.15, 0.3)),
+    "ntrk-mixture": Entry(MIXTURE, "best_of", GAINS),
+    "ntrk-mixture-early": Entry(MIXTURE.replace(schedule="early"), "best_of", GAINS),
+    "ntrk-path": Entry(PATH, "rho", RHOS),
+    "ntrk-path-early": Entry(PATH.replace(schedule="early"), "rho", (0.03, 0.06, 0.15, 0.3, 0.6)),
     "ntrk-black-box": Entry(METHODS["ntrk-black-box"], "rho", (0.03, 0.1, 0.2, 0.4, 0.8)),
 }
 MANY = Independent(20)
@@ -110,7 +156,7 @@ SEARCHES = {
         f"{name}-best-of-n": Entry(
             SINGLE_TRAJECTORY[name].method.replace(selection=MANY), SINGLE_TRAJECTORY[name].option, like=name
         )
-        for name in ("dps", "freedom", "ntrk", "ntrk-mixture", "ntrk-black-box")
+        for name in ("dps", "ugd", "freedom", "ntrk", "ntrk-mixture", "ntrk-path", "ntrk-black-box")
     },
     **{
         f"{name}-long-best-of-n": replace(
@@ -118,16 +164,15 @@ SEARCHES = {
         )
         for name in ("ntrk", "ntrk-black-box")
     },
-    "ntrk-travel-best-of-n": Entry(
-        METHODS["ntrk"].replace(selection=MANY, times=METHODS["freedom"].times), "rho", like="ntrk"
-    ),
+    "ntrk-travel-best-of-n": Entry(NTRK.replace(selection=MANY, times=METHODS["freedom"].times), "rho", like="ntrk"),
 }
 METHODS_OF_SUITE = {**SINGLE_TRAJECTORY, **SEARCHES}
 # The order of measurement, over all targets: the main comparison, then further noise-tilted methods, then the rest.
-FIRST = ("ntrk", "ntrk-black-box", "dps", "best-of-n", "svdd")
+FIRST = ("ntrk", "ntrk-black-box", "dps", "freedom", "ugd", "mpgd", "lgd", "best-of-n", "svdd")
 SECOND = (
-    *("ntrk-best-of-n", "ntrk-svdd", "ntrk-mixture", "ntrk-early", "ntrk-mixture-early", "ntrk-mixture-best-of-n"),
-    *("ntrk-path", "ntrk-smc", "ntrk-black-box-best-of-n", "ntrk-black-box-svdd"),
+    *("ntrk-best-of-n", "ntrk-12", "ntrk-svdd", "ntrk-path", "ntrk-mixture", "ntrk-early", "ntrk-late", "ntrk-bump"),
+    *("ntrk-mixture-early", "ntrk-path-early", "ntrk-mixture-best-of-n", "ntrk-path-best-of-n", "ntrk-smc"),
+    *("ntrk-black-box-best-of-n", "ntrk-black-box-svdd"),
     *("ntrk-long-best-of-n", "ntrk-travel-best-of-n", "ntrk-black-box-long-best-of-n"),
 )
 WAVES = (FIRST, SECOND, tuple(name for name in METHODS_OF_SUITE if name not in (*FIRST, *SECOND)))
@@ -166,41 +211,49 @@ class Plan:
     """What is tuned and tested.
 
     Args:
-        targets, prompts, tuning_prompts: what is measured.
+        targets: the target rewards, with their prompts.
         budgets, tuning_budgets: network calls per image of single-trajectory methods and of searches.
-        seeds: seeds per prompt of the test, likewise.
-        reference: seeds per tuning prompt of base, for the constraint on strengths.
+        images, tuning_images: images per method and strength, of prompts in turn, then of the next seed.
         values: which of an entry's five values are tried.
         waves: groups of methods; a group is measured for all targets before the next one.
     """
 
     targets: tuple[Target, ...] = TARGETS
-    prompts: tuple[str, ...] = PROMPTS
-    tuning_prompts: tuple[str, ...] = TUNING_PROMPTS
     budgets: tuple[int, int] = (25, 500)
     tuning_budgets: tuple[int, int] = (25, 100)
-    seeds: tuple[int, int] = (3, 1)
-    reference: int = 6
+    images: int = 64
+    tuning_images: int = 32
     values: tuple[int, ...] = (0, 1, 2, 3, 4)
     waves: tuple[tuple[str, ...], ...] = WAVES
 
 
 QUICK = Plan(
-    TARGETS[:1],
-    PROMPTS[:4],
-    TUNING_PROMPTS[:2],
-    seeds=(2, 1),
-    values=(0, 2, 4),
-    waves=(("ntrk", "ntrk-mixture", "dps", "best-of-n", "svdd", "ntrk-best-of-n"),),
+    (replace(TARGETS[0], prompts=PROMPTS[:4], tuning_prompts=TUNING_PROMPTS[:4]),),
+    budgets=(10, 50),
+    tuning_budgets=(10, 30),
+    images=4,
+    tuning_images=4,
+    values=(1, 3),
+    waves=(("ntrk", "dps", "best-of-n", "ntrk-best-of-n"),),
 )
 
 
-def restrict(plan: Plan, methods: Sequence[str] | None = None, targets: Sequence[str] | None = None) -> Plan:
-    """The plan with only these methods (and base) and only these target rewards, if given.
+def restrict(
+    plan: Plan,
+    methods: Sequence[str] | None = None,
+    targets: Sequence[str] | None = None,
+    images: int | None = None,
+) -> Plan:
+    """The plan with only these methods (and base), only these target rewards and so many images per method and
+    strength, if given.
 
     Raises:
-        ValueError: if a name is unknown.
+        ValueError: if a name is unknown, or there are fewer than 2 images.
     """
+    if images is not None:
+        if images < 2:
+            raise ValueError(f"images = {images} must be 2 or more, of which a mean and its interval can be made")
+        plan = replace(plan, images=images, tuning_images=min(images, plan.tuning_images))
     for what, names, known in (
         ("method", methods, ["base", *METHODS_OF_SUITE]),
         ("target", targets, [target.reward for target in TARGETS]),
@@ -212,5 +265,6 @@ def restrict(plan: Plan, methods: Sequence[str] | None = None, targets: Sequence
     if methods:
         plan = replace(plan, waves=(tuple(name for name in methods if name != "base"),))
     if targets:
-        plan = replace(plan, targets=tuple(target for target in TARGETS if target.reward in targets))
+        known = {target.reward: target for target in (*TARGETS, *plan.targets)}
+        plan = replace(plan, targets=tuple(known[reward] for reward in dict.fromkeys(targets)))
     return plan

@@ -13,35 +13,62 @@ from torch import Tensor
 from ..report import grid
 from ..report.plotting import Panel, Series, draw_panels, figure_bytes
 from .document import picture_bytes
+from .judge import real_features
 from .ledger import Row
+from .metrics import frechet_distance
 from .paper_lines import Line, mean_of
-from .paper_plan import Target
+from .paper_plan import TOLERANCE, Target
 from .paper_suite import Runner
 from .statistics import Interval
 
+NAMED = "fraction of images that the judge names right"
+DISTANCE = "Fréchet distance to real emoji (lower is better)"
 
-def plot_lines(target: Target, lines: Sequence[Line], budget: int) -> bytes:
-    """Target reward against Fréchet distance, and against the first held-out reward."""
-    distance = {line.method: Series([line.frechet], [line.reward.value], connected=False) for line in lines}
-    heldout = {
-        line.method: Series(
-            [line.heldout[0].value],
-            [line.reward.value],
-            x_error=_error_bars(line.heldout[0]),
-            y_error=_error_bars(line.reward),
-            connected=False,
-        )
-        for line in lines
-    }
+
+def plot_lines(target: Target, lines: Sequence[Line], title: str) -> bytes:
+    """Target reward against the judge's accuracy, the Fréchet distance and the held-out reward, at the tested
+    strengths."""
+
+    def errors(interval: Interval) -> tuple[list[float], list[float]]:
+        return [interval.value - interval.low], [interval.high - interval.value]
+
+    def series(line: Line, x: Interval | float) -> Series:
+        y = errors(line.reward)
+        if isinstance(x, Interval):
+            return Series([x.value], [line.reward.value], x_error=errors(x), y_error=y, connected=False)
+        return Series([x], [line.reward.value], y_error=y, connected=False)
+
     panels = [
-        Panel("Fréchet distance to real emoji (lower is better)", target.reward, distance),
-        Panel(target.heldout[0], target.reward, heldout),
+        Panel(NAMED, target.reward, {line.method: series(line, line.named) for line in lines}),
+        Panel(DISTANCE, target.reward, {line.method: series(line, line.frechet) for line in lines}),
+        Panel(f"held-out {target.heldout}", target.reward, {line.method: series(line, line.heldout) for line in lines}),
     ]
-    return figure_bytes(draw_panels(panels, f"{target.reward} at {budget} network calls per image"))
+    return figure_bytes(draw_panels(panels, title))
 
 
-def _error_bars(interval: Interval) -> tuple[list[float], list[float]]:
-    return [interval.value - interval.low], [interval.high - interval.value]
+def frechet_of(rows: Sequence[Row]) -> float | None:
+    """Fréchet distance of rows to real emoji; None for fewer than two rows."""
+    if len(rows) < 2:
+        return None
+    return frechet_distance(torch.tensor([row["features"] for row in rows]), real_features())
+
+
+def plot_fronts(runner: Runner, target: Target, tried: dict[str, dict[float, list[Row]]]) -> bytes:
+    """A line per method over its strengths in the tuning: target reward against the judge's accuracy, with the least
+    accuracy that the rule admits, and against the Fréchet distance."""
+    base = runner.rows("tuning", target, "base")
+    start, named, distance = mean_of(base, "reward"), mean_of(base, "named"), frechet_of(base)
+    by_name, by_distance = {"base": Series([named], [start])}, {"base": Series([distance], [start])}
+    for name, cells in tried.items():
+        y = [mean_of(rows, "reward") for rows in cells.values()]
+        circled = list(cells).index(runner.chosen_strength(target, name))
+        by_name[name] = Series([mean_of(rows, "named") for rows in cells.values()], y, circled=circled)
+        by_distance[name] = Series([frechet_of(rows) for rows in cells.values()], y, circled=circled)
+    heights = [y for series in by_name.values() for y in series.y if y is not None]
+    least = named - TOLERANCE
+    guides = {f"base minus {TOLERANCE:.0%}": ([least, least], [min(heights), max(heights)])}
+    panels = [Panel(NAMED, target.reward, by_name, guides=guides), Panel(DISTANCE, target.reward, by_distance)]
+    return figure_bytes(draw_panels(panels, f"{target.reward}: every strength tried, n = {len(base)} images each"))
 
 
 def load_image(file: Path) -> Tensor:
@@ -50,29 +77,10 @@ def load_image(file: Path) -> Tensor:
 
 
 def image_grid(out: Path, lines: Sequence[Line]) -> bytes:
-    """The first eight images of each method."""
+    """The first eight images of each method, at full size."""
     rows = []
     for line in lines:
         first = sorted(line.rows, key=lambda row: (row["seed"], row["prompt"]))[:8]
         images = [load_image(out / "pictures" / row["picture"]) for row in first]
         rows.append((f"{line.method} {line.strength}  {line.reward.value:.3g}", images))
     return picture_bytes(grid(rows, scale=1))
-
-
-def plot_tuning(runner: Runner, target: Target, tried: dict[str, dict[float, list[Row]]]) -> bytes:
-    """A line per method over its strengths: target reward against the first held-out reward, and against the quantity
-    of the tuning constraint."""
-    base = runner.rows("reference", target, "base")
-    fields = {"heldout_1": target.heldout[0]}
-    if target.constraint == "roughness":
-        fields["roughness"] = "total variation"
-    elif target.heldout[0] != "held-out alignment":  # otherwise both panels would be the same
-        fields["heldout_alignment"] = "held-out alignment"
-    panels = []
-    for field, label in fields.items():
-        series = {"base": Series([mean_of(base, field)], [mean_of(base, "reward")])}
-        for name, cells in tried.items():
-            x, y = ([mean_of(rows, of) for rows in cells.values()] for of in (field, "reward"))
-            series[name] = Series(x, y, circled=list(cells).index(runner.chosen_strength(target, name)))
-        panels.append(Panel(label, target.reward, series))
-    return figure_bytes(draw_panels(panels, f"{target.reward}: all strengths tried"))

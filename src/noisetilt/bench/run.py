@@ -9,6 +9,7 @@ from pathlib import Path
 from .._messages import unknown_name
 from ..report.plotting import require_matplotlib
 from ..runs import Interrupts, locked
+from . import paper_plan
 
 SUITES = ("exact", "paper", "one-step")
 
@@ -20,6 +21,7 @@ def bench(
     methods: Sequence[str] | None = None,
     targets: Sequence[str] | None = None,
     measure: bool = True,
+    images: int | None = None,
 ) -> Path:
     """Measures the missing rows of a run and writes report.md and report.html, also after Ctrl-C.
 
@@ -30,6 +32,7 @@ def bench(
         methods: run only these methods, and base.
         targets: run only these target rewards; for the suite paper.
         measure: False only writes the report, which is safe while another process measures.
+        images: images per method and strength, instead of 64 in the test and 32 in the tuning; for the suite paper.
     Returns:
         The path of the HTML report.
     Raises:
@@ -39,14 +42,15 @@ def bench(
     if suite not in SUITES:
         raise ValueError(unknown_name("suite", suite, SUITES))
     require_matplotlib("the benchmark report")  # before hours of work
-    if suite != "paper" and (targets or not measure):
+    if suite != "paper" and (targets or images or not measure):
         raise ValueError(
-            f"targets and report-only runs are for the suite paper and the suite is {suite}; leave both options out"
+            f"targets, images and report-only runs are for the suite paper and the suite is {suite}; leave them out"
         )
     # The report of a run that another process measures may be written at any time.
     with locked(out) if measure else contextlib.nullcontext(), Interrupts(unit=""):
         if suite == "paper":
-            _paper(out, quick, methods, targets, measure)
+            plan = paper_plan.restrict(paper_plan.QUICK if quick else paper_plan.Plan(), methods, targets, images)
+            _paper(out, plan, measure)
         else:
             {"exact": _exact, "one-step": _one_step}[suite](out, quick, methods)
     return out / "report.html"
@@ -62,10 +66,9 @@ def _exact(out: Path, quick: bool, methods: Sequence[str] | None) -> None:
         exact_report.write(out, exact)
 
 
-def _paper(out: Path, quick: bool, methods: Sequence[str] | None, targets: Sequence[str] | None, measure: bool) -> None:
-    from . import paper_plan, paper_report, paper_suite
+def _paper(out: Path, plan: paper_plan.Plan, measure: bool) -> None:
+    from . import paper_report, paper_suite
 
-    plan = paper_plan.restrict(paper_plan.QUICK if quick else paper_plan.Plan(), methods, targets)
     runner = paper_suite.Runner(out, plan, measure=measure)
     try:
         if measure:

@@ -15,11 +15,12 @@ from ..path import noise_fraction
 from ..path.strength import ReverseProcess, gain_of_best
 from .step import Step
 
-Schedule = Literal["constant", "bump", "early"]
+Schedule = Literal["constant", "bump", "early", "late"]
 SCHEDULES = {
     "constant": lambda u: 1.0,
     "bump": lambda u: 4 * u * (1 - u),
     "early": lambda u: u**2,
+    "late": lambda u: (1 - u) ** 2,
 }
 WHITENED_CHOICES = ("gradient", "mixture", "path")
 
@@ -42,7 +43,8 @@ class NoiseTilt:
     Args:
         rho: ρ ∈ [0, 1], the maximum fraction of the noise variance that the gradient gets. With the default,
             images of emoji128 keep their details in 25 steps; larger events need less for the same gain.
-        schedule: ρ_t as a function of u = σ_t/(α_t + σ_t): "constant" ρ, "bump" 4u(1 − u)·ρ, or "early" u²·ρ.
+        schedule: ρ_t as a function of u = σ_t/(α_t + σ_t): "constant" ρ, "bump" 4u(1 − u)·ρ, "early" u²·ρ,
+            or "late" (1 − u)²·ρ.
         alpha: level of W in (0, 1), see `noise.whiten`.
         best_of: strength of the whole path instead of rho: a tilt as strong as selecting the best of K ≥ 1 samples,
             from which ρ follows for any event, grid and path (see `path.strength`). With whitened = "mixture" this
