@@ -83,7 +83,7 @@ print(f"{'method':14} {'reward':>8} {'held-out':>8} {'nfe':>5}")
 for name, method in compared.items():
     result = sample(model, PROMPTS, reward, method, STEPS, SEEDS, heldout=heldout)
     print(f"{name:14} {result.rewards.mean():8.2f} {result.heldout.mean():8.2f} {result.trace.nfe:5.0f}")
-    display(result)  # noqa: F821
+    display(result)
 
 # %% [markdown]
 # ## Combine it

@@ -85,7 +85,7 @@ plt.show()
 for rho in (0.005, 0.05):
     result = sample(model, PROMPTS, reward, METHODS["ntrk"].replace(rho=rho), STEPS, SEEDS, heldout=heldout)
     print(f"rho = {rho}: reward {result.rewards.mean():.2f}, held-out {result.heldout.mean():.2f}")
-    display(result)  # noqa: F821
+    display(result)
 
 # %% [markdown]
 # ## Next
