@@ -1,4 +1,8 @@
-"""A griffe extension: `Args:`, `Returns:` and `Raises:` of a docstring may follow each other without an empty line."""
+"""A griffe extension for the docstrings of noisetilt, which are a little more compact than griffe's parser expects.
+
+`Args:`, `Returns:` and `Raises:` may follow each other without an empty line, and a line may describe several
+arguments (`height, width: in pixels`).
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,19 @@ from typing import Any
 
 import griffe
 
-SECTIONS = re.compile(r"(?<!\n)\n(?=(?:Args|Attributes|Returns|Yields|Raises|Returns):\n)")
+SECTIONS = re.compile(r"(?<!\n)\n(?=(?:Args|Attributes|Returns|Yields|Raises):\n)")
+SEVERAL = re.compile(r"^ {4}(?P<names>\w+(?:, \w+)+):(?P<text> .*\n?(?: {5,}.*\n?)*)", re.M)
 
 
 def separated(docstring: str) -> str:
-    """The docstring with an empty line before every section, which griffe's parser needs."""
-    return SECTIONS.sub("\n\n", docstring)
+    """The docstring with an empty line before every section, and one item for each argument."""
+    return SEVERAL.sub(one_item_each, SECTIONS.sub("\n\n", docstring))
+
+
+def one_item_each(match: re.Match[str]) -> str:
+    text = match["text"].rstrip("\n")
+    items = "\n".join(f"    {name}:{text}" for name in match["names"].split(", "))
+    return items + "\n" * match["text"].endswith("\n")
 
 
 class DocstringSections(griffe.Extension):

@@ -56,6 +56,7 @@ def show_field(axes: Axes, field: Tensor, title: str, colour: str) -> None:
     axes.imshow(field.numpy(), cmap="gray", vmin=-3, vmax=3, interpolation="nearest")
     axes.set_title(title, color=colour, fontsize=11)
     axes.set(xticks=[], yticks=[])
+    axes.set_anchor("C")
 
 
 def tidy(axes: Axes) -> None:
@@ -80,10 +81,10 @@ def ntrk_figure() -> None:
     for axes, (title, (field, colour)) in zip(panels, fields.items(), strict=False):
         show_field(axes, field[0], title, colour)
     for title, (field, colour) in fields.items():
-        panels[3].semilogy(*radial_power(field), color=colour, label=title)
+        panels[3].plot(*radial_power(field), color=colour, label=title)
         density, edges = np.histogram(field.flatten().numpy(), bins=np.linspace(-5, 5, 61), density=True)
         panels[4].stairs(density, edges, color=colour, linewidth=1.4)
-    panels[3].set(xlabel="cycles per latent pixel", ylabel="power")
+    panels[3].set(xlabel="cycles per latent pixel", ylabel="power", ylim=(0, None))
     panels[4].set(xlabel="value", ylabel="density", yscale="log", ylim=(3e-4, 2))
     panels[3].legend(frameon=False, fontsize=8)
     for axes in panels[3:]:
@@ -92,9 +93,10 @@ def ntrk_figure() -> None:
 
 
 def block_norms(x: Tensor) -> tuple[Tensor, Tensor]:
-    """‖y‖₁ and ‖y‖₂² of all blocks, relative to their means in white noise."""
+    """Energy and evenness of all blocks, ‖y‖₂²/B and ‖y‖₁/(√B ‖y‖₂); at the constraints they are 1 and √π/2."""
     magnitude = noise.to_spectrum(x).unflatten(1, (-1, BLOCK)).abs()[0]
-    return magnitude.sum(1) / (math.sqrt(math.pi) / 2 * BLOCK), magnitude.square().sum(1) / BLOCK
+    energy = magnitude.square().sum(1) / BLOCK
+    return energy, magnitude.mean(1) / energy.sqrt()
 
 
 def gper_figure() -> None:
@@ -108,7 +110,7 @@ def gper_figure() -> None:
         "projected": (noise.project_wgnc(gradient, BLOCK), COLOURS["projected"]),
         "white noise": (torch.randn(1, *model.shape, generator=generator), COLOURS["noise"]),
     }
-    figure = Figure(figsize=(9.6, 3.3), layout="constrained")
+    figure = Figure(figsize=(9.6, 3.5), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.3])
     show_field(left, gradient[0, 0], "gradient", COLOURS["gradient"])
     show_field(middle, fields["projected"][0][0, 0], "projected", COLOURS["projected"])
@@ -116,8 +118,11 @@ def gper_figure() -> None:
         field, colour = fields[name]
         marker = dict(marker="x", s=60, linewidths=2, zorder=3) if name == "projected" else dict(s=6, alpha=0.5)
         right.scatter(*block_norms(field), color=colour, label=name, **marker)
-    right.set(xlabel=r"$\|y\|_1$ of a block, relative", ylabel=r"$\|y\|_2^2$, relative", xscale="log", yscale="log")
-    right.legend(frameon=False, fontsize=8)
+    right.axhline(math.sqrt(math.pi) / 2, color="black", linewidth=0.6, zorder=0)
+    right.axvline(1, color="black", linewidth=0.6, zorder=0)
+    right.set(xlabel=r"energy of a block, $\|y\|_2^2 / B$", xscale="log", ylim=(0.55, 1.02))
+    right.set(ylabel=r"evenness, $\|y\|_1 / (\sqrt{B}\, \|y\|_2)$")
+    right.legend(frameon=False, fontsize=8, loc="lower right")
     tidy(right)
     figure.savefig(FOLDER / "how-gper.png", dpi=140)
 

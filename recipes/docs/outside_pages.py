@@ -12,6 +12,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src/noisetilt"
+IMAGE = re.compile(r"!\[[^]]*\]\(([^)\s]+)\)")
 LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 
 
@@ -47,7 +48,13 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, config: Any) -> Files:
     for source, page in PAGES.items():
-        files.append(File.generated(config, page, content=(ROOT / source).read_text("utf-8")))
+        text = (ROOT / source).read_text("utf-8")
+        files.append(File.generated(config, page, content=text))
+        for name in IMAGE.findall(text):  # images that lie beside the document
+            image = (ROOT / source).parent / name
+            if image.is_file() and not (ROOT / "docs") in image.resolve().parents:
+                path = image.resolve().relative_to(ROOT).as_posix()
+                files.append(File.generated(config, path, content=image.read_bytes()))
     return files
 
 

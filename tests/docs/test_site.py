@@ -160,6 +160,8 @@ def test_every_document_of_the_repository_is_a_page(pages):
 def test_a_docstring_without_empty_lines_has_sections():
     separated = recipe("docstring_sections").separated
     assert separated("f.\n\nArgs:\n    x: a.\nReturns:\n    b.") == "f.\n\nArgs:\n    x: a.\n\nReturns:\n    b."
+    several = "f.\n\nArgs:\n    x, y: a\n        b.\n    z: c."
+    assert separated(several) == "f.\n\nArgs:\n    x: a\n        b.\n    y: a\n        b.\n    z: c."
 
 
 def test_a_formula_becomes_mathml():
