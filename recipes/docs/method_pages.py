@@ -135,7 +135,7 @@ result.images, result.rewards, result.trace.nfe"""
 
 
 def quoted(name: str, reward: str = "style:3d") -> str:
-    return f'"cat face" --reward {reward} --method {name} --n 4 --out out/{name}'
+    return f'"cat face" --reward {reward} --method {name} --out out/{name}'
 
 
 def mean_and_error(values: list[float]) -> str:
