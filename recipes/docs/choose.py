@@ -43,6 +43,12 @@ SETTINGS: tuple[tuple[str, dict[str, Any], bool], ...] = (
     ("svdd", {"particles": 4}, True),
     ("ntrk-svdd", {"rho": 0.015, "particles": 4}, True),
 )
+CAPTION = "The first six images of some rows: bird, fruit, building, vehicle, monster and hat, all with the word noto."
+STRENGTH_FIGURE = FIGURE.with_name("ntrk-strength.png")  # figures.py draws it
+STRENGTH_CAPTION = (
+    "`bird noto`, `hat twemoji` and `fruit noto`, guided by `style:3d` with NTRK in 25 steps. Above each column: rho and\n"
+    "the mean rewards of the three images."
+)
 TABLE = re.compile(r"(?<=<!-- table: start -->\n).*(?=<!-- table: end -->)", re.S)
 
 
@@ -89,9 +95,19 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def figure_text() -> str:
+    """The figures that exist, with their captions."""
+    text = ""
+    if FIGURE.exists():
+        text += f"\n![The same prompts with each method and strength](images/{FIGURE.name})\n\n*{CAPTION}*\n"
+    if STRENGTH_FIGURE.exists():
+        text += (
+            f"\n![The same three seeds at five values of rho](images/{STRENGTH_FIGURE.name})\n\n*{STRENGTH_CAPTION}*\n"
+        )
+    return text
+
+
 def write_report(rows: list[dict[str, Any]]) -> None:
-    if PAGE.exists():
-        PAGE.write_text(TABLE.sub(lambda _: table(rows), PAGE.read_text("utf-8")), "utf-8")
     shown = []
     for method, options, in_figure in SETTINGS:
         file = IMAGES / f"{label(method, options)}.npy"
@@ -99,6 +115,7 @@ def write_report(rows: list[dict[str, Any]]) -> None:
             shown.append((label(method, options), list(torch.from_numpy(np.load(file)) / 255)))
     if shown:
         save_image(grid(shown, scale=1, gap=6), FIGURE)
+    PAGE.write_text(TABLE.sub(lambda _: table(rows) + figure_text(), PAGE.read_text("utf-8")), "utf-8")
     print(table(rows))
 
 

@@ -1,6 +1,6 @@
 """The figures of docs/how-ntrk-works.md, docs/how-gper-works.md and docs/tutorial.md.
 
-    python recipes/docs/figures.py [--only ntrk gper strength]
+python recipes/docs/figures.py [--only ntrk gper strength]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs the notebooks of docs/notebooks and writes them, with their outputs, to build/notebooks: `make notebooks`.
 
-    python recipes/docs/run_notebooks.py [--small] [--out FOLDER]
+python recipes/docs/run_notebooks.py [--small] [--out FOLDER]
 """
 
 from __future__ import annotations
