@@ -14,7 +14,7 @@
 # # Write your own method in ten lines
 #
 # A guidance method is one function of a step and its noise. This notebook writes one and compares it with others at the
-# same seeds. For readers who have an idea for a method, or want to reproduce a paper. It takes about two minutes on a CPU.
+# same seeds. For readers who have an idea for a method, or want to reproduce a paper. It takes minutes on a CPU.
 
 # %%
 import os

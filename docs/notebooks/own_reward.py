@@ -14,7 +14,7 @@
 # # Your own reward, and how to see that it is hacked
 #
 # A reward is a function of images. This notebook writes one, shows how the sampler exploits it, and repairs it.
-# For readers who want to guide a model by a property of their own. It takes about two minutes on a CPU.
+# For readers who want to guide a model by a property of their own. It takes minutes on a CPU.
 
 # %%
 import os
@@ -53,8 +53,7 @@ guided
 # ## A held-out reward
 #
 # Write down what you would check by looking at the images, as a second function. It needs no gradient, because it is
-# never optimised. Here: of the pixels near the border, which are white in every emoji of the training data, how many are
-# still white?
+# never optimised. Here: how many of the pixels near the border are white? In an emoji nearly all are.
 
 
 # %%
@@ -84,7 +83,7 @@ def sweep(reward):
         sample(model, PROMPTS, reward, METHODS["ntrk"].replace(rho=rho), STEPS, SEEDS, heldout=white_border)
         for rho in strengths
     ]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    _, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
     left.semilogx(strengths, [result.rewards.mean() for result in results], "o-")
     left.set(xlabel="rho", ylabel="reward")
     right.semilogx(strengths, [result.heldout.mean() for result in results], "o-", color="tab:orange")

@@ -14,7 +14,7 @@
 # # Tutorial notebook
 #
 # Guide an image model by a reward, check the result with a held-out reward, and set the strength.
-# For readers who are new to noisetilt. It takes about two minutes on a CPU.
+# For readers who are new to noisetilt. It takes minutes on a CPU.
 
 # %%
 import os

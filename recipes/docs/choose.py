@@ -1,6 +1,6 @@
 """The table of docs/choose.md: methods and strengths on emoji128, with the same prompts and seeds.
 
-    python recipes/docs/choose.py            # measures what is missing in choose.json, then writes table and figure
+    python recipes/docs/choose.py            # measures what is missing in choose.json, writes table and figure
     python recipes/docs/choose.py --report   # writes table and figure from choose.json, measures nothing
 
 16 images for each row: eight prompts, in the styles noto and twemoji. `style:3d` is optimised; its held-out version is evaluated on the

@@ -52,7 +52,7 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, page, content=text))
         for name in IMAGE.findall(text):  # images that lie beside the document
             image = (ROOT / source).parent / name
-            if image.is_file() and not (ROOT / "docs") in image.resolve().parents:
+            if image.is_file() and ROOT / "docs" not in image.resolve().parents:
                 path = image.resolve().relative_to(ROOT).as_posix()
                 files.append(File.generated(config, path, content=image.read_bytes()))
     return files

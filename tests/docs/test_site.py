@@ -1,4 +1,4 @@
-"""The documentation site builds strictly, links to nothing missing, loads nothing from elsewhere and can be searched."""
+"""The documentation site builds strictly, has no broken link, loads nothing from elsewhere and can be searched."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ import tomllib
 from noisetilt.cli.arguments import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
-# docs/add-a-*.md show source files; test_add_pages.py compares them with the real ones. report.md is a table of results.
+# docs/add-a-*.md show source files, which test_add_pages.py compares with the real ones; report.md has tables only.
 UNTESTED = ("add-a-", "report")
 DOCUMENTS = [
     ROOT / "README.md",
