@@ -3,8 +3,8 @@
     python recipes/docs/choose.py            # measures what is missing in choose.json, writes table and figure
     python recipes/docs/choose.py --report   # writes table and figure from choose.json, measures nothing
 
-16 images for each row: eight prompts, in the styles noto and twemoji. `style:3d` is optimised; its held-out version is evaluated on the
-final images. Each finished row is saved in choose.json at once.
+16 images for each row: eight prompts, in the styles noto and twemoji. `style:3d` is optimised; its
+held-out version is evaluated on the final images. Each finished row is saved in choose.json at once.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ SETTINGS: tuple[tuple[str, dict[str, Any], bool], ...] = (
 CAPTION = "The first six images of some rows: bird, fruit, building, vehicle, monster and hat, all with the word noto."
 STRENGTH_FIGURE = FIGURE.with_name("ntrk-strength.png")  # figures.py draws it
 STRENGTH_CAPTION = (
-    "`bird noto`, `hat twemoji` and `fruit noto`, guided by `style:3d` with NTRK in 25 steps. Above each column: rho and\n"
-    "the mean rewards of the three images."
+    "`bird noto`, `hat twemoji` and `fruit noto`, guided by `style:3d` with NTRK in 25 steps.\n"
+    "Above each column: rho and the mean rewards of the three images."
 )
 TABLE = re.compile(r"(?<=<!-- table: start -->\n).*(?=<!-- table: end -->)", re.S)
 
