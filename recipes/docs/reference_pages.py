@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 from typing import Any
 
@@ -70,6 +71,14 @@ def documented_names() -> list[tuple[str, str]]:
     ]
 
 
+def identifier(module: str, name: str) -> str:
+    """The name that griffe finds: where a submodule has the same name as a function, that of the function in it."""
+    loaded = importlib.import_module(module)
+    if hasattr(loaded, "__path__") and importlib.util.find_spec(f"{module}.{name}") is not None:
+        return f"{getattr(loaded, name).__module__}.{name}"
+    return f"{module}.{name}"
+
+
 def reference_page(title: str, subject: str, modules: tuple[str, ...]) -> str:
     lines = [
         f"# {title}\n",
@@ -82,7 +91,7 @@ def reference_page(title: str, subject: str, modules: tuple[str, ...]) -> str:
         for name in public_names(module):
             if (module, name) in entries:
                 level = 3 if len(modules) > 1 else 2
-                lines.append(f"::: {module}.{name}\n    options:\n      heading_level: {level}\n")
+                lines.append(f"::: {identifier(module, name)}\n    options:\n      heading_level: {level}\n")
     return "\n".join(lines)
 
 
