@@ -99,8 +99,8 @@ sample(model, PROMPTS[:1], reward, combined, STEPS, SEEDS[:1])
 # %% [markdown]
 # ## Is its noise still noise?
 #
-# The audit tests whether a vector is white Gaussian noise. A shift is not noise: with a large enough scale the audit
-# rejects it, and the network receives inputs that it was not trained on.
+# The audit tests whether a vector is white Gaussian noise. Noise plus a shift is not: the larger the scale, the smaller
+# the p-value, and the further the network's inputs are from those of its training.
 
 # %%
 import torch

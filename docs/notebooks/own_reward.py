@@ -48,7 +48,7 @@ guided = sample(model, PROMPTS, redness, METHODS["ntrk"].replace(rho=0.05), STEP
 guided
 
 # %% [markdown]
-# The reward has risen. But the reward cannot say whether the *thing* is red: coloured background counts as much.
+# The reward is higher. But it cannot say whether the *thing* is red: a red background counts as much.
 #
 # ## A held-out reward
 #
@@ -71,8 +71,8 @@ print("guided", white_border(guided.images))
 # %% [markdown]
 # ## See it along the strength
 #
-# Sample with several strengths and plot both. The reward always rises; that is what is optimised. The run is *hacked*
-# from the strength on where the held-out reward falls.
+# Sample with several strengths and plot both. That the reward rises shows little, because it is optimised. The run is
+# *hacked* from the strength on where the held-out reward falls while the reward still rises.
 
 # %%
 strengths = (0.002, 0.2) if SMALL else (0.002, 0.01, 0.05, 0.2)
