@@ -16,7 +16,7 @@ MAX_SIDE = 256  # pixels of the longer side, as shown and as encoded
 MIN_SIDE = 96
 
 
-def figures_html(images: Tensor, values: Mapping[str, Tensor | Sequence | None], summary: str = "") -> str:
+def figures_html(images: Tensor, values: Mapping[str, Tensor | Sequence[float] | None], summary: str = "") -> str:
     """The first MAX_IMAGES images, each with its values below.
 
     Args:
