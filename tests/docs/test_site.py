@@ -14,8 +14,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import torch
+from test_snippets import SMALLER, blocks, check_command, reduced
 
-from noisetilt import METHODS
+import noisetilt
+from noisetilt import METHODS, rewards
+from noisetilt.models.exact import GaussianModel
 
 pytest.importorskip("material", reason="needs the extra docs")
 
@@ -170,3 +174,19 @@ def test_a_formula_becomes_mathml():
     content = '<p><span class="arithmatex">\\(x_t &lt; 1\\)</span></p><div class="arithmatex">\\[\\sqrt{2}\\]</div>'
     result = recipe("formulas").on_page_content(content)
     assert "<msub>" in result and "<msqrt>" in result and 'display="block"' in result and "arithmatex" not in result
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_example_of_a_method_runs(name, monkeypatch, tmp_path):
+    """The Python runs on a model in closed form with a closed-form reward; the command has arguments that exist."""
+    model, redness = GaussianModel(torch.full((3, 8, 8), 0.5), torch.full((8, 8), 0.01)), rewards.load("redness")
+    monkeypatch.setattr(noisetilt, "load", lambda name: model)
+    monkeypatch.setattr(rewards, "load", lambda name: redness)
+    page = tmp_path / "page.md"
+    page.write_text(recipe("method_pages").method_page(name, []), "utf-8")
+    python, bash = blocks(page)
+    names = {}
+    exec(reduced(python.text, SMALLER), names)
+    assert names["result"].images.shape == (1, 3, 8, 8)
+    for line in bash.lines():
+        check_command(line)
