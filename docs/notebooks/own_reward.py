@@ -75,7 +75,7 @@ print("guided", white_border(guided.images))
 # *hacked* from the strength on where the held-out reward falls while the reward still rises.
 
 # %%
-strengths = (0.002, 0.2) if SMALL else (0.002, 0.01, 0.05, 0.2)
+strengths = (0.2,) if SMALL else (0.002, 0.01, 0.05, 0.2)
 
 
 def sweep(reward):

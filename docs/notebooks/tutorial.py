@@ -82,7 +82,7 @@ plt.show()
 # lost although the rewards still rise.
 
 # %%
-for rho in (0.005, 0.05):
+for rho in (0.05,) if SMALL else (0.005, 0.05):
     result = sample(model, PROMPTS, reward, METHODS["ntrk"].replace(rho=rho), STEPS, SEEDS, heldout=heldout)
     print(f"rho = {rho}: reward {result.rewards.mean():.2f}, held-out {result.heldout.mean():.2f}")
     display(result)
