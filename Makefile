@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 # Processes that the tests run in; each uses one thread.
 WORKERS ?= 2
 
-.PHONY: demo test lint format clean bench-noise wheel
+.PHONY: demo test lint format clean bench-noise wheel docs notebooks
 
 demo: $(READY)
 	$(BIN)/noisetilt generate "cat face" --model emoji128 --reward style:3d --method ntrk \
@@ -41,6 +41,14 @@ $(READY): pyproject.toml constraints.txt
 # The projections of noisetilt.noise beside a sort of the same tensor, and their growth; draws with matplotlib.
 bench-noise: $(READY)
 	$(BIN)/python recipes/noise/bench.py docs/images/noise-speed.png
+
+# The site in build/site; its pages of notebooks have outputs once `make notebooks` has run them.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open build/site/index.html"
+
+notebooks: $(READY)
+	$(BIN)/python recipes/docs/run_notebooks.py
 
 clean:
 	rm -rf $(VENV) out build dist src/*.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from captions import STYLES
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 SIDE = 128
 TWEMOJI_SIDE = 116  # their drawings touch the border of their canvas

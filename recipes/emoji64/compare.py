@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from noisetilt import METHODS, Method, load, rewards, sample
 from noisetilt.bench.features import features

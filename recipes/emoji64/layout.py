@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from train import BUILD, Pictures
 
 from noisetilt.models.emoji64.network import Emoji64

@@ -30,7 +30,7 @@ from muon import Muon
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from noisetilt.models.emoji64.network import PATCH, Emoji64
 from noisetilt.rewards.scorers import words64 as words

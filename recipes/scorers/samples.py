@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from pictures import DATA, SAMPLES, Pictures
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from noisetilt.models.emoji64.network import Emoji64
 from noisetilt.rewards.scorers import words64 as words

@@ -28,7 +28,7 @@ from pictures import Pictures, coloured_noise, each, gratings, some, spoil, unif
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from noisetilt.rewards import scorers
 from noisetilt.rewards.scorers import words64 as words

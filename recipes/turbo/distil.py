@@ -28,7 +28,7 @@ import torch
 from pairs import BUILD, SHARD, Pictures, noise_of
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from train import optimisers
 
 from noisetilt import load

@@ -33,10 +33,10 @@ def test_gradient_and_scale():
     assert torch.allclose(COLOURFULNESS(images / 2, ["", ""]), COLOURFULNESS(images, ["", ""]) / 2)
 
 
-def test_guidance_raises_it_on_emoji64():
-    model, seeds = load("emoji64"), [0, 1, 2, 3]
+def test_guidance_raises_it_on_emoji128():
+    model, seeds = load("emoji128"), [0, 1]
     base, guided = (
-        sample(model, ["cat face"] * 4, COLOURFULNESS, method, 6, seeds).rewards
-        for method in ("base", METHODS["ntrk"].replace(rho=0.3))
+        sample(model, ["cat face"] * 2, COLOURFULNESS, method, 6, seeds).rewards
+        for method in ("base", METHODS["ntrk"].replace(rho=0.05))
     )
     assert guided.mean() > base.mean()

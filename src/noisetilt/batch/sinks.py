@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from .._messages import missing_extra, unknown_name
 

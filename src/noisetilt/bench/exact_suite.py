@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from .. import __version__
 from .._messages import nearest_name

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .notebook_view import figures_html
+
 
 @dataclass(frozen=True)
 class AscentReport:
@@ -68,3 +70,9 @@ class OptimizeResult:
     heldout: Tensor | None
     iterations: Tensor
     trace: AscentTrace
+
+    def _repr_html_(self) -> str:
+        """Images with their rewards, which a notebook shows."""
+        values = {"reward": self.rewards, "held-out": self.heldout, "iterate": self.iterations}
+        seconds = f"{self.trace.seconds[-1]:.1f} s" if self.trace.seconds else ""
+        return figures_html(self.images, values, seconds)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .notebook_view import figures_html
 from .trace import Trace
 
 
@@ -45,3 +46,8 @@ class Result:
     rewards: Tensor | None
     trace: Trace
     heldout: Tensor | None = None
+
+    def _repr_html_(self) -> str:
+        """Images with their rewards, which a notebook shows."""
+        summary = f"{self.trace.nfe:.4g} network calls per image, {self.trace.seconds:.1f} s"
+        return figures_html(self.images, {"reward": self.rewards, "held-out": self.heldout}, summary)

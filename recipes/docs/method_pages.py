@@ -1,0 +1,242 @@
+"""A hook of MkDocs: a page for every entry of METHODS, from its summary, its parts' docstrings and measured rows."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import gzip
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import griffe
+import numpy as np
+from mkdocs.structure.files import File, Files
+
+from noisetilt import METHODS, Method
+from noisetilt.initial_noise import Gaussian
+from noisetilt.path import TimeTravel
+from noisetilt.proposals import Base
+from noisetilt.selection import Independent
+
+ROOT = Path(__file__).parents[2]
+ROLES = {"initial": "initial noise", "proposal": "proposal", "selection": "selection", "times": "time grid"}
+MODULES = {
+    "initial": "noisetilt.initial_noise",
+    "proposal": "noisetilt.proposals",
+    "selection": "noisetilt.selection",
+    "times": "noisetilt.path",
+}
+PLAIN = (Gaussian(), Base(), Independent(), TimeTravel())
+SECTIONS = re.compile(r"(?<!\n)\n(?=(?:Args|Attributes|Returns|Yields|Raises):\n)")
+ARXIV = re.compile(r"(?<!/)arXiv (\d{4}\.\d{4,5})")
+ONE_STEP_MODEL = "emoji64-turbo"
+# METHODS' name → name of the published method.
+TITLES = {
+    "base": "Base sampling",
+    "best-of-n": "Best-of-N",
+    "dps": "DPS",
+    "lgd": "LGD-MC",
+    "mpgd": "MPGD",
+    "ugd": "Universal guidance (UGD)",
+    "freedom": "FreeDoM",
+    "tfg": "TFG",
+    "dsg": "DSG",
+    "svdd": "SVDD",
+    "rbf": "RBF",
+    "fk": "FK steering",
+    "das": "DAS",
+    "psi": "Ψ-Sampler",
+    "ntrk": "NTRK",
+    "ntrk-best-of-n": "NTRK†",
+    "none": "Noise ascent",
+    "reno": "ReNO",
+    "prno": "PRNO",
+    "mpgr": "MPGR",
+    "gper": "GPER",
+}
+
+
+def linked(text: str) -> str:
+    """The text with links to the papers that it names."""
+    return ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+
+
+def parsed(part: Any) -> tuple[str, dict[str, str]]:
+    """The text of a part's docstring, and its options' descriptions."""
+    doc = SECTIONS.sub("\n\n", inspect.getdoc(type(part)) or "")
+    text, options = [], {}
+    for section in griffe.Docstring(doc).parse("google", warnings=False):
+        if section.kind is griffe.DocstringSectionKind.text:
+            text.append(section.value)
+        elif section.kind is griffe.DocstringSectionKind.parameters:
+            options |= {item.name: " ".join(item.description.split()) for item in section.value}
+    return "\n\n".join(text), options
+
+
+def described(part: Any, name: str) -> str:
+    """An option's description; a line of a docstring may describe several options."""
+    for names, text in parsed(part)[1].items():
+        if name in re.split(r",\s*", names):
+            return text
+    return ""
+
+
+def escaped(text: str) -> str:
+    """Text for a cell of a table."""
+    return text.replace("|", "\\|")
+
+
+def is_ascent(method: Method) -> bool:
+    return hasattr(method.initial, "iterate") and method.proposal == Base()
+
+
+def parts_text(method: Method) -> Iterator[str]:
+    yield "## Parts\n"
+    yield "| part | class | options |\n|---|---|---|"
+    for role, part in method.parts().items():
+        kind = type(part).__name__
+        link = f"[`{kind}`][{MODULES[role]}.{kind}]"
+        options = ", ".join(f"`{f.name}={getattr(part, f.name)!r}`" for f in dataclasses.fields(part))
+        yield f"| {ROLES[role]} | {link} | {options or '–'} |"
+    for role, part in method.parts().items():
+        if type(part) not in map(type, PLAIN):
+            yield f"\n### {ROLES[role].capitalize()}: {type(part).__name__}\n"
+            yield linked(parsed(part)[0])
+
+
+def options_text(method: Method) -> Iterator[str]:
+    rows = [(f.name, part) for part in method.parts().values() for f in dataclasses.fields(part)]
+    yield "\n## Options\n"
+    yield "| option | default | meaning |\n|---|---|---|"
+    for name, part in rows:
+        yield f"| `{name}` | `{getattr(part, name)!r}` | {escaped(linked(described(part, name)))} |"
+
+
+def example(name: str, method: Method) -> str:
+    """Python and shell commands that run a method."""
+    if is_ascent(method):
+        call = f"""from noisetilt import load, optimize, rewards
+
+model = load("{ONE_STEP_MODEL}")
+result = optimize(model, ["cat face"], rewards.load("style:3d"), "{name}")
+result.images, result.rewards, result.iterations"""
+        return f"```python\n{call}\n```\n\n```bash\nnoisetilt optimize {quoted(name)}\n```"
+    reward = "jpeg" if getattr(method.proposal, "zeroth_order", False) else "style:3d"
+    call = f"""from noisetilt import load, rewards, sample
+
+model = load("emoji128")
+result = sample(model, ["cat face"], rewards.load("{reward}"), "{name}", steps=25)
+result.images, result.rewards, result.trace.nfe"""
+    return f"```python\n{call}\n```\n\n```bash\nnoisetilt generate {quoted(name, reward)}\n```"
+
+
+def quoted(name: str, reward: str = "style:3d") -> str:
+    return f'"cat face" --reward {reward} --method {name} --out out/{name}'
+
+
+def mean_and_error(values: list[float]) -> str:
+    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return f"{np.mean(values):.2f} ± {error:.2f}".replace("-", "−")
+
+
+def measured_here(name: str) -> list[str]:
+    """Rows of the table of choose.md."""
+    file = ROOT / "recipes/docs/choose.json"
+    rows = [row for row in json.loads(file.read_text()) if row["method"] == name] if file.exists() else []
+    lines = []
+    for row in rows:
+        options = ", ".join(f"`{key}={value:g}`" for key, value in row["options"].items()) or "–"
+        values = f"{mean_and_error(row['rewards'])} | {mean_and_error(row['heldout'])}"
+        lines.append(f"| emoji128 | `style:3d` | {options} | {row['nfe']:.0f} | {len(row['rewards'])} | {values} |")
+    return lines
+
+
+def paper_rows() -> dict[str, list[dict[str, Any]]]:
+    """Method → rows of the benchmark's test images."""
+    file, found = ROOT / "docs/paper/rows.jsonl.gz", collections.defaultdict(list)
+    if file.exists():
+        for line in gzip.decompress(file.read_bytes()).decode().splitlines():
+            row = json.loads(line)
+            if row["stage"] == "test":
+                found[row["method"]].append(row)
+    return found
+
+
+def measured_in_benchmark(rows: list[dict[str, Any]]) -> list[str]:
+    groups = collections.defaultdict(list)
+    for row in rows:
+        groups[row["target"], row["budget"], row["value"]].append(row)
+    lines = []
+    for (target, budget, value), group in groups.items():
+        heldout = [row.get("heldout_1", row.get("judge_1")) for row in group]
+        values = f"{mean_and_error([row['reward'] for row in group])} | {mean_and_error(heldout)}"
+        strength = "–" if value is None else f"{value:g}"
+        lines.append(f"| emoji64 | `{target}` | {strength} | {budget} | {len(group)} | {values} |")
+    return lines
+
+
+def results_text(name: str, rows: list[dict[str, Any]]) -> Iterator[str]:
+    lines = measured_here(name) + measured_in_benchmark(rows)
+    yield "\n## Results\n"
+    if not lines:
+        yield "Not in the benchmark's table of results. The tests compare the method with its formula."
+        return
+    yield "Means and standard errors over the images. On emoji128 they are those of"
+    yield "[Choose a method and strength](../choose.md), on emoji64 those of the [benchmark](../bench.md), where the"
+    yield "strength was tuned. The held-out reward is not optimised.\n"
+    yield "| model | target | strength | network calls | images | target reward | held-out reward |"
+    yield "|---|---|---|---:|---:|---:|---:|"
+    yield from lines
+
+
+def method_page(name: str, rows: list[dict[str, Any]]) -> str:
+    method = METHODS[name]
+    title = TITLES.get(name, name)
+    use = "one-step generators, in `optimize`" if is_ascent(method) else "sampling, in `sample` and `align`"
+    summary = linked(method.summary)
+    text = [
+        f"# {title}" + ("" if title == name else f": `{name}`") + "\n",
+        f"The method `{name}`: {summary}. This page is for readers who want to use it or to know what it computes;",
+        f"it is for {use}.\n",
+        example(name, method) + "\n",
+        *parts_text(method),
+        *options_text(method),
+        *results_text(name, rows),
+    ]
+    return "\n".join(text) + "\n"
+
+
+def index_page() -> str:
+    lines = [
+        "# Methods\n",
+        "All named methods, with a page each. For readers who look for a method or compare what methods do;",
+        "[Choose a method and strength](../choose.md) says which to use.\n",
+        "A method is *initial noise × proposal × selection*: how x_T is chosen, how one particle moves, and which",
+        "particles are kept.\n",
+        "| method | initial noise | proposal | selection | summary |\n|---|---|---|---|---|",
+    ]
+    for name, method in METHODS.items():
+        parts = " | ".join(
+            "–" if part == plain else f"`{type(part).__name__}`"
+            for part, plain in zip(list(method.parts().values())[:3], PLAIN, strict=False)
+        )
+        lines.append(f"| [`{name}`]({name}.md) | {parts} | {escaped(linked(method.summary))} |")
+    return "\n".join(lines) + "\n"
+
+
+def on_config(config: Any) -> Any:
+    """Adds the pages to the navigation."""
+    config.nav.append({"Methods": ["methods/index.md", *({name: f"methods/{name}.md"} for name in METHODS)]})
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    rows = paper_rows()
+    files.append(File.generated(config, "methods/index.md", content=index_page()))
+    for name in METHODS:
+        files.append(File.generated(config, f"methods/{name}.md", content=method_page(name, rows.get(name, []))))
+    return files
