@@ -16,6 +16,7 @@ PACKAGES = {
     "tensorboard": "tensorboard",
     "wandb": "wandb",
     "mlflow": "mlflow",
+    "studio": "gradio",
 }
 
 

@@ -176,6 +176,11 @@ class StepEvaluation:
         self._require_finite(rewards, "value", t)
         return rewards
 
+    def images(self, x_0: Tensor, rows: Tensor) -> Tensor:
+        """The decoded images of some rows of x_0 (image · particle, *event), in [0, 1]."""
+        rows = rows.to(x_0.device)
+        return self.evaluator.images(x_0[rows], self.index[rows], self.chunk)
+
     def heldout_values(self, x_0: Tensor, rows: Tensor, t: float) -> Tensor | None:
         """The held-out rewards of some rows of x_0 (image · particle, *event); None if there is no held-out reward."""
         if self.heldout_evaluator is None:

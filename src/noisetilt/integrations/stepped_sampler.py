@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -190,7 +191,8 @@ class SteppedSampler:
             self.trace.record(step.t, step.rewards, step.gradient, heldout)
             if self.callback is not None:
                 rewards = None if step.rewards is None else self.trace.rewards[-1]
-                self.callback(StepReport(engine.number, engine.steps, step.t, rewards))
+                images = functools.partial(evaluation.images, step.x0_hat, engine.best(step.rewards))
+                self.callback(StepReport(engine.number, engine.steps, step.t, rewards, images))
         self._finish(step.x)
 
     def _finish(self, x: Tensor) -> None:

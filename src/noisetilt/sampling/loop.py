@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -111,7 +112,9 @@ def sample(
             heldout_values = heldout_evaluator.values(step.x0_hat[rows], index[rows], chunk)
         trace.record(step.t, step.rewards, step.gradient, heldout_values)
         if callback is not None:
-            callback(StepReport(engine.number, engine.steps, step.t, trace.rewards[-1] if with_reward else None))
+            images = functools.partial(evaluator.images, step.x0_hat[rows], index[rows], chunk)
+            rewards = trace.rewards[-1] if with_reward else None
+            callback(StepReport(engine.number, engine.steps, step.t, rewards, images))
 
     images, final = _finish(engine, evaluator, step.x, index, chunk)
     heldout_values = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -18,12 +19,15 @@ class StepReport:
         steps: number of reverse steps.
         t: time at the start of the step.
         rewards: (image,), r(x̂_0) of each image's best particle, or None.
+        images: a function that returns x̂_0 of each image's best particle, decoded: (image, 3, H, W) in [0, 1]. It
+            decodes when it is called, which takes a pass through the decoder of a latent model.
     """
 
     number: int
     steps: int
     t: float
     rewards: Tensor | None
+    images: Callable[[], Tensor]
 
 
 @dataclass

@@ -76,6 +76,12 @@ class RewardEvaluator:
         return self.of_images(self.decode(x_0, index) if self.indexed else self.decode(x_0), index)
 
     @torch.no_grad()
+    def images(self, x_0: Tensor, index: Tensor, chunk: int) -> Tensor:
+        """Decoded images (batch, 3, H, W) in [0, 1], in chunks of rows."""
+        parts = [(x_0[rows], index[rows]) for rows in chunks(len(x_0), chunk)]
+        return torch.cat([self.decode(x, of) if self.indexed else self.decode(x) for x, of in parts])
+
+    @torch.no_grad()
     def values(self, x_0: Tensor, index: Tensor, chunk: int) -> Tensor:
         """r (batch,) without a gradient, in chunks of rows."""
         return torch.cat([self(x_0[rows], index[rows]) for rows in chunks(len(x_0), chunk)])
