@@ -157,7 +157,8 @@ def _method_row(view: View, row: Row, key: str) -> str:
             f'aria-label="Show the steps of {escape(text)}">{picture(frames[-1], text)}</button>'
             f"<figcaption>seed {row.seeds[index]}{_rewards(row, index)}</figcaption>{_way(row, index, name)}</figure>"
         )
-    return f'<section class="nt-method"><h3>{escape(row.title)}</h3><div class="nt-images">{"".join(cells)}</div></section>'
+    images = f'<div class="nt-images">{"".join(cells)}</div>'
+    return f'<section class="nt-method"><h3>{escape(row.title)}</h3>{images}</section>'
 
 
 def _way(row: Row, index: int, name: str) -> str:

@@ -17,9 +17,9 @@ LIMIT = 2.0
 OFFERED = ("style:3d", "style:noto", "style:twemoji", "style:flat", "style:blob", "alignment")
 OFFERED += ("redness", "saturation", "brightness")
 # The weight in the sum of a slider at 1. The closed forms vary less than the learned rewards: without a larger weight
-# their gradient would not count in a mix. Ratios of the standard deviation of style:3d to that of each reward over
-# eight images of emoji128 without guidance, rounded.
-WEIGHTS = {"redness": 20.0, "saturation": 30.0, "brightness": 30.0}
+# their gradient would not count in a mix. Standard deviation of style:3d divided by that of the reward, over the eight
+# unguided images of docs/images/before-after.png: 111, 92 and 104.
+WEIGHTS = {"redness": 100.0, "saturation": 100.0, "brightness": 100.0}
 
 
 def usable(names: Sequence[str], size: tuple[int, int], prompt: str) -> list[str]:
@@ -45,7 +45,7 @@ def check_value(value: Any) -> None:
 
 
 def mix_spec(sliders: Mapping[str, float]) -> str:
-    """The reward of slider values, as `rewards.load` reads it: "style:3d", or "style:3d + 10*redness".
+    """The reward of slider values, as `rewards.load` reads it: "style:3d", or "style:3d + 50*redness".
 
     Raises:
         ValueError: if all sliders are 0, or a value is out of range.

@@ -34,7 +34,7 @@ def use_code(session: Session, visitor: Visitor, code: str) -> str:
     names: dict[str, object] = {"__name__": "my_reward"}
     try:
         exec(compile(code, "my_reward.py", "exec"), names)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"the code cannot be executed: {_place(error)}") from error
     function = names.get(FUNCTION)
     if not callable(function):
@@ -60,14 +60,14 @@ def _try(session: Session, reward: Reward) -> bool:
             values = evaluate_any(reward, images, ["cat"] * 2)
         except ValueError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"the reward fails on two random images: {_place(error)}") from error
     if not bool(values.isfinite().all()):
         raise ValueError(f"the reward of two random images is {values.tolist()}, expected finite numbers")
     return bool(values.requires_grad)
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """The error with the line of the typed code that raised it."""
     line, trace = getattr(error, "lineno", None), error.__traceback__
     while trace is not None:

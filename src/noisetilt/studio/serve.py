@@ -82,8 +82,8 @@ def check_address(host: str, port: int, allow_code: bool) -> None:
         raise ValueError(f"port = {port} must be between 0 (any free port) and 65535")
     if allow_code and not is_local(host):
         raise ValueError(
-            f"host = {host!r} lets other computers reach the page, and --allow-code would let them execute code on this "
-            "one; leave one of the two out"
+            f"host = {host!r} lets other computers reach the page, and --allow-code would let them execute code on "
+            "this one; leave one of the two out"
         )
     try:
         with socket.create_server((host, port)):
