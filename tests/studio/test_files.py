@@ -91,7 +91,7 @@ def test_wrong_settings_are_refused(tmp_path, changes, word):
         ("{", "damaged"),
         ("[1]", "damaged"),
         ("[" * 50000, "damaged"),
-        ("x" * 200_000, ""),
+        ("x" * 200_000, "carries no settings"),
     ],
 )
 def test_damaged_settings_are_refused(tmp_path, text, word):

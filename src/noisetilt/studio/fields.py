@@ -8,13 +8,15 @@ from typing import Any
 
 import gradio as gr
 
-from .mix import LIMIT
+from .mix import LIMIT, OFFERED
 from .session import OWN, Session
 from .settings import Settings
 from .strengths import DEFAULT_STRENGTH
 
-# The length of the tab-independent values in the inputs of an event, besides the sliders.
+# The shared fields besides the sliders, in the order in which events send them.
 OTHERS = ("prompt", "strength", "steps", "n", "seed")
+# The rewards of every page whose sliders are not below "More rewards".
+FIRST = ("style:3d", "style:noto", "style:twemoji", "redness")
 
 
 @dataclass
@@ -56,15 +58,20 @@ def shared_fields(session: Session, prompt: str = "cat face") -> SharedFields:
     """Draws the fields."""
     text = gr.Textbox(prompt, label="Prompt", info="What the images show.", elem_id="nt-prompt")
     names = [*session.names, *([OWN] if session.allow_code else [])]
+    first = [name for name in names if name in FIRST or name not in OFFERED]
     with gr.Accordion("Reward mix", open=True, elem_id="nt-mix"):
         gr.Markdown("The run maximises the sum of these rewards. A negative weight avoids what the reward measures.")
         with gr.Row(elem_classes="nt-sliders"):
-            sliders = {name: _slider(name, 1.0 if name == names[0] else 0.0) for name in names}
+            drawn = {name: _slider(name, 1.0 if name == names[0] else 0.0) for name in first}
+        if len(first) < len(names):
+            with gr.Accordion("More rewards", open=False), gr.Row(elem_classes="nt-sliders"):
+                drawn |= {name: _slider(name, 0.0) for name in names if name not in first}
+    sliders = {name: drawn[name] for name in names}
     strength = gr.Slider(
         0, 1, DEFAULT_STRENGTH, step=0.01, label="Strength", info="0: hardly guided, 1: too strong for most images."
     )
     with gr.Row(elem_classes="nt-numbers"):
-        steps = gr.Number(session.model.steps, label="Steps", min_width=80)
+        steps = gr.Number(session.model.steps, label="Steps", min_width=80, elem_id="nt-steps")
         n = gr.Number(4, label="Images", min_width=80)
         seed = gr.Number(0, label="First seed", min_width=80)
     return SharedFields(text, sliders, strength, steps, n, seed)

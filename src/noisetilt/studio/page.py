@@ -19,6 +19,25 @@ from .session import OWN, Session
 STYLE = Path(__file__).with_name("style.css")
 
 
+def theme() -> gr.themes.Base:
+    """Fonts of the system, and colours of a contrast of 4.5 or more."""
+    chosen = gr.themes.Default(
+        primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    return chosen.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_700",
+        block_title_text_color="*neutral_700",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        input_placeholder_color="*neutral_600",
+        input_placeholder_color_dark="*neutral_300",
+    )
+
+
 def build_page(session: Session) -> gr.Blocks:
     """The page of a session."""
 
@@ -30,7 +49,9 @@ def build_page(session: Session) -> gr.Blocks:
         with gr.Row(elem_id="nt-main"):
             with gr.Column(scale=2, min_width=300, elem_id="nt-fields"):
                 shared = shared_fields(session)
-                file = gr.File(label="Restore settings: drop a PNG of a run", file_types=[".png"], height=120)
+                file = gr.File(
+                    label="Restore settings: drop a PNG of a run", file_types=[".png"], height=110, elem_id="nt-restore"
+                )
                 restored = gr.HTML("", js_on_load=LIVE, elem_id="nt-restored")
             with gr.Column(scale=5, min_width=300, elem_id="nt-tabs"), gr.Tabs() as tabs:
                 with gr.Tab("Generate", id="generate"):

@@ -102,9 +102,7 @@ def free_port(host: str) -> int:
 
 def start(session: Any, host: str, port: int, open_browser: bool = False) -> tuple[Any, str]:
     """Serves the page of a session; returns the gradio page and its address."""
-    import gradio as gr
-
-    from .page import STYLE, build_page
+    from .page import STYLE, build_page, theme
 
     os.environ["GRADIO_TEMP_DIR"] = str(session.folder / "cache")
     page = build_page(session)
@@ -120,11 +118,7 @@ def start(session: Any, host: str, port: int, open_browser: bool = False) -> tup
         ssr_mode=False,
         footer_links=[],
         max_file_size="50mb",
-        theme=gr.themes.Default(
-            primary_hue="indigo",
-            font=["system-ui", "sans-serif"],
-            font_mono=["ui-monospace", "monospace"],
-        ),
+        theme=theme(),
         css=STYLE.read_text("utf-8"),
     )
     return page, url
