@@ -58,9 +58,9 @@ def visit(browser, address):
 
 def fill(page, steps=2, images=1, prompt="cat face"):
     page.get_by_label("Prompt").fill(prompt)
-    page.get_by_label("Steps").fill(str(steps))
-    page.get_by_label("Images").fill(str(images))
-    page.get_by_label("First seed").fill("5")
+    page.get_by_role("spinbutton", name="Steps").fill(str(steps))
+    page.get_by_role("spinbutton", name="Images").fill(str(images))
+    page.get_by_role("spinbutton", name="First seed").fill("5")
 
 
 def wait_for_status(page, tab, word):
@@ -126,7 +126,7 @@ def test_generate_fills_in_live_and_downloads(visit, tmp_path):
     page.locator("#nt-restore input[type=file]").set_input_files(file)
     playwright.expect(page.locator("#nt-restored")).to_contain_text("restored")
     assert page.get_by_label("Prompt").input_value() == "cat face"
-    assert page.get_by_label("Steps").input_value() == "6" and page.get_by_label("Images").input_value() == "2"
+    assert page.get_by_role("spinbutton", name="Steps").input_value() == "6" and page.get_by_role("spinbutton", name="Images").input_value() == "2"
     assert violations(page) == []
 
 
@@ -188,7 +188,7 @@ def test_compare_shows_the_way_of_an_image(visit):
     open_tab(page, "Compare")
     for name in ("dps", "svdd"):
         page.get_by_label(name, exact=True).uncheck()
-    page.get_by_label("Network calls per image").fill("4")
+    page.get_by_role("spinbutton", name="Network calls per image").fill("4")
     page.locator("#nt-compare").click()
     wait_for_status(page, "compare", "Done")
     assert page.locator("#nt-compare-result .nt-method").count() == 2
@@ -204,7 +204,7 @@ def test_optimise_has_a_scrubber(visit):
     page = visit()
     fill(page)
     open_tab(page, "Optimise")
-    page.get_by_label("Iterations").fill("3")
+    page.get_by_role("spinbutton", name="Iterations").fill("3")
     page.locator("#nt-optimise").click()
     wait_for_status(page, "optimise", "Done")
     image = page.locator("#nt-optimise-images img").first

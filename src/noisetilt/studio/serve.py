@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import os
+import signal
 import socket
 import sys
 import threading
@@ -13,7 +15,6 @@ from typing import Any
 from .._messages import missing_extra
 from ..cli.generate import GenerateJob
 
-HOST, PORT = "127.0.0.1", 7860
 # Options of the command that are fields of a job.
 MODEL_OPTIONS = (
     "model",
@@ -51,11 +52,19 @@ def main(args: argparse.Namespace) -> None:
             print(f"noisetilt: warning: anyone who can reach {args.host} can use this page", file=sys.stderr)
         print(f"noisetilt studio is at {url} (Ctrl-C ends it)", flush=True)
         try:
-            threading.Event().wait()
+            _wait_for_end()
         finally:
             page.close(verbose=False)
     finally:
         session.close()
+
+
+def _wait_for_end() -> None:
+    """Returns after Ctrl-C or SIGTERM, which is how a page ends, not an error."""
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    with contextlib.suppress(KeyboardInterrupt):
+        ended.wait()
 
 
 def set_environment() -> None:
