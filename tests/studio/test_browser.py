@@ -14,8 +14,6 @@ if CHROMIUM is None:
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
-from noisetilt.studio.serve import start
-
 SECONDS = 1000 * float(os.environ.get("NOISETILT_BROWSER_TIMEOUT", "60"))
 # Rules of axe that gradio's own components break where this package cannot mend them: rule → why.
 EXCEPTIONS: dict[str, str] = {}
@@ -23,6 +21,8 @@ EXCEPTIONS: dict[str, str] = {}
 
 @pytest.fixture(scope="module")
 def address(session):
+    from noisetilt.studio.serve import start
+
     page, url = start(session, "127.0.0.1", 0)
     yield url
     page.close(verbose=False)
@@ -103,9 +103,9 @@ def test_generate_fills_in_live_and_downloads(visit, tmp_path):
     page.get_by_role("button", name="Generate").click()
     result = page.locator("#nt-generate-result")
     result.locator("img").first.wait_for()
-    seen = {sources(page, "generate")[0]}
     page.wait_for_function(
-        "first => document.querySelectorAll('#nt-generate-result img')[0].src !== first", arg=next(iter(seen))
+        "first => document.querySelectorAll('#nt-generate-result img')[0].src !== first",
+        arg=sources(page, "generate")[0],
     )
     assert "Running" in page.locator("#nt-generate-status").inner_text()
     text = wait_for_status(page, "generate", "Done")
@@ -126,7 +126,10 @@ def test_generate_fills_in_live_and_downloads(visit, tmp_path):
     page.locator("#nt-restore input[type=file]").set_input_files(file)
     playwright.expect(page.locator("#nt-restored")).to_contain_text("restored")
     assert page.get_by_label("Prompt").input_value() == "cat face"
-    assert page.get_by_role("spinbutton", name="Steps").input_value() == "6" and page.get_by_role("spinbutton", name="Images").input_value() == "2"
+    assert (
+        page.get_by_role("spinbutton", name="Steps").input_value() == "6"
+        and page.get_by_role("spinbutton", name="Images").input_value() == "2"
+    )
     assert violations(page) == []
 
 
@@ -182,7 +185,7 @@ def test_a_failed_run_says_why(visit):
     wait_for_status(page, "generate", "Done")
 
 
-def test_compare_shows_the_way_of_an_image(visit):
+def test_compare_shows_the_steps_of_an_image(visit):
     page = visit()
     fill(page)
     open_tab(page, "Compare")
@@ -193,11 +196,11 @@ def test_compare_shows_the_way_of_an_image(visit):
     wait_for_status(page, "compare", "Done")
     assert page.locator("#nt-compare-result .nt-method").count() == 2
     page.get_by_role("button", name="Show the steps of ntrk, seed 5").click()
-    way = page.get_by_role("dialog", name="ntrk, seed 5")
-    assert way.is_visible() and way.locator("img").count() == 3
+    steps = page.get_by_role("dialog", name="ntrk, seed 5")
+    assert steps.is_visible() and steps.locator("img").count() == 3
     assert violations(page) == []
     page.keyboard.press("Escape")
-    assert not way.is_visible()
+    assert not steps.is_visible()
 
 
 def test_optimise_has_a_scrubber(visit):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from noisetilt import rewards
-from noisetilt.studio.mix import mix_spec, slider_values, usable
+from noisetilt.studio.mix import mix_spec, slider_values, supported
 
 NAMES = ["style:3d", "style:noto", "redness"]
 
@@ -45,4 +45,4 @@ def test_a_reward_without_a_slider_is_refused(spec):
 
 
 def test_rewards_that_do_not_work_on_the_images_are_left_out():
-    assert usable(["redness", "colour:#zz"], (8, 8), "cat") == ["redness"]
+    assert supported(["redness", "colour:#zz"], (8, 8), "cat") == ["redness"]

@@ -15,14 +15,15 @@ from PIL import Image
 from noisetilt import rewards, sample
 from noisetilt.cli import main
 from noisetilt.cli.arguments import build_parser
+from noisetilt.studio import markup
 from noisetilt.studio.files import read_settings, restore
 from noisetilt.studio.optimise_run import optimise
 from noisetilt.studio.own_reward import EXAMPLE, use_code
+from noisetilt.studio.run_queue import RunQueue
 from noisetilt.studio.runs import Run
 from noisetilt.studio.sampling_runs import compare, generate
 from noisetilt.studio.session import OWN, Visitor
 from noisetilt.studio.settings import Settings, check_compare, check_generate, check_optimise, particles_within
-from noisetilt.studio.waiting import Line
 
 SETTINGS = Settings("cat face", {"style:3d": 1.0, "redness": 0.5}, 0.6, steps=2, n=2, seed=3)
 
@@ -33,9 +34,14 @@ def named(**changes):
 
 
 def finish(session, work):
-    run = Run(session.line, work)
-    views = [(view.state, sum(row.done for row in view.rows)) for view in run.updates()]
-    return run.view, views
+    run = Run(session.queue, work)
+    seen = []
+    for view in run.updates():
+        seen.append((view.state, sum(row.done for row in view.rows)))
+        # The page draws at any time, also while the worker adds a result.
+        assert markup.status(view) and (markup.compared(view, "c") or not view.rows)
+        assert markup.generated(view) or not view.rows
+    return run.view, seen
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +144,7 @@ def test_optimise_keeps_every_iterate(session):
 
 def test_a_run_is_cancelled_within_a_step(session):
     settings = Settings("cat face", {"style:3d": 1.0}, 0.5, steps=50, n=1, seed=0)
-    run = Run(session.line, generate(session, Visitor(), settings, "ntrk"))
+    run = Run(session.queue, generate(session, Visitor(), settings, "ntrk"))
     done = 0
     for view in run.updates():
         if view.rows and view.rows[0].done >= 2 and not done:
@@ -247,7 +253,7 @@ def test_a_black_box_with_a_method_that_needs_a_gradient(session):
 
 
 def test_the_queue_lets_one_through_at_a_time_in_order():
-    line, order, release = Line(), [], threading.Event()
+    line, order, release = RunQueue(), [], threading.Event()
 
     def work(number):
         def run(_):

@@ -18,7 +18,7 @@ from ..runs import write_json, write_text
 from .mix import slider_values
 from .repeat import generate_code, generate_command, optimize_code, optimize_command
 from .session import OWN, Session, Visitor
-from .settings import MAX_IMAGES, MAX_ITERATIONS, MAX_PROMPT, MAX_STEPS, Settings, whole
+from .settings import MAX_IMAGES, MAX_ITERATIONS, MAX_PROMPT, MAX_STEPS, Settings, check_whole
 from .strengths import ASCENTS, SAMPLERS, options_for, strength_of
 from .views import View
 
@@ -143,13 +143,13 @@ def restore(file: str | Path, names: Sequence[str], model: str, one_step: str) -
         "tab": "optimise" if ascent else "generate",
         "prompt": prompt,
         "sliders": slider_values(reward, names),
-        "n": whole("the number of images", page.get("n", settings.get("n")), 1, MAX_IMAGES),
-        "seed": whole("the seed", page.get("seed", settings.get("seed")), 0, 2**53 - MAX_IMAGES),
+        "n": check_whole("the number of images", page.get("n", settings.get("n")), 1, MAX_IMAGES),
+        "seed": check_whole("the seed", page.get("seed", settings.get("seed")), 0, 2**53 - MAX_IMAGES),
     }
     if ascent:
-        fields["iterations"] = whole("the number of iterations", settings["iterations"], 1, MAX_ITERATIONS)
+        fields["iterations"] = check_whole("the number of iterations", settings["iterations"], 1, MAX_ITERATIONS)
     else:
-        fields["steps"] = whole("the number of steps", settings.get("steps"), 1, MAX_STEPS)
+        fields["steps"] = check_whole("the number of steps", settings.get("steps"), 1, MAX_STEPS)
     notes = _restore_strength(fields, method, options, page.get("strength"))
     expected = one_step if ascent else model
     if settings.get("model") != expected:

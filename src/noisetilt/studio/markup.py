@@ -14,10 +14,10 @@ from .views import Row, View
 
 MARKS = {"none": "✓", "warning": "!", "hacked": "✕", "unknown": "?"}
 TITLES = {"waiting": "Waiting", "running": "Running", "done": "Done", "cancelled": "Cancelled", "failed": "Failed"}
-WAY = 12
+SHOWN_STEPS = 12
 
 
-def picture(data: bytes, text: str) -> str:
+def image_tag(data: bytes, text: str) -> str:
     """An image with its description."""
     return f'<img src="data:image/webp;base64,{base64.b64encode(data).decode()}" alt="{escape(text, quote=True)}">'
 
@@ -69,7 +69,7 @@ def _images(row: Row) -> str:
 def _figure(row: Row, index: int, frames: Sequence[bytes]) -> str:
     seed = row.seeds[index]
     shown = (
-        picture(frames[-1], f"{row.title}, seed {seed}")
+        image_tag(frames[-1], f"{row.title}, seed {seed}")
         if frames
         else '<div class="nt-empty" aria-hidden="true"></div>'
     )
@@ -134,7 +134,7 @@ def _table_row(view: View, row: Row) -> str:
 
 
 def compared(view: View, key: str) -> str:
-    """A row of images for each method with figures under each; a press on an image shows its way.
+    """A row of images for each method with figures under each; a press on an image shows its steps.
 
     Args:
         key: distinguishes the popovers of this run from those of others on the page.
@@ -150,27 +150,28 @@ def _method_row(view: View, row: Row, key: str) -> str:
         if view.state != "done" or not frames:
             cells.append(_figure(row, index, frames[-1:]))
             continue
-        name = f"way-{key}-{index}"
+        name = f"steps-{key}-{index}"
         text = f"{row.title}, seed {row.seeds[index]}"
         cells.append(
             f'<figure><button type="button" class="nt-open" popovertarget="{name}" '
-            f'aria-label="Show the steps of {escape(text)}">{picture(frames[-1], text)}</button>'
-            f"<figcaption>seed {row.seeds[index]}{_rewards(row, index)}</figcaption>{_way(row, index, name)}</figure>"
+            f'aria-label="Show the steps of {escape(text)}">{image_tag(frames[-1], text)}</button>'
+            f"<figcaption>seed {row.seeds[index]}{_rewards(row, index)}</figcaption>"
+            f"{_steps_popover(row, index, name)}</figure>"
         )
     images = f'<div class="nt-images">{"".join(cells)}</div>'
     return f'<section class="nt-method"><h3>{escape(row.title)}</h3>{images}</section>'
 
 
-def _way(row: Row, index: int, name: str) -> str:
+def _steps_popover(row: Row, index: int, name: str) -> str:
     """The predicted images x̂_0 of an image's steps, in a popover."""
     frames, title = row.frames[index], f"{row.title}, seed {row.seeds[index]}: the predicted image after each step"
-    picked = sorted({round(i * (len(frames) - 1) / (WAY - 1)) for i in range(WAY)})
+    picked = sorted({round(i * (len(frames) - 1) / (SHOWN_STEPS - 1)) for i in range(SHOWN_STEPS)})
     steps = []
     for number in picked:
         label = f"step {number + 1}" if number < row.steps else "result"
-        steps.append(f"<figure>{picture(frames[number], label)}<figcaption>{label}</figcaption></figure>")
+        steps.append(f"<figure>{image_tag(frames[number], label)}<figcaption>{label}</figcaption></figure>")
     return (
-        f'<div popover id="{name}" class="nt-way" role="dialog" aria-label="{escape(title, quote=True)}">'
+        f'<div popover id="{name}" class="nt-steps-popover" role="dialog" aria-label="{escape(title, quote=True)}">'
         f"<h4>{escape(title)}</h4>"
         f'<div class="nt-images">{"".join(steps)}</div>'
         f'<button type="button" class="nt-close" popovertarget="{name}" popovertargetaction="hide">Close</button></div>'
@@ -199,5 +200,5 @@ def iterate(row: Row | None, number: int | None = None) -> str:
         if row.has_heldout:
             rewards += f"<br>held-out {row.heldout[at, index]:+.2f}"
         text = f"seed {row.seeds[index]}, iteration {at}"
-        cells.append(f"<figure>{picture(frames[at], text)}<figcaption>{text}{rewards}</figcaption></figure>")
+        cells.append(f"<figure>{image_tag(frames[at], text)}<figcaption>{text}{rewards}</figcaption></figure>")
     return f'<div class="nt-images nt-iterate">{"".join(cells)}</div>'

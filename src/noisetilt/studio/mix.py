@@ -22,7 +22,7 @@ OFFERED += ("redness", "saturation", "brightness")
 WEIGHTS = {"redness": 100.0, "saturation": 100.0, "brightness": 100.0}
 
 
-def usable(names: Sequence[str], size: tuple[int, int], prompt: str) -> list[str]:
+def supported(names: Sequence[str], size: tuple[int, int], prompt: str) -> list[str]:
     """Those rewards that can be evaluated on images of this size (height, width) with this prompt.
 
     Raises:

@@ -69,9 +69,10 @@ def optimise(
             callback=record,
         )
         variant.images = list(result.images.cpu())
-        variant.rewards = result.rewards.tolist()
-        variant.heldout = [None] * job.n if result.heldout is None else result.heldout.tolist()
         variant.nfe, variant.seconds = float(result.trace.nfe.mean()), result.trace.seconds[-1]
+        # The rewards last: the page is drawn while this runs, and takes an image with a reward for complete.
+        variant.heldout = [None] * job.n if result.heldout is None else result.heldout.tolist()
+        variant.rewards = result.rewards.tolist()
         run.view.extra["best"] = result.iterations.tolist()
         write_optimised(session, visitor, run.view, job, settings, result.iterations.tolist())
 

@@ -70,7 +70,7 @@ def follow(
     A visitor that leaves the page cancels the run.
     """
     visitor = session.visitor(visitor_key)
-    run = Run(session.line, work)
+    run = Run(session.queue, work)
     visitor.runs = [run, *(earlier for earlier in visitor.runs if not earlier.finished)]
     shown = None
     try:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import Tensor
 
 from ..rewards import Reward
+from .run_queue import RunQueue
 from .views import View
-from .waiting import Line
 
 POLL = 0.5
 # What the library raises for what a user can mend; the message says it all.
@@ -26,14 +26,14 @@ class Run:
     """One run of a visitor.
 
     Args:
-        line: the queue.
+        queue: of the runs of all visitors.
         work: computes; it is given this run, changes its view and calls `changed` and `check`.
     """
 
-    def __init__(self, line: Line, work: Callable[[Run], None]) -> None:
-        self.view, self._line, self._work = View(), line, work
+    def __init__(self, queue: RunQueue, work: Callable[[Run], None]) -> None:
+        self.view, self._queue, self._work = View(), queue, work
         self._cancelled, self._changed, self.finished = threading.Event(), threading.Event(), False
-        self._line.join(self)
+        self._queue.join(self)
         self._thread = threading.Thread(target=self._main, daemon=True, name="noisetilt-run")
 
     def updates(self) -> Iterator[View]:
@@ -43,7 +43,7 @@ class Run:
             self._changed.wait(POLL)
             self._changed.clear()
             if self.view.state == "waiting":
-                self.view.message = _waiting(self._line.position(self))
+                self.view.message = _waiting(self._queue.position(self))
             if not self.finished:
                 yield self.view
         yield self.view
@@ -73,7 +73,7 @@ class Run:
     def _main(self) -> None:
         view = self.view
         try:
-            with self._line.turn(self, self._cancelled):
+            with self._queue.turn(self, self._cancelled):
                 self.check()
                 view.state, view.message = "running", ""
                 self.changed()

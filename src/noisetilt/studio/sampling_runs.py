@@ -141,10 +141,11 @@ def _sample_row(
         for index, image in enumerate(result.images.cpu(), first):
             row.record(row.steps, index, image[None], None, None)
             variant.images.append(image)
-        variant.rewards += result.rewards.tolist()
-        variant.heldout += heldout_values(heldout, result.images, prompts)
+        # The rewards last: the page is drawn while this runs, and takes an image with a reward for complete.
         variant.nfe = result.trace.nfe
         variant.seconds += result.trace.seconds - aside
+        variant.heldout += heldout_values(heldout, result.images, prompts)
+        variant.rewards += result.rewards.tolist()
         first, aside = first + len(seeds), 0.0
         run.changed()
 

@@ -20,9 +20,9 @@ from ..rewards import Reward, has_heldout, weighted_sum
 from ..rewards import load as load_reward
 from ..rewards.catalogue import split_terms
 from ..rewards.reward import evaluate_any
-from .mix import OFFERED, usable
+from .mix import OFFERED, supported
+from .run_queue import RunQueue
 from .runs import Run
-from .waiting import Line
 
 # The one-step generator of the tab Optimise, the default of `noisetilt optimize`.
 ONE_STEP_MODEL = OptimizeJob.model
@@ -62,12 +62,12 @@ class Session:
     def __init__(self, job: GenerateJob, rewards: Sequence[str] = (), allow_code: bool = False) -> None:
         for name in rewards:
             load_reward(name)
-        self.allow_code, self.line = allow_code, Line()
+        self.allow_code, self.queue = allow_code, RunQueue()
         job = with_defaults(job)
         self.model = load_job_model(job)
         self.job = replace(job, guidance=self.model.guidance, dtype=job.dtype or dtype_name(self.model))
         offered = [] if is_pipeline(job.model) else list(OFFERED)
-        self.names = usable(offered or ["redness", "saturation", "brightness"], self._size(), "cat")
+        self.names = supported(offered or ["redness", "saturation", "brightness"], self._size(), "cat")
         self.names += [name for name in rewards if name not in self.names]
         self.one_step = job.model if job.model == ONE_STEP_MODEL else ONE_STEP_MODEL
         self._one_step_model: Any = None

@@ -48,7 +48,7 @@ class Settings:
         return list(range(self.seed, self.seed + self.n))
 
 
-def whole(name: str, value: Any, least: int, most: int) -> int:
+def check_whole(name: str, value: Any, least: int, most: int) -> int:
     """The value as a whole number.
 
     Raises:
@@ -88,9 +88,9 @@ def check_shared(settings: Mapping[str, Any], model: Any, has_steps: bool = True
     errors.check("sliders", mix_spec, settings["sliders"])
     errors.check("strength", check_strength, settings["strength"])
     if has_steps:
-        errors.check("steps", whole, "the number of steps", settings["steps"], 1, MAX_STEPS)
-    errors.check("n", whole, "the number of images", settings["n"], 1, MAX_IMAGES)
-    errors.check("seed", whole, "the seed", settings["seed"], 0, 2**53 - MAX_IMAGES)
+        errors.check("steps", check_whole, "the number of steps", settings["steps"], 1, MAX_STEPS)
+    errors.check("n", check_whole, "the number of images", settings["n"], 1, MAX_IMAGES)
+    errors.check("seed", check_whole, "the seed", settings["seed"], 0, 2**53 - MAX_IMAGES)
     return errors
 
 
@@ -124,7 +124,7 @@ def check_compare(
         errors.found["methods"] = "No method is selected; select at least one."
     for method in methods:
         errors.check("methods", check_one_of, method, ("base", *SAMPLERS))
-    errors.check("budget", whole, "the budget", budget, 1, MAX_BUDGET)
+    errors.check("budget", check_whole, "the budget", budget, 1, MAX_BUDGET)
     if not errors.found and budget < settings["steps"]:
         errors.found["budget"] = f"The budget is {budget:g} network calls, expected at least the number of steps."
     if not errors.found:
@@ -142,7 +142,7 @@ def check_optimise(
     """Messages by field for a run of the tab Optimise."""
     errors = check_shared(settings, session.one_step_model(), has_steps=False)
     errors.check("method", check_one_of, method, ASCENTS)
-    errors.check("iterations", whole, "the number of iterations", iterations, 1, MAX_ITERATIONS)
+    errors.check("iterations", check_whole, "the number of iterations", iterations, 1, MAX_ITERATIONS)
     if not errors.found:
         errors.check("sliders", session.load_mix, mix_spec(settings["sliders"]), visitor)
     if not errors.found:

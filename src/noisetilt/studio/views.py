@@ -33,11 +33,11 @@ class Row:
         title: above the images.
         seeds: one per image.
         steps: number of steps or iterations.
-        heldout: whether there is a held-out reward.
+        has_heldout: whether there is a held-out reward.
 
     Attributes:
         frames: the thumbnails of each image, one for each step so far.
-        target, heldout_curve: (steps, image), NaN where not yet computed.
+        target, heldout: (steps, image), NaN where not yet computed.
         done: number of steps of the images that are computed now.
     """
 

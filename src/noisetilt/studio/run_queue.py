@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 
-class Line:
+class RunQueue:
     """Lets one run at a time through, first come, first served."""
 
     def __init__(self) -> None:
