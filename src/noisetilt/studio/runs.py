@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,6 +15,8 @@ from .run_queue import RunQueue
 from .views import View
 
 POLL = 0.5
+# Seconds between two updates, so that a fast model does not send more than a browser draws.
+INTERVAL = 0.05
 # What the library raises for what a user can mend; the message says it all.
 EXPECTED = (ValueError, FloatingPointError, OSError, ImportError, MemoryError)
 
@@ -46,6 +49,7 @@ class Run:
                 self.view.message = _waiting(self._queue.position(self))
             if not self.finished:
                 yield self.view
+                time.sleep(INTERVAL)
         yield self.view
 
     def cancel(self) -> None:
