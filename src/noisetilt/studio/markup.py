@@ -50,7 +50,7 @@ def generated(view: View) -> str:
         return ""
     halves = "".join(_half(view, row) for row in view.rows)
     missing = 2 - len(view.rows)
-    halves += '<section class="nt-half"><h3>Guided</h3><p class="nt-hint">after the base images</p></section>' * missing
+    halves += '<section class="nt-half"><h2>Guided</h2><p class="nt-hint">after the base images</p></section>' * missing
     return (
         f'<div class="nt-result">{progress(view)}{gauge(view.gauge)}<div class="nt-halves">{halves}</div>'
         f"{_curves(view, 'step')}{figures(view)}</div>"
@@ -58,7 +58,7 @@ def generated(view: View) -> str:
 
 
 def _half(view: View, row: Row) -> str:
-    return f'<section class="nt-half"><h3>{escape(row.title)}</h3>{_images(row)}</section>'
+    return f'<section class="nt-half"><h2>{escape(row.title)}</h2>{_images(row)}</section>'
 
 
 def _images(row: Row) -> str:
@@ -159,7 +159,7 @@ def _method_row(view: View, row: Row, key: str) -> str:
             f"{_steps_popover(row, index, name)}</figure>"
         )
     images = f'<div class="nt-images">{"".join(cells)}</div>'
-    return f'<section class="nt-method"><h3>{escape(row.title)}</h3>{images}</section>'
+    return f'<section class="nt-method"><h2>{escape(row.title)}</h2>{images}</section>'
 
 
 def _steps_popover(row: Row, index: int, name: str) -> str:
@@ -172,7 +172,7 @@ def _steps_popover(row: Row, index: int, name: str) -> str:
         steps.append(f"<figure>{image_tag(frames[number], label)}<figcaption>{label}</figcaption></figure>")
     return (
         f'<div popover id="{name}" class="nt-steps-popover" role="dialog" aria-label="{escape(title, quote=True)}">'
-        f"<h4>{escape(title)}</h4>"
+        f"<h3>{escape(title)}</h3>"
         f'<div class="nt-images">{"".join(steps)}</div>'
         f'<button type="button" class="nt-close" popovertarget="{name}" popovertargetaction="hide">Close</button></div>'
     )
