@@ -11,38 +11,38 @@ WIDTH, HEIGHT = 360, 190
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 34
 
 
-def draw_curves(curves: Mapping[str, np.ndarray], title: str, unit: str) -> str:
+def draw_curves(curves: Mapping[str, np.ndarray], title: str, unit: str, steps: int, base: str | None = None) -> str:
     """A chart of means of curves (step, image) with the range of the images; "" if no curve has a value.
 
     Args:
-        curves: by their names in the legend. The first of several is drawn dashed in grey, the others as lines.
+        curves: by their names in the legend.
         title: above the chart.
         unit: of the horizontal axis.
+        steps: length of the horizontal axis.
+        base: name of the curve that is drawn dashed in grey; the others are lines.
     """
-    shown, curves = curves, {name: values for name, values in curves.items() if values.size}
+    curves = {name: values for name, values in curves.items() if values.size}
     if not curves:
         return ""
     low = min(float(values.min()) for values in curves.values())
     high = max(float(values.max()) for values in curves.values())
     margin = 0.05 * (high - low) or max(0.5, abs(high) * 0.1)
-    low, high, last = low - margin, high + margin, max(len(values) for values in curves.values())
+    low, high, last = low - margin, high + margin, max(steps, 2)
 
     def x(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * ((step - 1) / max(last - 1, 1))
+        return LEFT + (WIDTH - LEFT - RIGHT) * (step - 1) / (last - 1)
 
     def y(value: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
 
     parts = [_grid_line(y(tick), f"{tick:g}") for tick in ticks(low, high)]
-    for number, values in enumerate(curves.values()):
-        name = "base" if number == 0 and len(shown) > 1 else "guided"
-        steps = [x(step) for step in range(1, len(values) + 1)]
-        band = [*zip(steps, map(y, values.max(1)), strict=True)]
-        band += [*zip(steps, map(y, values.min(1)), strict=True)][::-1]
-        parts.append(f'<polygon class="nt-band nt-{name}" points="{_points(band)}"/>')
-        parts.append(
-            f'<polyline class="nt-line nt-{name}" points="{_points(zip(steps, map(y, values.mean(1)), strict=True))}"/>'
-        )
+    for name, values in curves.items():
+        kind, across = _kind(name, base), [x(step) for step in range(1, len(values) + 1)]
+        band = [*zip(across, map(y, values.max(1)), strict=True)]
+        band += [*zip(across, map(y, values.min(1)), strict=True)][::-1]
+        parts.append(f'<polygon class="nt-band nt-{kind}" points="{_points(band)}"/>')
+        mean = zip(across, map(y, values.mean(1)), strict=True)
+        parts.append(f'<polyline class="nt-line nt-{kind}" points="{_points(mean)}"/>')
     first, end = ("0", str(last - 1)) if unit == "iteration" else ("1", str(last))
     parts.append(f'<text x="{LEFT}" y="{HEIGHT - 14}">{first}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 14}" text-anchor="end">{end}</text>')
@@ -51,7 +51,7 @@ def draw_curves(curves: Mapping[str, np.ndarray], title: str, unit: str) -> str:
     return (
         f'<figure class="nt-chart"><figcaption>{escape(title)}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}. {said}", quote=True)}">'
-        f"{''.join(parts)}</svg>{_legend(list(curves))}</figure>"
+        f"{''.join(parts)}</svg>{_legend(list(curves), base)}</figure>"
     )
 
 
@@ -78,12 +78,14 @@ def _points(pairs: Iterable[tuple[float, float]]) -> str:
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in pairs)
 
 
-def _legend(names: list[str]) -> str:
+def _kind(name: str, base: str | None) -> str:
+    return "base" if name == base else "guided"
+
+
+def _legend(names: list[str], base: str | None) -> str:
     if len(names) < 2:
         return ""
-    kinds = ["base"] + ["guided"] * (len(names) - 1)
     items = "".join(
-        f'<li class="nt-{kind}"><span class="nt-key"></span>{escape(name)}</li>'
-        for kind, name in zip(kinds, names, strict=True)
+        f'<li class="nt-{_kind(name, base)}"><span class="nt-key"></span>{escape(name)}</li>' for name in names
     )
     return f'<ul class="nt-legend">{items}</ul>'

@@ -102,11 +102,13 @@ def gauge(found: Gauge | None) -> str:
 
 
 def _curves(view: View, unit: str) -> str:
+    steps = max(row.steps for row in view.rows)
+    base = next((row.title for row in view.rows if row.variant.name == "base"), None)
     target = {row.title: row.curve("target") for row in view.rows}
-    charts = draw_curves(target, f"target: {view.reward}", unit)
+    charts = draw_curves(target, f"target: {view.reward}", unit, steps, base)
     if view.heldout_name != "none":
         heldout = {row.title: row.curve("heldout") for row in view.rows}
-        charts += draw_curves(heldout, f"held-out: {view.heldout_name}", unit)
+        charts += draw_curves(heldout, f"held-out: {view.heldout_name}", unit, steps, base)
     return f'<div class="nt-charts">{charts}</div>'
 
 
