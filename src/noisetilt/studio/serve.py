@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ipaddress
 import os
 import signal
@@ -62,9 +61,9 @@ def main(args: argparse.Namespace) -> None:
 def _wait_for_end() -> None:
     """Returns after Ctrl-C or SIGTERM, which is how a page ends, not an error."""
     ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    with contextlib.suppress(KeyboardInterrupt):
-        ended.wait()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
 
 
 def set_environment() -> None:
