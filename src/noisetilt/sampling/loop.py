@@ -112,9 +112,9 @@ def sample(
             heldout_values = heldout_evaluator.values(step.x0_hat[rows], index[rows], chunk)
         trace.record(step.t, step.rewards, step.gradient, heldout_values)
         if callback is not None:
-            images = functools.partial(evaluator.images, step.x0_hat[rows], index[rows], chunk)
+            predicted = functools.partial(evaluator.images, step.x0_hat[rows], index[rows], chunk)
             rewards = trace.rewards[-1] if with_reward else None
-            callback(StepReport(engine.number, engine.steps, step.t, rewards, images))
+            callback(StepReport(engine.number, engine.steps, step.t, rewards, predicted))
 
     images, final = _finish(engine, evaluator, step.x, index, chunk)
     heldout_values = None

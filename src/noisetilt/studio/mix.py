@@ -14,8 +14,10 @@ from ..rewards.reward import evaluate_any
 
 LIMIT = 2.0
 # Sliders of every page, if the reward works on images of the model's size.
-OFFERED = ("style:3d", "style:noto", "style:twemoji", "style:flat", "style:blob", "alignment")
-OFFERED += ("redness", "saturation", "brightness")
+OFFERED = (
+    *("style:3d", "style:noto", "style:twemoji", "style:flat", "style:blob", "alignment"),
+    *("redness", "saturation", "brightness"),
+)
 # The weight in the sum of a slider at 1. The closed forms vary less than the learned rewards: without a larger weight
 # their gradient would not count in a mix. Standard deviation of style:3d divided by that of the reward, over the eight
 # unguided images of docs/images/before-after.png: 111, 92 and 104.
