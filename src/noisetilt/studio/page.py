@@ -50,7 +50,7 @@ def build_page(session: Session) -> gr.Blocks:
             with gr.Column(scale=2, min_width=300, elem_id="nt-fields"):
                 shared = shared_fields(session)
                 file = gr.File(
-                    label="Restore settings: drop a PNG of a run", file_types=[".png"], height=110, elem_id="nt-restore"
+                    label="Restore settings: drop a PNG of a run", file_types=[".png"], height=130, elem_id="nt-restore"
                 )
                 restored = gr.HTML("", js_on_load=LIVE, elem_id="nt-restored")
             with gr.Column(scale=5, min_width=300, elem_id="nt-tabs"), gr.Tabs() as tabs:
