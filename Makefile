@@ -14,6 +14,7 @@ demo: $(READY)
 	@echo "open out/demo/grid.png: base above, guided below"
 
 test: $(READY)
+	@command -v chromium >/dev/null || echo "chromium is not installed: the browser tests of the studio are skipped"
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term
 
 lint: $(READY)

@@ -27,6 +27,7 @@ ALLOWED = {
     "integrations": {"sampling", "methods", "initial_noise", "path", "rewards", "models"},
     "batch": {"integrations", "sampling", "methods", "rewards", "models", "report", "runs"},
     "bench": {"runs", "sampling", "methods", "selection", "proposals", "noise", "path", "rewards", "models", "report"},
+    "studio": {"cli", "integrations", "methods", "models", "report", "rewards", "runs", "sampling"},
     "cli": {"batch", "runs", "bench", "sampling", "integrations", "methods", "noise", "rewards", "models", "report"},
 }
 

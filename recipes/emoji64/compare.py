@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from noisetilt.bench.features import features
 from PIL import Image
 from tqdm.auto import tqdm
 
 from noisetilt import METHODS, Method, load, rewards, sample
-from noisetilt.bench.features import features
 from noisetilt.bench.metrics import frechet_distance, total_variation
 from noisetilt.report import grid, save_picture, table
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from noisetilt.bench.features import classify, features, kinds
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from noisetilt import load, sample
-from noisetilt.bench.features import classify, features, kinds
 from noisetilt.bench.metrics import frechet_distance, precision_recall
 from noisetilt.models.emoji64.model import FOLDER, Emoji64Model
 from noisetilt.models.emoji64.network import Emoji64

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 from measure import corruptions
+from noisetilt.bench.features import classify, features, textures
 from pictures import Pictures, spoil
 
-from noisetilt.bench.features import classify, features, textures
 from noisetilt.bench.metrics import frechet_distance, precision_recall, total_variation, vendi_score
 
 OUT = Path("recipes/scorers/measured_metrics.json")

@@ -17,6 +17,7 @@ PACKAGES = {
     "tensorboard": "tensorboard",
     "wandb": "wandb",
     "mlflow": "mlflow",
+    "studio": "gradio",
 }
 
 

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         help='print a script for completion on TAB in bash, zsh or fish: eval "$(noisetilt --print-completion bash)"',
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog="noisetilt")
-    for add in (_add_generate, _add_optimize, _add_batch, _add_bench, _add_plan, _add_audit, _add_lists):
+    for add in (_add_generate, _add_optimize, _add_batch, _add_studio, _add_bench, _add_plan, _add_audit, _add_lists):
         add(commands)
     return parser
 
@@ -125,6 +125,35 @@ def _add_batch(commands: Any) -> None:
     )
     add_batch_arguments(parser, parse_option)
     _add_pipeline_options(parser)
+
+
+def _add_studio(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "studio",
+        "sample, compare and optimize in a local web page",
+        "Serves a web page that samples, compares methods and optimizes noise. It needs the extra `studio`.",
+        "studio",
+        "studio --model emoji128 --reward my_reward.py:reward --port 8000",
+    )
+    _add_model(parser, "emoji128", "the folder or hub id of any diffusers pipeline that `align` supports")
+    parser.add_argument("--device", help="torch device (default: cpu; for pipelines the GPU, if there is one)")
+    parser.add_argument(
+        "--reward",
+        action="append",
+        default=[],
+        help="add a slider for this reward, such as file.py:function; may be repeated",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to serve at; others can use the page at 0.0.0.0 (default: %(default)s)",
+    )
+    parser.add_argument("--port", type=int, default=7860, help="port; 0 is any free one (default: %(default)s)")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    parser.add_argument(
+        "--allow-code", action="store_true", help="let visitors of the page execute the Python that they type"
+    )
 
 
 def _add_prompt_and_reward(parser: argparse.ArgumentParser) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from .arguments import build_parser
 from .console import allow_all_characters, print_error
 
-# The module of each command; its function `main` takes the parsed arguments.
-MODULES = {"methods": "list", "rewards": "list", "models": "list"}
+# The module of each command, relative to this package; its function `main` takes the parsed arguments.
+MODULES = {"methods": "list", "rewards": "list", "models": "list", "studio": ".studio.serve"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,6 +20,7 @@ from .colour import (
     parse_colour,
     saturation,
 )
+from .from_file import is_function_in_file, load_from_file
 from .hub import heldout_name, is_hub, load_hub
 from .images import checked
 from .jpeg import jpeg_size
@@ -54,6 +55,7 @@ CATALOGUE = {
     "ocr": "accuracy of the text that the prompt quotes, 0 to 1, by an OCR engine (black box); also ocr:tesseract",
     "classifier:MODEL:LABEL": "a logit of an image classifier of transformers (hub)",
     "video:pickscore": "mean of an image reward over 8 frames; video-consistency: similarity of the frames (hub)",
+    "FILE.py:FUNCTION": "your own function of images, or of images and prompts, in a Python file",
     "videoreward": "human preference for videos, by Qwen2-VL; videoreward:vq, :mq, :ta are its three scores (folder)",
 }
 
@@ -68,7 +70,7 @@ _BLACK_BOXES = {"jpeg": jpeg_size(-1.0), "jpeg:small": jpeg_size(-1.0), "jpeg:la
 _TERM = re.compile(
     r"\s*(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*"
     # Labels may have spaces and emoji; other names have neither.
-    r"(?P<name>(?:concept|classifier|objects):.*?|[a-z][\w:#@~./\\-]*)\s*",
+    r"(?P<name>(?:concept|classifier|objects):.*?|[a-z~./][\w:#@~./\\-]*)\s*",
     re.I,
 )
 
@@ -143,6 +145,8 @@ _REFUSED_NAMES = {"face": "face", "arcface": "face", "insightface": "face", "uni
 
 
 def _single(name: str, heldout: bool) -> Reward:
+    if is_function_in_file(name):
+        return load_from_file(name)
     refused = next((reason for start, reason in _REFUSED_NAMES.items() if name.startswith(start)), None)
     if refused is not None:
         raise ValueError(f"the reward {name!r} is not offered: {REFUSED[refused]}")
@@ -168,8 +172,14 @@ def complete_names() -> list[str]:
     return list(dict.fromkeys([*listed, *LEARNED, *_CLOSED_FORMS, *_BLACK_BOXES]))
 
 
-def _split_terms(text: str) -> list[tuple[float, str]]:
-    """ "0.7*a - 2*b" as [(0.7, "a"), (-2.0, "b")]; a minus between terms needs spaces around it."""
+def split_terms(text: str) -> list[tuple[float, str]]:
+    """The weights and names of a weighted sum: "0.7*a - 2*b" as [(0.7, "a"), (-2.0, "b")].
+
+    A minus between terms needs spaces around it.
+
+    Raises:
+        ValueError: if a term cannot be read.
+    """
     terms: list[tuple[float, str]] = []
     sign = 1.0
     for piece in re.split(r"(\s*\+\s*|\s+-\s+)", text):
@@ -187,6 +197,8 @@ def _split_terms(text: str) -> list[tuple[float, str]]:
 
 def _lower(name: str) -> str:
     """The name in lower case, except for a path, a label or the name of a model."""
+    if is_function_in_file(name):
+        return name
     keep = re.search(r"@|(?<=classifier:)|(?<=clip:)|(?<=objects:)|(?<=count:)|(?<=imscore:)", name, re.I)
     return name.lower() if keep is None else name[: keep.start()].lower() + name[keep.start() :]
 
@@ -197,7 +209,7 @@ def _of_hub(name: str) -> bool:
 
 def has_heldout(spec: str) -> bool:
     """Whether a term of the reward is learned and has a second, independently trained version in this package."""
-    return any(is_learned(name) for _, name in _split_terms(spec))
+    return any(is_learned(name) for _, name in split_terms(spec))
 
 
 @torch.inference_mode(False)
@@ -212,7 +224,8 @@ def load(
     """A reward by name ("style:3d"), or a weighted sum of names ("0.7*alignment + 0.3*redness").
 
     Args:
-        spec: names of CATALOGUE, each with an optional weight, joined by + or −. A hub reward may be followed
+        spec: names of CATALOGUE, each with an optional weight, joined by + or −. "calm.py:calm" is the function
+            `calm` of a Python file, which is executed. A hub reward may be followed
             by the path of its weights: "aesthetic@/models/aesthetic".
         heldout: whether to load the held-out version, which must not be optimised. A reward that increases while its
             held-out version decreases indicates reward hacking. For the learned rewards of this package it is a second,
@@ -230,7 +243,7 @@ def load(
     """
     if not isinstance(spec, str):
         raise ValueError(f"the reward is {spec!r}, expected a name, such as 'style:3d'")
-    names = _split_terms(spec)
+    names = split_terms(spec)
     hub = [_of_hub(name) for _, name in names]
     if path is not None and not any(hub):
         raise ValueError(f"path = {path} is for hub rewards and {spec!r} has none; leave it out")

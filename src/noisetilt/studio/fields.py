@@ -1,0 +1,82 @@
+"""The fields that all tabs share, and the errors beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from .mix import LIMIT, OFFERED
+from .session import OWN, Session
+from .settings import Settings
+from .strengths import DEFAULT_STRENGTH
+
+# The shared fields besides the sliders, in the order in which events send them.
+OTHERS = ("prompt", "strength", "steps", "n", "seed")
+# The rewards of every page whose sliders are not below "More rewards".
+FIRST = ("style:3d", "style:noto", "style:twemoji", "redness")
+
+
+@dataclass
+class SharedFields:
+    """The components of the fields; `sliders` by the name of their reward."""
+
+    prompt: gr.Textbox
+    sliders: dict[str, gr.Slider]
+    strength: gr.Slider
+    steps: gr.Number
+    n: gr.Number
+    seed: gr.Number
+
+    @property
+    def inputs(self) -> list[Any]:
+        """The components in the order in which `read` takes their values."""
+        return [self.prompt, self.strength, self.steps, self.n, self.seed, *self.sliders.values()]
+
+    def read(self, values: Sequence[Any]) -> tuple[dict[str, Any], list[Any]]:
+        """The values of the shared fields as they were sent, by name, and those of the tab's own fields."""
+        named = dict(zip(OTHERS, values, strict=False))
+        count = len(self.inputs)
+        named["sliders"] = dict(zip(self.sliders, values[len(OTHERS) : count], strict=True))
+        return named, list(values[count:])
+
+    def errors(self, found: dict[str, str], own: Sequence[str]) -> list[Any]:
+        """What gradio shows beside each field: the shared ones, then those of the tab with these names."""
+        names = [*OTHERS, "sliders", *[None] * (len(self.sliders) - 1), *own]
+        return [gr.validate(name not in found, found.get(name, "")) for name in names]
+
+
+def settings_of(named: dict[str, Any]) -> Settings:
+    """The settings of values that were checked."""
+    counts = {name: int(named[name] or 0) for name in ("steps", "n", "seed")}
+    return Settings(named["prompt"], named["sliders"], float(named["strength"]), **counts)
+
+
+def shared_fields(session: Session, prompt: str = "cat face") -> SharedFields:
+    """Draws the fields."""
+    text = gr.Textbox(prompt, label="Prompt", info="What the images show.", elem_id="nt-prompt")
+    names = [*session.names, *([OWN] if session.allow_code else [])]
+    first = [name for name in names if name in FIRST or name not in OFFERED]
+    with gr.Accordion("Reward mix", open=True, elem_id="nt-mix"):
+        gr.Markdown("The run maximises the sum of these rewards. A negative weight avoids what the reward measures.")
+        with gr.Row(elem_classes="nt-sliders"):
+            drawn = {name: _slider(name, 1.0 if name == names[0] else 0.0) for name in first}
+        if len(first) < len(names):
+            with gr.Accordion("More rewards", open=False), gr.Row(elem_classes="nt-sliders"):
+                drawn |= {name: _slider(name, 0.0) for name in names if name not in first}
+    sliders = {name: drawn[name] for name in names}
+    strength = gr.Slider(
+        0, 1, DEFAULT_STRENGTH, step=0.01, label="Strength", info="0: hardly guided, 1: too strong for most images."
+    )
+    with gr.Row(elem_classes="nt-numbers"):
+        steps = gr.Number(session.model.steps, label="Steps", min_width=80, elem_id="nt-steps")
+        n = gr.Number(4, label="Images", min_width=80)
+        seed = gr.Number(0, label="First seed", min_width=80)
+    return SharedFields(text, sliders, strength, steps, n, seed)
+
+
+def _slider(name: str, value: float) -> gr.Slider:
+    label = "my reward" if name == OWN else name
+    return gr.Slider(-LIMIT, LIMIT, value, step=0.05, label=label, min_width=150, buttons=[])

@@ -1,0 +1,71 @@
+"""The tab Optimise: noise ascent for a one-step generator, with a scrubber over the iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from . import markup
+from .fields import SharedFields, settings_of
+from .optimise_run import optimise
+from .outputs import cancel_on, downloads, follow, live_status
+from .session import Session
+from .settings import check_optimise
+from .strengths import ASCENTS
+from .views import View
+
+
+def optimise_tab(session: Session, shared: SharedFields) -> dict[str, Any]:
+    """Draws the tab; returns its own fields by name."""
+    gr.Markdown(f"Optimises the noise from which the one-step model {session.one_step} makes an image.")
+    with gr.Row():
+        method = gr.Dropdown(list(ASCENTS), value="gper", label="Method", elem_id="nt-ascent")
+        iterations = gr.Number(40, label="Iterations")
+    with gr.Row():
+        start = gr.Button("Optimise", variant="primary", elem_id="nt-optimise")
+        stop = gr.Button("Cancel", elem_id="nt-optimise-cancel")
+    status = live_status("optimise")
+    scrubber = gr.Slider(0, 1, 0, step=1, label="Iteration", interactive=True, visible=False, elem_id="nt-scrubber")
+    images = gr.HTML("", elem_id="nt-optimise-images")
+    result = gr.HTML("", elem_id="nt-optimise-result")
+    files = downloads("optimise")
+
+    def check(request: gr.Request, *values: Any) -> list[Any]:
+        named, (chosen, count) = shared.read(values)
+        visitor = session.visitor(request.session_hash)
+        return shared.errors(check_optimise(session, visitor, named, chosen, count), ["method", "iterations"])
+
+    def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+        named, (chosen, count) = shared.read(values)
+        key = request.session_hash
+        work = optimise(session, session.visitor(key), settings_of(named), chosen, int(count))
+        yield from follow(session, key, work, _render)
+
+    def scrub(request: gr.Request, number: float) -> str:
+        return markup.iterate(session.visitor(request.session_hash).iterates, int(number))
+
+    start.click(
+        run,
+        [*shared.inputs, method, iterations],
+        [status, images, result, scrubber, *files.components],
+        validator=check,
+        show_progress="hidden",
+        concurrency_limit=None,
+        api_visibility="private",
+    )
+    scrubber.input(
+        scrub, scrubber, images, show_progress="hidden", api_visibility="private", trigger_mode="always_last"
+    )
+    cancel_on(session, stop)
+    return {"method": method, "iterations": iterations}
+
+
+def _render(view: View) -> list[Any]:
+    """The images, the curves and the scrubber."""
+    row = view.rows[0] if view.rows else None
+    if row is None or view.state == "running":
+        return [markup.iterate(row), markup.optimised(view), gr.update(visible=False)]
+    last = max(len(row.frames[0]) - 1, 1)
+    return [markup.iterate(row), markup.optimised(view), gr.update(visible=True, maximum=last, value=last)]

@@ -1,0 +1,44 @@
+"""The tab My reward: a typed Python function, which is executed only on a page that was started with --allow-code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..runs import write_text
+from .outputs import LIVE, message
+from .own_reward import EXAMPLE, use_code
+from .session import OWN, Session
+
+ALLOWED = "Define `reward(images, prompts)`. **Use** executes the code on this computer and adds it to the reward mix."
+NOT_ALLOWED = (
+    "This page does not execute what is typed here. Download the file and start the page with it: "
+    f"`noisetilt studio --reward {OWN}`. Or start the page with `--allow-code`."
+)
+
+
+def reward_tab(session: Session) -> None:
+    """Draws the tab."""
+    gr.Markdown(ALLOWED if session.allow_code else NOT_ALLOWED)
+    code = gr.Textbox(EXAMPLE, label="Python", lines=10, max_lines=30, elem_id="nt-own-code", elem_classes="nt-code")
+    with gr.Row():
+        use = gr.Button("Use", variant="primary", interactive=session.allow_code, elem_id="nt-use")
+        save = gr.Button("Make my_reward.py", elem_id="nt-save-own")
+    status = gr.HTML("", js_on_load=LIVE, elem_id="nt-own-status")
+    file = gr.File(label="File", interactive=False, visible=False)
+
+    def check_and_use(request: gr.Request, text: str) -> str:
+        try:
+            return message("done", use_code(session, session.visitor(request.session_hash), text))
+        except ValueError as error:
+            return message("failed", str(error))
+
+    def write(text: str) -> Any:
+        place = session.new_folder() / Path(OWN.partition(":")[0])
+        write_text(place, text)
+        return gr.update(value=str(place), visible=True)
+
+    use.click(check_and_use, code, status, show_progress="hidden", api_visibility="private")
+    save.click(write, code, file, show_progress="hidden", api_visibility="private")

@@ -1,0 +1,132 @@
+"""The command `noisetilt studio`: loads the model and serves the page until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+from .._messages import missing_extra
+from ..cli.generate import GenerateJob
+
+# Options of the command that are fields of a job.
+MODEL_OPTIONS = (
+    "model",
+    "guidance",
+    "device",
+    "dtype",
+    "offload",
+    "height",
+    "width",
+    "frames",
+    "lora",
+    "checkpointing",
+)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+        ValueError, OSError, ImportError, MemoryError: if the page cannot start; says why in one sentence.
+    """
+    check_address(args.host, args.port, args.allow_code)
+    set_environment()
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise ImportError(missing_extra("studio", "the page of `noisetilt studio`")) from error
+    from .session import Session
+
+    job = GenerateJob("", "", **{name: getattr(args, name) for name in MODEL_OPTIONS})
+    session = Session(job, args.reward, args.allow_code)
+    try:
+        page, url = start(session, args.host, args.port, args.open)
+        if not is_local(args.host):
+            print(f"noisetilt: warning: anyone who can reach {args.host} can use this page", file=sys.stderr)
+        print(f"noisetilt studio is at {url} (Ctrl-C ends it)", flush=True)
+        try:
+            _wait_for_end()
+        finally:
+            page.close(verbose=False)
+    finally:
+        session.close()
+
+
+def _wait_for_end() -> None:
+    """Returns after Ctrl-C or SIGTERM, which is how a page ends, not an error."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
+
+
+def set_environment() -> None:
+    """Switches off what gradio would send; must be called before gradio is imported."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    # gradio calls its own address once; a proxy must not answer for it.
+    for name in ("no_proxy", "NO_PROXY"):
+        places = [place for place in os.environ.get(name, "").split(",") if place]
+        os.environ[name] = ",".join(dict.fromkeys([*places, "127.0.0.1", "localhost"]))
+
+
+def is_local(host: str) -> bool:
+    """Whether only this computer can reach a host address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_address(host: str, port: int, allow_code: bool) -> None:
+    """Raises a ValueError or an OSError if the page cannot be served there."""
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port = {port} must be between 0 (any free port) and 65535")
+    if allow_code and not is_local(host):
+        raise ValueError(
+            f"host = {host!r} lets other computers reach the page, and --allow-code would let them execute code on "
+            "this one; leave one of the two out"
+        )
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        hint = "another program uses it" if port else "it is not an address of this computer"
+        reason = (error.strerror or str(error)).lower()
+        raise OSError(f"cannot serve at {host}:{port}: {reason} ({hint}?); give another --port or --host") from None
+
+
+def free_port(host: str) -> int:
+    """A port that nothing uses now."""
+    with socket.create_server((host, 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def start(session: Any, host: str, port: int, open_browser: bool = False) -> tuple[Any, str]:
+    """Serves the page of a session; returns the gradio page and its address."""
+    from .page import STYLE, build_page, theme
+
+    os.environ["GRADIO_TEMP_DIR"] = str(session.folder / "cache")
+    page = build_page(session)
+    page.queue(default_concurrency_limit=None)
+    _, url, _ = page.launch(
+        server_name=host,
+        server_port=port or free_port(host),
+        prevent_thread_lock=True,
+        inbrowser=open_browser,
+        share=False,
+        quiet=True,
+        show_error=True,
+        ssr_mode=False,
+        footer_links=[],
+        max_file_size="50mb",
+        theme=theme(),
+        css=STYLE.read_text("utf-8"),
+    )
+    return page, url

@@ -1,0 +1,152 @@
+"""The state of a running page: the models, the queue, the folder of its files, and its visitors."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..cli.generate import GenerateJob
+from ..cli.job_model import dtype_name, load_job_model, with_defaults
+from ..cli.optimize import OptimizeJob
+from ..integrations.load import is_pipeline, load
+from ..rewards import Reward, has_heldout, weighted_sum
+from ..rewards import load as load_reward
+from ..rewards.catalogue import split_terms
+from ..rewards.reward import evaluate_any
+from .mix import OFFERED, supported
+from .run_queue import RunQueue
+from .runs import Run
+
+# The one-step generator of the tab Optimise, the default of `noisetilt optimize`.
+ONE_STEP_MODEL = OptimizeJob.model
+# The name of the reward that a visitor types, which is also the file that it is downloaded as.
+OWN = "my_reward.py:reward"
+
+
+@dataclass
+class Visitor:
+    """A browser tab: its runs, the reward that it typed, and the images of its last noise ascent."""
+
+    runs: list[Run] = field(default_factory=list)
+    code: str = ""
+    reward: Reward | None = None
+    iterates: Any = None
+
+    def cancel(self) -> bool:
+        """Cancels the visitor's runs; returns whether there were any."""
+        running = [run for run in self.runs if not run.finished]
+        for run in running:
+            run.cancel()
+        return bool(running)
+
+
+class Session:
+    """A started page.
+
+    Args:
+        job: the model and its options; the other fields are replaced by each run.
+        rewards: names of rewards that get a slider besides those of `mix.OFFERED`, such as "calm.py:calm".
+        allow_code: whether code that a visitor types may be executed.
+
+    Raises:
+        ValueError, OSError, ImportError, MemoryError: if the model or a reward cannot be loaded.
+    """
+
+    def __init__(self, job: GenerateJob, rewards: Sequence[str] = (), allow_code: bool = False) -> None:
+        for name in rewards:
+            load_reward(name)
+        self.allow_code, self.queue = allow_code, RunQueue()
+        job = with_defaults(job)
+        self.model = load_job_model(job)
+        self.job = replace(job, guidance=self.model.guidance, dtype=job.dtype or dtype_name(self.model))
+        offered = [] if is_pipeline(job.model) else list(OFFERED)
+        self.names = supported(offered or ["redness", "saturation", "brightness"], self._size(), "cat")
+        self.names += [name for name in rewards if name not in self.names]
+        self.one_step = job.model if job.model == ONE_STEP_MODEL else ONE_STEP_MODEL
+        self._one_step_model: Any = None
+        self._loading = threading.Lock()
+        self._folder = tempfile.TemporaryDirectory(prefix="noisetilt-studio-")
+        self.folder = Path(self._folder.name)
+        self._visitors: dict[str, Visitor] = {}
+        self._number = 0
+
+    def _size(self) -> tuple[int, int]:
+        """Height and width of the model's images; 256 where that is known during a run only."""
+        blank = self.blank()
+        return (256, 256) if blank is None else (blank.shape[-2], blank.shape[-1])
+
+    @torch.no_grad()
+    def blank(self) -> Any:
+        """An image (1, 3, H, W) of the model, of a state of zeros; None if its size is known during a run only."""
+        if not hasattr(self.model, "decode"):
+            return None
+        return self.model.decode(torch.zeros(1, *self.model.shape, device=self.model.device))
+
+    def visitor(self, key: str) -> Visitor:
+        """The visitor of a browser tab."""
+        return self._visitors.setdefault(key, Visitor())
+
+    def leave(self, key: str) -> None:
+        """Forgets a visitor, and cancels its runs."""
+        visitor = self._visitors.pop(key, None)
+        if visitor is not None:
+            visitor.cancel()
+
+    def new_folder(self) -> Path:
+        """A new folder for the files of a run."""
+        with self._loading:
+            self._number += 1
+            folder = self.folder / f"{time.strftime('%H%M%S')}-{self._number}"
+        folder.mkdir()
+        return folder
+
+    def one_step_model(self) -> Any:
+        """The one-step generator, loaded when it is first needed."""
+        with self._loading:
+            if self._one_step_model is None:
+                same = self.one_step == self.job.model
+                self._one_step_model = self.model if same else load(self.one_step, device=self.job.device)
+            return self._one_step_model
+
+    def load_mix(self, spec: str, visitor: Visitor, heldout: bool = False) -> Reward:
+        """The reward of a weighted sum, which may have the visitor's own reward as a term.
+
+        Raises:
+            ValueError: if a reward cannot be loaded, or the visitor has no own reward.
+        """
+        terms: list[tuple[float, Any]] = []
+        for weight, name in split_terms(spec):
+            if name == OWN and visitor.reward is None:
+                raise ValueError('there is no reward of your own yet; type one in the tab "My reward" and press Use')
+            terms.append((weight, visitor.reward if name == OWN else load_reward(name, heldout=heldout)))
+        return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else weighted_sum(terms, spec)
+
+    def choose_heldout(self, spec: str, visitor: Visitor, prompt: str, blank: Any) -> tuple[str, Reward | None]:
+        """The held-out reward of a mix with its name; "none" and None if there is none.
+
+        It is the held-out version of the mix if a term of it is learned; otherwise the held-out alignment with the
+        prompt, where the images have one.
+        """
+        if has_heldout(spec):
+            return spec, self.load_mix(spec, visitor, heldout=True)
+        if blank is None or is_pipeline(self.job.model):
+            return "none", None
+        try:
+            heldout = load_reward("alignment", heldout=True)
+            evaluate_any(heldout, blank, [prompt])
+        except ValueError:
+            return "none", None
+        return "alignment", heldout
+
+    def close(self) -> None:
+        """Cancels all runs and deletes all files."""
+        for key in list(self._visitors):
+            self.leave(key)
+        self._folder.cleanup()

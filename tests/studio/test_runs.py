@@ -1,0 +1,277 @@
+"""Runs without a browser: results, files, cancelling, the queue, failures."""
+
+import json
+import shlex
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from noisetilt import rewards, sample
+from noisetilt.cli import main
+from noisetilt.cli.arguments import build_parser
+from noisetilt.studio import markup
+from noisetilt.studio.files import read_settings, restore
+from noisetilt.studio.optimise_run import optimise
+from noisetilt.studio.own_reward import EXAMPLE, use_code
+from noisetilt.studio.run_queue import RunQueue
+from noisetilt.studio.runs import Run
+from noisetilt.studio.sampling_runs import compare, generate
+from noisetilt.studio.session import OWN, Visitor
+from noisetilt.studio.settings import Settings, check_compare, check_generate, check_optimise, particles_within
+
+SETTINGS = Settings("cat face", {"style:3d": 1.0, "redness": 0.5}, 0.6, steps=2, n=2, seed=3)
+
+
+def named(**changes):
+    """The fields as the page sends them."""
+    return {**vars(SETTINGS), "sliders": dict(SETTINGS.sliders), **changes}
+
+
+def finish(session, work):
+    run = Run(session.queue, work)
+    seen = []
+    for view in run.updates():
+        seen.append((view.state, sum(row.done for row in view.rows)))
+        # The page draws at any time, also while the worker adds a result.
+        assert markup.status(view) and (markup.compared(view, "c") or not view.rows)
+        assert markup.generated(view) or not view.rows
+    return run.view, seen
+
+
+@pytest.fixture(scope="module")
+def generated(session):
+    return finish(session, generate(session, Visitor(), SETTINGS, "ntrk"))
+
+
+def pngs(view):
+    return [file for file in view.files if file.endswith(".png")]
+
+
+def test_generate_gives_the_images_of_sample(session, generated):
+    view, _ = generated
+    assert view.state == "done", view.message
+    assert [row.variant.name for row in view.rows] == ["base", "guided"]
+    method = view.rows[1].method
+    reward = rewards.load("style:3d + 50*redness")
+    result = sample(session.model, ["cat face"] * 2, reward, method, steps=2, seeds=[3, 4], chunk=8)
+    assert torch.allclose(torch.stack(view.rows[1].variant.images), result.images, atol=1e-5)
+    assert view.rows[1].variant.rewards == pytest.approx(result.rewards.tolist(), abs=1e-4)
+    assert np.allclose(view.rows[1].curve("target"), result.trace.rewards.numpy(), atol=1e-4)
+    assert view.rows[1].variant.nfe == 2 and view.rows[1].curve("heldout").shape == (2, 2)
+
+
+def test_it_shows_each_step(generated):
+    view, seen = generated
+    assert len({done for _, done in seen}) >= 3 and seen[-1] == ("done", 4)
+    assert [len(frames) for frames in view.rows[0].frames] == [3, 3]  # after each of two steps, and the result
+
+
+def test_the_files_repeat_the_run(generated):
+    view, _ = generated
+    names = [file.rpartition("/")[2] for file in view.files]
+    assert names[:3] == ["repeat.py", "repeat.sh", "run.json"] and "cat-face-3-guided.png" in names and len(names) == 7
+    record = json.loads(Path(view.files[2]).read_text())
+    assert record["complete"] and record["settings"]["options"]["rho"] == view.rows[1].method.options()["rho"]
+    assert record["guided"]["reward_mean"] == pytest.approx(np.mean(view.rows[1].variant.rewards))
+    printed = subprocess.run([sys.executable, view.files[0]], capture_output=True, text=True, check=True).stdout
+    base, guided = map(json.loads, printed.strip().splitlines())
+    assert base == pytest.approx(view.rows[0].variant.rewards, abs=1e-3)
+    assert guided == pytest.approx(view.rows[1].variant.rewards, abs=1e-3)
+
+
+def test_the_command_line_repeats_the_run(generated, tmp_path):
+    view, _ = generated
+    arguments = shlex.split(view.command)[1:]
+    arguments[arguments.index("--out") + 1] = str(tmp_path)
+    assert build_parser().parse_args(arguments).command == "generate" and main(arguments) == 0
+    for file in pngs(view):
+        again = Image.open(tmp_path / file.rpartition("/")[2])
+        assert np.abs(np.asarray(Image.open(file)).astype(int) - np.asarray(again).astype(int)).max() <= 1
+
+
+def test_a_png_restores_its_settings(session, generated):
+    view, _ = generated
+    fields, notes = restore(pngs(view)[-1], session.names, "emoji128", session.one_step)
+    assert notes == [] and fields["tab"] == "generate" and fields["method"] == "ntrk"
+    for name in ("prompt", "strength", "steps", "n", "seed"):
+        assert fields[name] == getattr(SETTINGS, name)
+    assert {name: value for name, value in fields["sliders"].items() if value} == dict(SETTINGS.sliders)
+
+
+def test_compare_spends_one_budget(session):
+    view, _ = finish(session, compare(session, Visitor(), SETTINGS, ["base", "ntrk", "svdd", "freedom"], 6))
+    assert view.state == "done", view.message
+    calls = {row.variant.name: row.variant.nfe for row in view.rows}
+    assert calls["base"] == 2 and all(2 < calls[name] <= 6 for name in ("ntrk", "svdd", "freedom"))
+    record = json.loads(Path(next(file for file in view.files if file.endswith("run.json"))).read_text())
+    assert set(record["methods"]) == set(calls) and record["budget"] == 6
+    assert len(pngs(view)) == 8 and len(view.command.splitlines()) == 4
+    assert [len(frames) for frames in view.rows[1].frames] == [3, 3]
+
+
+def test_the_budget_sets_the_particles(session):
+    assert particles_within(session, "ntrk", 25, 100) == {"particles": 4}
+    assert particles_within(session, "rbf", 25, 100) == {"budget": 4}
+    assert particles_within(session, "ugd", 25, 100)["particles"] < 4  # time travel repeats its steps
+    assert particles_within(session, "base", 25, 100) == {}
+
+
+def test_optimise_keeps_every_iterate(session):
+    visitor = Visitor()
+    view, _ = finish(session, optimise(session, visitor, SETTINGS, "gper", 3))
+    assert view.state == "done", view.message
+    row = visitor.iterates
+    assert [len(frames) for frames in row.frames] == [4, 4] and row.curve("target").shape == (4, 2)
+    assert row.variant.rewards == pytest.approx([row.target[b, i] for i, b in enumerate(view.extra["best"])], abs=1e-4)
+    settings = read_settings(pngs(view)[0])
+    assert settings["iterations"] == 3 and settings["method"] == "gper" and settings["model"] == session.one_step
+    fields, _ = restore(pngs(view)[0], session.names, "emoji128", session.one_step)
+    assert fields["tab"] == "optimise" and fields["iterations"] == 3 and fields["strength"] == SETTINGS.strength
+    printed = subprocess.run(
+        [sys.executable, next(file for file in view.files if file.endswith(".py"))],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert json.loads(printed) == pytest.approx(row.variant.rewards, abs=1e-3)
+
+
+def test_a_run_is_cancelled_within_a_step(session):
+    settings = Settings("cat face", {"style:3d": 1.0}, 0.5, steps=50, n=1, seed=0)
+    run = Run(session.queue, generate(session, Visitor(), settings, "ntrk"))
+    done = 0
+    for view in run.updates():
+        if view.rows and view.rows[0].done >= 2 and not done:
+            done = view.rows[0].done
+            run.cancel()
+    assert run.view.state == "cancelled" and run.view.files == []
+    assert len(run.view.rows) == 1 and run.view.rows[0].done <= done + 1
+
+
+def test_a_failed_run_says_why_and_the_next_one_works(session):
+    visitor = Visitor()
+    code = "calls = []\ndef reward(images, prompts):\n    calls.append(1)\n    assert len(calls) < 4, 'no more'\n"
+    use_code(session, visitor, code + "    return images.mean((1, 2, 3))\n")
+    settings = Settings("cat face", {OWN: 1.0}, 0.5, steps=3, n=1, seed=0)
+    view, _ = finish(session, generate(session, visitor, settings, "ntrk"))
+    assert view.state == "failed" and view.message == "AssertionError: no more"
+    with pytest.raises(AssertionError):
+        session.load_mix(OWN, visitor)(torch.zeros(1, 3, 8, 8), ["cat"])
+    settings = Settings("cat face", {"redness": 1.0}, 0.5, steps=1, n=1, seed=0)
+    assert finish(session, generate(session, visitor, settings, "ntrk"))[0].state == "done"
+
+
+def test_an_own_reward_is_in_the_files(session):
+    visitor = Visitor()
+    assert "has a gradient" in use_code(session, visitor, EXAMPLE)
+    settings = Settings("cat face", {OWN: 1.0}, 0.5, steps=2, n=1, seed=0)
+    view, _ = finish(session, generate(session, visitor, settings, "ntrk"))
+    assert view.state == "done", view.message
+    script = next(file for file in view.files if file.endswith("repeat.py"))
+    printed = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True, cwd=script.rpartition("/")[0]
+    ).stdout
+    assert json.loads(printed.splitlines()[1]) == pytest.approx(view.rows[1].variant.rewards, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "code, word",
+    [
+        ("def reward(", "SyntaxError"),
+        ("1 / 0", "line 1"),
+        ("x = 1", "no function reward"),
+        ("def reward(images):\n    return 1", "returned int"),
+        ("def reward(images):\n    return images.mean((1, 2, 3)) / 0", "finite"),
+        ("def reward(images):\n    raise KeyError('a')", "line 2"),
+        ("import sys\nsys.exit(3)", "SystemExit"),
+    ],
+)
+def test_wrong_code_is_refused(session, code, word):
+    visitor = Visitor()
+    with pytest.raises(ValueError, match=word):
+        use_code(session, visitor, code)
+    assert visitor.reward is None
+
+
+def test_code_is_not_executed_without_the_flag(session, monkeypatch, tmp_path):
+    monkeypatch.setattr(session, "allow_code", False)
+    with pytest.raises(ValueError, match="--allow-code"):
+        use_code(session, Visitor(), f"open({str(tmp_path / 'ran')!r}, 'w')")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_good_settings_have_no_error(session):
+    assert check_generate(session, Visitor(), named(), "ntrk") == {}
+    assert check_compare(session, Visitor(), named(), ["base", "svdd"], 4) == {}
+    assert check_optimise(session, Visitor(), named(), "gper", 3) == {}
+
+
+@pytest.mark.parametrize(
+    "changes, method, field, word",
+    [
+        ({"prompt": ""}, "ntrk", "prompt", "empty"),
+        ({"prompt": "cat fce"}, "ntrk", "prompt", "face"),
+        ({"prompt": None}, "ntrk", "prompt", "empty"),
+        ({"prompt": "cat " * 200}, "ntrk", "prompt", "characters"),
+        ({"steps": 0}, "ntrk", "steps", "from 1 to 200"),
+        ({"steps": 2.5}, "ntrk", "steps", "whole number"),
+        ({"steps": None}, "ntrk", "steps", "empty"),
+        ({"n": 99}, "ntrk", "n", "from 1 to 16"),
+        ({"seed": -1}, "ntrk", "seed", "from 0"),
+        ({"seed": float("inf")}, "ntrk", "seed", "whole number"),
+        ({"strength": 7}, "ntrk", "strength", "from 0 to 1"),
+        ({"sliders": {"style:3d": 0.0}}, "ntrk", "sliders", "at least one"),
+        ({"sliders": {OWN: 1.0}}, "ntrk", "sliders", "My reward"),
+        ({}, "magic", "method", "expected one of"),
+        ({}, None, "method", "expected one of"),
+    ],
+)
+def test_a_wrong_value_is_refused_at_its_field(session, changes, method, field, word):
+    found = check_generate(session, Visitor(), named(**changes), method)
+    assert list(found) == [field] and word in found[field]
+
+
+def test_wrong_values_of_the_other_tabs(session):
+    assert "methods" in check_compare(session, Visitor(), named(), [], 4)
+    assert "at least the number of steps" in check_compare(session, Visitor(), named(), ["ntrk"], 1)["budget"]
+    assert "iterations" in check_optimise(session, Visitor(), named(), "gper", 0)
+    assert "method" in check_optimise(session, Visitor(), named(), "ntrk", 3)
+
+
+def test_a_black_box_with_a_method_that_needs_a_gradient(session):
+    visitor = Visitor()
+    use_code(session, visitor, "def reward(images):\n    return images.detach().mean((1, 2, 3))")
+    found = check_generate(session, visitor, named(sliders={OWN: 1.0}), "ntrk")
+    assert list(found) == ["method"]
+    assert check_generate(session, visitor, named(sliders={OWN: 1.0}), "svdd") == {}
+
+
+def test_the_queue_lets_one_through_at_a_time_in_order():
+    line, order, release = RunQueue(), [], threading.Event()
+
+    def work(number):
+        def run(_):
+            order.append(number)
+            release.wait(10)
+
+        return run
+
+    runs = [Run(line, work(number)) for number in range(3)]
+    updates = [run.updates() for run in runs]
+    assert next(updates[0]).state == "running"
+    views = [next(iterator) for iterator in updates[1:]]
+    assert [view.message for view in views] == [
+        "Waiting in the queue: 1 run is before yours.",
+        "Waiting in the queue: 2 runs are before yours.",
+    ]
+    runs[1].cancel()
+    assert [view.state for view in updates[1]][-1] == "cancelled"
+    release.set()
+    assert [list(iterator)[-1].state for iterator in (updates[0], updates[2])] == ["done", "done"]
+    assert order == [0, 2]

@@ -1,0 +1,89 @@
+"""The command `noisetilt studio`: it serves, it ends, and it says why it cannot start."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from noisetilt.cli import main
+from noisetilt.studio.serve import check_address, is_local, set_environment
+
+
+def test_it_serves_until_it_is_interrupted(tmp_path):
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "noisetilt", "studio", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("noisetilt studio is at http://127.0.0.1:"), process.stderr.read()
+        page = urllib.request.build_opener(urllib.request.ProxyHandler({})).open(line.split()[4]).read().decode()
+        assert "noisetilt studio" in page
+    finally:
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert not list(tmp_path.glob("noisetilt-studio-*"))
+
+
+def test_a_port_that_is_taken_is_named(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert main(["studio", "--port", str(port)]) == 2
+    error = capsys.readouterr().err
+    assert f"127.0.0.1:{port}" in error and "give another --port" in error
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--port", "70000"], "port = 70000"),
+        (["--host", "0.0.0.0", "--allow-code"], "execute code"),
+        (["--host", "203.0.113.7", "--port", "0"], "--host"),
+        (["--model", "emoji129", "--port", "0"], "did you mean 'emoji128'"),
+        (["--model", "no/such/folder", "--port", "0"], "no/such/folder"),
+        (["--reward", "none.py:calm", "--port", "0"], "does not exist"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(arguments, words, capsys):
+    pytest.importorskip("gradio")
+    assert main(["studio", *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("noisetilt: ") and words in error
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path, capsys):
+    pytest.importorskip("gradio")
+    assert main(["studio", "--port", "0", "--model", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["studio", "--port", "0"]) == 2
+    assert 'needs gradio; run pip install ".[studio]"' in capsys.readouterr().err
+
+
+def test_only_this_computer_is_local():
+    assert is_local("127.0.0.1") and is_local("localhost") and is_local("::1")
+    assert not is_local("0.0.0.0") and not is_local("example.org")
+    check_address("127.0.0.1", 0, allow_code=True)
+
+
+def test_nothing_is_sent(monkeypatch):
+    monkeypatch.setenv("no_proxy", "intranet")
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "True")
+    set_environment()
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False" and os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    assert os.environ["no_proxy"] == "intranet,127.0.0.1,localhost"
+
+
+def test_the_style_names_no_other_site():
+    from noisetilt.studio import __file__ as package
+
+    text = Path(package).with_name("style.css").read_text("utf-8")
+    assert "http" not in text and "@import" not in text
