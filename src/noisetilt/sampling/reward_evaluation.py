@@ -75,6 +75,11 @@ class RewardEvaluator:
         """r (batch,)."""
         return self.of_images(self.decode(x_0, index) if self.indexed else self.decode(x_0), index)
 
+    def images_and_rewards(self, x_0: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Decoded images and r (batch,), of an evaluator that is not `indexed`."""
+        images = self.decode(x_0)
+        return images, self.of_images(images, index)
+
     @torch.no_grad()
     def values(self, x_0: Tensor, index: Tensor, chunk: int) -> Tensor:
         """r (batch,) without a gradient, in chunks of rows."""
