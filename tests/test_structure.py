@@ -27,7 +27,19 @@ ALLOWED = {
     "inversion": {"sampling", "methods", "noise", "rewards", "models", "report", "runs"},
     "batch": {"sampling", "methods", "rewards", "models", "report", "runs"},
     "bench": {"runs", "sampling", "methods", "selection", "proposals", "noise", "path", "rewards", "models", "report"},
-    "cli": {"batch", "runs", "bench", "inversion", "sampling", "integrations", "methods", "noise", "rewards", "models", "report"},
+    "cli": {
+        "batch",
+        "runs",
+        "bench",
+        "inversion",
+        "sampling",
+        "integrations",
+        "methods",
+        "noise",
+        "rewards",
+        "models",
+        "report",
+    },
 }
 
 

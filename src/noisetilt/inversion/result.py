@@ -112,7 +112,9 @@ class InversionResult:
             ValueError: if an argument is invalid.
             FloatingPointError: if the reward or its gradient is not finite.
         """
-        names = self.prompts if prompts is None else [prompts] * len(self.noise) if isinstance(prompts, str) else prompts
+        names = (
+            self.prompts if prompts is None else [prompts] * len(self.noise) if isinstance(prompts, str) else prompts
+        )
         names = list(names)
         if len(names) != len(self.noise):
             raise ValueError(f"{len(names)} prompts for {len(self.noise)} images; give one per image, or one for all")

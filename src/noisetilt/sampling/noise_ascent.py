@@ -158,9 +158,7 @@ class NoiseAscent:
         self.scale = self.model.path.prior_std(self.grid[0])
         self.rng = PerImageRNG(seeds, 1, self.model.shape)
         self.denoiser = self.model.denoiser(self.prompts)
-        self.evaluator = Evaluator(
-            self.model.path, self.denoiser, self.reward_evaluator, self.gradient_at, self.chunk
-        )
+        self.evaluator = Evaluator(self.model.path, self.denoiser, self.reward_evaluator, self.gradient_at, self.chunk)
         drawn = self.rng.normal()[:, 0] if noise is None else noise
         iterates = self.ascent.iterate(drawn.to(self.device), self._evaluate)
         iterate = next(iterates)
