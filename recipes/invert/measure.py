@@ -1,7 +1,7 @@
 """Measure noise inversion and its edits on real images that were held out of emoji128's training.
 
-    python recipes/invert/measure.py build/emoji128 --judge recipes/emoji128/weights --out recipes/invert/measured.jsonl
-    python recipes/invert/measure.py --table --out recipes/invert/measured.jsonl
+    python recipes/invert/measure.py build/emoji128
+    python recipes/invert/measure.py --table
 
 The folder has pack.npz and vocabulary.json of recipes/emoji128/pack.py. Three stages, each resumed from the rows that
 `--out` has:

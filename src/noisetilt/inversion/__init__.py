@@ -1,4 +1,4 @@
-"""Noise inversion: the initial noise from which a one-step or few-step generator makes a given image, and edits of it."""
+"""Noise inversion: the noise from which a one-step or few-step generator makes a given image, and edits of it."""
 
 from .invert import invert
 from .photos import read_photo
