@@ -107,10 +107,10 @@ def run(model: Any, name: str, factor: float, targets: Tensor, prompts: list[str
 
 
 def measure_cost(model: Any, targets: Tensor, prompts: list[str], store: Rows) -> dict[str, float]:
-    """CPU seconds of one iteration and image: the least of four interleaved runs, as other programs only slow it."""
+    """CPU seconds of one iteration and image: the least of three interleaved runs, as other programs only slow it."""
     if not store.where(stage="cost"):
         spent: dict[str, list[float]] = {name: [] for name in METHOD_NAMES}
-        for name in METHOD_NAMES * 4:
+        for name in METHOD_NAMES * 3:
             begin = time.process_time()
             run(model, name, 1.0, targets, prompts, list(range(len(prompts))), 2)
             spent[name].append((time.process_time() - begin) / 3 / len(prompts))
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("recipes/invert/measured.jsonl"))
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--methods", nargs="+", default=list(METHOD_NAMES))
-    parser.add_argument("--iterations", type=int, default=30)
+    parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--n", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--table", action="store_true", help="only print the tables of the stored rows")

@@ -120,7 +120,7 @@ WRONG = [
     (None, ["--prompt", "cat face", "--keep", "-1"], "keep = -1"),
     (None, ["--prompt", "cat face", "--set", "iterations=3"], "--iterations"),
     (None, ["--prompt", "cat face", "--reward", "rednes"], "redness"),
-    (None, ["--prompt", "cat face", "--edit", "house", "--reward", "jpeg-small"], "no gradient"),
+    (None, ["--prompt", "cat face", "--edit", "house", "--reward", "jpeg"], "no gradient"),
 ]
 
 

@@ -203,13 +203,8 @@ def test_encode_is_the_inverse_of_decode(shift):
     mean = vae.encode(images).latent_dist.mean
     assert torch.allclose(latents, (mean - shift) * 0.4)
     assert torch.allclose(decode_shifted(pipe, latents), vae.decode(mean).sample, atol=1e-5)
-    tiny = AutoencoderTiny(
-        encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8),
-        num_encoder_blocks=(1, 1),
-        num_decoder_blocks=(1, 1),
-        shift_factor=shift,
-    )
+    channels = dict(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8))
+    tiny = AutoencoderTiny(**channels, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1), shift_factor=shift)
     found = encode_shifted(SimpleNamespace(vae=tiny), images)
     assert torch.allclose(found, (tiny.encode(images).latents - shift) * tiny.config.scaling_factor)
 
