@@ -59,9 +59,9 @@ def drawn(prompts, seed=7):
 @pytest.mark.parametrize("distance", ["pixels", "latents", lambda images: images.flatten(1)])
 def test_the_noise_of_the_models_own_images_is_found(distance):
     x, images = drawn(["dark", "bright"])
-    found = invert(MODEL, images, ["dark", "bright"], METHODS["none"].replace(rate=0.05), 200, distance=distance)
-    assert (found.noise - x).square().mean() < 3e-3
-    assert (found.psnr > 45).all() and found.curve.shape == (201, 2)
+    found = invert(MODEL, images, ["dark", "bright"], METHODS["none"].replace(rate=0.1), 100, distance=distance)
+    assert (found.noise - x).square().mean() < 1e-2
+    assert (found.psnr > 40).all() and found.curve.shape == (101, 2)
     assert found.curve[0].min() > 100 * found.distances.max()
     assert torch.equal(found.curve.min(0).values, found.distances)
     assert torch.allclose(found.distances, found.curve[found.iterations, torch.arange(2)])
@@ -71,7 +71,7 @@ def test_the_noise_of_the_models_own_images_is_found(distance):
 def test_every_ascent_lowers_the_distance(method):
     _, images = drawn(["dark"])
     found = invert(MODEL, images, "dark", method, 20)
-    assert found.distances.item() < 0.8 * found.curve[0].item()
+    assert found.distances.item() < 0.9 * found.curve[0].item()
     assert found.iterations.item() > 0 and found.trace.nfe.item() == 21
 
 
@@ -91,10 +91,10 @@ def test_typicality_is_the_audit_of_the_noise():
 
 def test_an_edit_uses_the_found_noise():
     x, images = drawn(["dark"])
-    found = invert(MODEL, images, "dark", METHODS["none"].replace(rate=0.05), 200)
+    found = invert(MODEL, images, "dark", METHODS["none"].replace(rate=0.1), 100)
     edited = found.edit("bright")
     expected = MODEL.decode(MODEL.denoiser(["bright"])(x, 1.0, torch.zeros(1, dtype=torch.long)))
-    assert (edited.images - expected).square().mean() < 3e-4
+    assert (edited.images - expected).square().mean() < 1e-3
     assert torch.equal(edited.noise, found.noise) and edited.rewards is None and edited.prompts == ["bright"]
     assert torch.allclose(found.edit().images, found.images, atol=1e-5)
 
