@@ -42,9 +42,8 @@ from noisetilt.runs import append_line, read_lines, write_bytes
 sys.path.insert(0, str(Path(__file__).parent))
 from real_images import STYLES, Judge, RealImages, read_real_images
 
-METHOD_NAMES = ("none", "reno", "prno", "mpgr", "gper", "gper-both", "gper-latent", "gper-w")
-TUNED = ("none", "reno", "prno", "mpgr", "gper")
-RATE_OF = {"gper-both": "gper", "gper-latent": "none", "gper-w": "gper"}
+METHOD_NAMES = ("none", "reno", "prno", "mpgr", "gper", "gper-both")
+RATE_OF = {"gper-both": "gper"}
 FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0)
 TUNING = 4
 MODEL = "emoji64-turbo"
@@ -107,10 +106,10 @@ def run(model: Any, name: str, factor: float, targets: Tensor, prompts: list[str
 
 
 def measure_cost(model: Any, targets: Tensor, prompts: list[str], store: Rows) -> dict[str, float]:
-    """CPU seconds of one iteration and image: the least of three interleaved runs, as other programs only slow it."""
+    """CPU seconds of one iteration and image: the least of two interleaved runs, as other programs only slow it."""
     if not store.where(stage="cost"):
         spent: dict[str, list[float]] = {name: [] for name in METHOD_NAMES}
-        for name in METHOD_NAMES * 3:
+        for name in METHOD_NAMES * 2:
             begin = time.process_time()
             run(model, name, 1.0, targets, prompts, list(range(len(prompts))), 2)
             spent[name].append((time.process_time() - begin) / 3 / len(prompts))
@@ -118,7 +117,9 @@ def measure_cost(model: Any, targets: Tensor, prompts: list[str], store: Rows) -
     return store.where(stage="cost")[0]["seconds"]
 
 
-def tune(model: Any, targets: Tensor, prompts: list[str], iterations: dict[str, int], store: Rows) -> dict[str, float]:
+def tune(
+    model: Any, methods: list[str], targets: Tensor, prompts: list[str], iterations: dict[str, int], store: Rows
+) -> dict[str, float]:
     """Method → the factor of its own rate with the smallest mean distance."""
 
     def mean(name: str, place: int) -> float:
@@ -132,13 +133,13 @@ def tune(model: Any, targets: Tensor, prompts: list[str], iterations: dict[str, 
         print(name, factor, f"{sum(values) / len(values):.4f}", flush=True)
         return sum(values) / len(values)
 
-    for name in TUNED:
+    for name in {RATE_OF.get(name, name): None for name in methods}:
         place, least = 3, mean(name, 3)
         for step in (-1, 1):
             while 0 <= place + step < len(FACTORS) and mean(name, place + step) < least:
                 place, least = place + step, mean(name, place + step)
     best = {}
-    for name in METHOD_NAMES:
+    for name in methods:
         rows = store.where(stage="tune", method=RATE_OF.get(name, name))
         best[name] = min(rows, key=lambda row: sum(row["mse"]))["factor"]
     return best
@@ -190,7 +191,7 @@ def measure(options: argparse.Namespace, store: Rows) -> None:
     images, prompts = tuning.images, tuning.prompts
     cost = measure_cost(model, images, prompts, store)
     iterations = {name: round(options.iterations * cost["gper"] / cost[name]) for name in METHOD_NAMES}
-    factors = tune(model, images, prompts, iterations, store)
+    factors = tune(model, options.methods, images, prompts, iterations, store)
     pictures = options.out.with_suffix("")
     pictures.mkdir(exist_ok=True)
     for part in (range(i, min(i + options.batch, options.n)) for i in range(0, options.n, options.batch)):

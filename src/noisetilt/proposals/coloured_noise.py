@@ -19,8 +19,8 @@ class ColouredNoise:
     Davidson et al. 2026 (arXiv 2605.30332): β ∝ (1 − γ(f, t)/divider)^power, with the progress γ in [0, 1] of the
     frequency. The paper measures γ = 1 − |X̂_0 − X_0|²/|X_0|² (in the Fourier domain) on deterministic samples of the
     model. Here γ is that of Gaussian images with the power spectrum S(f) ∝ 1/f^decay and unit variance, where it is
-    1 − (1 − α√S/√(α²S + σ²))². The paper's further tilt and energy scale, fitted to each model, are left out. It needs no
-    reward.
+    1 − (1 − α√S/√(α²S + σ²))². The paper's further tilt and energy scale, fitted to each model, are left out. It needs
+    no reward.
 
     Args:
         decay: of the spectrum, ≥ 0.
