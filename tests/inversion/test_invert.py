@@ -8,6 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from noisetilt import METHODS, invert, noise
+from noisetilt.inversion.distances import coarse
 from noisetilt.models.denoiser import Denoiser
 from noisetilt.path import FlowPath
 from noisetilt.rewards import Reward
@@ -110,6 +111,14 @@ def test_an_edit_for_a_reward_raises_it_and_keep_holds_the_image():
     assert torch.equal(red(kept.images, ["dark"]), kept.rewards)
     moved = [(edit.images - found.images).square().mean() for edit in (free, kept)]
     assert moved[1] < moved[0] / 4
+
+
+def test_an_edit_can_follow_the_layout_of_the_target():
+    _, images = drawn(["dark"])
+    found = invert(MODEL, images, "dark", iterations=10)
+    free, held = found.edit("bright"), found.edit("bright", layout=1.0, iterations=10)
+    apart = [(coarse(edit.images) - coarse(found.targets)).square().mean() for edit in (free, held)]
+    assert apart[1] < 0.5 * apart[0] and held.rewards is None
 
 
 def test_several_steps_are_differentiated_through():

@@ -128,7 +128,16 @@ def _add_invert(commands: Any) -> None:
     )
     parser.add_argument("--steps", type=int, default=1, help="steps from noise to image (default: %(default)s)")
     parser.add_argument(
-        "--edit-iterations", type=int, default=20, help="number of updates for --reward (default: %(default)s)"
+        "--edit-iterations",
+        type=int,
+        default=20,
+        help="number of updates for --reward and --layout (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--layout",
+        type=float,
+        default=0.0,
+        help="weight of the edits' distance to the photograph at 8×8 pixels, which is minimised (default: %(default)s)",
     )
     parser.add_argument(
         "--keep",

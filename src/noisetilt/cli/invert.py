@@ -51,6 +51,7 @@ class InvertJob:
     steps: int = 1
     edit_iterations: int = 20
     keep: float = 1.0
+    layout: float = 0.0
     seed: int = 0
     out: Path = Path("out")
     model: str = "emoji64-turbo"
@@ -81,7 +82,7 @@ class InvertJob:
     @property
     def edited(self) -> list[str | None]:
         """The prompts of the edits; None is the photograph's own."""
-        return [*self.edit] or ([None] if self.reward else [])
+        return [*self.edit] or ([None] if self.reward or self.layout else [])
 
     def settings(self) -> dict[str, Any]:
         """The fields and the photographs' checksums, which determine the images."""
@@ -170,8 +171,9 @@ def _check(job: InvertJob) -> Method:
         raise ValueError(f"{len(job.prompt)} prompts for {job.n} photographs; give one --prompt for all, or one each")
     if job.distance not in DISTANCES:
         raise ValueError(f"distance = {job.distance!r} is unknown; use one of {', '.join(DISTANCES)}")
-    if not job.keep >= 0 or job.edit_iterations < 0:
-        raise ValueError(f"keep = {job.keep} and edit_iterations = {job.edit_iterations} must be 0 or more")
+    for name in ("keep", "layout", "edit_iterations"):
+        if not getattr(job, name) >= 0:
+            raise ValueError(f"{name} = {getattr(job, name)} must be 0 or more")
     for photo in job.photos:
         read_photo(photo, (8, 8))
     return job.ascent()
@@ -195,9 +197,8 @@ def _run_batch(
     seeds = [job.seed + number for number in part]
     options: dict[str, Any] = dict(distance=job.distance, steps=job.steps, seeds=seeds, chunk=job.chunk)
     found = invert(model, targets, prompts, method, job.iterations, **options, callback=show)
-    edits = [
-        found.edit(text, reward, iterations=job.edit_iterations, keep=job.keep).images.cpu() for text in job.edited
-    ]
+    ascent: dict[str, Any] = dict(iterations=job.edit_iterations, keep=job.keep, layout=job.layout)
+    edits = [found.edit(text, reward, **ascent).images.cpu() for text in job.edited]
     rows = _write_batch(job, found, edits, part)
     append_line(job.out / FILE, json.dumps({"photos": list(part), "rows": rows}))
     return rows

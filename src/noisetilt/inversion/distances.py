@@ -46,6 +46,11 @@ def feature_maps(images: Tensor, which: str = "target") -> Tensor:
     return (features * (features.shape[1] / len(found)) ** 0.5).to(images)
 
 
+def coarse(images: Tensor) -> Tensor:
+    """Images (batch, 3, H, W) as means over 8×8 boxes, (batch, 3, 8, 8)."""
+    return F.adaptive_avg_pool2d(images, 8)
+
+
 def check_distance(distance: Any, model: Any) -> None:
     """Raises a ValueError if a distance is unknown, or needs what the model does not have."""
     if not callable(distance) and distance not in DISTANCES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import save as to_safetensors
@@ -22,7 +22,7 @@ from ..sampling.deterministic import deterministic_chain, deterministic_grid
 from ..sampling.loop import normalised_on_base
 from ..sampling.noise_ascent import NoiseAscent, check_iterations
 from ..sampling.reward_evaluation import RewardEvaluator, check_reward, chunks
-from .distances import SCALE, Distance, TargetEvaluator
+from .distances import SCALE, Distance, TargetEvaluator, coarse
 
 
 @dataclass
@@ -94,19 +94,20 @@ class InversionResult:
         steps: int | None = None,
         iterations: int = 20,
         keep: float = 1.0,
+        layout: float = 0.0,
     ) -> EditResult:
-        """Images from the found noise with other prompts, and optionally moved towards a reward.
-
-        The noise determines the layout, so that most of it stays.
+        """Images from the found noise with other prompts, optionally moved towards a reward or the target's layout.
 
         Args:
             prompts: one per image, or one for all; those of the inversion by default.
             reward: (images, prompts) → (batch,), maximised by noise ascent from the found noise with the inversion's
                 method.
             steps: deterministic steps from noise to image, ≥ 1; those of the inversion by default.
-            iterations: ascent steps for the reward, ≥ 0.
-            keep: weight ≥ 0 of the distance to the image from the found noise, in units of 100 · distance per unit of
-                reward.
+            iterations: ascent steps for the reward and the layout, ≥ 0.
+            keep: weight ≥ 0 of the distance to the image from the found noise while a reward is maximised, in units of
+                100 · distance per unit of reward; not used with `layout`.
+            layout: weight ≥ 0 of the distance to the target at 8×8 pixels, in the same units, which is minimised from
+                the found noise.
 
         Raises:
             ValueError: if an argument is invalid.
@@ -118,8 +119,8 @@ class InversionResult:
         names = list(names)
         if len(names) != len(self.noise):
             raise ValueError(f"{len(names)} prompts for {len(self.noise)} images; give one per image, or one for all")
-        if not keep >= 0:
-            raise ValueError(f"keep = {keep} must be 0 or more")
+        if not keep >= 0 or not layout >= 0:
+            raise ValueError(f"keep = {keep} and layout = {layout} must be 0 or more")
         check_iterations(iterations)
         steps = self.ascent.chain_steps if steps is None else steps
         if isinstance(steps, bool) or int(steps) != steps or steps < 1:
@@ -127,11 +128,29 @@ class InversionResult:
         path = self.model.path
         grid = deterministic_grid(path, path.grid(1)[0], int(steps))
         images = self._images(names, grid)
-        if reward is None:
+        if reward is None and not layout:
             return EditResult(images, self.noise, names)
         rewards, _ = normalised_on_base((reward,), self.model, names, self.seeds, grid, 0.0, self.chunk)
         ascent = replace(self.ascent, iterations=int(iterations), chain_steps=int(steps))
-        return self._ascend(cast(RewardFunction, rewards[0]), names, ascent, grid, images, keep)
+        if reward is not None:
+            check_reward(Method(initial=ascent), rewards[0])
+        evaluator = self._evaluator(rewards[0], names, images, keep, layout)
+        run = NoiseAscent(self.model, names, evaluator, None, ascent, 0, "x_t", self.chunk, None, grid)
+        best = run(self.seeds, self.noise)
+        if reward is None:
+            return EditResult(best.images, best.noise, names)
+        values = [evaluate_any(rewards[0], best.images[i : i + 1], names[i : i + 1]) for i in range(len(names))]
+        return EditResult(best.images, best.noise, names, torch.cat(values))
+
+    def _evaluator(
+        self, reward: RewardFunction | None, prompts: list[str], images: Tensor, keep: float, layout: float
+    ) -> RewardEvaluator:
+        options: dict[str, Any] = dict(model=self.model, weight=layout or keep)
+        if layout:
+            return TargetEvaluator(reward, self.model.decode, prompts, distance=coarse, targets=self.targets, **options)
+        if keep:
+            return TargetEvaluator(reward, self.model.decode, prompts, targets=images, **options)
+        return RewardEvaluator(reward, self.model.decode, prompts)
 
     def _images(self, prompts: list[str], grid: list[float]) -> Tensor:
         denoiser, start = self.model.denoiser(prompts), self.model.path.prior_std(grid[0]) * self.noise
@@ -141,26 +160,6 @@ class InversionResult:
             for part in chunks(len(prompts), self.chunk)
         ]
         return torch.cat(made)
-
-    def _ascend(
-        self,
-        reward: RewardFunction,
-        prompts: list[str],
-        ascent: Ascent,
-        grid: list[float],
-        images: Tensor,
-        keep: float,
-    ) -> EditResult:
-        check_reward(Method(initial=ascent), reward)
-        evaluator = RewardEvaluator(reward, self.model.decode, prompts)
-        if keep:
-            evaluator = TargetEvaluator(
-                reward, self.model.decode, prompts, model=self.model, targets=images, weight=keep
-            )
-        run = NoiseAscent(self.model, prompts, evaluator, None, ascent, 0, "x_t", self.chunk, None, grid)
-        best = run(self.seeds, self.noise)
-        values = [evaluate_any(reward, best.images[i : i + 1], prompts[i : i + 1]) for i in range(len(prompts))]
-        return EditResult(best.images, best.noise, prompts, torch.cat(values))
 
     def save(self, folder: str | Path) -> None:
         """Write target-0.png, found-0.png, …, the noise (noise.safetensors) and the figures (inversion.json).
