@@ -25,10 +25,23 @@ ALLOWED = {
     "methods": {"_options", "initial_noise", "proposals", "selection", "path"},
     "sampling": {"methods", "initial_noise", "proposals", "selection", "noise", "path", "rewards", "models"},
     "integrations": {"sampling", "methods", "initial_noise", "path", "rewards", "models"},
+    "inversion": {"sampling", "methods", "initial_noise", "noise", "rewards", "models", "report", "runs"},
     "batch": {"integrations", "sampling", "methods", "rewards", "models", "report", "runs"},
     "bench": {"runs", "sampling", "methods", "selection", "proposals", "noise", "path", "rewards", "models", "report"},
     "studio": {"cli", "integrations", "methods", "models", "report", "rewards", "runs", "sampling"},
-    "cli": {"batch", "runs", "bench", "sampling", "integrations", "methods", "noise", "rewards", "models", "report"},
+    "cli": {
+        "batch",
+        "runs",
+        "bench",
+        "inversion",
+        "sampling",
+        "integrations",
+        "methods",
+        "noise",
+        "rewards",
+        "models",
+        "report",
+    },
 }
 
 

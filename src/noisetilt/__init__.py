@@ -9,18 +9,34 @@ if TYPE_CHECKING:
     from . import noise, path, rewards
     from .integrations.diffusers import align
     from .integrations.load import load
+    from .inversion import InversionResult, invert
     from .methods import METHODS, Method
     from .sampling import Result, optimize, sample
 
 __version__ = "0.1.0"
-__all__ = ["METHODS", "Method", "Result", "align", "load", "noise", "optimize", "path", "rewards", "sample"]
+__all__ = [
+    "METHODS",
+    "InversionResult",
+    "Method",
+    "Result",
+    "align",
+    "invert",
+    "load",
+    "noise",
+    "optimize",
+    "path",
+    "rewards",
+    "sample",
+]
 
 _HOME = {
     "METHODS": "methods",
     "Method": "methods",
     "align": "integrations.diffusers",
     "load": "integrations.load",
+    "InversionResult": "inversion",
     "Result": "sampling",
+    "invert": "inversion",
     "optimize": "sampling",
     "sample": "sampling",
 }

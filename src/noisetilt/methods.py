@@ -13,6 +13,7 @@ from .path.time_travel import TimeTravel
 from .proposals import (
     Base,
     BlackBoxTilt,
+    ColouredNoise,
     ManifoldShift,
     MeanShift,
     MonteCarloShift,
@@ -141,6 +142,10 @@ METHODS: dict[str, Method] = {
         proposal=TwistedShift(tempering=None),
         selection=SMC(particles=10, tilted_start=True),
         summary="Ψ-Sampler: initial noise from pCNL chains, then DAS (Yoon 2025)",
+    ),
+    "cns": Method(
+        proposal=ColouredNoise(),
+        summary="noise coloured towards frequencies that are not yet formed, without a reward (Davidson 2026)",
     ),
     "ntrk": Method(
         proposal=NoiseTilt(),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from noisetilt.cli import console
 from noisetilt.report import file_stem, table
-from noisetilt.rewards.catalogue import _split_terms
+from noisetilt.rewards.catalogue import split_terms
 
 
 class Terminal(io.StringIO):
@@ -100,7 +100,7 @@ def test_file_names_are_valid_on_windows(prompt):
 
 
 def test_a_windows_path_in_a_reward():
-    ((weight, name),) = _split_terms(r"0.5*aesthetic@C:\models\Aesthetic-v1")
+    ((weight, name),) = split_terms(r"0.5*aesthetic@C:\models\Aesthetic-v1")
     assert (weight, name) == (0.5, r"aesthetic@C:\models\Aesthetic-v1")
 
 

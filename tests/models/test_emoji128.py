@@ -2,14 +2,15 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers import AutoencoderKL, AutoencoderTiny, FluxPipeline, FluxTransformer2DModel
 
 from noisetilt import align, load, rewards, sample
 from noisetilt.models.flux import EMOJI128, FluxModel, verify_checksums
-from noisetilt.models.latents import pack_flux, unpack_flux
+from noisetilt.models.latents import decode_shifted, encode_shifted, pack_flux, unpack_flux
 
 STEPS = 2
 CALL = dict(
@@ -187,3 +188,33 @@ def test_without_diffusers_the_error_says_what_to_install():
     code = "import sys; sys.modules['diffusers'] = None; import noisetilt; noisetilt.load('emoji128')"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 'pip install ".[diffusers]"' in run.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_encode_is_the_inverse_of_decode(shift):
+    """An autoencoder of any FluxPipeline, with a scale and a shift, and one without a posterior."""
+    config = dict(latent_channels=4, block_out_channels=(8, 8), sample_size=16, norm_num_groups=4)
+    blocks = dict(down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)
+    torch.manual_seed(0)
+    vae = AutoencoderKL(**config, **blocks, scaling_factor=0.4, shift_factor=shift).eval()
+    pipe = SimpleNamespace(vae=vae)
+    images = 2 * torch.rand(2, 3, 16, 16) - 1
+    latents = encode_shifted(pipe, images)
+    mean = vae.encode(images).latent_dist.mean
+    assert torch.allclose(latents, (mean - shift) * 0.4)
+    assert torch.allclose(decode_shifted(pipe, latents), vae.decode(mean).sample, atol=1e-5)
+    channels = dict(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8))
+    tiny = AutoencoderTiny(**channels, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1), shift_factor=shift)
+    found = encode_shifted(SimpleNamespace(vae=tiny), images)
+    assert torch.allclose(found, (tiny.encode(images).latents - shift) * tiny.config.scaling_factor)
+
+
+def test_latents_of_real_images_decode_to_them(model):
+    place = torch.arange(128) - 63.5
+    disc = (place[:, None] ** 2 + place[None] ** 2).sqrt() < 40
+    image = torch.where(disc, torch.tensor([1.0, 0.8, 0.1])[:, None, None], 1.0)[None]
+    latents = model.encode(image)
+    assert latents.shape == (1, *model.shape) and latents.dtype == image.dtype
+    assert (model.decode(latents) - image).square().mean() < 0.05 * image.var()
+    leaf = image.clone().requires_grad_()
+    assert torch.autograd.grad(model.encode(leaf).square().sum(), leaf)[0].abs().sum() > 0

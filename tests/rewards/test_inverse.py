@@ -1,13 +1,16 @@
 """Measurement operators against their definitions, and their rewards against linear algebra."""
 
+import io
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from noisetilt import METHODS, sample
 from noisetilt.models.exact import GaussianModel
-from noisetilt.rewards import inverse, load
+from noisetilt.rewards import Reward, inverse, load
 
 MASK = torch.ones(16, 16, dtype=torch.bool)
 MASK[4:12, 4:12] = False
@@ -60,6 +63,65 @@ def test_the_reward_is_greatest_at_the_truth_and_its_gradient_is_the_residual(op
         assert torch.allclose(gradient, scale * expected)
 
 
+def test_jpeg_is_the_files_image_with_the_gradient_of_the_identity():
+    x = pictures(2, dtype=torch.float32).requires_grad_()
+    operator = inverse.jpeg(20)
+    measured = operator(x)
+    for image, found in zip(x, measured, strict=True):
+        levels = (image.detach() * 255).round().byte().permute(1, 2, 0).numpy()
+        file = io.BytesIO()
+        Image.fromarray(levels).save(file, "JPEG", quality=20)
+        expected = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255
+        assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.equal(torch.autograd.grad(measured.sum(), x)[0], torch.ones_like(x))
+    smooth = torch.linspace(0, 1, 16).expand(1, 3, 16, 16)
+    errors = [(inverse.jpeg(quality)(smooth) - smooth).square().mean() for quality in (5, 90)]
+    assert errors[0] > 4 * errors[1]
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: o.name)
+def test_back_is_the_transpose_or_the_pseudo_inverse(operator):
+    x, residual = pictures(1), operator(pictures(1, 4))
+    matrix = operator(torch.eye(768, dtype=torch.float64).view(768, 3, 16, 16)).flatten(1).T
+    found = operator.to_images(residual, x).flatten()
+    inverse_matrix = torch.linalg.pinv(matrix) if operator.back is not None else matrix.T
+    assert torch.allclose(found, inverse_matrix @ residual.flatten())
+
+
+class Autoencoder:
+    """`encode` is the exact inverse of `decode`, up to an offset."""
+
+    def __init__(self, offset=0.0):
+        self.offset = offset
+
+    def decode(self, x_0):
+        return (x_0 + 1) / 2
+
+    def encode(self, images):
+        return 2 * images - 1 + self.offset
+
+
+def test_psld_adds_the_distance_to_the_corrected_latent():
+    """With an exact autoencoder the second term is 2 ‖A⁺(y − A x)‖; an encoder's offset adds to it."""
+    operator, truth, x = inverse.downsample(4), pictures(1)[0], pictures(3, 5)
+    y = inverse.measure(operator, truth)
+    states = 2 * x - 1
+    reward = inverse.psld(operator, y, Autoencoder(), gluing=0.5)
+    assert torch.equal(reward(x, [""] * 3), inverse.matching(operator, y, 1)(x, [""] * 3))
+    expected = 0.5 * 2 * 4 * (operator(x) - y).flatten(1).norm(dim=1)  # A⁺ repeats each number 4 × 4 times
+    assert torch.allclose(-reward.of_states(states, x, [""] * 3), expected)
+    perfect = inverse.psld(operator, y, Autoencoder(0.1), 1.0).of_states(2 * truth[None] - 1, truth[None], [""])
+    assert -perfect.item() == pytest.approx(0.1 * 768**0.5)
+
+
+def test_the_term_of_states_guides_the_steps_and_is_not_part_of_the_final_reward():
+    model = GaussianModel(torch.full((3, 16, 16), 0.5), 0.02 * torch.ones(16, 16))
+    far = Reward("far", lambda images: 0 * images.mean((1, 2, 3)), of_states=lambda x_0, *_: x_0.mean((1, 2, 3)) * 1e3)
+    base, guided = (sample(model, [""] * 2, far, method, 5) for method in ("base", METHODS["dps"].replace(scale=1.0)))
+    assert guided.images.mean() > base.images.mean() + 0.05
+    assert torch.equal(guided.rewards, torch.zeros(2))
+
+
 def test_a_perfect_match_has_a_finite_gradient():
     x = pictures(1).requires_grad_()
     reward = inverse.matching(inverse.grey(), inverse.grey()(x.detach())[0], power=1)
@@ -90,6 +152,10 @@ def test_guided_samples_match_the_measurement_better(method):
     ("make", "word"),
     [
         (lambda: inverse.gaussian_blur(0), "width = 0"),
+        (lambda: inverse.jpeg(0), "quality = 0"),
+        (lambda: inverse.jpeg(10.5), "quality = 10.5"),
+        (lambda: inverse.psld(inverse.grey(), torch.zeros(1, 16, 16), object()), "no `encode`"),
+        (lambda: inverse.psld(inverse.grey(), torch.zeros(1, 16, 16), Autoencoder(), -1), "gluing = -1"),
         (lambda: inverse.gaussian_blur(9.0)(pictures(1)), "too wide"),
         (lambda: inverse.downsample(1), "factor = 1"),
         (lambda: inverse.downsample(3)(pictures(1)), "3×3"),

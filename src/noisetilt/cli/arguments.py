@@ -33,7 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
         help='print a script for completion on TAB in bash, zsh or fish: eval "$(noisetilt --print-completion bash)"',
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog="noisetilt")
-    for add in (_add_generate, _add_optimize, _add_batch, _add_studio, _add_bench, _add_plan, _add_audit, _add_lists):
+    running = (_add_generate, _add_optimize, _add_invert, _add_batch, _add_studio)
+    for add in (*running, _add_bench, _add_plan, _add_audit, _add_lists):
         add(commands)
     return parser
 
@@ -112,6 +113,63 @@ def _add_optimize(commands: Any) -> None:
     )
     _add_set(parser, "rate=0.05")
     _add_run_options(parser)
+
+
+def _add_invert(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "invert",
+        "find the noise from which a one-step generator makes a photograph, and edit it",
+        "Finds the initial noise from which a generator makes given photographs in one or a few steps (noise ascent),\n"
+        "and makes images from the same noise with other prompts or for a reward.",
+        'invert cat.png --prompt "cat face" --out out/cat',
+        'invert cat.png --prompt "cat face" --edit "dog face" --edit "cat face, 3d"',
+        'invert a.png b.jpg --prompt "cat face" --prompt "red heart" --reward redness',
+    )
+    parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="an image file, such as .png or .jpg")
+    parser.add_argument(
+        "--prompt", action="append", required=True, help="of all photographs; or repeated, once for each of them"
+    )
+    parser.add_argument(
+        "--edit", action="append", default=[], metavar="PROMPT", help="another prompt for the found noise; repeatable"
+    )
+    parser.add_argument("--reward", help="a reward to which the edits are optimized; see `noisetilt rewards`")
+    parser.add_argument(
+        "--method",
+        default="gper",
+        help="none, reno, prno, mpgr, gper, …; see `noisetilt methods` (default: %(default)s)",
+    )
+    parser.add_argument("--iterations", type=int, default=100, help="number of updates (default: %(default)s)")
+    parser.add_argument(
+        "--distance", default="pixels", help="pixels, latents or features, which is minimised (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=1, help="steps from noise to image (default: %(default)s)")
+    parser.add_argument(
+        "--edit-iterations",
+        type=int,
+        default=20,
+        help="number of updates for --reward and --layout (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--layout",
+        type=float,
+        default=0.0,
+        help="weight of the edits' distance to the photograph at 8×8 pixels, which is minimised (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--keep",
+        type=float,
+        default=1.0,
+        help="weight of the distance to the edit without --reward, which keeps its layout (default: %(default)s)",
+    )
+    _add_model(parser, "emoji64-turbo", "the folder or hub id of a FluxPipeline")
+    _add_set(parser, "rate=0.05")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first photograph (default: %(default)s)")
+    parser.add_argument("--out", type=output_folder, default=Path("out"), help="output folder (default: %(default)s/)")
+    add_run_folder_options(parser)
+    parser.add_argument("--device", help="torch device (default: cpu; for pipelines the GPU, if there is one)")
+    parser.add_argument("--batch", type=int, help="photographs per batch (default: 8; for pipelines 1)")
+    parser.add_argument("--chunk", type=int, help="rows per network call (default: 8; for pipelines 1)")
 
 
 def _add_batch(commands: Any) -> None:

@@ -20,6 +20,14 @@ FILE = "progress.jsonl"
 FIELDS = ("variant", "seeds", "rewards", "heldout", "curve", "nfe", "seconds")
 
 
+def refuse_other_settings(job: Any) -> None:
+    """Raises a ValueError if the run in a job's folder has other settings."""
+    before, now = (read_record(job.out) or {}).get("requested", {}), requested(job)
+    changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    if changed:
+        raise ValueError(f"{job.out} has a run with another {', '.join(changed)}; choose another --out, or --overwrite")
+
+
 class Progress:
     """The finished batches of a run, one line of progress.jsonl each.
 
@@ -38,12 +46,7 @@ class Progress:
         if not continued:
             self.file.unlink(missing_ok=True)
             return
-        before, now = (read_record(job.out) or {}).get("requested", {}), requested(job)
-        changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-        if changed:
-            raise ValueError(
-                f"{job.out} has a run with another {', '.join(changed)}; choose another --out, or --overwrite"
-            )
+        refuse_other_settings(job)
 
     def _lines(self) -> list[dict[str, Any]]:
         lines = []

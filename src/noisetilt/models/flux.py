@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .._messages import missing_extra
 from ..path import FlowPath
 from .denoiser import Denoiser
-from .latents import decode_shifted, pack_flux, unpack_flux
+from .latents import decode_shifted, encode_shifted, pack_flux, unpack_flux
 from .pixels import clamp_unit
 from .prompts import check_prompts, is_word_level, known_words
 
@@ -188,6 +188,12 @@ class FluxModel:
         """Images (batch, 3, H, W) in [0, 1] from latents (batch, *shape); differentiable."""
         latents = x_0.to(self.dtype).contiguous(memory_format=torch.channels_last)
         return clamp_unit(decode_shifted(self.pipe, latents).to(x_0.dtype) / 2 + 0.5)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (batch, *shape) of images (batch, 3, H, W) in [0, 1]; differentiable. `decode` gives about the
+        images back."""
+        pixels = (2 * images - 1).to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return encode_shifted(self.pipe, pixels).to(images.dtype)
 
 
 def latent_size(pipe: Any, height: int | None, width: int | None) -> tuple[int, int]:

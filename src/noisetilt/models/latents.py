@@ -1,4 +1,4 @@
-"""Latents of Flux pipelines: decoding and packing, shared by the native loop and by `align`."""
+"""Latents of Flux pipelines: encoding, decoding and packing, shared by the native loop and by `align`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ def decode_shifted(pipe: Any, x_0: Tensor) -> Tensor:
     """Decodes latents that were shifted, then scaled: SD3, Flux."""
     config = pipe.vae.config
     return pipe.vae.decode(x_0 / config.scaling_factor + (config.shift_factor or 0.0), return_dict=False)[0]
+
+
+def encode_shifted(pipe: Any, images: Tensor) -> Tensor:
+    """Scaled latents (the posterior's mean) of images in [-1, 1], which `decode_shifted` maps back to about them."""
+    config = pipe.vae.config
+    encoded = pipe.vae.encode(images)
+    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+    return (latents - (config.shift_factor or 0.0)) * config.scaling_factor
 
 
 def unpack_flux(pipe: Any, latents: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from .base import Base
 from .black_box import BlackBoxTilt
+from .coloured_noise import ColouredNoise
 from .manifold import ManifoldShift
 from .mean_shift import MeanShift, NormalisedMeanShift
 from .monte_carlo import MonteCarloShift
@@ -15,6 +16,7 @@ from .universal import UniversalGuidance
 __all__ = [
     "Base",
     "BlackBoxTilt",
+    "ColouredNoise",
     "ManifoldShift",
     "MeanShift",
     "MonteCarloShift",

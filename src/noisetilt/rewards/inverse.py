@@ -1,4 +1,4 @@
-"""Inverse problems as rewards: reconstruct the image x of a measurement y = A(x) + noise, for linear A.
+"""Inverse problems as rewards: reconstruct the image x of a measurement y = A(x) + noise.
 
     operator = inverse.gaussian_blur(2.0)
     y = inverse.measure(operator, photo, noise=0.02, seed=0)
@@ -9,12 +9,16 @@ The model is the prior and the reward is the log-likelihood. Every image of a ca
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from .reward import Reward
@@ -24,18 +28,29 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Operator:
-    """A linear map A of images.
+    """A map A of images, linear except for `jpeg`.
 
     Args:
         name: for tables.
         function: images (batch, 3, H, W) → measurements (batch, *measured), differentiable.
+        back: measurements (batch, *measured) and images of the original's shape → images: the pseudo-inverse A⁺ or
+            the transpose Aᵀ, which `psld` needs. None: the transpose.
     """
 
     name: str
     function: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.function(images)
+
+    def to_images(self, measured: Tensor, images: Tensor) -> Tensor:
+        """`back` of measurements, in the shape of images (batch, 3, H, W); differentiable in the measurements."""
+        if self.back is not None:
+            return self.back(measured, images)
+        with torch.enable_grad():
+            at = torch.zeros_like(images, requires_grad=True)
+            return torch.autograd.grad(self.function(at), at, measured, create_graph=measured.requires_grad)[0]
 
 
 def gaussian_blur(width: float) -> Operator:
@@ -71,7 +86,10 @@ def downsample(factor: int = 4) -> Operator:
             )
         return F.avg_pool2d(images, factor)
 
-    return Operator(f"downsample {factor}", shrink)
+    def repeat(measured: Tensor, images: Tensor) -> Tensor:
+        return measured.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+
+    return Operator(f"downsample {factor}", shrink, repeat)
 
 
 def keep(mask: Tensor) -> Operator:
@@ -84,6 +102,34 @@ def keep(mask: Tensor) -> Operator:
 def grey() -> Operator:
     """The luma of ITU-R BT.601, for colourisation; (batch, 1, H, W)."""
     return Operator("grey", lambda images: torch.einsum("bchw,c->bhw", images, images.new_tensor(LUMA))[:, None])
+
+
+def jpeg(quality: int = 10) -> Operator:
+    """The image after JPEG compression, in [0, 1]; (batch, 3, H, W).
+
+    JPEG has no useful gradient: rounding is flat. The gradient is that of the identity (straight-through, Bengio 2013,
+    arXiv 1308.3432).
+
+    Args:
+        quality: of Pillow's encoder, from 1 (worst) to 95.
+    """
+    if isinstance(quality, bool) or int(quality) != quality or not 1 <= quality <= 95:
+        raise ValueError(f"quality = {quality} must be a whole number from 1 to 95")
+
+    def compress(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            stored = torch.stack([_compressed(image, int(quality)) for image in images]).to(images)
+        return images + (stored - images).detach()
+
+    return Operator(f"jpeg {quality}", compress, lambda measured, images: measured)
+
+
+def _compressed(image: Tensor, quality: int) -> Tensor:
+    """An image (3, H, W) in [0, 1] after compression, on the CPU."""
+    levels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "JPEG", quality=quality)
+    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).float() / 255
 
 
 def measure(operator: Operator, image: Tensor, noise: float = 0.0, seed: int = 0) -> Tensor:
@@ -130,3 +176,31 @@ def matching(operator: Operator, y: Tensor, power: int = 2) -> Reward:
         return -squared if power == 2 else -(squared + 1e-12).sqrt()
 
     return Reward(f"match {operator.name}", match)
+
+
+def psld(operator: Operator, y: Tensor, model: Any, gluing: float = 0.1) -> Reward:
+    """The objective of PSLD for latent models, for the method "dps" (Rout et al. 2023, arXiv 2307.00619, algorithm 2).
+
+    −‖y − A(D(ẑ_0))‖ − gluing · ‖ẑ_0 − E(Aᵀy + D(ẑ_0) − AᵀA(D(ẑ_0)))‖, with the encoder E and decoder D of the model.
+    The second term wants ẑ_0 to be a fixed point of the autoencoder that agrees with y. Where A has a known
+    pseudo-inverse it takes the place of Aᵀ.
+
+    Args:
+        operator: A.
+        y: one measurement, of the shape of A(x) for one image.
+        model: with `encode`, such as `load("emoji128")`.
+        gluing: weight ≥ 0 of the second term, γ/η in the paper; its code has 0.1.
+    Raises:
+        ValueError: if the model has no `encode`, or gluing is negative, or as `matching`.
+    """
+    if not hasattr(model, "encode"):
+        raise ValueError(f"{type(model).__name__} has no `encode`, which PSLD needs; use `matching`")
+    if not gluing >= 0:
+        raise ValueError(f"gluing = {gluing} must be 0 or more")
+
+    def apart(x_0: Tensor, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        corrected = images + operator.to_images(y.to(images).expand(len(images), *y.shape) - operator(images), images)
+        difference = x_0 - model.encode(corrected)
+        return -gluing * (difference.square().flatten(1).sum(1) + 1e-12).sqrt()
+
+    return replace(matching(operator, y, power=1), name=f"psld {operator.name}", of_states=apart)

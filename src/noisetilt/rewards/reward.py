@@ -73,6 +73,8 @@ class Reward:
         terms: of a weighted sum, (weight, reward) each; empty for other rewards.
         normalise: "base" if the terms have yet to be divided by their spread on the base model's images; `sample` and
             `optimize` do so, elsewhere call `normalised`.
+        of_states: a further term for the evaluation at states x_0, (x_0 (batch, *event), images, prompts) → (batch,),
+            which guides the sampling and is not part of the reward of an image; `weighted_sum` leaves it out.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Reward:
     video: bool = False
     terms: tuple[tuple[float, Reward], ...] = ()
     normalise: Normalise | None = None
+    of_states: Callable[..., Tensor] | None = None
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         require_normalised(self)

@@ -160,8 +160,7 @@ class Evaluator:
             chain = deterministic_chain(self.denoiser, x_T, grid, index)
         x_0 = chain.detach().requires_grad_(with_gradient and not estimated)
         with torch.set_grad_enabled(x_0.requires_grad):
-            images = self.reward_evaluator.decode(x_0)
-            rewards = self.reward_evaluator.of_images(images, index)
+            images, rewards = self.reward_evaluator.images_and_rewards(x_0, index)
         self.reward_evaluator.require_finite(rewards.detach(), "value", self.number, grid[0], "iteration")
         gradient = None
         if with_gradient:

@@ -125,18 +125,23 @@ def optimize(
     start = model.path.grid(1)[0]
     grid = deterministic_grid(model.path, start, ascent.chain_steps)
     check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
-    result = _NoiseAscent(model, prompts, reward, heldout, ascent, patience, gradient_at, chunk, callback, grid)(seeds)
+    evaluator = RewardEvaluator(reward, model.decode, prompts)
+    run = NoiseAscent(model, prompts, evaluator, heldout, ascent, patience, gradient_at, chunk, callback, grid)
+    result = run(seeds)
     result.trace.nfe += extra_nfe
     return result
 
 
 @dataclass
-class _NoiseAscent:
-    """The state of one call of `optimize`."""
+class NoiseAscent:
+    """The state of one noise ascent, such as a call of `optimize`.
+
+    Called with one seed per image, and the noise (image, *event) to start from; None: the noise of the seeds.
+    """
 
     model: Model
     prompts: list[str]
-    reward: RewardFunction
+    reward_evaluator: RewardEvaluator
     heldout: RewardFunction | None
     ascent: Ascent
     patience: int
@@ -147,16 +152,15 @@ class _NoiseAscent:
     images: Any = field(default=None, init=False)
     heldout_rewards: Any = field(default=None, init=False)
 
-    def __call__(self, seeds: Sequence[int]) -> OptimizeResult:
+    def __call__(self, seeds: Sequence[int], noise: Tensor | None = None) -> OptimizeResult:
         self.started, self.trace = time.perf_counter(), AscentTrace(nfe=torch.zeros(len(seeds)))
         self.device = getattr(self.model, "device", "cpu")
         self.scale = self.model.path.prior_std(self.grid[0])
         self.rng = PerImageRNG(seeds, 1, self.model.shape)
         self.denoiser = self.model.denoiser(self.prompts)
-        reward_evaluator = RewardEvaluator(self.reward, self.model.decode, self.prompts)
-        self.evaluator = Evaluator(self.model.path, self.denoiser, reward_evaluator, self.gradient_at, self.chunk)
-        noise = self.rng.normal()[:, 0].to(self.device)
-        iterates = self.ascent.iterate(noise, self._evaluate)
+        self.evaluator = Evaluator(self.model.path, self.denoiser, self.reward_evaluator, self.gradient_at, self.chunk)
+        drawn = self.rng.normal()[:, 0] if noise is None else noise
+        iterates = self.ascent.iterate(drawn.to(self.device), self._evaluate)
         iterate = next(iterates)
         best: OptimizeResult | None = None
         while True:

@@ -72,8 +72,20 @@ class RewardEvaluator:
     indexed: bool = False
 
     def __call__(self, x_0: Tensor, index: Tensor) -> Tensor:
-        """r (batch,)."""
-        return self.of_images(self.decode(x_0, index) if self.indexed else self.decode(x_0), index)
+        """r (batch,), with the reward's `of_states` term."""
+        images = self.decode(x_0, index) if self.indexed else self.decode(x_0)
+        return self._of_both(x_0, images, index)
+
+    def images_and_rewards(self, x_0: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Decoded images and r (batch,), of an evaluator that is not `indexed`."""
+        images = self.decode(x_0)
+        return images, self._of_both(x_0, images, index)
+
+    def _of_both(self, x_0: Tensor, images: Tensor, index: Tensor) -> Tensor:
+        values, of_states = self.of_images(images, index), getattr(self.reward, "of_states", None)
+        if of_states is None:
+            return values
+        return values + of_states(x_0, images, [self.prompts[i] for i in index.tolist()])
 
     @torch.no_grad()
     def images(self, x_0: Tensor, index: Tensor, chunk: int) -> Tensor:

@@ -81,6 +81,10 @@ class Emoji64Model:
         """Images (batch, 3, 64, 64) in [0, 1] from states in about [-1, 1]."""
         return clamp_unit((x_0 + 1) / 2)
 
+    def encode(self, images: Tensor) -> Tensor:
+        """States in [-1, 1] of images (batch, 3, 64, 64) in [0, 1]."""
+        return 2 * images - 1
+
 
 def turbo(
     guidance: float = 1.0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32

@@ -1,0 +1,262 @@
+"""The command `noisetilt invert`: the noise from which a generator makes given photographs, and edits of it."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import __version__
+from ..inversion import InversionResult, invert, read_photo
+from ..inversion.distances import DISTANCES, check_distance
+from ..inversion.invert import ascent_for, image_size
+from ..methods import Method, find_method
+from ..report import file_stem, save_picture, table
+from ..report import save_image as save_image_file
+from ..rewards import Reward
+from ..rewards import load as load_reward
+from ..runs import Interrupts, append_line, claim_folder, read_lines, write_bytes, write_json
+from ..sampling import check_reward
+from ..sampling.noise_ascent import check_optimizable
+from .comparison import NOT_SETTINGS, check_counts, check_numbers, comparison_grid, requested, thumbnails, write_start
+from .job_model import dtype_name, load_job_model, with_defaults
+from .names import check_method
+from .progress import FILE, read_image, refuse_other_settings
+
+Row = dict[str, Any]
+
+
+@dataclass
+class InvertJob:
+    """The arguments of `invert`; `noisetilt invert --help` describes them."""
+
+    photos: list[Path]
+    prompt: list[str]
+    edit: list[str] = field(default_factory=list)
+    reward: str | None = None
+    method: str = "gper"
+    iterations: int = 100
+    distance: str = "pixels"
+    steps: int = 1
+    edit_iterations: int = 20
+    keep: float = 1.0
+    layout: float = 0.0
+    seed: int = 0
+    out: Path = Path("out")
+    model: str = "emoji64-turbo"
+    guidance: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    device: str | None = None
+    dtype: str | None = None
+    offload: str | None = None
+    height: int | None = None
+    width: int | None = None
+    lora: list[str] = field(default_factory=list)
+    checkpointing: bool = False
+    frames: int | None = None
+    batch: int | None = None
+    chunk: int | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+    @property
+    def n(self) -> int:
+        return len(self.photos)
+
+    @property
+    def prompts(self) -> list[str]:
+        """One prompt per photograph."""
+        return self.prompt * self.n if len(self.prompt) == 1 else self.prompt
+
+    @property
+    def edited(self) -> list[str | None]:
+        """The prompts of the edits; None is the photograph's own."""
+        return [*self.edit] or ([None] if self.reward or self.layout else [])
+
+    def settings(self) -> dict[str, Any]:
+        """The fields and the photographs' checksums, which determine the images."""
+        fields = {k: v for k, v in vars(self).items() if k not in (*NOT_SETTINGS, "photos")}
+        digests = [hashlib.sha256(photo.read_bytes()).hexdigest() for photo in self.photos]
+        return {**fields, "photos": [str(photo) for photo in self.photos], "sha256": digests}
+
+    def ascent(self) -> Method:
+        """The method with the job's options."""
+        check_method(self.method)
+        for option, name in (("iterations", "--iterations"), ("chain_steps", "--steps")):
+            if option in self.options:
+                raise ValueError(f"the option {option} is given by {name}; leave it out of --set")
+        method = find_method(self.method)
+        ascent_for(method, self.iterations, self.steps)
+        return method.replace(**self.options)
+
+    def name(self, number: int) -> str:
+        """The start of the names of a photograph's files."""
+        return f"{file_stem(self.photos[number].stem)}-{number}"
+
+    def kinds(self) -> list[str]:
+        """The images of a photograph: "target", "found", "edit-1", …"""
+        return ["target", "found", *(f"edit-{i + 1}" for i in range(len(self.edited)))]
+
+
+def main(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    fields = {k: v for k, v in vars(args).items() if k not in ("command", "options")}
+    run(InvertJob(**fields, options=dict(args.options)))
+
+
+def run(job: InvertJob) -> dict[str, Any]:
+    """Inverts the photographs batch by batch, writes all files, prints the table and returns the content of run.json.
+
+    After Ctrl-C, which lets the current batch finish, or an error, the finished photographs are kept, and run.json has
+    "complete": false. `resume` continues such a run.
+
+    Raises:
+        ValueError, FileNotFoundError: for invalid input, in one sentence.
+    """
+    job = with_defaults(job)
+    method = _check(job)
+    reward = None if job.reward is None else load_reward(job.reward)
+    model = load_job_model(job)
+    check_optimizable(model)
+    check_distance(job.distance, model)
+    job = replace(job, guidance=model.guidance, dtype=job.dtype or dtype_name(model))
+    model.denoiser([*job.prompt, *job.edit])  # raises for unknown words, before a file is written
+    if reward is not None:
+        check_reward(method, reward)
+    size = image_size(model)
+    targets = torch.stack([read_photo(photo, size) for photo in job.photos])
+    with (
+        claim_folder(job.out, overwrite=job.overwrite, resume=job.resume, command="invert") as continued,
+        Interrupts() as interrupts,
+    ):
+        if continued:
+            refuse_other_settings(job)
+        else:
+            (job.out / FILE).unlink(missing_ok=True)
+        write_start(job, "invert")
+        rows: list[Row] = []
+        try:
+            with tqdm(total=len(list(batches(job))) * (job.iterations + 1), unit="iteration") as bar:
+                for part in batches(job):
+                    done = _restore(job, part)
+                    rows += done or _run_batch(job, method, model, reward, targets[part.start : part.stop], part, bar)
+                    interrupts.check()
+        finally:
+            if rows:
+                with interrupts.deferred():
+                    record = _write_summary(job, method, rows)
+    print(_table(rows))
+    print(f"\nthe images, the noise, grid.png and run.json are in {job.out}/")
+    return record
+
+
+def _check(job: InvertJob) -> Method:
+    """The job's method; raises a ValueError for invalid arguments, before a model is loaded."""
+    if not job.photos:
+        raise ValueError("there is no photograph; give at least one file")
+    check_counts(job.n, job.batch or 1, job.seed)
+    check_numbers(job)
+    if len(job.prompt) not in (1, job.n):
+        raise ValueError(f"{len(job.prompt)} prompts for {job.n} photographs; give one --prompt for all, or one each")
+    if job.distance not in DISTANCES:
+        raise ValueError(f"distance = {job.distance!r} is unknown; use one of {', '.join(DISTANCES)}")
+    for name in ("keep", "layout", "edit_iterations"):
+        if not getattr(job, name) >= 0:
+            raise ValueError(f"{name} = {getattr(job, name)} must be 0 or more")
+    for photo in job.photos:
+        read_photo(photo, (8, 8))
+    return job.ascent()
+
+
+def batches(job: InvertJob) -> Iterator[range]:
+    """The numbers of the job's photographs, batch by batch."""
+    assert job.batch is not None
+    for first in range(0, job.n, job.batch):
+        yield range(first, min(first + job.batch, job.n))
+
+
+def _run_batch(
+    job: InvertJob, method: Method, model: Any, reward: Reward | None, targets: Tensor, part: range, bar: tqdm
+) -> list[Row]:
+    def show(report: Any) -> None:
+        bar.update()
+        bar.set_postfix_str(f"distance {-report.rewards.mean() / 100:.4f}")
+
+    prompts = job.prompts[part.start : part.stop]
+    seeds = [job.seed + number for number in part]
+    options: dict[str, Any] = dict(distance=job.distance, steps=job.steps, seeds=seeds, chunk=job.chunk)
+    found = invert(model, targets, prompts, method, job.iterations, **options, callback=show)
+    ascent: dict[str, Any] = dict(iterations=job.edit_iterations, keep=job.keep, layout=job.layout)
+    edits = [found.edit(text, reward, **ascent).images.cpu() for text in job.edited]
+    rows = _write_batch(job, found, edits, part)
+    append_line(job.out / FILE, json.dumps({"photos": list(part), "rows": rows}))
+    return rows
+
+
+def _write_batch(job: InvertJob, found: InversionResult, edits: list[Tensor], part: range) -> list[Row]:
+    """Writes the images and the noise of a batch, and returns one row of figures per photograph."""
+    rows, p_values = [], found.typicality().p_value
+    images = [found.targets.cpu(), found.images.cpu(), *edits]
+    texts = [None, None, *job.edited]
+    for i, number in enumerate(part):
+        row = {"photo": str(job.photos[number]), "prompt": found.prompts[i], "seed": found.seeds[i]}
+        row |= {"distance": float(found.distances[i]), "psnr": float(found.psnr[i]), "p_value": float(p_values[i])}
+        row |= {"iteration": int(found.iterations[i]), "nfe": float(found.trace.nfe[i])}
+        row |= {"curve": [float(value) for value in found.curve[:, i]]}
+        for kind, shown, text in zip(job.kinds(), images, texts, strict=True):
+            settings = {**row, "kind": kind, "edit": text, "curve": None}
+            save_picture(shown[i], job.out / f"{job.name(number)}-{kind}.png", settings)
+        stored = to_safetensors({"noise": found.noise[i].cpu().contiguous()})
+        write_bytes(job.out / f"{job.name(number)}-noise.safetensors", stored)
+        files = {kind: f"{job.name(number)}-{kind}.png" for kind in job.kinds()}
+        rows.append(row | {"files": files})
+    return rows
+
+
+def _restore(job: InvertJob, part: range) -> list[Row] | None:
+    """The rows of a finished batch, or None if it is not finished or a file of it is missing."""
+    for line in map(json.loads, read_lines(job.out / FILE)):
+        if line["photos"] == list(part):
+            files = [job.out / name for row in line["rows"] for name in row["files"].values()]
+            return line["rows"] if all(file.is_file() for file in files) else None
+    return None
+
+
+def _write_summary(job: InvertJob, method: Method, rows: list[Row]) -> dict[str, Any]:
+    """Writes run.json and grid.png of the photographs finished so far."""
+    record = {
+        "command": "invert",
+        "complete": len(rows) == job.n,
+        "requested": requested(job),
+        "settings": {**job.settings(), "options": method.options()},
+        "distance_mean": sum(row["distance"] for row in rows) / len(rows),
+        "images": rows,
+        "versions": {"noisetilt": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    record = json.loads(json.dumps(record))
+    write_json(job.out / "run.json", record)
+    labels = ["target", f"found ({job.method}, {job.iterations} iterations)"]
+    labels += [f"edit: {text or 'same prompt'}" + (f", {job.reward}" if job.reward else "") for text in job.edited]
+    shown = [
+        (label, thumbnails([read_image(job.out / row["files"][kind]) for row in rows[:64]]))
+        for label, kind in zip(labels, job.kinds(), strict=True)
+    ]
+    save_image_file(comparison_grid(shown), job.out / "grid.png")
+    return record
+
+
+def _table(rows: list[Row]) -> str:
+    lines = [[Path(row["photo"]).name, row["prompt"], row["distance"], row["psnr"], row["p_value"]] for row in rows]
+    return table(["photograph", "prompt", "distance", "PSNR (dB)", "p-value of the noise"], lines)

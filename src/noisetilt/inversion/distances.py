@@ -1,0 +1,105 @@
+"""What noise inversion minimises: the mean squared difference between representations of two images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..rewards.scorers.network import SIDE
+from ..rewards.scorers.style import load_style_network
+from ..sampling.reward_evaluation import RewardEvaluator
+
+Distance = Literal["pixels", "latents", "features"] | Callable[[Tensor], Tensor]
+DISTANCES = ("pixels", "latents", "features")
+# The penalties of reno, prno and mpgr have weights in units of reward. At this scale they compare with the distance.
+SCALE = 100.0
+
+
+def feature_maps(images: Tensor, which: str = "target") -> Tensor:
+    """Features (batch, n) whose mean squared difference is a perceptual distance.
+
+    Channels at strides 4, 8 and 16 of a style network are scaled to unit norm at every position, as in LPIPS (Zhang
+    2018, arXiv 1801.03924) without its learned weights. The distance is the mean over positions and layers of the
+    squared difference.
+
+    Args:
+        images: (batch, 3, H, W) in [0, 1]; other sizes than 128×128 are resized.
+        which: the network, "target" (to optimise) or "heldout" (to evaluate).
+    """
+    network = load_style_network(which, images.device)
+    x = images.float()
+    if x.shape[2:] != (SIDE, SIDE):
+        x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
+    x = network.stem((2 * x - 1).contiguous(memory_format=torch.channels_last))
+    found = []
+    for number, block in enumerate(network.blocks):
+        x = block(x)
+        if number in network.LAYERS:
+            unit = F.normalize(x, dim=1, eps=1e-6)
+            found.append((unit / (unit.shape[2] * unit.shape[3]) ** 0.5).flatten(1))
+    features = torch.cat(found, 1)
+    return (features * (features.shape[1] / len(found)) ** 0.5).to(images)
+
+
+def coarse(images: Tensor) -> Tensor:
+    """Images (batch, 3, H, W) as means over 8×8 boxes, (batch, 3, 8, 8)."""
+    return F.adaptive_avg_pool2d(images, 8)
+
+
+def check_distance(distance: Any, model: Any) -> None:
+    """Raises a ValueError if a distance is unknown, or needs what the model does not have."""
+    if not callable(distance) and distance not in DISTANCES:
+        raise ValueError(
+            f"distance = {distance!r} is unknown; use one of {', '.join(DISTANCES)}, or a function of images"
+        )
+    if distance == "latents" and not hasattr(model, "encode"):
+        raise ValueError(
+            f"{type(model).__name__} has no `encode`, which the distance 'latents' needs; use 'pixels' or 'features'"
+        )
+
+
+@dataclass
+class TargetEvaluator(RewardEvaluator):
+    """Rewards −SCALE · weight · distance to each image's own target, plus another reward if there is one.
+
+    Args:
+        model: with `encode`, if the distance is "latents".
+        distance: "pixels", "latents", "features", or a function images (batch, 3, H, W) → (batch, …).
+        targets: (image, 3, H, W) in [0, 1].
+        weight: of the distance.
+    """
+
+    model: Any = None
+    distance: Distance = "pixels"
+    targets: Tensor | None = None
+    weight: float = 1.0
+    representations: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        assert self.targets is not None
+        with torch.no_grad():
+            latents = self.model.encode(self.targets) if self.distance == "latents" else self.targets
+            self.representations = self._represent(latents, self.targets)
+
+    def images_and_rewards(self, x_0: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        only_latents = self.distance == "latents" and self.reward is None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not only_latents):
+            images = self.decode(x_0)
+        distance = (self._represent(x_0, images) - self.representations[index]).square().flatten(1).mean(1)
+        rewards = -SCALE * self.weight * distance
+        return images, rewards if self.reward is None else rewards + self.of_images(images, index)
+
+    def __call__(self, x_0: Tensor, index: Tensor) -> Tensor:
+        return self.images_and_rewards(x_0, index)[1]
+
+    def _represent(self, x_0: Tensor, images: Tensor) -> Tensor:
+        if callable(self.distance):
+            return self.distance(images)
+        return {"pixels": lambda: images, "latents": lambda: x_0, "features": lambda: feature_maps(images)}[
+            self.distance
+        ]()

@@ -1,0 +1,154 @@
+"""`invert`: the initial noise from which a generator makes given images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..initial_noise import Ascent
+from ..methods import Method
+from ..rewards.images import check_images
+from ..sampling import AscentReport, GradientAt, Model
+from ..sampling.check_inputs import check_call
+from ..sampling.deterministic import deterministic_grid
+from ..sampling.noise_ascent import NoiseAscent, check_iterations, check_optimizable, find_ascent
+from .distances import SCALE, Distance, TargetEvaluator, check_distance
+from .photos import fit, read_photo
+from .result import InversionResult
+
+Photo = str | Path | Image.Image | Tensor
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def invert(
+    model: Model,
+    images: Photo | Sequence[Photo],
+    prompts: Sequence[str] | str,
+    method: str | Method = "gper",
+    iterations: int | None = 100,
+    *,
+    distance: Distance = "pixels",
+    steps: int | None = None,
+    seeds: Sequence[int] | None = None,
+    gradient_at: GradientAt = "x_t",
+    chunk: int = 16,
+    callback: Callable[[AscentReport], Any] | None = None,
+) -> InversionResult:
+    """Find the initial noise from which a one-step or few-step generator makes given images.
+
+    Noise ascent of −distance(M(x), image), where M(x) is x̂_0 at the start of the path or the result of `steps`
+    deterministic steps. The iterate with the smallest distance is returned for each image.
+
+        from noisetilt import invert, load
+
+        model = load("emoji64-turbo")
+        found = invert(model, ["cat.png"], ["cat face"])
+        found.images                                # (1, 3, 64, 64), close to found.targets
+        found.psnr                                  # (1,) dB
+        found.edit(prompts=["dog face"]).images     # another prompt from the same noise
+
+    Args:
+        model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`, such as `load("emoji64-turbo")`; the
+            distance "latents" needs `encode` too.
+        images: (image, 3, H, W) in [0, 1], or files, images of Pillow, or tensors (3, H, W); they are cropped to the
+            centre and resized to the model's size.
+        prompts: one per image, or one for all.
+        method: a name in METHODS ("none", "reno", "prno", "mpgr", "gper", …) or a Method that consists of an Ascent
+            alone.
+        iterations: ascent steps, a whole number ≥ 0; None: the method's own number.
+        distance: "pixels" (mean squared error), "latents" (of the model's states, without a gradient through its
+            decoder), "features" (perceptual, of early layers of a network), or a differentiable function images
+            (batch, 3, H, W) → (batch, …), whose mean squared difference is taken.
+        steps: deterministic steps from noise to image, ≥ 1; None: the method's `chain_steps`, 1 by default.
+        seeds: of the first iterates, one whole number ≥ 0 per image; 0, 1, 2, … by default.
+        gradient_at: "x_t" differentiates through the network; "x0" does not, at about half the cost.
+        chunk: rows per network call ≥ 1, which bounds the memory.
+        callback: called with an AscentReport at each iterate; its rewards are −100 · distance.
+
+    Returns:
+        InversionResult with the noise, its images and distances, and the method `edit`.
+
+    Raises:
+        ValueError: if an argument is invalid, a file is no image, or the method is not a pure noise ascent.
+        FileNotFoundError: if there is no such file.
+        FloatingPointError: if the distance or its gradient is not finite.
+    """
+    ascent = ascent_for(method, iterations, steps)
+    check_optimizable(model)
+    check_distance(distance, model)
+    targets = as_targets(images, image_size(model)).to(getattr(model, "device", "cpu"))
+    prompts = [prompts] * len(targets) if isinstance(prompts, str) else list(prompts)
+    if len(prompts) != len(targets):
+        raise ValueError(f"{len(prompts)} prompts for {len(targets)} images; give one prompt per image, or one for all")
+    seeds = list(range(len(prompts))) if seeds is None else list(seeds)
+    grid = deterministic_grid(model.path, model.path.grid(1)[0], ascent.chain_steps)
+    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
+    evaluator = TargetEvaluator(None, model.decode, prompts, model=model, distance=distance, targets=targets)
+    run = NoiseAscent(model, prompts, evaluator, None, ascent, 0, gradient_at, chunk, callback, grid)
+    best = run(seeds)
+    return InversionResult(
+        images=best.images,
+        targets=targets,
+        noise=best.noise,
+        distances=-best.rewards / SCALE,
+        iterations=best.iterations,
+        trace=best.trace,
+        prompts=prompts,
+        seeds=seeds,
+        model=model,
+        ascent=ascent,
+        distance=distance,
+        chunk=chunk,
+    )
+
+
+def ascent_for(method: str | Method, iterations: int | None, steps: int | None) -> Ascent:
+    """The method's noise ascent with these numbers of iterations and of deterministic steps; None: its own."""
+    ascent = find_ascent(method)
+    if iterations is not None:
+        check_iterations(iterations)
+        ascent = replace(ascent, iterations=int(iterations))
+    if steps is not None:
+        if isinstance(steps, bool) or int(steps) != steps or steps < 1:
+            raise ValueError(f"steps = {steps!r} must be a whole number, 1 or more")
+        ascent = replace(ascent, chain_steps=int(steps))
+    return ascent
+
+
+@torch.no_grad()
+def image_size(model: Model) -> tuple[int, int]:
+    """Height and width of a model's images in pixels."""
+    blank = model.decode(torch.zeros(1, *model.shape, device=getattr(model, "device", "cpu")))
+    return blank.shape[-2], blank.shape[-1]
+
+
+def as_targets(images: Photo | Sequence[Photo], size: tuple[int, int]) -> Tensor:
+    """Images in any form that `invert` takes as (image, 3, *size) in [0, 1].
+
+    Raises:
+        ValueError: if there is none, or one is no image.
+        FileNotFoundError: if there is no such file.
+    """
+    if isinstance(images, str | Path | Image.Image):
+        images = [images]
+    if isinstance(images, Tensor) and images.ndim == 3:
+        images = images[None]
+    if len(images) == 0:
+        raise ValueError("images is empty; give at least one image")
+    return torch.stack([_as_target(image, size) for image in images])
+
+
+def _as_target(image: Photo, size: tuple[int, int]) -> Tensor:
+    if isinstance(image, str | Path | Image.Image):
+        return read_photo(image, size)
+    check_images(image[None] if isinstance(image, Tensor) else image)
+    if not image.isfinite().all():
+        raise FloatingPointError("the images are not finite")
+    return fit(image.detach().float(), size).clamp(0, 1)

@@ -1,0 +1,194 @@
+"""The result of `invert`, and edits of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from ..initial_noise import Ascent
+from ..methods import Method
+from ..noise import audit
+from ..report import save_picture
+from ..rewards.reward import RewardFunction, evaluate_any
+from ..runs import write_bytes, write_json
+from ..sampling import AscentTrace
+from ..sampling.deterministic import deterministic_chain, deterministic_grid
+from ..sampling.loop import normalised_on_base
+from ..sampling.noise_ascent import NoiseAscent, check_iterations
+from ..sampling.reward_evaluation import RewardEvaluator, check_reward, chunks
+from .distances import SCALE, Distance, TargetEvaluator, coarse
+
+
+@dataclass
+class EditResult:
+    """Images made from the noise of an inversion with other prompts or a reward, returned by `InversionResult.edit`.
+
+    Attributes:
+        images: (image, 3, H, W) in [0, 1].
+        noise: (image, *event), of unit variance; that of the inversion unless a reward was given.
+        prompts: one per image.
+        rewards: (image,), or None without a reward.
+    """
+
+    images: Tensor
+    noise: Tensor
+    prompts: list[str]
+    rewards: Tensor | None = None
+
+
+@dataclass
+class InversionResult:
+    """The iterate with the smallest distance of each image, returned by `invert`.
+
+    Attributes:
+        images: (image, 3, H, W) in [0, 1], made from the noise.
+        targets: (image, 3, H, W) in [0, 1], the given images at the model's size.
+        noise: (image, *event), of unit variance.
+        distances: (image,), between images and targets.
+        iterations: (image,) int64, number of the iterate, from 0.
+        trace: the history of all iterates; its rewards are −100 · distance.
+        prompts, seeds: one per image.
+        model, ascent, distance, chunk: as `invert` used them.
+    """
+
+    images: Tensor
+    targets: Tensor
+    noise: Tensor
+    distances: Tensor
+    iterations: Tensor
+    trace: AscentTrace
+    prompts: list[str]
+    seeds: list[int]
+    model: Any = field(repr=False)
+    ascent: Ascent = field(default_factory=Ascent)
+    distance: Distance = "pixels"
+    chunk: int = 16
+
+    @property
+    def curve(self) -> Tensor:
+        """Distances of all iterates, (iterations + 1, image)."""
+        return -self.trace.rewards / SCALE
+
+    @property
+    def psnr(self) -> Tensor:
+        """Peak signal-to-noise ratio of the images to the targets in dB, (image,)."""
+        return -10 * (self.images - self.targets).square().mean((1, 2, 3)).log10()
+
+    def typicality(self) -> Any:
+        """The audit of the noise (`noise.audit`): its `p_value` is small for noise that is not white Gaussian."""
+        return audit(self.noise)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def edit(
+        self,
+        prompts: Sequence[str] | str | None = None,
+        reward: RewardFunction | None = None,
+        *,
+        steps: int | None = None,
+        iterations: int = 20,
+        keep: float = 1.0,
+        layout: float = 0.0,
+    ) -> EditResult:
+        """Images from the found noise with other prompts, optionally moved towards a reward or the target's layout.
+
+        Args:
+            prompts: one per image, or one for all; those of the inversion by default.
+            reward: (images, prompts) → (batch,), maximised by noise ascent from the found noise with the inversion's
+                method.
+            steps: deterministic steps from noise to image, ≥ 1; those of the inversion by default.
+            iterations: ascent steps for the reward and the layout, ≥ 0.
+            keep: weight ≥ 0 of the distance to the image from the found noise while a reward is maximised, in units of
+                100 · distance per unit of reward; not used with `layout`.
+            layout: weight ≥ 0 of the distance to the target at 8×8 pixels, in the same units, which is minimised from
+                the found noise.
+
+        Raises:
+            ValueError: if an argument is invalid.
+            FloatingPointError: if the reward or its gradient is not finite.
+        """
+        names = (
+            self.prompts if prompts is None else [prompts] * len(self.noise) if isinstance(prompts, str) else prompts
+        )
+        names = list(names)
+        if len(names) != len(self.noise):
+            raise ValueError(f"{len(names)} prompts for {len(self.noise)} images; give one per image, or one for all")
+        if not keep >= 0 or not layout >= 0:
+            raise ValueError(f"keep = {keep} and layout = {layout} must be 0 or more")
+        check_iterations(iterations)
+        steps = self.ascent.chain_steps if steps is None else steps
+        if isinstance(steps, bool) or int(steps) != steps or steps < 1:
+            raise ValueError(f"steps = {steps!r} must be a whole number, 1 or more")
+        path = self.model.path
+        grid = deterministic_grid(path, path.grid(1)[0], int(steps))
+        images = self._images(names, grid)
+        if reward is None and not layout:
+            return EditResult(images, self.noise, names)
+        rewards, _ = normalised_on_base((reward,), self.model, names, self.seeds, grid, 0.0, self.chunk)
+        ascent = replace(self.ascent, iterations=int(iterations), chain_steps=int(steps))
+        if reward is not None:
+            check_reward(Method(initial=ascent), rewards[0])
+        evaluator = self._evaluator(rewards[0], names, images, keep, layout)
+        run = NoiseAscent(self.model, names, evaluator, None, ascent, 0, "x_t", self.chunk, None, grid)
+        best = run(self.seeds, self.noise)
+        if reward is None:
+            return EditResult(best.images, best.noise, names)
+        values = [evaluate_any(rewards[0], best.images[i : i + 1], names[i : i + 1]) for i in range(len(names))]
+        return EditResult(best.images, best.noise, names, torch.cat(values))
+
+    def _evaluator(
+        self, reward: RewardFunction | None, prompts: list[str], images: Tensor, keep: float, layout: float
+    ) -> RewardEvaluator:
+        options: dict[str, Any] = dict(model=self.model, weight=layout or keep)
+        if layout:
+            return TargetEvaluator(reward, self.model.decode, prompts, distance=coarse, targets=self.targets, **options)
+        if keep:
+            return TargetEvaluator(reward, self.model.decode, prompts, targets=images, **options)
+        return RewardEvaluator(reward, self.model.decode, prompts)
+
+    def _images(self, prompts: list[str], grid: list[float]) -> Tensor:
+        denoiser, start = self.model.denoiser(prompts), self.model.path.prior_std(grid[0]) * self.noise
+        rows = torch.arange(len(prompts), device=start.device)
+        made = [
+            self.model.decode(deterministic_chain(denoiser, start[part], grid, rows[part]))
+            for part in chunks(len(prompts), self.chunk)
+        ]
+        return torch.cat(made)
+
+    def save(self, folder: str | Path) -> None:
+        """Write target-0.png, found-0.png, …, the noise (noise.safetensors) and the figures (inversion.json).
+
+        Each file is written as a whole or not at all.
+
+        Raises:
+            OSError: if a file cannot be written; names the file.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, (target, image, prompt) in enumerate(zip(self.targets, self.images, self.prompts, strict=True)):
+            settings = {"prompt": prompt, "seed": self.seeds[number]}
+            save_picture(target, folder / f"target-{number}.png", settings)
+            save_picture(image, folder / f"found-{number}.png", settings)
+        stored = to_safetensors({"noise": self.noise.detach().cpu().contiguous()})
+        write_bytes(folder / "noise.safetensors", stored)
+        write_json(folder / "inversion.json", self.record())
+
+    def record(self) -> dict[str, Any]:
+        """The figures as JSON has them: prompts, seeds, distances, PSNR, typicality, and the distance curve."""
+        return {
+            "prompts": self.prompts,
+            "seeds": [int(seed) for seed in self.seeds],
+            "distance": self.distance if isinstance(self.distance, str) else self.distance.__name__,
+            "distances": self.distances.tolist(),
+            "psnr": self.psnr.tolist(),
+            "p_values": [float(value) for value in self.typicality().p_value],
+            "iterations": self.iterations.tolist(),
+            "seconds": self.trace.seconds[-1],
+            "curve": self.curve.tolist(),
+        }

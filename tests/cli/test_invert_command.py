@@ -1,0 +1,132 @@
+import hashlib
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import noisetilt
+from noisetilt.cli import invert, main
+
+SHORT = ["--iterations", "2", "--batch", "1"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for number, colour in enumerate(("red", "gold", "teal")):
+        image = Image.new("RGB", (90 + 10 * number, 70), "white")
+        image.paste(colour, (20, 10, 70, 60))
+        image.save(folder / f"{colour}.png")
+    return [str(folder / f"{colour}.png") for colour in ("red", "gold", "teal")]
+
+
+@pytest.fixture(scope="module")
+def finished(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    edits = ["--edit", "house", "--edit", "cat face 3d", "--reward", "redness", "--edit-iterations", "1"]
+    assert main(["invert", *photos[:2], "--prompt", "cat face", *edits, *SHORT, "--seed", "4", "--out", str(out)]) == 0
+    return out
+
+
+def test_the_files_of_a_run(finished):
+    record = json.loads((finished / "run.json").read_text())
+    assert record["command"] == "invert" and record["complete"] and len(record["images"]) == 2
+    for number, (row, stem) in enumerate(zip(record["images"], ("red", "gold"), strict=True)):
+        assert row["seed"] == 4 + number and row["nfe"] == 3 and len(row["curve"]) == 3
+        assert row["distance"] == min(row["curve"]) and row["psnr"] == pytest.approx(-10 * np.log10(row["distance"]))
+        assert list(row["files"]) == ["target", "found", "edit-1", "edit-2"]
+        for name in row["files"].values():
+            assert name.startswith(f"{stem}-{number}-") and Image.open(finished / name).size == (64, 64)
+        assert load_file(finished / f"{stem}-{number}-noise.safetensors")["noise"].shape == (3, 64, 64)
+    assert (finished / "grid.png").stat().st_size > 1000
+
+
+def test_it_is_what_the_function_gives(finished, photos):
+    model = noisetilt.load("emoji64-turbo")
+    found = noisetilt.invert(model, photos[:2], "cat face", iterations=2, seeds=[4, 5])
+    record = json.loads((finished / "run.json").read_text())
+    assert [row["distance"] for row in record["images"]] == pytest.approx(found.distances.tolist(), rel=1e-3)
+    stored = np.asarray(Image.open(finished / "gold-1-found.png")).astype(int)
+    made = (found.images[1] * 255).round().permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(stored - made).max() <= 2
+    assert torch.allclose(load_file(finished / "gold-1-noise.safetensors")["noise"], found.noise[1], atol=1e-3)
+
+
+def digests(out):
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in out.glob("*-*.png")}
+
+
+def test_a_run_is_continued_without_making_finished_images_again(photos, tmp_path, monkeypatch, capsys):
+    arguments = ["invert", *photos, "--prompt", "cat face", "--edit", "house", *SHORT]
+    assert main([*arguments, "--out", str(tmp_path / "whole")]) == 0
+    real, calls = invert.invert, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(invert, "invert", interrupted)
+    out = ["--out", str(tmp_path / "parts")]
+    assert main([*arguments, *out]) == 130
+    record = json.loads((tmp_path / "parts" / "run.json").read_text())
+    assert not record["complete"] and len(record["images"]) == 2
+    assert main([*arguments, *out]) == 2 and "--resume" in capsys.readouterr().err
+    assert main([*arguments, *out, "--resume", "--seed", "7"]) == 2 and "another seed" in capsys.readouterr().err
+    assert main([*arguments, *out, "--resume"]) == 0 and len(calls) == 4
+    assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
+    assert main([*arguments, *out, "--overwrite"]) == 0 and len(calls) == 7
+
+
+def test_another_photograph_of_the_same_name_is_not_continued(photos, tmp_path, capsys):
+    mine = tmp_path / "a.png"
+    Image.open(photos[0]).save(mine)
+    arguments = ["invert", str(mine), "--prompt", "cat face", "--iterations", "0", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    Image.open(photos[1]).save(mine)
+    assert main([*arguments, "--resume"]) == 2 and "another sha256" in capsys.readouterr().err
+
+
+def test_the_first_interrupt_finishes_the_batch(photos, tmp_path, monkeypatch):
+    real = invert.invert
+
+    def signalled(*args, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(invert, "invert", signalled)
+    arguments = ["invert", *photos, "--prompt", "cat face", "--iterations", "0", "--batch", "1"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 130
+    assert len(json.loads((tmp_path / "run.json").read_text())["images"]) == 1
+
+
+WRONG = [
+    (["missing.png"], ["--prompt", "cat face"], "there is no file missing.png"),
+    ([__file__], ["--prompt", "cat face"], "cannot be read as an image"),
+    (None, ["--prompt", "cat", "--prompt", "dog", "--prompt", "fox"], "3 prompts for 2 photographs"),
+    (None, ["--prompt", "qqzz"], "qqzz"),
+    (None, ["--prompt", "cat face", "--edit", "qqzz"], "qqzz"),
+    (None, ["--prompt", "cat face", "--method", "gprr"], "gper"),
+    (None, ["--prompt", "cat face", "--method", "ntrk"], "not a noise ascent"),
+    (None, ["--prompt", "cat face", "--method", "hypernoise"], "method 'hypernoise' is unknown"),
+    (None, ["--prompt", "cat face", "--distance", "lpips"], "distance = 'lpips'"),
+    (None, ["--prompt", "cat face", "--iterations", "-1"], "iterations = -1"),
+    (None, ["--prompt", "cat face", "--steps", "0"], "steps = 0"),
+    (None, ["--prompt", "cat face", "--keep", "-1"], "keep = -1"),
+    (None, ["--prompt", "cat face", "--set", "iterations=3"], "--iterations"),
+    (None, ["--prompt", "cat face", "--reward", "rednes"], "redness"),
+    (None, ["--prompt", "cat face", "--edit", "house", "--reward", "jpeg"], "no gradient"),
+]
+
+
+@pytest.mark.parametrize(("files", "arguments", "message"), WRONG, ids=lambda value: str(value)[-30:])
+def test_wrong_input_is_refused_in_one_sentence(files, arguments, message, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["invert", *(files or photos[:2]), *arguments, "--out", str(out)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and error.count("\n") == 0 and not out.exists()

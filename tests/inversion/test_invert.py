@@ -1,0 +1,194 @@
+"""Inversion on a linear model, where the noise of an image is known, and its edits."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from noisetilt import METHODS, invert, noise
+from noisetilt.inversion.distances import coarse
+from noisetilt.models.denoiser import Denoiser
+from noisetilt.path import FlowPath
+from noisetilt.rewards import Reward
+
+SHAPE = (3, 16, 16)
+TONES = {"dark": -0.5, "bright": 0.5}
+
+
+class Mixing:
+    """A one-step model: x̂_0 is a fixed rotation of the noise, scaled, plus the tone that the prompt names."""
+
+    path, shape = FlowPath(), SHAPE
+
+    def __init__(self):
+        matrix = torch.randn(768, 768, generator=torch.Generator().manual_seed(0))
+        self.rotation = torch.linalg.qr(matrix)[0] * 0.2
+
+    def denoiser(self, prompts):
+        unknown = [p for p in prompts if p not in TONES]
+        if unknown:
+            raise ValueError(f"the prompt {unknown[0]!r} is unknown")
+        tones = torch.tensor([TONES[p] for p in prompts])[:, None]
+
+        def network(x_t, t, index):
+            return (x_t.flatten(1) @ self.rotation + tones[index]).view_as(x_t)
+
+        return Denoiser(self.path, network)
+
+    def decode(self, x_0):
+        return (x_0 + 1) / 2
+
+    def encode(self, images):
+        return 2 * images - 1
+
+
+class WithoutEncoder(Mixing):
+    encode = property()
+
+
+MODEL = Mixing()
+
+
+def drawn(prompts, seed=7):
+    x = torch.randn(len(prompts), *SHAPE, generator=torch.Generator().manual_seed(seed))
+    rows = torch.arange(len(prompts))
+    return x, MODEL.decode(MODEL.denoiser(prompts)(x, 1.0, rows))
+
+
+@pytest.mark.parametrize("distance", ["pixels", "latents", lambda images: images.flatten(1)])
+def test_the_noise_of_the_models_own_images_is_found(distance):
+    x, images = drawn(["dark", "bright"])
+    found = invert(MODEL, images, ["dark", "bright"], METHODS["none"].replace(rate=0.1), 100, distance=distance)
+    assert (found.noise - x).square().mean() < 1e-2
+    assert (found.psnr > 40).all() and found.curve.shape == (101, 2)
+    assert found.curve[0].min() > 100 * found.distances.max()
+    assert torch.equal(found.curve.min(0).values, found.distances)
+    assert torch.allclose(found.distances, found.curve[found.iterations, torch.arange(2)])
+
+
+@pytest.mark.parametrize("method", ["none", "reno", "prno", "mpgr", "gper", "gper-both", "gper-w", "gper-rotation"])
+def test_every_ascent_lowers_the_distance(method):
+    _, images = drawn(["dark"])
+    found = invert(MODEL, images, "dark", method, 20)
+    assert found.distances.item() < 0.9 * found.curve[0].item()
+    assert found.iterations.item() > 0 and found.trace.nfe.item() == 21
+
+
+def test_an_image_does_not_depend_on_the_others_of_its_batch():
+    _, images = drawn(["dark", "bright", "dark"])
+    whole = invert(MODEL, images, ["dark", "bright", "dark"], iterations=5, seeds=[3, 4, 5], chunk=2)
+    alone = invert(MODEL, images[1:2], ["bright"], iterations=5, seeds=[4])
+    assert torch.allclose(whole.noise[1:2], alone.noise, atol=1e-4)
+
+
+def test_typicality_is_the_audit_of_the_noise():
+    _, images = drawn(["dark"])
+    fresh = invert(MODEL, images, "dark", iterations=0)
+    assert torch.equal(fresh.typicality().p_value, noise.audit(fresh.noise).p_value)
+    assert fresh.typicality().p_value.item() > 1e-3
+
+
+def test_an_edit_uses_the_found_noise():
+    x, images = drawn(["dark"])
+    found = invert(MODEL, images, "dark", METHODS["none"].replace(rate=0.1), 100)
+    edited = found.edit("bright")
+    expected = MODEL.decode(MODEL.denoiser(["bright"])(x, 1.0, torch.zeros(1, dtype=torch.long)))
+    assert (edited.images - expected).square().mean() < 1e-3
+    assert torch.equal(edited.noise, found.noise) and edited.rewards is None and edited.prompts == ["bright"]
+    assert torch.allclose(found.edit().images, found.images, atol=1e-5)
+
+
+def test_an_edit_for_a_reward_raises_it_and_keep_holds_the_image():
+    _, images = drawn(["dark"])
+    found = invert(MODEL, images, "dark", iterations=10)
+    red = Reward("red", lambda images: images[:, 0].mean((1, 2)))
+    before = red(found.images, ["dark"])
+    free, kept = (found.edit(reward=red, iterations=10, keep=keep) for keep in (0.0, 100.0))
+    assert free.rewards.item() > before.item() + 0.05
+    assert before.item() < kept.rewards.item() + 1e-6 < free.rewards.item()
+    assert torch.equal(red(kept.images, ["dark"]), kept.rewards)
+    moved = [(edit.images - found.images).square().mean() for edit in (free, kept)]
+    assert moved[1] < moved[0] / 4
+
+
+def test_an_edit_can_follow_the_layout_of_the_target():
+    _, images = drawn(["dark"])
+    found = invert(MODEL, images, "dark", iterations=10)
+    free, held = found.edit("bright"), found.edit("bright", layout=1.0, iterations=20)
+    apart = [(coarse(edit.images) - coarse(found.targets)).square().mean() for edit in (free, held)]
+    assert apart[1] < 0.8 * apart[0] and held.rewards is None
+
+
+def test_several_steps_are_differentiated_through():
+    _, images = drawn(["dark"])
+    found = invert(MODEL, images, "dark", iterations=3, steps=3)
+    assert found.trace.nfe.item() == 12 and found.ascent.chain_steps == 3
+    assert torch.allclose(found.edit().images, found.images, atol=1e-5)
+    assert not torch.allclose(found.edit(steps=1).images, found.images, atol=1e-3)
+
+
+def test_images_may_be_files_and_pillow_images(tmp_path):
+    picture = Image.new("RGB", (40, 30), "red")
+    picture.save(tmp_path / "a.png")
+    found = invert(MODEL, [tmp_path / "a.png", picture, torch.ones(3, 5, 9)], "dark", iterations=0)
+    assert found.targets.shape == (3, *SHAPE) and torch.equal(found.targets[0], found.targets[1])
+    assert torch.allclose(found.targets[0].mean((1, 2)), torch.tensor([1.0, 0, 0]), atol=1e-3)
+    assert invert(MODEL, str(tmp_path / "a.png"), "dark", iterations=0).images.shape == (1, *SHAPE)
+
+
+def test_saved_files_hold_the_result(tmp_path):
+    _, images = drawn(["dark", "bright"])
+    found = invert(MODEL, images, ["dark", "bright"], iterations=2)
+    found.save(tmp_path / "new")
+    record = json.loads((tmp_path / "new" / "inversion.json").read_text())
+    assert record["distances"] == pytest.approx(found.distances.tolist()) and len(record["curve"]) == 3
+    assert torch.equal(load_file(tmp_path / "new" / "noise.safetensors")["noise"], found.noise)
+    for name in ("target-0.png", "found-0.png", "target-1.png", "found-1.png"):
+        assert Image.open(tmp_path / "new" / name).size == (16, 16)
+
+
+IMAGE = torch.rand(1, *SHAPE)
+WRONG = [
+    (dict(method="ntrk"), "not a noise ascent"),
+    (dict(method="gper-ntrk"), "also guides the steps"),
+    (dict(iterations=-1), "iterations = -1"),
+    (dict(steps=0), "steps = 0"),
+    (dict(steps=1.5), r"steps = 1\.5"),
+    (dict(distance="lpips"), "distance = 'lpips' is unknown"),
+    (dict(seeds=[1, 2]), "2 seeds for 1 prompts"),
+    (dict(chunk=0), "chunk = 0"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG, ids=lambda value: str(value)[:30])
+def test_wrong_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        invert(MODEL, IMAGE, "dark", **options)
+
+
+def test_wrong_images_and_prompts_are_refused():
+    for images, prompts, message in (
+        ([], "dark", "images is empty"),
+        (IMAGE, ["dark", "dark"], "2 prompts for 1 images"),
+        (IMAGE, ["nothing"], "unknown"),
+        (torch.rand(1, 16, 16, 3), "dark", "permute"),
+        ((IMAGE * 255).byte(), "dark", "expected floats"),
+        (IMAGE * 255, "dark", "divide bytes by 255"),
+        ([3], "dark", "expected a tensor"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            invert(MODEL, images, prompts)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        invert(MODEL, IMAGE * float("nan"), "dark")
+    with pytest.raises(ValueError, match="no `encode`"):
+        invert(WithoutEncoder(), IMAGE, "dark", distance="latents")
+    found = invert(MODEL, IMAGE, "dark", iterations=0)
+    for options, message in (
+        (dict(prompts=["dark"] * 2), "2 prompts"),
+        (dict(keep=-1), "keep = -1"),
+        (dict(steps=0), "steps = 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            found.edit(**options)
