@@ -79,7 +79,11 @@ def wait_for_status(page, tab, word):
 
 
 def open_tab(page, name):
-    page.get_by_role("tab", name=name).click()
+    tab = page.get_by_role("tab", name=name)
+    if tab.count() and tab.first.is_visible():
+        return tab.first.click()
+    page.locator(".overflow-menu > button").click()  # a narrow page has no room for all tabs
+    page.locator(".overflow-dropdown button", has_text=name).click()
 
 
 def sources(page, tab):
