@@ -122,7 +122,7 @@ def test_generate_fills_in_live_and_downloads(visit, tmp_path):
     assert len([entry for entry in seen if entry.startswith("Running")]) >= 3
     assert len(sources(page, "generate")) == 4 and len(set(sources(page, "generate"))) == 4
     assert result.locator("svg").count() == 2 and result.locator(".nt-gauge").count() == 1
-    assert page.get_by_label("Command line that repeats the run").input_value().startswith("noisetilt generate")
+    assert page.locator("#nt-generate-downloads textarea").first.input_value().startswith("noisetilt generate")
     links = page.locator("#nt-generate-downloads a[download]")
     names = [name for name in links.evaluate_all("links => links.map(link => link.download)") if name]
     assert {"run.json", "repeat.py", "repeat.sh", "cat-face-5-guided.png"} <= set(names)
