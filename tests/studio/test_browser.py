@@ -79,7 +79,11 @@ def wait_for_status(page, tab, word):
 
 
 def open_tab(page, name):
-    page.get_by_role("tab", name=name).click()
+    tab = page.get_by_role("tab", name=name)
+    if tab.count() and tab.first.is_visible():
+        return tab.first.click()
+    page.locator(".overflow-menu > button").click()  # a narrow page has no room for all tabs
+    page.locator(".overflow-dropdown button", has_text=name).click()
 
 
 def sources(page, tab):
@@ -118,7 +122,7 @@ def test_generate_fills_in_live_and_downloads(visit, tmp_path):
     assert len([entry for entry in seen if entry.startswith("Running")]) >= 3
     assert len(sources(page, "generate")) == 4 and len(set(sources(page, "generate"))) == 4
     assert result.locator("svg").count() == 2 and result.locator(".nt-gauge").count() == 1
-    assert page.get_by_label("Command line that repeats the run").input_value().startswith("noisetilt generate")
+    assert page.locator("#nt-generate-downloads textarea").first.input_value().startswith("noisetilt generate")
     links = page.locator("#nt-generate-downloads a[download]")
     names = [name for name in links.evaluate_all("links => links.map(link => link.download)") if name]
     assert {"run.json", "repeat.py", "repeat.sh", "cat-face-5-guided.png"} <= set(names)
