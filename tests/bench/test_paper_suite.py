@@ -1,6 +1,7 @@
 """The paper suite: equal budgets, the rule of fairness, recorded noise, and one small run of it all."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -236,6 +237,7 @@ def test_the_report_has_its_tables_plots_and_images(run):
 
 def test_a_part_of_the_rows_has_a_report(run, tmp_path):
     lines = (run.out / "rows.jsonl").read_text().splitlines(keepends=True)
+    shutil.copytree(run.out / "pictures", tmp_path / "pictures")
     (tmp_path / "rows.jsonl").write_text("".join(line for line in lines if '"method": "ntrk"' not in line))
     paper_report.write(tmp_path, Runner(tmp_path, SMALL, run.model, measure=False))
     text = (tmp_path / "report.md").read_text()
