@@ -265,6 +265,6 @@ def restrict(
     if methods:
         plan = replace(plan, waves=(tuple(name for name in methods if name != "base"),))
     if targets:
-        known = {target.reward: target for target in (*TARGETS, *plan.targets)}
-        plan = replace(plan, targets=tuple(known[reward] for reward in dict.fromkeys(targets)))
+        by_reward = {target.reward: target for target in (*TARGETS, *plan.targets)}
+        plan = replace(plan, targets=tuple(by_reward[reward] for reward in dict.fromkeys(targets)))
     return plan

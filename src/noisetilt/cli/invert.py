@@ -31,7 +31,6 @@ from ..sampling import check_reward
 from ..sampling.noise_ascent import check_optimizable
 from .comparison import NOT_SETTINGS, check_counts, check_numbers, comparison_grid, requested, thumbnails, write_start
 from .job_model import dtype_name, load_job_model, with_defaults
-from .names import check_method
 from .progress import FILE, read_image, refuse_other_settings
 
 Row = dict[str, Any]
@@ -92,7 +91,7 @@ class InvertJob:
 
     def ascent(self) -> Method:
         """The method with the job's options."""
-        check_method(self.method)
+        find_method(self.method)
         for option, name in (("iterations", "--iterations"), ("chain_steps", "--steps")):
             if option in self.options:
                 raise ValueError(f"the option {option} is given by {name}; leave it out of --set")

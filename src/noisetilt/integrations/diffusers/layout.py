@@ -171,9 +171,15 @@ def surrounded_view(layout: Layout, latents: Tensor, sample: Tensor) -> SampleVi
         if torch.equal(sample[window], latents):
             rest = sample.clone()
             return SampleView(
-                layout, functools.partial(_inserted, layout, window, rest), lambda s, w=window: layout.unpack(s[w])
+                layout,
+                functools.partial(_inserted, layout, window, rest),
+                functools.partial(_cut_out, layout, window),
             )
     return None
+
+
+def _cut_out(layout: Layout, window: tuple[slice, ...], sample: Tensor) -> Tensor:
+    return layout.unpack(sample[window])
 
 
 def _inserted(layout: Layout, window: tuple[slice, ...], rest: Tensor, x: Tensor) -> Tensor:
@@ -195,7 +201,7 @@ def frames_first(shape: Sequence[int]) -> Layout:
 
 def _reshaped(layout: Layout, form: tuple[float, ...], x: Tensor) -> Tensor:
     """x packed and reshaped; `form` is a number of entries per row of x, and the shape of an entry."""
-    return layout.pack(x).reshape(round(form[0] * len(x)), *form[1:])
+    return layout.pack(x).reshape([round(form[0] * len(x)), *(int(side) for side in form[1:])])
 
 
 def _unflattened(layout: Layout, sample: Tensor) -> Tensor:

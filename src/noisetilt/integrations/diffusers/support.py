@@ -74,14 +74,15 @@ def reason_against_call(kind: type) -> str | None:
     name, function = kind.__name__, source_of(inspect.unwrap(kind.__call__).__code__)
     if any(getattr(node, "id", None) == "AudioPipelineOutput" for node in ast.walk(function)):
         return f"{name} makes sound, and rewards take images; pass a pipeline of images or videos"
-    inner = sorted({node.func.attr for node in ast.walk(function) if calls_pipeline(node)})
+    calls: list[Any] = [node for node in ast.walk(function) if calls_pipeline(node)]
+    inner = sorted({call.func.attr for call in calls})
     if inner:
         return inner_pipelines(name, inner)
     further = sorted(further_steps(function))
     if not any(step_calls(function)) or further:
-        calls = f"calls {' and '.join(further)}" if further else "calls no step of a scheduler"
+        found = f"calls {' and '.join(further)}" if further else "calls no step of a scheduler"
         return (
-            f"{name} {calls} in its __call__, and only a loop over self.scheduler.step can be guided; "
+            f"{name} {found} in its __call__, and only a loop over self.scheduler.step can be guided; "
             "align a pipeline that has one"
         )
     prepares = any(hasattr(kind, method) for method in PREPARE)
