@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +34,16 @@ class Ledger:
         key: the fields that identify a row.
         settings: everything else that the rows depend on, as JSON.
         mend: whether to remove incomplete lines from the file; pass False while another process writes to it.
-        renamed: field names of earlier versions, with their present names.
     Raises:
         ValueError: if the folder has a run with other settings.
     """
 
-    def __init__(
-        self, folder: Path, key: Sequence[str], settings: Row, mend: bool = True, renamed: Mapping[str, str] = {}
-    ) -> None:
+    def __init__(self, folder: Path, key: Sequence[str], settings: Row, mend: bool = True) -> None:
         self.folder, self.key, self.file = folder, tuple(key), folder / "rows.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self._check(settings)
         lines = self.file.read_text("utf-8").splitlines() if self.file.exists() else []
-        parsed = [row for row in map(_parsed, lines) if row is not None]
-        rows = [{renamed.get(name, name): value for name, value in row.items()} for row in parsed]
+        rows = [row for row in map(_parsed, lines) if row is not None]
         if mend and len(rows) < len(lines):
             write_text(self.file, "".join(_line(row) for row in rows))
         self._rows = {self.key_of(row): row for row in rows}
