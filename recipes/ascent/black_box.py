@@ -1,5 +1,5 @@
 """Where to compare rewards that have no gradient: around the picture, or around the noise. The reward is a small JPEG
-file, the generator emoji128-turbo.
+file, the generator of the suite one-step.
 
     python recipes/ascent/black_box.py
 """

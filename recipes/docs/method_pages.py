@@ -155,14 +155,13 @@ def measured_here(name: str) -> list[str]:
     return lines
 
 
-def paper_rows() -> dict[str, list[dict[str, Any]]]:
-    """Method → rows of the benchmark's test images."""
-    file, found = ROOT / "docs/paper/rows.jsonl.gz", collections.defaultdict(list)
+def benchmark_rows() -> dict[str, list[dict[str, Any]]]:
+    """Method → rows of the benchmark's images."""
+    file, found = ROOT / "docs/bench/rows.jsonl.gz", collections.defaultdict(list)
     if file.exists():
         for line in gzip.decompress(file.read_bytes()).decode().splitlines():
             row = json.loads(line)
-            if row["stage"] == "test":
-                found[row["method"]].append(row)
+            found[row["method"]].append(row)
     return found
 
 
@@ -171,11 +170,11 @@ def measured_in_benchmark(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         groups[row["target"], row["budget"], row["value"]].append(row)
     lines = []
-    for (target, budget, value), group in groups.items():
-        heldout = [row.get("heldout_1", row.get("judge_1")) for row in group]
-        values = f"{mean_and_error([row['reward'] for row in group])} | {mean_and_error(heldout)}"
+    for (target, budget, value), group in sorted(groups.items(), key=lambda item: item[0][2] or 0):
+        values = f"{mean_and_error([row['reward'] for row in group])} | "
+        values += f"{mean_and_error([row.get('heldout', row.get('heldout_1')) for row in group])}"
         strength = "–" if value is None else f"{value:g}"
-        lines.append(f"| emoji64 | `{target}` | {strength} | {budget} | {len(group)} | {values} |")
+        lines.append(f"| emoji128 | `{target}` | {strength} | {budget} | {len(group)} | {values} |")
     return lines
 
 
@@ -185,9 +184,8 @@ def results_text(name: str, rows: list[dict[str, Any]]) -> Iterator[str]:
     if not lines:
         yield "Not in the benchmark's table of results. The tests compare the method with its formula."
         return
-    yield "Means and standard errors over the images. On emoji128 they are those of"
-    yield "[Choose a method and strength](../choose.md), on emoji64 those of the [benchmark](../bench.md), where the"
-    yield "strength was tuned. The held-out reward is not optimised.\n"
+    yield "Means and standard errors over the images of the tuning prompts of the [benchmark](../bench.md) and of"
+    yield "[Choose a method and strength](../choose.md). The held-out reward is not optimised.\n"
     yield "| model | target | strength | network calls | images | target reward | held-out reward |"
     yield "|---|---|---|---:|---:|---:|---:|"
     yield from lines
@@ -235,7 +233,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    rows = paper_rows()
+    rows = benchmark_rows()
     files.append(File.generated(config, "methods/index.md", content=index_page()))
     for name in METHODS:
         files.append(File.generated(config, f"methods/{name}.md", content=method_page(name, rows.get(name, []))))
