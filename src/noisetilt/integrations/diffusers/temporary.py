@@ -100,7 +100,7 @@ def complete(pipe: Any) -> Iterator[None]:
     """Gives networks the attribute that says whether they use checkpointing, which some classes of diffusers read but
     do not set.
     """
-    modules: Iterator[Any] = modules_of(pipe)
+    modules: list[Any] = modules_of(pipe)
     able = (module for module in modules if getattr(module, "_supports_gradient_checkpointing", False))
     changed = [module for module in able if not hasattr(module, "gradient_checkpointing")]
     try:
