@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from noisetilt import METHODS, load, noise, rewards, sample
 from noisetilt.report import to_image
+from noisetilt.report.plotting.figures import new_figure
 
 FOLDER = Path(__file__).parents[2] / "docs/images"
 ONE_STEP_MODEL = "emoji64-turbo"
@@ -52,14 +51,14 @@ def radial_power(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(len(sums))[keep] / side, (sums / counts).numpy()[keep]
 
 
-def show_field(axes: Axes, field: Tensor, title: str, colour: str) -> None:
+def show_field(axes: Any, field: Tensor, title: str, colour: str) -> None:
     axes.imshow(field.numpy(), cmap="gray", vmin=-3, vmax=3, interpolation="nearest")
     axes.set_title(title, color=colour, fontsize=11)
     axes.set(xticks=[], yticks=[])
     axes.set_anchor("C")
 
 
-def tidy(axes: Axes) -> None:
+def tidy(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -76,7 +75,7 @@ def ntrk_figure() -> None:
         "W(g)": (noise.whiten(gradient, noise=fresh.flip(-1))[0], COLOURS["projected"]),
         "white noise": (fresh[0], COLOURS["noise"]),
     }
-    figure = Figure(figsize=(11, 2.9), layout="constrained")
+    figure = new_figure(11, 2.9)
     panels = figure.subplots(1, 5, width_ratios=[1, 1, 1, 1.35, 1.35])
     for axes, (title, (field, colour)) in zip(panels, fields.items(), strict=False):
         show_field(axes, field[0], title, colour)
@@ -110,7 +109,7 @@ def gper_figure() -> None:
         "projected": (noise.project_wgnc(gradient, BLOCK), COLOURS["projected"]),
         "white noise": (torch.randn(1, *model.shape, generator=generator), COLOURS["noise"]),
     }
-    figure = Figure(figsize=(9.6, 3.5), layout="constrained")
+    figure = new_figure(9.6, 3.5)
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.3])
     show_field(left, gradient[0, 0], "gradient", COLOURS["gradient"])
     show_field(middle, fields["projected"][0][0, 0], "projected", COLOURS["projected"])
@@ -131,7 +130,7 @@ def strength_figure() -> None:
     """The same seeds at several rho."""
     model, prompts = load("emoji128"), list(STRENGTH_PROMPTS)
     reward, heldout = rewards.load(REWARD), rewards.load(REWARD, heldout=True)
-    figure = Figure(figsize=(8.6, 5.6), layout="constrained")
+    figure = new_figure(8.6, 5.6)
     panels = figure.subplots(len(prompts), len(STRENGTHS))
     for column, rho in enumerate(STRENGTHS):
         result = sample(model, prompts, reward, METHODS["ntrk"].replace(rho=rho), 25, track=False)

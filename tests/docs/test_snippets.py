@@ -164,6 +164,8 @@ def check_command(line: str) -> None:
         assert f"VENV := {folder}\n" in (ROOT / "Makefile").read_text()
     elif program == "python":
         check_script(arguments)
+    elif program == "mkdir":
+        assert arguments[:3] == ["-p", "out/curve", "&&"] and (ROOT / arguments[5]).exists()
     else:
         pytest.fail(f"no check is known for {line!r}")
 
@@ -257,7 +259,7 @@ def test_names_in_the_text_exist(document):
     text = prose(document)
     for name in re.findall(r"`(noisetilt(?:\.\w+)+)", text):
         pkgutil.resolve_name(name)
-    subparsers = next(action for action in build_parser()._actions if hasattr(action, "choices") and action.choices)
+    subparsers = next(action for action in build_parser()._actions if isinstance(action.choices, dict))
     known = {option for parser in subparsers.choices.values() for option in parser._option_string_actions}
     scripts = "".join(file.read_text() for folder in ("examples", "recipes") for file in (ROOT / folder).rglob("*.py"))
     for option in re.findall(r"`(?:\w+ )?(--[\w-]+)", text):

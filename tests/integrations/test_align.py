@@ -100,7 +100,8 @@ def test_edm_schedulers(family, scheduler, options, record_property):
     noise, plain = starting_noise(pipe, arguments)
     output = align(pipe, None, "base", eta=0.0)(PROMPT, latents=noise, **arguments)
     check_same(field(output), plain, record_property, 2e-5)
-    base, tilted = (align(pipe, RED, method)(PROMPT, seeds=[0], **arguments).rewards for method in ("base", "ntrk"))
+    methods = ("base", METHODS["ntrk"].replace(rho=0.05))
+    base, tilted = (align(pipe, RED, method)(PROMPT, seeds=[0], **arguments).rewards for method in methods)
     assert tilted > base
 
 
@@ -455,7 +456,7 @@ class Stranger(diffusers.DiffusionPipeline):
 
 def test_a_pipeline_without_a_loop_is_refused():
     pipe = Stranger(sd().unet, ddim())
-    with pytest.raises(ValueError, match=r"Stranger does not call self.scheduler.step"):
+    with pytest.raises(ValueError, match=r"Stranger calls no step of a scheduler"):
         align(pipe, RED)
 
 

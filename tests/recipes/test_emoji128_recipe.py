@@ -189,7 +189,10 @@ def test_an_attack_raises_the_loss_within_its_radius():
 
 
 def test_frechet_distance_and_precision():
-    from gates import frechet_distance, precision
+    from noisetilt.bench.metrics import frechet_distance, precision_recall
+
+    def precision(images, real):
+        return precision_recall(real, images)[0]
 
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(4000, 6, generator=generator, dtype=torch.float64)

@@ -160,7 +160,7 @@ def test_commands(arguments, words, tmp_path, capsys):
 
 
 USAGE = [
-    [], ["nonsense"], ["generate"], ["generate", "cat"], ["generate", "cat", "--reward"], [*RUN, "--n", "many"],
+    ["nonsense"], ["generate"], ["generate", "cat"], ["generate", "cat", "--reward"], [*RUN, "--n", "many"],
     [*RUN, "--n", "2.5"], [*RUN, "--steps", "x"], [*RUN, "--set", "rho"], [*RUN, "--gradient-at", "x1"],
     [*RUN, "--guidance", "high"], [*RUN, "--out", ""], [*RUN, "--out", "  "], [*RUN, "--unknown", "1"],
     [*RUN, "--resume", "--overwrite"], [*ASCENT, "--iterations", "x"], [*ASCENT, "--gradient-at", ""],
@@ -173,7 +173,8 @@ USAGE = [
 def test_usage(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
-    assert ended.value.code == 2 and "error: " in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert ended.value.code == 2 and errors.startswith("noisetilt") and "--help`" in errors
 
 
 PROMPTS = [

@@ -124,7 +124,6 @@ def _add_invert(commands: Any) -> None:
         "and makes images from the same noise with other prompts or for a reward.",
         'invert cat.png --prompt "cat face" --out out/cat',
         'invert cat.png --prompt "cat face" --edit "dog face" --edit "cat face, 3d"',
-        'invert a.png b.jpg --prompt "cat face" --prompt "red heart" --reward redness',
     )
     parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="an image file, such as .png or .jpg")
     parser.add_argument(

@@ -162,7 +162,9 @@ class GuidedScheduler:
         while self._steps_taken > before and not self._call.sampler.done:
             before = self._steps_taken
             yield self._timestep[self._call.sampler.t]
-        if self._call.sampler is not None and not self._call.sampler.done:
+        # Some pipelines look through the timesteps before their loop.
+        looped = self._steps_taken > 0 or getattr(self._call.pipe, "interrupt", False)
+        if looped and self._call.sampler is not None and not self._call.sampler.done:
             self._call.interrupted()
 
     def _begin(self) -> None:
