@@ -74,8 +74,10 @@ def documented_names() -> list[tuple[str, str]]:
 def identifier(module: str, name: str) -> str:
     """The name that griffe finds: where a submodule has the same name as a function, that of the function in it."""
     loaded = importlib.import_module(module)
-    if hasattr(loaded, "__path__") and importlib.util.find_spec(f"{module}.{name}") is not None:
-        return f"{getattr(loaded, name).__module__}.{name}"
+    defined_in = str(getattr(getattr(loaded, name), "__module__", ""))
+    package = hasattr(loaded, "__path__") and importlib.util.find_spec(f"{module}.{name}") is not None
+    if package or defined_in.endswith(f".{name}"):
+        return f"{defined_in}.{name}"
     return f"{module}.{name}"
 
 

@@ -190,14 +190,15 @@ def _run_batch(
         callback=show_progress,
     )
     heldout_rewards = heldout_values(heldout, result.images, prompts)
+    # Files first: a signal must not leave a record of an image that has none.
+    for image, seed, value, heldout_value in zip(result.images, seeds, result.rewards, heldout_rewards, strict=True):
+        save_image(job, variant, seed, image, reward_value=float(value), heldout_value=heldout_value)
     variant.images += list(result.images.cpu())
     variant.rewards += result.rewards.tolist()
     variant.heldout += heldout_rewards
     variant.curves.append(result.trace.rewards)
     variant.nfe = result.trace.nfe
     variant.seconds += result.trace.seconds
-    for image, seed, value, heldout_value in zip(result.images, seeds, result.rewards, heldout_rewards, strict=True):
-        save_image(job, variant, seed, image, reward_value=float(value), heldout_value=heldout_value)
     return predicted
 
 
