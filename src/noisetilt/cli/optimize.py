@@ -190,17 +190,18 @@ def _run_batch(
 def _add_results(job: OptimizeJob, variant: Variant, result: OptimizeResult, seeds: Sequence[int]) -> None:
     """Adds a batch's results to the variant and writes its images."""
     done, trace = len(variant.images), result.trace
-    variant.nfe = (variant.nfe * done + float(trace.nfe.sum())) / (done + len(seeds))
-    variant.images += list(result.images.cpu())
-    variant.rewards += result.rewards.tolist()
     heldout_rewards = [None] * len(seeds) if result.heldout is None else result.heldout.tolist()
-    variant.heldout += heldout_rewards
-    variant.curves.append(torch.stack([trace.rewards] if result.heldout is None else [trace.rewards, trace.heldout]))
-    variant.seconds += trace.seconds[-1]
+    # Files first: a signal must not leave a record of an image that has none.
     for i, seed in enumerate(seeds):
         rewards = {"reward_value": float(result.rewards[i]), "heldout_value": heldout_rewards[i]}
         chosen = {"iteration": int(result.iterations[i]), "nfe": float(trace.nfe[i])}
         save_image(job, variant, seed, result.images[i], **rewards, **chosen)
+    variant.nfe = (variant.nfe * done + float(trace.nfe.sum())) / (done + len(seeds))
+    variant.images += list(result.images.cpu())
+    variant.rewards += result.rewards.tolist()
+    variant.heldout += heldout_rewards
+    variant.curves.append(torch.stack([trace.rewards] if result.heldout is None else [trace.rewards, trace.heldout]))
+    variant.seconds += trace.seconds[-1]
 
 
 def _reward_panels(job: OptimizeJob, variants: Sequence[Variant], heldout_name: str) -> list[Panel]:
