@@ -23,7 +23,7 @@ class Scale(NamedTuple):
 
 
 # Provisional, to be replaced by a calibration at equal held-out accuracy. Only ntrk was measured, on emoji128 with
-# style:3d in 25 steps: at rho = 0.015 target and held-out reward rise together, at 0.05 the images lose their content.
+# style:3d in 25 steps: at rho = 0.015 target and held-out reward rise together, at 0.05 some images lose details.
 # The others are not measured: the middle is the default of the method in METHODS (for gper 0.02, the rate that
 # docs/ascent.md uses), the ends are about a tenth and ten times it. Numbers of candidates go up to the default, 20.
 SCALES: dict[str, Scale] = {
