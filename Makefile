@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 # Processes that the tests run in; each uses one thread.
 WORKERS ?= 2
 
-.PHONY: demo test lint format clean bench-noise wheel docs notebooks
+.PHONY: demo test coverage lint format clean bench-noise wheel docs notebooks
 
 demo: $(READY)
 	$(BIN)/noisetilt generate "cat face" --model emoji128 --reward style:3d --method ntrk \
@@ -15,6 +15,10 @@ demo: $(READY)
 
 test: $(READY)
 	@command -v chromium >/dev/null || echo "chromium is not installed: the browser tests of the studio are skipped"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+# The tests with the fraction of lines that they run.
+coverage: $(READY)
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term
 
 lint: $(READY)

@@ -14,7 +14,7 @@ if CHROMIUM is None:
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
-SECONDS = 1000 * float(os.environ.get("NOISETILT_BROWSER_TIMEOUT", "60"))
+SECONDS = 1000 * float(os.environ.get("NOISETILT_BROWSER_TIMEOUT", "120"))
 # Rules of axe that gradio's own components break where this package cannot mend them: rule → why.
 EXCEPTIONS: dict[str, str] = {}
 
@@ -73,9 +73,8 @@ def fill(page, steps=2, images=1, prompt="cat face"):
 
 
 def wait_for_status(page, tab, word):
-    status = page.locator(f"#nt-{tab}-status")
-    playwright.expect(status).to_contain_text(word, timeout=SECONDS)
-    return status.inner_text()
+    """Waits until the status contains a word; the page may replace the element right after."""
+    playwright.expect(page.locator(f"#nt-{tab}-status")).to_contain_text(word, timeout=SECONDS)
 
 
 def open_tab(page, name):
@@ -116,7 +115,8 @@ def test_generate_fills_in_live_and_downloads(visit, tmp_path):
     page.evaluate(RECORD)
     page.get_by_role("button", name="Generate").click()
     result = page.locator("#nt-generate-result")
-    text = wait_for_status(page, "generate", "Done")
+    wait_for_status(page, "generate", "Done")
+    text = page.locator("#nt-generate-status").inner_text()
     assert "24 network calls" in text
     seen = page.evaluate("[...window.seen]")
     assert len([entry for entry in seen if entry.startswith("Running")]) >= 3
@@ -189,7 +189,8 @@ def test_a_failed_run_says_why(visit):
     fill(page, steps=1)
     page.get_by_label("number input for my reward").fill("1")
     page.get_by_role("button", name="Generate").click()
-    assert "no more" in wait_for_status(page, "generate", "Failed")
+    wait_for_status(page, "generate", "Failed")
+    wait_for_status(page, "generate", "no more")
     page.get_by_label("number input for my reward").fill("0")
     page.get_by_role("button", name="Generate").click()
     wait_for_status(page, "generate", "Done")
