@@ -33,7 +33,7 @@ def use_code(session: Session, visitor: Visitor, code: str) -> str:
         raise ValueError(FORBIDDEN)
     names: dict[str, object] = {"__name__": "my_reward"}
     try:
-        exec(compile(code, "my_reward.py", "exec"), names)
+        exec(compile(code, "my_reward.py", "exec"), names)  # nosec B102: only with --allow-code
     except (Exception, SystemExit) as error:
         raise ValueError(f"the code cannot be executed: {_place(error)}") from error
     function = names.get(FUNCTION)
