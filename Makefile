@@ -11,7 +11,6 @@ WORKERS ?= 2
 demo: $(READY)
 	$(BIN)/noisetilt generate "cat face" --model emoji128 --reward style:3d --method ntrk \
 		--steps 25 --n 8 --seed 0 --out out/demo --overwrite
-	@echo "open out/demo/grid.png: base above, guided below"
 
 test: $(READY)
 	@command -v chromium >/dev/null || echo "chromium is not installed: the browser tests of the studio are skipped"
