@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checksums import read_verified
 from .images import prepared
 from .network import BACKBONES, ScorerNetwork
+from .pretrained import check_version, frozen, read_state
 from .words import STYLES, VARIATION_SELECTOR, bags, content_words, split_words
 
 WEIGHTS = resources.files(__package__) / "concepts"
@@ -65,18 +65,11 @@ def load_concept_network(which: str, device: str | torch.device = "cpu", folder:
     Raises:
         ValueError: if there is no such network, or its file differs from the published one.
     """
-    known = [name for name in BACKBONES if name != "judge"]
-    if which not in known:
-        raise ValueError(f"there is no scorer {which!r}; expected one of {', '.join(known)}")
-    folder = Path(str(WEIGHTS)) if folder is None else Path(folder)
-    digests = json.loads((folder / "checksums.json").read_text("utf-8"))
-    state, _ = read_verified(folder / f"{which}.safetensors", digests[f"{which}.safetensors"])
+    check_version(which, "scorer")
+    state = read_state(Path(str(WEIGHTS)) if folder is None else folder, which)
     network = ScorerNetwork(BACKBONES[which], len(STYLES), len(state["concepts"]), len(state["words"]))
     network.backbone.fold()
-    network.load_state_dict({k: v.float() for k, v in state.items()})
-    network.to(device)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.eval().requires_grad_(False)
+    return frozen(network, state, device)
 
 
 def log_odds(logits: Tensor, chosen: Tensor) -> Tensor:

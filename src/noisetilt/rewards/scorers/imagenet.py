@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..checksums import read_verified
 from .efficientnet_lite import FEATURES, EfficientNetLite
 from .images import prepared
+from .pretrained import frozen, read_state
 
 WEIGHTS = resources.files(__package__) / "imagenet"
 
@@ -54,15 +54,9 @@ def load_imagenet_network(device: str | torch.device = "cpu") -> nn.Module:
     Raises:
         ValueError: if its file differs from the published one.
     """
-    folder = Path(str(WEIGHTS))
-    digest = json.loads((folder / "checksums.json").read_text("utf-8"))["network.safetensors"]
-    state, _ = read_verified(folder / "network.safetensors", digest)
     network = ImageNetClassifier()
     network.backbone.fold()
-    network.load_state_dict({k: v.float() for k, v in state.items()})
-    network.to(device)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.eval().requires_grad_(False)
+    return frozen(network, read_state(Path(str(WEIGHTS)), "network"), device)
 
 
 class ImageNetClassifier(nn.Module):

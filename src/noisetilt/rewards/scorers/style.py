@@ -9,7 +9,6 @@ them.
 from __future__ import annotations
 
 import functools
-import json
 import math
 from importlib import resources
 from pathlib import Path
@@ -17,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checksums import read_verified
 from .images import prepared
 from .network import BACKBONES, StyleNetwork
+from .pretrained import check_version, frozen, read_state
 from .words import STYLES
 
 WEIGHTS = resources.files(__package__) / "style"
@@ -37,17 +36,10 @@ def load_style_network(which: str, device: str | torch.device = "cpu", folder: P
     Raises:
         ValueError: if there is no such network, or its file differs from the published one.
     """
-    known = [name for name in BACKBONES if name != "judge"]
-    if which not in known:
-        raise ValueError(f"there is no style network {which!r}; expected one of {', '.join(known)}")
-    folder = Path(str(WEIGHTS)) if folder is None else Path(folder)
-    digests = json.loads((folder / "checksums.json").read_text("utf-8"))
-    state, _ = read_verified(folder / f"{which}.safetensors", digests[f"{which}.safetensors"])
+    check_version(which, "style network")
+    state = read_state(Path(str(WEIGHTS)) if folder is None else folder, which)
     network = StyleNetwork(BACKBONES[which], len(STYLES)).fold()
-    network.load_state_dict({k: v.float() for k, v in state.items()})
-    network.to(device)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.eval().requires_grad_(False)
+    return frozen(network, state, device)
 
 
 def style_scores(images: Tensor, which: str = "target") -> Tensor:

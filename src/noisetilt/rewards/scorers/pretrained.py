@@ -1,0 +1,40 @@
+"""Reads the networks of the learned rewards, without parameter gradients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..checksums import read_verified
+
+Network = TypeVar("Network", bound=nn.Module)
+VERSIONS = ("target", "heldout")
+
+
+def read_state(folder: Path, name: str) -> dict[str, Tensor]:
+    """The float32 weights of a file `name.safetensors`, whose SHA-256 is in the folder's checksums.json.
+
+    Raises:
+        ValueError: if the file is missing or differs from the published one.
+    """
+    digests = json.loads((folder / "checksums.json").read_text("utf-8"))
+    state, _ = read_verified(folder / f"{name}.safetensors", digests[f"{name}.safetensors"])
+    return {key: value.float() for key, value in state.items()}
+
+
+def frozen(network: Network, state: dict[str, Tensor], device: str | torch.device) -> Network:
+    """The network with these weights on a device, in evaluation mode and channels-last."""
+    network.load_state_dict(state)
+    network.to(device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval().requires_grad_(False)
+
+
+def check_version(which: str, kind: str) -> None:
+    """Raises a ValueError if there is no version of the learned rewards of this name."""
+    if which not in VERSIONS:
+        raise ValueError(f"there is no {kind} {which!r}; expected one of {', '.join(VERSIONS)}")
