@@ -88,7 +88,7 @@ def ntrk_figure() -> None:
     panels[3].legend(frameon=False, fontsize=8)
     for axes in panels[3:]:
         tidy(axes)
-    figure.savefig(FOLDER / "how-ntrk.png", dpi=140)
+    figure.savefig(FOLDER / "how-ntrk.png", dpi=140, bbox_inches="tight", pad_inches=0.08)
 
 
 def block_norms(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,7 @@ def gper_figure() -> None:
     right.set(ylabel=r"evenness, $\|y\|_1 / (\sqrt{B}\, \|y\|_2)$")
     right.legend(frameon=False, fontsize=8, loc="lower right")
     tidy(right)
-    figure.savefig(FOLDER / "how-gper.png", dpi=140)
+    figure.savefig(FOLDER / "how-gper.png", dpi=140, bbox_inches="tight", pad_inches=0.08)
 
 
 def strength_figure() -> None:
