@@ -28,14 +28,14 @@ def small(name):
 
 
 def native(method):
-    result = sample(load("emoji64"), ["cat face", "house"], rewards.load("style:3d"), method, 4, [3, 4])
+    result = sample(load("emoji128"), ["cat face", "house"], rewards.load("style:3d"), method, 4, [3, 4])
     return {"images": result.images, "rewards": result.rewards, "path": result.trace.rewards}
 
 
 def ascent(name):
-    model, reward = load("emoji64-turbo"), rewards.load("style:3d")
+    model, reward = load("emoji128-turbo"), rewards.load("style:3d")
     result = noisetilt.optimize(model, ["cat face", "house"], reward, small(name), seeds=[3, 4])
-    return {"images": result.images, "rewards": result.rewards, "noise": result.noise.view(2, 3, 64, 64)}
+    return {"images": result.images, "rewards": result.rewards, "noise": result.noise.view(2, 16, 16, 16)}
 
 
 def pipeline(family, name):

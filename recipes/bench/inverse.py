@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/inverse"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    model, (truth, words), lines, sheets = load("emoji64"), real_emoji(), [], []
+    model, (truth, words), lines, sheets = load("emoji128"), real_emoji(), [], []
     tuned = list(range(1, len(truth), max(1, len(truth) // (args.pictures + 1))))[: args.pictures]
     for operator in operators():
         ys = {i: inverse.measure(operator, truth[i], NOISE, seed=i) for i in [0, *tuned]}

@@ -19,7 +19,7 @@ from noisetilt.report import to_image
 from noisetilt.report.plotting.figures import new_figure
 
 FOLDER = Path(__file__).parents[2] / "docs/images"
-ONE_STEP_MODEL = "emoji64-turbo"
+ONE_STEP_MODEL = "emoji128-turbo"
 REWARD = "style:3d"
 # Okabe and Ito's colours, which readers with any colour vision can tell apart.
 COLOURS = {"gradient": "#D55E00", "projected": "#0072B2", "noise": "#7F7F7F"}

@@ -33,7 +33,7 @@ MODULES = {
 PLAIN = (Gaussian(), Base(), Independent(), TimeTravel())
 SECTIONS = re.compile(r"(?<!\n)\n(?=(?:Args|Attributes|Returns|Yields|Raises):\n)")
 ARXIV = re.compile(r"(?<!/)arXiv (\d{4}\.\d{4,5})")
-ONE_STEP_MODEL = "emoji64-turbo"
+ONE_STEP_MODEL = "emoji128-turbo"
 # METHODS' name → name of the published method.
 TITLES = {
     "base": "Base sampling",

@@ -46,7 +46,7 @@ METHOD_NAMES = ("none", "reno", "prno", "mpgr", "gper", "gper-both")
 RATE_OF = {"gper-both": "gper"}
 FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0)
 TUNING = 4
-MODEL = "emoji64-turbo"
+MODEL = "emoji128-turbo"
 RANDOM = "random noise"
 Row = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Real reward gradients of emoji64 during sampling, and its pictures, as input for the other scripts.
+"""Real reward gradients of emoji128 during sampling, and its pictures, as input for the other scripts.
 
     python recipes/noise/gradients.py build/noise/gradients.safetensors
 
@@ -32,7 +32,7 @@ class Watch(NoiseTilt):
 
 
 def main() -> None:
-    model, found = load("emoji64"), {}
+    model, found = load("emoji128"), {}
     for name in REWARDS:
         method = METHODS["ntrk"].replace(proposal=Watch())
         sample(model, PROMPTS, reward=rewards.load(name), method=method, steps=25, seeds=list(range(16)))

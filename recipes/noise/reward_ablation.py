@@ -2,7 +2,7 @@
 
     python recipes/noise/reward_ablation.py build/noise/ablation [--rho 0.05 0.3] [--only W WGNC]
 
-Noise-tilted sampling of emoji64 in 25 steps, from prompts in two flat styles towards `style:3d`, at equal seeds with
+Noise-tilted sampling of emoji128 in 25 steps, from prompts in two flat styles towards `style:3d`, at equal seeds with
 each variant of W (variants.py). Every run is kept in FOLDER as a .json file, so that the script goes on where it was
 stopped; it prints what is there. Differences are to W, over pairs of equal prompt and seed, with their standard errors.
 `p` is the median overall p-value of the audit of the injected noise, `rejected` the fraction of it rejected at 1 %.
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[*VARIANTS, *CRUDE])
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    model = load("emoji64")
+    model = load("emoji128")
 
     def kept(name: str, apply: Apply, rho: float) -> dict:
         file = arguments.folder / f"{name.replace(' ', '-')}-{rho:g}.json"

@@ -105,7 +105,7 @@ def test_interruption_keeps_what_is_finished(tmp_path, monkeypatch):
         (["cat", "--reward", "redness", "--eta", "0"], "eta = 0"),
         (["cat", "--reward", "redness", "--n", "0"], "n = 0"),
         (["cat", "--reward", "redness", "--steps", "0"], "steps = 0"),
-        (["cat", "--reward", "redness", "--model", "sd"], "emoji64"),
+        (["cat", "--reward", "redness", "--model", "sd"], "emoji128"),
         (["cat", "--reward", "jpeg"], "gradient"),
         (["3d", "--reward", "alignment"], "names no content"),
     ],
@@ -118,7 +118,7 @@ def test_refusals_are_one_sentence(arguments, word, tmp_path, capsys):
     assert not (out / "run.json").exists()
 
 
-@pytest.mark.parametrize("command, word", [("methods", "ntrk"), ("rewards", "style:3d"), ("models", "emoji64")])
+@pytest.mark.parametrize("command, word", [("methods", "ntrk"), ("rewards", "style:3d"), ("models", "emoji128")])
 def test_lists(command, word, capsys):
     assert main([command]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -40,13 +40,13 @@ def test_the_files_of_a_run(finished):
         assert row["distance"] == min(row["curve"]) and row["psnr"] == pytest.approx(-10 * np.log10(row["distance"]))
         assert list(row["files"]) == ["target", "found", "edit-1", "edit-2"]
         for name in row["files"].values():
-            assert name.startswith(f"{stem}-{number}-") and Image.open(finished / name).size == (64, 64)
-        assert load_file(finished / f"{stem}-{number}-noise.safetensors")["noise"].shape == (3, 64, 64)
+            assert name.startswith(f"{stem}-{number}-") and Image.open(finished / name).size == (128, 128)
+        assert load_file(finished / f"{stem}-{number}-noise.safetensors")["noise"].shape == (16, 16, 16)
     assert (finished / "grid.png").stat().st_size > 1000
 
 
 def test_it_is_what_the_function_gives(finished, photos):
-    model = noisetilt.load("emoji64-turbo")
+    model = noisetilt.load("emoji128-turbo")
     found = noisetilt.invert(model, photos[:2], "cat face", iterations=2, seeds=[4, 5])
     record = json.loads((finished / "run.json").read_text())
     assert [row["distance"] for row in record["images"]] == pytest.approx(found.distances.tolist(), rel=1e-3)

@@ -90,7 +90,7 @@ def test_options_may_be_shortened_and_values_may_be_negative():
     [
         (["generate", "cat", "--reward", "redness", "--method", "ntkr"], "'ntrk'"),
         (["generate", "cat", "--reward", "rednes"], "'redness'"),
-        (["generate", "cat", "--reward", "redness", "--model", "emoji46"], "'emoji64'"),
+        (["generate", "cat", "--reward", "redness", "--model", "emoji182"], "'emoji128'"),
         (["optimize", "cat", "--reward", "redness", "--method", "gperr"], "'gper'"),
         (["methods", "best-of"], "'best-of-n'"),
         (["plan", "FLUX.1-dv"], "'FLUX.1-dev'"),

@@ -137,14 +137,14 @@ def test_options_that_cannot_be_are_refused(options, word, folders):
 
 
 def test_names_that_cannot_be_loaded_are_refused(folders, tmp_path):
-    with pytest.raises(ValueError, match=r"emoji65.*did you mean 'emoji64'.*hub id of a diffusers pipeline"):
-        load("emoji65")
+    with pytest.raises(ValueError, match=r"emoji129.*did you mean 'emoji128'.*hub id of a diffusers pipeline"):
+        load("emoji129")
     with pytest.raises(ValueError, match=r"there is no folder \./no/where"):
         load("./no/where")
     with pytest.raises(ValueError, match=r"no model_index\.json"):
         load(EMOJI128 / "vae")
-    with pytest.raises(ValueError, match="offload is for diffusers pipelines and emoji64 is not one"):
-        load("emoji64", offload="model")
+    with pytest.raises(ValueError, match="offload is for diffusers pipelines and emoji128 is not one"):
+        load("emoji128", offload="model")
     shutil.copytree(folders("sd"), tmp_path / "image")
     index = tmp_path / "image" / "model_index.json"
     content = json.loads(index.read_text())

@@ -191,8 +191,8 @@ def test_inference_mode_of_sample_and_optimize():
     call = dict(prompts=["cat face"], seeds=[0])
     style = rewards.load("style:3d")
     runs = [
-        lambda: sample(load("emoji64"), reward=style, method="ntrk", steps=3, **call),
-        lambda: optimize(load("emoji64-turbo"), reward=rewards.load("style:3d"), method="gper", iterations=1, **call),
+        lambda: sample(load("emoji128"), reward=style, method="ntrk", steps=3, **call),
+        lambda: optimize(load("emoji128-turbo"), reward=rewards.load("style:3d"), method="gper", iterations=1, **call),
     ]
     for run in runs:
         outside = run()

@@ -11,7 +11,7 @@ SPEC = "0.5*style:3d + 0.5*redness"
 
 
 def test_a_reward_of_images_alone():
-    model = load("emoji64")
+    model = load("emoji128")
     one = sample(model, PROMPTS, lambda images: images[:, 0].mean((1, 2)), "ntrk", 4, SEEDS)
     two = sample(model, PROMPTS, lambda images, prompts: images[:, 0].mean((1, 2)), "ntrk", 4, SEEDS)
     assert torch.equal(one.images, two.images) and torch.equal(one.rewards, two.rewards)
@@ -48,7 +48,7 @@ def test_normalised_terms_have_unit_spread():
 
 def test_sample_normalises_on_images_of_the_base_model():
     """Both parts rise, where the plain sum follows the one with the larger spread; the base images are counted."""
-    model, tilt = load("emoji64"), METHODS["ntrk"].replace(rho=0.1)
+    model, tilt = load("emoji128"), METHODS["ntrk"].replace(rho=0.1)
     base = sample(model, PROMPTS, None, "base", 8, SEEDS)
     guided = sample(model, PROMPTS, rewards.load(SPEC, normalise="base"), tilt, 8, SEEDS)
     plain = sample(model, PROMPTS, rewards.load(SPEC), tilt, 8, SEEDS)
@@ -60,6 +60,6 @@ def test_sample_normalises_on_images_of_the_base_model():
 
 
 def test_optimize_normalises_too():
-    model = load("emoji64-turbo")
+    model = load("emoji128-turbo")
     result = optimize(model, ["house"], rewards.load(SPEC, normalise="base"), "gper", iterations=2, seeds=[0])
     assert result.rewards.isfinite().all() and float(result.trace.nfe[0]) == 3 + 16

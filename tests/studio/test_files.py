@@ -32,7 +32,7 @@ def png(folder, settings, text=None):
 
 
 def read(file):
-    return restore(file, NAMES, "emoji128", "emoji64-turbo")
+    return restore(file, NAMES, "emoji128", "emoji128-turbo")
 
 
 def test_good_settings(tmp_path):

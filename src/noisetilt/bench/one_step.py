@@ -41,7 +41,7 @@ KEY = ("reward", "steps", "phase", "method", "options", "prompt", "seed")
 SNAPSHOTS = (2, 5, 10, 20, 40, 60, 100, 200)
 INITIAL = "initial noise"
 # The few-step model of the suite.
-MODEL = "emoji128"
+MODEL = "emoji128-turbo"
 CHUNK = 8
 
 

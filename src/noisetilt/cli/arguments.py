@@ -104,7 +104,7 @@ def _add_optimize(commands: Any) -> None:
         help="none, reno, prno, mpgr, gper, …; see `noisetilt methods` (default: %(default)s)",
     )
     parser.add_argument("--iterations", type=int, default=60, help="number of updates (default: %(default)s)")
-    _add_model(parser, "emoji64-turbo", "the folder or hub id of a FluxPipeline")
+    _add_model(parser, "emoji128-turbo", "the folder or hub id of a FluxPipeline")
     parser.add_argument(
         "--patience",
         type=int,
@@ -161,7 +161,7 @@ def _add_invert(commands: Any) -> None:
         default=1.0,
         help="weight of the distance to the edit without --reward, which keeps its layout (default: %(default)s)",
     )
-    _add_model(parser, "emoji64-turbo", "the folder or hub id of a FluxPipeline")
+    _add_model(parser, "emoji128-turbo", "the folder or hub id of a FluxPipeline")
     _add_set(parser, "rate=0.05")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first photograph (default: %(default)s)")
     parser.add_argument("--out", type=output_folder, default=Path("out"), help="output folder (default: %(default)s/)")

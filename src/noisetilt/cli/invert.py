@@ -53,7 +53,7 @@ class InvertJob:
     layout: float = 0.0
     seed: int = 0
     out: Path = Path("out")
-    model: str = "emoji64-turbo"
+    model: str = "emoji128-turbo"
     guidance: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
     device: str | None = None

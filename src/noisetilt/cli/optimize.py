@@ -52,7 +52,7 @@ class OptimizeJob:
     n: int = 8
     seed: int = 0
     out: Path = Path("out")
-    model: str = "emoji64-turbo"
+    model: str = "emoji128-turbo"
     guidance: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
     patience: int | None = None

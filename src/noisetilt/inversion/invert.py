@@ -48,14 +48,14 @@ def invert(
 
         from noisetilt import invert, load
 
-        model = load("emoji64-turbo")
+        model = load("emoji128-turbo")
         found = invert(model, ["cat.png"], ["cat face"])
         found.images                                # (1, 3, 64, 64), close to found.targets
         found.psnr                                  # (1,) dB
         found.edit(prompts=["dog face"]).images     # another prompt from the same noise
 
     Args:
-        model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`, such as `load("emoji64-turbo")`; the
+        model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`, such as `load("emoji128-turbo")`; the
             distance "latents" needs `encode` too.
         images: (image, 3, H, W) in [0, 1], or files, images of Pillow, or tensors (3, H, W); they are cropped to the
             centre and resized to the model's size.

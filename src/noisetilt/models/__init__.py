@@ -8,8 +8,7 @@ from .._messages import unknown_name
 
 MODELS = {
     "emoji128": "128×128 emoji in the styles 3d, noto, twemoji, flat and blob: a small diffusers FluxPipeline",
-    "emoji64": "64×64 emoji in the styles 3d, noto and twemoji: a pixel-space flow transformer with included weights",
-    "emoji64-turbo": "emoji64 distilled to one step, for noise ascent; 2 or 4 steps refine the images",
+    "emoji128-turbo": "emoji128 distilled to one step, for noise ascent; 2 or 4 steps refine the images",
 }
 
 
@@ -31,11 +30,11 @@ def load(name: str, **options: Any) -> Any:
 
     Args:
         name: one of MODELS.
-        options: passed to the model: `device`, `dtype` and, except for emoji64-turbo, `guidance` (default 2.0 for
-            emoji64, 3.0 for emoji128). None means the default.
+        options: passed to the model: `device`, `dtype` and, except for emoji128-turbo, `guidance` (default 3.0). None
+            means the default.
     Raises:
-        ImportError: if the model needs diffusers and it is not installed.
-        ValueError: if no model has this name, the device is not available, or guidance is given for emoji64-turbo.
+        ImportError: if diffusers is not installed.
+        ValueError: if no model has this name, the device is not available, or guidance is given for emoji128-turbo.
     """
     import torch
 
@@ -48,10 +47,6 @@ def _load(name: str, options: dict[str, Any]) -> Any:
     check_device(options.get("device", "cpu"))
     if name not in MODELS:
         raise ValueError(unknown_name("model", name, MODELS))
-    if name == "emoji128":
-        from .flux import emoji128
+    from .flux import emoji128, emoji128_turbo
 
-        return emoji128(**options)
-    from .emoji64.model import Emoji64Model, turbo
-
-    return {"emoji64": Emoji64Model, "emoji64-turbo": turbo}[name](**options)
+    return {"emoji128": emoji128, "emoji128-turbo": emoji128_turbo}[name](**options)

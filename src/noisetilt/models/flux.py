@@ -22,7 +22,7 @@ from .latents import decode_shifted, encode_shifted, pack_flux, unpack_flux
 from .pixels import clamp_unit
 from .prompts import check_prompts, is_word_level, known_words
 
-EMOJI128 = Path(__file__).with_name("emoji128")
+EMOJI128, TURBO = (Path(__file__).with_name(name) for name in ("emoji128", "emoji128-turbo"))
 FLUX_GUIDANCE = 3.0
 
 
@@ -242,6 +242,24 @@ def verify_checksums(folder: Path) -> None:
             raise ValueError(f"the file {file} is {state}; install noisetilt again")
 
 
+def _load_pipeline(name: str, dtype: torch.dtype) -> Any:
+    """The FluxPipeline of emoji128 or emoji128-turbo."""
+    verify_checksums(EMOJI128)
+    try:
+        import transformers  # noqa: F401
+        from diffusers import FluxPipeline, FluxTransformer2DModel
+    except ImportError as error:
+        raise ImportError(missing_extra("diffusers", f"the model {name}")) from error
+    parts: dict[str, Any] = {}
+    with quietly():
+        if name == "emoji128-turbo":
+            verify_checksums(TURBO)
+            parts["transformer"] = FluxTransformer2DModel.from_pretrained(
+                TURBO, subfolder="transformer", torch_dtype=dtype, local_files_only=True
+            )
+        return FluxPipeline.from_pretrained(EMOJI128, torch_dtype=dtype, local_files_only=True, **parts)
+
+
 def emoji128(dtype: torch.dtype = torch.float32, **options: Any) -> FluxModel:
     """The embedded model: 128×128 emoji from words, such as "sad cat, 3d"; options are those of `FluxModel`.
 
@@ -249,12 +267,20 @@ def emoji128(dtype: torch.dtype = torch.float32, **options: Any) -> FluxModel:
         ImportError: if diffusers or transformers is not installed.
         ValueError: if a file of the model is damaged or missing.
     """
-    verify_checksums(EMOJI128)
-    try:
-        import transformers  # noqa: F401
-        from diffusers import FluxPipeline
-    except ImportError as error:
-        raise ImportError(missing_extra("diffusers", "the model emoji128")) from error
-    with quietly():
-        pipe = FluxPipeline.from_pretrained(EMOJI128, torch_dtype=dtype, local_files_only=True)
-    return FluxModel(pipe, dtype=dtype, **options)
+    return FluxModel(_load_pipeline("emoji128", dtype), dtype=dtype, **options)
+
+
+def emoji128_turbo(dtype: torch.dtype = torch.float32, guidance: float = 1.0, **options: Any) -> FluxModel:
+    """emoji128 distilled to one step; it shares all but the transformer with emoji128.
+
+    Raises:
+        ImportError: if diffusers or transformers is not installed.
+        ValueError: if a file of the model is damaged or missing, or for any guidance but 1, because guidance was
+            distilled into the weights.
+    """
+    if guidance != 1.0:
+        raise ValueError(
+            f"guidance = {guidance} is not supported by emoji128-turbo, whose weights include emoji128's guidance of "
+            f"{FLUX_GUIDANCE:g}; leave it out or use 1"
+        )
+    return FluxModel(_load_pipeline("emoji128-turbo", dtype), 1.0, dtype=dtype, steps=4, **options)

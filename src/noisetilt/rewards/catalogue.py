@@ -27,7 +27,6 @@ from .jpeg import jpeg_size
 from .ocr import ocr
 from .reward import Normalise, Reward, weighted_sum
 from .scorers.words import STYLES
-from .scorers.words64 import STYLES as STYLES_64
 
 CATALOGUE = {
     "alignment": "how well an emoji matches its prompt: logit minus log-sum-exp of other texts (learned)",
@@ -86,31 +85,16 @@ def is_learned(name: str) -> bool:
 
 def _learned(name: str, heldout: bool) -> Reward:
     from .scorers import concepts
-    from .scorers.scorer import SIZE, load_scorer
     from .scorers.style import load_style_network, style_scores
 
     which = "heldout" if heldout else "target"
-
-    # The images of emoji64 have scorers of their own, for its words and its three styles.
-    def of_emoji64(images: Tensor) -> bool:
-        return images.shape[1:] == (3, SIZE, SIZE)
-
-    def style(images: Tensor, style: str) -> Tensor:
-        if of_emoji64(images) and style in STYLES_64:
-            return load_scorer(which, images.device).style(images)[:, STYLES_64.index(style)]
-        return style_scores(images, which)[:, STYLES.index(style)]
-
-    def alignment(images: Tensor, prompts: Sequence[str]) -> Tensor:
-        if of_emoji64(images):
-            return load_scorer(which, images.device).alignment(images, prompts)
-        return concepts.alignment(images, prompts, which)
-
     if name.startswith("style:"):
         load_style_network(which)  # damaged weights raise here, not in the middle of sampling
-        return Reward(name, lambda images, prompts: style(images, name.removeprefix("style:")))
+        column = STYLES.index(name.removeprefix("style:"))
+        return Reward(name, lambda images, prompts: style_scores(images, which)[:, column])
     concepts.load_concept_network(which)
     if name == "alignment":
-        return Reward(name, alignment)
+        return Reward(name, lambda images, prompts: concepts.alignment(images, prompts, which))
     row = concepts.concept_row(name.removeprefix(_CONCEPT))
     return Reward(name, lambda images, prompts: concepts.concept_scores(images, row, which))
 

@@ -79,14 +79,14 @@ def optimize(
 
         from noisetilt import load, optimize, rewards
 
-        model = load("emoji64-turbo")
+        model = load("emoji128-turbo")
         result = optimize(model, ["cat face", "house"], rewards.load("style:3d"), "gper", iterations=60, seeds=[0, 1])
         result.images           # (2, 3, 64, 64) in [0, 1]
         result.rewards          # (2,)
         result.trace.rewards    # (61, 2), of each iterate
 
     Args:
-        model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`, such as `load("emoji64-turbo")`.
+        model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`, such as `load("emoji128-turbo")`.
         prompts: one per image.
         reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), or (images) → (batch,), maximised.
         method: a name in METHODS ("none", "reno", "prno", "mpgr", "gper", …) or a Method that consists of an Ascent
