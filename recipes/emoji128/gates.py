@@ -1,6 +1,7 @@
-"""Measure emoji128 on held-out pairs of concept and style, and draw a sheet of 64.
+"""Measure emoji128 or emoji128-turbo on held-out pairs of concept and style, and draw a sheet of 64.
 
     python recipes/emoji128/gates.py build/emoji128 out --backbones backbones
+    python recipes/emoji128/gates.py build/emoji128 out --backbones backbones --model emoji128-turbo --steps 1 2 4
 
 Each of 200 images has the prompt "label style" of a pair that was held out of all training. Figures:
 - concept_top5: the judge (`noisetilt.bench.judge`) names the concept among its first five of 1 406;
@@ -8,7 +9,8 @@ Each of 200 images has the prompt "label style" of a pair that was held out of a
 - frechet: Fréchet distance of features of an untouched EfficientNet-Lite2 to the real images (Heusel 2017,
   arXiv 1706.08500); with few images its value is biased, so compare it at equal numbers only;
 - precision: the fraction of images within the real images' manifold (Kynkäänniemi 2019, arXiv 1904.06991; k = 3).
-The row "real" has the real images of the same pairs. Written: gates.json, images.pt and sheet.png.
+The row "real" has the real images of the same pairs. emoji128-turbo takes deterministic steps. Written: gates.json, and
+for each number of steps images-N.pt and sheet-N.png.
 """
 
 from __future__ import annotations
@@ -60,12 +62,12 @@ def figures(images: Tensor, features: Tensor, concept: Tensor, style: Tensor, re
     }
 
 
-def draw(model, prompts: list[str], seed: int) -> Tensor:
+def draw(model, prompts: list[str], seed: int, steps: int, **settings: float) -> Tensor:
     parts = []
     for begin in range(0, len(prompts), 25):
         some = prompts[begin : begin + 25]
         seeds = [seed + begin + i for i in range(len(some))]
-        images = noisetilt.sample(model, some, None, "base", 25, seeds=seeds).images
+        images = noisetilt.sample(model, some, None, "base", steps, seeds=seeds, **settings).images
         parts.append((255 * images).round() / 255)  # as files have them, and as the real images are
         log(f"{begin + len(some)} of {len(prompts)} images")
     return torch.cat(parts)
@@ -76,6 +78,8 @@ def main() -> None:
     parser.add_argument("build", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--backbones", type=Path, required=True)
+    parser.add_argument("--model", default="emoji128", choices=("emoji128", "emoji128-turbo"))
+    parser.add_argument("--steps", type=int, nargs="+", default=[25])
     parser.add_argument("--n", type=int, default=200)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -92,17 +96,22 @@ def main() -> None:
     plain = plain[torch.randperm(len(plain), generator=torch.Generator().manual_seed(1))[:REAL]]
     real = torch.cat([untouched_features(untouched, data.images(part) / 2 + 0.5) for part in plain.split(64)])
     log("features of", len(real), "real images")
-    model = noisetilt.load("emoji128")
-    images = draw(model, prompts, 1000)
-    torch.save({"images": (images * 255).round().byte(), "prompts": prompts}, options.out / "images.pt")
-    truth = data.images(rows) / 2 + 0.5
-    table = {
-        name: figures(pictures, untouched_features(untouched, pictures), concept[rows], data.style[rows].long(), real)
-        for name, pictures in (("emoji128", images), ("real", truth))
-    }
-    log(json.dumps(table))
-    (options.out / "gates.json").write_text(json.dumps(table, indent=1) + "\n")
-    save_grid(2 * draw(model, list(SHEET), 0) - 1, 8, options.out / "sheet.png")
+    model, settings = noisetilt.load(options.model), {"eta": 0.0} if options.model == "emoji128-turbo" else {}
+    table = {}
+    for steps in [0, *options.steps]:
+        if steps == 0:
+            name, images = "real", data.images(rows) / 2 + 0.5
+        else:
+            name, images = f"{options.model}, {steps} steps", draw(model, prompts, 1000, steps, **settings)
+            torch.save(
+                {"images": (images * 255).round().byte(), "prompts": prompts}, options.out / f"images-{steps}.pt"
+            )
+            sheet = draw(model, list(SHEET), 0, steps, **settings)
+            save_grid(2 * sheet - 1, 8, options.out / f"sheet-{steps}.png")
+        features = untouched_features(untouched, images)
+        table[name] = figures(images, features, concept[rows], data.style[rows].long(), real)
+        log(name, json.dumps(table[name]))
+        (options.out / "gates.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

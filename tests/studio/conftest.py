@@ -10,6 +10,6 @@ from noisetilt.studio.session import Session
 
 @pytest.fixture(scope="module")
 def session():
-    session = Session(GenerateJob("", "", model="emoji128"), allow_code=True)
+    session = Session(GenerateJob(prompt="", reward="", model="emoji128"), allow_code=True)
     yield session
     session.close()

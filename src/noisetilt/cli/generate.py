@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from ..sampling import Engine, StepReport, check_reward, reverse_steps, sample
 from ..sampling.check_inputs import GradientAt
 from .comparison import (
     MISSING_PLOT,
-    NOT_SETTINGS,
     Variant,
     check_numbers,
     choose_heldout_reward,
@@ -36,12 +34,13 @@ from .comparison import (
 )
 from .console import progress_bar, warn
 from .iterates import IterateImages, read_iterates, write_animation, write_iterates
+from .job import Job
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
 from .progress import Progress
 
 
-@dataclass
-class GenerateJob:
+@dataclass(kw_only=True)
+class GenerateJob(Job):
     """The arguments of `generate`; `noisetilt generate --help` describes them."""
 
     prompt: str
@@ -49,38 +48,16 @@ class GenerateJob:
     method: str = "ntrk"
     steps: int | None = None
     n: int = 8
-    seed: int = 0
-    out: Path = Path("out")
-    model: str = "emoji128"
-    guidance: float | None = None
     eta: float = 1.0
-    options: dict[str, Any] = field(default_factory=dict)
     gradient_at: GradientAt = "x_t"
     heldout: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    offload: str | None = None
-    height: int | None = None
-    width: int | None = None
-    lora: list[str] = field(default_factory=list)
-    checkpointing: bool = False
-    frames: int | None = None
-    batch: int | None = None
-    chunk: int | None = None
     animate: bool = False
     show: bool = False
-    resume: bool = False
-    overwrite: bool = False
-
-    def settings(self) -> dict[str, Any]:
-        """The fields that determine the images."""
-        return {k: v for k, v in vars(self).items() if k not in NOT_SETTINGS}
 
 
 def main(args: argparse.Namespace) -> None:
     """Runs the command."""
-    fields = {k: v for k, v in vars(args).items() if k not in ("command", "options")}
-    run(GenerateJob(**fields, options=dict(args.options)))
+    run(GenerateJob.from_arguments(args))
 
 
 def run(job: GenerateJob) -> dict[str, Any]:

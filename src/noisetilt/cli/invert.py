@@ -29,15 +29,16 @@ from ..rewards import load as load_reward
 from ..runs import Interrupts, append_line, claim_folder, read_lines, write_bytes, write_json
 from ..sampling import check_reward
 from ..sampling.noise_ascent import check_optimizable
-from .comparison import NOT_SETTINGS, check_counts, check_numbers, comparison_grid, requested, thumbnails, write_start
+from .comparison import check_counts, check_numbers, comparison_grid, requested, thumbnails, write_start
+from .job import Job
 from .job_model import dtype_name, load_job_model, with_defaults
 from .progress import FILE, read_image, refuse_other_settings
 
 Row = dict[str, Any]
 
 
-@dataclass
-class InvertJob:
+@dataclass(kw_only=True)
+class InvertJob(Job):
     """The arguments of `invert`; `noisetilt invert --help` describes them."""
 
     photos: list[Path]
@@ -51,23 +52,7 @@ class InvertJob:
     edit_iterations: int = 20
     keep: float = 1.0
     layout: float = 0.0
-    seed: int = 0
-    out: Path = Path("out")
     model: str = "emoji128-turbo"
-    guidance: float | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    device: str | None = None
-    dtype: str | None = None
-    offload: str | None = None
-    height: int | None = None
-    width: int | None = None
-    lora: list[str] = field(default_factory=list)
-    checkpointing: bool = False
-    frames: int | None = None
-    batch: int | None = None
-    chunk: int | None = None
-    resume: bool = False
-    overwrite: bool = False
 
     @property
     def n(self) -> int:
@@ -85,9 +70,8 @@ class InvertJob:
 
     def settings(self) -> dict[str, Any]:
         """The fields and the photographs' checksums, which determine the images."""
-        fields = {k: v for k, v in vars(self).items() if k not in (*NOT_SETTINGS, "photos")}
         digests = [hashlib.sha256(photo.read_bytes()).hexdigest() for photo in self.photos]
-        return {**fields, "photos": [str(photo) for photo in self.photos], "sha256": digests}
+        return {**super().settings(), "photos": [str(photo) for photo in self.photos], "sha256": digests}
 
     def ascent(self) -> Method:
         """The method with the job's options."""
@@ -110,8 +94,7 @@ class InvertJob:
 
 def main(args: argparse.Namespace) -> None:
     """Runs the command."""
-    fields = {k: v for k, v in vars(args).items() if k not in ("command", "options")}
-    run(InvertJob(**fields, options=dict(args.options)))
+    run(InvertJob.from_arguments(args))
 
 
 def run(job: InvertJob) -> dict[str, Any]:

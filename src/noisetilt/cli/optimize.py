@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from ..sampling import AscentReport, GradientAt, OptimizeResult, check_reward, o
 from ..sampling.noise_ascent import check_optimizable, find_ascent
 from .comparison import (
     MISSING_PLOT,
-    NOT_SETTINGS,
     Variant,
     check_numbers,
     choose_heldout_reward,
@@ -35,14 +33,15 @@ from .comparison import (
 )
 from .console import progress_bar, warn
 from .iterates import IterateImages, draw_strip, merged_frames, read_iterates, write_animation, write_iterates
+from .job import Job
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
 from .progress import Progress
 
 PATIENCE = 10
 
 
-@dataclass
-class OptimizeJob:
+@dataclass(kw_only=True)
+class OptimizeJob(Job):
     """The arguments of `optimize`; `noisetilt optimize --help` describes them."""
 
     prompt: str
@@ -50,31 +49,11 @@ class OptimizeJob:
     method: str = "gper"
     iterations: int = 60
     n: int = 8
-    seed: int = 0
-    out: Path = Path("out")
     model: str = "emoji128-turbo"
-    guidance: float | None = None
-    options: dict[str, Any] = field(default_factory=dict)
     patience: int | None = None
     gradient_at: GradientAt = "x_t"
     heldout: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    offload: str | None = None
-    height: int | None = None
-    width: int | None = None
-    lora: list[str] = field(default_factory=list)
-    checkpointing: bool = False
-    frames: int | None = None
-    batch: int | None = None
-    chunk: int | None = None
     show: bool = False
-    resume: bool = False
-    overwrite: bool = False
-
-    def settings(self) -> dict[str, Any]:
-        """The fields that determine the images."""
-        return {k: v for k, v in vars(self).items() if k not in NOT_SETTINGS}
 
     def variants(self) -> list[Variant]:
         """Without and with noise ascent."""
@@ -87,8 +66,7 @@ class OptimizeJob:
 
 def main(args: argparse.Namespace) -> None:
     """Runs the command."""
-    fields = {k: v for k, v in vars(args).items() if k not in ("command", "options")}
-    run(OptimizeJob(**fields, options=dict(args.options)))
+    run(OptimizeJob.from_arguments(args))
 
 
 def run(job: OptimizeJob) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
         raise ImportError(missing_extra("studio", "the page of `noisetilt studio`")) from error
     from .session import Session
 
-    job = GenerateJob("", "", **{name: getattr(args, name) for name in MODEL_OPTIONS})
+    job = GenerateJob(prompt="", reward="", **{name: getattr(args, name) for name in MODEL_OPTIONS})
     session = Session(job, args.reward, args.allow_code)
     try:
         page, url = start(session, args.host, args.port, args.open)
