@@ -2,15 +2,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LIBRARY := $(VENV)/library
 READY := $(VENV)/ready
 # Processes that the tests run in; each uses one thread.
 WORKERS ?= 2
 
-.PHONY: demo test coverage lint format clean bench-noise wheel docs notebooks
+.PHONY: demo studio test coverage lint format clean bench-noise wheel docs notebooks
 
-demo: $(READY)
+demo: $(LIBRARY)
 	$(BIN)/noisetilt generate "cat face" --model emoji128 --reward style:3d --method ntrk \
 		--steps 25 --n 8 --seed 0 --out out/demo --overwrite
+
+studio: $(READY)
+	$(BIN)/noisetilt studio
 
 test: $(READY)
 	@command -v chromium >/dev/null || echo "chromium is not installed: the browser tests of the studio are skipped"
@@ -35,9 +39,14 @@ wheel: $(READY)
 	rm -rf build
 	$(BIN)/python -m build --wheel --no-isolation
 
-# k-diffusion without what it asks for: torchvision among it, which the one function tested against never uses.
-$(READY): pyproject.toml constraints.txt
+# The library with what generates images; the tools of development come on top, so that the demo need not wait for them.
+$(LIBRARY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[plot,completion,diffusers,rewards]"
+	touch $(LIBRARY)
+
+# k-diffusion without what it asks for: torchvision among it, which the one function tested against never uses.
+$(READY): $(LIBRARY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt k-diffusion
 	touch $(READY)

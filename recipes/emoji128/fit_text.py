@@ -12,11 +12,8 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import time
 from pathlib import Path
-
-os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
 
 import numpy as np
 import torch
@@ -30,6 +27,7 @@ from training import (
     TimeLimit,
     Velocity,
     average_into,
+    keep_freed_memory,
     learning_rate_factor,
     load_weights,
     log,
@@ -55,6 +53,7 @@ def main() -> None:
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     torch.manual_seed(time.time_ns())
     data = load_dataset(options.build, options.limit)
     if not (options.out / "latents.pt").exists():

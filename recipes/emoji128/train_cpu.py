@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("MALLOC_MMAP_MAX_", "0")  # large tensors are not handed back to the kernel after every step
 
 import numpy as np
 import torch
@@ -40,6 +37,7 @@ from training import (
     encode_prompts,
     euler_sample,
     flow_optimizers,
+    keep_freed_memory,
     learning_rate_factor,
     load_weights,
     log,
@@ -202,6 +200,7 @@ def train(trainer: Trainer, batches: Batches, options: argparse.Namespace) -> No
 def main() -> None:
     options = parse()
     options.out.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     torch.manual_seed(time.time_ns())
     data = load_dataset(options.build, options.limit)
     vae = load_weights(autoencoder(), options.build / "vae.safetensors").requires_grad_(False)

@@ -1,7 +1,7 @@
 """Distil emoji128 to one to four steps, on a CPU; run it again and it goes on.
 
     python recipes/emoji128/train_turbo.py build/emoji128 build/emoji128/turbo --model src/noisetilt/models/emoji128 \
-        --backbones weights --pairs 40960 --seconds 4500
+        --backbones weights --seconds 2250
 
 First it draws pairs of noise and the latents to which the guided model takes it, with their captions. Then it trains
 the network on the straight lines between the two (Liu 2022, arXiv 2209.03003), most of the time from the noise itself,
@@ -17,11 +17,8 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import os
 import time
 from pathlib import Path
-
-os.environ.setdefault("MALLOC_MMAP_MAX_", "0")  # large tensors are not handed back to the kernel after every step
 
 import numpy as np
 import torch
@@ -43,6 +40,7 @@ from training import (
     encode_prompts,
     euler_sample,
     flow_optimizers,
+    keep_freed_memory,
     learning_rate_factor,
     load_weights,
     log,
@@ -217,17 +215,20 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", type=Path, required=True, help="folder of the guidance-distilled pipeline")
     parser.add_argument("--backbones", type=Path, required=True, help="folder of convert_backbones.py")
-    parser.add_argument("--pairs", type=int, default=40960)
+    parser.add_argument("--pairs", type=int, default=28672)
     parser.add_argument("--teacher-steps", type=int, default=12)
     parser.add_argument("--seconds", type=float, required=True, help="of training")
-    parser.add_argument("--decoded", type=int, default=8, help="images of each batch of 128 that are decoded")
-    parser.add_argument("--rate", type=float, default=7e-4, help="learning rate of AdamW; Muon's is 1.5 times as large")
-    parser.add_argument("--flat", type=float, default=0.4, help="fraction of the time at a constant learning rate")
+    parser.add_argument("--decoded", type=int, default=6, help="images of each batch of 128 that are decoded")
+    parser.add_argument(
+        "--rate", type=float, default=2.5e-4, help="learning rate of AdamW; Muon's is 1.5 times as large"
+    )
+    parser.add_argument("--flat", type=float, default=0.5, help="fraction of the time at a constant learning rate")
     parser.add_argument("--limit", type=int, help="only the first images' captions")
     parser.add_argument("--every", type=int, default=50)
     parser.add_argument("--no-compile", dest="compile", action="store_false")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     torch.manual_seed(time.time_ns())
     data, model = load_dataset(options.build, options.limit), Model(options.model)
     captions = cached(options.out / "captions.pt", lambda: draw_captions(data, 32))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +25,19 @@ PROMPTS = (
     "|rocket 3d|tiger face blob|alarm clock 3d|guitar flat|sunflower twemoji|airplane noto|crown 3d|octopus blob"
     "|christmas tree flat|santa noto|ghost 3d|cherries twemoji|bear 3d|umbrella flat|fire blob|sad robot"
 ).split("|")
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc keep freed memory, so that large tensors do not cost page faults in every step.
+
+    Environment variables such as MALLOC_MMAP_MAX_ do the same, but only from before the process starts.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+        mmap_max, trim_threshold, top_pad = -4, -1, -2  # of malloc.h
+        for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**28)):
+            if mallopt is not None:
+                mallopt(option, value)
 
 
 def log(*parts: object) -> None:
