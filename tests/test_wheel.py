@@ -38,7 +38,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
     assert names == expected
     assert "noisetilt/py.typed" in names
     kinds = {Path(name).suffix for name in names}
-    assert {".safetensors", ".sha256", ".json", ".md"} <= kinds
+    assert {".safetensors", ".json", ".md"} <= kinds
 
 
 def test_the_wheel_generates_an_image_outside_the_checkout(wheel, tmp_path):

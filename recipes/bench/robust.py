@@ -49,8 +49,8 @@ def measure(model, name: str, kind: str, rho: float, options: argparse.Namespace
                 {
                     "reward": name, "kind": kind, "rho": rho, "prompt": prompt, "seed": seeds[i],
                     "target": float(values[i]), "heldout": float(theirs[i]),
-                    "named": bool(judge.names_concept(found.concepts[i : i + 1], [right], 1)),
-                    "log_chance": float(log_chance[i, right].logsumexp(0)),
+                    "named": bool(judge.names_concept(found.concepts[i : i + 1], [[right]], 1)),
+                    "log_chance": float(log_chance[i, right]),
                 }
             )  # fmt: skip
         made.append(images)

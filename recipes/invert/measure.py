@@ -33,9 +33,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import noisetilt
-from noisetilt import METHODS, noise
+from noisetilt import noise
 from noisetilt.bench.statistics import bootstrap
 from noisetilt.inversion.distances import feature_maps
+from noisetilt.inversion.invert import inversion_method
 from noisetilt.report import table
 from noisetilt.runs import append_line, read_lines, write_bytes
 
@@ -100,7 +101,7 @@ def feature_distance(images: Tensor, targets: Tensor) -> list[float]:
 
 
 def run(model: Any, name: str, factor: float, targets: Tensor, prompts: list[str], seeds: list[int], iterations: int):
-    method = METHODS[name]
+    method = inversion_method(name)
     method = method.replace(rate=method.initial.rate * factor)
     return noisetilt.invert(model, targets, prompts, method, iterations, seeds=seeds, chunk=16)
 

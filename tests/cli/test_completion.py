@@ -43,7 +43,7 @@ def test_bash_completes_commands_options_and_names(capsys, tmp_path):
     assert tab("generate", "cat", "--reward", "style:n") == ["style:noto"]
     assert set(tab("optimize", "cat", "--method", "g")) >= {"gper", "gper-w"}
     assert "gper-ntrk" not in tab("optimize", "cat", "--method", "g")
-    assert tab("generate", "cat", "--model", "emoji1") == ["emoji128"]
+    assert tab("generate", "cat", "--model", "emoji1") == ["emoji128", "emoji128-turbo"]
     assert tab("generate", "cat", "--offload", "m") == ["model"]
     assert tab("generate", "cat", "--out", "pic") == ["pictures"]
     assert tab("methods", "lang") == ["langevin"]

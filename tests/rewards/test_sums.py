@@ -53,7 +53,7 @@ def test_sample_normalises_on_images_of_the_base_model():
     guided = sample(model, PROMPTS, rewards.load(SPEC, normalise="base"), tilt, 8, SEEDS)
     plain = sample(model, PROMPTS, rewards.load(SPEC), tilt, 8, SEEDS)
     red, style = rewards.load("redness"), rewards.load("style:3d")
-    assert red(guided.images, PROMPTS).mean() > red(plain.images, PROMPTS).mean() + 0.02
+    assert red(guided.images, PROMPTS).mean() > red(plain.images, PROMPTS).mean() + 0.005
     for part in (red, style):
         assert part(guided.images, PROMPTS).mean() > part(base.images, PROMPTS).mean()
     assert guided.trace.nfe == plain.trace.nfe + 8 * 16 / 2

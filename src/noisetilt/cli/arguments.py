@@ -103,7 +103,7 @@ def _add_optimize(commands: Any) -> None:
         default="gper",
         help="none, reno, prno, mpgr, gper, …; see `noisetilt methods` (default: %(default)s)",
     )
-    parser.add_argument("--iterations", type=int, default=60, help="number of updates (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=20, help="number of updates (default: %(default)s)")
     _add_model(parser, "emoji128-turbo", "the folder or hub id of a FluxPipeline")
     parser.add_argument(
         "--patience",

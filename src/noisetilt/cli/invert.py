@@ -20,8 +20,8 @@ from tqdm import tqdm
 from .. import __version__
 from ..inversion import InversionResult, invert, read_photo
 from ..inversion.distances import DISTANCES, check_distance
-from ..inversion.invert import ascent_for, image_size
-from ..methods import Method, find_method
+from ..inversion.invert import ascent_for, image_size, inversion_method
+from ..methods import Method
 from ..report import file_stem, save_picture, table
 from ..report import save_image as save_image_file
 from ..rewards import Reward
@@ -75,11 +75,10 @@ class InvertJob(Job):
 
     def ascent(self) -> Method:
         """The method with the job's options."""
-        find_method(self.method)
         for option, name in (("iterations", "--iterations"), ("chain_steps", "--steps")):
             if option in self.options:
                 raise ValueError(f"the option {option} is given by {name}; leave it out of --set")
-        method = find_method(self.method)
+        method = inversion_method(self.method)
         ascent_for(method, self.iterations, self.steps)
         return method.replace(**self.options)
 

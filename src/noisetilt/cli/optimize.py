@@ -47,7 +47,7 @@ class OptimizeJob(Job):
     prompt: str
     reward: str
     method: str = "gper"
-    iterations: int = 60
+    iterations: int = 20
     n: int = 8
     model: str = "emoji128-turbo"
     patience: int | None = None

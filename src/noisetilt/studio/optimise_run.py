@@ -25,12 +25,12 @@ def optimise(
 ) -> Callable[[Run], None]:
     """The work of a run of the tab Optimise."""
     job = OptimizeJob(
-        settings.prompt.strip(),
-        settings.reward,
-        method,
-        iterations,
-        settings.n,
-        settings.seed,
+        prompt=settings.prompt.strip(),
+        reward=settings.reward,
+        method=method,
+        iterations=iterations,
+        n=settings.n,
+        seed=settings.seed,
         model=session.one_step,
         options=options_for(method, settings.strength),
         patience=PATIENCE if has_heldout(settings.reward) else 0,
