@@ -60,7 +60,7 @@ def verdict(name: str, rows: list[dict[str, Any]], guided: Callable[[dict[str, A
         return "not measured", f"the test pipeline runs, but {failure(ran[-1])}"
     errors = [row[key] for row in own for key in ("build", "plain", "error") if isinstance(row.get(key), str)]
     if errors:
-        return "not measured", f"the plain test pipeline fails: {errors[-1][:160]}"
+        return "not measured", f"the plain pipeline fails too: {errors[-1][:160]}"
     return "not measured", "no tiny pipeline of it has run"
 
 

@@ -99,6 +99,8 @@ class Continuation:
         images = output[0] if isinstance(output, (tuple, list)) else output
         images = images[0] if isinstance(images, tuple) else images  # images and their depth
         images = torch.stack(images) if isinstance(images, list) else images
+        if images.ndim == 4 and any(processor.made_video for processor in processors.values()):
+            images = images[None]  # some pipelines make one video, and return it without the axis of the batch
         unit_range = any(kind.__name__ in UNIT_RANGE for kind in type(self.pipe).__mro__)
         if unit_range or any(processor.used for processor in processors.values()):
             return images
@@ -157,7 +159,7 @@ class Processor:
     """An image or video processor whose images stay tensors. All else is the original's."""
 
     def __init__(self, original: Any) -> None:
-        self.original, self.used = original, False
+        self.original, self.used, self.made_video = original, False, False
 
     def __getattr__(self, name: str) -> Any:
         if name == "original":
@@ -175,6 +177,7 @@ class Processor:
 
     def postprocess_video(self, video: Tensor, *_: Any, **__: Any) -> Tensor:
         """Videos (batch, frames, channel, H, W) in [0, 1] from decoded ones (batch, channel, frames, H, W)."""
+        self.made_video = True
         return self.postprocess(video.transpose(1, 2))
 
     def postprocess_hdr_video(self, video: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -149,6 +149,11 @@ def first_order(original: Any) -> Any:
         return diffusers.FlowMatchEulerDiscreteScheduler.from_config(original.config)
     if is_edm(original) or is_cosine(original):
         return copy.deepcopy(original)
+    if hasattr(original, "get_scalings_for_boundary_condition"):
+        raise ValueError(
+            f"{name} computes x̂_0 by scalings of its own from the output of a consistency model, which are not "
+            "supported; use a latent consistency model, with LCMScheduler"
+        )
     if not hasattr(original, "alphas_cumprod") or "prediction_type" not in original.config:
         raise ValueError(
             f"{name} is not supported, because it has no table of ᾱ or σ that gives x̂_0; set pipe.scheduler to a DDIM, "
