@@ -187,6 +187,17 @@ def test_particles_keep_what_belongs_to_their_image():
     assert torch.allclose(output.rewards, RED(output.images, ["a red fox", "snow"]), atol=1e-4)
 
 
+def test_particles_where_the_number_of_videos_is_ignored(record_property):
+    """CogVideoX makes one video for each prompt, whatever num_videos_per_prompt is."""
+    pipe, arguments = build("frames before channels")
+    plain = run(pipe, dict(arguments, num_videos_per_prompt=2))[1]
+    _, aligned = run(align(pipe, RED, "base", eta=0), dict(arguments, num_videos_per_prompt=2))
+    check_same(aligned, plain, record_property)
+    output, videos = run(align(pipe, RED, METHODS["svdd"].replace(particles=2)), arguments)
+    assert len(videos) == len(output.rewards) == 1
+    assert torch.allclose(output.rewards, RED(videos[0], [""] * len(videos[0])).mean(), atol=1e-5)
+
+
 REFUSED = {
     "HunyuanVideoFramepackPipeline": "several parts",
     "WanAnimatePipeline": "several parts",

@@ -218,18 +218,26 @@ def clip_of(scheduler: Any) -> Callable[[Tensor], Tensor] | None:
     """The scheduler's clipping of x̂_0 (batch, channel, *space): dynamic thresholding (Saharia et al. 2022, arXiv
     2205.11487) or a clamp; None if it does not clip.
     """
-    # Configs made by from_config keep options of other classes, which this scheduler does not have.
-    options = inspect.signature(type(scheduler).__init__).parameters
-    on = {name for name in ("thresholding", "clip_sample") if name in options and scheduler.config.get(name)}
+    on = {n for n in ("thresholding", "clip_sample") if scheduler.config.get(n) and uses_option(type(scheduler), n)}
     if "thresholding" in on:
         return scheduler._threshold_sample
     limit = scheduler.config.get("clip_sample_range", 1.0)
     return (lambda x_0: x_0.clamp(-limit, limit)) if on else None
 
 
+def uses_option(kind: Any, name: str) -> bool:
+    """Whether a class of schedulers has an option and reads it outside of its `__init__`.
+
+    Configs made by `from_config` keep options of other classes, and CogVideoX's schedulers have `clip_sample` without
+    clipping.
+    """
+    methods = (method for own, method in inspect.getmembers(kind, inspect.isfunction) if own != "__init__")
+    return name in inspect.signature(kind.__init__).parameters and any(name in m.__code__.co_names for m in methods)
+
+
 def keeps_epsilon(scheduler: Any) -> bool:
     """Whether a step of the scheduler combines a clipped x̂_0 with the ε̂ of x̂_0 before clipping."""
-    return type(scheduler).__name__.startswith(("DDIM", "TCD"))
+    return type(scheduler).__name__.startswith("DDIM")
 
 
 def sign_of(scheduler: Any) -> float:

@@ -132,6 +132,14 @@ def reason_against_call(kind: type) -> str | None:
     return None
 
 
+@functools.cache
+def is_overwritten(kind: type, argument: str) -> bool:
+    """Whether the `__call__` of a class sets an argument to a constant, whatever it was given."""
+    function = source_of(inspect.unwrap(kind.__call__).__code__)
+    assigned = (n for n in function.body if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant))
+    return any(getattr(target, "id", None) == argument for node in assigned for target in node.targets)
+
+
 def is_method(node: ast.AST, *path: str) -> bool:
     """Whether a node is the call of a method, such as self.scheduler.step."""
     return isinstance(node, ast.Call) and ast.unparse(node.func) == ".".join(path)
