@@ -200,10 +200,10 @@ def prediction_of(scheduler: Any) -> Prediction:
     """What the network predicts, up to its sign (`sign_of`).
 
     Raises:
-        ValueError: for an unknown prediction type.
+        ValueError: for an unknown prediction type, or v_prediction with σ's of flow matching.
     """
     if is_flow(scheduler):
-        return "velocity"
+        return flow_prediction_of(scheduler)
     if is_edm(scheduler):
         return "v"
     if is_cosine(scheduler):
@@ -212,6 +212,22 @@ def prediction_of(scheduler: Any) -> Prediction:
     if name not in PREDICTION_NAMES:
         raise ValueError(f"prediction_type = {name!r} is unknown; expected one of {', '.join(PREDICTION_NAMES)}")
     return PREDICTION_NAMES[name]
+
+
+def flow_prediction_of(scheduler: Any) -> Prediction:
+    """What the network of a flow predicts: its velocity, unless the scheduler has an option for it with another value.
+
+    Raises:
+        ValueError: for v_prediction, which diffusers converts as on a variance-preserving path.
+    """
+    options = inspect.signature(type(scheduler).__init__).parameters
+    name = scheduler.config.prediction_type if "prediction_type" in options else "flow_prediction"
+    if name == "v_prediction":
+        raise ValueError(
+            f"{type(scheduler).__name__} has use_flow_sigmas and prediction_type = {name!r}, which do not belong "
+            "together; set prediction_type='flow_prediction'"
+        )
+    return PREDICTION_NAMES.get(name, "velocity")
 
 
 def clip_of(scheduler: Any) -> Callable[[Tensor], Tensor] | None:
