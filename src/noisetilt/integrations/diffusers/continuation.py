@@ -111,7 +111,8 @@ class Continuation:
         own = {name: value for name, value in LOCALS.items() if name in self._locals}
         arguments = {**self._locals, **own}
         all_rows = len(rows) == self.rows and torch.equal(rows.cpu(), torch.arange(self.rows))
-        arguments |= self._counts(len(rows))
+        if len(rows) != self.rows:
+            arguments |= self._counts(len(rows))
         for name in self._read & set(arguments):
             value = self._select(arguments[name], rows, all_rows)
             arguments[name] = value.clone() if name in self._changed and torch.is_tensor(value) else value
