@@ -44,7 +44,7 @@ TOLERANCE = 1e-3
 STEPS = 3
 SIZE = 32
 SEED = 0
-STRENGTHS = (0.3, 0.1, 0.6, 1.0)
+STRENGTHS = (0.3, 0.1, 0.6, 1.0, 0.01, 0.001)
 OUTPUTS = ("images", "frames", "videos", "image")
 CALLBACKS = ("callback_on_step_end", "callback_on_step_end_tensor_inputs", "callback", "callback_steps")
 
