@@ -198,6 +198,13 @@ def test_particles_where_the_number_of_videos_is_ignored(record_property):
     assert torch.allclose(output.rewards, RED(videos[0], [""] * len(videos[0])).mean(), atol=1e-5)
 
 
+def test_particles_are_refused_by_a_pipeline_of_one_row():
+    pipe, arguments = build("tokens of channels, and one video")
+    aligned = align(pipe, RED, METHODS["svdd"].replace(particles=2))
+    with pytest.raises(ValueError, match=r"SanaWMPipeline does not run with 2 rows per image.* particles = 1"):
+        run(aligned, arguments)
+
+
 REFUSED = {
     "HunyuanVideoFramepackPipeline": "several parts",
     "WanAnimatePipeline": "several parts",

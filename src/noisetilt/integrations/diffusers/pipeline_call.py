@@ -6,7 +6,7 @@ import contextlib
 import functools
 import inspect
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -192,8 +192,25 @@ class PipelineCall:
             if self.aligned.checkpointing:
                 stack.enter_context(checkpointed(self.pipe))
             stack.enter_context(torch.set_grad_enabled(through_network))
-            output = call(self.pipe, **self.call)
+            with self._explained_rows():
+                output = call(self.pipe, **self.call)
         return pick_rows(output, self._rows(), len(self.sampler.x)) if self.keeps_rows else output
+
+    @contextlib.contextmanager
+    def _explained_rows(self) -> Iterator[None]:
+        """Explains an error before the first step with particles, which not every pipeline can have as rows."""
+        particles = self.method.selection.particles
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            if particles == 1 or self.scheduler.has_stepped:
+                raise
+            raise ValueError(
+                f"{type(self.pipe).__name__} does not run with {particles} rows per image, which particles = "
+                f"{particles} needs ({error}); use a method with particles = 1"
+            ) from error
 
     def _rows(self) -> Tensor:
         """The row of each image's best particle; of its first one if the call was interrupted."""
