@@ -58,7 +58,7 @@ def reason_against(pipe: Any) -> str | None:
 
 def inner_pipelines(name: str, inner: list[str]) -> str:
     """The reason against a pipeline that calls other ones."""
-    return f"{name} calls other pipelines ({', '.join(inner)}); align the one that makes the images"
+    return f"{name} calls other pipelines ({', '.join(sorted(inner))}); align the one that makes the images"
 
 
 def calls_pipeline(node: Any) -> bool:
