@@ -284,6 +284,243 @@ def unconditional(scheduler: str, channels: int = 3, latents: bool = False) -> C
     return add
 
 
+def fibo_2(components: Values) -> None:
+    """Bria Fibo 2's network and decoder; the text is given as embeddings."""
+    from diffusers import AutoencoderKLFlux2, BriaFibo2Transformer2DModel
+
+    components["transformer"] = made(
+        BriaFibo2Transformer2DModel,
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        cap_feat_dim=16,
+        injection_layer_ids=(1,),
+        perceiver_num_layers=1,
+        min_num_gist_tokens=2,
+        max_num_gist_tokens=4,
+        gist_step=1,
+        axes_dims=(4, 6, 6),
+        axes_lens=(64, 32, 32),
+    )
+    components["vae"] = made(AutoencoderKLFlux2, **FLUX_2_DECODER, latent_channels=4)
+    components["processor"] = stand_in_processor("Qwen3VLProcessor")
+    del components["tokenizer"]
+
+
+def fibo_2_embeddings(inputs: Values) -> None:
+    """Texts as embeddings of the two layers that the network takes."""
+    without("prompt", "text_encoder_out_layers", "max_sequence_length")(inputs)
+    inputs |= {"prompt_embeds": tensor(1, 2, 5, 16), "prompt_embeds_mask": torch.ones(1, 5, dtype=torch.bool)}
+    inputs |= {"negative_prompt_embeds": tensor(1, 2, 5, 16) - 0.5, "height": SIZE, "width": SIZE}
+    inputs["negative_prompt_embeds_mask"] = inputs["prompt_embeds_mask"]
+
+
+def stand_in_processor(name: str) -> Any:
+    """The stand-in of a processor of transformers."""
+    import transformers
+
+    return getattr(transformers, name).from_pretrained("")
+
+
+def hunyuan_refiner(components: Values) -> None:
+    """A decoder of two frames per latent frame, and a network that takes an image and its latents."""
+    from diffusers import AutoencoderKLHunyuanImageRefiner
+
+    components["vae"] = made(
+        AutoencoderKLHunyuanImageRefiner,
+        latent_channels=4,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        spatial_compression_ratio=2,
+        temporal_compression_ratio=2,
+    )
+    components["transformer"] = like(
+        components["transformer"],
+        in_channels=16,
+        out_channels=8,
+        patch_size=(1, 1, 1),
+        rope_axes_dim=(4, 2, 2),
+        guidance_embeds=True,
+        text_embed_2_dim=None,
+    )
+    components["guider"] = None
+    without("text_encoder_2", "tokenizer_2", "ocr_guider")(components)
+
+
+def long_cat(components: Values) -> None:
+    """LongCat's network and decoder."""
+    from diffusers import AutoencoderKL, LongCatImageTransformer2DModel
+
+    components["transformer"] = made(
+        LongCatImageTransformer2DModel,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=[4, 4, 8],
+    )
+    components["vae"] = made(
+        AutoencoderKL, block_out_channels=(4,), latent_channels=16, norm_num_groups=1, shift_factor=0.1
+    )
+    components["text_processor"] = stand_in_processor("Qwen2VLProcessor")
+
+
+def ideogram(components: Values) -> None:
+    """Ideogram's two networks, and a text encoder of as many layers as it reads from."""
+    import transformers
+    from diffusers import Ideogram4Transformer2DModel
+
+    config = transformers.Qwen3VLForConditionalGeneration.from_pretrained("").config
+    config.text_config.num_hidden_layers = 36
+    components["text_encoder"] = made(transformers.Qwen3VLModel, config=config)
+    settings = dict(
+        in_channels=4,
+        num_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        intermediate_size=32,
+        adaln_dim=16,
+        llm_features_dim=13 * 16,
+        mrope_section=(4, 2, 2),
+    )
+    components["transformer"] = made(Ideogram4Transformer2DModel, **settings)
+    components["unconditional_transformer"] = made(Ideogram4Transformer2DModel, **settings)
+
+
+def qwen_2_1(components: Values) -> None:
+    """Qwen-Image 2.1's network and decoder, of four channels."""
+    import diffusers
+    import transformers
+
+    components["transformer"] = made(
+        diffusers.QwenImage21Transformer2DModel,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        context_in_dim=16,
+        axes_dims_rope=(4, 6, 6),
+    )
+    components["vae"] = made(
+        diffusers.AutoencoderKLQwenImage21,
+        base_dim=8,
+        decoder_base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1, 1],
+        num_res_blocks=1,
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+    components["text_encoder"] = transformers.Qwen3VLForConditionalGeneration.from_pretrained("")
+    components["processor"] = stand_in_processor("Qwen3VLProcessor")
+    del components["tokenizer"]
+
+
+def kandinsky_6(components: Values) -> None:
+    """Kandinsky 6's network of video and sound; the sound is not used."""
+    from diffusers import Kandinsky6Transformer3DModel
+
+    components["transformer"] = made(
+        Kandinsky6Transformer3DModel,
+        in_text_dim=32,
+        in_text_dim2=16,
+        time_dim=16,
+        model_dim=16,
+        ff_dim=32,
+        num_text_blocks=1,
+        num_visual_blocks=1,
+        axes_dims=(4, 6, 6),
+    )
+
+
+def sana_world(components: Values) -> None:
+    """The network of Sana's world model, and LTX-2's decoder; the text is given as embeddings."""
+    from diffusers import SanaWMTransformer3DModel
+
+    related = Case("", "ltx2.test_ltx2.LTX2PipelineFastTests", unchanged, unchanged).related
+    components["vae"] = related.get_dummy_components()["vae"]
+    components["transformer"] = made(
+        SanaWMTransformer3DModel,
+        in_channels=4,
+        num_layers=2,
+        softmax_every_n=2,
+        hidden_size=48,
+        num_attention_heads=2,
+        linear_head_dim=24,
+        caption_channels=8,
+        chunk_plucker_channels=6 * components["vae"].temporal_compression_ratio,
+    )
+
+
+def camera(inputs: Values) -> None:
+    """A camera that does not move, and the text as embeddings."""
+    import numpy
+
+    without("frames", "complex_human_instruction", "use_resolution_binning")(inputs)
+    inputs |= {"c2w": numpy.tile(numpy.eye(4), (9, 1, 1)), "intrinsics": [32.0, 32.0, 16.0, 16.0], "num_frames": 9}
+    inputs |= {"prompt_embeds": tensor(1, 1, 4, 8), "prompt_attention_mask": torch.ones(1, 4, dtype=torch.int64)}
+    inputs |= {"negative_prompt_embeds": tensor(1, 1, 4, 8) - 0.5, "image": image()}
+    inputs["negative_prompt_attention_mask"] = inputs["prompt_attention_mask"]
+
+
+def versatile(dual: bool = False, vision: bool = False) -> Callable[[Values], Any]:
+    """The components of Versatile Diffusion."""
+
+    def change(components: Values) -> None:
+        import transformers
+
+        unet = components.pop("unet")
+        components["image_unet"] = like(unet, dual_cross_attention=dual)
+        without("safety_checker", "feature_extractor", "image_encoder")(components)
+        text = components.pop("text_encoder").config
+        text.projection_dim = unet.config.cross_attention_dim
+        if dual or not vision:
+            components["text_encoder"] = made(transformers.CLIPTextModelWithProjection, config=text)
+            components["text_unet"] = None
+        if dual or vision:
+            vision_config = transformers.CLIPVisionConfig(
+                hidden_size=32,
+                intermediate_size=37,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                image_size=32,
+                patch_size=8,
+                projection_dim=unet.config.cross_attention_dim,
+            )
+            components["image_encoder"] = made(transformers.CLIPVisionModelWithProjection, config=vision_config)
+            components["image_feature_extractor"] = stand_ins.clip_processor()
+        if not dual and vision:
+            del components["tokenizer"]
+
+    return change
+
+
+def embedded_directions(inputs: Values) -> None:
+    """The directions of an edit."""
+    inputs |= {"source_embeds": tensor(2, 77, 8), "target_embeds": tensor(2, 77, 8) - 0.5}
+
+
+def zero_shot(components: Values) -> None:
+    """The components that inversions and captions use."""
+    from diffusers import DDIMInverseScheduler
+
+    components.pop("image_encoder", None)
+    components |= {"inverse_scheduler": DDIMInverseScheduler(), "caption_generator": None, "caption_processor": None}
+
+
+FLUX_2_DECODER: Values = dict(
+    block_out_channels=(4, 4),
+    down_block_types=("DownEncoderBlock2D",) * 2,
+    up_block_types=("UpDecoderBlock2D",) * 2,
+    layers_per_block=1,
+    norm_num_groups=1,
+)
+KLEIN = "flux2.test_pipeline_flux2_klein.TestFlux2KleinPipeline"
+QWEN = "qwenimage.test_qwenimage.TestQwenImagePipeline"
 QWEN_EDIT = "qwenimage.test_qwenimage_edit.TestQwenImageEditPipeline"
 SD = "stable_diffusion.test_stable_diffusion.TestStableDiffusionPipeline"
 Z_IMAGE = "z_image.test_z_image.ZImagePipelineFastTests"
@@ -325,7 +562,7 @@ CASES = [
         "LucyEditPipeline",
         "wan.test_wan.TestWanPipeline",
         transformer(in_channels=lambda config: 2 * config.in_channels),
-        adding(video=[image(16)] * 9),
+        adding(video=[image(16)] * 5, num_frames=5),
     ),
     Case(
         "QwenImageControlNetInpaintPipeline",
@@ -385,11 +622,80 @@ CASES = [
         unchanged,
         lambda inputs: (without("height", "width")(inputs), adding(image=tensor(1, 3, 64, 64), strength=1.0)(inputs)),
     ),
+    Case("ErnieImagePipeline", KLEIN, ernie, embeddings),
+    Case("BriaFibo2Pipeline", KLEIN, fibo_2, fibo_2_embeddings),
     Case(
-        "ErnieImagePipeline",
-        "flux2.test_pipeline_flux2_klein.TestFlux2KleinPipeline",
-        ernie,
-        embeddings,
+        "HunyuanImageRefinerPipeline",
+        "hunyuan_image_21.test_hunyuanimage.HunyuanImagePipelineFastTests",
+        hunyuan_refiner,
+        adding(image=image()),
+    ),
+    Case(
+        "LongCatImagePipeline",
+        QWEN,
+        long_cat,
+        lambda inputs: (
+            without("true_cfg_scale", "max_sequence_length")(inputs),
+            adding(enable_prompt_rewrite=False)(inputs),
+        ),
+    ),
+    Case(
+        "LongCatImageEditPipeline",
+        QWEN,
+        long_cat,
+        lambda inputs: (
+            without("true_cfg_scale", "max_sequence_length", "height", "width")(inputs),
+            adding(image=image())(inputs),
+        ),
+    ),
+    Case(
+        "Ideogram4Pipeline",
+        KLEIN,
+        ideogram,
+        lambda inputs: (without("text_encoder_out_layers")(inputs), adding(guidance_schedule=None)(inputs)),
+    ),
+    Case(
+        "QwenImage21Pipeline",
+        QWEN,
+        qwen_2_1,
+        lambda inputs: (
+            without("guidance_scale", "max_sequence_length")(inputs),
+            adding(true_cfg_scale=2.0, height=SIZE, width=SIZE)(inputs),
+        ),
+    ),
+    Case(
+        "Kandinsky6TI2VAPipeline",
+        "kandinsky5.test_kandinsky5.Kandinsky5T2VPipelineFastTests",
+        kandinsky_6,
+        adding(sample_audio=False),
+    ),
+    Case("SanaWMPipeline", "sana_video.test_sana_video_i2v.SanaImageToVideoPipelineFastTests", sana_world, camera),
+    Case(
+        "ZImageOmniPipeline",
+        Z_IMAGE,
+        lambda components: components.update(siglip=None, siglip_processor=None),
+        unchanged,
+    ),
+    Case(
+        "GlmImagePipeline",
+        "glm_image.test_glm_image.GlmImagePipelineFastTests",
+        unchanged,
+        adding(prior_token_ids=torch.arange(4)[None]),
+    ),
+    Case("VersatileDiffusionTextToImagePipeline", SD, versatile(), unchanged),
+    Case(
+        "VersatileDiffusionImageVariationPipeline",
+        SD,
+        versatile(vision=True),
+        lambda inputs: (without("prompt")(inputs), adding(image=image(64))(inputs)),
+    ),
+    Case("VersatileDiffusionDualGuidedPipeline", SD, versatile(dual=True, vision=True), adding(image=image(64))),
+    Case("StableDiffusionPix2PixZeroPipeline", SD, zero_shot, embedded_directions),
+    Case(
+        "StableDiffusionInpaintPipelineLegacy",
+        SD,
+        without("image_encoder"),
+        adding(image=image(64), mask_image=mask(64), strength=1.0),
     ),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import re
 from collections.abc import Callable
@@ -51,7 +52,7 @@ def verdict(name: str, rows: list[dict[str, Any]], guided: Callable[[dict[str, A
         return "guided", ", ".join(remarks)
     reasons = [row["equal"] for row in own if str(row.get("equal", "")).startswith("ValueError: ")]
     if reasons:
-        return "refused", reasons[0].removeprefix("ValueError: ")
+        return "refused", reasons[-1].removeprefix("ValueError: ")
     reason = static_reason(name)
     if reason:
         return "refused", reason
@@ -60,7 +61,7 @@ def verdict(name: str, rows: list[dict[str, Any]], guided: Callable[[dict[str, A
         return "not measured", f"the test pipeline runs, but {failure(ran[-1])}"
     errors = [row[key] for row in own for key in ("build", "plain", "error") if isinstance(row.get(key), str)]
     if errors:
-        return "not measured", f"the plain test pipeline fails: {errors[-1][:160]}"
+        return "not measured", f"the plain pipeline fails: {errors[-1][:160]}"
     return "not measured", "no tiny pipeline of it has run"
 
 
@@ -83,11 +84,11 @@ def write_table(document: Path, rows: list[dict[str, Any]], guided: Callable[[di
     verdicts = {name: verdict(name, rows, guided) for name in exported_pipelines()}
     counts = {mark: sum(m == mark for m, _ in verdicts.values()) for mark in ("guided", "refused", "not measured")}
     head = ", ".join(f"{count} {mark}" for mark, count in counts.items())
-    lines = [f"{len(verdicts)} classes: {head}.", "", "| class | | remark |", "|---|---|---|"]
+    versions = " and ".join(f"{name} {importlib.metadata.version(name)}" for name in ("diffusers", "transformers"))
+    lines = [f"{len(verdicts)} classes, with {versions}: {head}.", "", "| class | | remark |", "|---|---|---|"]
     for name, (mark, remark) in verdicts.items():
-        text = (
-            re.sub(r"\s+", " ", remark.replace(f"{name} ", "", 1)).replace("|", "\\|").replace("__call__", "`__call__`")
-        )
+        text = re.sub(rf"^{name}(Wrapper)? ", "", re.sub(r"\s+", " ", remark))  # some tests wrap their pipeline
+        text = text.replace("|", "\\|").replace("__call__", "`__call__`")
         lines.append(f"| {name} | {mark} | {text} |")
     before, _, rest = document.read_text("utf-8").partition(START)
     after = rest.partition(END)[2]

@@ -66,6 +66,8 @@ def test_base_at_eta_0_is_the_plain_pipeline(family, record_property):
             diffusers.DPMSolverMultistepScheduler,
             dict(solver_order=1, use_flow_sigmas=True, prediction_type="flow_prediction"),
         ),
+        (diffusers.DPMSolverMultistepScheduler, dict(solver_order=1, use_flow_sigmas=True, prediction_type="sample")),
+        (diffusers.DPMSolverMultistepScheduler, dict(solver_order=1, use_flow_sigmas=True, flow_shift=0.1)),
         (diffusers.DDIMScheduler, dict(prediction_type="sample", timestep_spacing="trailing")),
         (
             diffusers.DDIMScheduler,
@@ -81,6 +83,13 @@ def test_other_schedulers_keep_their_own_times(scheduler, options, record_proper
     output = align(pipe, None, "base", eta=0.0)(PROMPT, latents=noise, **arguments)
     # Without signal at the start, what is left of it is the network's prediction over a tiny α.
     check_same(field(output), plain, record_property, 2e-4 if options.get("rescale_betas_zero_snr") else 1e-5)
+
+
+def test_a_flow_of_another_prediction_is_refused():
+    pipe, _ = build("sd")
+    pipe.scheduler = diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="v_prediction")
+    with pytest.raises(ValueError, match="set prediction_type='flow_prediction'"):
+        align(pipe, RED)
 
 
 EDM = [

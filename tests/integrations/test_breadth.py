@@ -5,9 +5,10 @@ import types
 
 import diffusers
 import numpy as np
+import PIL.Image
 import pytest
 import torch
-from tiny_pipelines import SIZE, check_same, cogvideox, ddim, flux, kandinsky, ltx, sd, sdxl, vae
+from tiny_pipelines import SIZE, check_same, cogvideox, ddim, flux, ideogram, kandinsky, ltx, sana_world, sd, sdxl, vae
 
 from noisetilt import METHODS, align, rewards
 from noisetilt.integrations.diffusers.layout import Packing, layout_of, sample_view
@@ -29,6 +30,25 @@ def picture(size=SIZE):
 def embeddings():
     image, negative = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(2)).unbind()
     return dict(image_embeds=image, negative_image_embeds=negative, guidance_scale=3.0)
+
+
+def camera():
+    """A camera that does not move, the text as embeddings, and the first frame."""
+    text = torch.randn(2, 1, 1, 4, 16, generator=torch.Generator().manual_seed(2))
+    present = torch.ones(1, 4, dtype=torch.int64)
+    return dict(
+        **LARGE,
+        image=PIL.Image.new("RGB", (32, 32), "red"),
+        prompt="a red fox",
+        prompt_embeds=text[0],
+        prompt_attention_mask=present,
+        negative_prompt_embeds=text[1],
+        negative_prompt_attention_mask=present,
+        guidance_scale=3.0,
+        num_frames=9,
+        c2w=np.tile(np.eye(4), (9, 1, 1)),
+        intrinsics=[32.0, 32.0, 16.0, 16.0],
+    )
 
 
 def pag():
@@ -88,6 +108,18 @@ CASES = {
         lambda: flux(diffusers.FluxKontextPipeline),
         lambda: dict(**TEXT, **IMAGE, image=picture(), max_sequence_length=8, _auto_resize=False, max_area=SIZE * SIZE),
     ),
+    "decoded with the number of prompts": (
+        ideogram,
+        lambda: dict(
+            prompt=["a red fox", "snow"],
+            num_images_per_prompt=2,
+            **IMAGE,
+            guidance_scale=3.0,
+            guidance_schedule=None,
+            max_sequence_length=8,
+        ),
+    ),
+    "tokens of channels, and one video": (sana_world, camera),
     "a larger image at the end": (
         lambda: sdxl(diffusers.StableDiffusionXLPAGPipeline),
         lambda: dict(**TEXT, **IMAGE, pag_scale=2.0),
@@ -123,7 +155,7 @@ def test_base_at_eta_0_equals_the_plain_pipeline(name, record_property):
     assert plain.std() > 0.001
     check_same(aligned, plain, record_property)
     frames = aligned.flatten(0, -4)
-    expected = RED(frames, [""] * len(frames)).view(len(aligned), -1).mean(1)
+    expected = RED(frames, [""] * len(frames)).view(len(output.rewards), -1).mean(1)
     assert torch.allclose(output.rewards, expected, atol=1e-5)
 
 
@@ -155,9 +187,29 @@ def test_particles_keep_what_belongs_to_their_image():
     assert torch.allclose(output.rewards, RED(output.images, ["a red fox", "snow"]), atol=1e-4)
 
 
+def test_particles_where_the_number_of_videos_is_ignored(record_property):
+    """CogVideoX makes one video for each prompt, whatever num_videos_per_prompt is."""
+    pipe, arguments = build("frames before channels")
+    plain = run(pipe, dict(arguments, num_videos_per_prompt=2))[1]
+    _, aligned = run(align(pipe, RED, "base", eta=0), dict(arguments, num_videos_per_prompt=2))
+    check_same(aligned, plain, record_property)
+    output, videos = run(align(pipe, RED, METHODS["svdd"].replace(particles=2)), arguments)
+    assert len(videos) == len(output.rewards) == 1
+    assert torch.allclose(output.rewards, RED(videos[0], [""] * len(videos[0])).mean(), atol=1e-5)
+
+
+def test_particles_are_refused_by_a_pipeline_of_one_row():
+    pipe, arguments = build("tokens of channels, and one video")
+    aligned = align(pipe, RED, METHODS["svdd"].replace(particles=2))
+    with pytest.raises(ValueError, match=r"SanaWMPipeline does not run with 2 rows per image.* particles = 1"):
+        run(aligned, arguments)
+
+
 REFUSED = {
     "HunyuanVideoFramepackPipeline": "several parts",
     "WanAnimatePipeline": "several parts",
+    "LTXI2VLongMultiPromptPipeline": "several parts",
+    "StableDiffusionPix2PixZeroPipeline": "several loops",
     "CosmosTextToWorldPipeline": "twice in every step",
     "AudioLDM2Pipeline": "makes sound|self.scheduler.step",
     "SkyReelsV2DiffusionForcingPipeline": r"calls sample_schedulers\[idx\].step",
@@ -209,6 +261,13 @@ def test_states_of_a_variance_exploding_schedule_are_refused():
         align(pipe, RED)
 
 
+def test_the_scheduler_of_consistency_models_is_refused():
+    """It has a schedule, but not of a network that predicts ε, v, x_0 or a velocity."""
+    pipe = diffusers.ConsistencyModelPipeline(unconditional().unet, diffusers.CMStochasticIterativeScheduler())
+    with pytest.raises(ValueError, match="output of a consistency model"):
+        align(pipe, RED)
+
+
 def test_a_layout_inverts_the_packing():
     """Latents of two rows of 2 × 2 patches; the state has the channels first."""
     pack = lambda x: x.unflatten(3, (-1, 2)).permute(0, 3, 2, 1, 4).flatten(3).flatten(1, 2)  # noqa: E731
@@ -242,6 +301,13 @@ def test_frames_as_rows_are_found():
     view = sample_view(layout, x, x, rows)
     assert torch.equal(view.to_sample(x), rows) and torch.equal(view.to_state(rows), x)
     assert torch.equal(view.to_sample(x[:1]), rows[:3])
+
+
+def test_tokens_of_channels_are_found():
+    x = torch.randn(2, 4, 3, 5, 6)
+    tokens = x.flatten(2).transpose(1, 2)
+    view = sample_view(layout_of(x, [], {}), x, x, tokens)
+    assert torch.equal(view.to_sample(-x), -tokens) and torch.equal(view.to_state(tokens), x)
 
 
 def test_a_copy_of_the_guided_scheduler_is_not_guided():

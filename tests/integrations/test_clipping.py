@@ -93,3 +93,10 @@ def test_schedulers_made_from_a_config_that_clips_do_not(kind, record_property):
     if kind == "PNDM":  # replaced by DDIM
         pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     check_same(found, pipe(PROMPT, **call).images, record_property)
+
+
+def test_a_scheduler_that_has_the_option_but_does_not_clip_is_followed(record_property):
+    pipe, call = clipping("CogVideoXDDIM")
+    assert pipe.scheduler.config.clip_sample
+    plain = pipe(PROMPT, **call).images
+    check_same(align(pipe, None, "base", eta=0.0)(PROMPT, **call).images, plain, record_property)

@@ -430,6 +430,86 @@ def kandinsky() -> diffusers.KandinskyV22Pipeline:
     return diffusers.KandinskyV22Pipeline(unet=network, scheduler=ddim(), movq=autoencoder)
 
 
+def ideogram() -> diffusers.Ideogram4Pipeline:
+    """Two networks; the text encoder has as many layers as the pipeline reads from."""
+    text = dict(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=36,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        rope_scaling={"rope_type": "default", "mrope_section": [1, 1, 2], "mrope_interleaved": True},
+    )
+    vision = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=16)
+    config = transformers.Qwen3VLConfig(text_config=text, vision_config=vision | {"deepstack_visual_indexes": [0]})
+    networks = (
+        diffusers.Ideogram4Transformer2DModel(
+            in_channels=4,
+            num_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            intermediate_size=32,
+            adaln_dim=16,
+            llm_features_dim=13 * 16,
+            mrope_section=(4, 2, 2),
+        ).eval()
+        for _ in range(2)
+    )
+    autoencoder = diffusers.AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        block_out_channels=(4,),
+        layers_per_block=1,
+        latent_channels=1,
+        norm_num_groups=1,
+    ).eval()
+    words = tokenizer()
+    words.chat_template = "{{ messages[0]['content'][0]['text'] }}"
+    return diffusers.Ideogram4Pipeline(
+        diffusers.FlowMatchEulerDiscreteScheduler(),
+        autoencoder,
+        transformers.Qwen3VLModel(config).eval(),
+        words,
+        *networks,
+    )
+
+
+def sana_world() -> diffusers.SanaWMPipeline:
+    """It gives its scheduler tokens, and returns one video."""
+    network = diffusers.SanaWMTransformer3DModel(
+        in_channels=4,
+        num_layers=2,
+        softmax_every_n=2,
+        hidden_size=48,
+        num_attention_heads=2,
+        linear_head_dim=24,
+        caption_channels=16,
+        chunk_plucker_channels=12,
+    ).eval()
+    autoencoder = diffusers.AutoencoderKLLTX2Video(
+        latent_channels=4,
+        block_out_channels=(8,),
+        decoder_block_out_channels=(8,),
+        layers_per_block=(1,),
+        decoder_layers_per_block=(1, 1),
+        spatio_temporal_scaling=(True,),
+        decoder_spatio_temporal_scaling=(True,),
+        decoder_inject_noise=(False, False),
+        downsample_type=("spatial",),
+        upsample_residual=(False,),
+        upsample_factor=(1,),
+        timestep_conditioning=False,
+        patch_size=1,
+        patch_size_t=1,
+        decoder_causal=False,
+    ).eval()
+    return diffusers.SanaWMPipeline(
+        tokenizer(), gemma(), autoencoder, network, diffusers.FlowMatchEulerDiscreteScheduler()
+    )
+
+
 PICTURE = dict(height=SIZE, width=SIZE, output_type="pt", num_inference_steps=4)
 FAMILIES = {
     "sd": (sd, dict(PICTURE, guidance_scale=3.0)),

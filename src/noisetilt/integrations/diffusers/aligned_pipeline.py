@@ -16,7 +16,7 @@ from ...sampling.result import StepReport
 from ...sampling.trace import Trace
 from ..stepped_sampler import check_guidance
 from .pipeline_call import PipelineCall
-from .schedules import first_order
+from .schedules import first_order, prediction_of
 from .support import reason_against
 
 
@@ -115,7 +115,7 @@ class AlignedPipeline:
                 "the accumulated noise; use whitened='mixture'"
             )
         check_guidance(method, reward, gradient_at, chunk)
-        first_order(pipe.scheduler)
+        prediction_of(first_order(pipe.scheduler))
 
     def __getattr__(self, name: str) -> Any:
         if name == "pipe":

@@ -38,8 +38,9 @@ UNIT_RANGE = (
     "LDMTextToImagePipeline",
     "LDMSuperResolutionPipeline",
 )
-# The variable for the number of rows in pipelines that flatten the frames of a batch of videos.
-ROW_COUNT = "bsz"
+# The variables for the number of rows, or of prompts and of images for each.
+ROW_COUNTS = ("bsz", "batch_size", "actual_batch_size", "total_batch_size")
+IMAGE_COUNTS = ("num_images_per_prompt", "num_videos_per_prompt")
 SCALAR_ATTRIBUTES = ("dtype", "device", "shape", "ndim")
 
 
@@ -99,6 +100,8 @@ class Continuation:
         images = output[0] if isinstance(output, (tuple, list)) else output
         images = images[0] if isinstance(images, tuple) else images  # images and their depth
         images = torch.stack(images) if isinstance(images, list) else images
+        if images.ndim == 4 and any(processor.made_video for processor in processors.values()):
+            images = images[None]  # some pipelines make one video, and return it without the axis of the batch
         unit_range = any(kind.__name__ in UNIT_RANGE for kind in type(self.pipe).__mro__)
         if unit_range or any(processor.used for processor in processors.values()):
             return images
@@ -108,12 +111,21 @@ class Continuation:
         own = {name: value for name, value in LOCALS.items() if name in self._locals}
         arguments = {**self._locals, **own}
         all_rows = len(rows) == self.rows and torch.equal(rows.cpu(), torch.arange(self.rows))
-        if arguments.get(ROW_COUNT) == self.rows:
-            arguments[ROW_COUNT] = len(rows)
+        if len(rows) != self.rows:
+            arguments |= self._counts(len(rows))
         for name in self._read & set(arguments):
             value = self._select(arguments[name], rows, all_rows)
             arguments[name] = value.clone() if name in self._changed and torch.is_tensor(value) else value
         return arguments
+
+    def _counts(self, rows: int) -> dict[str, int]:
+        """The call's variables for the number of rows, for another number of them."""
+        counts = {name: rows for name in ROW_COUNTS if self._locals.get(name) == self.rows}
+        images = {name: self._locals[name] for name in IMAGE_COUNTS if self._locals.get(name)}
+        prompts = self._locals.get("batch_size")
+        if prompts is not None and any(prompts * count == self.rows for count in images.values()):
+            counts |= {"batch_size": rows, **dict.fromkeys(images, 1)}
+        return counts
 
     def _multiple(self, value: Any) -> int:
         """How many entries per row of the batch a tensor has, such as 2 with classifier-free guidance; 0 if none."""
@@ -157,7 +169,7 @@ class Processor:
     """An image or video processor whose images stay tensors. All else is the original's."""
 
     def __init__(self, original: Any) -> None:
-        self.original, self.used = original, False
+        self.original, self.used, self.made_video = original, False, False
 
     def __getattr__(self, name: str) -> Any:
         if name == "original":
@@ -175,6 +187,7 @@ class Processor:
 
     def postprocess_video(self, video: Tensor, *_: Any, **__: Any) -> Tensor:
         """Videos (batch, frames, channel, H, W) in [0, 1] from decoded ones (batch, channel, frames, H, W)."""
+        self.made_video = True
         return self.postprocess(video.transpose(1, 2))
 
     def postprocess_hdr_video(self, video: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -145,7 +145,7 @@ def sample_view(layout: Layout, x: Tensor, latents: Tensor, sample: Tensor) -> S
         return SampleView(
             layout, lambda x: layout.pack(x).repeat(2, *[1] * len(shape)), lambda s: layout.unpack(s[: len(s) // 2])
         )
-    for own in (Layout(x.shape, x.shape), layout, frames_first(x.shape)):
+    for own in (Layout(x.shape, x.shape), layout, frames_first(x.shape), channels_last(x.shape)):
         full = latents if own is layout else own.pack(x).to(latents.dtype)
         if full.numel() == sample.numel() and torch.equal(full.flatten(), sample.flatten()):
             form = (len(sample) / rows, *shape)
@@ -197,6 +197,13 @@ def frames_first(shape: Sequence[int]) -> Layout:
     rows, channels, frames, *space = shape
     order = torch.arange(channels * frames * math.prod(space)).view(channels, frames, *space).transpose(0, 1)
     return Layout((rows, frames, channels, *space), shape, order.flatten())
+
+
+def channels_last(shape: Sequence[int]) -> Layout:
+    """The layout (batch, *space, channel) of the states (batch, channel, *space)."""
+    rows, channels, *space = shape
+    order = torch.arange(channels * math.prod(space)).view(channels, -1).T
+    return Layout((rows, *space, channels), shape, order.flatten())
 
 
 def _reshaped(layout: Layout, form: tuple[float, ...], x: Tensor) -> Tensor:

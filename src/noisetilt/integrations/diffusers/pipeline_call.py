@@ -6,7 +6,7 @@ import contextlib
 import functools
 import inspect
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +19,7 @@ from ...sampling.check_inputs import GradientAt
 from ...sampling.result import StepReport
 from ..stepped_sampler import SteppedSampler
 from ..vjp import make_vjp
-from .continuation import Continuation
+from .continuation import IMAGE_COUNTS, Continuation
 from .layout import Layout, SampleView, layout_of, recorded_packings, sample_view, without_latents
 from .offload import check_offload, load_offloaded_networks
 from .rows import (
@@ -34,7 +34,7 @@ from .rows import (
     with_first_particles,
 )
 from .scheduler import GuidedScheduler
-from .support import DRAW, prepare_name
+from .support import DRAW, is_overwritten, prepare_name
 from .temporary import checkpointed, complete, frozen, normal_weights, temporarily_set, without_inference_mode
 
 
@@ -94,16 +94,21 @@ class PipelineCall:
         return {name: without_inference_mode(value) for name, value in given.items()}
 
     @property
-    def _per_prompt(self) -> str:
-        names = inspect.signature(type(self.pipe).__call__).parameters
-        return "num_videos_per_prompt" if "num_videos_per_prompt" in names else "num_images_per_prompt"
+    def _per_prompt(self) -> str | None:
+        """The argument for the number of images per prompt; None if the pipeline has none or makes one in any case."""
+        kind: Any = type(self.pipe)
+        names = inspect.signature(kind.__call__).parameters
+        own = (name for name in IMAGE_COUNTS if name in names and not is_overwritten(kind, name))
+        return next(own, None)
 
     def _prompts(self) -> list[str]:
         prompt = self.call.get("prompt")
         if prompt is None:
             prompt = [""] * self._images_without_prompts()
         prompt = [prompt] if isinstance(prompt, str) else list(prompt)
-        return [p for p in prompt for _ in range(self.call.get(self._per_prompt) or 1)]
+        per_prompt = self._per_prompt
+        count = (self.call.get(per_prompt) if per_prompt else None) or 1
+        return [p for p in prompt for _ in range(count)]
 
     def _images_without_prompts(self) -> int:
         """The number of images of a call without prompts: from embeddings or class labels, or a batch size."""
@@ -150,12 +155,13 @@ class PipelineCall:
     def _multiply_rows(self, particles: int) -> None:
         """Passes the number of rows to the pipeline in the argument that it has for it."""
         names = inspect.signature(type(self.pipe).__call__).parameters
-        if self._per_prompt in names:
-            self.call[self._per_prompt] = (self.call.get(self._per_prompt) or 1) * particles
+        per_prompt = self._per_prompt
+        if per_prompt is not None:
+            self.call[per_prompt] = (self.call.get(per_prompt) or 1) * particles
         elif "batch_size" in names:
             self.call["batch_size"] = len(self.prompts) * particles
         name = next((n for n in ("class_labels", "prompt") if self.call.get(n) is not None), None)
-        if self._per_prompt not in names and name is not None:
+        if per_prompt is None and name is not None:
             given = [self.call[name]] if isinstance(self.call[name], str) else self.call[name]
             self.call[name] = [entry for entry in given for _ in range(particles)]
 
@@ -186,8 +192,25 @@ class PipelineCall:
             if self.aligned.checkpointing:
                 stack.enter_context(checkpointed(self.pipe))
             stack.enter_context(torch.set_grad_enabled(through_network))
-            output = call(self.pipe, **self.call)
+            with self._explained_rows():
+                output = call(self.pipe, **self.call)
         return pick_rows(output, self._rows(), len(self.sampler.x)) if self.keeps_rows else output
+
+    @contextlib.contextmanager
+    def _explained_rows(self) -> Iterator[None]:
+        """Explains an error before the first step with particles, which not every pipeline can have as rows."""
+        particles = self.method.selection.particles
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            if particles == 1 or self.scheduler.has_stepped:
+                raise
+            raise ValueError(
+                f"{type(self.pipe).__name__} does not run with {particles} rows per image, which particles = "
+                f"{particles} needs ({error}); use a method with particles = 1"
+            ) from error
 
     def _rows(self) -> Tensor:
         """The row of each image's best particle; of its first one if the call was interrupted."""

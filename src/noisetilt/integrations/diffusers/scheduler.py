@@ -149,6 +149,11 @@ class GuidedScheduler:
         sigmas = self.inner.sigmas
         return sigmas.new_tensor(self._times) if self._steps_taken else sigmas
 
+    @property
+    def has_stepped(self) -> bool:
+        """Whether a step has been made in this call."""
+        return self._steps_taken > 0
+
     def _visit(self, timesteps: Tensor) -> Iterator[Tensor]:
         before = self._steps_taken
         if not before:

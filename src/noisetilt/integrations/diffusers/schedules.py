@@ -149,6 +149,11 @@ def first_order(original: Any) -> Any:
         return diffusers.FlowMatchEulerDiscreteScheduler.from_config(original.config)
     if is_edm(original) or is_cosine(original):
         return copy.deepcopy(original)
+    if hasattr(original, "get_scalings_for_boundary_condition"):
+        raise ValueError(
+            f"{name} computes x̂_0 by scalings of its own from the output of a consistency model, which are not "
+            "supported; use a latent consistency model, with LCMScheduler"
+        )
     if not hasattr(original, "alphas_cumprod") or "prediction_type" not in original.config:
         raise ValueError(
             f"{name} is not supported, because it has no table of ᾱ or σ that gives x̂_0; set pipe.scheduler to a DDIM, "
@@ -195,10 +200,10 @@ def prediction_of(scheduler: Any) -> Prediction:
     """What the network predicts, up to its sign (`sign_of`).
 
     Raises:
-        ValueError: for an unknown prediction type.
+        ValueError: for an unknown prediction type, or v_prediction with σ's of flow matching.
     """
     if is_flow(scheduler):
-        return "velocity"
+        return flow_prediction_of(scheduler)
     if is_edm(scheduler):
         return "v"
     if is_cosine(scheduler):
@@ -209,22 +214,46 @@ def prediction_of(scheduler: Any) -> Prediction:
     return PREDICTION_NAMES[name]
 
 
+def flow_prediction_of(scheduler: Any) -> Prediction:
+    """What the network of a flow predicts: its velocity, unless the scheduler has an option for it with another value.
+
+    Raises:
+        ValueError: for v_prediction, which diffusers converts as on a variance-preserving path.
+    """
+    options = inspect.signature(type(scheduler).__init__).parameters
+    name = scheduler.config.prediction_type if "prediction_type" in options else "flow_prediction"
+    if name == "v_prediction":
+        raise ValueError(
+            f"{type(scheduler).__name__} has use_flow_sigmas and prediction_type = {name!r}, which do not belong "
+            "together; set prediction_type='flow_prediction'"
+        )
+    return PREDICTION_NAMES.get(name, "velocity")
+
+
 def clip_of(scheduler: Any) -> Callable[[Tensor], Tensor] | None:
     """The scheduler's clipping of x̂_0 (batch, channel, *space): dynamic thresholding (Saharia et al. 2022, arXiv
     2205.11487) or a clamp; None if it does not clip.
     """
-    # Configs made by from_config keep options of other classes, which this scheduler does not have.
-    options = inspect.signature(type(scheduler).__init__).parameters
-    on = {name for name in ("thresholding", "clip_sample") if name in options and scheduler.config.get(name)}
+    on = {n for n in ("thresholding", "clip_sample") if scheduler.config.get(n) and uses_option(type(scheduler), n)}
     if "thresholding" in on:
         return scheduler._threshold_sample
     limit = scheduler.config.get("clip_sample_range", 1.0)
     return (lambda x_0: x_0.clamp(-limit, limit)) if on else None
 
 
+def uses_option(kind: Any, name: str) -> bool:
+    """Whether a class of schedulers has an option and reads it outside of its `__init__`.
+
+    Configs made by `from_config` keep options of other classes, and CogVideoX's schedulers have `clip_sample` without
+    clipping.
+    """
+    methods = (method for own, method in inspect.getmembers(kind, inspect.isfunction) if own != "__init__")
+    return name in inspect.signature(kind.__init__).parameters and any(name in m.__code__.co_names for m in methods)
+
+
 def keeps_epsilon(scheduler: Any) -> bool:
     """Whether a step of the scheduler combines a clipped x̂_0 with the ε̂ of x̂_0 before clipping."""
-    return type(scheduler).__name__.startswith(("DDIM", "TCD"))
+    return type(scheduler).__name__.startswith("DDIM")
 
 
 def sign_of(scheduler: Any) -> float:

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from .continuation import source_of
+from .continuation import bodies, source_of
 
 # What cannot be read from the source: pipelines that make no images.
 NOT_IMAGES = {
@@ -58,7 +58,7 @@ def reason_against(pipe: Any) -> str | None:
 
 def inner_pipelines(name: str, inner: list[str]) -> str:
     """The reason against a pipeline that calls other ones."""
-    return f"{name} calls other pipelines ({', '.join(inner)}); align the one that makes the images"
+    return f"{name} calls other pipelines ({', '.join(sorted(inner))}); align the one that makes the images"
 
 
 def calls_pipeline(node: Any) -> bool:
@@ -107,8 +107,14 @@ def reason_against_call(kind: type) -> str | None:
             f"{name} steps several overlapping views of the image, each with its own state of the scheduler; use a "
             "pipeline that makes the image at once"
         )
+    if any(sum(any(loops(statement)) for statement in block) > 1 for block in blocks(function)):
+        return (
+            f"{name} runs several loops over its scheduler one after the other, and only a single one can be guided; "
+            "use a pipeline that has one"
+        )
     repeated = is_prepare if prepares else is_draw
-    if any(repeated(node) for loop in loops(function) for node in ast.walk(loop)):
+    parts = any(repeated(node) for loop in loops(function) for node in ast.walk(loop))
+    if parts or any(is_draw(node) for loop in outer_loops(function) for node in ast.walk(loop)):
         return (
             f"{name} makes its output in several parts, each from noise of its own, and a reward of the whole has no "
             "gradient by one part; use a pipeline that makes it at once"
@@ -124,6 +130,14 @@ def reason_against_call(kind: type) -> str | None:
             "use a pipeline that calls it once"
         )
     return None
+
+
+@functools.cache
+def is_overwritten(kind: type, argument: str) -> bool:
+    """Whether the `__call__` of a class sets an argument to a constant, whatever it was given."""
+    function = source_of(inspect.unwrap(kind.__call__).__code__)
+    assigned = (n for n in function.body if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant))
+    return any(getattr(target, "id", None) == argument for node in assigned for target in node.targets)
 
 
 def is_method(node: ast.AST, *path: str) -> bool:
@@ -159,6 +173,16 @@ def is_prepare(node: ast.AST) -> bool:
 def loops(function: ast.AST) -> Iterator[ast.AST]:
     """The loops in which the scheduler is called."""
     return (n for n in ast.walk(function) if isinstance(n, (ast.For, ast.While)) and any(step_calls(n)))
+
+
+def outer_loops(function: ast.AST) -> Iterator[ast.AST]:
+    """The loops that contain another one in which the scheduler is called."""
+    return (loop for loop in loops(function) if any(inner is not loop for inner in loops(loop)))
+
+
+def blocks(function: ast.AST) -> Iterator[list[ast.stmt]]:
+    """The lists of statements of a function and of its compound statements."""
+    return (block for node in ast.walk(function) if isinstance(node, ast.stmt) for block in bodies(node))
 
 
 def passes(node: ast.AST, argument: str) -> bool:
