@@ -86,7 +86,7 @@ def kill_workers(arguments: argparse.Namespace, table: Path, out: Path, chance: 
         process = start(table, out, "ray", arguments.options)
         while process.poll() is None:
             time.sleep(chance.uniform(0, arguments.seconds))
-            actors = [p for p in ray_workers() if "MapWorker" in " ".join(p.info["cmdline"])]
+            actors = [p for p in ray_workers() if "RayWorker" in " ".join(p.info["cmdline"])]
             if actors and process.poll() is None and len(found) < arguments.kills:
                 chance.choice(actors).kill()
                 found.append({"ended": "a worker was killed", "done": len(check(out))})

@@ -45,7 +45,7 @@ def kill(kills: int, seconds: float, found: list, out: Path) -> None:
     chance = random.Random(0)
     while len(found) < kills:
         time.sleep(chance.uniform(0, seconds))
-        actors = [p for p in psutil.process_iter(["cmdline"]) if "ray::MapWorker" in " ".join(p.info["cmdline"] or [])]
+        actors = [p for p in psutil.process_iter(["cmdline"]) if "ray::RayWorker" in " ".join(p.info["cmdline"] or [])]
         if actors:
             chance.choice(actors).kill()
             found.append(len(check(out)))

@@ -13,7 +13,6 @@ from noisetilt.batch import run_batch
 
 ray = pytest.importorskip("ray")
 psutil = pytest.importorskip("psutil")
-pytest.importorskip("ray.data")
 PROMPTS = ["cat", "dog", "red fox", "fox"] * 4
 KILLS = 3
 ARGUMENTS = {"steps": 1, "heldout": False, "report": False, "threads": 1}
@@ -44,7 +43,7 @@ def kill_workers(out, killed):
         time.sleep(chance.uniform(0.1, 2))
         if not (out / "rows.jsonl").exists():
             continue
-        actors = [p for p in psutil.process_iter(["cmdline"]) if "ray::MapWorker" in " ".join(p.info["cmdline"] or [])]
+        actors = [p for p in psutil.process_iter(["cmdline"]) if "ray::RayWorker" in " ".join(p.info["cmdline"] or [])]
         for actor in chance.sample(actors, min(1, len(actors))):
             actor.kill()
             killed.append(actor.pid)

@@ -1,12 +1,16 @@
-"""The engine "ray": Ray Data with a pool of actors that each hold a worker."""
+"""The engine "ray": actors of Ray that each hold a worker.
+
+Ray Data's pool of actors is not used: when all of its actors have died it waits for ever, with `max_restarts=0` because
+it counts dead actors, and with restarts if an actor dies while it starts (Ray 2.60).
+"""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .._messages import missing_extra
@@ -14,24 +18,23 @@ from .settings import Settings
 from .table import Row
 from .worker import Groups, Outcome, Worker, WorkerOptions, error_sentence
 
-# A small limit makes Ray pass on each result when it is there, instead of at the end of a block.
-RESULT_BYTES = 1
 MAX_FRUITLESS = 5
 # Seconds that Ray may take to start; its own limit of 30 is too little on a busy machine.
 START_SECONDS = 180
 
 
 class RayWorker:
-    """A worker as an actor of Ray Data: a batch is one group of rows as JSON."""
+    """A worker as an actor of Ray."""
 
     def __init__(self, options: WorkerOptions) -> None:
         self.worker = Worker(options)
 
-    def __call__(self, batch: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        for text in batch["rows"]:
-            for outcome in self.worker([_row(values) for values in json.loads(str(text))]):
-                record = {"index": outcome.index, "results": dict(outcome.results), "error": outcome.error}
-                yield {"record": [json.dumps(record)], "image": [outcome.image]}
+    def ready(self) -> None:
+        """Returns once the actor has started."""
+
+    def make(self, rows: str) -> list[Outcome]:
+        """The outcomes of a group of rows as JSON."""
+        return list(self.worker([_row(values) for values in json.loads(rows)]))
 
 
 def _row(values: Mapping[str, Any]) -> Row:
@@ -53,11 +56,8 @@ def start_ray(address: str | None, workers: int | None, cpus: int) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
-        import ray.data
     except ImportError:
         raise ImportError(missing_extra("ray", "the engine ray")) from None
-    # Among its warnings is that progress bars are off.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     if ray.is_initialized():
         return False
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -84,62 +84,97 @@ def run_on_ray(
 ) -> Iterator[Outcome]:
     """The outcomes of all rows, in the order in which they finish.
 
-    Ray Data holds back the workers while results wait to be read. What a worker that died had not passed on is given
-    to new workers, after the rows of the others.
+    A worker gets new groups only when its results have been read, so results do not pile up. The groups of a worker
+    that died are given to the others, after their own, and a new worker takes its place.
 
     Args:
         groups: rows that are sampled in one call.
         options: of the workers.
         workers: the largest number of actors; None: as many as the cluster has room for.
-        batch: groups that a worker is given at once; a worker that dies repeats at most these.
+        batch: groups that a worker has at once; a worker that dies repeats at most these.
         cpus: cores per worker, on machines without GPU.
 
     Raises:
-        ChildProcessError: if the workers died several times before any row was finished.
+        ChildProcessError: if workers died several times before any row was finished.
     """
     import ray
 
-    waiting, fruitless = {row.index for rows in groups for row in rows}, 0
-    while waiting:
-        before, reason = len(waiting), "no row was finished"
-        left = [rows for rows in groups if any(row.index in waiting for row in rows)]
-        try:
-            for outcome in _one_pass(left, options, workers, batch, cpus):
-                waiting.discard(outcome.index)
-                yield outcome
-        except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-        fruitless = 0 if len(waiting) < before else fruitless + 1
-        if fruitless >= MAX_FRUITLESS:
-            raise ChildProcessError(f"the workers of Ray died {fruitless} times without finishing a row: {reason}")
-
-
-def _one_pass(groups: Groups, options: WorkerOptions, workers: int | None, batch: int, cpus: int) -> Iterator[Outcome]:
-    """The outcomes of the rows whose workers did not die."""
-    import pyarrow as pa
-    import ray
-
     gpu = options.device.startswith("cuda")
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.target_max_block_size = RESULT_BYTES
-    context.max_errored_blocks = -1
-    context.max_consecutive_actor_init_deaths = MAX_FRUITLESS
-    blocks = [
-        pa.table({"rows": [_text(rows) for rows in groups[first : first + batch]]})
-        for first in range(0, len(groups), batch)
-    ]
     room = ray.cluster_resources().get("GPU" if gpu else "CPU", 1) / (1 if gpu else cpus)
-    largest = max(1, min(workers or math.floor(room), len(blocks)))
-    results = ray.data.from_arrow(blocks).map_batches(
-        RayWorker,
-        fn_constructor_args=(options,),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1 if workers is None else largest, max_size=largest),
-        # Restarts by Ray can wait for ever when an actor dies while it starts.
-        max_restarts=0,
-        **({"num_gpus": 1} if gpu else {"num_cpus": cpus}),
-    )
-    for values in results.iter_rows():
-        record = json.loads(values["record"])
-        yield Outcome(record["index"], record["results"], values["image"], record["error"])
+    pool = _Pool(options, {"num_gpus": 1} if gpu else {"num_cpus": cpus}, batch)
+    waiting, fruitless = deque(groups), 0
+    try:
+        for _ in range(max(1, min(workers or math.floor(room), len(groups)))):
+            pool.start()
+        while waiting or pool.tasks:
+            pool.give(waiting)
+            actor, group, outcomes, reason = pool.next()
+            if reason is None:
+                fruitless = fruitless if group is None else 0
+                yield from outcomes
+                continue
+            fruitless += 1
+            if fruitless >= MAX_FRUITLESS:
+                raise ChildProcessError(f"the workers of Ray died {fruitless} times without finishing a row: {reason}")
+            waiting.extend(pool.bury(actor))
+            if waiting or pool.tasks:
+                pool.start()
+    finally:
+        pool.stop()
+
+
+class _Pool:
+    """Actors, and the groups that each of them has."""
+
+    def __init__(self, options: WorkerOptions, resources: dict[str, float], batch: int) -> None:
+        import ray
+
+        self.ray, self.batch = ray, batch
+        # A new actor is better than one that Ray restarts, which can wait for ever if it dies while it starts.
+        self.actor = ray.remote(RayWorker).options(max_restarts=0, max_task_retries=0, **resources)
+        self.options = ray.put(options)
+        self.started: list[Any] = []
+        # Task → (actor, group); the group of an actor's start is None.
+        self.tasks: dict[Any, tuple[Any, Sequence[Row] | None]] = {}
+
+    def start(self) -> None:
+        """Starts an actor, which gets groups once it is ready."""
+        actor = self.actor.remote(self.options)
+        self.tasks[actor.ready.remote()] = (actor, None)
+
+    def give(self, waiting: deque[Sequence[Row]]) -> None:
+        """Gives the started actors groups, evenly, as many as each may have."""
+        held = {actor: 0 for actor in self.started}
+        for actor, group in self.tasks.values():
+            if group is not None:
+                held[actor] += 1
+        while waiting and held and min(held.values()) < self.batch:
+            actor = min(held, key=held.__getitem__)
+            group = waiting.popleft()
+            self.tasks[actor.make.remote(_text(group))] = (actor, group)
+            held[actor] += 1
+
+    def next(self) -> tuple[Any, Sequence[Row] | None, list[Outcome], str | None]:
+        """Waits for a task: its actor, its group, the outcomes, and why the actor died, or None."""
+        task = self.ray.wait(list(self.tasks), num_returns=1)[0][0]
+        actor, group = self.tasks[task]
+        try:
+            outcomes = self.ray.get(task)
+        except self.ray.exceptions.RayError as error:
+            return actor, group, [], str(error).strip().splitlines()[-1]
+        del self.tasks[task]
+        if group is None:
+            self.started.append(actor)
+        return actor, group, outcomes or [], None
+
+    def bury(self, actor: Any) -> list[Sequence[Row]]:
+        """Forgets an actor that died, and returns the groups that it had."""
+        lost = [task for task, (owner, _) in self.tasks.items() if owner == actor]
+        self.started = [other for other in self.started if other != actor]
+        self.ray.kill(actor)
+        return [group for _, group in map(self.tasks.pop, lost) if group is not None]
+
+    def stop(self) -> None:
+        """Ends all actors."""
+        for actor in {owner for owner, _ in self.tasks.values()} | set(self.started):
+            self.ray.kill(actor)
