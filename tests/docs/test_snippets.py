@@ -43,7 +43,7 @@ SMALLER = {
     r'"runs/houses",': '"runs/houses", steps=2,',
 }
 SMALLER_OPTIONS = {
-    "noisetilt generate": "--n 1 --steps 2 --overwrite",
+    "noisetilt generate": "--n 1 --steps 4 --overwrite",
     "noisetilt optimize": "--n 1 --iterations 2 --overwrite",
 }
 SMALLER_DRAWS = {r"--set draws=\d+": "--set draws=2"}
