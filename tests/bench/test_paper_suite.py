@@ -49,6 +49,14 @@ PICTURE = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(4)).cum
 NEAR = Reward("near", lambda images, prompts: -(images - PICTURE).square().mean((1, 2, 3)))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_draws():
+    """The bootstrap of Fréchet distances is slow, and no test depends on its number of draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paper_verdict, "DRAWS", 5)
+        yield
+
+
 @pytest.mark.parametrize(
     ("name", "budget"),
     [*((n, SINGLE_TRAJECTORY[n].calls or 25) for n in SINGLE_TRAJECTORY), *((n, 500) for n in SEARCHES)],
@@ -308,8 +316,7 @@ def test_if_every_strength_breaks_the_rule_the_weakest_is_used(tmp_path):
         ([1.0, 2.0], [8.0, 9.0], "no"),
     ],
 )
-def test_the_verdict_is_read_off_the_rows(tmp_path, monkeypatch, mine, theirs, answer):
-    monkeypatch.setattr(paper_verdict, "DRAWS", 5)  # the Fréchet distances are equal in every draw
+def test_the_verdict_is_read_off_the_rows(tmp_path, mine, theirs, answer):
     waves = (("ntrk", "best-of-n", "ntrk-best-of-n", "ntrk-svdd"),)
     runner, target = of_plan(tmp_path, targets=(RED_TARGET,), waves=waves), RED_TARGET
     assert [finding.outcome for finding in findings(runner)["redness"]] == [None] * len(GOALS)
