@@ -3,9 +3,10 @@
 import csv
 import hashlib
 import json
+import multiprocessing
+import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -196,37 +197,36 @@ def pixels_by_prompt(out):
     }
 
 
-SCRIPT = """
-import sys
-import torch
-from tiny_batch import TinyModel, redness
-from noisetilt.batch import run_batch
-torch.set_num_threads(1)
-run_batch(["cat"] * 2000, sys.argv[1], reward=redness, model=TinyModel(0.05), steps=1, heldout=False, report=False)
-"""
+def run_long_batch(out):
+    torch.set_num_threads(1)
+    batch(["cat"] * 2000, out, model=TinyModel(0.05), steps=1)
 
 
 def wait_for(file, process):
     deadline = time.monotonic() + 600
-    while not file.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not file.exists() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
 def test_signals_keep_what_is_done_and_two_writers_are_refused(tmp_path):
     sent = [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM], [signal.SIGKILL]]
     outs = [tmp_path / str(number) for number in range(len(sent))]
-    processes = [subprocess.Popen([sys.executable, "-c", SCRIPT, str(out)], stderr=subprocess.PIPE) for out in outs]
+    context = multiprocessing.get_context("forkserver")  # the processes share one import of torch
+    context.set_forkserver_preload(["noisetilt.batch", "tiny_batch"])
+    processes = [context.Process(target=run_long_batch, args=(out,), daemon=True) for out in outs]
+    for process in processes:
+        process.start()
     for process, out, numbers in zip(processes, outs, sent, strict=True):
         wait_for(out / "rows.jsonl", process)
         if out is outs[0]:
             with pytest.raises(ValueError, match="another process writes"):
                 batch(["cat"], out, resume=True)
         for number in numbers:
-            process.send_signal(number)
+            os.kill(process.pid, number)
             time.sleep(0.02)
     for process, out in zip(processes, outs, strict=True):
-        process.communicate(timeout=300)
-        assert process.returncode != 0
+        process.join(timeout=300)
+        assert process.exitcode not in (0, None)
         done = [r["index"] for r in records(out)]
         assert 0 < len(done) < 2000 and done == list(range(len(done)))
         assert not json.loads((out / "run.json").read_text())["complete"]

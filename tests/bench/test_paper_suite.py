@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from noisetilt import METHODS, load, sample
-from noisetilt.bench import paper_report
+from noisetilt.bench import paper_report, paper_verdict
 from noisetilt.bench.judge import real_features
 from noisetilt.bench.meter import CallCounter, PeakMemory, injected_p_values, record_noise
 from noisetilt.bench.paper_plan import (
@@ -47,6 +47,14 @@ RED_TARGET = next(target for target in TARGETS if target.reward == "redness")
 JPEG_TARGET = next(target for target in TARGETS if target.reward == "jpeg")
 PICTURE = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(4)).cumsum(-1)
 NEAR = Reward("near", lambda images, prompts: -(images - PICTURE).square().mean((1, 2, 3)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_draws():
+    """The bootstrap of Fréchet distances is slow, and no test depends on its number of draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paper_verdict, "DRAWS", 5)
+        yield
 
 
 @pytest.mark.parametrize(

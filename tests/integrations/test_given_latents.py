@@ -86,7 +86,7 @@ def refiner(scheduler):
     second = diffusers.StableDiffusionXLImg2ImgPipeline(**parts, add_watermarker=False)
     second.set_progress_bar_config(disable=True)
     size = dict(height=arguments.pop("height"), width=arguments.pop("width"))
-    return pipe, second, {**arguments, "num_inference_steps": 6, "prompt": PROMPT}, size
+    return pipe, second, {**arguments, "num_inference_steps": 4, "prompt": PROMPT}, size
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler"])

@@ -77,7 +77,7 @@ def discrete_power(model, steps):
     return variance
 
 
-def weighted_moments(proposal, smc, images, steps=40):
+def weighted_moments(proposal, smc, images, steps=20):
     """Mean and variance along a direction of the weighted particles of many independent runs, and their errors."""
     model = GaussianModel(torch.zeros(1, 2, 2), torch.tensor([[1.0, 0.5], [0.5, 0.25]]))
     direction = torch.tensor([[[1.0, 0.5], [-0.5, 0.2]]])
