@@ -18,11 +18,11 @@ studio: $(READY)
 
 test: $(READY)
 	@command -v chromium >/dev/null || echo "chromium is not installed: the browser tests of the studio are skipped"
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The tests with the fraction of lines that they run.
 coverage: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report term
 
 lint: $(READY)
 	$(BIN)/ruff check .
