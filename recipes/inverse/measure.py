@@ -35,6 +35,7 @@ from torch import Tensor
 import noisetilt
 from noisetilt import METHODS, Method
 from noisetilt.bench.fidelity import psnr, ssim
+from noisetilt.bench.judge import WEIGHTS
 from noisetilt.bench.statistics import bootstrap
 from noisetilt.report import table
 from noisetilt.rewards import Reward, inverse
@@ -209,7 +210,7 @@ def show(store: Rows) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", type=Path, nargs="?")
-    parser.add_argument("--judge", type=Path, default=Path("recipes/emoji128/weights"))
+    parser.add_argument("--judge", type=Path, default=WEIGHTS)
     parser.add_argument("--out", type=Path, default=Path("recipes/inverse/measured.jsonl"))
     parser.add_argument("--methods", nargs="+", default=["base", "ntrk", "dps", "psld", "pigdm"])
     parser.add_argument("--tasks", nargs="+", help="only these")

@@ -34,6 +34,7 @@ from torch.nn import functional as F
 
 import noisetilt
 from noisetilt import noise
+from noisetilt.bench.judge import WEIGHTS
 from noisetilt.bench.statistics import bootstrap
 from noisetilt.inversion.distances import feature_maps
 from noisetilt.inversion.invert import inversion_method
@@ -245,7 +246,7 @@ def show(store: Rows) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", type=Path, nargs="?")
-    parser.add_argument("--judge", type=Path, default=Path("recipes/emoji128/weights"))
+    parser.add_argument("--judge", type=Path, default=WEIGHTS)
     parser.add_argument("--out", type=Path, default=Path("recipes/invert/measured.jsonl"))
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--methods", nargs="+", default=list(METHOD_NAMES))

@@ -30,8 +30,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--first", type=int, default=0, help="number of the first image of the batch")
     parser.add_argument("--columns", type=int, nargs="+", default=list(range(10)), help="which images of the batch")
-    parser.add_argument("--methods", nargs="+", default=["none", "reno", "mpgr", "gper"])
-    parser.add_argument("--edits", nargs="+", default=["none", "gper", "random noise"])
+    parser.add_argument("--methods", nargs="+", default=["none", "reno", "gper", "gper-both"])
+    parser.add_argument("--edits", nargs="+", default=["gper-both", "random noise"])
+    parser.add_argument("--kinds", nargs="+", default=KINDS[1:], choices=KINDS[1:], help="of edits")
     options = parser.parse_args()
     rows = [json.loads(line) for line in read_lines(options.rows)]
     folder, some = options.rows.with_suffix(""), options.columns
@@ -44,7 +45,8 @@ def main() -> None:
         mse = sum(r["mse"] for r in shown) / len(shown)
         label = f"found by {name}: mean squared error {mse:.4f}, {shown[0]['iterations']} iterations"
         drawn.append((label, list(images)))
-    for number, kind in enumerate(KINDS[1:], 1):
+    for kind in options.kinds:
+        number = KINDS.index(kind)
         for name in options.edits:
             images = load_images(folder / f"{name.replace(' ', '-')}-{options.first}.pt")[some, number]
             drawn.append((f"{kind}, from {'the noise of ' if name != 'random noise' else ''}{name}", list(images)))

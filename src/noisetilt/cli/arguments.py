@@ -135,7 +135,7 @@ def _add_invert(commands: Any) -> None:
     parser.add_argument("--reward", help="a reward to which the edits are optimized; see `noisetilt rewards`")
     parser.add_argument(
         "--method",
-        default="gper",
+        default="gper-both",
         help="none, reno, prno, mpgr, gper, …; see `noisetilt methods` (default: %(default)s)",
     )
     parser.add_argument("--iterations", type=int, default=100, help="number of updates (default: %(default)s)")

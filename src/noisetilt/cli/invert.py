@@ -45,7 +45,7 @@ class InvertJob(Job):
     prompt: list[str]
     edit: list[str] = field(default_factory=list)
     reward: str | None = None
-    method: str = "gper"
+    method: str = "gper-both"
     iterations: int = 100
     distance: str = "pixels"
     steps: int = 1

@@ -22,8 +22,8 @@ from .distances import SCALE, Distance, TargetEvaluator, check_distance
 from .photos import fit, read_photo
 from .result import InversionResult
 
-# The rate of GPER for SDXL-Turbo in arXiv 2602.08646.
-INVERSION_RATE = 0.1
+# The best of 0.003 to 0.3 on emoji128-turbo (recipes/invert/measure.py).
+INVERSION_RATE = 0.3
 Photo = str | Path | Image.Image | Tensor
 
 
@@ -33,7 +33,7 @@ def invert(
     model: Model,
     images: Photo | Sequence[Photo],
     prompts: Sequence[str] | str,
-    method: str | Method = "gper",
+    method: str | Method = "gper-both",
     iterations: int | None = 100,
     *,
     distance: Distance = "pixels",
@@ -63,7 +63,7 @@ def invert(
             centre and resized to the model's size.
         prompts: one per image, or one for all.
         method: a name in METHODS ("none", "reno", "prno", "mpgr", "gper", …) or a Method that consists of an Ascent
-            alone. GPER's methods by name have a rate of 0.1 here, because an inversion has to go further.
+            alone. GPER's methods by name have a rate of 0.3 here, because an inversion has to go further.
         iterations: ascent steps, a whole number ≥ 0; None: the method's own number.
         distance: "pixels" (mean squared error), "latents" (of the model's states, without a gradient through its
             decoder), "features" (perceptual, of early layers of a network), or a differentiable function images
