@@ -85,7 +85,7 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch():
 
 def test_typicality_is_the_audit_of_the_noise():
     _, images = drawn(["dark"])
-    fresh = invert(MODEL, images, "dark", iterations=0)
+    fresh = invert(MODEL, images, "dark", "none", iterations=0)
     assert torch.equal(fresh.typicality().p_value, noise.audit(fresh.noise).p_value)
     assert fresh.typicality().p_value.item() > 1e-3
 
