@@ -92,7 +92,7 @@ def test_projected_latents_stay_in_the_feasible_set(name):
 
 def test_steps_match_adam():
     """m and v by the formulas of Kingma & Ba (2015), on the projected gradient."""
-    ascent, x, m, v = make_ascent("gper", iterations=4), normal(2, *EVENT), 0, 0
+    ascent, x, m, v = make_ascent("gper", iterations=4, rate=0.1), normal(2, *EVENT), 0, 0
     for k, iterate in enumerate(ascent.iterate(x, sinusoidal(normal(*EVENT, seed=1)))):
         torch.testing.assert_close(iterate.noise, x, atol=1e-6, rtol=0)
         if iterate.gradient is not None:
@@ -128,7 +128,10 @@ def test_rotation_converges_to_a_constant_gradient():
 def test_rotation_keeps_noise_typical_for_a_constant_gradient():
     """For a constant, typical gradient the audit rejects Adam's noise, whose norm grows, and accepts rotated noise."""
     x, a = (torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
-    for ascent, typical in ((make_ascent("gper-rotation", gradient="raw"), True), (make_ascent("none"), False)):
+    for ascent, typical in (
+        (make_ascent("gper-rotation", gradient="raw", rate=0.1), True),
+        (make_ascent("none"), False),
+    ):
         *_, last = ascent.iterate(x, lambda x, rows, with_gradient: ((x * a[rows]).flatten(1).sum(1), a[rows]))
         assert (audit(last.noise).p_value > 1e-3).all() == typical
         assert (torch.cosine_similarity(last.noise.flatten(1), a.flatten(1)) > 0.7).all()
