@@ -101,6 +101,20 @@ def test_steps_match_adam():
             x = x + 0.1 * (m / (1 - 0.9 ** (k + 1))) / (v / (1 - 0.999 ** (k + 1))).sqrt()
 
 
+@pytest.mark.parametrize("name", ["reno", "prno", "mpgr", "gper"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_follows_float32(name, dtype):
+    """Also at FLUX's size, where sums of squares exceed float16."""
+    x = torch.randn(1, 65536, generator=torch.Generator().manual_seed(0)).to(dtype)
+    a = torch.randn(65536, generator=torch.Generator().manual_seed(1)) / 65536
+
+    def last(x):
+        return list(make_ascent(name, iterations=2).iterate(x, linear(a.to(x))))[-1].noise.float()
+
+    moved, expected = (last(start) - x.float() for start in (x, x.float()))
+    assert torch.cosine_similarity(moved, expected) > 0.99
+
+
 def test_plain_gradient_ascent():
     a, x = normal(*EVENT, seed=1), normal(1, *EVENT)
     last = list(Ascent(3, 0.5, optimiser="sgd", momentum=0.0).iterate(x, linear(a)))[-1]

@@ -142,23 +142,24 @@ class Ascent:
         """Yield the iterates x_0 … x_I; rows are independent.
 
         Args:
-            noise: standard Gaussian noise (row, *event).
+            noise: standard Gaussian noise (row, *event); half precision is raised to float32 between evaluations.
             evaluate: (x (some rows, *event), indices of these rows, whether to compute the gradient) → rewards and
                 their gradients with respect to x.
         Yields:
             Each Iterate. Booleans (row,) sent to the generator stop the rows that are False: they keep their noise and
             are not evaluated again.
         """
-        x = self._feasible(noise).clone()
+        # In float16 Adam's squares underflow, and sums of squares overflow.
+        x = self._feasible(noise.to(torch.promote_types(noise.dtype, torch.float32))).clone()
         optimiser = self._optimiser(x)
         active = torch.ones(len(x), dtype=torch.bool, device=x.device)
         rewards = torch.zeros(len(x), device=x.device, dtype=x.dtype)
         for number in range(self.iterations + 1):
             rows, last = active.nonzero().flatten(), number == self.iterations
-            values, slope = evaluate(x[rows], rows, not last)
+            values, slope = evaluate(x[rows].to(noise), rows, not last)
             rewards = rewards.index_copy(0, rows, values.to(rewards))
             gradient = None if last else torch.zeros_like(x).index_copy(0, rows, slope.to(x))
-            keep = yield Iterate(number, x.clone(), rewards, active, gradient)
+            keep = yield Iterate(number, x.to(noise, copy=True), rewards, active, gradient)
             active = active if keep is None else active & keep.to(active.device)
             if last or not active.any():
                 return
