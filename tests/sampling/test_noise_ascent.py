@@ -111,8 +111,8 @@ def test_half_precision_follows_float32(name, dtype):
     def last(x):
         return list(make_ascent(name, iterations=2).iterate(x, linear(a.to(x))))[-1].noise.float()
 
-    moved, expected = (last(start) - x.float() for start in (x, x.float()))
-    assert torch.cosine_similarity(moved, expected) > 0.99
+    difference = (last(x) - last(x.float())).abs()
+    assert difference.mean() < 3e-3 and difference.max() < 0.1
 
 
 def test_plain_gradient_ascent():
