@@ -1,4 +1,4 @@
-"""What the projections cost beside an iteration of noise ascent: on emoji128 in one step, and at the size of FLUX.
+"""What the projections cost beside an iteration of noise ascent: on emoji128-turbo in one step, and at FLUX's size.
 
     python recipes/ascent/cost.py [--device cuda]
 

@@ -2,7 +2,7 @@
 
     python recipes/ascent/figure.py out/ascent.png
 
-Every method at its defaults, in one step of emoji128, the same noise for all; W in the place of the projection is
+Every method at its defaults, in one step of emoji128-turbo, the same noise for all; W in the place of the projection is
 left out for its time.
 """
 

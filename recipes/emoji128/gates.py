@@ -102,7 +102,10 @@ def main() -> None:
         if steps == 0:
             name, images = "real", data.images(rows) / 2 + 0.5
         else:
-            name, images = f"{options.model}, {steps} steps", draw(model, prompts, 1000, steps, **settings)
+            name, images = (
+                f"{options.model}, {steps} step{'s' * (steps > 1)}",
+                draw(model, prompts, 1000, steps, **settings),
+            )
             torch.save(
                 {"images": (images * 255).round().byte(), "prompts": prompts}, options.out / f"images-{steps}.pt"
             )
