@@ -97,24 +97,21 @@ def main() -> None:
     real = torch.cat([untouched_features(untouched, data.images(part) / 2 + 0.5) for part in plain.split(64)])
     log("features of", len(real), "real images")
     model, settings = noisetilt.load(options.model), {"eta": 0.0} if options.model == "emoji128-turbo" else {}
-    table = {}
-    for steps in [0, *options.steps]:
-        if steps == 0:
-            name, images = "real", data.images(rows) / 2 + 0.5
-        else:
-            name, images = (
-                f"{options.model}, {steps} step{'s' * (steps > 1)}",
-                draw(model, prompts, 1000, steps, **settings),
-            )
-            torch.save(
-                {"images": (images * 255).round().byte(), "prompts": prompts}, options.out / f"images-{steps}.pt"
-            )
-            sheet = draw(model, list(SHEET), 0, steps, **settings)
-            save_grid(2 * sheet - 1, 8, options.out / f"sheet-{steps}.png")
+    table: dict[str, dict[str, float]] = {}
+
+    def measure(name: str, images: Tensor) -> None:
         features = untouched_features(untouched, images)
         table[name] = figures(images, features, concept[rows], data.style[rows].long(), real)
         log(name, json.dumps(table[name]))
         (options.out / "gates.json").write_text(json.dumps(table, indent=1) + "\n")
+
+    measure("real", data.images(rows) / 2 + 0.5)
+    for steps in options.steps:
+        images = draw(model, prompts, 1000, steps, **settings)
+        stored = {"images": (images * 255).round().byte(), "prompts": prompts}
+        torch.save(stored, options.out / f"images-{steps}.pt")
+        measure(f"{options.model}, {steps} step{'s' * (steps > 1)}", images)
+        save_grid(2 * draw(model, list(SHEET), 0, steps, **settings) - 1, 8, options.out / f"sheet-{steps}.png")
 
 
 if __name__ == "__main__":
