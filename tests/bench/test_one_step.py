@@ -11,7 +11,18 @@ from PIL import Image
 from noisetilt import load
 from noisetilt.bench import one_step, one_step_report
 from noisetilt.bench.ledger import Ledger
-from noisetilt.bench.one_step import KEY, SETTINGS, Run, Size, choose, picture_file, picture_of, settings_of
+from noisetilt.bench.one_step import (
+    FULL,
+    KEY,
+    SETTINGS,
+    Run,
+    Size,
+    choose,
+    picture_file,
+    picture_of,
+    restrict,
+    settings_of,
+)
 from noisetilt.bench.paper_plan import TARGETS
 
 TARGET = replace(TARGETS[0], prompts=("cat face", "house"), tuning_prompts=("key",))
@@ -149,6 +160,16 @@ def test_the_first_iteration_that_reaches_a_level():
 def test_unknown_methods_are_refused(tmp_path):
     with pytest.raises(ValueError, match="'ntrk' is not in the suite one-step"):
         Run(tmp_path, methods=["ntrk"])
+
+
+def test_targets_and_images_can_be_chosen():
+    assert [target.reward for target in restrict(FULL, ["redness", "style:3d"]).targets] == ["redness", "style:3d"]
+    assert restrict(FULL, images=8).images == restrict(FULL, images=8).tuning_images == 8
+    assert restrict(FULL, images=90).tuning_images == FULL.tuning_images
+    with pytest.raises(ValueError, match="target 'jpeg' is not in the suite one-step"):
+        restrict(FULL, ["jpeg"])
+    with pytest.raises(ValueError, match="images = 1"):
+        restrict(FULL, images=1)
 
 
 def test_the_race_counts_seconds_up_to_the_level_the_rival_ends_with():

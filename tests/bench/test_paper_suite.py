@@ -123,8 +123,8 @@ def test_methods_targets_and_images_can_be_chosen_and_base_always_runs():
 
 
 @pytest.mark.parametrize("given", [{"targets": ["redness"]}, {"measure": False}, {"images": 4}])
-def test_what_only_the_paper_suite_can_do_is_refused_elsewhere(given, tmp_path):
-    with pytest.raises(ValueError, match="for the suite paper and the suite is exact"):
+def test_what_the_exact_suite_cannot_do_is_refused(given, tmp_path):
+    with pytest.raises(ValueError, match="for the suites paper and one-step and the suite is exact"):
         bench("exact", tmp_path, quick=True, **given)
 
 

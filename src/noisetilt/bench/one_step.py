@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import __version__
-from .._messages import nearest_name
 from ..methods import METHODS, Method
 from ..models import load as load_model
 from ..noise import audit
@@ -34,7 +33,7 @@ from ..sampling.optimize_result import AscentReport
 from ..sampling.rng import PerImageRNG
 from .ledger import Ledger, Row, weights_digest
 from .meter import CallCounter
-from .paper_plan import TARGETS, TOLERANCE, Target
+from .paper_plan import TARGETS, TOLERANCE, Target, check_images, check_names
 from .paper_suite import judged_figures, prompt_seeds
 
 KEY = ("reward", "steps", "phase", "method", "options", "prompt", "seed")
@@ -88,6 +87,22 @@ FULL = Size()
 QUICK = Size(TARGETS[:1], (1,), images=4, tuning_images=4, iterations=20, tuning_iterations=10, settings=2)
 
 
+def restrict(size: Size, targets: Sequence[str] | None = None, images: int | None = None) -> Size:
+    """The size with only these target rewards and so many images per method and setting, if given.
+
+    Raises:
+        ValueError: if a target is unknown, or there are fewer than 2 images.
+    """
+    by_reward = {target.reward: target for target in FULL.targets}
+    check_names("one-step", "target", targets, list(by_reward))
+    if targets:
+        size = replace(size, targets=tuple(by_reward[reward] for reward in dict.fromkeys(targets)))
+    if images is not None:
+        check_images(images)
+        size = replace(size, images=images, tuning_images=min(images, size.tuning_images))
+    return size
+
+
 class Choice(NamedTuple):
     """The chosen options of a method, and the iterate to stop at."""
 
@@ -120,9 +135,8 @@ class Run:
 
     Args:
         out: folder of the run.
-        quick: whether to measure one reward with few prompts, seeds, iterations and settings.
         methods: names of SETTINGS; the initial noise is always measured.
-        size: used instead of `quick`.
+        size: how much is measured; FULL if None.
         model: MODEL if None; a FluxModel.
         measure: False only reads the rows measured so far.
     Raises:
@@ -132,17 +146,13 @@ class Run:
     def __init__(
         self,
         out: Path,
-        quick: bool = False,
         methods: Sequence[str] | None = None,
         size: Size | None = None,
         model: Any = None,
         measure: bool = True,
     ) -> None:
-        unknown = sorted(set(methods or ()) - {*SETTINGS, "base"})
-        if unknown:
-            hint = nearest_name(unknown[0], SETTINGS)
-            raise ValueError(f"method {unknown[0]!r} is not in the suite one-step{hint}; it has: {', '.join(SETTINGS)}")
-        self.size = size or (QUICK if quick else FULL)
+        check_names("one-step", "method", methods, ["base", *SETTINGS])
+        self.size = size or FULL
         self.out, self.methods = out, [m for m in SETTINGS if not methods or m in methods]
         self.model = load_model(MODEL) if model is None and measure else model
         settings = {k: v for k, v in vars(self.size).items() if "iterations" in k or k == "settings"}

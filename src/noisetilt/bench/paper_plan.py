@@ -238,6 +238,20 @@ QUICK = Plan(
 )
 
 
+def check_names(suite: str, what: str, names: Sequence[str] | None, known: Sequence[str]) -> None:
+    """Raises a ValueError if a name of a suite's method or target is unknown."""
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        hint = nearest_name(unknown[0], known)
+        raise ValueError(f"{what} {unknown[0]!r} is not in the suite {suite}{hint}; it has: {', '.join(known)}")
+
+
+def check_images(images: int) -> None:
+    """Raises a ValueError if there are too few images for a mean and its interval."""
+    if images < 2:
+        raise ValueError(f"images = {images} must be 2 or more, of which a mean and its interval can be made")
+
+
 def restrict(
     plan: Plan,
     methods: Sequence[str] | None = None,
@@ -251,17 +265,10 @@ def restrict(
         ValueError: if a name is unknown, or there are fewer than 2 images.
     """
     if images is not None:
-        if images < 2:
-            raise ValueError(f"images = {images} must be 2 or more, of which a mean and its interval can be made")
+        check_images(images)
         plan = replace(plan, images=images, tuning_images=min(images, plan.tuning_images))
-    for what, names, known in (
-        ("method", methods, ["base", *METHODS_OF_SUITE]),
-        ("target", targets, [target.reward for target in TARGETS]),
-    ):
-        unknown = [name for name in names or () if name not in known]
-        if unknown:
-            hint = nearest_name(unknown[0], known)
-            raise ValueError(f"{what} {unknown[0]!r} is not in the suite paper{hint}; it has: {', '.join(known)}")
+    check_names("paper", "method", methods, ["base", *METHODS_OF_SUITE])
+    check_names("paper", "target", targets, [target.reward for target in TARGETS])
     if methods:
         plan = replace(plan, waves=(tuple(name for name in methods if name != "base"),))
     if targets:

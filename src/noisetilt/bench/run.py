@@ -30,9 +30,9 @@ def bench(
         out: folder of the run; its rows are kept.
         quick: whether to run a small version, which takes minutes on two cores.
         methods: run only these methods, and base.
-        targets: run only these target rewards; for the suite paper.
-        measure: False only writes the report, which is safe while another process measures.
-        images: images per method and strength, instead of 64 in the test and 32 in the tuning; for the suite paper.
+        targets: run only these target rewards; for the suites paper and one-step.
+        measure: False only writes the report, which is safe while another process measures; for the same suites.
+        images: images per method and strength, instead of 64 in the test and 32 in the tuning; for the same suites.
     Returns:
         The path of the HTML report.
     Raises:
@@ -42,17 +42,20 @@ def bench(
     if suite not in SUITES:
         raise ValueError(unknown_name("suite", suite, SUITES))
     require_matplotlib("the benchmark report")  # before hours of work
-    if suite != "paper" and (targets or images or not measure):
+    if suite == "exact" and (targets or images or not measure):
         raise ValueError(
-            f"targets, images and report-only runs are for the suite paper and the suite is {suite}; leave them out"
+            "targets, images and report-only runs are for the suites paper and one-step and the suite is exact; leave "
+            "them out"
         )
     # The report of a run that another process measures may be written at any time.
     with locked(out) if measure else contextlib.nullcontext(), Interrupts(unit=""):
         if suite == "paper":
             plan = paper_plan.restrict(paper_plan.QUICK if quick else paper_plan.Plan(), methods, targets, images)
             _paper(out, plan, measure)
+        elif suite == "one-step":
+            _one_step(out, quick, methods, targets, images, measure)
         else:
-            {"exact": _exact, "one-step": _one_step}[suite](out, quick, methods)
+            _exact(out, quick, methods)
     return out / "report.html"
 
 
@@ -77,11 +80,20 @@ def _paper(out: Path, plan: paper_plan.Plan, measure: bool) -> None:
         paper_report.write(out, runner)
 
 
-def _one_step(out: Path, quick: bool, methods: Sequence[str] | None) -> None:
+def _one_step(
+    out: Path,
+    quick: bool,
+    methods: Sequence[str] | None,
+    targets: Sequence[str] | None,
+    images: int | None,
+    measure: bool,
+) -> None:
     from . import one_step, one_step_report
 
-    run = one_step.Run(out, quick, methods)
+    size = one_step.restrict(one_step.QUICK if quick else one_step.FULL, targets, images)
+    run = one_step.Run(out, methods, size, measure=measure)
     try:
-        run.measure()
+        if measure:
+            run.measure()
     finally:
         one_step_report.write(out, run)
