@@ -41,7 +41,9 @@ SETTINGS: tuple[tuple[str, dict[str, Any], bool], ...] = (
     ("mpgd", {}, False),
     ("best-of-n", {"particles": 4}, True),
     ("svdd", {"particles": 4}, True),
-    ("ntrk-svdd", {"rho": 0.015, "particles": 4}, True),
+    ("ntrk-svdd", {"rho": 0.015, "particles": 4}, False),
+    ("ntrk-best-of-n", {"rho": 0.015, "particles": 4}, True),
+    ("ntrk-black-box", {"rho": 0.1}, True),
 )
 CAPTION = "The first six images of some rows: bird, fruit, building, vehicle, monster and hat, all with the word noto."
 STRENGTH_FIGURE = FIGURE.with_name("ntrk-strength.png")  # figures.py draws it

@@ -22,8 +22,8 @@ HEADER = (
 RULE = (
     "Rule of fairness: the strength of a method is the one with the highest mean target reward on the tuning prompts "
     f"among those where the judge names at most {TOLERANCE:.0%} fewer images right than base's, at the same prompts "
-    "and seeds. Right is the prompt's concept, or the one that the target asks for, among the judge's first five of "
-    "1 406. No method optimises the judge. Searches are tuned with {0} calls; a method with a search around it has the "
+    "and seeds. Right: of 1 406 concepts, the judge names the prompt's first, or the one that the target asks for. "
+    "No method optimises the judge. Searches are tuned with {0} calls; a method with a search around it has the "
     "strength of the method alone. 'gain' is the difference to base at the same prompts and seeds; brackets are 95 % "
     "bootstrap intervals. 'calls' are counted by a hook on the network. 'style 3d' is the fraction of images whose "
     "style the judge calls 3d. Fréchet distance, precision and recall are against 3 000 real emoji by the judge's "

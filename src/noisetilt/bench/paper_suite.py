@@ -1,7 +1,7 @@
 """The suite `paper`: all methods at equal network calls on emoji128, with strengths tuned on other prompts.
 
 The rule of fairness. The judge (`judge`) is optimised by no method. On the tuning prompts, the fraction of images whose
-concept the judge has among its first five ("named right") may be at most TOLERANCE below base's, at the same prompts
+concept the judge names first ("named right") may be at most TOLERANCE below base's, at the same prompts
 and seeds. Of the strengths that satisfy this, the one with the highest mean target reward is chosen, and the method is
 tested with it on the test prompts. If none satisfies it, the weakest is used, and the report says so. For a target that
 asks for a concept of its own (`concept:tiger face`, the ImageNet label teapot), the prompt's concept or that one is
@@ -244,16 +244,16 @@ def prompt_seeds(target: Target, test: bool, count: int) -> list[tuple[str, int]
 
 
 def judged_figures(target: Target, images: Tensor, prompts: Sequence[str]) -> list[Row]:
-    """For each image, whether the judge names its concept among the first five (`named`) and first, the style that it
+    """For each image, whether the judge names its concept first (`named`) and among the first five, the style that it
     names, and its features."""
     found = judge.evaluate(images)
     right = [[concept_row(name) for name in target.concepts(prompt)] for prompt in prompts]
-    named, first = (judge.names_concept(found.concepts, right, top).tolist() for top in (judge.TOP, 1))
+    named, among_five = (judge.names_concept(found.concepts, right, top).tolist() for top in (1, judge.TOP))
     styles, features = found.styles.argmax(1).tolist(), found.features.cpu().tolist()
     return [
         {
             "named": named[i],
-            "named_first": first[i],
+            "named_top5": among_five[i],
             "judged_style": STYLES[styles[i]],
             "features": [round(value, 4) for value in features[i]],
         }
