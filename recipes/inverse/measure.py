@@ -41,8 +41,9 @@ from noisetilt.report import table
 from noisetilt.rewards import Reward, inverse
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "invert"))
-from measure import Rows, known, write_tensor
+from measure import known
 from real_images import Judge, RealImages, read_real_images
+from stored import Rows, climb, write_tensor
 
 NOISE, QUALITY = 0.02, 5
 STEPS = 25
@@ -130,12 +131,8 @@ def tune(model: Any, name: str, operators: dict[str, inverse.Operator], real: Re
         print("tune", name, LADDERS[name][place], f"{sum(values) / len(values):.2f} dB", flush=True)
         return sum(values) / len(values)
 
-    place = len(LADDERS[name]) // 2
-    most = mean(place)
-    for step in (-1, 1):
-        while 0 <= place + step < len(LADDERS[name]) and (value := mean(place + step)) > most:
-            place, most = place + step, value
-    return LADDERS[name][place]
+    ladder = LADDERS[name]
+    return ladder[climb(len(ladder), len(ladder) // 2, mean)]
 
 
 def as_image(task: str, y: Tensor, side: int) -> Tensor:

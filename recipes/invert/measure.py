@@ -20,8 +20,6 @@ union of the silhouettes (pixels that are not white).
 from __future__ import annotations
 
 import argparse
-import io
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -39,10 +37,10 @@ from noisetilt.bench.statistics import bootstrap
 from noisetilt.inversion.distances import feature_maps
 from noisetilt.inversion.invert import inversion_method
 from noisetilt.report import table
-from noisetilt.runs import append_line, read_lines, write_bytes
 
 sys.path.insert(0, str(Path(__file__).parent))
 from real_images import STYLES, Judge, RealImages, read_real_images
+from stored import Row, Rows, climb, write_tensor
 
 METHOD_NAMES = ("none", "reno", "prno", "mpgr", "gper", "gper-both")
 RATE_OF = {"gper-both": "gper"}
@@ -50,22 +48,6 @@ FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0)
 TUNING = 4
 MODEL = "emoji128-turbo"
 RANDOM = "random noise"
-Row = dict[str, Any]
-
-
-class Rows:
-    """Rows on disk, one JSON line each."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.rows: list[Row] = [json.loads(line) for line in read_lines(file)]
-
-    def where(self, **fields: Any) -> list[Row]:
-        return [row for row in self.rows if all(row.get(k) == v for k, v in fields.items())]
-
-    def add(self, row: Row) -> None:
-        append_line(self.file, json.dumps(row))
-        self.rows.append(row)
 
 
 def known(model: Any, prompt: str) -> bool:
@@ -136,10 +118,7 @@ def tune(
         return sum(values) / len(values)
 
     for name in {RATE_OF.get(name, name): None for name in methods}:
-        place, least = 3, mean(name, 3)
-        for step in (-1, 1):
-            while 0 <= place + step < len(FACTORS) and mean(name, place + step) < least:
-                place, least = place + step, mean(name, place + step)
+        climb(len(FACTORS), FACTORS.index(1.0), lambda place, name=name: -mean(name, place))
     best = {}
     for name in methods:
         rows = store.where(stage="tune", method=RATE_OF.get(name, name))
@@ -209,12 +188,6 @@ def measure(options: argparse.Namespace, store: Rows) -> None:
             mean = sum(r["mse"] for r in store.where(stage="test", method=name)[-len(part) :]) / len(part)
             print(name, part, f"{mean:.4f}", flush=True)
         write_tensor(real.part(part).images, pictures / f"targets-{part.start}.pt")
-
-
-def write_tensor(images: Tensor, file: Path) -> None:
-    stream = io.BytesIO()
-    torch.save((images * 255).round().byte(), stream)
-    write_bytes(file, stream.getvalue())
 
 
 def show(store: Rows) -> str:

@@ -1,0 +1,46 @@
+"""Rows and images of a measurement on disk, and the search for the best of a few ordered settings."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noisetilt.runs import append_line, read_lines, write_bytes
+
+Row = dict[str, Any]
+
+
+class Rows:
+    """Rows on disk, one JSON line each."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.rows: list[Row] = [json.loads(line) for line in read_lines(file)]
+
+    def where(self, **fields: Any) -> list[Row]:
+        return [row for row in self.rows if all(row.get(k) == v for k, v in fields.items())]
+
+    def add(self, row: Row) -> None:
+        append_line(self.file, json.dumps(row))
+        self.rows.append(row)
+
+
+def write_tensor(images: Tensor, file: Path) -> None:
+    stream = io.BytesIO()
+    torch.save((images * 255).round().byte(), stream)
+    write_bytes(file, stream.getvalue())
+
+
+def climb(count: int, start: int, value: Callable[[int], float]) -> int:
+    """The place from 0 to count − 1 with the highest value, by steps from `start` in both directions while it rises."""
+    place, highest = start, value(start)
+    for step in (-1, 1):
+        while 0 <= place + step < count and (found := value(place + step)) > highest:
+            place, highest = place + step, found
+    return place
