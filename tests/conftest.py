@@ -1,7 +1,20 @@
-"""Threads of the tests: one for each worker of pytest-xdist, so that workers do not compete for cores."""
+"""Threads and order of the tests: workers of pytest-xdist have one thread each, and start with the slowest files."""
 
 import os
+from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Set before torch is imported, and inherited by the processes that tests start.
     os.environ["OMP_NUM_THREADS"] = "1"
+
+# They take longest and start first, so that the workers end at nearly the same time.
+SLOW_FILES = (
+    *("studio/test_browser.py", "docs/test_snippets.py", "studio/test_runs.py", "cli/test_run_folder.py"),
+    *("bench/test_paper_suite.py", "test_pinned.py", "integrations/test_given_latents.py", "cli/test_first_use.py"),
+    *("docs/test_notebooks.py", "cli/test_generate.py", "batch/test_run_batch.py", "integrations/test_plan.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {Path(__file__).parent / name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
