@@ -1,4 +1,4 @@
-"""The rule of fairness as a curve: target reward, held-out reward and the judge's accuracy by strength, as a plot.
+"""The rule of fairness as a curve: target reward, held-out reward and the judge's probability by strength, as a plot.
 
     noisetilt bench --suite paper --methods ntrk --targets style:3d --out out/curve
     python recipes/bench/curve.py out/curve docs/images/strength-curve.png [--target style:3d] [--method ntrk]
@@ -21,11 +21,20 @@ from noisetilt.report import table
 from noisetilt.report.plotting import Panel, Series, draw_panels, save_figure
 
 PAIR = ("prompt", "seed")
-FIELDS = {"reward": "target reward", "heldout": "held-out reward", "named": "named right", "is_3d": "judge: style 3d"}
+FIELDS = {
+    "reward": "target reward",
+    "heldout": "held-out reward",
+    "probability": "probability of the right concept",
+    "is_3d": "fraction named 3d",
+}
+
+
+def mean(rows: list[Row], field: str) -> float:
+    return float(np.mean([row[field] for row in rows]))
 
 
 def figures(rows: list[Row]) -> list[float]:
-    return [float(np.mean([row[field] for row in rows])) for field in FIELDS]
+    return [mean(rows, field) for field in FIELDS]
 
 
 def main() -> None:
@@ -47,21 +56,31 @@ def main() -> None:
     printed = [["base", len(base), *figures(base), ""]]
     for value, some in cells.items():
         printed.append(
-            [f"{option} = {value:g}", len(some), *figures(some), str(bootstrap(paired(some, base, "named", PAIR)))]
+            [
+                f"{option} = {value:g}",
+                len(some),
+                *figures(some),
+                str(bootstrap(paired(some, base, "probability", PAIR))),
+            ]
         )
-    print(table(["", "n", *FIELDS.values(), "named right minus base's"], printed))
-    means = {value: dict(zip(FIELDS, figures(some), strict=True)) for value, some in cells.items()}
-    at_base, x = dict(zip(FIELDS, figures(base), strict=True)), list(means)
+    print(table(["", "n", *FIELDS.values(), "probability minus base's"], printed))
+    x = list(cells)
     ends = [x[0], x[-1]]
 
-    def panel(ylabel: str, *fields: str, least: bool = False) -> Panel:
-        series = {FIELDS[field]: Series(x, [mean[field] for mean in means.values()]) for field in fields}
-        guides = {"base": (ends, [at_base[fields[0]]] * 2)}
-        if least:
-            guides[f"base minus {TOLERANCE:.0%}"] = (ends, [at_base["named"] - TOLERANCE] * 2)
-        return Panel(option, ylabel, series, guides=guides, scales=("log", "linear"))
+    def panel(ylabel: str, values: dict[str, list[float]], guides: dict[str, float]) -> Panel:
+        series = {name: Series(x, y) for name, y in values.items()}
+        lines = {name: (ends, [y, y]) for name, y in guides.items()}
+        return Panel(option, ylabel, series, guides=lines, scales=("log", "linear"))
 
-    panels = [panel(args.target, "reward", "heldout"), panel("fraction of images", "named", "is_3d", least=True)]
+    def more(field: str) -> list[float]:
+        return [float(np.mean(paired(some, base, field, PAIR))) for some in cells.values()]
+
+    reached = {FIELDS[field]: [mean(some, field) for some in cells.values()] for field in ("reward", "heldout")}
+    changed = {FIELDS[field]: more(field) for field in ("probability", "is_3d")}
+    panels = [
+        panel(args.target, reached, {"base": mean(base, "reward")}),
+        panel("judge, minus base's at the same seeds", changed, {"least of the rule": -TOLERANCE}),
+    ]
     counts = sorted({len(some) for some in cells.values()})
     count = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     save_figure(draw_panels(panels, f"{args.method}, n = {count} images per strength"), args.image)

@@ -37,14 +37,16 @@ def summary(run: Run, target: Target, steps: int) -> str:
                 name,
                 rows[0]["options"].strip("{}").replace('"', ""),
                 "" if name == INITIAL else len(rows[0]["seconds"]) - 1,
-                *(str(bootstrap([float(row[field]) for row in rows])) for field in ("target", "named", "heldout_2")),
+                *(
+                    str(bootstrap([float(row[field]) for row in rows]))
+                    for field in ("target", "probability", "named", "heldout_2")
+                ),
                 float(np.mean([row["energy"] for row in rows])),
                 reached,
             ]
         )
-    header = "method, options, iterations, target, named right, held-out, mean square, reaches mpgr's best at".split(
-        ", "
-    )
+    header = ["method", "options", "iterations", "target", "probability", "named right", "held-out", "mean square"]
+    header.append("mpgr's best at")
     goals = "\n".join(f"- {line}" for line in one_step_report.goals(methods))
     return f"{target.reward}, {steps} steps, n = {len(methods[INITIAL])}\n\n{table(header, lines)}\n\n{goals}"
 

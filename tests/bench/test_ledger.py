@@ -47,5 +47,5 @@ def test_published_rows_have_the_fields_of_the_suite(tmp_path):
     ledger = Ledger(tmp_path, paper_suite.KEY, {})
     assert len(ledger) == len(lines.splitlines())
     for row in ledger.where():
-        assert {"reward", "heldout", "named", "named_top5", "judged_style", "features"} <= set(row)
+        assert {"reward", "heldout", "probability", "named", "named_top5", "judged_style", "features"} <= set(row)
         assert row["nfe"] == row["network_calls"]

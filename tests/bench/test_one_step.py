@@ -80,8 +80,8 @@ def test_options_and_stop_have_the_highest_target_among_what_the_judge_names_rig
             {
                 **cell,
                 "seed": seed,
-                "named": seed < right[0],
-                "snapshots": {str(n): {"named": seed < right[n]} for n in (2, 5) if n < len(targets)},
+                "probability": float(seed < right[0]),
+                "snapshots": {str(n): {"probability": float(seed < right[n])} for n in (2, 5) if n < len(targets)},
             }
             for seed in range(20)
         ]
@@ -141,14 +141,14 @@ def test_a_run_that_was_stopped_has_a_report_of_the_complete_methods(finished, t
 
 def test_accuracy_is_compared_at_equal_target():
     def rows(targets, right):
-        snapshots = {str(n): {"named": right[n]} for n in (2, 5)}
+        snapshots = {str(n): {"probability": float(right[n])} for n in (2, 5)}
         shared = {"targets": targets, "alignments": targets, "seconds": targets, "nfe": 6.0, "snapshots": snapshots}
         return [{"prompt": p, "seed": 0, **shared} for p in "abcdefgh"]
 
     fast = rows([0, 1, 4, 5, 6, 7], [1, 1, 1, 1, 1, 0])
     slow = rows([0, 1, 2, 3, 3, 4], [1, 1, 1, 1, 1, 0])
     assert one_step_report.first_snapshot(fast, 4.0) == 2 and one_step_report.first_snapshot(slow, 4.0) == 5
-    (line,) = one_step_report._accuracy_goals(fast, {"mpgr": slow})
+    (line,) = one_step_report._probability_goals(fast, {"mpgr": slow})
     assert "target of 4.00" in line and "1 [1, 1]" in line and line.endswith("n = 8: reached.")
 
 
@@ -181,9 +181,10 @@ def test_the_race_counts_seconds_up_to_the_level_the_rival_ends_with():
             "alignment": 0.0,
             "heldout_2": 0.0,
             "named": True,
+            "probability": 1.0,
             "alignments": targets,
             "nfe": 1.0,
-            "snapshots": {"0": {"named": True}},
+            "snapshots": {"0": {"named": True, "probability": 1.0}},
             "seed": 0,
         }
 

@@ -274,7 +274,8 @@ def made_up(stage, name, rewards_, value=None, target="redness", budget=25, name
     return [
         {
             **cell,
-            **{"prompt": prompt, "seed": seed, "reward": reward, "named": right, "heldout": heldout},
+            **{"prompt": prompt, "seed": seed, "reward": reward, "heldout": heldout},
+            **{"named": right, "probability": float(right)},
             "features": torch.rand(192, generator=generator).tolist(),
         }
         for (prompt, seed), reward, right in zip(pairs, rewards_, names, strict=True)

@@ -102,6 +102,17 @@ def names_concept(logits: Tensor, rows: Sequence[Sequence[int]], top: int = TOP)
     return torch.tensor([bool(set(found) & set(right)) for found, right in zip(best, rows, strict=True)])
 
 
+def concept_probability(logits: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:
+    """(n,) in [0, 1]: the probability that the judge gives the concepts that are right for each image.
+
+    Args:
+        logits: (n, concepts), from `evaluate`.
+        rows: of the concepts that count as right for each image, from `rewards.scorers.concepts.concept_row`.
+    """
+    probabilities = logits.softmax(1)
+    return torch.stack([some[list(right)].sum() for some, right in zip(probabilities, rows, strict=True)])
+
+
 @functools.cache
 def real_features() -> Tensor:
     """Features (n, FEATURES) of real emoji.

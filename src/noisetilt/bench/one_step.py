@@ -2,9 +2,9 @@
 
 The rule of fairness is that of the suite `paper`. The options of each method and the iterate to stop at are tuned on
 other prompts, with equally many settings and iterations per method. Among the settings and the iterates of SNAPSHOTS
-where the judge names at most TOLERANCE fewer images right than those of the initial noise, the pair with the highest
-mean target reward is chosen. On the test prompts the chosen setting runs to the last iteration. There is one row per
-image, with the rewards of all iterates, and images and noise of the snapshots.
+where the mean probability that the judge gives the right concept is at most TOLERANCE below that of the initial noise,
+the pair with the highest mean target reward is chosen. On the test prompts the chosen setting runs to the last
+iteration. There is one row per image, with the rewards of all iterates, and images and noise of the snapshots.
 """
 
 from __future__ import annotations
@@ -255,16 +255,16 @@ def noise_figures(noise: Tensor, start: Tensor) -> dict[str, Tensor]:
 
 def choose(ledger: Ledger, reward: str, steps: int, method: str) -> Choice:
     """The admissible setting and snapshot with the highest mean target reward; if none is admissible, the one with the
-    highest accuracy of the judge."""
+    highest probability of the right concept."""
     where = {"reward": reward, "steps": steps, "phase": "tune"}
-    least = np.mean([row["named"] for row in ledger.where(**where, method=INITIAL)]) - TOLERANCE - 1e-9
+    least = np.mean([row["probability"] for row in ledger.where(**where, method=INITIAL)]) - TOLERANCE - 1e-9
     rows, found = ledger.where(**where, method=method), []
     for options in dict.fromkeys(row["options"] for row in rows):
         some = [row for row in rows if row["options"] == options]
         for number in sorted(map(int, some[0]["snapshots"])):
             target = float(np.mean([row["targets"][number] for row in some]))
-            named = float(np.mean([row["snapshots"][str(number)]["named"] for row in some]))
-            found.append((target, named, Choice(json.loads(options), number)))
-    kept = [(target, choice) for target, named, choice in found if named >= least]
-    every = kept or [(named, choice) for _, named, choice in found]
+            probability = float(np.mean([row["snapshots"][str(number)]["probability"] for row in some]))
+            found.append((target, probability, Choice(json.loads(options), number)))
+    kept = [(target, choice) for target, probability, choice in found if probability >= least]
+    every = kept or [(probability, choice) for _, probability, choice in found]
     return max(every, key=lambda one: one[0])[1]

@@ -87,6 +87,7 @@ def _line(name: str, rows: list[Row], drawn: list[Row]) -> list[Any]:
         mean("nfe"),
         str(bootstrap([row["target"] for row in rows])),
         gain,
+        str(bootstrap([row["probability"] for row in rows])),
         str(bootstrap([float(row["named"]) for row in rows])),
         str(bootstrap([row["heldout_2"] for row in rows])),
         mean("alignment"),
@@ -103,8 +104,8 @@ def _line(name: str, rows: list[Row], drawn: list[Row]) -> list[Any]:
 
 
 HEADER = (
-    "method, options, n, NFE, target, gain, named right, held-out, held-out alignment, Fréchet, precision, recall, "
-    "Vendi, cosine to start, mean square, audit p, rejected, seconds"
+    "method, options, n, NFE, target, gain, probability, named right, held-out, held-out alignment, Fréchet, "
+    "precision, recall, Vendi, cosine to start, mean square, audit p, rejected, seconds"
 ).split(", ")
 
 
@@ -121,9 +122,9 @@ def verdicts(rows: dict[str, list[Row]]) -> list[str]:
     lines = ["Target reward, highest first: " + ", ".join(f"{m} {means[m]:.2f}" for m in order) + "."] if order else []
     for rival in order[1:]:
         first = order[0]
-        ahead, named = (bootstrap(paired(ascents[first], ascents[rival], f, PAIR)) for f in ("target", "named"))
+        ahead, more = (bootstrap(paired(ascents[first], ascents[rival], f, PAIR)) for f in ("target", "probability"))
         significant = "significant" if ahead.excludes(0) else "not significant"
-        lines.append(f"{first} minus {rival}: target {ahead} ({significant}), named right {named}.")
+        lines.append(f"{first} minus {rival}: target {ahead} ({significant}), probability of the right concept {more}.")
     return lines
 
 
@@ -137,26 +138,26 @@ def goals(methods: dict[str, list[Row]]) -> list[str]:
         if rivals:
             lines.append(_reward_goal(name, methods[name], rivals, methods[INITIAL]))
     if "gper" in methods and rivals:
-        lines += _accuracy_goals(methods["gper"], rivals)
+        lines += _probability_goals(methods["gper"], rivals)
     if "none" in methods:
-        change = bootstrap(paired(methods["none"], methods[INITIAL], "named", PAIR))
+        change = bootstrap(paired(methods["none"], methods[INITIAL], "probability", PAIR))
         hacking = "reward hacking" if change.high < 0 else "no significant loss"
-        lines.append(f"Without regularisation the fraction that the judge names right changes by {change}: {hacking}.")
+        lines.append(f"Without regularisation the probability of the right concept changes by {change}: {hacking}.")
     return lines
 
 
-def _accuracy_goals(rows: list[Row], rivals: dict[str, list[Row]]) -> list[str]:
-    """The judge's accuracy of gper and of each rival at equal target: at the first snapshot of each that reaches the
-    lower of the two highest mean targets."""
+def _probability_goals(rows: list[Row], rivals: dict[str, list[Row]]) -> list[str]:
+    """The judge's probability of the right concept for gper and each rival at equal target: at the first snapshot of
+    each that reaches the lower of the two highest mean targets."""
     lines = []
     for rival, theirs in rivals.items():
         level = min(max(_at_snapshots(some).values()) for some in (rows, theirs))
         at = [first_snapshot(some, level) for some in (rows, theirs)]
         pair = [[at_snapshot(row, number) for row in some] for some, number in zip((rows, theirs), at, strict=True)]
-        ahead = bootstrap(paired(pair[0], pair[1], "named", PAIR))
+        ahead = bootstrap(paired(pair[0], pair[1], "probability", PAIR))
         lines.append(
-            f"At a target of {level:.2f} the judge names {ahead} more of gper's images right (iteration {at[0]}) than "
-            f"of {rival}'s (iteration {at[1]}), n = {len(rows)}: {_reached(ahead.low > 0)}."
+            f"At a target of {level:.2f} the probability of the right concept is by {ahead} higher for gper's images "
+            f"(iteration {at[0]}) than for {rival}'s (iteration {at[1]}), n = {len(rows)}: {_reached(ahead.low > 0)}."
         )
     return lines
 
@@ -226,7 +227,7 @@ def _plot_curves(methods: dict[str, list[Row]], reward: str) -> bytes:
 def _plot_frontier(methods: dict[str, list[Row]], target: Target) -> bytes:
     """Target reward against its costs, at the snapshots of each method."""
     labels = {
-        "named": "fraction that the judge names right",
+        "probability": "probability of the right concept",
         "frechet": "Fréchet distance",
         "heldout_2": f"held-out {target.heldout}",
     }
@@ -270,13 +271,13 @@ def write(out: Path, run: Run) -> Document:
     document.text(
         f"Settings: {run.settings}. Options and the iterate to stop at were tuned on the tuning prompts, with equally "
         "many settings and iterations per method: the highest mean target reward among the iterates where the judge "
-        f"names at most {TOLERANCE:.0%} fewer images right than those of the initial noise. No method optimises the "
-        "judge. Brackets are 95 % bootstrap intervals; 'gain' is the difference to the initial noise at the same "
-        "seeds. NFE are counted by a hook on the network, without recomputation in the backward pass. Fréchet "
-        "distance, precision and recall are against 3 000 real emoji and biased by the number of images; Vendi is the "
-        "effective number of different images per prompt. Cosine to start, mean square and audit p are those of the "
-        "noise; 'rejected' is the fraction that the typicality audit rejects at 1 %. Seconds do not include the "
-        "held-out rewards."
+        f"gives the right concept a mean probability of at most {TOLERANCE:.0%} below that of the initial noise. No "
+        "method optimises the judge. Brackets are 95 % bootstrap intervals; 'gain' is the difference to the initial "
+        "noise at the same seeds. NFE are counted by a hook on the network, without recomputation in the backward "
+        "pass. Fréchet distance, precision and recall are against 3 000 real emoji and biased by the number of images; "
+        "Vendi is the effective number of different images per prompt. Cosine to start, mean square and audit p are "
+        "those of the noise; 'rejected' is the fraction that the typicality audit rejects at 1 %. Seconds do not "
+        "include the held-out rewards."
     )
     for target, steps in itertools.product(run.size.targets, run.size.steps):
         methods = tested(run, target, steps)

@@ -29,7 +29,8 @@ class Line:
     reward: Interval
     gain: Interval
     named: Interval
-    named_gain: Interval
+    probability: Interval
+    probability_gain: Interval
     heldout: Interval
     heldout_gain: Interval
     alignment: float
@@ -64,7 +65,8 @@ def _line(method: str, strength: str, note: str, rows: Sequence[Row], base: Sequ
         bootstrap([row["reward"] for row in rows]),
         bootstrap(paired(rows, base, "reward", PAIR)),
         bootstrap([float(row["named"]) for row in rows]),
-        bootstrap(paired(rows, base, "named", PAIR)),
+        bootstrap([row["probability"] for row in rows]),
+        bootstrap(paired(rows, base, "probability", PAIR)),
         bootstrap([row["heldout"] for row in rows]),
         bootstrap(paired(rows, base, "heldout", PAIR)),
         mean_of(rows, "heldout_alignment"),
@@ -130,11 +132,11 @@ def _warnings(target: Target, methods: Sequence[Line], constrained: bool) -> lis
         return [f"{line.method} ({line.strength})" for line in methods if constrained and line.note == note]
 
     hacked = [line.method for line in methods if line.gain.low > 0 and line.heldout_gain.high < 0]
-    lost = [line.method for line in methods if line.named_gain.value < -TOLERANCE]
+    lost = [line.method for line in methods if line.probability_gain.value < -TOLERANCE]
     rejected = [line.method for line in methods if line.rejected is not None and line.rejected > 0.5]
     sentences: list[tuple[str, Any]] = [
         (f"Significantly higher target and significantly lower held-out {target.heldout} (reward hacking)", hacked),
-        (f"The judge names fewer images right than base's, by more than {TOLERANCE:.0%}", lost),
+        (f"The judge gives the right concept a lower probability than base's, by more than {TOLERANCE:.0%}", lost),
         ("No strength satisfied the rule in the tuning; the weakest is used", tuned("none")),
         ("The chosen strength is the weakest or strongest tried, so another value may be better", tuned("edge")),
         ("The audit rejects the injected noise of more than half of the images", rejected),

@@ -16,7 +16,7 @@ from ..sampling import reverse_steps
 from ..selection import Independent, Search
 
 STEPS = 25
-# The rule of fairness: by how much the fraction of images that the judge names right may be below base's.
+# The rule of fairness: by how much the mean probability of the right concept may be below base's.
 TOLERANCE = 0.05
 FLAT_STYLES = ("noto", "twemoji", "flat", "blob")
 PROMPTS = (

@@ -21,13 +21,13 @@ from .paper_plan import TOLERANCE, Target
 from .paper_suite import Runner
 from .statistics import Interval
 
-NAMED = "fraction of images that the judge names right"
+PROBABILITY = "probability of the right concept, by the judge"
 DISTANCE = "Fréchet distance to real emoji (lower is better)"
 
 
 def plot_lines(target: Target, lines: Sequence[Line], title: str) -> bytes:
-    """Target reward against the judge's accuracy, the Fréchet distance and the held-out reward, at the tested
-    strengths."""
+    """Target reward against the judge's probability of the right concept, the Fréchet distance and the held-out
+    reward, at the tested strengths."""
 
     def errors(interval: Interval) -> tuple[list[float], list[float]]:
         return [interval.value - interval.low], [interval.high - interval.value]
@@ -39,7 +39,7 @@ def plot_lines(target: Target, lines: Sequence[Line], title: str) -> bytes:
         return Series([x], [line.reward.value], y_error=y, connected=False)
 
     panels = [
-        Panel(NAMED, target.reward, {line.method: series(line, line.named) for line in lines}),
+        Panel(PROBABILITY, target.reward, {line.method: series(line, line.probability) for line in lines}),
         Panel(DISTANCE, target.reward, {line.method: series(line, line.frechet) for line in lines}),
         Panel(f"held-out {target.heldout}", target.reward, {line.method: series(line, line.heldout) for line in lines}),
     ]
@@ -54,20 +54,23 @@ def frechet_of(rows: Sequence[Row]) -> float | None:
 
 
 def plot_fronts(runner: Runner, target: Target, tried: dict[str, dict[float, list[Row]]]) -> bytes:
-    """A line per method over its strengths in the tuning: target reward against the judge's accuracy, with the least
-    accuracy that the rule admits, and against the Fréchet distance."""
+    """A line per method over its strengths in the tuning: target reward against the judge's probability of the right
+    concept, with the least one that the rule admits, and against the Fréchet distance."""
     base = runner.rows("tuning", target, "base")
-    start, named, distance = mean_of(base, "reward"), mean_of(base, "named"), frechet_of(base)
-    by_name, by_distance = {"base": Series([named], [start])}, {"base": Series([distance], [start])}
+    start, probability, distance = mean_of(base, "reward"), mean_of(base, "probability"), frechet_of(base)
+    by_probability, by_distance = {"base": Series([probability], [start])}, {"base": Series([distance], [start])}
     for name, cells in tried.items():
         y = [mean_of(rows, "reward") for rows in cells.values()]
         circled = list(cells).index(runner.chosen_strength(target, name))
-        by_name[name] = Series([mean_of(rows, "named") for rows in cells.values()], y, circled=circled)
+        by_probability[name] = Series([mean_of(rows, "probability") for rows in cells.values()], y, circled=circled)
         by_distance[name] = Series([frechet_of(rows) for rows in cells.values()], y, circled=circled)
-    heights = [y for series in by_name.values() for y in series.y if y is not None]
-    least = named - TOLERANCE
+    heights = [y for series in by_probability.values() for y in series.y if y is not None]
+    least = probability - TOLERANCE
     guides = {f"base minus {TOLERANCE:.0%}": ([least, least], [min(heights), max(heights)])}
-    panels = [Panel(NAMED, target.reward, by_name, guides=guides), Panel(DISTANCE, target.reward, by_distance)]
+    panels = [
+        Panel(PROBABILITY, target.reward, by_probability, guides=guides),
+        Panel(DISTANCE, target.reward, by_distance),
+    ]
     return figure_bytes(draw_panels(panels, f"{target.reward}: every strength tried, n = {len(base)} images each"))
 
 

@@ -16,15 +16,16 @@ from .paper_suite import Runner
 from .paper_verdict import GOALS, findings, summary
 
 HEADER = (
-    "method,strength,n,calls,reward,gain,named right,style 3d,held-out {0},held-out alignment,Fréchet,"
+    "method,strength,n,calls,reward,gain,probability,named right,style 3d,held-out {0},held-out alignment,Fréchet,"
     "precision,recall,Vendi,roughness,p,rejected,s/image,CPU s/image,MB"
 )
 RULE = (
     "Rule of fairness: the strength of a method is the one with the highest mean target reward on the tuning prompts "
-    f"among those where the judge names at most {TOLERANCE:.0%} fewer images right than base's, at the same prompts "
-    "and seeds. Right: of 1 406 concepts, the judge names the prompt's first, or the one that the target asks for. "
-    "No method optimises the judge. Searches are tuned with {0} calls; a method with a search around it has the "
-    "strength of the method alone. 'gain' is the difference to base at the same prompts and seeds; brackets are 95 % "
+    "among those where the mean probability that the judge gives the right concept, of 1 406, is at most "
+    f"{TOLERANCE:.0%} below base's, at the same prompts and seeds. Right is the prompt's concept, or the one that the "
+    "target asks for; 'named right' are the images where it has the highest probability. No method optimises the "
+    "judge. Searches are tuned with {0} calls; a method with a search around it has the strength of the method alone. "
+    "'gain' is the difference to base at the same prompts and seeds; brackets are 95 % "
     "bootstrap intervals. 'calls' are counted by a hook on the network. 'style 3d' is the fraction of images whose "
     "style the judge calls 3d. Fréchet distance, precision and recall are against 3 000 real emoji by the judge's "
     "features and biased by the number of images: compare them only at equal n. 'p' is the median p-value for white "
@@ -110,6 +111,7 @@ def _table_row(line: Line) -> list[Any]:
         line.calls,
         str(line.reward),
         str(line.gain),
+        str(line.probability),
         str(line.named),
         sum(styles) / len(styles),
         str(line.heldout),
@@ -134,7 +136,7 @@ def _fronts(document: Document, runner: Runner, target: Target) -> None:
     if not (tried and base):
         return
     document.heading("Every strength tried", 3)
-    header = ["method", "strength", "n", "reward", "named right", "held-out", "Fréchet", "rule"]
+    header = ["method", "strength", "n", "reward", "probability", "named right", "held-out", "Fréchet", "rule"]
     rows: list[list[Any]] = [["base", "", *_figures(base), ""]]
     for name, cells in tried.items():
         admissible, chosen = runner.admissible_strengths(target, name), runner.chosen_strength(target, name)
@@ -153,8 +155,8 @@ def _tuned_names(runner: Runner, target: Target) -> list[str]:
 
 
 def _figures(rows: Sequence[Row]) -> list[Any]:
-    reward, named, heldout = (mean_of(rows, field) for field in ("reward", "named", "heldout"))
-    return [len(rows), reward, named, heldout, frechet_of(rows)]
+    means = (mean_of(rows, field) for field in ("reward", "probability", "named", "heldout"))
+    return [len(rows), *means, frechet_of(rows)]
 
 
 def _stem(target: Target) -> str:

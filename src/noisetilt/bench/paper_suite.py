@@ -1,11 +1,12 @@
 """The suite `paper`: all methods at equal network calls on emoji128, with strengths tuned on other prompts.
 
-The rule of fairness. The judge (`judge`) is optimised by no method. On the tuning prompts, the fraction of images whose
-concept the judge names first ("named right") may be at most TOLERANCE below base's, at the same prompts
-and seeds. Of the strengths that satisfy this, the one with the highest mean target reward is chosen, and the method is
-tested with it on the test prompts. If none satisfies it, the weakest is used, and the report says so. For a target that
-asks for a concept of its own (`concept:tiger face`, the ImageNet label teapot), the prompt's concept or that one is
-right. Each method is also tested with the strength of the highest mean target reward without this constraint.
+The rule of fairness. The judge (`judge`) is optimised by no method. On the tuning prompts, the mean probability that
+the judge gives the right concept may be at most TOLERANCE below base's, at the same prompts and seeds. Of the strengths
+that satisfy this, the one with the highest mean target reward is chosen, and the method is tested with it on the test
+prompts. If none satisfies it, the weakest is used, and the report says so. For a target that asks for a concept of its
+own (`concept:tiger face`, the ImageNet label teapot), the prompt's concept or that one is right. Each method is also
+tested with the strength of the highest mean target reward without this constraint. An image is "named right" if the
+judge's most probable concept is right.
 
 The methods get the target reward divided by its standard deviation over base's images of the tuning prompts, so that
 one scale or temperature suits all targets. Results are those of the reward itself. Searches are tuned with a fifth of
@@ -244,14 +245,16 @@ def prompt_seeds(target: Target, test: bool, count: int) -> list[tuple[str, int]
 
 
 def judged_figures(target: Target, images: Tensor, prompts: Sequence[str]) -> list[Row]:
-    """For each image, whether the judge names its concept first (`named`) and among the first five, the style that it
-    names, and its features."""
+    """For each image, the probability that the judge gives the right concept, whether it names that concept first
+    (`named`) and among the first five, the style that it names, and its features."""
     found = judge.evaluate(images)
     right = [[concept_row(name) for name in target.concepts(prompt)] for prompt in prompts]
     named, among_five = (judge.names_concept(found.concepts, right, top).tolist() for top in (1, judge.TOP))
+    probability = judge.concept_probability(found.concepts, right).tolist()
     styles, features = found.styles.argmax(1).tolist(), found.features.cpu().tolist()
     return [
         {
+            "probability": round(probability[i], 5),
             "named": named[i],
             "named_top5": among_five[i],
             "judged_style": STYLES[styles[i]],
@@ -275,4 +278,4 @@ def _mean(rows: Sequence[Row], field: str) -> float:
 
 def is_admissible(rows: Sequence[Row], base: Sequence[Row]) -> bool:
     """Whether rows satisfy the rule of fairness relative to base's rows of the same prompts and seeds."""
-    return _mean(rows, "named") >= _mean(base, "named") - TOLERANCE - 1e-9
+    return _mean(rows, "probability") >= _mean(base, "probability") - TOLERANCE - 1e-9

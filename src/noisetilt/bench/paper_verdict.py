@@ -122,17 +122,17 @@ def compare_dagger(runner: Runner, target: Target) -> Finding:
 
 
 def compare_with_base(runner: Runner, target: Target) -> Finding:
-    """Whether the held-out reward, the judge's accuracy and the Fréchet distance of NTRK are no worse than base's."""
+    """Whether NTRK's held-out reward, judge's probability and Fréchet distance are no worse than base's."""
     name = ntrk_variant(runner, target)
     rows, base = complete(runner, target, name), complete(runner, target, "base")
     if not (rows and base):
         return Finding(f"{name} against base: not measured yet", None)
-    gain, named = (bootstrap(paired(rows, base, field, PAIR)) for field in ("heldout", "named"))
+    gain, right = (bootstrap(paired(rows, base, field, PAIR)) for field in ("heldout", "probability"))
     frechet = frechet_difference(rows, base)
-    worse = gain.high < 0 or named.high < 0 or frechet.low > 0
-    better = gain.value >= 0 and named.value >= 0 and frechet.value <= 0
+    worse = gain.high < 0 or right.high < 0 or frechet.low > 0
+    better = gain.value >= 0 and right.value >= 0 and frechet.value <= 0
     text = (
-        f"{name} against base: held-out {target.heldout} {_signed(gain)}, named right {_signed(named)}, Fréchet "
+        f"{name} against base: held-out {target.heldout} {_signed(gain)}, probability {_signed(right)}, Fréchet "
         f"distance {_signed(frechet)}, {len(rows)} images each"
     )
     return Finding(text, "no" if worse else "yes" if better else "chance")
@@ -203,7 +203,9 @@ GOALS = (
     Goal("NTRK† at {1} calls above every other method at {1} calls", compare_dagger, 5),
     Goal("another noise-tilted method at {0} calls above NTRK", compare_single),
     Goal("another noise-tilted search at {1} calls above NTRK†", compare_combinations),
-    Goal("NTRK's held-out reward, judge accuracy and Fréchet distance no worse than base's", compare_with_base),
+    Goal(
+        "NTRK's held-out reward, the judge's probability and Fréchet distance no worse than base's", compare_with_base
+    ),
 )
 WORDS = {
     "yes": "reached",
