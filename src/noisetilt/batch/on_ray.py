@@ -66,7 +66,8 @@ def start_ray(address: str | None, workers: int | None, cpus: int) -> bool:
         local = max(os.cpu_count() or 1, (workers or 1) * cpus + 1)
         os.environ.setdefault("RAY_raylet_start_wait_time_s", str(START_SECONDS))
         try:
-            ray.init(num_cpus=local, include_dashboard=False, **options)
+            # "local": without an address Ray joins a cluster that it finds on this machine, and refuses num_cpus.
+            ray.init(address="local", num_cpus=local, include_dashboard=False, **options)
         except Exception as error:
             ray.shutdown()
             raise ChildProcessError(f"Ray did not start on this machine: {error_sentence(error)}; try again") from None

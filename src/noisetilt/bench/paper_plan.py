@@ -112,8 +112,10 @@ class Entry:
 BASE = Entry(METHODS["base"])
 SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
 TEMPERATURES = (3.0, 1.0, 0.3, 0.1, 0.03)
-RHOS = (0.02, 0.05, 0.1, 0.2, 0.5)
-GAINS = (1e3, 1e6, 1e12, 1e25, 1e60)
+RHOS = (0.01, 0.02, 0.03, 0.05, 0.1)
+# Of the early and the late schedule, which reach ρ only at one end of the path.
+STEEP_RHOS = (0.015, 0.03, 0.045, 0.075, 0.15)
+PATH_RHOS = (0.005, 0.01, 0.015, 0.02, 0.05)
 NTRK = METHODS["ntrk"]
 MIXTURE = NTRK.replace(whitened="mixture")
 PATH = NTRK.replace(whitened="path")
@@ -121,21 +123,21 @@ PATH = NTRK.replace(whitened="path")
 LONG = 100
 SHORT = 12
 SINGLE_TRAJECTORY = {
-    "dps": Entry(METHODS["dps"], "scale", (1.0, 3.0, 10.0, 30.0, 100.0)),
+    "dps": Entry(METHODS["dps"], "scale", (1.0, 2.0, 3.0, 10.0, 30.0)),
     "lgd": Entry(METHODS["lgd"], "scale", SCALES),
     "mpgd": Entry(METHODS["mpgd"], "scale", SCALES),
     "ugd": Entry(METHODS["ugd"], "scale", SCALES),
     "tfg": Entry(METHODS["tfg"], "rho", SCALES),
-    "freedom": Entry(METHODS["freedom"], "scale", (0.005, 0.02, 0.1, 0.4, 0.8)),
+    "freedom": Entry(METHODS["freedom"], "scale", (0.02, 0.1, 0.2, 0.4, 0.8)),
     "ntrk": Entry(NTRK, "rho", RHOS),
-    "ntrk-12": Entry(NTRK, "rho", (0.02, 0.05, 0.1, 0.2, 0.4), calls=SHORT),
-    "ntrk-early": Entry(NTRK.replace(schedule="early"), "rho", (0.03, 0.06, 0.15, 0.3, 0.6)),
-    "ntrk-late": Entry(NTRK.replace(schedule="late"), "rho", (0.03, 0.06, 0.15, 0.3, 0.6)),
-    "ntrk-bump": Entry(NTRK.replace(schedule="bump"), "rho", (0.015, 0.03, 0.075, 0.15, 0.3)),
-    "ntrk-mixture": Entry(MIXTURE, "best_of", GAINS),
-    "ntrk-mixture-early": Entry(MIXTURE.replace(schedule="early"), "best_of", GAINS),
-    "ntrk-path": Entry(PATH, "rho", RHOS),
-    "ntrk-path-early": Entry(PATH.replace(schedule="early"), "rho", (0.03, 0.06, 0.15, 0.3, 0.6)),
+    "ntrk-12": Entry(NTRK, "rho", (0.02, 0.04, 0.06, 0.1, 0.2), calls=SHORT),
+    "ntrk-early": Entry(NTRK.replace(schedule="early"), "rho", STEEP_RHOS),
+    "ntrk-late": Entry(NTRK.replace(schedule="late"), "rho", STEEP_RHOS),
+    "ntrk-bump": Entry(NTRK.replace(schedule="bump"), "rho", RHOS),
+    "ntrk-mixture": Entry(MIXTURE, "rho", (0.05, 0.1, 0.2, 0.4, 0.8)),
+    "ntrk-mixture-early": Entry(MIXTURE.replace(schedule="early"), "rho", (0.1, 0.2, 0.4, 0.6, 0.9)),
+    "ntrk-path": Entry(PATH, "rho", PATH_RHOS),
+    "ntrk-path-early": Entry(PATH.replace(schedule="early"), "rho", PATH_RHOS),
     "ntrk-black-box": Entry(METHODS["ntrk-black-box"], "rho", (0.03, 0.1, 0.2, 0.4, 0.8)),
 }
 MANY = Independent(20)
