@@ -44,7 +44,7 @@ from stored import Row, Rows, climb, write_tensor
 
 METHOD_NAMES = ("none", "reno", "prno", "mpgr", "gper", "gper-both")
 RATE_OF = {"gper-both": "gper"}
-FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0)
+FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 TUNING = 4
 MODEL = "emoji128-turbo"
 RANDOM = "random noise"
