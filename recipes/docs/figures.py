@@ -26,7 +26,7 @@ REWARD = "style:3d"
 COLOURS = {"gradient": "#D55E00", "projected": "#0072B2", "noise": "#7F7F7F"}
 BLOCK = 16
 STRENGTHS = (0.0, 0.005, 0.015, 0.05, 0.15)
-STRENGTH_PROMPTS = ("bird noto", "hat twemoji", "fruit noto")
+STRENGTH_PROMPTS = ("bird noto", "house twemoji", "red apple noto")
 
 
 def unit_rms(x: Tensor) -> Tensor:

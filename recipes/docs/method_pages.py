@@ -143,18 +143,6 @@ def mean_and_error(values: list[float]) -> str:
     return f"{np.mean(values):.2f} ± {error:.2f}".replace("-", "−")
 
 
-def measured_here(name: str) -> list[str]:
-    """Rows of the table of choose.md."""
-    file = ROOT / "recipes/docs/choose.json"
-    rows = [row for row in json.loads(file.read_text()) if row["method"] == name] if file.exists() else []
-    lines = []
-    for row in rows:
-        options = ", ".join(f"`{key}={value:g}`" for key, value in row["options"].items()) or "–"
-        values = f"{mean_and_error(row['rewards'])} | {mean_and_error(row['heldout'])}"
-        lines.append(f"| emoji128 | `style:3d` | {options} | {row['nfe']:.0f} | {len(row['rewards'])} | {values} |")
-    return lines
-
-
 def benchmark_rows() -> dict[str, list[dict[str, Any]]]:
     """Method → rows of the benchmark's images."""
     file, found = ROOT / "docs/bench/rows.jsonl.gz", collections.defaultdict(list)
@@ -168,26 +156,27 @@ def benchmark_rows() -> dict[str, list[dict[str, Any]]]:
 def measured_in_benchmark(rows: list[dict[str, Any]]) -> list[str]:
     groups = collections.defaultdict(list)
     for row in rows:
-        groups[row["target"], row["budget"], row["value"]].append(row)
+        groups[row["stage"], row["target"], row["budget"], row["value"]].append(row)
     lines = []
-    for (target, budget, value), group in sorted(groups.items(), key=lambda item: item[0][2] or 0):
-        values = f"{mean_and_error([row['reward'] for row in group])} | "
-        values += f"{mean_and_error([row.get('heldout', row.get('heldout_1')) for row in group])}"
+    for (stage, target, budget, value), group in sorted(groups.items(), key=lambda item: (item[0][0], item[0][3] or 0)):
+        fields = ("reward", "heldout", "probability")
+        values = " | ".join(mean_and_error([row[field] for row in group]) for field in fields)
         strength = "–" if value is None else f"{value:g}"
-        lines.append(f"| emoji128 | `{target}` | {strength} | {budget} | {len(group)} | {values} |")
+        lines.append(f"| {stage} | `{target}` | {strength} | {budget} | {len(group)} | {values} |")
     return lines
 
 
 def results_text(name: str, rows: list[dict[str, Any]]) -> Iterator[str]:
-    lines = measured_here(name) + measured_in_benchmark(rows)
+    lines = measured_in_benchmark(rows)
     yield "\n## Results\n"
     if not lines:
         yield "Not in the benchmark's table of results. The tests compare the method with its formula."
         return
-    yield "Means and standard errors over the images of the tuning prompts of the [benchmark](../bench.md) and of"
-    yield "[Choose a method and strength](../choose.md). The held-out reward is not optimised.\n"
-    yield "| model | target | strength | network calls | images | target reward | held-out reward |"
-    yield "|---|---|---|---:|---:|---:|---:|"
+    yield "Means and standard errors over images of emoji128 in the [benchmark](../bench.md). Scales are for the reward"
+    yield "divided by its standard deviation on images of `base`. The held-out reward is not optimised. The probability"
+    yield "is the one that the judge gives the right concept.\n"
+    yield "| prompts | target | strength | network calls | images | target reward | held-out reward | probability |"
+    yield "|---|---|---|---:|---:|---:|---:|---:|"
     yield from lines
 
 
