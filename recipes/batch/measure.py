@@ -1,9 +1,10 @@
-"""Measures the cost of batches: overhead over a bare loop, memory over many rows, and rows per second by chunk.
+"""Measures the cost of batches: overhead over a bare loop, memory over many rows, rows per second by chunk, and Ray.
 
     python recipes/batch/measure.py OUT [--model emoji128] [--rows 16] [--steps 2] [--only overhead]
 
 Writes OUT/measured.json and OUT/memory.png. Times are CPU seconds of this process, which other programs on the same
-machine hardly change; both ways of each comparison run in turns.
+machine hardly change; both ways of each comparison run in turns. Ray is measured with `--only ray` (extra `ray`), in
+wall-clock time.
 """
 
 from __future__ import annotations
@@ -110,6 +111,43 @@ def throughput(model, reward, rows: int, steps: int, out: Path) -> dict:
     return found
 
 
+class Clock:
+    """A sink that reads the time at each row."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def start(self, run) -> None:
+        self.times = []
+
+    def row(self, record, statistics) -> None:
+        self.times.append(time.perf_counter())
+
+    def finish(self, run) -> None:
+        return
+
+    def seconds_per_row(self) -> float:
+        """Without the time before the first row."""
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+
+
+def on_ray(name: str, reward, rows: int, steps: int, out: Path, repeats: int) -> dict:
+    """Wall-clock time per row of one worker of Ray and of one process, in turns, without their start."""
+    table, pairs = [SUBJECTS[i % len(SUBJECTS)] for i in range(rows)], []
+    for turn in range(repeats):
+        found = {}
+        for engine in ("ray", "process"):
+            shutil.rmtree(out, ignore_errors=True)
+            clock, options = Clock(), {"workers": 1, "batch": 4} if engine == "ray" else {}
+            same = {"steps": steps, "heldout": False, "report": False, "threads": 1, "sinks": [clock]}
+            run_batch(table, out, model=name, reward=reward, engine=engine, **options, **same)
+            found[engine] = clock.seconds_per_row()
+        pairs.append(found)
+        print("turn", turn, found, flush=True)
+    ratios = [pair["ray"] / pair["process"] for pair in pairs]
+    return {"ray / process": round(statistics.median(ratios), 3), "all": [round(r, 3) for r in ratios]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
@@ -118,7 +156,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory-rows", type=int, default=2000)
-    parser.add_argument("--only", choices=["memory", "tiny", "overhead", "throughput"], nargs="+")
+    parser.add_argument("--only", choices=["memory", "tiny", "overhead", "throughput", "ray"], nargs="+")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -130,6 +168,8 @@ def main() -> None:
         "overhead": lambda: overhead(model(), reward, rows, steps, out / "overhead", repeats),
         "throughput": lambda: throughput(model(), reward, rows, steps, out / "throughput"),
     }
+    if "ray" in (arguments.only or ()):
+        measurements["ray"] = lambda: on_ray(arguments.model, "redness", rows, steps, out / "ray", repeats)
     measured = {}
     for name in arguments.only or measurements:
         measured[name] = measurements[name]()
