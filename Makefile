@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 LIBRARY := $(VENV)/library
 READY := $(VENV)/ready
-# Processes that the tests run in; each uses one thread.
-WORKERS ?= 2
+# Processes that the tests run in; each uses one thread. Three keep two cores busy, as some tests wait for a browser.
+WORKERS ?= 3
 
 .PHONY: demo studio test coverage lint format clean bench-noise wheel docs notebooks
 
