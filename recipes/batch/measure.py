@@ -16,6 +16,7 @@ import json
 import shutil
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -68,26 +69,31 @@ def tiny() -> GaussianModel:
     return GaussianModel(torch.full((3, 128, 128), 0.5), torch.full((1, 128, 128), 0.05))
 
 
-class Memory:
-    """A sink that reads the resident memory after each row, in MiB."""
+class Readings:
+    """A sink that reads a value after each row."""
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[], float]) -> None:
+        self.read = read
         self.values: list[float] = []
 
     def start(self, run) -> None:
         self.values = []
 
     def row(self, record, statistics) -> None:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        self.values.append(pages * 4096 / 2**20)
+        self.values.append(self.read())
 
     def finish(self, run) -> None:
         return
 
 
+def resident_memory() -> float:
+    """MiB of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
 def memory(rows: int, out: Path) -> dict:
     """Resident memory over many rows of a model in closed form, 3×64×64."""
-    model, sink = GaussianModel(torch.full((3, 64, 64), 0.5), torch.full((1, 64, 64), 0.05)), Memory()
+    model, sink = GaussianModel(torch.full((3, 64, 64), 0.5), torch.full((1, 64, 64), 0.05)), Readings(resident_memory)
     shutil.rmtree(out / "memory", ignore_errors=True)
     batch(model, rewards.load("redness"), rows, 2, out / "memory", sinks=[sink])
     series = {"memory": Series(range(len(sink.values)), sink.values, markers=False)}
@@ -111,26 +117,6 @@ def throughput(model, reward, rows: int, steps: int, out: Path) -> dict:
     return found
 
 
-class Clock:
-    """A sink that reads the time at each row."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def start(self, run) -> None:
-        self.times = []
-
-    def row(self, record, statistics) -> None:
-        self.times.append(time.perf_counter())
-
-    def finish(self, run) -> None:
-        return
-
-    def seconds_per_row(self) -> float:
-        """Without the time before the first row."""
-        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
-
-
 def on_ray(name: str, reward, rows: int, steps: int, out: Path, repeats: int) -> dict:
     """Wall-clock time per row of one worker of Ray and of one process, in turns, without their start."""
     table, pairs = [SUBJECTS[i % len(SUBJECTS)] for i in range(rows)], []
@@ -138,10 +124,10 @@ def on_ray(name: str, reward, rows: int, steps: int, out: Path, repeats: int) ->
         found = {}
         for engine in ("ray", "process"):
             shutil.rmtree(out, ignore_errors=True)
-            clock, options = Clock(), {"workers": 1, "batch": 4} if engine == "ray" else {}
+            clock, options = Readings(time.perf_counter), {"workers": 1, "batch": 4} if engine == "ray" else {}
             same = {"steps": steps, "heldout": False, "report": False, "threads": 1, "sinks": [clock]}
             run_batch(table, out, model=name, reward=reward, engine=engine, **options, **same)
-            found[engine] = clock.seconds_per_row()
+            found[engine] = (clock.values[-1] - clock.values[0]) / (rows - 1)
         pairs.append(found)
         print("turn", turn, found, flush=True)
     ratios = [pair["ray"] / pair["process"] for pair in pairs]

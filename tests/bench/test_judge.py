@@ -86,3 +86,10 @@ def test_no_reward_loads_the_judge():
     assert weights == {judge.WEIGHTS}
     digests = {json.loads(f.read_text("utf-8")).get("target.safetensors") for f in PACKAGE.rglob("checksums.json")}
     assert not digests & set(json.loads((judge.WEIGHTS / "checksums.json").read_text("utf-8")).values())
+
+
+def test_the_probability_of_the_right_concepts_is_their_sum():
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    first, both = judge.concept_probability(logits, [[0], [1, 2]]).tolist()
+    assert first == pytest.approx(logits[0].softmax(0)[0].item()) and both == pytest.approx(2 / 3)
+    assert judge.concept_probability(logits, [[0, 1, 2]] * 2).tolist() == pytest.approx([1, 1])
