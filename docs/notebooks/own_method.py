@@ -25,7 +25,8 @@ from noisetilt import METHODS, Method, load, rewards, sample
 
 SMALL = "NOISETILT_SMALL" in os.environ  # a quick run for tests
 STEPS, SEEDS = (2, [0]) if SMALL else (25, [0, 1, 2, 3])
-PROMPTS = [f"{name} noto" for name in ("bird", "hat", "fruit", "bug")][: len(SEEDS)]
+NAMES = ("bird", "crown", "red apple", "automobile")
+PROMPTS = [f"{name} noto" for name in NAMES][: len(SEEDS)]
 
 # %% [markdown]
 # ## The method
@@ -41,7 +42,7 @@ PROMPTS = [f"{name} noto" for name in ("bird", "hat", "fruit", "bug")][: len(SEE
 # %%
 @dataclass(frozen=True)
 class EarlyShift:
-    """x_s = mean + std · (noise + scale · √N · g/‖g‖) at times above `until`, and plain sampling below."""
+    """x_s = mean + std · (noise + scale · √N · g/‖g‖) while t > `until`."""
 
     scale: float = 0.1
     until: float = 0.5
@@ -79,10 +80,17 @@ compared = {
     "mine, weaker": mine.replace(scale=0.03),
     "ntrk": METHODS["ntrk"].replace(rho=0.015),
 }
-print(f"{'method':14} {'reward':>8} {'held-out':>8} {'nfe':>5}")
+results = {}
 for name, method in compared.items():
-    result = sample(model, PROMPTS, reward, method, STEPS, SEEDS, heldout=heldout)
-    print(f"{name:14} {result.rewards.mean():8.2f} {result.heldout.mean():8.2f} {result.trace.nfe:5.0f}")
+    results[name] = sample(model, PROMPTS, reward, method, STEPS, SEEDS, heldout=heldout)
+print(f"{'method':14} {'reward':>8} {'held-out':>8} {'nfe':>5}")
+for name, result in results.items():
+    means = result.rewards.mean(), result.heldout.mean(), result.trace.nfe
+    print("{:14} {:8.2f} {:8.2f} {:5.0f}".format(name, *means))
+
+# %%
+for name, result in results.items():
+    print(name)
     display(result)
 
 # %% [markdown]

@@ -59,8 +59,9 @@ guided
 
 # %%
 with torch.no_grad():
-    print("reward  ", base.rewards.mean(), "→", guided.rewards.mean())
-    print("held-out", heldout(base.images, PROMPTS).mean(), "→", guided.heldout.mean())
+    base_heldout = heldout(base.images, PROMPTS)
+print(f"reward:   {base.rewards.mean():.2f} → {guided.rewards.mean():.2f}")
+print(f"held-out: {base_heldout.mean():.2f} → {guided.heldout.mean():.2f}")
 
 # %% [markdown]
 # The trace has both rewards of the predicted image at every step.
@@ -83,8 +84,9 @@ plt.show()
 
 # %%
 for rho in (0.05,) if SMALL else (0.005, 0.05):
-    result = sample(model, PROMPTS, reward, METHODS["ntrk"].replace(rho=rho), STEPS, SEEDS, heldout=heldout)
-    print(f"rho = {rho}: reward {result.rewards.mean():.2f}, held-out {result.heldout.mean():.2f}")
+    method = METHODS["ntrk"].replace(rho=rho)
+    result = sample(model, PROMPTS, reward, method, STEPS, SEEDS, heldout=heldout)
+    print(f"rho = {rho}")
     display(result)
 
 # %% [markdown]

@@ -190,6 +190,11 @@ def test_without_diffusers_the_error_says_what_to_install():
     assert 'pip install ".[diffusers]"' in run.stderr.splitlines()[-1]
 
 
+def test_loading_prints_nothing():
+    run = subprocess.run([sys.executable, "-c", "from noisetilt import load; load('emoji128')"], capture_output=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.3])
 def test_encode_is_the_inverse_of_decode(shift):
     """An autoencoder of any FluxPipeline, with a scale and a shift, and one without a posterior."""

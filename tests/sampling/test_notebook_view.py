@@ -1,4 +1,4 @@
-"""Results show themselves in notebooks: images with rewards, bounded, and with escaped text."""
+"""Results show themselves: in notebooks as images with rewards, bounded and escaped; in terminals as a few lines."""
 
 import base64
 import io
@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from noisetilt import METHODS, optimize, rewards, sample
+from noisetilt import METHODS, invert, noise, optimize, rewards, sample
 from noisetilt.models.exact import GaussianModel
 from noisetilt.sampling import Result, Trace
 from noisetilt.sampling.notebook_view import MAX_IMAGES, MAX_SIDE, figures_html
@@ -73,3 +73,32 @@ def test_values_that_are_not_finite_do_not_break_it():
     images = torch.full((1, 3, 4, 4), torch.nan)
     page = Result(images, torch.tensor([torch.nan]), Trace())._repr_html_()
     assert captions(page) == ["reward nan"]
+
+
+def test_an_inversion_shows_targets_and_the_images_found_and_its_edit_shows_the_prompts():
+    result = invert(MODEL, torch.rand(2, 3, 8, 8), ["<a>", "b"], METHODS["gper"], iterations=1)
+    page = result._repr_html_()
+    assert len(pictures(page)) == 4
+    assert captions(page)[:2] == ["target: &lt;a&gt;", "target: b"]
+    assert captions(page)[3].startswith(f"PSNR in dB {result.psnr[1]:.3g}<br>")
+    assert captions(result.edit(["c", "d"])._repr_html_()) == ["c", "d"]
+
+
+def test_a_printed_result_has_values_of_the_images_and_shapes_of_large_tensors():
+    result = sample(MODEL, ["", ""], REDNESS, "ntrk", 2)
+    text = repr(result)
+    assert "images=tensor(2, 3, 8, 8)" in text and f"rewards=[{result.rewards[0]:.4g}, " in text
+    assert "heldout=None" in text and "nfe=2" in text
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_printed_result_is_short(count):
+    prompts = [""] * count
+    made = [
+        sample(MODEL, prompts, REDNESS, "ntrk", 3),
+        optimize(MODEL, prompts, REDNESS, METHODS["gper"].replace(iterations=2)),
+        invert(MODEL, torch.rand(count, 3, 8, 8), prompts, METHODS["gper"], iterations=2),
+        noise.audit(torch.randn(count, 3, 16, 16)),
+    ]
+    for result in made:
+        assert len(repr(result)) < 1500, type(result)

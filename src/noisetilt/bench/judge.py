@@ -23,6 +23,7 @@ from ..rewards.scorers.concepts import concepts
 from ..rewards.scorers.images import prepared
 from ..rewards.scorers.network import BACKBONES, WIDTH, ScorerNetwork, StyleNetwork
 from ..rewards.scorers.words import STYLES
+from .metrics import Moments
 
 WEIGHTS = Path(str(resources.files(__package__))) / "weights"
 FEATURES = WIDTH
@@ -121,3 +122,13 @@ def real_features() -> Tensor:
         ValueError: if the file is missing or differs from the published one.
     """
     return _read("real.safetensors")["features"]
+
+
+@functools.cache
+def real_moments() -> Moments:
+    """Mean and covariance of the features of real emoji, for `frechet_distance`.
+
+    Raises:
+        ValueError: if the file is missing or differs from the published one.
+    """
+    return Moments.of(real_features())

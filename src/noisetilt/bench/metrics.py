@@ -5,6 +5,8 @@ The features may be those of any network; `noisetilt.bench.judge.features` has t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,13 +31,31 @@ def _same_width(name: str, a: Tensor, b: Tensor) -> None:
         )
 
 
-def _root(features: Tensor) -> Tensor:
-    """A triangular R with RᵀR the covariance, without forming it."""
-    centred = (features - features.mean(0)) / (len(features) - 1) ** 0.5
-    return torch.linalg.qr(centred, mode="r").R
+@dataclass(frozen=True)
+class Moments:
+    """Mean and covariance of features; reuse it when many sets are compared with the same one.
+
+    Attributes:
+        mean: (d,), float64.
+        root: (min(n, d), d), triangular, float64: rootᵀ root is the covariance, which is not formed.
+    """
+
+    mean: Tensor
+    root: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> Moments:
+        """The moments of features (n, d), n ≥ 2.
+
+        Raises:
+            ValueError: if there are fewer than two rows or values are not finite.
+        """
+        x = _checked("frechet_distance", features, 2)
+        mean = x.mean(0)
+        return cls(mean, torch.linalg.qr((x - mean) / (len(x) - 1) ** 0.5, mode="r").R)
 
 
-def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
+def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
     """Squared Fréchet distance of the Gaussians with the features' means and covariances.
 
     |μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½), the FID's formula (Heusel et al. 2017, arXiv 1706.08500). The trace
@@ -43,16 +63,15 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     is biased upwards for few images: compare only sets of equal size.
 
     Args:
-        features_a, features_b: (n, d) and (m, d).
+        a, b: features (n, d) and (m, d), or their moments.
 
     Raises:
         ValueError: if a set has fewer than two rows, widths differ or values are not finite.
     """
-    a, b = _checked("frechet_distance", features_a, 2), _checked("frechet_distance", features_b, 2)
-    _same_width("frechet_distance", a, b)
-    root_a, root_b = _root(a), _root(b)
-    cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
-    apart = (a.mean(0) - b.mean(0)).square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * cross
+    a, b = (x if isinstance(x, Moments) else Moments.of(x) for x in (a, b))
+    _same_width("frechet_distance", a.root, b.root)
+    cross = torch.linalg.svdvals(a.root @ b.root.T).sum()
+    apart = (a.mean - b.mean).square().sum() + a.root.square().sum() + b.root.square().sum() - 2 * cross
     return max(0.0, apart.item())
 
 

@@ -13,7 +13,7 @@ import torch
 from ..report import file_stem, grid
 from ..report.plotting import Panel, Series, draw_panels, figure_bytes
 from .document import Document, picture_bytes
-from .judge import real_features
+from .judge import real_features, real_moments
 from .ledger import Row
 from .metrics import frechet_distance, precision_recall, vendi_score
 from .one_step import INITIAL, SETTINGS, Run, choose, picture_of
@@ -38,7 +38,7 @@ def set_metrics(rows: Sequence[Row]) -> dict[str, float | None]:
         return dict.fromkeys(("frechet", "precision", "recall"))
     mine, real = torch.tensor([row["features"] for row in rows]), real_features()
     precision, recall = precision_recall(real, mine)
-    return {"frechet": frechet_distance(real, mine), "precision": precision, "recall": recall}
+    return {"frechet": frechet_distance(real_moments(), mine), "precision": precision, "recall": recall}
 
 
 def pictures_of(out: Path, rows: Sequence[Row], iterate: int | None = None) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .judge import real_features
+from .judge import real_features, real_moments
 from .ledger import Row
 from .metrics import frechet_distance, precision_recall, vendi_score
 from .paper_plan import METHODS_OF_SUITE, SEARCHES, TOLERANCE, Target
@@ -70,7 +70,7 @@ def _line(method: str, strength: str, note: str, rows: Sequence[Row], base: Sequ
         bootstrap([row["heldout"] for row in rows]),
         bootstrap(paired(rows, base, "heldout", PAIR)),
         mean_of(rows, "heldout_alignment"),
-        frechet_distance(features, real) if len(rows) > 1 else float("nan"),
+        frechet_distance(features, real_moments()) if len(rows) > 1 else float("nan"),
         precision,
         recall,
         vendi_score(features),

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..report import grid
 from ..report.plotting import Panel, Series, draw_panels, figure_bytes
 from .document import picture_bytes
-from .judge import real_features
+from .judge import real_moments
 from .ledger import Row
 from .metrics import frechet_distance
 from .paper_lines import Line, mean_of
@@ -50,7 +50,7 @@ def frechet_of(rows: Sequence[Row]) -> float | None:
     """Fréchet distance of rows to real emoji; None for fewer than two rows."""
     if len(rows) < 2:
         return None
-    return frechet_distance(torch.tensor([row["features"] for row in rows]), real_features())
+    return frechet_distance(torch.tensor([row["features"] for row in rows]), real_moments())
 
 
 def plot_fronts(runner: Runner, target: Target, tried: dict[str, dict[float, list[Row]]]) -> bytes:

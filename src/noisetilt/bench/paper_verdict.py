@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..proposals import NoiseTilt
-from .judge import real_features
+from .judge import real_moments
 from .ledger import Row
 from .metrics import frechet_distance
 from .paper_plan import METHODS_OF_SUITE, SEARCHES, Target
@@ -140,7 +140,7 @@ def compare_with_base(runner: Runner, target: Target) -> Finding:
 
 def frechet_difference(rows: Sequence[Row], base: Sequence[Row]) -> Interval:
     """Fréchet distance of rows to real emoji, minus that of base at the same prompts and seeds."""
-    partner, real = {tuple(row[k] for k in PAIR): row["features"] for row in base}, real_features()
+    partner, real = {tuple(row[k] for k in PAIR): row["features"] for row in base}, real_moments()
     pairs = np.array([(row["features"], partner[tuple(row[k] for k in PAIR)]) for row in rows], dtype=np.float32)
 
     def difference(drawn: np.ndarray) -> float:

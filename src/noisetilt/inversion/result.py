@@ -21,12 +21,14 @@ from ..sampling import AscentTrace
 from ..sampling.deterministic import deterministic_chain, deterministic_grid
 from ..sampling.loop import normalised_on_base
 from ..sampling.noise_ascent import NoiseAscent, check_iterations
+from ..sampling.notebook_view import figures_html
 from ..sampling.reward_evaluation import RewardEvaluator, check_reward, chunks
+from ..sampling.short_repr import ShortRepr
 from .distances import SCALE, Distance, TargetEvaluator, coarse
 
 
-@dataclass
-class EditResult:
+@dataclass(repr=False)
+class EditResult(ShortRepr):
     """Images made from the noise of an inversion with other prompts or a reward, returned by `InversionResult.edit`.
 
     Attributes:
@@ -41,9 +43,13 @@ class EditResult:
     prompts: list[str]
     rewards: Tensor | None = None
 
+    def _repr_html_(self) -> str:
+        """Images with their prompts and rewards, which a notebook shows."""
+        return figures_html(self.images, {"": self.prompts, "reward": self.rewards})
 
-@dataclass
-class InversionResult:
+
+@dataclass(repr=False)
+class InversionResult(ShortRepr):
     """The iterate with the smallest distance of each image, returned by `invert`.
 
     Attributes:
@@ -69,6 +75,11 @@ class InversionResult:
     ascent: Ascent = field(default_factory=Ascent)
     distance: Distance = "pixels"
     chunk: int = 16
+
+    def _repr_html_(self) -> str:
+        """Targets, and below them the images from the noise found, which a notebook shows."""
+        found = figures_html(self.images, {"PSNR in dB": self.psnr, "iterate": self.iterations})
+        return figures_html(self.targets, {"target:": self.prompts}) + found
 
     @property
     def curve(self) -> Tensor:

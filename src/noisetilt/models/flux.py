@@ -246,8 +246,14 @@ def _load_pipeline(name: str, dtype: torch.dtype) -> Any:
     """The FluxPipeline of emoji128 or emoji128-turbo."""
     verify_checksums(EMOJI128)
     try:
-        import transformers  # noqa: F401
-        from diffusers import FluxPipeline, FluxTransformer2DModel
+        from transformers.utils import logging
+
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # the import would warn of image processors, which the model does not use
+        try:
+            from diffusers import FluxPipeline, FluxTransformer2DModel
+        finally:
+            logging.set_verbosity(verbosity)
     except ImportError as error:
         raise ImportError(missing_extra("diffusers", f"the model {name}")) from error
     parts: dict[str, Any] = {}

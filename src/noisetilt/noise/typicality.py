@@ -29,7 +29,7 @@ ORDER_ALPHA = 1e-6
 INDEPENDENT_FRACTION = 0.92
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
     """The result of `audit`: p-values in [0, 1], uniform for white Gaussian noise and near 0 for other vectors.
 
@@ -45,7 +45,7 @@ class Audit:
         """(batch,) bool: which vectors the audit rejects as white Gaussian noise at this level in (0, 1)."""
         return self.p_value < level
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """A table with the median p-value of each test over the batch, and the number of vectors it rejects at 1 %."""
         lines = [f"{'test':<26}{'p':>10}{'rejected at 1 %':>18}"]
         for name, p in [*self.tests.items(), ("overall", self.p_value)]:

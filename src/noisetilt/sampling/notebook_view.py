@@ -16,17 +16,17 @@ MAX_SIDE = 256  # pixels of the longer side, as shown and as encoded
 MIN_SIDE = 96
 
 
-def figures_html(images: Tensor, values: Mapping[str, Tensor | Sequence[float] | None], summary: str = "") -> str:
+def figures_html(images: Tensor, values: Mapping[str, Tensor | Sequence[float | str] | None], summary: str = "") -> str:
     """The first MAX_IMAGES images, each with its values below.
 
     Args:
         images: (image, 3, H, W) or videos (image, frame, 3, H, W), of which the first frame is shown; in [0, 1].
-        values: label → one value per image; None is left out.
+        values: label → one number or text per image; None is left out.
         summary: a line of text below the images.
     """
     given = {label: column for label, column in values.items() if column is not None}
     cells = [
-        _figure(image, [f"{label} {_number(column[i])}" for label, column in given.items()])
+        _figure(image, [f"{label} {_text(column[i])}".strip() for label, column in given.items()])
         for i, image in enumerate(images[:MAX_IMAGES])
     ]
     notes = [summary] if summary else []
@@ -38,7 +38,9 @@ def figures_html(images: Tensor, values: Mapping[str, Tensor | Sequence[float] |
     return f'<div style="display: flex; flex-wrap: wrap; gap: 8px">{"".join(cells)}</div>{text}'
 
 
-def _number(value: Tensor | float) -> str:
+def _text(value: Tensor | float | str) -> str:
+    if isinstance(value, str):
+        return value
     number = float(value)
     return f"{number:.0f}" if number.is_integer() else f"{number:.3g}"
 

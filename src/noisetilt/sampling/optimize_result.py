@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from .notebook_view import figures_html
+from .short_repr import ShortRepr
 
 
-@dataclass(frozen=True)
-class AscentReport:
+@dataclass(frozen=True, repr=False)
+class AscentReport(ShortRepr):
     """The argument of `optimize`'s callback, one per iterate.
 
     Attributes:
@@ -33,8 +34,8 @@ class AscentReport:
     active: Tensor
 
 
-@dataclass
-class AscentTrace:
+@dataclass(repr=False)
+class AscentTrace(ShortRepr):
     """The history of `optimize`. Images that stopped early repeat their last values.
 
     Attributes:
@@ -51,8 +52,8 @@ class AscentTrace:
     seconds: list[float] = field(default_factory=list)
 
 
-@dataclass
-class OptimizeResult:
+@dataclass(repr=False)
+class OptimizeResult(ShortRepr):
     """The best iterate of each image, returned by `optimize`.
 
     Attributes:

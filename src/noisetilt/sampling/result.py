@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .notebook_view import figures_html
+from .short_repr import ShortRepr
 from .trace import Trace
 
 
-@dataclass(frozen=True)
-class StepReport:
+@dataclass(frozen=True, repr=False)
+class StepReport(ShortRepr):
     """The argument of `sample`'s callback after each step.
 
     Attributes:
@@ -31,8 +32,8 @@ class StepReport:
     images: Callable[[], Tensor]
 
 
-@dataclass
-class Result:
+@dataclass(repr=False)
+class Result(ShortRepr):
     """The result of `sample`.
 
     Attributes:

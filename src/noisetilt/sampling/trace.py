@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .short_repr import ShortRepr
 
-@dataclass
-class Trace:
+
+@dataclass(repr=False)
+class Trace(ShortRepr):
     """The history of a call of `sample`.
 
     Attributes:
