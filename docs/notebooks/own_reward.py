@@ -25,7 +25,7 @@ from noisetilt import METHODS, load, rewards, sample
 
 SMALL = "NOISETILT_SMALL" in os.environ  # a quick run for tests
 STEPS, SEEDS = (2, [0]) if SMALL else (25, [0, 1, 2, 3])
-PROMPTS = ["house", "bird", "fish", "automobile"][: len(SEEDS)]
+PROMPTS = ["house", "bird", "sailboat", "automobile"][: len(SEEDS)]
 model = load("emoji128")
 
 # %% [markdown]
@@ -129,14 +129,15 @@ alignment = rewards.load("alignment", heldout=True)
 checked = sweep(red_thing, alignment, "alignment")
 
 # %% [markdown]
-# The strength to use is the largest one before this measure falls clearly below its value without guidance:
+# The strength to use is the largest one at which this measure is not clearly below its value without guidance:
 
 # %%
 plain = alignment(base.images, PROMPTS).mean()
 print(f"base: {plain:.2f}")
+kept = [i for i, result in enumerate(checked) if result.heldout.mean() > plain - 1]
 for rho, result in zip(strengths, checked, strict=True):
     print(f"rho = {rho}: {result.heldout.mean():.2f}")
-checked[len(checked) // 3]
+checked[max(kept, default=0)]
 
 # %% [markdown]
 # ## Check list

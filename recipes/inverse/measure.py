@@ -14,7 +14,8 @@ Methods, each with 25 network calls:
   is a projection, through the decoder. ΠGDM's own weights assume a linear map of Gaussian x̂_0 and do not hold for
   latents, so that the scale is tuned as for dps. DDRM (Kawar 2022, arXiv 2201.11793) needs the singular vectors of the
   map from the model's states to the measurement; with a decoder between them this map is not linear and has none.
-- ntrk: noise tilting with the distance as the reward (arXiv 2606.18066).
+- ntrk: noise tilting with the distance as the reward (arXiv 2606.18066);
+- ntrk-x0: the same with the gradient at x̂_0 and the path whitened.
 
 The strength of each method is tuned on images that are not used afterwards: one strength for all tasks, by the mean
 PSNR; psld has dps's. JPEG's gradient is straight-through.
@@ -48,10 +49,12 @@ from stored import Rows, climb, write_tensor
 NOISE, QUALITY = 0.02, 5
 STEPS = 25
 LADDERS: dict[str, tuple[float, ...]] = {
-    "dps": (0.1, 0.3, 1.0, 3.0, 10.0),
-    "pigdm": (0.01, 0.03, 0.1, 0.3, 1.0),
-    "ntrk": (0.01, 0.03, 0.1, 0.3, 0.6),
+    "dps": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
+    "pigdm": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+    "ntrk": (0.03, 0.1, 0.3, 0.6, 0.8, 1.0),
+    "ntrk-x0": (0.03, 0.1, 0.3, 0.6, 0.8, 1.0),
 }
+METHODS_BY_RHO = ("ntrk", "ntrk-x0")
 STRENGTH_OF = {"psld": "dps"}  # both are dominated by the same term
 TUNING = 2
 Row = dict[str, Any]
@@ -97,7 +100,7 @@ def reward_for(name: str, operator: inverse.Operator, ys: list[Tensor], prompts:
 def method_for(name: str, strength: float) -> Method:
     if name == "base":
         return METHODS["base"]
-    return METHODS["ntrk"].replace(rho=strength) if name == "ntrk" else METHODS["dps"].replace(scale=strength)
+    return METHODS[name].replace(rho=strength) if name in METHODS_BY_RHO else METHODS["dps"].replace(scale=strength)
 
 
 def reconstruct(
@@ -209,7 +212,7 @@ def main() -> None:
     parser.add_argument("build", type=Path, nargs="?")
     parser.add_argument("--judge", type=Path, default=WEIGHTS)
     parser.add_argument("--out", type=Path, default=Path("recipes/inverse/measured.jsonl"))
-    parser.add_argument("--methods", nargs="+", default=["base", "ntrk", "dps", "psld", "pigdm"])
+    parser.add_argument("--methods", nargs="+", default=["base", "ntrk", "ntrk-x0", "dps", "psld", "pigdm"])
     parser.add_argument("--tasks", nargs="+", help="only these")
     parser.add_argument("--tune-on", nargs="+", help="the tasks for the tuning of strengths (default: all)")
     parser.add_argument("--tuning", type=int, default=TUNING, help="images for the tuning (default: %(default)s)")

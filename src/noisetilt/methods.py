@@ -15,6 +15,7 @@ from .proposals import (
     BlackBoxTilt,
     ColouredNoise,
     ManifoldShift,
+    ManifoldTilt,
     MeanShift,
     MonteCarloShift,
     NoiseTilt,
@@ -153,6 +154,10 @@ METHODS: dict[str, Method] = {
     "ntrk": Method(
         proposal=NoiseTilt(),
         summary="noise tilting: the whitened reward gradient replaces part of the noise (arXiv 2606.18066)",
+    ),
+    "ntrk-x0": Method(
+        proposal=ManifoldTilt(),
+        summary="NTRK with the gradient at x̂_0, without the network's backward pass, and the path whitened",
     ),
     "ntrk-best-of-n": Method(
         proposal=NoiseTilt(), selection=Independent(particles=20), summary="NTRK†: best of N NTRK trajectories"

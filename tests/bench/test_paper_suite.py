@@ -300,6 +300,36 @@ def test_the_strength_is_the_highest_reward_of_those_that_the_judge_names_right(
     assert runner.chosen_strength(target, "best-of-n") is None
 
 
+def test_stronger_ones_are_tried_while_the_rule_chooses_the_strongest(tmp_path):
+    runner, target = of_plan(tmp_path), RED_TARGET
+    runner.ledger.add(made_up("tuning", "base", [0.0] * 20))
+    assert runner.stronger(target, "ntrk") is None
+    for number, value in enumerate(METHODS_OF_SUITE["ntrk"].values):  # 0.01, 0.02, 0.03, 0.05, 0.1
+        runner.ledger.add(made_up("tuning", "ntrk", [float(number)] * 20, value))
+    for number, value in ((5, 0.2), (6, 0.4)):
+        assert runner.stronger(target, "ntrk") == value
+        runner.ledger.add(made_up("tuning", "ntrk", [float(number)] * 20, value))
+    assert runner.stronger(target, "ntrk") is None
+    assert runner.chosen_strength(target, "ntrk") == 0.4
+    assert runner.values(target, "ntrk")[-3:] == [0.1, 0.2, 0.4]
+
+
+def test_no_stronger_one_is_tried_if_the_strongest_breaks_the_rule(tmp_path):
+    runner, target = of_plan(tmp_path), RED_TARGET
+    runner.ledger.add(made_up("tuning", "base", [0.0] * 20))
+    for number, value in enumerate(METHODS_OF_SUITE["dps"].values):
+        runner.ledger.add(made_up("tuning", "dps", [float(number)] * 20, value, named=value < 30))
+    assert runner.stronger(target, "dps") is None and runner.chosen_strength(target, "dps") == 10.0
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "following"),
+    [("ntrk", (0.4, 0.8), 1.0), ("ntrk", (0.8, 1.0), None), ("tfg", (3.0, 10.0), 33.0), ("svdd", (0.1, 0.0), None)],
+)
+def test_the_strength_after_the_strongest(name, values, following):
+    assert METHODS_OF_SUITE[name].stronger(values) == following
+
+
 def test_if_every_strength_breaks_the_rule_the_weakest_is_used(tmp_path):
     runner = of_plan(tmp_path)
     runner.ledger.add(made_up("tuning", "base", [0.0] * 20))

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from noisetilt import METHODS, sample
+from noisetilt import METHODS, Method, sample
+from noisetilt.models.denoiser import Denoiser
 from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath, VPPath, reverse_kernel
 from noisetilt.path.tempering import temper
@@ -14,6 +15,7 @@ from noisetilt.path.time_travel import TimeTravel
 from noisetilt.proposals import (
     Base,
     ManifoldShift,
+    ManifoldTilt,
     MeanShift,
     NoiseTilt,
     NormalisedMeanShift,
@@ -97,7 +99,36 @@ def test_twisted_shift_is_the_tilted_kernel_of_a_linear_reward():
     assert torch.allclose(moved, now.mean + now.std**2 * now.gradient / 2.0 + now.std * NOISE)
 
 
-@pytest.mark.parametrize("proposal", [MeanShift(0.0), NormalisedMeanShift(0.0), ManifoldShift(0.0), NoiseTilt(0.0)])
+@pytest.mark.parametrize("whitened", ["gradient", "mixture", "path"])
+def test_ntrk_x0_is_ntrk_where_the_network_s_jacobian_is_a_multiple_of_the_identity(whitened):
+    """White noise as data: x̂_0 is a multiple of x_t, and W does not depend on the scale of its input."""
+    model = GaussianModel(torch.zeros(1, 16, 16), torch.ones(16, 16))
+    target = torch.linspace(-1, 1, 256).view(1, 16, 16)
+    near = Reward("near", lambda x, p: -(x - target).square().sum((1, 2, 3)))
+    methods = [Method(proposal=kind(rho=0.3, whitened=whitened)) for kind in (NoiseTilt, ManifoldTilt)]
+    through, at_x0 = (sample(model, [""] * 2, near, method, 6) for method in methods)
+    assert torch.allclose(through.images, at_x0.images, atol=1e-4)
+    assert through.rewards.mean() > sample(model, [""] * 2, near, "base", 6).rewards.mean()
+
+
+@pytest.mark.parametrize(("name", "differentiated"), [("ntrk", True), ("ntrk-x0", False)])
+def test_ntrk_x0_does_not_differentiate_the_network(monkeypatch, name, differentiated):
+    model, seen = GaussianModel(torch.zeros(1, 16, 16), torch.ones(16, 16)), []
+    plain = model.denoiser([""])
+
+    def network(*args):
+        seen.append(torch.is_grad_enabled())
+        return plain.network(*args)
+
+    monkeypatch.setattr(model, "denoiser", lambda prompts: Denoiser(model.path, network))
+    bright = Reward("bright", lambda x, p: x.mean((1, 2, 3)))
+    sample(model, [""], bright, name, 4)
+    assert seen == [False] + [differentiated] * 3  # the first step, at α = 0, has no gradient
+
+
+@pytest.mark.parametrize(
+    "proposal", [MeanShift(0.0), NormalisedMeanShift(0.0), ManifoldShift(0.0), NoiseTilt(0.0), ManifoldTilt(0.0)]
+)
 def test_zero_strength_is_the_base_proposal(proposal):
     assert torch.allclose(proposal(step(), NOISE), Base()(step(), NOISE))
 

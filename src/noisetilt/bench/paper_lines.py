@@ -98,7 +98,7 @@ def lines_of(runner: Runner, target: Target, searches: bool, constrained: bool =
 
 def _strength(runner: Runner, target: Target, name: str, rows: Sequence[Row]) -> tuple[str, str]:
     """The strength of rows as text, and a note: "none" was admissible, or it is at the "edge" of the tried range."""
-    tried, value = runner.values(name), rows[0]["value"]
+    tried, value = runner.values(target, name), rows[0]["value"]
     if not tried:
         return "", ""
     note = "none" if not runner.admissible_strengths(target, name) else "edge" if value in (tried[0], tried[-1]) else ""

@@ -18,6 +18,8 @@ from ..selection import Independent, Search
 STEPS = 25
 # The rule of fairness: by how much the mean probability of the right concept may be below base's.
 TOLERANCE = 0.05
+# How many strengths beyond the five are tried at most, each only if the rule chooses the one before.
+MORE_STRENGTHS = 2
 FLAT_STYLES = ("noto", "twemoji", "flat", "blob")
 PROMPTS = (
     *("cat face", "house", "fish", "bird", "frog", "lion", "elephant", "octopus", "butterfly", "turtle", "rose"),
@@ -91,7 +93,7 @@ class Entry:
     Args:
         method: the method.
         option: the name of the option; None: nothing is tuned.
-        values: five values to try, from the weakest to the strongest.
+        values: five values to try, from the weakest to the strongest. `stronger` has those after them.
         like: the single-trajectory method whose tuned value is used instead.
         steps: steps of a search; the number of particles follows from the budget.
         calls: network calls per image, if other than the plan's budget.
@@ -103,6 +105,16 @@ class Entry:
     like: str | None = None
     steps: int = STEPS
     calls: int | None = None
+
+    def stronger(self, values: Sequence[float]) -> float | None:
+        """The strength after these in the same ratio, at most 1 for ρ; None if there is none."""
+        before, last = values[-2:]
+        # TFG's rho is a scale, and larger than 1.
+        fraction = self.option == "rho" and last <= 1
+        if last == 0 or (fraction and last == 1):
+            return None
+        following = float(f"{last * last / before:.2g}")
+        return min(following, 1.0) if fraction else following
 
     def at(self, value: float | None) -> Method:
         """The method at a strength."""
@@ -137,6 +149,7 @@ SINGLE_TRAJECTORY = {
     "ntrk-mixture": Entry(MIXTURE, "rho", (0.05, 0.1, 0.2, 0.4, 0.8)),
     "ntrk-mixture-early": Entry(MIXTURE.replace(schedule="early"), "rho", (0.1, 0.2, 0.4, 0.6, 0.9)),
     "ntrk-path": Entry(PATH, "rho", PATH_RHOS),
+    "ntrk-x0": Entry(METHODS["ntrk-x0"], "rho", (0.02, 0.05, 0.1, 0.2, 0.4)),
     "ntrk-path-early": Entry(PATH.replace(schedule="early"), "rho", PATH_RHOS),
     "ntrk-black-box": Entry(METHODS["ntrk-black-box"], "rho", (0.03, 0.1, 0.2, 0.4, 0.8)),
 }
@@ -158,7 +171,7 @@ SEARCHES = {
         f"{name}-best-of-n": Entry(
             SINGLE_TRAJECTORY[name].method.replace(selection=MANY), SINGLE_TRAJECTORY[name].option, like=name
         )
-        for name in ("dps", "ugd", "freedom", "ntrk", "ntrk-mixture", "ntrk-path", "ntrk-black-box")
+        for name in ("dps", "ugd", "freedom", "ntrk", "ntrk-mixture", "ntrk-path", "ntrk-x0", "ntrk-black-box")
     },
     **{
         f"{name}-long-best-of-n": replace(
@@ -172,8 +185,9 @@ METHODS_OF_SUITE = {**SINGLE_TRAJECTORY, **SEARCHES}
 # The order of measurement, over all targets: the main comparison, then further noise-tilted methods, then the rest.
 FIRST = ("ntrk", "ntrk-black-box", "dps", "freedom", "ugd", "mpgd", "lgd", "best-of-n", "svdd")
 SECOND = (
-    *("ntrk-best-of-n", "ntrk-12", "ntrk-svdd", "ntrk-path", "ntrk-mixture", "ntrk-early", "ntrk-late", "ntrk-bump"),
-    *("ntrk-mixture-early", "ntrk-path-early", "ntrk-mixture-best-of-n", "ntrk-path-best-of-n", "ntrk-smc"),
+    *("ntrk-x0", "ntrk-best-of-n", "ntrk-x0-best-of-n", "ntrk-12", "ntrk-svdd", "ntrk-path", "ntrk-mixture"),
+    *("ntrk-early", "ntrk-late", "ntrk-bump", "ntrk-mixture-early", "ntrk-path-early"),
+    *("ntrk-mixture-best-of-n", "ntrk-path-best-of-n", "ntrk-smc"),
     *("ntrk-black-box-best-of-n", "ntrk-black-box-svdd"),
     *("ntrk-long-best-of-n", "ntrk-travel-best-of-n", "ntrk-black-box-long-best-of-n"),
 )

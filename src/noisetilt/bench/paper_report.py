@@ -151,7 +151,7 @@ def _fronts(document: Document, runner: Runner, target: Target) -> None:
 def _tuned_names(runner: Runner, target: Target) -> list[str]:
     """The methods whose strength is tuned for a target."""
     names = dict.fromkeys(runner.tuned_method(name) for name in runner.methods(target))
-    return [name for name in names if runner.values(name)]
+    return [name for name in names if runner.values(target, name)]
 
 
 def _figures(rows: Sequence[Row]) -> list[Any]:

@@ -42,7 +42,7 @@ from . import judge
 from .ledger import Ledger, Row, weights_digest
 from .meter import CallCounter, PeakMemory, injected_p_values, record_noise
 from .metrics import total_variation
-from .paper_plan import BASE, METHODS_OF_SUITE, SEARCHES, TOLERANCE, Plan, Target, fit_to_budget
+from .paper_plan import BASE, METHODS_OF_SUITE, MORE_STRENGTHS, SEARCHES, TOLERANCE, Plan, Target, fit_to_budget
 
 MODEL = "emoji128"
 KEY = ("stage", "target", "budget", "method", "value", "prompt", "seed")
@@ -94,7 +94,9 @@ class Runner:
         """(stage, method, strength) in the order of measurement. The chosen strengths are known after the tuning."""
         yield from ((stage, "base", None) for stage in ("tuning", "test"))
         for name in self.methods(target, wave):
-            yield from (("tuning", self.tuned_method(name), value) for value in self.values(name))
+            yield from (("tuning", self.tuned_method(name), value) for value in self.values(target, name))
+            while (value := self.stronger(target, name)) is not None:
+                yield "tuning", self.tuned_method(name), value
             strengths = (self.chosen_strength(target, name, constrained) for constrained in (True, False))
             yield from (("test", name, value) for value in dict.fromkeys(strengths))
 
@@ -103,7 +105,7 @@ class Runner:
         cells = set()
         for target in self.plan.targets:
             names = self.methods(target)
-            tuning = {("tuning", self.tuned_method(name), value) for name in names for value in self.values(name)}
+            tuning = {("tuning", self.tuned_method(n), value) for n in names for value in self.values(target, n)}
             base = {(stage, "base", None) for stage in ("tuning", "test")}
             cells |= {(target.reward, *cell) for cell in tuning | base | {("test", name, None) for name in names}}
         return sum(self.plan.images if stage == "test" else self.plan.tuning_images for _, stage, _, _ in cells)
@@ -114,7 +116,7 @@ class Runner:
         for target in self.plan.targets:
             names = self.methods(target)
             tuned = dict.fromkeys(self.tuned_method(name) for name in names)
-            rows = [self.rows("tuning", target, name, value=v) for name in tuned for v in self.values(name)]
+            rows = [self.rows("tuning", target, name, value=v) for name in tuned for v in self.values(target, name)]
             rows += [self.rows(stage, target, "base") for stage in ("tuning", "test")]
             rows += [self.rows("test", target, n, value=self.chosen_strength(target, n)) for n in names]
             found += sum(map(len, rows))
@@ -125,10 +127,25 @@ class Runner:
         """The method whose tuned strength this method has: itself, or the method inside the search."""
         return METHODS_OF_SUITE[name].like or name
 
-    def values(self, name: str) -> list[float]:
-        """The strengths to try."""
-        values = METHODS_OF_SUITE[self.tuned_method(name)].values
-        return [values[i] for i in self.plan.values] if values else []
+    def values(self, target: Target, name: str) -> list[float]:
+        """The strengths to try, and further ones that are measured."""
+        name = self.tuned_method(name)
+        entry = METHODS_OF_SUITE[name]
+        values = [entry.values[i] for i in self.plan.values] if entry.values else []
+        for _ in range(MORE_STRENGTHS if 0 < len(values) == len(entry.values) else 0):
+            following = entry.stronger(values)
+            if following is None or not self.rows("tuning", target, name, value=following):
+                break
+            values.append(following)
+        return values
+
+    def stronger(self, target: Target, name: str) -> float | None:
+        """The strength to try next, while the rule chooses the strongest one tried; None after MORE_STRENGTHS."""
+        values, entry = self.values(target, name), METHODS_OF_SUITE[self.tuned_method(name)]
+        allowed = range(len(entry.values), len(entry.values) + MORE_STRENGTHS)
+        if not values or len(values) not in allowed:
+            return None
+        return entry.stronger(values) if self.chosen_strength(target, name) == values[-1] else None
 
     def prompt_seeds(self, stage: str, target: Target) -> list[tuple[str, int]]:
         """The (prompt, seed) pairs of a stage, the same for all methods."""
@@ -144,7 +161,7 @@ class Runner:
     def tuning_rows(self, target: Target, name: str) -> dict[float, list[Row]]:
         """The tuning rows of each strength of a method that is measured for all prompts and seeds."""
         name, count = self.tuned_method(name), self.plan.tuning_images
-        tried = {value: self.rows("tuning", target, name, value=value) for value in self.values(name)}
+        tried = {value: self.rows("tuning", target, name, value=value) for value in self.values(target, name)}
         return {value: rows for value, rows in tried.items() if len(rows) >= count}
 
     def admissible_strengths(self, target: Target, name: str) -> dict[float, float]:
@@ -156,11 +173,12 @@ class Runner:
     def chosen_strength(self, target: Target, name: str, constrained: bool = True) -> float | None:
         """The admissible strength with the highest target reward, or the weakest if none is admissible; None for
         methods without a strength. If not `constrained`, all strengths are admissible."""
-        if not self.values(name):
+        values = self.values(target, name)
+        if not values:
             return None
         tried = {value: _mean(rows, "reward") for value, rows in self.tuning_rows(target, name).items()}
         kept = self.admissible_strengths(target, name) if constrained else tried
-        return max(kept, key=kept.__getitem__) if kept else self.values(name)[0]
+        return max(kept, key=kept.__getitem__) if kept else values[0]
 
     def reward_std(self, target: Target) -> float:
         """Standard deviation of the target reward over base's images of the tuning prompts."""

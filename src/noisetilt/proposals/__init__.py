@@ -6,7 +6,7 @@ from .coloured_noise import ColouredNoise
 from .manifold import ManifoldShift
 from .mean_shift import MeanShift, NormalisedMeanShift
 from .monte_carlo import MonteCarloShift
-from .noise_tilt import NoiseTilt
+from .noise_tilt import ManifoldTilt, NoiseTilt
 from .spherical_gaussian import SphericalGaussian
 from .step import PathStrengthProposal, Proposal, SmoothingProposal, Step
 from .training_free import TrainingFreeGuidance
@@ -18,6 +18,7 @@ __all__ = [
     "BlackBoxTilt",
     "ColouredNoise",
     "ManifoldShift",
+    "ManifoldTilt",
     "MeanShift",
     "MonteCarloShift",
     "NoiseTilt",

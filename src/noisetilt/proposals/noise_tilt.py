@@ -114,3 +114,21 @@ class NoiseTilt:
 
     def _whiten(self, x: Tensor, dither: Tensor) -> Tensor:
         return whiten(x, alpha=self.alpha, noise=dither)
+
+
+@dataclass(frozen=True)
+class ManifoldTilt(NoiseTilt):
+    """NTRK with the gradient ∇_{x̂_0} r(x̂_0), which is not propagated through the network (ours).
+
+    The gradient is that of MPGD (He et al. 2024, arXiv 2311.16424), which saves the network's backward pass and its
+    memory. By default the accumulated noise is whitened. On emoji128 it reaches higher rewards than `NoiseTilt` at
+    equal recognisability (docs/bench.md).
+
+    Args:
+        rho, schedule, alpha, best_of, whitened: as in `NoiseTilt`. The gradient keeps less of its direction through W
+            and the network than ∇_{x_t} does, so that `rho` is several times larger.
+    """
+
+    rho: float = 0.05
+    whitened: Literal["gradient", "mixture", "path"] = "path"
+    gradient_at: ClassVar[str] = "x0"

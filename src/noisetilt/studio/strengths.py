@@ -29,6 +29,7 @@ class Scale(NamedTuple):
 # times it. Numbers of candidates go up to the default, 20.
 SCALES: dict[str, Scale] = {
     "ntrk": Scale("rho", 0.002, 0.015, 0.05),
+    "ntrk-x0": Scale("rho", 0.005, 0.05, 0.2),
     "ntrk-best-of-n": Scale("rho", 0.002, 0.015, 0.05),
     "ntrk-svdd": Scale("rho", 0.002, 0.015, 0.05),
     "ntrk-smc": Scale("rho", 0.002, 0.015, 0.05),

@@ -32,7 +32,7 @@ _METHODS: tuple[tuple[str, ...], ...] = (
         *("ntrk-eta-0.7", "ntrk-early", "ntrk-path", "ntrk-mixture-early", "ntrk-path-early"),
         *("twisted-shift", "ntrk-bump", "ntrk-mixture", "ntrk-black-box"),
     ),
-    ("ntrk-12", "ntrk-path-best-of-n", "ntrk-late", "ugd-best-of-n", "cns"),
+    ("ntrk-12", "ntrk-path-best-of-n", "ntrk-late", "ugd-best-of-n", "cns", "ntrk-x0", "ntrk-x0-best-of-n"),
 )
 # The unguided results that the methods are compared with.
 _BASE = ("base", "initial-noise", "base-eta-0.7")
