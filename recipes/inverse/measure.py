@@ -44,13 +44,13 @@ from noisetilt.rewards import Reward, inverse
 sys.path.insert(0, str(Path(__file__).parents[1] / "invert"))
 from measure import known
 from real_images import Judge, RealImages, read_real_images
-from stored import Rows, climb, write_tensor
+from stored import Rows, write_tensor
 
 NOISE, QUALITY = 0.02, 5
 STEPS = 25
 LADDERS: dict[str, tuple[float, ...]] = {
     "dps": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
-    "pigdm": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+    "pigdm": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
     "ntrk": (0.03, 0.1, 0.3, 0.6, 0.8, 1.0),
     "ntrk-x0": (0.03, 0.1, 0.3, 0.6, 0.8, 1.0),
 }
@@ -117,25 +117,23 @@ def reconstruct(
 
 
 def tune(model: Any, name: str, operators: dict[str, inverse.Operator], real: RealImages, store: Rows) -> float:
-    """The strength with the highest mean PSNR over the tasks, by steps along the ladder while it rises."""
+    """The strength with the highest mean PSNR over the tasks."""
     if name == "base":
         return 0.0
     name = STRENGTH_OF.get(name, name)
 
-    def mean(place: int) -> float:
+    def mean(strength: float) -> float:
         values = []
         for task in operators:
-            strength = LADDERS[name][place]
             if not store.where(stage="tune", method=name, task=task, strength=strength):
                 images, _, _ = reconstruct(model, name, strength, operators[task], real, [900, 901][: len(real.labels)])
                 row = {"stage": "tune", "method": name, "task": task, "strength": strength}
                 store.add({**row, "psnr": psnr(images, real.images).tolist()})
             values += store.where(stage="tune", method=name, task=task, strength=strength)[0]["psnr"]
-        print("tune", name, LADDERS[name][place], f"{sum(values) / len(values):.2f} dB", flush=True)
+        print("tune", name, strength, f"{sum(values) / len(values):.2f} dB", flush=True)
         return sum(values) / len(values)
 
-    ladder = LADDERS[name]
-    return ladder[climb(len(ladder), len(ladder) // 2, mean)]
+    return max(LADDERS[name], key=mean)
 
 
 def as_image(task: str, y: Tensor, side: int) -> Tensor:

@@ -32,8 +32,9 @@ class Rows:
 
 
 def write_tensor(images: Tensor, file: Path) -> None:
+    """Images as levels from 0 to 255; values outside [0, 1], which a measurement may have, are clipped."""
     stream = io.BytesIO()
-    torch.save((images * 255).round().byte(), stream)
+    torch.save((images.clamp(0, 1) * 255).round().byte(), stream)
     write_bytes(file, stream.getvalue())
 
 

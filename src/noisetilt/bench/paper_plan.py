@@ -149,7 +149,7 @@ SINGLE_TRAJECTORY = {
     "ntrk-mixture": Entry(MIXTURE, "rho", (0.05, 0.1, 0.2, 0.4, 0.8)),
     "ntrk-mixture-early": Entry(MIXTURE.replace(schedule="early"), "rho", (0.1, 0.2, 0.4, 0.6, 0.9)),
     "ntrk-path": Entry(PATH, "rho", PATH_RHOS),
-    "ntrk-x0": Entry(METHODS["ntrk-x0"], "rho", (0.02, 0.05, 0.1, 0.2, 0.4)),
+    "ntrk-x0": Entry(METHODS["ntrk-x0"], "rho", (0.02, 0.03, 0.05, 0.1, 0.2)),
     "ntrk-path-early": Entry(PATH.replace(schedule="early"), "rho", PATH_RHOS),
     "ntrk-black-box": Entry(METHODS["ntrk-black-box"], "rho", (0.03, 0.1, 0.2, 0.4, 0.8)),
 }
