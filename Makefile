@@ -10,7 +10,7 @@ WORKERS ?= 3
 .PHONY: demo studio test coverage lint format clean bench-noise wheel docs notebooks
 
 demo: $(LIBRARY)
-	$(BIN)/noisetilt generate "cat face" --model emoji128 --reward style:3d --method ntrk \
+	$(BIN)/noisetilt generate "cat face" --model emoji128 --reward style:3d --method ntrk-x0 \
 		--steps 25 --n 8 --seed 0 --out out/demo --overwrite
 
 studio: $(READY)

@@ -17,8 +17,8 @@ Methods, each with 25 network calls:
 - ntrk: noise tilting with the distance as the reward (arXiv 2606.18066);
 - ntrk-x0: the same with the gradient at x̂_0 and the path whitened.
 
-The strength of each method is tuned on images that are not used afterwards: one strength for all tasks, by the mean
-PSNR; psld has dps's. JPEG's gradient is straight-through.
+The strength of each method is tuned for each task on images that are not used afterwards, by the mean PSNR; psld has
+dps's. JPEG's gradient is straight-through.
 """
 
 from __future__ import annotations
@@ -116,24 +116,23 @@ def reconstruct(
     return images, ys, (time.process_time() - begin) / len(seeds)
 
 
-def tune(model: Any, name: str, operators: dict[str, inverse.Operator], real: RealImages, store: Rows) -> float:
-    """The strength with the highest mean PSNR over the tasks."""
+def tune(model: Any, name: str, task: str, operator: inverse.Operator, real: RealImages, store: Rows) -> float:
+    """The strength with the highest mean PSNR on the images for the tuning."""
     if name == "base":
         return 0.0
     name = STRENGTH_OF.get(name, name)
 
     def mean(strength: float) -> float:
-        values = []
-        for task in operators:
-            if not store.where(stage="tune", method=name, task=task, strength=strength):
-                images, _, _ = reconstruct(model, name, strength, operators[task], real, [900, 901][: len(real.labels)])
-                row = {"stage": "tune", "method": name, "task": task, "strength": strength}
-                store.add({**row, "psnr": psnr(images, real.images).tolist()})
-            values += store.where(stage="tune", method=name, task=task, strength=strength)[0]["psnr"]
-        print("tune", name, strength, f"{sum(values) / len(values):.2f} dB", flush=True)
+        row = {"stage": "tune", "method": name, "task": task, "strength": strength}
+        if not store.where(**row):
+            images, _, _ = reconstruct(model, name, strength, operator, real, [900, 901][: len(real.labels)])
+            store.add({**row, "psnr": psnr(images, real.images).tolist()})
+        values = store.where(**row)[0]["psnr"]
         return sum(values) / len(values)
 
-    return max(LADDERS[name], key=mean)
+    best = max(LADDERS[name], key=mean)
+    print("tune", task, name, best, f"{mean(best):.2f} dB", flush=True)
+    return best
 
 
 def as_image(task: str, y: Tensor, side: int) -> Tensor:
@@ -149,18 +148,22 @@ def measure(options: argparse.Namespace, store: Rows) -> None:
     if options.tasks:
         operators = {task: operators[task] for task in options.tasks}
     tuning, real = real.part(range(options.tuning)), real.part(range(TUNING, TUNING + options.n))
-    tuned_on = {task: operators[task] for task in options.tune_on or operators}
-    strengths = {name: tune(model, name, tuned_on, tuning, store) for name in options.methods}
+    strengths = {
+        (task, name): tune(model, name, task, operator, tuning, store)
+        for task, operator in operators.items()
+        for name in options.methods
+    }
     pictures = options.out.with_suffix("")
     pictures.mkdir(exist_ok=True)
     for part in (range(i, min(i + options.batch, options.n)) for i in range(0, options.n, options.batch)):
         some = real.part(part)
         for task, operator in operators.items():
             for name in options.methods:
-                rows = store.where(stage="test", task=task, method=name)
+                strength = strengths[task, name]
+                rows = store.where(stage="test", task=task, method=name, strength=strength)
                 if len([row for row in rows if row["image"] in part]) == len(part):
                     continue
-                add_rows(store, model, judge, task, operator, name, strengths[name], some, part, pictures)
+                add_rows(store, model, judge, task, operator, name, strength, some, part, pictures)
         write_tensor(some.images, pictures / f"targets-{part.start}.pt")
 
 
@@ -212,7 +215,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("recipes/inverse/measured.jsonl"))
     parser.add_argument("--methods", nargs="+", default=["base", "ntrk", "ntrk-x0", "dps", "psld", "pigdm"])
     parser.add_argument("--tasks", nargs="+", help="only these")
-    parser.add_argument("--tune-on", nargs="+", help="the tasks for the tuning of strengths (default: all)")
     parser.add_argument("--tuning", type=int, default=TUNING, help="images for the tuning (default: %(default)s)")
     parser.add_argument("--n", type=int, default=16)
     parser.add_argument("--batch", type=int, default=8)

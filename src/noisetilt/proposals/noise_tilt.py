@@ -125,10 +125,8 @@ class ManifoldTilt(NoiseTilt):
     equal recognisability (docs/bench.md).
 
     Args:
-        rho, schedule, alpha, best_of, whitened: as in `NoiseTilt`. The gradient keeps less of its direction through W
-            and the network than ∇_{x_t} does, so that `rho` is several times larger.
+        rho, schedule, alpha, best_of, whitened: as in `NoiseTilt`.
     """
 
-    rho: float = 0.05
     whitened: Literal["gradient", "mixture", "path"] = "path"
     gradient_at: ClassVar[str] = "x0"

@@ -16,7 +16,7 @@ from .session import Session
 from .settings import check_compare
 from .strengths import SAMPLERS
 
-SELECTED = ("base", "ntrk", "dps", "svdd")
+SELECTED = ("base", "ntrk", "ntrk-x0", "dps")
 
 
 def compare_tab(session: Session, shared: SharedFields) -> None:

@@ -18,7 +18,7 @@ from .strengths import DEFAULT_STRENGTH, SAMPLERS, describe_strength
 
 def generate_tab(session: Session, shared: SharedFields) -> dict[str, Any]:
     """Draws the tab; returns its own fields by name."""
-    method = gr.Dropdown(list(SAMPLERS), value="ntrk", label="Method", info=_described("ntrk", DEFAULT_STRENGTH))
+    method = gr.Dropdown(list(SAMPLERS), value="ntrk-x0", label="Method", info=_described("ntrk-x0", DEFAULT_STRENGTH))
     for field in (method, shared.strength):
         field.change(_describe, [method, shared.strength], method, show_progress="hidden", api_visibility="private")
     with gr.Row():
