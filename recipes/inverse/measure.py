@@ -17,8 +17,8 @@ Methods, each with 25 network calls:
 - ntrk: noise tilting with the distance as the reward (arXiv 2606.18066);
 - ntrk-x0: the same with the gradient at x̂_0 and the path whitened.
 
-The strength of each method is tuned for each task on images that are not used afterwards, by the mean PSNR; psld has
-dps's. JPEG's gradient is straight-through.
+The strength of each method is tuned for each task on images that are not used afterwards, by the mean PSNR. JPEG's
+gradient is straight-through.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ NOISE, QUALITY = 0.02, 5
 STEPS = 25
 LADDERS: dict[str, tuple[float, ...]] = {
     "dps": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0),
+    "psld": (1.0, 3.0, 10.0, 30.0),
     "pigdm": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
     "ntrk": (0.03, 0.1, 0.3, 0.6, 0.8, 1.0),
     "ntrk-x0": (0.03, 0.1, 0.3, 0.6, 0.8, 1.0),
 }
 METHODS_BY_RHO = ("ntrk", "ntrk-x0")
-STRENGTH_OF = {"psld": "dps"}  # both are dominated by the same term
 TUNING = 2
 Row = dict[str, Any]
 
@@ -120,7 +120,6 @@ def tune(model: Any, name: str, task: str, operator: inverse.Operator, real: Rea
     """The strength with the highest mean PSNR on the images for the tuning."""
     if name == "base":
         return 0.0
-    name = STRENGTH_OF.get(name, name)
 
     def mean(strength: float) -> float:
         row = {"stage": "tune", "method": name, "task": task, "strength": strength}

@@ -35,7 +35,7 @@ def pipe():
     return pipe
 
 
-@pytest.mark.parametrize(("method", "eta"), [("base", 0.0), ("base", 1.0), ("ntrk", 1.0)])
+@pytest.mark.parametrize(("method", "eta"), [("base", 0.0), ("base", 1.0), ("ntrk", 1.0), ("ntrk-x0", 1.0)])
 def test_sample_and_align_agree(model, pipe, method, eta):
     """The native loop and the pipeline's own give the same image and the same reward."""
     reward = rewards.load("redness")
