@@ -200,7 +200,7 @@ def test_compare_shows_the_steps_of_an_image(visit):
     page = visit()
     fill(page)
     open_tab(page, "Compare")
-    for name in ("dps", "svdd"):
+    for name in ("dps", "ntrk-x0"):
         page.get_by_label(name, exact=True).uncheck()
     page.get_by_role("spinbutton", name="Network calls per image").fill("4")
     page.locator("#nt-compare").click()

@@ -122,7 +122,7 @@ class ManifoldTilt(NoiseTilt):
 
     The gradient is that of MPGD (He et al. 2024, arXiv 2311.16424), which saves the network's backward pass and its
     memory. By default the accumulated noise is whitened. On emoji128 it reaches higher rewards than `NoiseTilt` at
-    equal recognisability (docs/bench.md).
+    equal recognisability (docs/results.md).
 
     Args:
         rho, schedule, alpha, best_of, whitened: as in `NoiseTilt`.
