@@ -125,7 +125,11 @@ class ManifoldTilt(NoiseTilt):
     equal recognisability (docs/results.md).
 
     Args:
-        rho, schedule, alpha, best_of, whitened: as in `NoiseTilt`.
+        rho: ρ ∈ [0, 1], the maximum fraction of the noise variance that the gradient gets.
+        schedule: ρ_t as a function of the noise fraction: "constant", "bump", "early" or "late" (see `NoiseTilt`).
+        alpha: level of W in (0, 1), see `noise.whiten`.
+        best_of: strength of the whole path instead of rho: that of selecting the best of K ≥ 1 samples.
+        whitened: the input of W: "gradient", "mixture" or "path".
     """
 
     whitened: Literal["gradient", "mixture", "path"] = "path"
