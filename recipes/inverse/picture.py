@@ -45,8 +45,7 @@ def main() -> None:
             line = [("real image", target), (task, y)]
             lines.append(line + [(quality(task, name, number), images[place]) for name, images in columns.items()])
     save_figure(draw_images(lines), options.out)
-    small = Image.open(options.out).convert("RGB").resize((143 * len(lines[0]), 179 * len(lines)), Image.LANCZOS)
-    save_image(small, options.out)
+    save_image(Image.open(options.out).convert("RGB").reduce(2), options.out)
 
 
 if __name__ == "__main__":

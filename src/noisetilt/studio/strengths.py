@@ -23,7 +23,7 @@ class Scale(NamedTuple):
 
 
 # ntrk, ntrk-x0, dps, freedom and mpgd: emoji128, style:3d, 25 steps (docs/results.md). At the middle the judge's
-# probability of the right concept is that of base within 5 points, at the strong end it is 10 to 25 points lower. none,
+# probability of the right concept is that of base within 5 points, at the strong end it is 7 to 25 points lower. none,
 # reno, prno, mpgr, gper and gper-both: 20 iterations on emoji128-turbo lose 4 to 14 points at the middle, 20 to 35 at
 # the end. The others are not measured: the middle is the default of the method in METHODS, the ends are about a tenth
 # and ten times it. Numbers of candidates go up to the default, 20.
