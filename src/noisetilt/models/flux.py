@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .._messages import missing_extra
+from .._quiet import without_progress_bars, without_warnings
 from ..path import FlowPath
 from .denoiser import Denoiser
 from .latents import decode_shifted, encode_shifted, pack_flux, unpack_flux
@@ -211,24 +210,6 @@ def latent_size(pipe: Any, height: int | None, width: int | None) -> tuple[int, 
     return sides[0], sides[1]
 
 
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Without progress bars, and without the warning of new diffusers that `torch_dtype` has another name."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    active = [m for m in (diffusers.utils.logging, transformers.utils.logging) if m.is_progress_bar_enabled()]
-    try:
-        for module in active:
-            module.disable_progress_bar()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
-            yield
-    finally:
-        for module in active:
-            module.enable_progress_bar()
-
-
 def verify_checksums(folder: Path) -> None:
     """Compares every file that `checksums.json` of a folder names with its SHA-256.
 
@@ -246,18 +227,12 @@ def _load_pipeline(name: str, dtype: torch.dtype) -> Any:
     """The FluxPipeline of emoji128 or emoji128-turbo."""
     verify_checksums(EMOJI128)
     try:
-        from transformers.utils import logging
-
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # the import would warn of image processors, which the model does not use
-        try:
+        with without_warnings():  # the import would warn of image processors, which the model does not use
             from diffusers import FluxPipeline, FluxTransformer2DModel
-        finally:
-            logging.set_verbosity(verbosity)
     except ImportError as error:
         raise ImportError(missing_extra("diffusers", f"the model {name}")) from error
     parts: dict[str, Any] = {}
-    with quietly():
+    with without_progress_bars():
         if name == "emoji128-turbo":
             verify_checksums(TURBO)
             parts["transformer"] = FluxTransformer2DModel.from_pretrained(

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..._files import json_object
 from ..._messages import missing_extra, nearest_name
-from ...models.flux import quietly
+from ..._quiet import without_progress_bars
 
 SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 OFFLOADS = ("none", "model", "sequential")
@@ -70,7 +70,7 @@ def load_pipeline(source: str | Path, dtype: torch.dtype, lora: Sequence[str] = 
     """
     diffusers = _diffusers()
     local = {"local_files_only": True} if Path(source).is_dir() else {}
-    with quietly():
+    with without_progress_bars():
         pipe = diffusers.DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, **local)
     pipe.set_progress_bar_config(disable=True)
     if lora:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..._messages import missing_extra
+from ..._quiet import without_warnings
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -78,13 +79,8 @@ def pretrained_model(kind: Any, source: str | Path, what: str) -> nn.Module:
     Raises:
         ValueError: if it cannot be loaded, or a weight is missing, which transformers would initialise randomly.
     """
-    logging = transformers().utils.logging
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it would report every unused weight
-    try:
+    with without_warnings():  # it would report every unused weight
         model, info = pretrained(kind, source, what, output_loading_info=True)
-    finally:
-        logging.set_verbosity(verbosity)
     missing = sorted(info["missing_keys"])
     if missing:
         raise ValueError(
