@@ -45,7 +45,7 @@ def sample(
         from noisetilt import load, rewards, sample
 
         result = sample(load("emoji128"), ["cat face"] * 4, rewards.load("style:3d"), "ntrk", steps=25)
-        result.images     # (4, 3, 64, 64) in [0, 1]
+        result.images     # (4, 3, 128, 128) in [0, 1]
         result.rewards    # (4,)
 
     Args:

@@ -81,7 +81,7 @@ def optimize(
 
         model = load("emoji128-turbo")
         result = optimize(model, ["cat face", "house"], rewards.load("style:3d"), "gper", iterations=60, seeds=[0, 1])
-        result.images           # (2, 3, 64, 64) in [0, 1]
+        result.images           # (2, 3, 128, 128) in [0, 1]
         result.rewards          # (2,)
         result.trace.rewards    # (61, 2), of each iterate
 
