@@ -303,13 +303,13 @@ def test_the_strength_is_the_highest_reward_of_those_that_the_judge_names_right(
 def test_stronger_ones_are_tried_while_the_rule_chooses_the_strongest(tmp_path):
     runner, target = of_plan(tmp_path), RED_TARGET
     runner.ledger.add(made_up("tuning", "base", [0.0] * 20))
-    assert runner.stronger(target, "ntrk") is None
+    assert runner.further(target, "ntrk") is None
     for number, value in enumerate(METHODS_OF_SUITE["ntrk"].values):  # 0.01, 0.02, 0.03, 0.05, 0.1
         runner.ledger.add(made_up("tuning", "ntrk", [float(number)] * 20, value))
     for number, value in ((5, 0.2), (6, 0.4)):
-        assert runner.stronger(target, "ntrk") == value
+        assert runner.further(target, "ntrk") == value
         runner.ledger.add(made_up("tuning", "ntrk", [float(number)] * 20, value))
-    assert runner.stronger(target, "ntrk") is None
+    assert runner.further(target, "ntrk") is None
     assert runner.chosen_strength(target, "ntrk") == 0.4
     assert runner.values(target, "ntrk")[-3:] == [0.1, 0.2, 0.4]
 
@@ -319,7 +319,21 @@ def test_no_stronger_one_is_tried_if_the_strongest_breaks_the_rule(tmp_path):
     runner.ledger.add(made_up("tuning", "base", [0.0] * 20))
     for number, value in enumerate(METHODS_OF_SUITE["dps"].values):
         runner.ledger.add(made_up("tuning", "dps", [float(number)] * 20, value, named=value < 30))
-    assert runner.stronger(target, "dps") is None and runner.chosen_strength(target, "dps") == 10.0
+    assert runner.further(target, "dps") is None and runner.chosen_strength(target, "dps") == 10.0
+
+
+def test_weaker_ones_are_tried_while_none_satisfies_the_rule(tmp_path):
+    runner, target = of_plan(tmp_path), RED_TARGET
+    runner.ledger.add(made_up("tuning", "base", [0.0] * 20))
+    for value in METHODS_OF_SUITE["ntrk"].values:
+        assert runner.further(target, "ntrk") is None
+        runner.ledger.add(made_up("tuning", "ntrk", [1.0] * 20, value, named=[False] * 20))
+    assert runner.further(target, "ntrk") == 0.005
+    runner.ledger.add(made_up("tuning", "ntrk", [1.0] * 20, 0.005, named=[False] * 20))
+    assert runner.further(target, "ntrk") == 0.0025 and runner.chosen_strength(target, "ntrk") == 0.005
+    runner.ledger.add(made_up("tuning", "ntrk", [0.5] * 20, 0.0025))
+    assert runner.further(target, "ntrk") is None and runner.chosen_strength(target, "ntrk") == 0.0025
+    assert runner.values(target, "ntrk")[:3] == [0.0025, 0.005, 0.01]
 
 
 @pytest.mark.parametrize(

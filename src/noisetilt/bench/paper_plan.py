@@ -18,7 +18,8 @@ from ..selection import Independent, Search
 STEPS = 25
 # The rule of fairness: by how much the mean probability of the right concept may be below base's.
 TOLERANCE = 0.05
-# How many strengths beyond the five are tried at most, each only if the rule chooses the one before.
+# How many strengths beyond the five are tried at most: stronger ones while the rule chooses the strongest one tried,
+# weaker ones while none satisfies it.
 MORE_STRENGTHS = 2
 FLAT_STYLES = ("noto", "twemoji", "flat", "blob")
 PROMPTS = (
@@ -93,7 +94,8 @@ class Entry:
     Args:
         method: the method.
         option: the name of the option; None: nothing is tuned.
-        values: five values to try, from the weakest to the strongest. `stronger` has those after them.
+        values: five values to try, from the weakest to the strongest. `weaker` and `stronger` have
+            those before and after them.
         like: the single-trajectory method whose tuned value is used instead.
         steps: steps of a search; the number of particles follows from the budget.
         calls: network calls per image, if other than the plan's budget.
@@ -115,6 +117,12 @@ class Entry:
             return None
         following = float(f"{last * last / before:.2g}")
         return min(following, 1.0) if fraction else following
+
+    @staticmethod
+    def weaker(values: Sequence[float]) -> float:
+        """The strength before these in the same ratio."""
+        first, second = values[:2]
+        return float(f"{first * first / second:.2g}")
 
     def at(self, value: float | None) -> Method:
         """The method at a strength."""

@@ -95,7 +95,7 @@ class Runner:
         yield from ((stage, "base", None) for stage in ("tuning", "test"))
         for name in self.methods(target, wave):
             yield from (("tuning", self.tuned_method(name), value) for value in self.values(target, name))
-            while (value := self.stronger(target, name)) is not None:
+            while (value := self.further(target, name)) is not None:
                 yield "tuning", self.tuned_method(name), value
             strengths = (self.chosen_strength(target, name, constrained) for constrained in (True, False))
             yield from (("test", name, value) for value in dict.fromkeys(strengths))
@@ -128,23 +128,32 @@ class Runner:
         return METHODS_OF_SUITE[name].like or name
 
     def values(self, target: Target, name: str) -> list[float]:
-        """The strengths to try, and further ones that are measured."""
+        """The strengths to try, and further ones that are measured, from the weakest to the strongest."""
         name = self.tuned_method(name)
         entry = METHODS_OF_SUITE[name]
         values = [entry.values[i] for i in self.plan.values] if entry.values else []
-        for _ in range(MORE_STRENGTHS if 0 < len(values) == len(entry.values) else 0):
-            following = entry.stronger(values)
-            if following is None or not self.rows("tuning", target, name, value=following):
-                break
-            values.append(following)
+        if not values or len(values) != len(entry.values):
+            return values
+
+        def measured(value: float | None) -> bool:
+            return value is not None and bool(self.rows("tuning", target, name, value=value))
+
+        for _ in range(MORE_STRENGTHS):
+            if measured(stronger := entry.stronger(values)):
+                values = [*values, stronger]
+            if measured(weaker := entry.weaker(values)):
+                values = [weaker, *values]
         return values
 
-    def stronger(self, target: Target, name: str) -> float | None:
-        """The strength to try next, while the rule chooses the strongest one tried; None after MORE_STRENGTHS."""
+    def further(self, target: Target, name: str) -> float | None:
+        """The strength to try next: a stronger one while the rule chooses the strongest one tried, a weaker one while
+        none satisfies it; None after MORE_STRENGTHS."""
         values, entry = self.values(target, name), METHODS_OF_SUITE[self.tuned_method(name)]
         allowed = range(len(entry.values), len(entry.values) + MORE_STRENGTHS)
-        if not values or len(values) not in allowed:
+        if not values or len(values) not in allowed or len(self.tuning_rows(target, name)) < len(values):
             return None
+        if not self.admissible_strengths(target, name):
+            return entry.weaker(values)
         return entry.stronger(values) if self.chosen_strength(target, name) == values[-1] else None
 
     def prompt_seeds(self, stage: str, target: Target) -> list[tuple[str, int]]:
