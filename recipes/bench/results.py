@@ -1,0 +1,82 @@
+"""Prints the tables of docs/results.md from the rows of the suite `paper`.
+
+    mkdir -p out/paper && gunzip -c docs/bench/rows.jsonl.gz > out/paper/rows.jsonl
+    python recipes/bench/results.py out/paper --targets redness --images 32
+
+Of each target: every method that is measured for so many test images, at the strength that the rule of fairness chose
+on so many tuning images, and without the rule. In brackets 95 % bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from noisetilt.bench.paper_lines import Line, lines_of
+from noisetilt.bench.paper_plan import TARGETS, Plan, Target, restrict
+from noisetilt.bench.paper_suite import Runner
+from noisetilt.bench.paper_verdict import PAIR
+from noisetilt.bench.statistics import Interval, bootstrap, paired
+
+HEADER = ("method", "strength", "calls", "target", "minus {}", "held-out", "probability, minus base's", "named right")
+
+
+def number(value: float, digits: int = 1) -> str:
+    """A number with a minus sign, and zero without one."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def interval(found: Interval, digits: int = 1, scale: float = 1.0) -> str:
+    """A value with its interval in brackets."""
+    value, low, high = (number(scale * part, digits) for part in found)
+    return f"{value} [{low}, {high}]"
+
+
+def cells(line: Line, reference: Line | None, constrained: bool, digits: int) -> list[str]:
+    """A row of the table."""
+    lead = ""
+    if reference is not None and line.method != reference.method:
+        lead = interval(bootstrap(paired(line.rows, reference.rows, "reward", PAIR)), digits)
+    calls = number(float(np.mean([row["nfe"] for row in line.rows])), 0)
+    note = ", none satisfies the rule" if constrained and line.note == "none" else ""
+    probability = "" if line.method == "base" else interval(line.probability_gain, 0, 100)
+    reward, heldout = interval(line.reward, digits), number(line.heldout.value)
+    named = f"{100 * line.named.value:.0f} %"
+    return [f"`{line.method}`", line.strength + note, calls, reward, lead, heldout, probability, named]
+
+
+def table(runner: Runner, target: Target, constrained: bool, reference: str, digits: int) -> Iterator[str]:
+    """The lines of a table in Markdown."""
+    singles, searches = (lines_of(runner, target, many, constrained) for many in (False, True))
+    lines = [*(singles or searches)[:1], *sorted([*singles[1:], *searches[1:]], key=lambda line: -line.reward.value)]
+    found = next((line for line in lines if line.method == reference), None)
+    yield "| " + " | ".join(HEADER).format(f"`{reference}`") + " |"
+    yield "|---|---|" + "---:|" * (len(HEADER) - 2)
+    yield from ("| " + " | ".join(cells(line, found, constrained, digits)) + " |" for line in lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder with rows.jsonl")
+    parser.add_argument("--targets", nargs="+", default=[target.reward for target in TARGETS])
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--tuning-images", type=int, help="default: as many as --images, at most 32")
+    parser.add_argument("--methods", nargs="+")
+    parser.add_argument("--reference", default="ntrk")
+    parser.add_argument("--digits", type=int, default=1, help="of the target reward")
+    options = parser.parse_args(arguments)
+    plan = restrict(Plan(), options.methods, options.targets, options.images)
+    plan = replace(plan, tuning_images=options.tuning_images or plan.tuning_images)
+    runner = Runner(options.run, plan, measure=False)
+    for target in plan.targets:
+        for constrained in (True, False):
+            print(f"\n{target.reward}, {'by' if constrained else 'without'} the rule, n = {options.images}\n")
+            print(*table(runner, target, constrained, options.reference, options.digits), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
