@@ -61,7 +61,8 @@ def sample(
             any number of particles.
         eta: stochasticity of the reverse kernel: 0 is the ODE (no noise to tilt), 1 DDPM, inf full re-noising.
         grid: times from noise to data, at least two. A step to a noisier time re-noises the state.
-        gradient_at: "x_t" differentiates through the network, as the papers do; "x0" does not, at about half the cost.
+        gradient_at: "x_t" differentiates through the network, as the papers do; "x0" does not, which saves the
+            network's backward pass.
         chunk: rows per network call, which bounds the memory.
         track: whether to record r(x̂_0) at every step even if the method does not need it.
         callback: called with a StepReport after each step.

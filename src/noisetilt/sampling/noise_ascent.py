@@ -96,7 +96,7 @@ def optimize(
         heldout: a reward that is evaluated at each iterate and not optimised.
         patience: an image stops when its held-out reward has not improved for this many iterations, and its iterate
             with the best held-out reward is returned. 0 never stops and returns the iterate with the best reward.
-        gradient_at: "x_t" differentiates through the network; "x0" does not, at about half the cost.
+        gradient_at: "x_t" differentiates through the network; "x0" does not, which saves the network's backward pass.
         chunk: rows per network call ≥ 1, which bounds the memory.
         callback: called with an AscentReport at each iterate.
 
