@@ -159,6 +159,13 @@ class Engine:
         noise = torch.stack([self._noise() for _ in range(draws)], dim=1)
         return cast(SmoothingProposal, self.method.proposal).perturbation_std(self.path, t) * noise
 
+    def gradient_factor(self, t: float) -> float:
+        """What the gradient at perturbations is multiplied by: an estimate from the differences of rewards is that of
+        2h² ∇r, with h the standard deviation of the perturbations."""
+        proposal = cast(SmoothingProposal, self.method.proposal)
+        estimated = getattr(proposal, "zeroth_order", False)
+        return 1 / (2 * proposal.perturbation_std(self.path, t) ** 2) if estimated else 1.0
+
     def advance(
         self,
         x_t: Tensor,
@@ -306,7 +313,10 @@ def run_steps(
         offsets = engine.perturbations(t)
 
         def evaluate(x_t: Tensor, rows: Tensor, t: float = t, offsets: Tensor | None = offsets) -> State:
-            return evaluate_rows(x_t, rows, t, None if offsets is None else offsets[rows])
+            if offsets is None:
+                return evaluate_rows(x_t, rows, t, None)
+            x_t, x0_hat, rewards, gradient = evaluate_rows(x_t, rows, t, offsets[rows])
+            return x_t, x0_hat, rewards, gradient if gradient is None else engine.gradient_factor(t) * gradient
 
         def reward_gradient(x_0: Tensor, t: float = t) -> Tensor:
             return gradient_at_x0(x_0, t)

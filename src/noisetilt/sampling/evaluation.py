@@ -165,7 +165,9 @@ class Evaluator:
         gradient = None
         if with_gradient:
             if estimated and perturb == "noise":
-                gradient = self._estimate_gradient(x_T.detach(), grid, index, width * directions) / (4 * width**2)
+                # The width is that of the noise of unit variance.
+                std = width * self.path.prior_std(grid[0])
+                gradient = self._estimate_gradient(x_T.detach(), grid, index, std * directions) / (4 * std**2)
             elif estimated:
                 gradient = self.reward_evaluator.estimate(x_0, index, width * directions) / (2 * width**2)
             else:
