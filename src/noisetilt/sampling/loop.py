@@ -81,9 +81,9 @@ def sample(
     seeds = list(range(len(prompts))) if seeds is None else list(seeds)
     method = find_method(method)
     grid = list(model.path.grid(steps)) if grid is None else [float(t) for t in grid]
+    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
     (reward, heldout), extra_nfe = normalised_on_base((reward, heldout), model, prompts, seeds, grid, eta, chunk)
     check_reward(method, reward)
-    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
     grid = method.times.expand(model.path, grid)
 
     device = getattr(model, "device", "cpu")

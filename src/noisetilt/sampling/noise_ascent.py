@@ -117,14 +117,12 @@ def optimize(
     seeds = list(range(len(prompts))) if seeds is None else list(seeds)
     start = model.path.grid(1)[0]
     grid = deterministic_grid(model.path, start, ascent.chain_steps)
+    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
+    if patience < 0 or (patience and heldout is None):
+        raise ValueError(f"patience = {patience} must be 0, or 1 or more together with heldout=...")
     rewards, extra_nfe = normalised_on_base((reward, heldout), model, prompts, seeds, grid, 0.0, chunk)
     reward, heldout = cast(RewardFunction, rewards[0]), rewards[1]
     check_reward(method, reward)
-    if patience < 0 or (patience and heldout is None):
-        raise ValueError(f"patience = {patience} must be 0, or 1 or more together with heldout=...")
-    start = model.path.grid(1)[0]
-    grid = deterministic_grid(model.path, start, ascent.chain_steps)
-    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
     evaluator = RewardEvaluator(reward, model.decode, prompts)
     run = NoiseAscent(model, prompts, evaluator, heldout, ascent, patience, gradient_at, chunk, callback, grid)
     result = run(seeds)
