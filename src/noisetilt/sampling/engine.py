@@ -71,6 +71,7 @@ class Engine:
         self._rng = PerImageRNG(seeds, self.particles, shape) if rng is None else rng
         self._selection_state = None
         self._step: Step | None = None
+        self._renoised: tuple[Tensor, float, float] | None = None
         self.process: ReverseProcess | None = None
         self.budget: Any = None
         self.start_time = math.nan
@@ -201,7 +202,7 @@ class Engine:
             accumulated,
         )
         noise = self._noise()
-        x_s, self._step = self.method.proposal(step, noise), step
+        x_s, self._step, self._renoised = self.method.proposal(step, noise), step, None
         self._log_ratio = self._density_ratio(x_s, mean, std, noise)
         if not x_s.isfinite().all():
             raise FloatingPointError(
@@ -222,8 +223,12 @@ class Engine:
         )
 
     def resample(self, images: Tensor) -> Tensor:
-        """Repeat the last step with fresh noise for some images (indices), with one particle per image."""
+        """Repeat the last step, or the last re-noising, with fresh noise for some images (indices), with one particle
+        per image."""
         noise = self._noise(images.tolist())
+        if self._renoised is not None:
+            x_t, t, s = self._renoised
+            return renoise(self.path, x_t[images], noise, t, s)
         if self._step is None:
             return self.path.prior_std(self.start_time) * noise
         return self.method.proposal(self._step.rows(images), noise)
@@ -245,6 +250,7 @@ class Engine:
         """
         if getattr(self.method.proposal, "needs_accumulated_noise", False):
             raise ValueError("whitened = 'path' does not support time travel; use whitened = 'mixture'")
+        self._renoised = x_t, t, s
         return renoise(self.path, x_t, self._noise(), t, s)
 
 
