@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, cast
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -47,7 +47,8 @@ class Step:
 
         def gradient_of_rows(x_0: Tensor) -> Tensor:
             # reward_gradient takes all rows, because each has its own prompt.
-            return cast(Callable[[Tensor], Tensor], self.reward_gradient)(self.x0_hat.index_copy(0, index, x_0))[index]
+            assert self.reward_gradient is not None
+            return self.reward_gradient(self.x0_hat.index_copy(0, index, x_0))[index]
 
         return replace(
             self,

@@ -14,7 +14,7 @@ RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
 Normalise = Literal["base"]
 
 
-def reward_name(reward: RewardFunction) -> str:
+def reward_name(reward: Callable[..., Any]) -> str:
     """A reward's name for messages and tables."""
     return str(getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
 
@@ -162,8 +162,8 @@ def weighted_sum(
     for _, reward in rewards:
         if reward.normalise is not None:
             raise ValueError(
-                f"the term {reward.name!r} of a sum has normalise='base', which only the outermost sum may have; set it "
-                "there, or pass term.normalised(images, prompts)"
+                f"the term {reward.name!r} of a sum has normalise='base', which only the outermost sum may have; "
+                "set it there, or pass term.normalised(images, prompts)"
             )
     video = any(reward.video for _, reward in rewards)
 

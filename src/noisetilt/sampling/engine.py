@@ -176,6 +176,7 @@ class Engine:
             FloatingPointError: if x_s is not finite.
         """
         self.number += 1
+        self._renoised = None
         accumulated = self._accumulated_noise(x_t)
         ancestors = self._resample_particles(rewards) if self.particles > 1 else None
         if ancestors is not None:
@@ -202,7 +203,7 @@ class Engine:
             accumulated,
         )
         noise = self._noise()
-        x_s, self._step, self._renoised = self.method.proposal(step, noise), step, None
+        x_s, self._step = self.method.proposal(step, noise), step
         self._log_ratio = self._density_ratio(x_s, mean, std, noise)
         if not x_s.isfinite().all():
             raise FloatingPointError(
