@@ -71,6 +71,7 @@ class Engine:
         self._rng = PerImageRNG(seeds, self.particles, shape) if rng is None else rng
         self._selection_state = None
         self._step: Step | None = None
+        self._renoised: tuple[Tensor, float, float] | None = None
         self.process: ReverseProcess | None = None
         self.budget: Any = None
         self.start_time = math.nan
@@ -182,6 +183,7 @@ class Engine:
             FloatingPointError: if x_s is not finite.
         """
         self.number += 1
+        self._renoised = None
         accumulated = self._accumulated_noise(x_t)
         ancestors = self._resample_particles(rewards) if self.particles > 1 else None
         if ancestors is not None:
@@ -229,8 +231,12 @@ class Engine:
         )
 
     def resample(self, images: Tensor) -> Tensor:
-        """Repeat the last step with fresh noise for some images (indices), with one particle per image."""
+        """Repeat the last step, or the last re-noising, with fresh noise for some images (indices), with one particle
+        per image."""
         noise = self._noise(images.tolist())
+        if self._renoised is not None:
+            x_t, t, s = self._renoised
+            return renoise(self.path, x_t[images], noise, t, s)
         if self._step is None:
             return self.path.prior_std(self.start_time) * noise
         return self.method.proposal(self._step.rows(images), noise)
@@ -252,6 +258,7 @@ class Engine:
         """
         if getattr(self.method.proposal, "needs_accumulated_noise", False):
             raise ValueError("whitened = 'path' does not support time travel; use whitened = 'mixture'")
+        self._renoised = x_t, t, s
         return renoise(self.path, x_t, self._noise(), t, s)
 
 
