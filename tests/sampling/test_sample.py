@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from noisetilt import METHODS, Method, sample
+from noisetilt import METHODS, Method, load, sample
 from noisetilt.models.exact import GaussianModel, MixtureModel
 from noisetilt.path import FlowPath
 from noisetilt.proposals import Base, BlackBoxTilt, MeanShift, NoiseTilt
@@ -347,3 +347,26 @@ def test_noise_tilt_keeps_variance_and_mean():
 def test_grids_without_a_last_reverse_step_are_refused(grid, word):
     with pytest.raises(ValueError, match=word):
         sample(gaussian(), [""], method="base", grid=grid)
+
+
+@pytest.mark.parametrize("gradient_at", ["x_t", "x0"])
+def test_small_gradients_survive_float16(gradient_at):
+    """float16 rounds everything below 6e-8 to 0; a mean over pixels has such gradients."""
+
+    def gradient(model, scale):
+        seen = []
+
+        @dataclass(frozen=True)
+        class Seen(MeanShift):
+            def __call__(self, step, noise):
+                seen.append(step.gradient.flatten() / scale)
+                return Base()(step, noise)
+
+        reward = Reward("red", lambda images, prompts: scale * images[:, 0].mean((1, 2)))
+        sample(model, ["house"], reward, Method(proposal=Seen()), grid=[0.6, 0.3], gradient_at=gradient_at)
+        return seen[0]
+
+    exact, half = gradient(load("emoji128"), 1.0), load("emoji128", dtype="float16")
+    for scale in (1.0, 1e-3, 1e-9):
+        assert torch.cosine_similarity(gradient(half, scale), exact, dim=0) > 0.95
+        assert gradient(half, scale).norm() == pytest.approx(exact.norm().item(), rel=0.1)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..path import Path, reverse_kernel
-from .vjp import VJP, rescaled_vjp
+from ..sampling.rescaled_vjp import rescaled_vjp
+from .vjp import VJP
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from ..methods import Method
 from ..path import Path
 from ..sampling.check_inputs import GradientAt
 from ..sampling.engine import Engine, State
+from ..sampling.rescaled_vjp import rescaled_vjp
 from ..sampling.reward_evaluation import RewardEvaluator, chunks
 from .chain import ChainResult, ChainStep, chain_times, step_weights
-from .vjp import VJP, rescaled_vjp
+from .vjp import VJP
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,3 @@ def make_vjp(x0_hat: Tensor, x_t: Tensor) -> VJP:
         return torch.autograd.grad(x0_hat, x_t, gradient)[0].to(gradient)
 
     return vjp
-
-
-def rescaled_vjp(vjp: VJP, gradient: Tensor) -> Tensor:
-    """vjp(gradient) (batch, *event), computed on rows scaled to maximum 1 and scaled back.
-
-    The product is linear, so the result is the same; without the scaling, half precision rounds small gradients to 0.
-    """
-    peak = gradient.abs().amax(tuple(range(1, gradient.ndim)), keepdim=True)
-    peak = torch.where(peak > 0, peak, 1)
-    return vjp(gradient / peak) * peak

@@ -103,10 +103,15 @@ class TargetEvaluator(RewardEvaluator):
             "differentiable function of images"
         )
 
+    @property
+    def depends_on_images_only(self) -> bool:
+        return self.distance != "latents" and super().depends_on_images_only
+
     def images_and_rewards(self, x_0: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         only_latents = self.distance == "latents" and self.reward is None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not only_latents):
             images = self.decode(x_0)
+            images = images.to(torch.promote_types(images.dtype, torch.float32))
         distance = (self._represent(x_0, images) - self.representations[index]).square().flatten(1).mean(1)
         rewards = -SCALE * self.weight * distance
         return images, rewards if self.reward is None else rewards + self.of_images(images, index)

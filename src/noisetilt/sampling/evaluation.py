@@ -15,6 +15,7 @@ from ..models.denoiser import Denoiser
 from ..path import Path
 from .check_inputs import GradientAt
 from .deterministic import deterministic_chain, deterministic_grid
+from .rescaled_vjp import rescaled_vjp
 from .reward_evaluation import RewardEvaluator, chunks, perturbed
 
 
@@ -178,9 +179,10 @@ class Evaluator:
                 gradient = self.reward_evaluator.estimate(x_0, index, width * directions, self.chunk)
                 gradient = gradient / (2 * width**2)
             else:
-                gradient = self.reward_evaluator.gradient(rewards, x_0)
+                gradient = self.reward_evaluator.gradient(rewards, x_0, images)
             nfe = self.denoiser.nfe
-            gradient = torch.autograd.grad(chain, x_T, gradient)[0] if through else gradient
+            if through:
+                gradient = rescaled_vjp(lambda g: torch.autograd.grad(chain, x_T, g)[0], gradient)
             # Recomputation by checkpoints is not counted as network calls.
             self.denoiser.nfe = nfe
         return rewards.detach(), gradient, images.detach()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..methods import Method
 from ..rewards.reward import RewardFunction, evaluate_any, require_normalised, reward_name
+from .rescaled_vjp import rescaled_vjp
 
 
 def no_gradient(reward: RewardFunction) -> ValueError:
@@ -97,13 +98,21 @@ class RewardEvaluator:
 
     def __call__(self, x_0: Tensor, index: Tensor) -> Tensor:
         """r (batch,), with the reward's `of_states` term."""
-        images = self.decode(x_0, index) if self.indexed else self.decode(x_0)
-        return self._of_both(x_0, images, index)
+        return self.images_and_rewards(x_0, index)[1]
 
     def images_and_rewards(self, x_0: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Decoded images and r (batch,), of an evaluator that is not `indexed`."""
-        images = self.decode(x_0)
+        """Decoded images and r (batch,), with the reward's `of_states` term.
+
+        Images in half precision become float32, in which the gradient with respect to them does not underflow.
+        """
+        images = self.decode(x_0, index) if self.indexed else self.decode(x_0)
+        images = images.to(torch.promote_types(images.dtype, torch.float32))
         return images, self._of_both(x_0, images, index)
+
+    @property
+    def depends_on_images_only(self) -> bool:
+        """Whether x_0 changes r through the images alone."""
+        return getattr(self.reward, "of_states", None) is None
 
     def _of_both(self, x_0: Tensor, images: Tensor, index: Tensor) -> Tensor:
         values, of_states = self.of_images(images, index), getattr(self.reward, "of_states", None)
@@ -138,8 +147,8 @@ class RewardEvaluator:
         parts = []
         for x, of in perturbed(x_0.detach(), index, offsets, 1, chunk):
             with torch.enable_grad():
-                values = self(x.requires_grad_(), of)
-            parts.append((values.detach(), self.gradient(values, x)))
+                images, values = self.images_and_rewards(x.requires_grad_(), of)
+            parts.append((values.detach(), self.gradient(values, x, images)))
         values, gradients = (torch.cat(part).unflatten(0, (-1, offsets.shape[1])) for part in zip(*parts, strict=True))
         gradient = torch.einsum("bd,bd...->b...", values.softmax(1), gradients.to(values)).to(x_0)
         # The last term is zero and has the gradient of the whole.
@@ -172,22 +181,38 @@ class RewardEvaluator:
         """
         if self.estimated and offsets is not None:
             return self(x_0, index).detach(), self.estimate(x_0, index, offsets, chunk)
-        with torch.enable_grad():
-            x_0 = x_0.detach().requires_grad_() if inputs is None else x_0
-            with torch.set_grad_enabled(offsets is None):
-                rewards = self(x_0, index)
-            objective = rewards if offsets is None else self.smoothed(x_0, index, offsets, chunk)
-        return rewards.detach(), self.gradient(objective, x_0 if inputs is None else inputs)
+        leaf = x_0.detach().requires_grad_()
+        with torch.set_grad_enabled(offsets is None):
+            images, rewards = self.images_and_rewards(leaf, index)
+        if offsets is None:
+            gradient = self.gradient(rewards, leaf, images)
+        else:
+            with torch.enable_grad():
+                objective = self.smoothed(leaf, index, offsets, chunk)
+            gradient = self.gradient(objective, leaf)
+        if inputs is not None:
+            gradient = rescaled_vjp(lambda g: torch.autograd.grad(x_0, inputs, g)[0], gradient)
+        return rewards.detach(), gradient
 
-    def gradient(self, rewards: Tensor, inputs: Tensor) -> Tensor:
-        """The gradient of each row's reward (batch,) with respect to the same row of inputs.
+    def gradient(self, rewards: Tensor, x_0: Tensor, images: Tensor | None = None) -> Tensor:
+        """The gradient of each row's reward (batch,) with respect to the same row of x_0.
+
+        Args:
+            images: the images that x_0 was decoded to, through which the gradient is propagated in two steps, so that
+                half precision in the decoder does not round it to 0.
 
         Raises:
             ValueError: if the reward has no gradient.
         """
         if not rewards.requires_grad:
             raise self.no_gradient()
-        return torch.autograd.grad(rewards, inputs, torch.ones_like(rewards))[0]
+        ones = torch.ones_like(rewards)
+        if images is None or not self.depends_on_images_only or not images.requires_grad:
+            return torch.autograd.grad(rewards, x_0, ones)[0]
+        (by_images,) = torch.autograd.grad(rewards, images, ones, allow_unused=True)
+        if by_images is None:
+            raise self.no_gradient()
+        return rescaled_vjp(lambda g: torch.autograd.grad(images, x_0, g)[0], by_images)
 
     def require_finite(
         self, values: Tensor, what: str, number: int, t: float, unit: str = "step", rows: Tensor | None = None
