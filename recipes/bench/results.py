@@ -4,12 +4,15 @@
     python recipes/bench/results.py out/paper --targets redness --images 32
 
 Of each target: every method that is measured for so many test images, at the strength that the rule of fairness chose
-on so many tuning images, and without the rule. In brackets 95 % bootstrap intervals.
+on so many tuning images, and without the rule. A last table does not depend on the steps between the strengths: the
+reward at which the probability of the right concept is 5 points below base's, interpolated between the strengths on the
+tuning images. In brackets 95 % bootstrap intervals.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from noisetilt.bench.paper_lines import Line, lines_of
-from noisetilt.bench.paper_plan import TARGETS, Plan, Target, restrict
+from noisetilt.bench.paper_plan import TARGETS, TOLERANCE, Plan, Target, restrict
 from noisetilt.bench.paper_suite import Runner
 from noisetilt.bench.paper_verdict import PAIR
 from noisetilt.bench.statistics import Interval, bootstrap, paired
@@ -59,6 +62,47 @@ def table(runner: Runner, target: Target, constrained: bool, reference: str, dig
     yield from ("| " + " | ".join(cells(line, found, constrained, digits)) + " |" for line in lines)
 
 
+def reward_at_bound(points: np.ndarray) -> float:
+    """The largest reward on the line through (reward, probability) points, from base on, whose probability is at most
+    TOLERANCE below base's; points (strength, 2), the first one is base."""
+    bound, best = points[0, 1] - TOLERANCE, points[0, 0]
+    for (reward, probability), (next_reward, next_probability) in itertools.pairwise(points):
+        if next_probability >= bound:
+            best = max(best, next_reward)
+        elif probability >= bound:
+            fraction = (probability - bound) / (probability - next_probability)
+            best = max(best, reward + fraction * (next_reward - reward))
+    return best
+
+
+def fronts(runner: Runner, target: Target, reference: str, digits: int) -> Iterator[str]:
+    """The lines of a table in Markdown: the reward at the bound, and its difference to that of the reference."""
+    base = runner.rows("tuning", target, "base")
+    found = {}
+    for name in runner.methods(target):
+        if tried := runner.tuning_rows(target, name):
+            keys = [tuple(row[k] for k in PAIR) for row in base]
+            rows = [{tuple(row[k] for k in PAIR): row for row in each} for each in (base, *tried.values())]
+            found[name] = np.array([[(each[k]["reward"], each[k]["probability"]) for each in rows] for k in keys])
+    yield f"| method | reward at a probability 5 points below base's | minus `{reference}` | strongest tried |"
+    yield "|---|---:|---:|---|"
+    for name, images in found.items():
+        at = bootstrap(images, lambda drawn: reward_at_bound(drawn.mean(0)))
+        lead = ""
+        if reference in found and name != reference:
+            both = np.concatenate([images, found[reference]], axis=1)
+            count = images.shape[1]
+
+            def difference(drawn: np.ndarray, count: int = count) -> float:
+                means = drawn.mean(0)
+                return reward_at_bound(means[:count]) - reward_at_bound(means[count:])
+
+            lead = interval(bootstrap(both, difference), digits)
+        mean = images.mean(0)
+        beyond = "" if mean[-1, 1] < mean[0, 1] - TOLERANCE else "satisfies the rule"
+        yield f"| `{name}` | {interval(at, digits)} | {lead} | {beyond} |"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder with rows.jsonl")
@@ -76,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for constrained in (True, False):
             print(f"\n{target.reward}, {'by' if constrained else 'without'} the rule, n = {options.images}\n")
             print(*table(runner, target, constrained, options.reference, options.digits), sep="\n")
+        print(f"\n{target.reward}, at the bound of the rule, n = {plan.tuning_images}\n")
+        print(*fronts(runner, target, options.reference, options.digits), sep="\n")
 
 
 if __name__ == "__main__":
