@@ -53,7 +53,8 @@ class SteppedSampler:
         gradient_at: "x_t": the gradient is taken through the network; "x0": only through reward and decoder.
         chunk: rows that are decoded and evaluated at a time, which bounds the memory.
         device, dtype: of the states.
-        rng: random numbers with the methods of `PerImageRNG`, instead of those of the seeds.
+        step_noise: (t, s) → standard normal noise (image · particle, *event) of the step from t to s, or None for that
+            of the seeds.
         heldout: held-out reward, evaluated on each image's best particle after every step.
         trace: the trace to fill; a new one if None.
         callback: called with a StepReport after each step.
@@ -86,7 +87,7 @@ class SteppedSampler:
         chunk: int = 1,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        rng: Any = None,
+        step_noise: Callable[[float, float], Tensor | None] | None = None,
         heldout: RewardFunction | None = None,
         trace: Trace | None = None,
         callback: Callable[[StepReport], Any] | None = None,
@@ -96,7 +97,7 @@ class SteppedSampler:
         if start is not None and method.initial.needs_reward:
             raise ValueError("this method chooses its own initial noise; start from noise, without latents or an image")
         self.method, self.path = method, path
-        self.engine = Engine(method, path, shape, seeds, eta, device, dtype, rng=rng)
+        self.engine = Engine(method, path, shape, seeds, eta, device, dtype, step_noise=step_noise)
         proposal = method.proposal
         self._evaluation = StepEvaluation(
             self.engine,
