@@ -11,11 +11,14 @@ from PIL import Image
 from tiny_pipelines import build, sd
 
 import noisetilt
-from noisetilt import METHODS
-from noisetilt.integrations.stepped_sampler import SteppedSampler
+from noisetilt import METHODS, Method
+from noisetilt.initial_noise import Ascent, Gaussian
+from noisetilt.integrations.stepped_sampler import SteppedSampler, gradient_of_call
 from noisetilt.integrations.vjp import make_vjp
+from noisetilt.models.denoiser import Denoiser
 from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath
+from noisetilt.proposals import Base, BlackBoxTilt, ManifoldTilt, NoiseTilt
 from noisetilt.rewards import Reward
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -73,7 +76,7 @@ def guided(model, reward, method, steps, seeds, **how):
     denoiser = model.denoiser([""] * len(seeds))
     grid = model.path.grid(steps)
     sampler = SteppedSampler(
-        method, model.path, model.shape, seeds, [""] * len(seeds), reward, model.decode, eta=0.0, **how
+        method, model.path, model.shape, seeds, [""] * len(seeds), reward, model.decode, **{"eta": 0.0, **how}
     )
     with sampler:
         while not sampler.done:
@@ -100,6 +103,68 @@ def test_chains_and_black_boxes_climb_as_in_sample(options, gradient_at):
     assert torch.allclose(model.decode(found.x), expected.images, atol=1e-4)
     assert torch.allclose(found.rewards, expected.rewards, atol=1e-4)
     assert found.trace.nfe == expected.trace.nfe
+
+
+class Recorder(GaussianModel):
+    """The known model, with the states that its network was given."""
+
+    def denoiser(self, prompts):
+        known, self.states = super().denoiser(prompts), []
+
+        def network(x_t, t, index):
+            self.states.append(x_t.detach())
+            return known(x_t, t, index)
+
+        return Denoiser(self.path, network)
+
+
+@pytest.mark.parametrize("run", ["sample", "stepped"])
+def test_the_ascent_differentiates_where_the_caller_says_whatever_the_steps_do(run):
+    """`ManifoldTilt` needs no gradient through the network; the initial noise is as before steps without a tilt."""
+    model = Recorder(torch.full((1, 1, 16), 0.3), torch.linspace(0.2, 2, 16).expand(1, 16), FlowPath())
+    target = torch.linspace(-1, 1, 16)
+    near = Reward("near", lambda images, prompts: -(images - target).square().mean((1, 2, 3)))
+    ascent, starts = Ascent(iterations=3, chain_steps=2), {}
+    for proposal in (Base(), ManifoldTilt()):
+        for gradient_at in ("x_t", "x0"):
+            method = Method(initial=ascent, proposal=proposal)
+            if run == "sample":
+                noisetilt.sample(model, [""] * 2, near, method, 3, [0, 1], gradient_at=gradient_at)
+            else:
+                guided(model, near, method, 3, [0, 1], gradient_at=gradient_at, eta=1.0)
+            starts[type(proposal), gradient_at] = model.states[-3]
+    assert (starts[Base, "x_t"] - starts[Base, "x0"]).abs().max() > 0.01
+    for gradient_at in ("x_t", "x0"):
+        assert torch.equal(starts[ManifoldTilt, gradient_at], starts[Base, gradient_at])
+
+
+def test_a_pipeline_differentiates_the_ascent_before_steps_that_do_not(example):
+    """In one step, whose noise is zero, the image is that of the ascent alone."""
+    ascent = METHODS["gper"].replace(iterations=3).initial
+    images = [
+        noisetilt.align(turbo(), example.warm, Method(initial=ascent, proposal=proposal))(
+            "a cat", num_inference_steps=1, guidance_scale=0.0, seeds=[1], output_type="pt"
+        ).images
+        for proposal in (Base(), ManifoldTilt())
+    ]
+    assert torch.equal(*images)
+
+
+@pytest.mark.parametrize(
+    "initial, proposal, gradient_at, expected",
+    [
+        (Gaussian(), Base(), "x_t", None),
+        (Gaussian(), BlackBoxTilt(), "x_t", None),
+        (Gaussian(), NoiseTilt(), "x_t", "x_t"),
+        (Gaussian(), NoiseTilt(), "x0", "x0"),
+        (Gaussian(), ManifoldTilt(), "x_t", "x0"),
+        (Ascent(), ManifoldTilt(), "x_t", "x_t"),
+        (Ascent(), ManifoldTilt(), "x0", "x0"),
+        (Ascent(), BlackBoxTilt(), "x_t", "x_t"),
+    ],
+)
+def test_where_a_call_takes_gradients(initial, proposal, gradient_at, expected):
+    assert gradient_of_call(Method(initial=initial, proposal=proposal), gradient_at) == expected
 
 
 def test_a_chain_climbs_on_a_pipeline_of_several_steps(example):

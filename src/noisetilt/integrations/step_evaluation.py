@@ -78,7 +78,9 @@ class StepEvaluation:
     @property
     def needs_vjp(self) -> bool:
         """Whether steps take the gradient through the network, at times with signal."""
-        return self.method.proposal.needs_gradient and self.gradient_at == "x_t" and not self.evaluator.estimated
+        proposal = self.method.proposal
+        at = getattr(proposal, "gradient_at", self.gradient_at)
+        return proposal.needs_gradient and at == "x_t" and not self.evaluator.estimated
 
     def denoise_first(self, x: Tensor) -> None:
         """Makes the first request before the grid is known; the first evaluation of a step uses its response."""

@@ -98,15 +98,14 @@ class SteppedSampler:
             raise ValueError("this method chooses its own initial noise; start from noise, without latents or an image")
         self.method, self.path = method, path
         self.engine = Engine(method, path, shape, seeds, eta, device, dtype, step_noise=step_noise)
-        proposal = method.proposal
         self._evaluation = StepEvaluation(
             self.engine,
             method,
             path,
-            RewardEvaluator(reward, decode, prompts, getattr(proposal, "zeroth_order", False), indexed),
+            RewardEvaluator(reward, decode, prompts, getattr(method.proposal, "zeroth_order", False), indexed),
             None if heldout is None else RewardEvaluator(heldout, decode, prompts, indexed=indexed),
             torch.arange(len(prompts), device=device).repeat_interleave(self.engine.particles),
-            getattr(proposal, "gradient_at", gradient_at),
+            gradient_at,
             chunk,
         )
         self.grid = grid
@@ -206,6 +205,16 @@ class SteppedSampler:
         self.heldout_rewards = evaluation.heldout_values(x, self.rows, 0.0)
         self.trace.nfe = evaluation.nfe / engine.images
         self.trace.seconds = time.perf_counter() - self._started
+
+
+def gradient_of_call(method: Method, gradient_at: GradientAt) -> GradientAt | None:
+    """Where the initial noise and the steps of a call take gradients: "x_t" if any of them does so through the network,
+    "x0" if none does, None if there are no gradients."""
+    proposal = method.proposal
+    modes: list[GradientAt] = [gradient_at] if method.initial.needs_reward else []
+    if proposal.needs_gradient and not getattr(proposal, "zeroth_order", False):
+        modes.append(getattr(proposal, "gradient_at", gradient_at))
+    return max(modes, key=lambda mode: mode == "x_t", default=None)
 
 
 def check_guidance(method: Method, reward: RewardFunction | None, gradient_at: str, chunk: int) -> None:
