@@ -1,6 +1,9 @@
 """Tiny instances of the real pipelines, guided."""
 
+import contextlib
 import functools
+import gc
+import weakref
 
 import diffusers
 import pytest
@@ -382,6 +385,25 @@ def test_the_pipeline_is_left_as_it_was(error, where):
     assert [p.requires_grad for p in pipe.unet.parameters()] == grads and all(grads)
     assert not pipe.unet.is_gradient_checkpointing
     assert torch.is_grad_enabled()
+
+
+def test_a_call_that_failed_does_not_keep_the_networks_graph():
+    """The aligned pipeline keeps the call itself, for the shape of its latents."""
+    pipe, arguments = build("sd")
+    outputs = []
+
+    def fail(*_):
+        raise Boom
+
+    with contextlib.ExitStack() as stack:
+        hook = pipe.unet.register_forward_hook(lambda *parts: outputs.append(weakref.ref(parts[-1][0])))
+        stack.callback(hook.remove)
+        aligned = align(pipe, Reward("fails", fail), "ntrk")
+        stack.enter_context(contextlib.suppress(Boom))
+        aligned(PROMPT, **arguments)
+    gc.collect()
+    assert aligned.current_call is not None
+    assert outputs and all(output() is None for output in outputs)
 
 
 def test_checkpointing_and_chunks_change_nothing():

@@ -361,8 +361,10 @@ class PipelineCall:
         if self.aligned.decode is None and self.evaluates_images:
             self.continuation = Continuation(self.pipe, len(self.leaf))
             self.keeps_rows = self.keeps_rows or self.continuation.per_row
-        sampler.advance(x_step, x0_hat, vjp)
-        self.continuation = None
+        try:
+            sampler.advance(x_step, x0_hat, vjp)
+        finally:
+            self.continuation = None
         if not sampler.done:
             return self.next_latents(sample.dtype, self.view.to_sample)
         # The rest of the call needs no gradient; the call restores the mode.
