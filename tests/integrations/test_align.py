@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import weakref
+from dataclasses import replace
 
 import diffusers
 import pytest
@@ -263,6 +264,18 @@ def test_final_rewards_are_those_of_the_pictures():
     assert (RED(output.images, ["", ""]) - output.rewards).abs().max() < 1e-5
     one = [align(pipe, RED, "base")(PROMPT, seeds=[0], **arguments).rewards]
     assert output.rewards[0] >= one[0] - 1e-6
+
+
+def test_particles_are_selected_by_the_rewards_of_images():
+    """A term of states, which guides the steps, is no part of them; "best-of-n" has no guidance."""
+    method = METHODS["best-of-n"].replace(particles=4)
+    torn = replace(RED, of_states=lambda x_0, images, prompts: -1e3 * RED(images, prompts))
+    pipe, arguments = build("sd")
+    plain, found = (
+        align(pipe, reward, method, heldout=reward)(PROMPT, seeds=[1], **arguments) for reward in (RED, torn)
+    )
+    assert torch.equal(found.images, plain.images) and torch.equal(found.rewards, plain.rewards)
+    assert torch.equal(found.heldout, plain.heldout)
 
 
 def test_noise_tilting_raises_the_reward():

@@ -150,6 +150,18 @@ def test_a_pipeline_differentiates_the_ascent_before_steps_that_do_not(example):
     assert torch.equal(*images)
 
 
+def test_a_pipeline_starts_from_the_noise_with_the_best_image(example):
+    """The ascent climbs a term of states that makes every later image worse than the first."""
+    torn = Reward("torn", example.warm, of_states=lambda x_0, images, prompts: -1e3 * example.warm(images, prompts))
+    base, climbed = (
+        noisetilt.align(turbo(), torn, method)(
+            "a cat", num_inference_steps=1, guidance_scale=0.0, seeds=[1], output_type="pt"
+        ).images
+        for method in ("base", METHODS["gper"].replace(iterations=3))
+    )
+    assert torch.equal(base, climbed)
+
+
 @pytest.mark.parametrize(
     "initial, proposal, gradient_at, expected",
     [

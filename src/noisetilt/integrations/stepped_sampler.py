@@ -199,7 +199,7 @@ class SteppedSampler:
         self.x, engine, evaluation = x, self.engine, self._evaluation
         self.rows = engine.best(None)
         if evaluation.evaluator.reward is not None:
-            rewards = evaluation.values(x, evaluation.index, 0.0)
+            rewards = evaluation.image_values(x, evaluation.index, 0.0)
             rows = engine.rows_of(self.method.selection.winner(engine.by_image(rewards)))
             self.rows, self.rewards = rows.to(x.device), rewards[rows]
         self.heldout_rewards = evaluation.heldout_values(x, self.rows, 0.0)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from ..initial_noise import ZerothOrderInitialNoise
+from ..initial_noise import Ascent, ZerothOrderInitialNoise
 from ..methods import Method
 from ..models.denoiser import Denoiser
 from ..path import Path
@@ -126,9 +126,10 @@ class Evaluator:
 
     def evaluate_noise(
         self, x_T: Tensor, grid: Sequence[float], index: Tensor, directions: Tensor | None = None, **options: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Rewards, gradients with respect to x_T (None without `with_gradient`) and images of the samples that start at
-        x_T and follow the grid with η = 0.
+        x_T and follow the grid with η = 0; and the values that have these gradients: the rewards plus the reward's
+        term of states, if it has one.
 
         `directions` (batch, draws, *event) requests a zeroth-order estimate; options are those of
         `_evaluate_noise_chunk`.
@@ -140,8 +141,9 @@ class Evaluator:
             for rows in chunks(len(x_T), self.chunk)
         ]
         self.number += 1
-        rewards, gradient, images = zip(*parts, strict=True)
-        return torch.cat(rewards), None if gradient[0] is None else torch.cat(gradient), torch.cat(images)
+        rewards, gradient, images, values = zip(*parts, strict=True)
+        gradients = None if gradient[0] is None else torch.cat(gradient)
+        return torch.cat(rewards), gradients, torch.cat(images), torch.cat(values)
 
     def _evaluate_noise_chunk(
         self,
@@ -152,7 +154,7 @@ class Evaluator:
         with_gradient: bool = True,
         width: float = 1.0,
         perturb: str = "image",
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         estimated = directions is not None
         through = with_gradient and self.gradient_at == "x_t"
         with torch.set_grad_enabled(through):
@@ -160,8 +162,8 @@ class Evaluator:
             chain = deterministic_chain(self.denoiser, x_T, grid, index)
         x_0 = chain.detach().requires_grad_(with_gradient and not estimated)
         with torch.set_grad_enabled(x_0.requires_grad):
-            images, rewards = self.reward_evaluator.images_and_rewards(x_0, index)
-        self.reward_evaluator.require_finite(rewards.detach(), "value", self.number, grid[0], "iteration")
+            images, rewards, values = self.reward_evaluator.evaluate_images(x_0, index)
+        self.reward_evaluator.require_finite(values.detach(), "value", self.number, grid[0], "iteration")
         gradient = None
         if with_gradient:
             if estimated and perturb == "noise":
@@ -169,13 +171,13 @@ class Evaluator:
             elif estimated:
                 gradient = self.reward_evaluator.estimate(x_0, index, width * directions) / (2 * width**2)
             else:
-                gradient = self.reward_evaluator.gradient(rewards, x_0)
+                gradient = self.reward_evaluator.gradient(values, x_0)
             nfe = self.denoiser.nfe
             gradient = torch.autograd.grad(chain, x_T, gradient)[0] if through else gradient
             # Recomputation by checkpoints is not counted as network calls.
             self.denoiser.nfe = nfe
             self.reward_evaluator.require_finite(gradient, "gradient", self.number, grid[0], "iteration")
-        return rewards.detach(), gradient, images.detach()
+        return rewards.detach(), gradient, images.detach(), values.detach()
 
     def _estimate_gradient(self, x_T: Tensor, grid: Sequence[float], index: Tensor, offsets: Tensor) -> Tensor:
         """J Jᵀ∇r at x_0, up to a factor, from the rewards of the samples of x_T ± offsets: Hybrid-2 of DNO (Tang et al.
@@ -196,11 +198,19 @@ def noise_objective(
     evaluate: Evaluator, method: Method, start: float, index: Tensor
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """The function that the method's initial noise evaluates: x_T → rewards and gradients of the samples of its
-    deterministic steps."""
+    deterministic steps.
+
+    An ascent selects by the rewards of images; a Markov chain accepts by the values that have the gradients.
+    """
     initial = method.initial
     grid = deterministic_grid(evaluate.path, start, getattr(initial, "chain_steps", 1))
     options: dict[str, Any] = {}
     if getattr(initial, "draws", 0):
         zeroth_order = cast(ZerothOrderInitialNoise, initial)
         options = {"width": zeroth_order.width, "perturb": zeroth_order.perturb}
-    return lambda x_T, *directions: evaluate.evaluate_noise(x_T, grid, index, *directions, **options)[:2]
+
+    def objective(x_T: Tensor, *directions: Tensor) -> tuple[Tensor, Tensor]:
+        rewards, gradient, _, values = evaluate.evaluate_noise(x_T, grid, index, *directions, **options)
+        return rewards if isinstance(initial, Ascent) else values, gradient
+
+    return objective

@@ -111,7 +111,7 @@ def sample(
         rows = engine.best(step.rewards)
         heldout_values = None
         if heldout_evaluator is not None:
-            heldout_values = heldout_evaluator.values(step.x0_hat[rows], index[rows], chunk)
+            heldout_values = heldout_evaluator.image_values(step.x0_hat[rows], index[rows], chunk)
         trace.record(step.t, step.rewards, step.gradient, heldout_values)
         if callback is not None:
             predicted = functools.partial(evaluator.images, step.x0_hat[rows], index[rows], chunk)

@@ -73,19 +73,15 @@ class RewardEvaluator:
 
     def __call__(self, x_0: Tensor, index: Tensor) -> Tensor:
         """r (batch,), with the reward's `of_states` term."""
+        return self.evaluate_images(x_0, index)[2]
+
+    def evaluate_images(self, x_0: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Decoded images, their rewards (batch,), and r (batch,) with the reward's `of_states` term."""
         images = self.decode(x_0, index) if self.indexed else self.decode(x_0)
-        return self._of_both(x_0, images, index)
-
-    def images_and_rewards(self, x_0: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Decoded images and r (batch,), of an evaluator that is not `indexed`."""
-        images = self.decode(x_0)
-        return images, self._of_both(x_0, images, index)
-
-    def _of_both(self, x_0: Tensor, images: Tensor, index: Tensor) -> Tensor:
-        values, of_states = self.of_images(images, index), getattr(self.reward, "of_states", None)
+        rewards, of_states = self.of_images(images, index), getattr(self.reward, "of_states", None)
         if of_states is None:
-            return values
-        return values + of_states(x_0, images, [self.prompts[i] for i in index.tolist()])
+            return images, rewards, rewards
+        return images, rewards, rewards + of_states(x_0, images, [self.prompts[i] for i in index.tolist()])
 
     @torch.no_grad()
     def images(self, x_0: Tensor, index: Tensor, chunk: int) -> Tensor:
@@ -95,8 +91,14 @@ class RewardEvaluator:
 
     @torch.no_grad()
     def values(self, x_0: Tensor, index: Tensor, chunk: int) -> Tensor:
-        """r (batch,) without a gradient, in chunks of rows."""
+        """r (batch,) with the `of_states` term, without a gradient, in chunks of rows."""
         return torch.cat([self(x_0[rows], index[rows]) for rows in chunks(len(x_0), chunk)])
+
+    @torch.no_grad()
+    def image_values(self, x_0: Tensor, index: Tensor, chunk: int) -> Tensor:
+        """The rewards (batch,) of the images of states, without the `of_states` term, in chunks of rows."""
+        parts = [(x_0[rows], index[rows]) for rows in chunks(len(x_0), chunk)]
+        return torch.cat([self.of_images(self.images(x, of, chunk), of) for x, of in parts])
 
     @torch.no_grad()
     def values_of_images(self, images: Tensor, index: Tensor, chunk: int) -> Tensor:
