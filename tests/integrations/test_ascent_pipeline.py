@@ -1,7 +1,9 @@
 """Noise ascent as the initial noise of diffusers pipelines, on tiny instances."""
 
+import contextlib
 import importlib
 import sys
+import threading
 from pathlib import Path
 
 import diffusers
@@ -13,7 +15,8 @@ from tiny_pipelines import build, sd
 import noisetilt
 from noisetilt import METHODS, Method
 from noisetilt.initial_noise import Ascent, Gaussian
-from noisetilt.integrations.stepped_sampler import SteppedSampler, gradient_of_call
+from noisetilt.integrations import stepped_sampler
+from noisetilt.integrations.stepped_sampler import SteppedSampler, gradient_of_call, stream_of_caller
 from noisetilt.integrations.vjp import make_vjp
 from noisetilt.models.denoiser import Denoiser
 from noisetilt.models.exact import GaussianModel
@@ -209,3 +212,58 @@ def test_a_chain_of_more_steps_than_the_call_has_is_refused(example):
     aligned = noisetilt.align(turbo(), reward=example.warm, method=METHODS["gper"].replace(chain_steps=3))
     with pytest.raises(ValueError, match="chain_steps = 3 exceeds the 2 steps of this call"):
         aligned("a cat", num_inference_steps=2, seeds=[0], output_type="pt")
+
+
+def stepped(model, reward, on_step, device="cpu"):
+    """Runs a SteppedSampler; `on_step` makes the context of each of its calls, from their number."""
+    denoiser = model.denoiser([""])
+    options = dict(grid=model.path.grid(3), gradient_at="x0", device=device)
+    sampler = SteppedSampler(METHODS["mpgd"], model.path, model.shape, [0], [""], reward, model.decode, **options)
+    with on_step(0):
+        sampler.__enter__()
+    number = 0
+    while not sampler.done:
+        number += 1
+        with on_step(number):
+            sampler.advance(sampler.x, denoiser(sampler.x, sampler.t))
+    sampler.__exit__()
+
+
+def test_the_body_uses_the_stream_of_each_call(monkeypatch):
+    """Streams belong to threads; here they are names, as far as a machine without a GPU can tell."""
+    callers, of_thread, seen = [None], {}, []
+    monkeypatch.setattr(stepped_sampler, "stream_of_caller", lambda device: callers[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: of_thread.update({threading.get_ident(): stream}))
+
+    @contextlib.contextmanager
+    def named(number):
+        callers.append(f"stream {number}")
+        yield
+        callers.pop()
+
+    def reward(images):
+        seen.append((of_thread[threading.get_ident()], callers[-1]))
+        return images.mean((1, 2, 3))
+
+    stepped(generator((3, 1, 16)), Reward("seen", reward), named)
+    assert {stream for _, stream in seen} == {"stream 1", "stream 2", "stream 3"}
+    assert all(used == stream for used, stream in seen) and threading.get_ident() not in of_thread
+
+
+def test_other_devices_have_no_stream():
+    assert stream_of_caller("cpu") is None and stream_of_caller(torch.device("meta")) is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_body_uses_the_callers_cuda_stream():
+    streams, seen = [torch.cuda.Stream() for _ in range(4)], []
+    model = generator((3, 1, 16))
+    network = Denoiser(model.path, lambda x_t, t, index: 0.5 * x_t)
+    model.denoiser = lambda prompts: network
+
+    def reward(images):
+        seen.append(torch.cuda.current_stream().cuda_stream)
+        return images.mean((1, 2, 3))
+
+    stepped(model, Reward("seen", reward), lambda number: torch.cuda.stream(streams[number]), "cuda")
+    assert set(seen) == {stream.cuda_stream for stream in streams[1:]}

@@ -119,9 +119,11 @@ class SteppedSampler:
         autocast = torch.is_autocast_enabled(torch.device(device).type)
         self._autocast = torch.autocast(torch.device(device).type, enabled=autocast)
         self._context = context
+        self._stream: torch.cuda.Stream | None = None
         self._coroutine: Coroutine[Request, Response] = Coroutine(self._body)
 
     def __enter__(self) -> SteppedSampler:
+        self._stream = stream_of_caller(self.engine.device)
         self._coroutine.start()
         self.x = self._coroutine.request.x
         return self
@@ -165,16 +167,26 @@ class SteppedSampler:
             x0_hat: x̂_0, of the same shape and dtype.
             vjp: the VJP of x̂_0 by x_t, on (image · particle, *event); needed if `needs_vjp`.
         """
+        self._stream = stream_of_caller(self.engine.device)
         self._coroutine.send(Response(x_t, x0_hat, vjp))
         if not self.done:
             self.x = self._coroutine.request.x
 
     def _body(self, request: Callable[[Request], Response]) -> None:
-        self._evaluation.request = request
-        if torch.device(self.engine.device).type == "cuda":
-            torch.cuda.set_device(self.engine.device)
+        def request_and_resume(of: Request) -> Response:
+            response = request(of)
+            self._use_stream()
+            return response
+
+        self._evaluation.request = request_and_resume
+        self._use_stream()
         with torch.no_grad(), self._autocast, self._context():
             self._run()
+
+    def _use_stream(self) -> None:
+        """Sets the caller's CUDA stream, and its device, in the thread of the body; each thread has its own."""
+        if self._stream is not None:
+            torch.cuda.set_stream(self._stream)
 
     def _run(self) -> None:
         engine, evaluation = self.engine, self._evaluation
@@ -205,6 +217,11 @@ class SteppedSampler:
         self.heldout_rewards = evaluation.heldout_values(x, self.rows, 0.0)
         self.trace.nfe = evaluation.nfe / engine.images
         self.trace.seconds = time.perf_counter() - self._started
+
+
+def stream_of_caller(device: torch.device | str) -> torch.cuda.Stream | None:
+    """The CUDA stream that this thread uses on a device; None for other devices."""
+    return torch.cuda.current_stream(device) if torch.device(device).type == "cuda" else None
 
 
 def gradient_of_call(method: Method, gradient_at: GradientAt) -> GradientAt | None:
