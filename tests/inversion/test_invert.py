@@ -192,3 +192,32 @@ def test_wrong_images_and_prompts_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             found.edit(**options)
+
+
+def test_a_distance_that_is_not_finite_or_has_no_gradient_is_named():
+    _, images = drawn(["dark"])
+
+    def lost(images):
+        return images * float("nan")
+
+    def rounded(images):
+        return images.detach().round()
+
+    with pytest.raises(FloatingPointError, match=r"value of the distance 'lost' is not finite at iteration 0 .*row 0"):
+        invert(MODEL, images, "dark", iterations=1, distance=lost)
+    with pytest.raises(ValueError, match=r"the distance 'rounded' has no gradient"):
+        invert(MODEL, images, "dark", iterations=1, distance=rounded)
+    found = invert(MODEL, images, "dark", iterations=1)
+    bad = Reward("bad", lambda images: images.sum((1, 2, 3)) * float("nan"))
+    with pytest.raises(FloatingPointError, match="the distance 'pixels' and the reward 'bad' is not finite"):
+        found.edit(reward=bad, iterations=1)
+
+
+def test_an_inversion_with_a_module_as_distance_is_saved(tmp_path):
+    class Halves(torch.nn.Module):
+        def forward(self, images):
+            return images[..., :8]
+
+    _, images = drawn(["dark"])
+    invert(MODEL, images, "dark", iterations=1, distance=Halves()).save(tmp_path)
+    assert json.loads((tmp_path / "inversion.json").read_text())["distance"] == "Halves"

@@ -7,7 +7,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from noisetilt.noise import audit, from_spectrum, project_order_statistics, project_wgnc, to_spectrum, whiten
+from noisetilt.noise import (
+    audit,
+    from_spectrum,
+    penalties,
+    project_order_statistics,
+    project_wgnc,
+    to_spectrum,
+    whiten,
+)
 
 EVENTS = st.one_of(
     st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple),
@@ -129,3 +137,13 @@ def test_wgnc_compiles_and_supports_meta_tensors():
     compiled = torch.compile(project_wgnc, fullgraph=True, dynamic=False, backend="aot_eager")
     torch.testing.assert_close(compiled(x), project_wgnc(x))
     assert project_wgnc(torch.empty(2, 64, device="meta")).shape == (2, 64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_changes_nothing(dtype):
+    """A sampler may run where torch.autocast is on, whose half precision would lose W's statistics."""
+    x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)).cumsum(-1)
+    functions = (whiten, project_wgnc, to_spectrum, lambda x: audit(x).p_value, penalties.mpgr, penalties.prno)
+    plain = [function(x) for function in functions]
+    with torch.autocast("cpu", dtype=dtype):
+        assert all(torch.equal(function(x), expected) for function, expected in zip(functions, plain, strict=True))

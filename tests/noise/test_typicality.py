@@ -15,7 +15,7 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-EVENTS = [(4096,), (32, 32), (3, 32, 32), (2, 5, 12, 16), (1, 1001)]
+EVENTS = [(4096,), (32, 32), (3, 32, 32), (2, 5, 12, 16), (1, 1001), (64, 2, 2), (512, 1, 1), (128, 1, 2)]
 
 
 @pytest.mark.parametrize("event", EVENTS)

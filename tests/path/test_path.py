@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import integrate
 
+from noisetilt import METHODS
 from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath, VEPath, VPPath, karras_grid, noise_fraction, renoise, reverse_kernel, uniform_grid
 from noisetilt.sampling import sample
@@ -108,6 +109,17 @@ def test_grids():
     assert sigmas[0] == pytest.approx(80.0) and sigmas[-2] == pytest.approx(0.002) and sigmas[-1] == 0.0
     assert np.allclose(np.diff(np.array(sigmas[:-1]) ** (1 / 7), 2), 0, atol=1e-12)
     assert VP.grid(10)[0] == 999 and VP.grid(10)[-1] == -1
+
+
+def test_a_first_time_rounded_up_has_no_signal_and_no_more_than_all_noise():
+    """Schedulers start TrigFlow at 1.5708, a little over π/2, where the cosine is −4e-6."""
+    from noisetilt.integrations.diffusers.schedules import TrigPath
+
+    assert TrigPath().alpha(1.5708) == 0 and noise_fraction(TrigPath(), 1.5708) == 1
+    model = GaussianModel(torch.zeros(1, 4, 4), torch.ones(4, 4), path=TrigPath())
+    method = METHODS["ntrk"].replace(rho=1.0, schedule="early")
+    result = sample(model, [""], lambda x: x.mean((1, 2, 3)), method, grid=[1.5708, 1.0, 0.5, 0.0])
+    assert result.images.isfinite().all()
 
 
 def test_noise_fraction_is_the_flow_time():

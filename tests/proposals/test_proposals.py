@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,12 +20,14 @@ from noisetilt.proposals import (
     MeanShift,
     NoiseTilt,
     NormalisedMeanShift,
+    SphericalGaussian,
     Step,
     TrainingFreeGuidance,
     TwistedShift,
     UniversalGuidance,
 )
 from noisetilt.rewards import Reward
+from noisetilt.selection import SMC
 
 VP = VPPath([0.99, 0.8, 0.5, 0.1])
 TARGET = torch.linspace(-1, 1, 12, dtype=torch.float64).view(1, 3, 2, 2)
@@ -56,6 +59,21 @@ def test_freedom_shift_has_the_given_norm_relative_to_the_noise():
     assert torch.allclose(shift.norm(dim=1), torch.full((2,), 0.2 * now.std * math.sqrt(12), dtype=torch.float64))
     cosine = torch.cosine_similarity(shift, now.gradient.flatten(1))
     assert torch.allclose(cosine, torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-22, 1e-10, 1e30])
+def test_normalised_proposals_do_not_depend_on_the_scale_of_the_gradient(scale):
+    """float32 squares of 1e-22 are below its range, and those of 1e30 above it."""
+    now, noise = step(), NOISE.float()
+    gradient = now.gradient.float()
+    for proposal in (
+        NormalisedMeanShift(0.2),
+        SphericalGaussian(0.3),
+        NoiseTilt(0.3),
+        ManifoldTilt(0.3, whitened="mixture"),
+    ):
+        plain, scaled = (proposal(replace(now, gradient=factor * gradient), noise) for factor in (1.0, scale))
+        assert torch.allclose(plain, scaled, atol=1e-3)
 
 
 def test_mpgd_shifts_the_prediction_and_keeps_epsilon():
@@ -138,6 +156,8 @@ def test_tempering_increases_to_one():
     assert values[-1] == pytest.approx(1.0)
     assert all(a < b for a, b in itertools.pairwise(values))
     assert temper(1e-6, 3, 10) == pytest.approx(0.3, abs=1e-4)
+    assert temper(1e-17, 3, 10) == pytest.approx(0.3)
+    assert 0 <= temper(1e6, 1, 60) < temper(1e6, 59, 60) < temper(1e6, 60, 60) == 1.0
     with pytest.raises(ValueError, match="tempering"):
         temper(0.0, 1, 2)
 
@@ -179,6 +199,8 @@ def test_lgd_shrinks_the_gradient_of_a_quadratic_reward():
         (lambda: UniversalGuidance(rate=-1), "rate"),
         (lambda: TrainingFreeGuidance(mu=-1), "mu"),
         (lambda: TwistedShift(temperature=0), "temperature"),
+        (lambda: TwistedShift(tempering=0), "tempering"),
+        (lambda: SMC(tempering=-1.0), "tempering"),
         (lambda: TimeTravel(0), "repeats"),
         (lambda: METHODS["lgd"].replace(draws=0), "draws"),
     ],

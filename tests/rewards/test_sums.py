@@ -5,6 +5,7 @@ import torch
 
 from noisetilt import METHODS, load, optimize, rewards, sample
 from noisetilt.rewards import Reward
+from noisetilt.rewards.reward import evaluate_reward
 
 PROMPTS, SEEDS = ["cat face", "house"], [0, 1]
 SPEC = "0.5*style:3d + 0.5*redness"
@@ -63,3 +64,56 @@ def test_optimize_normalises_too():
     model = load("emoji128-turbo")
     result = optimize(model, ["house"], rewards.load(SPEC, normalise="base"), "gper", iterations=2, seeds=[0])
     assert result.rewards.isfinite().all() and float(result.trace.nfe[0]) == 3 + 16
+
+
+def test_a_sum_inside_a_sum_is_refused_until_it_is_normalised():
+    inner = rewards.load("2*brightness - 3*redness", normalise="base")
+    for normalise in (None, "base"):
+        with pytest.raises(ValueError, match=r"term '2\*brightness - 3\*redness' of a sum has normalise='base'"):
+            rewards.weighted_sum([(1.0, inner), (0.5, rewards.load("redness"))], normalise=normalise)
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    normalised = inner.normalised(images, [""] * 4)
+    total = rewards.weighted_sum([(2.0, normalised), (0.5, rewards.load("redness"))])
+    expected = 2 * normalised(images, [""] * 4) + 0.5 * rewards.load("redness")(images, [""] * 4)
+    assert torch.allclose(total(images, [""] * 4), expected)
+
+
+def test_a_sum_of_a_file_keeps_its_normalisation(tmp_path):
+    file = tmp_path / "mix.py"
+    file.write_text("from noisetilt import rewards\nmix = rewards.load('brightness + redness', normalise='base')\n")
+    mix = rewards.load(f"{file}:mix")
+    assert mix.normalise == "base" and mix.name == f"{file}:mix"
+    with pytest.raises(ValueError, match="no images of the base model yet"):
+        mix(torch.rand(2, 3, 8, 8), ["", ""])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 1)])
+def test_each_term_of_a_sum_returns_one_number_per_image(shape):
+    bad = Reward("bad", lambda images: images.new_zeros(shape))
+    total = rewards.weighted_sum([(1.0, rewards.load("redness")), (1.0, bad)])
+    with pytest.raises(ValueError, match=r"'bad' returned .*expected a tensor of shape \(2,\)"):
+        total(torch.rand(2, 3, 8, 8), ["", ""])
+
+
+@pytest.mark.parametrize(
+    "dtype, expected",
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.int64, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_rewards_have_at_least_single_precision(dtype, expected):
+    values = evaluate_reward(lambda images: torch.tensor([1, 3], dtype=dtype), torch.rand(2, 3, 4, 4), ["", ""])
+    assert values.dtype == expected and values.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("call", [sample, optimize])
+def test_empty_prompts_are_refused_before_the_base_images(call):
+    model, reward = load("emoji128-turbo"), rewards.load("brightness + redness", normalise="base")
+    with pytest.raises(ValueError, match="prompts is empty"):
+        call(model, [], reward)
+    with pytest.raises(ValueError, match="1 seeds for 2 prompts"):
+        call(model, PROMPTS, reward, seeds=[1])

@@ -1,4 +1,5 @@
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch
 from noisetilt import METHODS, Method, sample
 from noisetilt.models.exact import GaussianModel, MixtureModel
 from noisetilt.path import FlowPath
-from noisetilt.proposals import Base, MeanShift, NoiseTilt
+from noisetilt.proposals import Base, BlackBoxTilt, MeanShift, NoiseTilt
 from noisetilt.rewards import Reward
 from noisetilt.sampling import reverse_steps
 from noisetilt.selection import Candidates, Independent, RolloverBudget, Search
@@ -146,6 +147,23 @@ def test_black_box_tilt_increases_the_reward_without_gradient():
     best = sample(model, [""] * 32, black, METHODS["best-of-n"].replace(particles=8), 20)
     assert guided.trace.nfe == 20 and best.trace.nfe == 160
     assert guided.rewards.mean() > best.rewards.mean() + 0.5
+
+
+def test_the_estimated_gradient_has_the_scale_of_the_gradient():
+    """Its expectation is ∇r = 3a for the reward 3 aᵀx, and the projection onto a has a relative error of √(2/n)."""
+    seen = {}
+
+    @dataclass(frozen=True)
+    class Seen(BlackBoxTilt):
+        def __call__(self, step, noise):
+            seen[step.number] = step.gradient
+            return Base()(step, noise)
+
+    model = GaussianModel(torch.zeros(1, 2, 2), torch.ones(2, 2))
+    direction = torch.tensor([[0.5, -0.5], [0.5, 0.5]]).expand(1, 2, 2)
+    black = Reward("black", lambda i, p: 3 * (i.detach() * direction).sum((1, 2, 3)), differentiable=False)
+    sample(model, [""], black, Method(proposal=Seen(draws=20_000, width=0.1)), 3)
+    assert torch.allclose(seen[2], 3 * direction, atol=0.1)
 
 
 def test_first_step_of_a_flow_is_unguided():

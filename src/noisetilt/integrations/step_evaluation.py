@@ -132,7 +132,8 @@ class StepEvaluation:
         network calls per direction and sign.
         """
         initial = cast(ZerothOrderInitialNoise, self.method.initial)
-        width = initial.width
+        # The width of perturbed noise is that of noise of unit variance.
+        width = initial.width * (self.path.prior_std(t) if initial.perturb == "noise" else 1.0)
         offsets = width * directions
         if initial.perturb == "image":
             parts = chunks(len(x_0), self.chunk)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..rewards.reward import reward_name
 from ..rewards.scorers.network import SIDE
 from ..rewards.scorers.style import load_style_network
 from ..sampling.reward_evaluation import RewardEvaluator
@@ -63,6 +64,11 @@ def check_distance(distance: Any, model: Any) -> None:
         )
 
 
+def distance_name(distance: Distance) -> str:
+    """A distance's name for messages and files."""
+    return distance if isinstance(distance, str) else reward_name(distance)
+
+
 @dataclass
 class TargetEvaluator(RewardEvaluator):
     """Rewards −SCALE · weight · distance to each image's own target, plus another reward if there is one.
@@ -79,12 +85,23 @@ class TargetEvaluator(RewardEvaluator):
     targets: Tensor | None = None
     weight: float = 1.0
     representations: Tensor = field(init=False)
+    remedy: ClassVar[str] = "give a distance that is finite, or lower the rate of the method"
 
     def __post_init__(self) -> None:
         assert self.targets is not None
         with torch.no_grad():
             latents = self.model.encode(self.targets) if self.distance == "latents" else self.targets
             self.representations = self._represent(latents, self.targets)
+
+    def describe(self) -> str:
+        name = f"the distance {distance_name(self.distance)!r}"
+        return name if self.reward is None else f"{name} and {super().describe()}"
+
+    def no_gradient(self) -> ValueError:
+        return ValueError(
+            f"{self.describe()} has no gradient and the inversion needs one; use 'pixels', 'features', or a "
+            "differentiable function of images"
+        )
 
     def evaluate_images(self, x_0: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         only_latents = self.distance == "latents" and self.reward is None

@@ -71,7 +71,7 @@ def invert(
         steps: deterministic steps from noise to image, ≥ 1; None: the method's `chain_steps`, 1 by default.
         seeds: of the first iterates, one whole number ≥ 0 per image; 0, 1, 2, … by default.
         gradient_at: "x_t" differentiates through the network; "x0" does not, which saves the network's backward pass.
-        chunk: rows per network call ≥ 1, which bounds the memory.
+        chunk: rows per network call and per reward evaluation ≥ 1, draws included, which bounds the memory.
         callback: called with an AscentReport at each iterate; its rewards are −100 · distance.
 
     Returns:

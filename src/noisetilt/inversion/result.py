@@ -24,7 +24,7 @@ from ..sampling.noise_ascent import NoiseAscent, check_iterations
 from ..sampling.notebook_view import figures_html
 from ..sampling.reward_evaluation import RewardEvaluator, check_reward, chunks
 from ..sampling.short_repr import ShortRepr
-from .distances import SCALE, Distance, TargetEvaluator, coarse
+from .distances import SCALE, Distance, TargetEvaluator, coarse, distance_name
 
 
 @dataclass(repr=False)
@@ -195,7 +195,7 @@ class InversionResult(ShortRepr):
         return {
             "prompts": self.prompts,
             "seeds": [int(seed) for seed in self.seeds],
-            "distance": self.distance if isinstance(self.distance, str) else self.distance.__name__,
+            "distance": distance_name(self.distance),
             "distances": self.distances.tolist(),
             "psnr": self.psnr.tolist(),
             "p_values": [float(value) for value in self.typicality().p_value],

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def check_batch(x: Tensor, name: str) -> None:
@@ -41,3 +47,16 @@ def check_alpha(alpha: float) -> None:
 def working_dtype(x: Tensor) -> torch.dtype:
     """The dtype of the computation: float64 for float64, float32 for everything narrower."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def without_autocast(function: Function) -> Function:
+    """The function of a tensor, computed in its own precision also where torch.autocast would choose a lower one."""
+
+    @functools.wraps(function)
+    def computed(x: Tensor, *arguments: Any, **options: Any) -> Any:
+        if not isinstance(x, Tensor) or x.is_meta or not torch.is_autocast_enabled(x.device.type):
+            return function(x, *arguments, **options)
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x, *arguments, **options)
+
+    return computed  # type: ignore[return-value]

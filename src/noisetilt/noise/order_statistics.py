@@ -14,10 +14,11 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from ._checks import check_alpha, check_finite, working_dtype
+from ._checks import check_alpha, check_finite, without_autocast, working_dtype
 from ._constants import constant
 
 
+@without_autocast
 @torch.no_grad()
 def project_order_statistics(tiles: Tensor, alpha: float = 1e-4) -> Tensor:
     """Clip the two-level order statistics Z of each vector to [L, U]: sort, clip, unsort.

@@ -13,10 +13,11 @@ import math
 import torch
 from torch import Tensor
 
-from ._checks import check_batch, working_dtype
+from ._checks import check_batch, without_autocast, working_dtype
 from .spectrum import check_even, to_spectrum
 
 
+@without_autocast
 def reno(x: Tensor) -> Tensor:
     """½ ‖x‖² − (N − 1) ln ‖x‖: minus the log-density of the norm of white noise, up to a constant (ReNO, 2024).
 
@@ -39,6 +40,7 @@ def reno(x: Tensor) -> Tensor:
     return 0.5 * squared - 0.5 * (x[0].numel() - 1) * squared.log()
 
 
+@without_autocast
 def prno(x: Tensor, block_size: int = 4, permutation: Tensor | None = None) -> Tensor:
     """Deviation of mean and covariance over blocks of k numbers from white noise (PRNO/DNO, 2024).
 
@@ -67,6 +69,7 @@ def prno(x: Tensor, block_size: int = 4, permutation: Tensor | None = None) -> T
     return count * (mean.square().sum(1) / 2 + (covariance - identity).square().sum((1, 2)) / 4)
 
 
+@without_autocast
 def mpgr(x: Tensor, block_size: int = 16, permutation: Tensor | None = None) -> Tensor:
     """Moments of the values and block-wise ℓ1 norms of the power spectrum, on permuted input (MPGR, 2025).
 

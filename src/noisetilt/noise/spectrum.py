@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ._checks import check_batch, check_finite, working_dtype
+from ._checks import check_batch, check_finite, without_autocast, working_dtype
 
 
+@without_autocast
 def to_spectrum(x: Tensor) -> Tensor:
     """F: R^N → C^{N/2}, a linear bijection with ‖x‖² = 2 ‖F(x)‖².
 
@@ -42,6 +43,7 @@ def to_spectrum(x: Tensor) -> Tensor:
     return torch.cat([first[:, None], half[:, 1:-1]], dim=1)
 
 
+@without_autocast
 def from_spectrum(y: Tensor, event: Sequence[int] | None = None) -> Tensor:
     """F⁻¹: C^{N/2} → R^N, the exact inverse of `to_spectrum`.
 

@@ -11,13 +11,14 @@ import math
 import torch
 from torch import Tensor
 
-from ._checks import check_batch, working_dtype
+from ._checks import check_batch, without_autocast, working_dtype
 from ._constants import fixed_noise
 from .spectrum import check_even, from_spectrum, to_spectrum
 
 MEAN_MAGNITUDE = math.sqrt(math.pi) / 2
 
 
+@without_autocast
 @torch.no_grad()
 def project_wgnc(x: Tensor, block_size: int = 16) -> Tensor:
     """The nearest point to x at which every block of the compact spectrum has ‖y‖₁ = (√π/2) B and ‖y‖₂² = B.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ._checks import check_alpha, check_batch, working_dtype
+from ._checks import check_alpha, check_batch, without_autocast, working_dtype
 from ._constants import constant, fixed_noise
 from ._dilution import signal_fractions
 from ._groups import TRIGGER_LEVEL, root_mean_square, unit_rms
@@ -57,6 +57,7 @@ NOISE_REPLACED = (whiten_field_spectrum, whiten_flat_field_spectrum, whiten_valu
 Projections = Sequence[Callable[[Tensor, float], Tensor]]
 
 
+@without_autocast
 @torch.no_grad()
 def whiten(gradient: Tensor, alpha: float = 1e-4, noise: Tensor | None = None) -> Tensor:
     """W(gradient): a vector that the audit accepts as white Gaussian noise, with a component along the gradient.

@@ -15,7 +15,7 @@ State = TypeVar("State", Tensor, np.ndarray, float)
 
 def noise_fraction(path: Path, t: float) -> float:
     """σ_t / (α_t + σ_t) ∈ [0, 1]: the flow time at which a flow has this signal-to-noise ratio, on any path."""
-    return path.sigma(t) / (path.alpha(t) + path.sigma(t))
+    return min(1.0, path.sigma(t) / (path.alpha(t) + path.sigma(t)))
 
 
 def is_noisier(path: Path, s: float, t: float) -> bool:

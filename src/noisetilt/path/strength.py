@@ -104,6 +104,11 @@ class ReverseProcess:
         """t of the reverse steps."""
         return [t for t, s in itertools.pairwise(self.grid) if not is_noisier(self.path, s, t)]
 
+    @cached_property
+    def noise_fractions(self) -> list[float | None]:
+        """u = σ/(α + σ) of the reverse steps; None where α = 0, where there is no gradient."""
+        return [noise_fraction(self.path, t) if self.path.alpha(t) > 0 else None for t in self.times]
+
     def path_rho(self, fractions: Sequence[float]) -> float:
         """ρ_path of tilts with fractions ρ_i ∈ [0, 1], one per reverse step, all in the same direction."""
         return float((self.weights @ np.sqrt(fractions)).max() ** 2)
@@ -119,7 +124,7 @@ class ReverseProcess:
         Raises:
             ValueError: if even tilts with ρ = 1 are weaker.
         """
-        shape = [schedule(noise_fraction(self.path, t)) if self.path.alpha(t) > 0 else 0.0 for t in self.times]
+        shape = [0.0 if fraction is None else schedule(fraction) for fraction in self.noise_fractions]
         maximum, required = self.path_rho(shape), gain_of_best(best_of) ** 2 / size
         if required > maximum:
             largest = best_of_gain(min(37.0, math.sqrt(maximum * size)))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
+from ..noise.whitening import to_unit_rms
 from .step import Step
 
 
@@ -57,6 +56,4 @@ class NormalisedMeanShift:
         check_scale(self.scale)
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:
-        flat = step.gradient.flatten(1)
-        norm = flat.norm(dim=1).clamp(min=torch.finfo(flat.dtype).tiny).view(-1, *[1] * (noise.ndim - 1))
-        return step.mean + step.std * (noise + self.scale * math.sqrt(flat.shape[1]) * step.gradient / norm)
+        return step.mean + step.std * (noise + self.scale * to_unit_rms(step.gradient))

@@ -40,10 +40,15 @@ class Step:
     accumulated: AccumulatedNoise | None = None
 
     def rows(self, index: Tensor) -> Step:
-        """The same step for the particles with these indices; reward_gradient, which needs all rows, is None."""
+        """The same step for the particles with these indices."""
 
         def select(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[index]
+
+        def gradient_of_rows(x_0: Tensor) -> Tensor:
+            # reward_gradient takes all rows, because each has its own prompt.
+            assert self.reward_gradient is not None
+            return self.reward_gradient(self.x0_hat.index_copy(0, index, x_0))[index]
 
         return replace(
             self,
@@ -52,7 +57,7 @@ class Step:
             mean=self.mean[index],
             rewards=select(self.rewards),
             gradient=select(self.gradient),
-            reward_gradient=None,
+            reward_gradient=None if self.reward_gradient is None else gradient_of_rows,
             accumulated=None if self.accumulated is None else self.accumulated.rows(index),
         )
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..path.tempering import temper
+from ..path.tempering import check_tempering, temper
 from .step import Step
 
 
@@ -30,6 +30,7 @@ class TwistedShift:
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"temperature = {self.temperature} must be positive, such as 1.0")
+        check_tempering(self.tempering)
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:
         gradient: Any = step.gradient

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 from .reward import Reward, as_reward
@@ -38,5 +39,4 @@ def load_from_file(name: str) -> Reward:
     if not callable(found):
         names = ", ".join(n for n, v in vars(module).items() if callable(v) and not n.startswith("_")) or "none"
         raise ValueError(f"{file} has no function {function!r}; its functions are: {names}")
-    reward = as_reward(found)
-    return Reward(name, reward.function, reward.differentiable, reward.video)
+    return replace(as_reward(found), name=name)

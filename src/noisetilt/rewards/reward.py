@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
@@ -14,7 +14,7 @@ RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
 Normalise = Literal["base"]
 
 
-def reward_name(reward: RewardFunction) -> str:
+def reward_name(reward: Callable[..., Any]) -> str:
     """A reward's name for messages and tables."""
     return str(getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
 
@@ -40,6 +40,9 @@ def call_reward(function: Callable[..., Tensor], images: Tensor, prompts: Sequen
 def evaluate_reward(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Tensor:
     """r(images, prompts), or r(images) for a function of images alone, after a check that it is one number per image.
 
+    Returns:
+        (batch,) on the device of the images, in float32 or, if the reward returns float64, in float64. Half precision
+        and integers are converted, so that sums and comparisons of rewards do not lose digits.
     Raises:
         ValueError: if the reward returns anything but a (batch,) tensor.
     """
@@ -51,7 +54,7 @@ def evaluate_reward(reward: RewardFunction, images: Tensor, prompts: Sequence[st
         raise ValueError(
             f"the reward {reward_name(reward)!r} returned {got}; expected a tensor of shape ({len(images)},)"
         )
-    return values
+    return values.to(images.device, torch.promote_types(values.dtype, torch.float32))
 
 
 def mean_over_frames(reward: RewardFunction, videos: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -150,18 +153,22 @@ def weighted_sum(
         terms: (weight, reward) each; a reward may be any function of images, or of images and prompts.
         name: "0.5*a + 0.5*b" from the names of the rewards if None.
         normalise: "base" divides each term by its standard deviation on the base model's images, see `Reward`.
+    Raises:
+        ValueError: if `normalise` is unknown, or a term is a sum that is yet to be normalised.
     """
     if normalise not in (None, "base"):
         raise ValueError(f"normalise = {normalise!r} must be 'base' or None")
     rewards = [(float(weight), as_reward(reward)) for weight, reward in terms]
+    for _, reward in rewards:
+        if reward.normalise is not None:
+            raise ValueError(
+                f"the term {reward.name!r} of a sum has normalise='base', which only the outermost sum may have; "
+                "set it there, or pass term.normalised(images, prompts)"
+            )
     video = any(reward.video for _, reward in rewards)
 
-    def value(reward: Reward, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        direct = reward.video or not video
-        return reward(images, prompts) if direct else mean_over_frames(reward, images, prompts)
-
     def total(images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return cast(Tensor, sum(weight * value(reward, images, prompts) for weight, reward in rewards))
+        return cast(Tensor, sum(weight * evaluate_any(reward, images, prompts) for weight, reward in rewards))
 
     return Reward(
         name or " + ".join(f"{weight:g}*{reward.name}" for weight, reward in rewards),
@@ -176,6 +183,6 @@ def weighted_sum(
 def as_reward(reward: RewardFunction) -> Reward:
     """A reward function as a Reward, with the properties that it has."""
     if isinstance(reward, Reward):
-        return replace(reward, normalise=None)
+        return reward
     differentiable = getattr(reward, "differentiable", True) is not False
     return Reward(reward_name(reward), reward, differentiable, bool(getattr(reward, "video", False)))

@@ -73,6 +73,7 @@ class Engine:
         self._given_noise = step_noise
         self._selection_state = None
         self._step: Step | None = None
+        self._renoised: tuple[Tensor, float, float] | None = None
         self.process: ReverseProcess | None = None
         self.budget: Any = None
         self.start_time = math.nan
@@ -165,6 +166,13 @@ class Engine:
         noise = torch.stack([self._noise() for _ in range(draws)], dim=1)
         return cast(SmoothingProposal, self.method.proposal).perturbation_std(self.path, t) * noise
 
+    def gradient_factor(self, t: float) -> float:
+        """What the gradient at perturbations is multiplied by: an estimate from the differences of rewards is that of
+        2h² ∇r, with h the standard deviation of the perturbations."""
+        proposal = cast(SmoothingProposal, self.method.proposal)
+        estimated = getattr(proposal, "zeroth_order", False)
+        return 1 / (2 * proposal.perturbation_std(self.path, t) ** 2) if estimated else 1.0
+
     def advance(
         self,
         x_t: Tensor,
@@ -181,6 +189,7 @@ class Engine:
             FloatingPointError: if x_s is not finite.
         """
         self.number += 1
+        self._renoised = None
         accumulated = self._accumulated_noise(x_t)
         ancestors = self._resample_particles(rewards) if self.particles > 1 else None
         if ancestors is not None:
@@ -228,8 +237,12 @@ class Engine:
         )
 
     def resample(self, images: Tensor) -> Tensor:
-        """Repeat the last step with fresh noise for some images (indices), with one particle per image."""
+        """Repeat the last step, or the last re-noising, with fresh noise for some images (indices), with one particle
+        per image."""
         noise = self._noise(images.tolist())
+        if self._renoised is not None:
+            x_t, t, s = self._renoised
+            return renoise(self.path, x_t[images], noise, t, s)
         if self._step is None:
             return self.path.prior_std(self.start_time) * noise
         return self.method.proposal(self._step.rows(images), noise)
@@ -251,6 +264,7 @@ class Engine:
         """
         if getattr(self.method.proposal, "needs_accumulated_noise", False):
             raise ValueError("whitened = 'path' does not support time travel; use whitened = 'mixture'")
+        self._renoised = x_t, t, s
         return renoise(self.path, x_t, self._noise(), t, s)
 
 
@@ -312,7 +326,10 @@ def run_steps(
         offsets = engine.perturbations(t)
 
         def evaluate(x_t: Tensor, rows: Tensor, t: float = t, offsets: Tensor | None = offsets) -> State:
-            return evaluate_rows(x_t, rows, t, None if offsets is None else offsets[rows])
+            if offsets is None:
+                return evaluate_rows(x_t, rows, t, None)
+            x_t, x0_hat, rewards, gradient = evaluate_rows(x_t, rows, t, offsets[rows])
+            return x_t, x0_hat, rewards, gradient if gradient is None else engine.gradient_factor(t) * gradient
 
         def reward_gradient(x_0: Tensor, t: float = t) -> Tensor:
             return gradient_at_x0(x_0, t)

@@ -15,7 +15,7 @@ from ..models.denoiser import Denoiser
 from ..path import Path
 from .check_inputs import GradientAt
 from .deterministic import deterministic_chain, deterministic_grid
-from .reward_evaluation import RewardEvaluator, chunks
+from .reward_evaluation import RewardEvaluator, chunks, perturbed
 
 
 class Model(Protocol):
@@ -40,8 +40,9 @@ class Evaluator:
         denoiser: x̂_0(x_t, t, index).
         reward_evaluator: rewards of states, with the same index.
         gradient_at: "x_t" differentiates through the denoiser, "x0" does not.
-        chunk: rows per network call.
+        chunk: rows per network call and per reward evaluation, draws included.
         number: of the step or iteration, for error messages.
+        rows: of the batch that the next call evaluates, for error messages; None: all.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Evaluator:
     gradient_at: GradientAt
     chunk: int
     number: int = 0
+    rows: Tensor | None = None
 
     def __call__(
         self,
@@ -77,12 +79,17 @@ class Evaluator:
             )
             for rows in chunks(len(x_t), self.chunk)
         ]
-        x0_hat, rewards, gradient = zip(*parts, strict=True)
-        return (
-            torch.cat(x0_hat),
-            torch.cat(rewards) if with_reward else None,
-            torch.cat(gradient) if with_gradient else None,
+        x0_hat, rewards, gradient = (
+            None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)
         )
+        self._require_finite(rewards, gradient, t, "step")
+        return x0_hat, rewards, gradient
+
+    def _require_finite(self, rewards: Tensor | None, gradient: Tensor | None, t: float, unit: str) -> None:
+        """Check all rows at once, which costs one synchronisation with the device for each tensor."""
+        for values, what in ((rewards, "value"), (gradient, "gradient")):
+            if values is not None:
+                self.reward_evaluator.require_finite(values, what, self.number, t, unit, self.rows)
 
     def _evaluate_chunk(
         self,
@@ -103,16 +110,13 @@ class Evaluator:
             return x0_hat, None, None
         if differentiate:
             rewards, gradient = self.reward_evaluator.value_and_gradient(
-                x0_hat, index, perturbations, x_t if through else None
+                x0_hat, index, perturbations, x_t if through else None, self.chunk
             )
         else:
             rewards, gradient = (
                 self.reward_evaluator(x0_hat, index).detach(),
                 torch.zeros_like(x_t) if with_gradient else None,
             )
-        self.reward_evaluator.require_finite(rewards, "value", self.number, t)
-        if with_gradient:
-            self.reward_evaluator.require_finite(gradient, "gradient", self.number, t)
         return x0_hat.detach(), rewards, gradient
 
     def gradient_at_x0(self, x_0: Tensor, index: Tensor, t: float) -> Tensor:
@@ -140,10 +144,12 @@ class Evaluator:
             )
             for rows in chunks(len(x_T), self.chunk)
         ]
+        rewards, gradient, images, values = (
+            None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)
+        )
+        self._require_finite(values, gradient, grid[0], "iteration")
         self.number += 1
-        rewards, gradient, images, values = zip(*parts, strict=True)
-        gradients = None if gradient[0] is None else torch.cat(gradient)
-        return torch.cat(rewards), gradients, torch.cat(images), torch.cat(values)
+        return rewards, gradient, images, values
 
     def _evaluate_noise_chunk(
         self,
@@ -163,34 +169,34 @@ class Evaluator:
         x_0 = chain.detach().requires_grad_(with_gradient and not estimated)
         with torch.set_grad_enabled(x_0.requires_grad):
             images, rewards, values = self.reward_evaluator.evaluate_images(x_0, index)
-        self.reward_evaluator.require_finite(values.detach(), "value", self.number, grid[0], "iteration")
         gradient = None
         if with_gradient:
             if estimated and perturb == "noise":
-                gradient = self._estimate_gradient(x_T.detach(), grid, index, width * directions) / (4 * width**2)
+                # The width is that of the noise of unit variance.
+                std = width * self.path.prior_std(grid[0])
+                gradient = self._estimate_gradient(x_T.detach(), grid, index, std * directions) / (4 * std**2)
             elif estimated:
-                gradient = self.reward_evaluator.estimate(x_0, index, width * directions) / (2 * width**2)
+                gradient = self.reward_evaluator.estimate(x_0, index, width * directions, self.chunk)
+                gradient = gradient / (2 * width**2)
             else:
                 gradient = self.reward_evaluator.gradient(values, x_0)
             nfe = self.denoiser.nfe
             gradient = torch.autograd.grad(chain, x_T, gradient)[0] if through else gradient
             # Recomputation by checkpoints is not counted as network calls.
             self.denoiser.nfe = nfe
-            self.reward_evaluator.require_finite(gradient, "gradient", self.number, grid[0], "iteration")
         return rewards.detach(), gradient, images.detach(), values.detach()
 
     def _estimate_gradient(self, x_T: Tensor, grid: Sequence[float], index: Tensor, offsets: Tensor) -> Tensor:
         """J Jᵀ∇r at x_0, up to a factor, from the rewards of the samples of x_T ± offsets: Hybrid-2 of DNO (Tang et al.
         2024, arXiv 2405.18881) in antithetic pairs."""
         draws = offsets.shape[1]
-        rows = index.repeat_interleave(draws)
+        pairs = zip(*(perturbed(x_T, index, offsets, sign, self.chunk) for sign in (1, -1)), strict=True)
+        parts = []
         with torch.no_grad():
-            plus, minus = (
-                deterministic_chain(self.denoiser, (x_T[:, None] + sign * offsets).flatten(0, 1), grid, rows)
-                for sign in (1, -1)
-            )
-            slopes = (self.reward_evaluator(plus, rows) - self.reward_evaluator(minus, rows)).unflatten(0, (-1, draws))
-        difference = (plus - minus).unflatten(0, (-1, draws))
+            for (higher, of), (lower, _) in pairs:
+                plus, minus = (deterministic_chain(self.denoiser, x, grid, of) for x in (higher, lower))
+                parts.append((self.reward_evaluator(plus, of) - self.reward_evaluator(minus, of), plus - minus))
+        slopes, difference = (torch.cat(part).unflatten(0, (-1, draws)) for part in zip(*parts, strict=True))
         return torch.einsum("bd,bd...->b...", slopes.to(difference), difference) / draws
 
 

@@ -64,7 +64,7 @@ def sample(
         grid: times from noise to data, at least two. A step to a noisier time re-noises the state.
         gradient_at: "x_t" differentiates through the network, as the papers do; "x0" does not, which saves the
             network's backward pass.
-        chunk: rows per network call, which bounds the memory.
+        chunk: rows per network call and per reward evaluation, draws included, which bounds the memory.
         track: whether to record r(x̂_0) at every step even if the method does not need it.
         callback: called with a StepReport after each step.
         heldout: a reward that is evaluated for each image's best particle after every step and not optimised.
@@ -72,7 +72,7 @@ def sample(
         Result with images, final rewards, trace and held-out rewards.
     Raises:
         ValueError: if an argument is invalid.
-        FloatingPointError: if a reward, gradient or state is not finite; names the reward and the step.
+        FloatingPointError: if a reward, held-out reward, gradient or state is not finite; names the reward and step.
     """
     if hasattr(model, "sample"):
         options = dict(eta=eta, grid=grid, gradient_at=gradient_at, chunk=chunk, track=track)
@@ -82,16 +82,18 @@ def sample(
     seeds = list(range(len(prompts))) if seeds is None else list(seeds)
     method = find_method(method)
     grid = list(model.path.grid(steps)) if grid is None else [float(t) for t in grid]
+    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
     (reward, heldout), extra_nfe = normalised_on_base((reward, heldout), model, prompts, seeds, grid, eta, chunk)
     check_reward(method, reward)
-    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
     grid = method.times.expand(model.path, grid)
 
     device = getattr(model, "device", "cpu")
     denoiser = model.denoiser(prompts)
     engine = Engine(method, model.path, model.shape, seeds, eta, device)
     engine.set_grid(grid)
-    heldout_evaluator = None if heldout is None else RewardEvaluator(heldout, model.decode, prompts)
+    heldout_evaluator = (
+        None if heldout is None else RewardEvaluator(heldout, model.decode, prompts, role="held-out reward")
+    )
     evaluator = RewardEvaluator(reward, model.decode, prompts, getattr(method.proposal, "zeroth_order", False))
     evaluate_start = Evaluator(model.path, denoiser, evaluator, gradient_at, chunk)
     evaluate = replace(evaluate_start, gradient_at=getattr(method.proposal, "gradient_at", gradient_at))
@@ -102,7 +104,7 @@ def sample(
     )
 
     def evaluate_rows(x_t: Tensor, rows: Tensor, t: float, offsets: Tensor | None) -> State:
-        evaluate.number = engine.number + 1
+        evaluate.number, evaluate.rows = engine.number + 1, rows
         return x_t, *evaluate(x_t, t, index[rows], with_reward, with_gradient, offsets)
 
     before, trace = denoiser.nfe, Trace()
@@ -112,6 +114,7 @@ def sample(
         heldout_values = None
         if heldout_evaluator is not None:
             heldout_values = heldout_evaluator.image_values(step.x0_hat[rows], index[rows], chunk)
+            heldout_evaluator.require_finite(heldout_values, "value", engine.number, step.t, rows=rows)
         trace.record(step.t, step.rewards, step.gradient, heldout_values)
         if callback is not None:
             predicted = functools.partial(evaluator.images, step.x0_hat[rows], index[rows], chunk)
@@ -122,6 +125,7 @@ def sample(
     heldout_values = None
     if heldout_evaluator is not None:
         heldout_values = heldout_evaluator.values_of_images(images, index[:: engine.particles], chunk)
+        heldout_evaluator.require_finite(heldout_values, "value", engine.number, 0.0)
     trace.nfe = extra_nfe + (denoiser.nfe - before) / len(prompts)
     trace.seconds = time.perf_counter() - started
     return Result(images, final, trace, heldout_values)

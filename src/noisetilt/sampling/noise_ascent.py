@@ -15,13 +15,13 @@ from ..initial_noise import Ascent
 from ..initial_noise.ascent import expand_like
 from ..methods import Method, find_method
 from ..proposals import Base
-from ..rewards.reward import RewardFunction, evaluate_reward
+from ..rewards.reward import RewardFunction
 from .check_inputs import GradientAt, check_call
 from .deterministic import deterministic_grid
 from .evaluation import Evaluator, Model
 from .loop import normalised_on_base
 from .optimize_result import AscentReport, AscentTrace, OptimizeResult
-from .reward_evaluation import RewardEvaluator, check_reward, chunks
+from .reward_evaluation import RewardEvaluator, check_reward
 from .rng import PerImageRNG
 
 
@@ -97,7 +97,7 @@ def optimize(
         patience: an image stops when its held-out reward has not improved for this many iterations, and its iterate
             with the best held-out reward is returned. 0 never stops and returns the iterate with the best reward.
         gradient_at: "x_t" differentiates through the network; "x0" does not, which saves the network's backward pass.
-        chunk: rows per network call ≥ 1, which bounds the memory.
+        chunk: rows per network call and per reward evaluation ≥ 1, draws included, which bounds the memory.
         callback: called with an AscentReport at each iterate.
 
     Returns:
@@ -105,7 +105,7 @@ def optimize(
 
     Raises:
         ValueError: if an argument is invalid, or the method is not a pure noise ascent.
-        FloatingPointError: if a reward or gradient is not finite; names the reward and the iteration.
+        FloatingPointError: if a reward, held-out reward or gradient is not finite; names the reward and the iteration.
     """
     method = find_method(method)
     ascent = find_ascent(method)
@@ -117,14 +117,12 @@ def optimize(
     seeds = list(range(len(prompts))) if seeds is None else list(seeds)
     start = model.path.grid(1)[0]
     grid = deterministic_grid(model.path, start, ascent.chain_steps)
+    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
+    if patience < 0 or (patience and heldout is None):
+        raise ValueError(f"patience = {patience} must be 0, or 1 or more together with heldout=...")
     rewards, extra_nfe = normalised_on_base((reward, heldout), model, prompts, seeds, grid, 0.0, chunk)
     reward, heldout = cast(RewardFunction, rewards[0]), rewards[1]
     check_reward(method, reward)
-    if patience < 0 or (patience and heldout is None):
-        raise ValueError(f"patience = {patience} must be 0, or 1 or more together with heldout=...")
-    start = model.path.grid(1)[0]
-    grid = deterministic_grid(model.path, start, ascent.chain_steps)
-    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
     evaluator = RewardEvaluator(reward, model.decode, prompts)
     run = NoiseAscent(model, prompts, evaluator, heldout, ascent, patience, gradient_at, chunk, callback, grid)
     result = run(seeds)
@@ -158,6 +156,7 @@ class NoiseAscent:
         self.scale = self.model.path.prior_std(self.grid[0])
         self.rng = PerImageRNG(seeds, 1, self.model.shape)
         self.denoiser = self.model.denoiser(self.prompts)
+        self.heldout_evaluator = RewardEvaluator(self.heldout, self.model.decode, self.prompts, role="held-out reward")
         self.evaluator = Evaluator(self.model.path, self.denoiser, self.reward_evaluator, self.gradient_at, self.chunk)
         drawn = self.rng.normal()[:, 0] if noise is None else noise
         iterates = self.ascent.iterate(drawn.to(self.device), self._evaluate)
@@ -179,7 +178,7 @@ class NoiseAscent:
             drawn = [self.rng.normal(numbers)[:, 0] for _ in range(self.ascent.draws)]
             directions = [torch.stack(drawn, dim=1).to(x)]
             options = {"width": self.ascent.width, "perturb": self.ascent.perturb}
-        before = self.denoiser.nfe
+        before, self.evaluator.rows = self.denoiser.nfe, rows
         rewards, gradient, images, _ = self.evaluator.evaluate_noise(
             self.scale * x, self.grid, rows, *directions, with_gradient=with_gradient, **options
         )
@@ -192,9 +191,9 @@ class NoiseAscent:
         if self.heldout is None:
             return
         start = time.perf_counter()
-        prompts = [self.prompts[i] for i in rows.tolist()]
-        parts = chunks(len(rows), self.chunk)
-        values = torch.cat([evaluate_reward(self.heldout, images[part], prompts[part]) for part in parts])
+        values = self.heldout_evaluator.values_of_images(images, rows, self.chunk)
+        iterate = self.evaluator.number - 1
+        self.heldout_evaluator.require_finite(values, "value", iterate, self.grid[0], "iteration", rows)
         previous = self.heldout_rewards
         self.heldout_rewards = values if previous is None else previous.index_copy(0, rows, values)
         self.started += time.perf_counter() - start

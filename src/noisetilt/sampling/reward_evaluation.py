@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -52,6 +53,18 @@ def chunks(rows: int, size: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, rows, size)]
 
 
+def perturbed(
+    x_0: Tensor, index: Tensor, offsets: Tensor, sign: int, chunk: int | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """x_0 + sign · offsets (batch, draws, *event) as flat rows (batch · draw, *event) with their index, in parts of at
+    most `chunk` rows; None: in one part."""
+    flat, draws = offsets.flatten(0, 1), offsets.shape[1]
+    rows = torch.arange(len(x_0), device=x_0.device).repeat_interleave(draws)
+    index = index.repeat_interleave(draws)
+    for part in chunks(len(flat), chunk or len(flat)):
+        yield x_0[rows[part]] + sign * flat[part], index[part]
+
+
 @dataclass
 class RewardEvaluator:
     """Evaluates a reward at states x_0 (batch, *event).
@@ -63,6 +76,7 @@ class RewardEvaluator:
         prompts: list of prompts; `index` (batch,) int64 selects one for each row.
         estimated: whether to estimate the gradient from rewards at perturbed x_0, as for a black box.
         indexed: whether `decode` also takes the index (batch,) of each state.
+        role: what messages call the reward, such as "held-out reward".
     """
 
     reward: RewardFunction | None
@@ -70,6 +84,16 @@ class RewardEvaluator:
     prompts: Sequence[str]
     estimated: bool = False
     indexed: bool = False
+    role: str = "reward"
+    remedy: ClassVar[str] = "bound the reward, or lower the strength of the method"
+
+    def describe(self) -> str:
+        """What is evaluated, for messages."""
+        return f"the {self.role} {reward_name(cast(RewardFunction, self.reward))!r}"
+
+    def no_gradient(self) -> ValueError:
+        """The error for values without a gradient."""
+        return no_gradient(cast(RewardFunction, self.reward))
 
     def __call__(self, x_0: Tensor, index: Tensor) -> Tensor:
         """r (batch,), with the reward's `of_states` term."""
@@ -107,40 +131,54 @@ class RewardEvaluator:
 
     def of_images(self, images: Tensor, index: Tensor) -> Tensor:
         """r (batch,) of decoded images."""
-        assert self.reward is not None
         prompts = [self.prompts[i] for i in index.tolist()]
-        return evaluate_any(self.reward, images, prompts)
+        return evaluate_any(cast(RewardFunction, self.reward), images, prompts)
 
-    def smoothed(self, x_0: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
-        """log of the mean of exp r over x_0 + offsets, (batch,) from offsets (batch, draws, *event)."""
-        draws = offsets.shape[1]
-        perturbed = (x_0[:, None] + offsets).flatten(0, 1)
-        values = self(perturbed, index.repeat_interleave(draws)).unflatten(0, (-1, draws))
-        return values.logsumexp(1) - math.log(draws)
+    def smoothed(self, x_0: Tensor, index: Tensor, offsets: Tensor, chunk: int | None = None) -> Tensor:
+        """log of the mean of exp r over x_0 + offsets, (batch,) from offsets (batch, draws, *event), differentiable by
+        x_0; evaluates at most `chunk` states at once."""
+        parts = []
+        for x, of in perturbed(x_0.detach(), index, offsets, 1, chunk):
+            with torch.enable_grad():
+                values = self(x.requires_grad_(), of)
+            parts.append((values.detach(), self.gradient(values, x)))
+        values, gradients = (torch.cat(part).unflatten(0, (-1, offsets.shape[1])) for part in zip(*parts, strict=True))
+        gradient = torch.einsum("bd,bd...->b...", values.softmax(1), gradients.to(values)).to(x_0)
+        # The last term is zero and has the gradient of the whole.
+        return values.logsumexp(1) - math.log(offsets.shape[1]) + ((x_0 - x_0.detach()) * gradient).flatten(1).sum(1)
 
-    def estimate(self, x_0: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
-        """∇r at x_0, up to a factor, from the rewards at x_0 ± offsets (batch, draws, *event)."""
+    def estimate(self, x_0: Tensor, index: Tensor, offsets: Tensor, chunk: int | None = None) -> Tensor:
+        """∇r at x_0, up to a factor, from the rewards at x_0 ± offsets (batch, draws, *event); evaluates at most
+        `chunk` states at once."""
         draws = offsets.shape[1]
-        rows = index.repeat_interleave(draws)
-        plus, minus = (self((x_0[:, None] + sign * offsets).flatten(0, 1), rows) for sign in (1, -1))
+        plus, minus = (
+            torch.cat([self(x, of) for x, of in perturbed(x_0, index, offsets, sign, chunk)]) for sign in (1, -1)
+        )
         slopes = (plus - minus).unflatten(0, (-1, draws))
         return torch.einsum("bd,bd...->b...", slopes.to(offsets), offsets) / draws
 
     def value_and_gradient(
-        self, x_0: Tensor, index: Tensor, offsets: Tensor | None = None, inputs: Tensor | None = None
+        self,
+        x_0: Tensor,
+        index: Tensor,
+        offsets: Tensor | None = None,
+        inputs: Tensor | None = None,
+        chunk: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """r (batch,) and its gradient: of r, of r smoothed over offsets (batch, draws, *event), or (`estimated`) an
         estimate from the rewards at x_0 ± offsets.
 
         Args:
             inputs: the tensor to differentiate with respect to, from which x_0 was computed; x_0 itself by default.
+            chunk: states of x_0 ± offsets that are evaluated at once; None: all.
         """
         if self.estimated and offsets is not None:
-            return self(x_0, index).detach(), self.estimate(x_0, index, offsets)
+            return self(x_0, index).detach(), self.estimate(x_0, index, offsets, chunk)
         with torch.enable_grad():
             x_0 = x_0.detach().requires_grad_() if inputs is None else x_0
-            rewards = self(x_0, index)
-            objective = rewards if offsets is None else self.smoothed(x_0, index, offsets)
+            with torch.set_grad_enabled(offsets is None):
+                rewards = self(x_0, index)
+            objective = rewards if offsets is None else self.smoothed(x_0, index, offsets, chunk)
         return rewards.detach(), self.gradient(objective, x_0 if inputs is None else inputs)
 
     def gradient(self, rewards: Tensor, inputs: Tensor) -> Tensor:
@@ -150,21 +188,25 @@ class RewardEvaluator:
             ValueError: if the reward has no gradient.
         """
         if not rewards.requires_grad:
-            assert self.reward is not None
-            raise no_gradient(self.reward)
+            raise self.no_gradient()
         return torch.autograd.grad(rewards, inputs, torch.ones_like(rewards))[0]
 
-    def require_finite(self, values: Tensor, what: str, number: int, t: float, unit: str = "step") -> None:
+    def require_finite(
+        self, values: Tensor, what: str, number: int, t: float, unit: str = "step", rows: Tensor | None = None
+    ) -> None:
         """Check that values (batch, …) are finite.
 
+        Args:
+            what: "value" or "gradient".
+            number, unit, t: of the step or iteration, for the message.
+            rows: the row of each value in the whole batch (batch,), for the message; 0, 1, 2, … by default.
         Raises:
             FloatingPointError: names the reward, the step and the first row that is not finite.
         """
         finite = values.isfinite().flatten(1).all(1) if values.ndim > 1 else values.isfinite()
         if not finite.all():
-            assert self.reward is not None
             row = int((~finite).nonzero()[0])
             raise FloatingPointError(
-                f"the {what} of the reward {reward_name(self.reward)!r} is not finite at {unit} {number} "
-                f"(t = {t:.4g}, row {row}); bound the reward, or lower the strength of the method"
+                f"the {what} of {self.describe()} is not finite at {unit} {number} "
+                f"(t = {t:.4g}, row {row if rows is None else int(rows[row])}); {self.remedy}"
             )

@@ -14,7 +14,7 @@ from .candidates import Candidates
 class Budget(NamedTuple):
     """The state of RolloverBudget; all tensors are (image,).
 
-    target is the best reward of the previous steps, best that of this step, remaining the network calls left.
+    target is the best reward of the previous steps, best that of this step, remaining (int64) the network calls left.
     """
 
     target: Tensor
@@ -41,7 +41,7 @@ class RolloverBudget:
 
     def open_step(self, rewards: Tensor, state: Budget | None) -> Budget:
         """The state after the first candidate of a step, with its rewards (image,)."""
-        unused = torch.zeros_like(rewards) if state is None else state.remaining
+        unused = torch.zeros_like(rewards, dtype=torch.int64) if state is None else state.remaining
         target = torch.full_like(rewards, -torch.inf) if state is None else torch.maximum(state.target, state.best)
         return Budget(target, rewards, unused + self.budget - 1)
 
@@ -52,7 +52,7 @@ class RolloverBudget:
     def update(self, state: Budget, images: Tensor, rewards: Tensor) -> Budget:
         """The state after one more candidate for some images (indices), with its rewards."""
         best = state.best.index_copy(0, images, torch.maximum(state.best[images], rewards))
-        return Budget(state.target, best, state.remaining.index_add(0, images, -torch.ones_like(rewards)))
+        return Budget(state.target, best, state.remaining.index_add(0, images, -torch.ones_like(images)))
 
     def choose(self, candidates: Candidates, state: Any) -> tuple[None, Any]:
         return None, state

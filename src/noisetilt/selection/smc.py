@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..path.tempering import temper
+from ..path.tempering import check_tempering, temper
 from .candidates import Candidates
 from .independent import check_particles
 
@@ -65,6 +65,7 @@ class SMC:
         check_particles(self.particles)
         if not self.temperature > 0:
             raise ValueError(f"temperature = {self.temperature} must be positive, such as 1.0")
+        check_tempering(self.tempering)
         if not 0 <= self.ess <= 1:
             raise ValueError(
                 f"ess = {self.ess} must be a fraction of the particles between 0 (never resample) and 1 (always)"
