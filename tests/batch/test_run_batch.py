@@ -235,7 +235,7 @@ def run_long_batch(out):
 
 def wait_for(file, process):
     deadline = time.monotonic() + 600
-    while not file.exists() and process.is_alive() and time.monotonic() < deadline:
+    while not (file.exists() and file.stat().st_size) and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
