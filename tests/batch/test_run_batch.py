@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+import weakref
 
 import pytest
 import torch
@@ -126,6 +127,36 @@ def test_errors_that_may_pass_are_tried_again(tmp_path):
     assert batch(["cat", "dog"], tmp_path / "b", Flaky(), retries=0).failed == 2
 
 
+class OutOfMemory:
+    """Runs out of memory at every evaluation, while it holds a tensor; `alive` has how many such tensors of earlier
+    evaluations still exist. The error has another one as its context, as that of a library may have."""
+
+    name = "out-of-memory"
+
+    def __init__(self):
+        self.held, self.alive = [], []
+
+    def __call__(self, images, prompts):
+        self.alive.append(sum(held() is not None for held in self.held))
+        activations = torch.zeros(8)
+        self.held.append(weakref.ref(activations))
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        except torch.OutOfMemoryError:
+            raise MemoryError("the GPU has too little memory")  # noqa: B904
+
+
+@pytest.mark.parametrize("rows, attempts", [(1, 3), (3, 7)])
+def test_a_failed_attempt_is_freed_before_the_next_one(rows, attempts, tmp_path, monkeypatch):
+    """Also where a group falls back to single rows."""
+    freed = []
+    monkeypatch.setattr("noisetilt.batch.worker._free_memory", lambda: freed.append(1))
+    reward = OutOfMemory()
+    summary = batch(PROMPTS[:1] * rows, tmp_path, reward, chunk=8)
+    assert summary.errors == {"MemoryError: the GPU has too little memory": rows}
+    assert reward.alive == [0] * attempts and len(freed) == attempts
+
+
 def test_fail_fast_stops_at_the_first_failure(tmp_path):
     with pytest.raises(ValueError, match="row 1 failed"):
         batch(PROMPTS, tmp_path, nan_for_dogs, fail_fast=True)
@@ -204,7 +235,7 @@ def run_long_batch(out):
 
 def wait_for(file, process):
     deadline = time.monotonic() + 600
-    while not file.exists() and process.is_alive() and time.monotonic() < deadline:
+    while not (file.exists() and file.stat().st_size) and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.02)
 
 

@@ -2,10 +2,11 @@
 
 import io
 import json
+import socket
 import urllib.request
 
 import pytest
-from tiny_batch import TinyModel, nan_for_dogs
+from tiny_batch import TinyModel, nan_for_dogs, redness
 
 from noisetilt.batch import run_batch
 from noisetilt.batch.sinks import JsonLog, LiveTable, OpenTelemetry, Prometheus, tracker
@@ -13,9 +14,17 @@ from noisetilt.batch.sinks import JsonLog, LiveTable, OpenTelemetry, Prometheus,
 PROMPTS = ["cat", "dog", "fox"]
 
 
-def run(out, *sinks):
-    arguments = {"model": TinyModel(), "steps": 1, "heldout": False, "report": False}
-    return run_batch(PROMPTS, out, reward=nan_for_dogs, sinks=sinks, **arguments)
+def run(out, *sinks, reward=nan_for_dogs, report=False):
+    arguments = {"model": TinyModel(), "steps": 1, "heldout": False, "report": report}
+    return run_batch(PROMPTS, out, reward=reward, sinks=sinks, **arguments)
+
+
+def live_table():
+    """A live table that writes to a string instead of the standard error."""
+    console = pytest.importorskip("rich.console")
+    sink = LiveTable()
+    sink.live.console = console.Console(file=io.StringIO(), width=100)
+    return sink
 
 
 def test_the_json_log_has_an_object_per_event(tmp_path):
@@ -28,12 +37,9 @@ def test_the_json_log_has_an_object_per_event(tmp_path):
 
 
 def test_the_table_shows_what_was_done(tmp_path):
-    console = pytest.importorskip("rich.console")
-    sink = LiveTable()
-    stream = io.StringIO()
-    sink.live.console = console.Console(file=stream, width=100)
+    sink = live_table()
     run(tmp_path, sink)
-    shown = stream.getvalue()
+    shown = sink.live.console.file.getvalue()
     assert "2 of 3" in shown and all(name in shown for name in ("rows/s", "time left", "reward", "held-out", "failed"))
 
 
@@ -57,6 +63,55 @@ def test_prometheus_serves_the_counters_while_the_run_lasts(tmp_path):
     run(tmp_path, sink, reader)
     assert 'noisetilt_rows_total{status="done"} 2.0' in reader.text and "noisetilt_rows_expected 3.0" in reader.text
     assert 'noisetilt_rows_total{status="failed"} 1.0' in reader.text
+
+
+class Recorder:
+    """The events that a sink receives; the one in `fails` raises."""
+
+    def __init__(self, fails=None):
+        self.events, self.fails = [], fails
+
+    def note(self, event):
+        self.events.append(event)
+        if event == self.fails:
+            raise OSError(f"{event} failed")
+
+    def start(self, run):
+        self.note("start")
+
+    def row(self, record, statistics):
+        self.note("row")
+
+    def finish(self, run):
+        self.complete = run["complete"]
+        self.note("finish")
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("fails", ["start", "row", "finish"])
+def test_every_sink_that_was_started_is_finished(fails, number, tmp_path):
+    """Once each, whichever sink fails, and the report is written whatever the sinks do at the end."""
+    sinks = [Recorder(fails if i == number else None) for i in range(3)]
+    with pytest.raises(OSError, match=f"{fails} failed"):
+        run(tmp_path, *sinks, reward=redness, report=True)
+    for i, sink in enumerate(sinks):
+        if fails == "start":
+            assert sink.events == (["start", "finish"] if i < number else ["start"] if i == number else [])
+        else:
+            assert sink.events[0] == "start" and sink.events[-1] == "finish" and sink.events.count("finish") == 1
+            assert sink.complete == (fails == "finish")
+    assert (tmp_path / "report.html").exists() == (fails != "start")
+
+
+def test_a_port_that_is_taken_leaves_no_live_table(tmp_path):
+    pytest.importorskip("prometheus_client")
+    table = live_table()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(OSError):
+            run(tmp_path, table, Prometheus(taken.getsockname()[1]))
+    assert not table.live.is_started
 
 
 def test_opentelemetry_collects_the_metrics(tmp_path):

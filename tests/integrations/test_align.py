@@ -1,6 +1,10 @@
 """Tiny instances of the real pipelines, guided."""
 
+import contextlib
 import functools
+import gc
+import weakref
+from dataclasses import replace
 
 import diffusers
 import pytest
@@ -262,6 +266,18 @@ def test_final_rewards_are_those_of_the_pictures():
     assert output.rewards[0] >= one[0] - 1e-6
 
 
+def test_particles_are_selected_by_the_rewards_of_images():
+    """A term of states, which guides the steps, is no part of them; "best-of-n" has no guidance."""
+    method = METHODS["best-of-n"].replace(particles=4)
+    torn = replace(RED, of_states=lambda x_0, images, prompts: -1e3 * RED(images, prompts))
+    pipe, arguments = build("sd")
+    plain, found = (
+        align(pipe, reward, method, heldout=reward)(PROMPT, seeds=[1], **arguments) for reward in (RED, torn)
+    )
+    assert torch.equal(found.images, plain.images) and torch.equal(found.rewards, plain.rewards)
+    assert torch.equal(found.heldout, plain.heldout)
+
+
 def test_noise_tilting_raises_the_reward():
     pipe, arguments = build("flux")
     seeds = [0, 1, 2, 3]
@@ -382,6 +398,25 @@ def test_the_pipeline_is_left_as_it_was(error, where):
     assert [p.requires_grad for p in pipe.unet.parameters()] == grads and all(grads)
     assert not pipe.unet.is_gradient_checkpointing
     assert torch.is_grad_enabled()
+
+
+def test_a_call_that_failed_does_not_keep_the_networks_graph():
+    """The aligned pipeline keeps the call itself, for the shape of its latents."""
+    pipe, arguments = build("sd")
+    outputs = []
+
+    def fail(*_):
+        raise Boom
+
+    with contextlib.ExitStack() as stack:
+        hook = pipe.unet.register_forward_hook(lambda *parts: outputs.append(weakref.ref(parts[-1][0])))
+        stack.callback(hook.remove)
+        aligned = align(pipe, Reward("fails", fail), "ntrk")
+        stack.enter_context(contextlib.suppress(Boom))
+        aligned(PROMPT, **arguments)
+    gc.collect()
+    assert aligned.current_call is not None
+    assert outputs and all(output() is None for output in outputs)
 
 
 def test_checkpointing_and_chunks_change_nothing():

@@ -1,7 +1,9 @@
 """Noise ascent as the initial noise of diffusers pipelines, on tiny instances."""
 
+import contextlib
 import importlib
 import sys
+import threading
 from pathlib import Path
 
 import diffusers
@@ -11,11 +13,15 @@ from PIL import Image
 from tiny_pipelines import build, sd
 
 import noisetilt
-from noisetilt import METHODS
-from noisetilt.integrations.stepped_sampler import SteppedSampler
+from noisetilt import METHODS, Method
+from noisetilt.initial_noise import Ascent, Gaussian
+from noisetilt.integrations import stepped_sampler
+from noisetilt.integrations.stepped_sampler import SteppedSampler, gradient_of_call, stream_of_caller
 from noisetilt.integrations.vjp import make_vjp
+from noisetilt.models.denoiser import Denoiser
 from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath
+from noisetilt.proposals import Base, BlackBoxTilt, ManifoldTilt, NoiseTilt
 from noisetilt.rewards import Reward
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -73,7 +79,7 @@ def guided(model, reward, method, steps, seeds, **how):
     denoiser = model.denoiser([""] * len(seeds))
     grid = model.path.grid(steps)
     sampler = SteppedSampler(
-        method, model.path, model.shape, seeds, [""] * len(seeds), reward, model.decode, eta=0.0, **how
+        method, model.path, model.shape, seeds, [""] * len(seeds), reward, model.decode, **{"eta": 0.0, **how}
     )
     with sampler:
         while not sampler.done:
@@ -100,6 +106,80 @@ def test_chains_and_black_boxes_climb_as_in_sample(options, gradient_at):
     assert torch.allclose(model.decode(found.x), expected.images, atol=1e-4)
     assert torch.allclose(found.rewards, expected.rewards, atol=1e-4)
     assert found.trace.nfe == expected.trace.nfe
+
+
+class Recorder(GaussianModel):
+    """The known model, with the states that its network was given."""
+
+    def denoiser(self, prompts):
+        known, self.states = super().denoiser(prompts), []
+
+        def network(x_t, t, index):
+            self.states.append(x_t.detach())
+            return known(x_t, t, index)
+
+        return Denoiser(self.path, network)
+
+
+@pytest.mark.parametrize("run", ["sample", "stepped"])
+def test_the_ascent_differentiates_where_the_caller_says_whatever_the_steps_do(run):
+    """`ManifoldTilt` needs no gradient through the network; the initial noise is as before steps without a tilt."""
+    model = Recorder(torch.full((1, 1, 16), 0.3), torch.linspace(0.2, 2, 16).expand(1, 16), FlowPath())
+    target = torch.linspace(-1, 1, 16)
+    near = Reward("near", lambda images, prompts: -(images - target).square().mean((1, 2, 3)))
+    ascent, starts = Ascent(iterations=3, chain_steps=2), {}
+    for proposal in (Base(), ManifoldTilt()):
+        for gradient_at in ("x_t", "x0"):
+            method = Method(initial=ascent, proposal=proposal)
+            if run == "sample":
+                noisetilt.sample(model, [""] * 2, near, method, 3, [0, 1], gradient_at=gradient_at)
+            else:
+                guided(model, near, method, 3, [0, 1], gradient_at=gradient_at, eta=1.0)
+            starts[type(proposal), gradient_at] = model.states[-3]
+    assert (starts[Base, "x_t"] - starts[Base, "x0"]).abs().max() > 0.01
+    for gradient_at in ("x_t", "x0"):
+        assert torch.equal(starts[ManifoldTilt, gradient_at], starts[Base, gradient_at])
+
+
+def test_a_pipeline_differentiates_the_ascent_before_steps_that_do_not(example):
+    """In one step, whose noise is zero, the image is that of the ascent alone."""
+    ascent = METHODS["gper"].replace(iterations=3).initial
+    images = [
+        noisetilt.align(turbo(), example.warm, Method(initial=ascent, proposal=proposal))(
+            "a cat", num_inference_steps=1, guidance_scale=0.0, seeds=[1], output_type="pt"
+        ).images
+        for proposal in (Base(), ManifoldTilt())
+    ]
+    assert torch.equal(*images)
+
+
+def test_a_pipeline_starts_from_the_noise_with_the_best_image(example):
+    """The ascent climbs a term of states that makes every later image worse than the first."""
+    torn = Reward("torn", example.warm, of_states=lambda x_0, images, prompts: -1e3 * example.warm(images, prompts))
+    base, climbed = (
+        noisetilt.align(turbo(), torn, method)(
+            "a cat", num_inference_steps=1, guidance_scale=0.0, seeds=[1], output_type="pt"
+        ).images
+        for method in ("base", METHODS["gper"].replace(iterations=3))
+    )
+    assert torch.equal(base, climbed)
+
+
+@pytest.mark.parametrize(
+    "initial, proposal, gradient_at, expected",
+    [
+        (Gaussian(), Base(), "x_t", None),
+        (Gaussian(), BlackBoxTilt(), "x_t", None),
+        (Gaussian(), NoiseTilt(), "x_t", "x_t"),
+        (Gaussian(), NoiseTilt(), "x0", "x0"),
+        (Gaussian(), ManifoldTilt(), "x_t", "x0"),
+        (Ascent(), ManifoldTilt(), "x_t", "x_t"),
+        (Ascent(), ManifoldTilt(), "x0", "x0"),
+        (Ascent(), BlackBoxTilt(), "x_t", "x_t"),
+    ],
+)
+def test_where_a_call_takes_gradients(initial, proposal, gradient_at, expected):
+    assert gradient_of_call(Method(initial=initial, proposal=proposal), gradient_at) == expected
 
 
 def test_a_chain_climbs_on_a_pipeline_of_several_steps(example):
@@ -132,3 +212,58 @@ def test_a_chain_of_more_steps_than_the_call_has_is_refused(example):
     aligned = noisetilt.align(turbo(), reward=example.warm, method=METHODS["gper"].replace(chain_steps=3))
     with pytest.raises(ValueError, match="chain_steps = 3 exceeds the 2 steps of this call"):
         aligned("a cat", num_inference_steps=2, seeds=[0], output_type="pt")
+
+
+def stepped(model, reward, on_step, device="cpu"):
+    """Runs a SteppedSampler; `on_step` makes the context of each of its calls, from their number."""
+    denoiser = model.denoiser([""])
+    options = dict(grid=model.path.grid(3), gradient_at="x0", device=device)
+    sampler = SteppedSampler(METHODS["mpgd"], model.path, model.shape, [0], [""], reward, model.decode, **options)
+    with on_step(0):
+        sampler.__enter__()
+    number = 0
+    while not sampler.done:
+        number += 1
+        with on_step(number):
+            sampler.advance(sampler.x, denoiser(sampler.x, sampler.t))
+    sampler.__exit__()
+
+
+def test_the_body_uses_the_stream_of_each_call(monkeypatch):
+    """Streams belong to threads; here they are names, as far as a machine without a GPU can tell."""
+    callers, of_thread, seen = [None], {}, []
+    monkeypatch.setattr(stepped_sampler, "stream_of_caller", lambda device: callers[-1])
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: of_thread.update({threading.get_ident(): stream}))
+
+    @contextlib.contextmanager
+    def named(number):
+        callers.append(f"stream {number}")
+        yield
+        callers.pop()
+
+    def reward(images):
+        seen.append((of_thread[threading.get_ident()], callers[-1]))
+        return images.mean((1, 2, 3))
+
+    stepped(generator((3, 1, 16)), Reward("seen", reward), named)
+    assert {stream for _, stream in seen} == {"stream 1", "stream 2", "stream 3"}
+    assert all(used == stream for used, stream in seen) and threading.get_ident() not in of_thread
+
+
+def test_other_devices_have_no_stream():
+    assert stream_of_caller("cpu") is None and stream_of_caller(torch.device("meta")) is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_body_uses_the_callers_cuda_stream():
+    streams, seen = [torch.cuda.Stream() for _ in range(4)], []
+    model = generator((3, 1, 16))
+    network = Denoiser(model.path, lambda x_t, t, index: 0.5 * x_t)
+    model.denoiser = lambda prompts: network
+
+    def reward(images):
+        seen.append(torch.cuda.current_stream().cuda_stream)
+        return images.mean((1, 2, 3))
+
+    stepped(model, Reward("seen", reward), lambda number: torch.cuda.stream(streams[number]), "cuda")
+    assert set(seen) == {stream.cuda_stream for stream in streams[1:]}

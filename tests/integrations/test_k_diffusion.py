@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import itertools
 import sys
 import types
 from unittest import mock
@@ -77,6 +78,56 @@ def test_zero_strength_is_euler_ancestral(k_sampling, eta, method, record_proper
     for one, other in zip(ours, steps, strict=True):
         assert (one["denoised"] - other["denoised"]).abs().max() < 1e-12
         assert one["sigma"] == other["sigma"]
+
+
+def fixed_noise(sigma, following):
+    """Standard normal noise that the sigmas determine, as that of a Brownian tree."""
+    return noise(round(1000 * float(sigma))) / 14.0
+
+
+def flat(images, prompts):
+    return 0 * images.sum((1, 2, 3))
+
+
+@pytest.mark.parametrize("method", ["base", "ntrk", "ntrk-black-box", "lgd", "freedom", "ugd", "rbf"])
+def test_the_noise_sampler_is_called_once_for_each_step_with_noise(method):
+    pairs, calls = [], []
+
+    def noise_sampler(sigma, following):
+        assert sigma.dtype == following.dtype == SIGMAS.dtype and sigma.ndim == following.ndim == 0
+        pairs.append((float(sigma), float(following)))
+        return fixed_noise(sigma, following)
+
+    options = dict(reward=RED, method=method, seeds=[0, 1], noise_sampler=noise_sampler)
+    sample_noisetilt(model, noise(), SIGMAS, None, calls.append, True, **options)
+    assert pairs == list(zip(SIGMAS[:-2].tolist(), SIGMAS[1:-1].tolist(), strict=True))
+    assert (len(calls) > 6) == (method in ("freedom", "ugd", "rbf"))
+
+
+def test_draws_for_smoothing_leave_the_noise_of_the_steps_alone(record_property):
+    options = dict(disable=True, reward=flat, seeds=[0, 1], noise_sampler=fixed_noise)
+    plain, smoothed = (sample_noisetilt(model, noise(), SIGMAS, method=m, **options) for m in ("base", "lgd"))
+    check_same(smoothed, plain, record_property, 1e-12)
+
+
+def test_candidates_have_different_noise_whatever_the_noise_sampler_is():
+    """With a constant reward no candidate is better, so that the budget is used up from the third step on."""
+    states = []
+    sample_noisetilt(
+        model,
+        noise(),
+        SIGMAS,
+        callback=lambda call: states.append((call["sigma"], call["x"])),
+        disable=True,
+        reward=flat,
+        method=METHODS["rbf"].replace(budget=3),
+        seeds=[0, 1],
+        noise_sampler=fixed_noise,
+    )
+    for sigma in SIGMAS[2:-1].tolist():
+        candidates = [x for at, x in states if at == sigma]
+        assert len(candidates) >= 3
+        assert all((a - b).abs().max() > 0.01 for a, b in itertools.combinations(candidates, 2))
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.initial.needs_reward])

@@ -10,6 +10,9 @@ import torch
 from tiny_pipelines import SIZE, build
 
 from noisetilt import align, load, optimize, rewards, sample
+from noisetilt.batch import run_batch
+from noisetilt.batch.settings import Settings
+from noisetilt.batch.worker import WorkerOptions
 from noisetilt.integrations.diffusers.out_of_memory import (
     NetworkCall,
     Setting,
@@ -55,6 +58,19 @@ def test_a_folder_is_sampled_as_its_pipeline_is_aligned(family, folders):
     output = align(model.pipe, RED, "ntrk", chunk=2)([PROMPT, "blue cat"], seeds=[3, 4], **model.arguments(2))
     assert torch.equal(found.images, next(iter(output.values()))) and torch.equal(found.rewards, output.rewards)
     assert found.images.shape[-3:] == (3, SIZE, SIZE) and found.trace.rewards.shape == (2, 2)
+
+
+def test_a_batch_takes_a_pipeline_that_is_loaded_already(folders, tmp_path):
+    """Each image in a call of its own, as of a pipeline by name, also on a GPU."""
+    model = load(folders("sdxl"), device="cpu", **SIDES)
+    summary = run_batch(
+        [PROMPT, "blue cat"], tmp_path, model=model, reward="redness", steps=2, seed=3, heldout=False, report=False
+    )
+    assert summary.complete and not summary.errors
+    expected = [sample(model, [text], RED, "ntrk", 2, [seed], chunk=1) for text, seed in ((PROMPT, 3), ("blue cat", 4))]
+    found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [record["reward"] for record in found] == [float(result.rewards[0]) for result in expected]
+    assert WorkerOptions("cuda", models={"mine": model}).together(Settings(PROMPT, model="mine")) == 1
 
 
 def test_the_native_loop_and_the_pipelines_own_agree():

@@ -2,15 +2,19 @@
 
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from noisetilt import METHODS, sample
+from noisetilt import METHODS, Method, optimize, sample
+from noisetilt.initial_noise import PCNL, Ascent
 from noisetilt.models.exact import GaussianModel
 from noisetilt.rewards import Reward, inverse, load
+from noisetilt.sampling.evaluation import Evaluator, noise_objective
+from noisetilt.sampling.reward_evaluation import RewardEvaluator
 
 MASK = torch.ones(16, 16, dtype=torch.bool)
 MASK[4:12, 4:12] = False
@@ -120,6 +124,45 @@ def test_the_term_of_states_guides_the_steps_and_is_not_part_of_the_final_reward
     base, guided = (sample(model, [""] * 2, far, method, 5) for method in ("base", METHODS["dps"].replace(scale=1.0)))
     assert guided.images.mean() > base.images.mean() + 0.05
     assert torch.equal(guided.rewards, torch.zeros(2))
+
+
+# Darker images are better, and the term of states pulls strongly towards brighter ones.
+DARK = Reward("dark", lambda images: -images.mean((1, 2, 3)))
+TORN = replace(DARK, of_states=lambda x_0, *_: x_0.mean((1, 2, 3)) * 1e3)
+
+
+def test_optimize_reports_and_selects_the_rewards_of_images():
+    """The ascent climbs the term of states, which makes every later iterate worse than the first."""
+    model = GaussianModel(torch.full((3, 16, 16), 0.5), 0.02 * torch.ones(16, 16))
+    method = METHODS["gper"].replace(iterations=5, chain_steps=3)
+    result = optimize(model, [""] * 2, TORN, method)
+    assert torch.equal(result.rewards, DARK(result.images, [""] * 2)) and result.iterations.tolist() == [0, 0]
+    assert (result.trace.rewards[1:] < result.trace.rewards[0]).all()
+    base, sampled = (sample(model, [""] * 2, TORN, m, 3, eta=0.0) for m in ("base", method))
+    assert torch.equal(sampled.images, base.images)
+
+
+@pytest.mark.parametrize("initial", [Ascent(), PCNL()])
+def test_the_gradient_of_initial_noise_is_that_of_both_terms(initial):
+    """A Markov chain also gets their sum, whose gradient it needs; an ascent selects by the rewards of images."""
+    model = GaussianModel(torch.full((3, 16, 16), 0.5), 0.02 * torch.ones(16, 16))
+    evaluator = RewardEvaluator(TORN, model.decode, [""])
+    evaluate = Evaluator(model.path, model.denoiser([""]), evaluator, "x_t", 1)
+    start, index = model.path.grid(4)[2], torch.zeros(1, dtype=torch.long)
+    objective = noise_objective(evaluate, Method(initial=initial), start, index)
+    noise = pictures(1, 3, torch.float32)
+    leaf = noise.clone().requires_grad_()
+    x_0 = model.denoiser([""])(leaf, start)
+    images, total = DARK(x_0, [""]), DARK(x_0, [""]) + TORN.of_states(x_0)
+    rewards, gradient = objective(noise)
+    torch.testing.assert_close(rewards, (images if isinstance(initial, Ascent) else total).detach())
+    torch.testing.assert_close(gradient, torch.autograd.grad(total.sum(), leaf)[0])
+
+
+def test_a_heldout_reward_is_evaluated_without_its_term_of_states():
+    model = GaussianModel(torch.full((3, 16, 16), 0.5), 0.02 * torch.ones(16, 16))
+    plain, torn = (sample(model, [""] * 2, DARK, "ntrk", 3, heldout=heldout) for heldout in (DARK, TORN))
+    assert torch.equal(plain.trace.heldout, torn.trace.heldout) and torch.equal(plain.heldout, torn.heldout)
 
 
 def test_a_perfect_match_has_a_finite_gradient():

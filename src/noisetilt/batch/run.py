@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import platform
 import time
@@ -224,16 +225,19 @@ class _Run:
         for record in self.ledger.finished(len(self.rows)):
             self.statistics.add(record)
         groups = self._groups({row.index for row in missing})
-        write_json(self.out / "run.json", self._record(False))
-        for sink in self.sinks:
-            sink.start(self._record(False))
-        with Interrupts("row") as interrupts:
-            try:
-                self._make(missing, groups, interrupts)
-            finally:
-                with interrupts.deferred():
-                    record = self._finish()
-        return self._summary(record)
+        self.record = self._record(False)
+        write_json(self.out / "run.json", self.record)
+        with contextlib.ExitStack() as started:
+            for sink in self.sinks:
+                sink.start(self.record)
+                started.callback(lambda sink: sink.finish(self.record), sink)
+            with Interrupts("row") as interrupts:
+                try:
+                    self._make(missing, groups, interrupts)
+                finally:
+                    with interrupts.deferred():
+                        self._finish(started)
+        return self._summary()
 
     def _check_settings(self, before: Mapping[str, Any]) -> None:
         """Raises a ValueError if what the pixels depend on is another than in the run that is continued."""
@@ -286,14 +290,15 @@ class _Run:
         if outcome.error and self.fail_fast:
             raise ValueError(f"row {row.index} failed: {outcome.error}")
 
-    def _finish(self) -> dict[str, Any]:
-        record = self._record(self.statistics.done == len(self.rows))
-        write_json(self.out / "run.json", record)
-        for sink in self.sinks:
-            sink.finish(record)
-        if self.report and self.statistics.done:
-            write_report(self.out, record, lambda: self.ledger.finished(len(self.rows)))
-        return record
+    def _finish(self, started: contextlib.ExitStack) -> None:
+        """Writes the final record and the report, and finishes all sinks, even if one of them fails."""
+        self.record = self._record(self.statistics.done == len(self.rows))
+        write_json(self.out / "run.json", self.record)
+        try:
+            started.close()
+        finally:
+            if self.report and self.statistics.done:
+                write_report(self.out, self.record, lambda: self.ledger.finished(len(self.rows)))
 
     def _record(self, complete: bool) -> dict[str, Any]:
         return {
@@ -310,6 +315,6 @@ class _Run:
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
 
-    def _summary(self, record: Mapping[str, Any]) -> Summary:
+    def _summary(self) -> Summary:
         names = ("rows", "done", "failed", "complete", "reward_mean", "heldout_mean", "seconds", "errors", "warnings")
-        return Summary(self.out, **{name: record[name] for name in names})
+        return Summary(self.out, **{name: self.record[name] for name in names})

@@ -27,7 +27,7 @@ class Sink(Protocol):
         """Called after each row, with its record and the statistics of all rows so far."""
 
     def finish(self, run: Record) -> None:
-        """Called once, with the final content of run.json."""
+        """Called once after `start`, with the final content of run.json, even if the run or another sink failed."""
 
 
 class ProgressBar:

@@ -59,7 +59,8 @@ class WorkerOptions:
 
         One image a call gives the same bits whatever the other rows of the batch are.
         """
-        if self.chunk is None and (torch.device(self.device).type == "cpu" or is_pipeline(settings.model)):
+        pipeline = is_pipeline(settings.model) or hasattr(self.models.get(settings.model), "sample")
+        if self.chunk is None and (torch.device(self.device).type == "cpu" or pipeline):
             return 1
         particles = find_method(settings.method).replace(**settings.options).selection.particles
         return max(1, (self.chunk or 8) // particles)
@@ -80,6 +81,19 @@ class Outcome:
     results: Mapping[str, Any]
     image: bytes = b""
     error: str = ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What is kept of an error: the error itself would keep the tensors of the failed call, through its traceback.
+
+    Args:
+        sentence: the error in one line.
+        lasting: whether it is the same at every attempt.
+    """
+
+    sentence: str
+    lasting: bool
 
 
 class Worker:
@@ -113,7 +127,7 @@ class Worker:
             return load_model(settings.model, guidance=settings.guidance, device=self.options.device, **options)
         if settings.guidance is not None:
             raise ValueError(f"guidance = {settings.guidance} is for models by name; set it in the model that you pass")
-        made = hasattr(given, "denoiser") and not isinstance(given, type)
+        made = (hasattr(given, "denoiser") or hasattr(given, "sample")) and not isinstance(given, type)
         return given if made else given()
 
     def reward(self, name: str, heldout: bool = False) -> RewardFunction:
@@ -143,26 +157,34 @@ class Worker:
 
     def __call__(self, rows: Sequence[Row]) -> Iterator[Outcome]:
         """The outcomes of rows that are sampled in one call. If the call fails, each row is tried alone."""
-        try:
-            yield from self._attempt(rows, attempt=1)
-        except Exception as error:
-            if len(rows) > 1:
-                for row in rows:
-                    yield from self._alone(row, None, 1)
-            else:
-                yield from self._alone(rows[0], error, 1)
+        made = self._try(rows, 1)
+        if not isinstance(made, Failure):
+            yield from made
+        elif len(rows) == 1:
+            yield self._alone(rows[0], made)
+        else:
+            for row in rows:
+                yield self._alone(row, None)
 
-    def _alone(self, row: Row, error: Exception | None, attempt: int) -> Iterator[Outcome]:
-        while error is None or (attempt <= self.options.retries and not isinstance(error, LASTING)):
+    def _alone(self, row: Row, failure: Failure | None) -> Outcome:
+        """The outcome of a row whose first attempt failed, in a group of rows if there is no failure of its own."""
+        attempt = 1
+        while failure is None or (attempt <= self.options.retries and not failure.lasting):
             attempt += 1
-            if "memory" in str(error).lower() or isinstance(error, MemoryError):
-                _free_memory()
-            try:
-                yield from self._attempt([row], attempt)
-                return
-            except Exception as failed:
-                error = failed
-        yield Outcome(row.index, {"attempts": attempt}, error=error_sentence(error))
+            made = self._try([row], attempt)
+            if not isinstance(made, Failure):
+                return made[0]
+            failure = made
+        return Outcome(row.index, {"attempts": attempt}, error=failure.sentence)
+
+    def _try(self, rows: Sequence[Row], attempt: int) -> list[Outcome] | Failure:
+        """The outcomes of an attempt; if it fails, its memory is free when this returns."""
+        try:
+            return self._attempt(rows, attempt)
+        except Exception as error:
+            failure = Failure(error_sentence(error), isinstance(error, LASTING))
+        _free_memory()
+        return failure
 
     def _attempt(self, rows: Sequence[Row], attempt: int) -> list[Outcome]:
         settings = rows[0].made()
@@ -177,7 +199,7 @@ class Worker:
             [row.made().seed for row in rows],
             eta=settings.eta,
             gradient_at="x0" if settings.gradient_at == "x0" else "x_t",
-            chunk=self.options.chunk or (1 if is_pipeline(settings.model) else 8),
+            chunk=self.options.chunk or (1 if is_pipeline(settings.model) or hasattr(model, "sample") else 8),
             track=False,
         )
         heldout = [self._heldout_results(settings, result, i, prompt) for i, prompt in enumerate(prompts)]
@@ -229,7 +251,7 @@ def _outcome(row: Row, result: Result, i: int, heldout: Mapping[str, Any], share
     return Outcome(row.index, {**values, **shared, "sha256": hashlib.sha256(image).hexdigest()}, image)
 
 
-def error_sentence(error: Exception | None) -> str:
+def error_sentence(error: Exception) -> str:
     """An error in one line; unexpected errors with their type."""
     text = " ".join(str(error).split())[:1000]
     return text if isinstance(error, (ValueError, FloatingPointError)) else f"{type(error).__name__}: {text}"

@@ -54,12 +54,9 @@ def load_job_model(job: Any) -> Any:
 def memory_setting(job: Any, method: Method) -> Any:
     """The `Setting` of a job's run with a method."""
     from ..integrations.diffusers.out_of_memory import Setting
+    from ..integrations.stepped_sampler import gradient_of_call
 
-    proposal = method.proposal
-    estimated = getattr(proposal, "zeroth_order", False)
-    differentiates = (proposal.needs_gradient and not estimated) or method.initial.needs_reward
-    at = getattr(proposal, "gradient_at", job.gradient_at)
-    return Setting(at if differentiates else None, job.checkpointing, job.offload or "none")
+    return Setting(gradient_of_call(method, job.gradient_at), job.checkpointing, job.offload or "none")
 
 
 def warn_of_memory(job: Any, method: Method) -> None:

@@ -61,8 +61,9 @@ def sample_noisetilt(
         eta: stochasticity: 0 is Euler, 1 ancestral.
         seeds: one integer ≥ 0 per row of x for the noise; drawn from torch's global generator if None.
         prompts: one per row of x for the reward; empty if None.
-        noise_sampler: (sigma, next sigma) → standard normal noise of x's shape, used instead of the seeds; only for
-            methods with one particle.
+        noise_sampler: (sigma, next sigma) → standard normal noise of x's shape for each step; only for methods with one
+            particle. Where a method repeats a step, evaluates perturbed images or draws a candidate again, the noise is
+            that of the seeds, because such a sampler may return the same noise for the same sigmas.
         path: the model's Gaussian path; VEPath() (α = 1) if None. Use FlowPath() for ComfyUI's rectified-flow models.
         gradient_at: "x_t": the gradient is taken through the model; "x0": only at x̂_0, which is cheaper.
         chunk: rows that are decoded and evaluated at a time.
@@ -110,7 +111,7 @@ def sample_noisetilt(
             chunk=chunk,
             device=x.device,
             dtype=state.dtype,
-            rng=None if noise_sampler is None else SampledNoise(noise_sampler, sigmas),
+            step_noise=None if noise_sampler is None else StepNoise(noise_sampler, sigmas),
             heldout=heldout,
             trace=trace,
             context=NormalTensors,
@@ -156,18 +157,19 @@ class ParticleCalls:
         return value[rows] if torch.is_tensor(value) and value.ndim and len(value) == self.rows else value
 
 
-class SampledNoise:
-    """The random numbers of a k-diffusion noise sampler, with the interface of `PerImageRNG` for one particle."""
+class StepNoise:
+    """The noise of a k-diffusion noise sampler for the first step between two sigmas, and None for its repetitions."""
 
     def __init__(self, noise_sampler: Callable[[Tensor, Tensor], Tensor], sigmas: Tensor) -> None:
-        self._noise_sampler, self._sigmas, self._at = noise_sampler, sigmas, 0
+        self._noise_sampler, self._sigmas = noise_sampler, sigmas
+        self._taken: set[tuple[float, float]] = set()
 
-    def normal(self, images: Sequence[int] | None = None) -> Tensor:
-        """The noise of the next step, (image, 1, *event)."""
-        at = min(self._at, len(self._sigmas) - 2)
-        self._at += 1
-        noise = self._noise_sampler(self._sigmas[at], self._sigmas[at + 1])[:, None]
-        return noise if images is None else noise[list(images)]
+    def __call__(self, t: float, s: float) -> Tensor | None:
+        """The noise (row, *event) of the step from t to s."""
+        if (t, s) in self._taken:
+            return None
+        self._taken.add((t, s))
+        return self._noise_sampler(self._sigmas.new_tensor(t), self._sigmas.new_tensor(s))
 
 
 def per_particle(value: Any, count: int, particles: int) -> Any:

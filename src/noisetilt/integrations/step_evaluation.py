@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..initial_noise import ZerothOrderInitialNoise
+from ..initial_noise import Ascent, ZerothOrderInitialNoise
 from ..methods import Method
 from ..path import Path
 from ..sampling.check_inputs import GradientAt
@@ -79,7 +79,9 @@ class StepEvaluation:
     @property
     def needs_vjp(self) -> bool:
         """Whether steps take the gradient through the network, at times with signal."""
-        return self.method.proposal.needs_gradient and self.gradient_at == "x_t" and not self.evaluator.estimated
+        proposal = self.method.proposal
+        at = getattr(proposal, "gradient_at", self.gradient_at)
+        return proposal.needs_gradient and at == "x_t" and not self.evaluator.estimated
 
     def denoise_first(self, x: Tensor) -> None:
         """Makes the first request before the grid is known; the first evaluation of a step uses its response."""
@@ -102,6 +104,8 @@ class StepEvaluation:
             rewards, gradient = self._values_and_gradients(chain.x_0, self.index, None, t)
         else:
             rewards, gradient = self.values(chain.x_0, self.index, t), self._estimate(x_T, chain.x_0, directions, t)
+        if isinstance(self.method.initial, Ascent) and getattr(self.evaluator.reward, "of_states", None) is not None:
+            rewards = self.image_values(chain.x_0, self.index, t)  # by which the best iterate is selected
         if needs_vjp:
             gradient = chain.vjp(gradient)
             self._require_finite(gradient, "gradient", t)
@@ -173,8 +177,14 @@ class StepEvaluation:
         return self._values_and_gradients(x_0, self.index, None, t)[1]
 
     def values(self, x_0: Tensor, index: Tensor, t: float) -> Tensor:
-        """The rewards (rows,) of x_0 (rows, *event) for the prompts at `index` (rows,)."""
+        """The rewards (rows,) of x_0 (rows, *event) for the prompts at `index` (rows,), with the term of states."""
         rewards = self.evaluator.values(x_0, index, self.chunk)
+        self._require_finite(rewards, "value", t)
+        return rewards
+
+    def image_values(self, x_0: Tensor, index: Tensor, t: float) -> Tensor:
+        """The rewards (rows,) of the images of x_0 (rows, *event) for the prompts at `index` (rows,)."""
+        rewards = self.evaluator.image_values(x_0, index, self.chunk)
         self._require_finite(rewards, "value", t)
         return rewards
 
@@ -188,7 +198,7 @@ class StepEvaluation:
         if self.heldout_evaluator is None:
             return None
         rows = rows.to(x_0.device)
-        heldout = self.heldout_evaluator.values(x_0[rows], self.index[rows], self.chunk)
+        heldout = self.heldout_evaluator.image_values(x_0[rows], self.index[rows], self.chunk)
         self.heldout_evaluator.require_finite(heldout, "value", self.engine.number, t)
         return heldout
 

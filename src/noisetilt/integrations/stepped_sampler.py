@@ -53,7 +53,8 @@ class SteppedSampler:
         gradient_at: "x_t": the gradient is taken through the network; "x0": only through reward and decoder.
         chunk: rows that are decoded and evaluated at a time, which bounds the memory.
         device, dtype: of the states.
-        rng: random numbers with the methods of `PerImageRNG`, instead of those of the seeds.
+        step_noise: (t, s) → standard normal noise (image · particle, *event) of the step from t to s, or None for that
+            of the seeds.
         heldout: held-out reward, evaluated on each image's best particle after every step.
         trace: the trace to fill; a new one if None.
         callback: called with a StepReport after each step.
@@ -86,7 +87,7 @@ class SteppedSampler:
         chunk: int = 1,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        rng: Any = None,
+        step_noise: Callable[[float, float], Tensor | None] | None = None,
         heldout: RewardFunction | None = None,
         trace: Trace | None = None,
         callback: Callable[[StepReport], Any] | None = None,
@@ -96,16 +97,15 @@ class SteppedSampler:
         if start is not None and method.initial.needs_reward:
             raise ValueError("this method chooses its own initial noise; start from noise, without latents or an image")
         self.method, self.path = method, path
-        self.engine = Engine(method, path, shape, seeds, eta, device, dtype, rng=rng)
-        proposal = method.proposal
+        self.engine = Engine(method, path, shape, seeds, eta, device, dtype, step_noise=step_noise)
         self._evaluation = StepEvaluation(
             self.engine,
             method,
             path,
-            RewardEvaluator(reward, decode, prompts, getattr(proposal, "zeroth_order", False), indexed),
+            RewardEvaluator(reward, decode, prompts, getattr(method.proposal, "zeroth_order", False), indexed),
             None if heldout is None else RewardEvaluator(heldout, decode, prompts, indexed=indexed),
             torch.arange(len(prompts), device=device).repeat_interleave(self.engine.particles),
-            getattr(proposal, "gradient_at", gradient_at),
+            gradient_at,
             chunk,
         )
         self.grid = grid
@@ -119,9 +119,11 @@ class SteppedSampler:
         autocast = torch.is_autocast_enabled(torch.device(device).type)
         self._autocast = torch.autocast(torch.device(device).type, enabled=autocast)
         self._context = context
+        self._stream: torch.cuda.Stream | None = None
         self._coroutine: Coroutine[Request, Response] = Coroutine(self._body)
 
     def __enter__(self) -> SteppedSampler:
+        self._stream = stream_of_caller(self.engine.device)
         self._coroutine.start()
         self.x = self._coroutine.request.x
         return self
@@ -165,16 +167,26 @@ class SteppedSampler:
             x0_hat: x̂_0, of the same shape and dtype.
             vjp: the VJP of x̂_0 by x_t, on (image · particle, *event); needed if `needs_vjp`.
         """
+        self._stream = stream_of_caller(self.engine.device)
         self._coroutine.send(Response(x_t, x0_hat, vjp))
         if not self.done:
             self.x = self._coroutine.request.x
 
     def _body(self, request: Callable[[Request], Response]) -> None:
-        self._evaluation.request = request
-        if torch.device(self.engine.device).type == "cuda":
-            torch.cuda.set_device(self.engine.device)
+        def request_and_resume(of: Request) -> Response:
+            response = request(of)
+            self._use_stream()
+            return response
+
+        self._evaluation.request = request_and_resume
+        self._use_stream()
         with torch.no_grad(), self._autocast, self._context():
             self._run()
+
+    def _use_stream(self) -> None:
+        """Sets the caller's CUDA stream, and its device, in the thread of the body; each thread has its own."""
+        if self._stream is not None:
+            torch.cuda.set_stream(self._stream)
 
     def _run(self) -> None:
         engine, evaluation = self.engine, self._evaluation
@@ -199,12 +211,27 @@ class SteppedSampler:
         self.x, engine, evaluation = x, self.engine, self._evaluation
         self.rows = engine.best(None)
         if evaluation.evaluator.reward is not None:
-            rewards = evaluation.values(x, evaluation.index, 0.0)
+            rewards = evaluation.image_values(x, evaluation.index, 0.0)
             rows = engine.rows_of(self.method.selection.winner(engine.by_image(rewards)))
             self.rows, self.rewards = rows.to(x.device), rewards[rows]
         self.heldout_rewards = evaluation.heldout_values(x, self.rows, 0.0)
         self.trace.nfe = evaluation.nfe / engine.images
         self.trace.seconds = time.perf_counter() - self._started
+
+
+def stream_of_caller(device: torch.device | str) -> torch.cuda.Stream | None:
+    """The CUDA stream that this thread uses on a device; None for other devices."""
+    return torch.cuda.current_stream(device) if torch.device(device).type == "cuda" else None
+
+
+def gradient_of_call(method: Method, gradient_at: GradientAt) -> GradientAt | None:
+    """Where the initial noise and the steps of a call take gradients: "x_t" if any of them does so through the network,
+    "x0" if none does, None if there are no gradients."""
+    proposal = method.proposal
+    modes: list[GradientAt] = [gradient_at] if method.initial.needs_reward else []
+    if proposal.needs_gradient and not getattr(proposal, "zeroth_order", False):
+        modes.append(getattr(proposal, "gradient_at", gradient_at))
+    return max(modes, key=lambda mode: mode == "x_t", default=None)
 
 
 def check_guidance(method: Method, reward: RewardFunction | None, gradient_at: str, chunk: int) -> None:

@@ -107,17 +107,14 @@ class TargetEvaluator(RewardEvaluator):
     def depends_on_images_only(self) -> bool:
         return self.distance != "latents" and super().depends_on_images_only
 
-    def images_and_rewards(self, x_0: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate_images(self, x_0: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         only_latents = self.distance == "latents" and self.reward is None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not only_latents):
-            images = self.decode(x_0)
-            images = images.to(torch.promote_types(images.dtype, torch.float32))
+            images = self.decoded(x_0, index)
         distance = (self._represent(x_0, images) - self.representations[index]).square().flatten(1).mean(1)
         rewards = -SCALE * self.weight * distance
-        return images, rewards if self.reward is None else rewards + self.of_images(images, index)
-
-    def __call__(self, x_0: Tensor, index: Tensor) -> Tensor:
-        return self.images_and_rewards(x_0, index)[1]
+        rewards = rewards if self.reward is None else rewards + self.of_images(images, index)
+        return images, rewards, rewards
 
     def _represent(self, x_0: Tensor, images: Tensor) -> Tensor:
         if callable(self.distance):

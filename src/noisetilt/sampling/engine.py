@@ -45,7 +45,8 @@ class Engine:
         eta: stochasticity of the reverse kernel.
         device, dtype: of the states.
         steps: number of reverse steps, for methods that temper the reward.
-        rng: a source of random numbers with the methods of `PerImageRNG`; replaces the one made from the seeds.
+        step_noise: (t, s) → standard normal noise (image · particle, *event) of the step from t to s, or None for that
+            of the seeds; called only where the step injects noise. All other noise is that of the seeds.
     Raises:
         ValueError: if the method tilts the noise and eta = 0.
     """
@@ -60,7 +61,7 @@ class Engine:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         steps: int = 1,
-        rng: Any = None,
+        step_noise: Callable[[float, float], Tensor | None] | None = None,
     ) -> None:
         if eta == 0 and getattr(method.proposal, "needs_noise", False):
             raise ValueError("eta = 0 injects no noise, which this method needs; give eta = 1 or another method")
@@ -68,7 +69,8 @@ class Engine:
         self.number, self.steps = 0, steps
         self.images, self.particles = len(seeds), method.selection.particles
         self.device, self.dtype = device, dtype
-        self._rng = PerImageRNG(seeds, self.particles, shape) if rng is None else rng
+        self._rng = PerImageRNG(seeds, self.particles, shape)
+        self._given_noise = step_noise
         self._selection_state = None
         self._step: Step | None = None
         self._renoised: tuple[Tensor, float, float] | None = None
@@ -79,6 +81,10 @@ class Engine:
 
     def _noise(self, images: Sequence[int] | None = None) -> Tensor:
         return self._rng.normal(images).flatten(0, 1).to(self.device, self.dtype)
+
+    def _step_noise(self, t: float, s: float, std: float) -> Tensor:
+        given = None if self._given_noise is None or std == 0 else self._given_noise(t, s)
+        return self._noise() if given is None else given.to(self.device, self.dtype)
 
     def set_grid(self, grid: Sequence[float]) -> None:
         """Set the time grid, which methods with a strength over the whole path (`best_of`) need.
@@ -209,7 +215,7 @@ class Engine:
             self.process,
             accumulated,
         )
-        noise = self._noise()
+        noise = self._step_noise(t, s, std)
         x_s, self._step = self.method.proposal(step, noise), step
         self._log_ratio = self._density_ratio(x_s, mean, std, noise)
         if not x_s.isfinite().all():

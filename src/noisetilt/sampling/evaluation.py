@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from ..initial_noise import ZerothOrderInitialNoise
+from ..initial_noise import Ascent, ZerothOrderInitialNoise
 from ..methods import Method
 from ..models.denoiser import Denoiser
 from ..path import Path
@@ -131,9 +131,10 @@ class Evaluator:
 
     def evaluate_noise(
         self, x_T: Tensor, grid: Sequence[float], index: Tensor, directions: Tensor | None = None, **options: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Rewards, gradients with respect to x_T (None without `with_gradient`) and images of the samples that start at
-        x_T and follow the grid with η = 0.
+        x_T and follow the grid with η = 0; and the values that have these gradients: the rewards plus the reward's
+        term of states, if it has one.
 
         `directions` (batch, draws, *event) requests a zeroth-order estimate; options are those of
         `_evaluate_noise_chunk`.
@@ -144,12 +145,12 @@ class Evaluator:
             )
             for rows in chunks(len(x_T), self.chunk)
         ]
-        rewards, gradient, images = (
+        rewards, gradient, images, values = (
             None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)
         )
-        self._require_finite(rewards, gradient, grid[0], "iteration")
+        self._require_finite(values, gradient, grid[0], "iteration")
         self.number += 1
-        return rewards, gradient, images
+        return rewards, gradient, images, values
 
     def _evaluate_noise_chunk(
         self,
@@ -160,7 +161,7 @@ class Evaluator:
         with_gradient: bool = True,
         width: float = 1.0,
         perturb: str = "image",
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         estimated = directions is not None
         through = with_gradient and self.gradient_at == "x_t"
         with torch.set_grad_enabled(through):
@@ -168,7 +169,7 @@ class Evaluator:
             chain = deterministic_chain(self.denoiser, x_T, grid, index)
         x_0 = chain.detach().requires_grad_(with_gradient and not estimated)
         with torch.set_grad_enabled(x_0.requires_grad):
-            images, rewards = self.reward_evaluator.images_and_rewards(x_0, index)
+            images, rewards, values = self.reward_evaluator.evaluate_images(x_0, index)
         gradient = None
         if with_gradient:
             if estimated and perturb == "noise":
@@ -179,13 +180,13 @@ class Evaluator:
                 gradient = self.reward_evaluator.estimate(x_0, index, width * directions, self.chunk)
                 gradient = gradient / (2 * width**2)
             else:
-                gradient = self.reward_evaluator.gradient(rewards, x_0, images)
+                gradient = self.reward_evaluator.gradient(values, x_0, images)
             nfe = self.denoiser.nfe
             if through:
                 gradient = rescaled_vjp(lambda g: torch.autograd.grad(chain, x_T, g)[0], gradient)
             # Recomputation by checkpoints is not counted as network calls.
             self.denoiser.nfe = nfe
-        return rewards.detach(), gradient, images.detach()
+        return rewards.detach(), gradient, images.detach(), values.detach()
 
     def _estimate_gradient(self, x_T: Tensor, grid: Sequence[float], index: Tensor, offsets: Tensor) -> Tensor:
         """J Jᵀ∇r at x_0, up to a factor, from the rewards of the samples of x_T ± offsets: Hybrid-2 of DNO (Tang et al.
@@ -205,11 +206,19 @@ def noise_objective(
     evaluate: Evaluator, method: Method, start: float, index: Tensor
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """The function that the method's initial noise evaluates: x_T → rewards and gradients of the samples of its
-    deterministic steps."""
+    deterministic steps.
+
+    An ascent selects by the rewards of images; a Markov chain accepts by the values that have the gradients.
+    """
     initial = method.initial
     grid = deterministic_grid(evaluate.path, start, getattr(initial, "chain_steps", 1))
     options: dict[str, Any] = {}
     if getattr(initial, "draws", 0):
         zeroth_order = cast(ZerothOrderInitialNoise, initial)
         options = {"width": zeroth_order.width, "perturb": zeroth_order.perturb}
-    return lambda x_T, *directions: evaluate.evaluate_noise(x_T, grid, index, *directions, **options)[:2]
+
+    def objective(x_T: Tensor, *directions: Tensor) -> tuple[Tensor, Tensor]:
+        rewards, gradient, _, values = evaluate.evaluate_noise(x_T, grid, index, *directions, **options)
+        return rewards if isinstance(initial, Ascent) else values, gradient
+
+    return objective

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -94,8 +95,8 @@ def sample(
         None if heldout is None else RewardEvaluator(heldout, model.decode, prompts, role="held-out reward")
     )
     evaluator = RewardEvaluator(reward, model.decode, prompts, getattr(method.proposal, "zeroth_order", False))
-    gradient_at = getattr(method.proposal, "gradient_at", gradient_at)
-    evaluate = Evaluator(model.path, denoiser, evaluator, gradient_at, chunk)
+    evaluate_start = Evaluator(model.path, denoiser, evaluator, gradient_at, chunk)
+    evaluate = replace(evaluate_start, gradient_at=getattr(method.proposal, "gradient_at", gradient_at))
     index = torch.arange(len(prompts), device=device).repeat_interleave(engine.particles)
     with_gradient = method.proposal.needs_gradient
     with_reward = reward is not None and (
@@ -107,12 +108,12 @@ def sample(
         return x_t, *evaluate(x_t, t, index[rows], with_reward, with_gradient, offsets)
 
     before, trace = denoiser.nfe, Trace()
-    x = engine.start(grid[0], noise_objective(evaluate, method, grid[0], index))
+    x = engine.start(grid[0], noise_objective(evaluate_start, method, grid[0], index))
     for step in run_steps(engine, x, grid, evaluate_rows, lambda x_0, t: evaluate.gradient_at_x0(x_0, index, t)):
         rows = engine.best(step.rewards)
         heldout_values = None
         if heldout_evaluator is not None:
-            heldout_values = heldout_evaluator.values(step.x0_hat[rows], index[rows], chunk)
+            heldout_values = heldout_evaluator.image_values(step.x0_hat[rows], index[rows], chunk)
             heldout_evaluator.require_finite(heldout_values, "value", engine.number, step.t, rows=rows)
         trace.record(step.t, step.rewards, step.gradient, heldout_values)
         if callback is not None:

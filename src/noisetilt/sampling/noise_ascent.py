@@ -179,7 +179,7 @@ class NoiseAscent:
             directions = [torch.stack(drawn, dim=1).to(x)]
             options = {"width": self.ascent.width, "perturb": self.ascent.perturb}
         before, self.evaluator.rows = self.denoiser.nfe, rows
-        rewards, gradient, images = self.evaluator.evaluate_noise(
+        rewards, gradient, images, _ = self.evaluator.evaluate_noise(
             self.scale * x, self.grid, rows, *directions, with_gradient=with_gradient, **options
         )
         self.trace.nfe[rows.cpu()] += (self.denoiser.nfe - before) / len(rows)

@@ -98,38 +98,45 @@ class RewardEvaluator:
 
     def __call__(self, x_0: Tensor, index: Tensor) -> Tensor:
         """r (batch,), with the reward's `of_states` term."""
-        return self.images_and_rewards(x_0, index)[1]
-
-    def images_and_rewards(self, x_0: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Decoded images and r (batch,), with the reward's `of_states` term.
-
-        Images in half precision become float32, in which the gradient with respect to them does not underflow.
-        """
-        images = self.decode(x_0, index) if self.indexed else self.decode(x_0)
-        images = images.to(torch.promote_types(images.dtype, torch.float32))
-        return images, self._of_both(x_0, images, index)
+        return self.evaluate_images(x_0, index)[2]
 
     @property
     def depends_on_images_only(self) -> bool:
         """Whether x_0 changes r through the images alone."""
         return getattr(self.reward, "of_states", None) is None
 
-    def _of_both(self, x_0: Tensor, images: Tensor, index: Tensor) -> Tensor:
-        values, of_states = self.of_images(images, index), getattr(self.reward, "of_states", None)
+    def evaluate_images(self, x_0: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Decoded images, their rewards (batch,), and r (batch,) with the reward's `of_states` term."""
+        images = self.decoded(x_0, index)
+        rewards, of_states = self.of_images(images, index), getattr(self.reward, "of_states", None)
         if of_states is None:
-            return values
-        return values + of_states(x_0, images, [self.prompts[i] for i in index.tolist()])
+            return images, rewards, rewards
+        return images, rewards, rewards + of_states(x_0, images, [self.prompts[i] for i in index.tolist()])
+
+    def decoded(self, x_0: Tensor, index: Tensor) -> Tensor:
+        """Decoded images (batch, 3, H, W) in [0, 1].
+
+        Images in half precision become float32, in which the gradient with respect to them does not underflow.
+        """
+        images = self.decode(x_0, index) if self.indexed else self.decode(x_0)
+        return images.to(torch.promote_types(images.dtype, torch.float32))
 
     @torch.no_grad()
     def images(self, x_0: Tensor, index: Tensor, chunk: int) -> Tensor:
         """Decoded images (batch, 3, H, W) in [0, 1], in chunks of rows."""
         parts = [(x_0[rows], index[rows]) for rows in chunks(len(x_0), chunk)]
-        return torch.cat([self.decode(x, of) if self.indexed else self.decode(x) for x, of in parts])
+        return torch.cat([self.decoded(x, of) for x, of in parts])
 
     @torch.no_grad()
     def values(self, x_0: Tensor, index: Tensor, chunk: int) -> Tensor:
-        """r (batch,) without a gradient, in chunks of rows."""
+        """r (batch,) with the `of_states` term, without a gradient, in chunks of rows."""
         return torch.cat([self(x_0[rows], index[rows]) for rows in chunks(len(x_0), chunk)])
+
+    @torch.no_grad()
+    def image_values(self, x_0: Tensor, index: Tensor, chunk: int) -> Tensor:
+        """The rewards (batch,) of the images of states, without the `of_states` term, in chunks of rows."""
+        parts = [(x_0[rows], index[rows]) for rows in chunks(len(x_0), chunk)]
+        return torch.cat([self.of_images(self.images(x, of, chunk), of) for x, of in parts])
 
     @torch.no_grad()
     def values_of_images(self, images: Tensor, index: Tensor, chunk: int) -> Tensor:
@@ -147,7 +154,7 @@ class RewardEvaluator:
         parts = []
         for x, of in perturbed(x_0.detach(), index, offsets, 1, chunk):
             with torch.enable_grad():
-                images, values = self.images_and_rewards(x.requires_grad_(), of)
+                images, _, values = self.evaluate_images(x.requires_grad_(), of)
             parts.append((values.detach(), self.gradient(values, x, images)))
         values, gradients = (torch.cat(part).unflatten(0, (-1, offsets.shape[1])) for part in zip(*parts, strict=True))
         gradient = torch.einsum("bd,bd...->b...", values.softmax(1), gradients.to(values)).to(x_0)
@@ -183,16 +190,16 @@ class RewardEvaluator:
             return self(x_0, index).detach(), self.estimate(x_0, index, offsets, chunk)
         leaf = x_0.detach().requires_grad_()
         with torch.set_grad_enabled(offsets is None):
-            images, rewards = self.images_and_rewards(leaf, index)
+            images, _, values = self.evaluate_images(leaf, index)
         if offsets is None:
-            gradient = self.gradient(rewards, leaf, images)
+            gradient = self.gradient(values, leaf, images)
         else:
             with torch.enable_grad():
                 objective = self.smoothed(leaf, index, offsets, chunk)
             gradient = self.gradient(objective, leaf)
         if inputs is not None:
             gradient = rescaled_vjp(lambda g: torch.autograd.grad(x_0, inputs, g)[0], gradient)
-        return rewards.detach(), gradient
+        return values.detach(), gradient
 
     def gradient(self, rewards: Tensor, x_0: Tensor, images: Tensor | None = None) -> Tensor:
         """The gradient of each row's reward (batch,) with respect to the same row of x_0.

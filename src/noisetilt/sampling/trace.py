@@ -17,7 +17,8 @@ class Trace(ShortRepr):
     Attributes:
         nfe: denoiser evaluations per image.
         times: t of each step.
-        rewards: (step, image), r(x̂_0) of each image's best particle; empty without a reward.
+        rewards: (step, image), r(x̂_0) of each image's best particle, with the reward's term `of_states` if it has one;
+            empty without a reward.
         heldout: (step, image), a held-out reward of the same x̂_0; empty without a held-out reward.
         gradient_norm: (step, image), ‖∇_{x_t} r(x̂_0)‖, mean over particles; empty if the method uses none.
         seconds: wall-clock time of the whole call.

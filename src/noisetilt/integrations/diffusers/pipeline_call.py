@@ -17,7 +17,7 @@ from ...path import to_x0
 from ...rewards.reward import RewardFunction
 from ...sampling.check_inputs import GradientAt
 from ...sampling.result import StepReport
-from ..stepped_sampler import SteppedSampler
+from ..stepped_sampler import SteppedSampler, gradient_of_call
 from ..vjp import make_vjp
 from .continuation import IMAGE_COUNTS, Continuation
 from .layout import Layout, SampleView, layout_of, recorded_packings, sample_view, without_latents
@@ -166,10 +166,8 @@ class PipelineCall:
             self.call[name] = [entry for entry in given for _ in range(particles)]
 
     def __call__(self) -> Any:
-        proposal = self.method.proposal
-        estimated = getattr(proposal, "zeroth_order", False)
-        differentiates = (proposal.needs_gradient and not estimated) or self.method.initial.needs_reward
-        through_network = differentiates and getattr(proposal, "gradient_at", self.aligned.gradient_at) == "x_t"
+        gradient_at = gradient_of_call(self.method, self.aligned.gradient_at)
+        differentiates, through_network = gradient_at is not None, gradient_at == "x_t"
         if differentiates:
             check_offload(self.pipe, through_network)
         # diffusers decorates the call with no_grad; the function inside runs in the mode set here.
@@ -363,8 +361,10 @@ class PipelineCall:
         if self.aligned.decode is None and self.evaluates_images:
             self.continuation = Continuation(self.pipe, len(self.leaf))
             self.keeps_rows = self.keeps_rows or self.continuation.per_row
-        sampler.advance(x_step, x0_hat, vjp)
-        self.continuation = None
+        try:
+            sampler.advance(x_step, x0_hat, vjp)
+        finally:
+            self.continuation = None
         if not sampler.done:
             return self.next_latents(sample.dtype, self.view.to_sample)
         # The rest of the call needs no gradient; the call restores the mode.

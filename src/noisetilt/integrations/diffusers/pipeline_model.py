@@ -18,6 +18,7 @@ from ...rewards.reward import RewardFunction
 from ...sampling.check_inputs import GradientAt
 from ...sampling.engine import Engine
 from ...sampling.result import Result, StepReport
+from ..stepped_sampler import gradient_of_call
 from .aligned_pipeline import AlignedPipeline, align
 from .out_of_memory import Setting, explained_memory_errors
 from .schedules import first_order, path_of
@@ -174,15 +175,11 @@ class PipelineModel:
         return Result(_images_of(output), aligned.rewards, trace, aligned.heldout)
 
     def _explained(
-        self, aligned: AlignedPipeline, images: int, gradient_at: str, chunk: int
+        self, aligned: AlignedPipeline, images: int, gradient_at: GradientAt, chunk: int
     ) -> contextlib.AbstractContextManager[None]:
         """Explains a GPU's lack of memory in a call of an aligned pipeline."""
         method = aligned.method
-        proposal = method.proposal
-        estimated = getattr(proposal, "zeroth_order", False)
-        at = getattr(proposal, "gradient_at", gradient_at)
-        differentiates = (proposal.needs_gradient and not estimated) or method.initial.needs_reward
-        setting = Setting(at if differentiates else None, self.checkpointing, self.offload)
+        setting = Setting(gradient_of_call(method, gradient_at), self.checkpointing, self.offload)
 
         def latent_shape() -> Sequence[int] | None:
             sampler = None if aligned.current_call is None else aligned.current_call.sampler
