@@ -138,7 +138,9 @@ class StepEvaluation:
         offsets = width * directions
         if initial.perturb == "image":
             parts = chunks(len(x_0), self.chunk)
-            estimates = [self.evaluator.estimate(x_0[rows], self.index[rows], offsets[rows]) for rows in parts]
+            estimates = [
+                self.evaluator.estimate(x_0[rows], self.index[rows], offsets[rows], self.chunk) for rows in parts
+            ]
             return torch.cat(estimates) / (2 * width**2)
         total = torch.zeros_like(x_0)
         for offset in offsets.unbind(1):
@@ -206,7 +208,9 @@ class StepEvaluation:
         self, x_0: Tensor, index: Tensor, offsets: Tensor | None, t: float
     ) -> tuple[Tensor, Tensor]:
         parts = [
-            self.evaluator.value_and_gradient(x_0[part], index[part], None if offsets is None else offsets[part])
+            self.evaluator.value_and_gradient(
+                x_0[part], index[part], None if offsets is None else offsets[part], chunk=self.chunk
+            )
             for part in chunks(len(x_0), self.chunk)
         ]
         rewards, gradient = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -103,7 +103,9 @@ class SteppedSampler:
             method,
             path,
             RewardEvaluator(reward, decode, prompts, getattr(method.proposal, "zeroth_order", False), indexed),
-            None if heldout is None else RewardEvaluator(heldout, decode, prompts, indexed=indexed),
+            None
+            if heldout is None
+            else RewardEvaluator(heldout, decode, prompts, indexed=indexed, role="held-out reward"),
             torch.arange(len(prompts), device=device).repeat_interleave(self.engine.particles),
             gradient_at,
             chunk,
