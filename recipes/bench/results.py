@@ -5,8 +5,8 @@
 
 Of each target: every method that is measured for so many test images, at the strength that the rule of fairness chose
 on so many tuning images, and without the rule. A last table does not depend on the steps between the strengths: the
-reward at which the probability of the right concept is 5 points below base's, interpolated between the strengths on the
-tuning images. In brackets 95 % bootstrap intervals.
+reward at which the probability of the right concept is 5 or 20 points below base's, interpolated between the strengths
+on the tuning images. In brackets 95 % bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from noisetilt.bench.paper_lines import Line, lines_of
-from noisetilt.bench.paper_plan import TARGETS, TOLERANCE, Plan, Target, restrict
+from noisetilt.bench.paper_plan import SEARCHES, TARGETS, TOLERANCE, Plan, Target, restrict
 from noisetilt.bench.paper_suite import Runner
 from noisetilt.bench.paper_verdict import PAIR
 from noisetilt.bench.statistics import Interval, bootstrap, paired
 
+LOSSES = (TOLERANCE, 0.2)
 HEADER = ("method", "strength", "calls", "target", "minus {}", "held-out", "probability, minus base's", "named right")
 
 
@@ -62,10 +63,10 @@ def table(runner: Runner, target: Target, constrained: bool, reference: str, dig
     yield from ("| " + " | ".join(cells(line, found, constrained, digits)) + " |" for line in lines)
 
 
-def reward_at_bound(points: np.ndarray) -> float:
+def reward_at(points: np.ndarray, loss: float) -> float:
     """The largest reward on the line through (reward, probability) points, from base on, whose probability is at most
-    TOLERANCE below base's; points (strength, 2), the first one is base."""
-    bound, best = points[0, 1] - TOLERANCE, points[0, 0]
+    `loss` below base's; points (strength, 2), the first one is base."""
+    bound, best = points[0, 1] - loss, points[0, 0]
     for (reward, probability), (next_reward, next_probability) in itertools.pairwise(points):
         if next_probability >= bound:
             best = max(best, next_reward)
@@ -75,32 +76,36 @@ def reward_at_bound(points: np.ndarray) -> float:
     return best
 
 
-def fronts(runner: Runner, target: Target, reference: str, digits: int) -> Iterator[str]:
-    """The lines of a table in Markdown: the reward at the bound, and its difference to that of the reference."""
+def front_points(runner: Runner, target: Target, name: str) -> np.ndarray:
+    """Reward and probability of each tuning image without guidance and at each strength, (image, strength, 2)."""
     base = runner.rows("tuning", target, "base")
-    found = {}
-    for name in runner.methods(target):
-        if tried := runner.tuning_rows(target, name):
-            keys = [tuple(row[k] for k in PAIR) for row in base]
-            rows = [{tuple(row[k] for k in PAIR): row for row in each} for each in (base, *tried.values())]
-            found[name] = np.array([[(each[k]["reward"], each[k]["probability"]) for each in rows] for k in keys])
-    yield f"| method | reward at a probability 5 points below base's | minus `{reference}` | strongest tried |"
-    yield "|---|---:|---:|---|"
-    for name, images in found.items():
-        at = bootstrap(images, lambda drawn: reward_at_bound(drawn.mean(0)))
-        lead = ""
-        if reference in found and name != reference:
-            both = np.concatenate([images, found[reference]], axis=1)
-            count = images.shape[1]
+    tried = [{tuple(row[k] for k in PAIR): row for row in rows} for rows in runner.tuning_rows(target, name).values()]
+    keys = [tuple(row[k] for k in PAIR) for row in base]
+    found = [base, *([rows[key] for key in keys] for rows in tried)]
+    return np.array([[(row["reward"], row["probability"]) for row in rows] for rows in found]).swapaxes(0, 1)
 
-            def difference(drawn: np.ndarray, count: int = count) -> float:
-                means = drawn.mean(0)
-                return reward_at_bound(means[:count]) - reward_at_bound(means[count:])
 
-            lead = interval(bootstrap(both, difference), digits)
-        mean = images.mean(0)
-        beyond = "" if mean[-1, 1] < mean[0, 1] - TOLERANCE else "satisfies the rule"
-        yield f"| `{name}` | {interval(at, digits)} | {lead} | {beyond} |"
+def fronts(runner: Runner, target: Target, reference: str, digits: int) -> Iterator[str]:
+    """The lines of a table in Markdown: the rewards at some losses, and their differences to those of the reference."""
+    names = [name for name in runner.methods(target) if name not in SEARCHES and runner.tuning_rows(target, name)]
+    images = {name: front_points(runner, target, name) for name in names}
+    header = [f"{100 * loss:.0f} points below base's | minus `{reference}`" for loss in LOSSES]
+    yield f"| method | {' | '.join(header)} |"
+    yield "|---|" + "---:|" * (2 * len(LOSSES))
+    for name in names:
+        both = np.concatenate([images[name], images.get(reference, images[name])], axis=1)
+        found = []
+        for loss in LOSSES:
+
+            def at(drawn: np.ndarray, loss: float = loss, name: str = name) -> float:
+                return reward_at(drawn.mean(0)[: images[name].shape[1]], loss)
+
+            def lead(drawn: np.ndarray, loss: float = loss, name: str = name) -> float:
+                return at(drawn, loss, name) - reward_at(drawn.mean(0)[images[name].shape[1] :], loss)
+
+            found.append(interval(bootstrap(both, at), digits))
+            found.append("" if name == reference else interval(bootstrap(both, lead), digits))
+        yield f"| `{name}` | {' | '.join(found)} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -120,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for constrained in (True, False):
             print(f"\n{target.reward}, {'by' if constrained else 'without'} the rule, n = {options.images}\n")
             print(*table(runner, target, constrained, options.reference, options.digits), sep="\n")
-        print(f"\n{target.reward}, at the bound of the rule, n = {plan.tuning_images}\n")
+        print(f"\n{target.reward}, reward where the probability is lower than base's, n = {plan.tuning_images}\n")
         print(*fronts(runner, target, options.reference, options.digits), sep="\n")
 
 
