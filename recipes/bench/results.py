@@ -6,14 +6,16 @@
 Of each target: every method that is measured for so many test images, at the strength that the rule of fairness chose
 on so many tuning images, and without the rule. A last table does not depend on the steps between the strengths: the
 reward at which the probability of the right concept is 5 or 20 points below base's, interpolated between the strengths
-on the tuning images. In brackets 95 % bootstrap intervals.
+on the tuning images, and the probability at the largest reward that all methods reach. In brackets 95 % bootstrap
+intervals.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from noisetilt.bench.paper_verdict import PAIR
 from noisetilt.bench.statistics import Interval, bootstrap, paired
 
 LOSSES = (TOLERANCE, 0.2)
+Read = Callable[[np.ndarray], float]
 HEADER = ("method", "strength", "calls", "target", "minus {}", "held-out", "probability, minus base's", "named right")
 
 
@@ -85,26 +88,40 @@ def front_points(runner: Runner, target: Target, name: str) -> np.ndarray:
     return np.array([[(row["reward"], row["probability"]) for row in rows] for rows in found]).swapaxes(0, 1)
 
 
+def probability_at(points: np.ndarray, reward: float) -> float:
+    """The probability in percent where the line through (reward, probability) points first has a reward; that of the
+    last point if it never has."""
+    for (before, probability), (after, next_probability) in itertools.pairwise(points):
+        if before <= reward <= after and before < after:
+            return 100 * (probability + (reward - before) / (after - before) * (next_probability - probability))
+    return 100 * points[-1, 1]
+
+
 def fronts(runner: Runner, target: Target, reference: str, digits: int) -> Iterator[str]:
-    """The lines of a table in Markdown: the rewards at some losses, and their differences to those of the reference."""
+    """The lines of a table in Markdown: the rewards at some losses, the probability at the largest reward that all
+    methods reach, and their differences to those of the reference."""
     names = [name for name in runner.methods(target) if name not in SEARCHES and runner.tuning_rows(target, name)]
     images = {name: front_points(runner, target, name) for name in names}
-    header = [f"{100 * loss:.0f} points below base's | minus `{reference}`" for loss in LOSSES]
-    yield f"| method | {' | '.join(header)} |"
-    yield "|---|" + "---:|" * (2 * len(LOSSES))
+    common = min(found.mean(0)[:, 0].max() for found in images.values())
+    readings = {
+        f"{100 * loss:.0f} points below base's": (functools.partial(reward_at, loss=loss), digits) for loss in LOSSES
+    }
+    readings[f"probability at {number(common, digits)}"] = (functools.partial(probability_at, reward=common), 0)
+    yield f"| method | {' | '.join(f'{title} | minus `{reference}`' for title in readings)} |"
+    yield "|---|" + "---:|" * (2 * len(readings))
     for name in names:
-        both = np.concatenate([images[name], images.get(reference, images[name])], axis=1)
+        count, both = images[name].shape[1], np.concatenate([images[name], images.get(reference, images[name])], axis=1)
         found = []
-        for loss in LOSSES:
+        for read, places in readings.values():
 
-            def at(drawn: np.ndarray, loss: float = loss, name: str = name) -> float:
-                return reward_at(drawn.mean(0)[: images[name].shape[1]], loss)
+            def own(drawn: np.ndarray, read: Read = read, count: int = count) -> float:
+                return read(drawn.mean(0)[:count])
 
-            def lead(drawn: np.ndarray, loss: float = loss, name: str = name) -> float:
-                return at(drawn, loss, name) - reward_at(drawn.mean(0)[images[name].shape[1] :], loss)
+            def lead(drawn: np.ndarray, read: Read = read, count: int = count) -> float:
+                return read(drawn.mean(0)[:count]) - read(drawn.mean(0)[count:])
 
-            found.append(interval(bootstrap(both, at), digits))
-            found.append("" if name == reference else interval(bootstrap(both, lead), digits))
+            found.append(interval(bootstrap(both, own), places))
+            found.append("" if name == reference else interval(bootstrap(both, lead), places))
         yield f"| `{name}` | {' | '.join(found)} |"
 
 
@@ -125,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for constrained in (True, False):
             print(f"\n{target.reward}, {'by' if constrained else 'without'} the rule, n = {options.images}\n")
             print(*table(runner, target, constrained, options.reference, options.digits), sep="\n")
-        print(f"\n{target.reward}, reward where the probability is lower than base's, n = {plan.tuning_images}\n")
+        print(f"\n{target.reward}, equal probability and equal reward, n = {plan.tuning_images}\n")
         print(*fronts(runner, target, options.reference, options.digits), sep="\n")
 
 
