@@ -49,8 +49,9 @@ class TrigPath:
     """TrigFlow (Lu & Song 2025, arXiv 2410.11081): α = cos t, σ = sin t, in units of the data's standard deviation."""
 
     def alpha(self, t: float) -> float:
-        # A scheduler's first time is π/2 rounded, where the cosine may be slightly negative: no signal.
-        return max(0.0, math.cos(t))
+        # A scheduler's first time is π/2 rounded, where the cosine may be slightly negative. It is not 0 there, which
+        # would mean that no gradient exists: predictions of few-step models do depend on the noise.
+        return max(1e-6, math.cos(t))
 
     def sigma(self, t: float) -> float:
         return math.sin(t)
