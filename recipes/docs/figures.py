@@ -1,6 +1,6 @@
 """The figures of docs/how-ntrk-works.md, docs/how-gper-works.md and docs/tutorial.md.
 
-python recipes/docs/figures.py [--only ntrk gper strength]
+python recipes/docs/figures.py [--only ntrk gper strength mixture]
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from noisetilt import METHODS, load, noise, rewards, sample
+from noisetilt.bench.paper_plan import TARGETS
+from noisetilt.bench.paper_suite import prompt_seeds
 from noisetilt.report import to_image
 from noisetilt.report.plotting.figures import new_figure
 
@@ -25,6 +27,7 @@ REWARD = "style:3d"
 COLOURS = {"gradient": "#D55E00", "projected": "#0072B2", "noise": "#7F7F7F"}
 BLOCK = 16
 STRENGTHS = (0.0, 0.005, 0.015, 0.05, 0.15)
+MIXED = (("style:3d", 0.015), ("0.5*style:3d + 0.5*alignment", 0.1))
 STRENGTH_PROMPTS = ("bird noto", "house twemoji", "red apple noto")
 
 
@@ -147,7 +150,31 @@ def strength_figure() -> None:
     figure.savefig(FOLDER / "ntrk-strength.png", dpi=120)
 
 
-FIGURES = {"ntrk": ntrk_figure, "gper": gper_figure, "strength": strength_figure}
+def mixture_figure() -> None:
+    """Base, the style alone, and the style mixed with the prompt's content, on the first tuning prompts of the suite
+    `paper`."""
+    model, heldout = load("emoji128"), rewards.load(REWARD, heldout=True)
+    prompts, seeds = map(list, zip(*prompt_seeds(TARGETS[0], False, 8), strict=True))
+    rows = [
+        ("base", None, "base", {}),
+        *((f"{name}, rho = {rho:g}", name, "ntrk-x0", {"rho": rho}) for name, rho in MIXED),
+    ]
+    figure = new_figure(9.6, 1.5 * len(rows))
+    for part, (title, name, method, options) in zip(figure.subfigures(len(rows)), rows, strict=True):
+        reward = None if name is None else rewards.load(name)
+        result = sample(model, prompts, reward, METHODS[method].replace(**options), 25, seeds, track=False)
+        with torch.no_grad():
+            other = heldout(result.images, prompts).mean()
+        for axes, image in zip(part.subplots(1, len(prompts)), result.images, strict=True):
+            axes.imshow(to_image(image))
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        text = f"{title}, held-out {REWARD} {other:.1f}".replace(" -", " −")
+        part.suptitle(text, fontsize=10, x=0.01, ha="left")
+    figure.savefig(FOLDER / "mixture.png", dpi=120)
+
+
+FIGURES = {"ntrk": ntrk_figure, "gper": gper_figure, "strength": strength_figure, "mixture": mixture_figure}
 
 
 def main() -> None:
