@@ -4,7 +4,7 @@
     python recipes/bench/results.py out/paper --targets redness --images 32
 
 Of each target: every method that is measured for so many test images, at the strength that the rule of fairness chose
-on so many tuning images, and without the rule. A last table does not depend on the steps between the strengths: the
+on so many tuning images, and without the rule. A last table depends little on the steps between the strengths: the
 reward at which the probability of the right concept is 5 or 20 points below base's, interpolated between the strengths
 on the tuning images, and the probability at the largest reward that all methods reach. In brackets 95 % bootstrap
 intervals.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,7 +125,7 @@ def fronts(runner: Runner, target: Target, reference: str, digits: int) -> Itera
         yield f"| `{name}` | {' | '.join(found)} |"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder with rows.jsonl")
     parser.add_argument("--targets", nargs="+", default=[target.reward for target in TARGETS])
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+")
     parser.add_argument("--reference", default="ntrk")
     parser.add_argument("--digits", type=int, default=1, help="of the target reward")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     plan = restrict(Plan(), options.methods, options.targets, options.images)
     plan = replace(plan, tuning_images=options.tuning_images or plan.tuning_images)
     runner = Runner(options.run, plan, measure=False)

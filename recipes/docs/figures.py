@@ -1,4 +1,4 @@
-"""The figures of docs/how-ntrk-works.md, docs/how-gper-works.md and docs/tutorial.md.
+"""Figures of docs/how-ntrk-works.md, docs/how-gper-works.md, docs/choose.md and docs/results.md.
 
 python recipes/docs/figures.py [--only ntrk gper strength mixture]
 """

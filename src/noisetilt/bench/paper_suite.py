@@ -3,10 +3,10 @@
 The rule of fairness. The judge (`judge`) is optimised by no method. On the tuning prompts, the mean probability that
 the judge gives the right concept may be at most TOLERANCE below base's, at the same prompts and seeds. Of the strengths
 that satisfy this, the one with the highest mean target reward is chosen, and the method is tested with it on the test
-prompts. If none satisfies it, the weakest is used, and the report says so. For a target that asks for a concept of its
-own (`concept:tiger face`, the ImageNet label teapot), the prompt's concept or that one is right. Each method is also
-tested with the strength of the highest mean target reward without this constraint. An image is "named right" if the
-judge's most probable concept is right.
+prompts. If none satisfies it, weaker ones are tried, then the weakest is used, and the report says so. For a target
+that asks for a concept of its own (`concept:tiger face`, the ImageNet label teapot), the prompt's concept or that one
+is right. Each method is also tested with the strength of the highest mean target reward without this constraint. An
+image is "named right" if the judge's most probable concept is right.
 
 The methods get the target reward divided by its standard deviation over base's images of the tuning prompts, so that
 one scale or temperature suits all targets. Results are those of the reward itself. Searches are tuned with a fifth of

@@ -77,8 +77,9 @@ def audit(x: Tensor) -> Audit:
             " the tests are calibrated; join several small vectors into one."
         )
     x = x.double()
-    # Where space is a single position there is no order of positions but that of the numbers.
-    field = x if x.ndim > 3 and x[0, 0].numel() > 1 else x.flatten(1)[:, None] if x.ndim > 3 else x[:, None]
+    if x.ndim > 3 and x[0, 0].numel() == 1:  # space is a single position, so the event is a sequence
+        x = x.flatten(1)
+    field = x if x.ndim > 3 else x[:, None]
     p = {**value_tests(x.flatten(1)), **sequence_spectrum_tests(x.flatten(1)), **field_spectrum_tests(field)}
     p |= {**channel_tests(field), **tile_tests(field)}
     if field.shape[1:-1].numel() == 1:  # the event is a sequence, so both spectra are the same
