@@ -2,9 +2,10 @@
 
     python recipes/bench/tilts.py --images 8
     python recipes/bench/tilts.py --reward "concept:tiger face" "ntrk-x0 schedule=early rho=0.4" "freedom scale=0.4"
+    python recipes/bench/tilts.py --reward jpeg --calls 500 best-of-n svdd
 
-The tuning prompts of the suite `paper` and the same seeds for all; at most 25 network calls per image. Prints means,
-the standard error of the reward, and the median p-value that the injected noise is white Gaussian.
+The tuning prompts of the suite `paper` and the same seeds for all; at most `--calls` network calls per image. Prints
+means, the standard error of the reward, and the median p-value that the injected noise is white Gaussian.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from noisetilt.bench.paper_suite import judged_figures, prompt_seeds
 from noisetilt.cli.arguments import parse_option
 from noisetilt.report import table
 
-CALLS = 25
 HEADER = ["method", "n", "reward", "± error", "held-out", "probability", "named right", "total variation", "p"]
 SETTINGS = (
     *(f"ntrk rho={rho}" for rho in (0.01, 0.02, 0.05)),
@@ -43,13 +43,14 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help='"METHOD OPTION=VALUE …" (default: the settings of SETTINGS)')
     parser.add_argument("--reward", default="style:3d", choices=[target.reward for target in TARGETS])
     parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--calls", type=int, default=25, help="network calls per image (default: 25)")
     args = parser.parse_args()
     target = next(target for target in TARGETS if target.reward == args.reward)
     model, reward = load("emoji128"), rewards.load(args.reward)
     heldout = rewards.load(target.heldout, heldout=True)
     prompts, seeds = map(list, zip(*prompt_seeds(target, False, args.images), strict=True))
     for setting in ("base", *(args.settings or SETTINGS)):
-        method, steps = fit_to_budget(method_of(setting), model.path, CALLS)
+        method, steps = fit_to_budget(method_of(setting), model.path, args.calls)
         recorded, seen = record_noise(method, (7, 13))
         result = sample(model, prompts, reward, recorded, steps, seeds, track=False)
         with torch.no_grad():

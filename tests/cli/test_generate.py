@@ -11,6 +11,8 @@ from noisetilt.cli import main
 from noisetilt.cli.generate import GenerateJob, run
 from noisetilt.report import table
 
+VARIANTS = ("base", "guided")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
@@ -70,6 +72,40 @@ def test_an_image_is_reproduced_from_its_own_settings(finished, tmp_path):
     assert np.abs(first - again).max() <= 1
 
 
+def test_every_prompt_has_n_images_at_the_same_seeds(finished, tmp_path):
+    arguments = ["house", "cat face", "--reward", "redness", "--steps", "4", "--n", "2", "--seed", "5"]
+    assert main(["generate", *arguments, "--set", "rho=0.1", "--batch", "3", "--out", str(tmp_path)]) == 0
+    names = [
+        f"{stem}-{seed}-{variant}.png" for stem in ("house", "cat-face") for seed in (5, 6) for variant in VARIANTS
+    ]
+    assert sorted(names) == sorted(file.name for file in tmp_path.glob("*-*.png"))
+    for variant in VARIANTS:
+        one, again = (
+            np.asarray(Image.open(folder / f"cat-face-6-{variant}.png")).astype(int) for folder in (finished, tmp_path)
+        )
+        assert np.abs(one - again).max() <= 1
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert [image["prompt"] for image in record["images"]] == ["house", "house", "cat face", "cat face"] * 2
+    assert json.loads(Image.open(tmp_path / names[0]).text["noisetilt"])["prompt"] == "house"
+
+
+def test_prompts_with_the_same_file_name_have_their_own_images(tmp_path):
+    short = ["--reward", "redness", "--steps", "1", "--n", "1", "--out", str(tmp_path)]
+    assert main(["generate", "🐱", "🐶", "house", *short]) == 0
+    names = ["house-0-base.png", "picture-prompt1-0-base.png", "picture-prompt2-0-base.png"]
+    assert sorted(file.name for file in tmp_path.glob("*-base.png")) == names
+    first, second = (np.asarray(Image.open(tmp_path / name)).astype(int) for name in names[1:])
+    assert np.abs(first - second).max() > 50
+
+
+def test_single_words_are_reported_as_prompts(tmp_path, capsys):
+    assert (
+        main(["generate", "cat", "face", "--reward", "redness", "--steps", "1", "--n", "1", "--out", str(tmp_path)])
+        == 0
+    )
+    assert "2 prompts: cat, face; put a prompt of several words in quotes" in capsys.readouterr().err
+
+
 def test_interruption_keeps_what_is_finished(tmp_path, monkeypatch):
     import noisetilt.cli.generate as module
 
@@ -94,6 +130,10 @@ def test_interruption_keeps_what_is_finished(tmp_path, monkeypatch):
     "arguments, word",
     [
         (["cat fce", "--reward", "redness"], "face"),
+        (["cat face", "cat fce", "--reward", "redness"], "face"),
+        (["cat", "cat", "--reward", "redness"], "'cat' is given twice"),
+        (["cat", "dog", "--reward", "redness", "--n", "5001"], "10002 images"),
+        (["cat", "3d", "--reward", "alignment"], "names no content"),
         (["cat", "--reward", "rednes"], "redness"),
         (["cat", "--reward", "redness", "--method", "magic"], "ntrk"),
         (["cat", "--reward", "redness", "--set", "rho=7"], "rho = 7"),

@@ -14,13 +14,26 @@ from noisetilt.cli import generate, main, optimize
 
 COMMANDS = {
     "generate": ["generate", "cat face", "--reward", "redness", "--steps", "2", "--n", "2", "--batch", "1"],
+    "prompts": [
+        "generate",
+        "cat face",
+        "cat face 3d",
+        "--reward",
+        "redness",
+        "--steps",
+        "2",
+        "--n",
+        "1",
+        "--batch",
+        "1",
+    ],
     "optimize": ["optimize", "cat face", "--reward", "redness", "--iterations", "1", "--n", "2", "--batch", "1"],
 }
-MODULES = {"generate": (generate, "sample"), "optimize": (optimize, "optimize")}
+MODULES = {"generate": (generate, "sample"), "prompts": (generate, "sample"), "optimize": (optimize, "optimize")}
 
 
 def digests(out):
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in out.glob("cat-face-*.png")}
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in out.glob("cat-face*.png")}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -71,6 +71,7 @@ def _add_generate(commands: Any) -> None:
         "sample images with and without reward guidance",
         "Samples images with the base model and with a guided method from the same seeds, and compares their rewards.",
         'generate "cat face" --reward style:3d --out out/cat',
+        'generate "red heart" "teddy bear" owl --reward style:3d --n 1 --out out/three',
         'generate "a red fox" --model black-forest-labs/FLUX.1-dev --reward pickscore --n 1 --offload model',
     )
     _add_prompt_and_reward(parser)
@@ -214,7 +215,11 @@ def _add_studio(commands: Any) -> None:
 
 
 def _add_prompt_and_reward(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", help='the prompt, such as "cat face" or "red heart, 3d"')
+    parser.add_argument(
+        "prompt",
+        nargs="+",
+        help='one or more prompts, such as "cat face" "red heart, 3d"; a prompt of several words needs quotes',
+    )
     parser.add_argument(
         "--reward", required=True, help='such as style:3d or "0.7*alignment + 0.3*redness"; see `noisetilt rewards`'
     )
@@ -264,7 +269,7 @@ def _add_set(parser: argparse.ArgumentParser, example: str) -> None:
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--n", type=int, default=8, help="number of images (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=8, help="number of images of each prompt (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first image (default: %(default)s)")
     parser.add_argument("--out", type=output_folder, default=Path("out"), help="output folder (default: %(default)s/)")
     add_run_folder_options(parser)

@@ -6,10 +6,11 @@ import json
 import math
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -19,13 +20,13 @@ from .. import __version__
 from .._messages import missing_extra
 from ..integrations.load import is_pipeline
 from ..methods import Method
-from ..report import file_stem, grid, save_picture, table
+from ..report import grid, save_picture, table
 from ..report.terminal import show
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
 from ..rewards.reward import evaluate_reward, mean_over_frames, reward_name
 from ..runs import write_json
-from .console import filled, line_width, print_error
+from .console import filled, line_width, print_error, warn
 
 # Fields of a job that the images do not depend on, except for rounding errors.
 NOT_SETTINGS = ("out", "batch", "chunk", "resume", "overwrite", "animate", "show")
@@ -70,8 +71,16 @@ def check_counts(n: int, batch: int, seed: int = 0) -> None:
 
 
 def check_numbers(job: Any) -> None:
-    """Raises a ValueError for a number that no model or method accepts, before a model is loaded."""
+    """Raises a ValueError for a number or prompts that no model or method accepts, before a model is loaded."""
     check_counts(job.n, job.batch, job.seed)
+    repeated = [prompt for prompt, count in Counter(job.prompt).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the prompt {repeated[0]!r} is given twice; for more images of it give --n")
+    if len(job.prompts) > MAX_IMAGES:
+        raise ValueError(
+            f"{len(job.prompt)} prompts with n = {job.n} are {len(job.prompts)} images, expected at most {MAX_IMAGES}; "
+            "for more use `noisetilt batch`"
+        )
     if job.chunk < 1:
         raise ValueError(f"chunk = {job.chunk} must be 1 or more rows per network call")
     if job.guidance is not None and not math.isfinite(job.guidance):
@@ -84,10 +93,25 @@ def check_numbers(job: Any) -> None:
         raise ValueError(f"eta = {job.eta} must be 0 (the ODE) or more; 1 is DDPM")
 
 
-def seed_batches(job: Any) -> Iterator[list[int]]:
-    """The seeds of a job's images, batch by batch."""
-    for first in range(0, job.n, job.batch):
-        yield list(range(job.seed + first, job.seed + min(first + job.batch, job.n)))
+def warn_of_unquoted_prompt(job: Any) -> None:
+    """Prints a warning if all prompts are single words, as those of a prompt without quotes are."""
+    if len(job.prompt) > 1 and not any(" " in prompt.strip() for prompt in job.prompt):
+        warn(f"these are {len(job.prompt)} prompts: {', '.join(job.prompt)}; put a prompt of several words in quotes")
+
+
+class ImageBatch(NamedTuple):
+    """The prompts and seeds of images that are made together; the first of them has the index `first` in the run."""
+
+    first: int
+    prompts: list[str]
+    seeds: list[int]
+
+
+def image_batches(job: Any) -> Iterator[ImageBatch]:
+    """The images of a job, batch by batch."""
+    for first in range(0, len(job.prompts), job.batch):
+        part = slice(first, first + job.batch)
+        yield ImageBatch(first, job.prompts[part], job.seeds[part])
 
 
 def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
@@ -99,7 +123,7 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
     package's learned ones, or the user names one.
 
     Raises:
-        ValueError: if the reward is unknown or cannot be evaluated for this prompt.
+        ValueError: if the reward is unknown or cannot be evaluated for a prompt.
     """
     if job.heldout == "none" or (job.heldout is None and is_pipeline(job.model) and not has_heldout(job.reward)):
         return "none", None
@@ -111,13 +135,19 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
     if not has_heldout(job.reward):
         heldout = load_reward("alignment", heldout=True)
         try:
-            evaluate_reward(heldout, blank, [job.prompt])
+            _check_prompts(heldout, blank, job.prompt)
             return "alignment", heldout
         except ValueError:  # a prompt of style words alone has no alignment
             pass
     heldout = load_reward(job.reward, heldout=True)
-    evaluate_reward(heldout, blank, [job.prompt])
+    _check_prompts(heldout, blank, job.prompt)
     return job.reward, heldout
+
+
+def _check_prompts(reward: Reward, blank: Tensor, prompts: Sequence[str]) -> None:
+    """Raises a ValueError if a reward cannot be evaluated for one of the prompts."""
+    for prompt in prompts:
+        evaluate_reward(reward, blank, [prompt])
 
 
 @torch.no_grad()
@@ -163,15 +193,16 @@ def scale_of(image: Tensor) -> int:
     return 2 if max(image.shape[-2:]) <= 128 else 1
 
 
-def image_name(job: Any, seed: int, variant: Variant) -> str:
-    """The file name of an image."""
-    return f"{file_stem(job.prompt)}-{seed}-{variant.name}.png"
+def image_name(job: Any, index: int, variant: Variant) -> str:
+    """The file name of the image with an index in the run."""
+    return f"{job.stems[index]}-{job.seeds[index]}-{variant.name}.png"
 
 
-def save_image(job: Any, variant: Variant, seed: int, image: torch.Tensor, **results: Any) -> None:
+def save_image(job: Any, variant: Variant, index: int, image: torch.Tensor, **results: Any) -> None:
     """Writes an image with the settings that reproduce it, and its results, in the PNG's text."""
-    settings = {**job.settings(), "seed": seed, "n": 1, "variant": variant.name, **results}
-    save_picture(image, job.out / image_name(job, seed, variant), settings)
+    alone = {"prompt": job.prompts[index], "seed": job.seeds[index], "n": 1}
+    settings = {**job.settings(), **alone, "variant": variant.name, **results}
+    save_picture(image, job.out / image_name(job, index, variant), settings)
 
 
 def write_start(job: Any, command: str) -> None:
@@ -198,7 +229,7 @@ def run_record(
         "settings": {**job.settings(), "options": method.options()},
         **{variant.name: variant.statistics() for variant in variants},
         "images": [
-            {"file": image_name(job, job.seed + i, variant), "reward": reward, "heldout": heldout}
+            {"file": image_name(job, i, variant), "prompt": job.prompts[i], "reward": reward, "heldout": heldout}
             for variant in variants
             for i, (reward, heldout) in enumerate(zip(variant.rewards, variant.heldout, strict=True))
         ],

@@ -16,43 +16,38 @@ from ..rewards import Reward
 from ..rewards import load as load_reward
 from ..runs import Interrupts, claim_folder
 from ..sampling import Engine, StepReport, check_reward, reverse_steps, sample
-from ..sampling.check_inputs import GradientAt
 from .comparison import (
     MISSING_PLOT,
+    ImageBatch,
     Variant,
     check_numbers,
     choose_heldout_reward,
     comparison_grid,
     grid_label,
     heldout_values,
+    image_batches,
     print_summary,
     save_image,
-    seed_batches,
     thumbnails,
+    warn_of_unquoted_prompt,
     write_record,
     write_start,
 )
 from .console import progress_bar, warn
 from .iterates import IterateImages, read_iterates, write_animation, write_iterates
-from .job import Job
+from .job import ComparisonJob
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
 from .progress import Progress
 
 
 @dataclass(kw_only=True)
-class GenerateJob(Job):
+class GenerateJob(ComparisonJob):
     """The arguments of `generate`; `noisetilt generate --help` describes them."""
 
-    prompt: str
-    reward: str
     method: str = "ntrk"
     steps: int | None = None
-    n: int = 8
     eta: float = 1.0
-    gradient_at: GradientAt = "x_t"
-    heldout: str | None = None
     animate: bool = False
-    show: bool = False
 
 
 def main(args: argparse.Namespace) -> None:
@@ -71,6 +66,7 @@ def run(job: GenerateJob) -> dict[str, Any]:
     """
     job = with_defaults(job)
     check_numbers(job)
+    warn_of_unquoted_prompt(job)
     variants = [Variant("base", METHODS["base"]), Variant("guided", find_method(job.method).replace(**job.options))]
     reward = load_reward(job.reward)
     warn_of_memory(job, variants[1].method)
@@ -89,15 +85,15 @@ def run(job: GenerateJob) -> dict[str, Any]:
         write_start(job, "generate")
         try:
             with progress_bar(sum(_count_steps(job, variant, model) for variant in variants), "step") as bar:
-                for variant, seeds in ((variant, seeds) for variant in variants for seeds in seed_batches(job)):
-                    images = read_iterates(job.out, variant, seeds) if job.animate else IterateImages(0)
-                    if images is None or not progress.restore(variant, seeds):
+                for variant, batch in ((variant, batch) for variant in variants for batch in image_batches(job)):
+                    images = read_iterates(job.out, variant, batch) if job.animate else IterateImages(0)
+                    if images is None or not progress.restore(variant, batch):
                         before = variant.seconds
                         with explained_memory(job, model, variant.method):
-                            images = _run_batch(job, variant, model, reward, heldout, seeds, bar)
+                            images = _run_batch(job, variant, model, reward, heldout, batch, bar)
                         if job.animate:
-                            write_iterates(job.out, variant, seeds, images)
-                        progress.add(variant, seeds, variant.seconds - before)
+                            write_iterates(job.out, variant, batch, images)
+                        progress.add(variant, batch, variant.seconds - before)
                     frames[variant.name].append(images)
                     interrupts.check()
             complete = True
@@ -119,8 +115,8 @@ def _check_variant(job: GenerateJob, variant: Variant, model: Any, reward: Rewar
     if hasattr(model, "check"):
         if job.steps < 1:
             raise ValueError(f"steps = {job.steps} must be 1 or more")
-        return model.check([job.prompt], variant.method, reward, job.eta)
-    model.denoiser([job.prompt])  # raises for unknown words
+        return model.check(job.prompt, variant.method, reward, job.eta)
+    model.denoiser(job.prompt)  # raises for unknown words
     check_reward(variant.method, reward)
     engine = Engine(variant.method, model.path, model.shape, [job.seed], job.eta)
     engine.set_grid(_time_grid(job, variant.method, model))
@@ -128,7 +124,7 @@ def _check_variant(job: GenerateJob, variant: Variant, model: Any, reward: Rewar
 
 def _count_steps(job: GenerateJob, variant: Variant, model: Any) -> int:
     """The steps of all batches of a variant; without those that time travel adds to a pipeline's own loop."""
-    batches = len(list(seed_batches(job)))
+    batches = len(list(image_batches(job)))
     return batches * (
         job.steps if hasattr(model, "sample") else reverse_steps(model.path, _time_grid(job, variant.method, model))
     )
@@ -140,11 +136,10 @@ def _run_batch(
     model: Any,
     reward: Reward,
     heldout: Reward | None,
-    seeds: Sequence[int],
+    batch: ImageBatch,
     bar: Any,
 ) -> IterateImages:
     """Adds a batch's results to the variant, writes its images, and returns those of its steps for the animation."""
-    prompts = [job.prompt] * len(seeds)
     predicted = IterateImages(0, first=1)
 
     def show_progress(report: StepReport) -> None:
@@ -156,20 +151,21 @@ def _run_batch(
 
     result = sample(
         model,
-        prompts,
+        batch.prompts,
         reward=reward,
         method=variant.method,
         steps=job.steps,
-        seeds=seeds,
+        seeds=batch.seeds,
         eta=job.eta,
         gradient_at=job.gradient_at,
         chunk=job.chunk,
         callback=show_progress,
     )
-    heldout_rewards = heldout_values(heldout, result.images, prompts)
+    heldout_rewards = heldout_values(heldout, result.images, batch.prompts)
     # Files first: a signal must not leave a record of an image that has none.
-    for image, seed, value, heldout_value in zip(result.images, seeds, result.rewards, heldout_rewards, strict=True):
-        save_image(job, variant, seed, image, reward_value=float(value), heldout_value=heldout_value)
+    results = zip(result.images, result.rewards, heldout_rewards, strict=True)
+    for index, (image, value, heldout_value) in enumerate(results, batch.first):
+        save_image(job, variant, index, image, reward_value=float(value), heldout_value=heldout_value)
     variant.images += list(result.images.cpu())
     variant.rewards += result.rewards.tolist()
     variant.heldout += heldout_rewards

@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from ..report import grid, save_animation
 from ..runs import write_bytes
-from .comparison import Variant, comparison_grid, scale_of, thumbnails
+from .comparison import ImageBatch, Variant, comparison_grid, scale_of, thumbnails
 
 MAX_FRAMES, STRIP_COLUMNS, MAX_IMAGES = 24, 8, 8
 Frames = dict[int, list[torch.Tensor]]
@@ -85,22 +85,22 @@ def write_animation(rows: Sequence[tuple[str, Sequence[IterateImages]]], out: Pa
     save_animation(sheets, out / "animation.webp")
 
 
-def _iterates_file(out: Path, variant: Variant, seeds: Sequence[int]) -> Path:
-    return out / "iterates" / f"{variant.name}-{seeds[0]}.safetensors"
+def _iterates_file(out: Path, variant: Variant, batch: ImageBatch) -> Path:
+    return out / "iterates" / f"{variant.name}-{batch.first}.safetensors"
 
 
-def write_iterates(out: Path, variant: Variant, seeds: Sequence[int], images: IterateImages) -> None:
+def write_iterates(out: Path, variant: Variant, batch: ImageBatch, images: IterateImages) -> None:
     """Writes the iterates of a batch, so that a run that is continued can draw them."""
-    file = _iterates_file(out, variant, seeds)
+    file = _iterates_file(out, variant, batch)
     file.parent.mkdir(parents=True, exist_ok=True)
     frames = {str(number): torch.stack(frame).contiguous() for number, frame in images.frames.items()}
     write_bytes(file, save(frames, metadata={"last": str(images.last), "first": str(images.first)}))
 
 
-def read_iterates(out: Path, variant: Variant, seeds: Sequence[int]) -> IterateImages | None:
+def read_iterates(out: Path, variant: Variant, batch: ImageBatch) -> IterateImages | None:
     """The iterates of a finished batch, or None if its file is missing or damaged."""
     try:
-        with safe_open(_iterates_file(out, variant, seeds), framework="pt") as stored:
+        with safe_open(_iterates_file(out, variant, batch), framework="pt") as stored:
             frames = {int(number): list(stored.get_tensor(number)) for number in stored.keys()}  # noqa: SIM118
             metadata = stored.metadata()
             return IterateImages(int(metadata["last"]), frames, int(metadata["first"]))

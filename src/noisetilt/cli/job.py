@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..report import file_stem
+from ..sampling.check_inputs import GradientAt
 from .comparison import NOT_SETTINGS
 
 JobType = TypeVar("JobType", bound="Job")
@@ -43,3 +46,40 @@ class Job:
         """The job of a parsed command line."""
         fields = {name: value for name, value in vars(args).items() if name not in ("command", "options")}
         return cls(**fields, options=dict(args.options))
+
+
+@dataclass(kw_only=True)
+class ComparisonJob(Job):
+    """The arguments that `generate` and `optimize` share: the prompts, with `n` images each, and their rewards.
+
+    A prompt that is one string becomes a list of it.
+    """
+
+    prompt: Sequence[str]
+    reward: str
+    n: int = 8
+    gradient_at: GradientAt = "x_t"
+    heldout: str | None = None
+    show: bool = False
+
+    def __post_init__(self) -> None:
+        self.prompt = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompt of every image."""
+        return [prompt for prompt in self.prompt for _ in range(self.n)]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of every image; the images of every prompt have the same seeds."""
+        return list(range(self.seed, self.seed + self.n)) * len(self.prompt)
+
+    @property
+    def stems(self) -> list[str]:
+        """The first part of every image's file name, different for different prompts."""
+        stems = [file_stem(prompt) for prompt in self.prompt]
+        distinct = [
+            stem if stems.count(stem) == 1 else f"{stem}-prompt{number}" for number, stem in enumerate(stems, 1)
+        ]
+        return [stem for stem in distinct for _ in range(self.n)]

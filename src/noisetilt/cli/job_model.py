@@ -70,7 +70,7 @@ def warn_of_memory(job: Any, method: Method) -> None:
     has = out_of_memory.gpu_memory(job.device)
     if has is None:
         return
-    dtype, rows = find_dtype(job.dtype, job.device), min(job.batch, job.n) * method.selection.particles
+    dtype, rows = find_dtype(job.dtype, job.device), min(job.batch, len(job.prompts)) * method.selection.particles
     sizes = dict(height=job.height, width=job.width)
     try:
         name = str(dtype).removeprefix("torch.")

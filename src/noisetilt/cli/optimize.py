@@ -15,25 +15,27 @@ from ..report.plotting import Panel, curve, draw_panels, has_matplotlib, save_fi
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
 from ..runs import Interrupts, claim_folder
-from ..sampling import AscentReport, GradientAt, OptimizeResult, check_reward, optimize
+from ..sampling import AscentReport, OptimizeResult, check_reward, optimize
 from ..sampling.noise_ascent import check_optimizable, find_ascent
 from .comparison import (
     MISSING_PLOT,
+    ImageBatch,
     Variant,
     check_numbers,
     choose_heldout_reward,
     comparison_grid,
     grid_label,
+    image_batches,
     print_summary,
     save_image,
-    seed_batches,
     thumbnails,
+    warn_of_unquoted_prompt,
     write_record,
     write_start,
 )
 from .console import progress_bar, warn
 from .iterates import IterateImages, draw_strip, merged_frames, read_iterates, write_animation, write_iterates
-from .job import Job
+from .job import ComparisonJob
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
 from .progress import Progress
 
@@ -41,19 +43,13 @@ PATIENCE = 10
 
 
 @dataclass(kw_only=True)
-class OptimizeJob(Job):
+class OptimizeJob(ComparisonJob):
     """The arguments of `optimize`; `noisetilt optimize --help` describes them."""
 
-    prompt: str
-    reward: str
     method: str = "gper"
     iterations: int = 20
-    n: int = 8
     model: str = "emoji128-turbo"
     patience: int | None = None
-    gradient_at: GradientAt = "x_t"
-    heldout: str | None = None
-    show: bool = False
 
     def variants(self) -> list[Variant]:
         """Without and with noise ascent."""
@@ -80,6 +76,7 @@ def run(job: OptimizeJob) -> dict[str, Any]:
     """
     job = with_defaults(job)
     check_numbers(job)
+    warn_of_unquoted_prompt(job)
     job = _with_patience(job)
     variants = job.variants()
     reward = load_reward(job.reward)
@@ -87,13 +84,13 @@ def run(job: OptimizeJob) -> dict[str, Any]:
     model = load_job_model(job)
     check_optimizable(model)
     job = replace(job, guidance=model.guidance, dtype=job.dtype or dtype_name(model))
-    model.denoiser([job.prompt])  # raises for unknown words, before a file is written
+    model.denoiser(job.prompt)  # raises for unknown words, before a file is written
     heldout_name, heldout = choose_heldout_reward(job, model)
     if job.patience and heldout is None:
         raise ValueError(f"patience = {job.patience} needs a held-out reward; give --heldout, or --patience 0")
     check_reward(variants[1].method, reward)
     iterates: list[IterateImages] = []
-    batches = len(list(seed_batches(job)))
+    batches = len(list(image_batches(job)))
     with (
         claim_folder(job.out, overwrite=job.overwrite, resume=job.resume, command="optimize") as continued,
         Interrupts() as interrupts,
@@ -102,14 +99,14 @@ def run(job: OptimizeJob) -> dict[str, Any]:
         write_start(job, "optimize")
         try:
             with progress_bar(batches * (job.iterations + 2), "iteration") as bar:
-                for variant, seeds in ((variant, seeds) for variant in variants for seeds in seed_batches(job)):
-                    images = read_iterates(job.out, variant, seeds)
-                    if images is None or not progress.restore(variant, seeds):
+                for variant, batch in ((variant, batch) for variant in variants for batch in image_batches(job)):
+                    images = read_iterates(job.out, variant, batch)
+                    if images is None or not progress.restore(variant, batch):
                         before = variant.seconds
                         with explained_memory(job, model, variant.method):
-                            images = _run_batch(job, variant, model, reward, heldout, seeds, bar)
-                        write_iterates(job.out, variant, seeds, images)
-                        progress.add(variant, seeds, variant.seconds - before)
+                            images = _run_batch(job, variant, model, reward, heldout, batch, bar)
+                        write_iterates(job.out, variant, batch, images)
+                        progress.add(variant, batch, variant.seconds - before)
                     iterates += [images] if variant is variants[1] else []
                     interrupts.check()
             complete = True
@@ -136,7 +133,7 @@ def _run_batch(
     model: Any,
     reward: Reward,
     heldout: Reward | None,
-    seeds: Sequence[int],
+    batch: ImageBatch,
     bar: Any,
 ) -> IterateImages:
     ascent = find_ascent(variant.method)
@@ -150,10 +147,10 @@ def _run_batch(
 
     result = optimize(
         model,
-        [job.prompt] * len(seeds),
+        batch.prompts,
         reward,
         variant.method,
-        seeds=seeds,
+        seeds=batch.seeds,
         heldout=heldout,
         patience=job.patience if ascent.iterations else 0,
         gradient_at=job.gradient_at,
@@ -161,20 +158,20 @@ def _run_batch(
         callback=record_iterate,
     )
     iterates.close()
-    _add_results(job, variant, result, seeds)
+    _add_results(job, variant, result, batch.first)
     return iterates
 
 
-def _add_results(job: OptimizeJob, variant: Variant, result: OptimizeResult, seeds: Sequence[int]) -> None:
-    """Adds a batch's results to the variant and writes its images."""
-    done, trace = len(variant.images), result.trace
-    heldout_rewards = [None] * len(seeds) if result.heldout is None else result.heldout.tolist()
+def _add_results(job: OptimizeJob, variant: Variant, result: OptimizeResult, first: int) -> None:
+    """Adds a batch's results to the variant and writes its images; the first one has the index `first` in the run."""
+    done, trace, count = len(variant.images), result.trace, len(result.images)
+    heldout_rewards = [None] * count if result.heldout is None else result.heldout.tolist()
     # Files first: a signal must not leave a record of an image that has none.
-    for i, seed in enumerate(seeds):
+    for i in range(count):
         rewards = {"reward_value": float(result.rewards[i]), "heldout_value": heldout_rewards[i]}
         chosen = {"iteration": int(result.iterations[i]), "nfe": float(trace.nfe[i])}
-        save_image(job, variant, seed, result.images[i], **rewards, **chosen)
-    variant.nfe = (variant.nfe * done + float(trace.nfe.sum())) / (done + len(seeds))
+        save_image(job, variant, first + i, result.images[i], **rewards, **chosen)
+    variant.nfe = (variant.nfe * done + float(trace.nfe.sum())) / (done + count)
     variant.images += list(result.images.cpu())
     variant.rewards += result.rewards.tolist()
     variant.heldout += heldout_rewards

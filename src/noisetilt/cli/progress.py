@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from torch import Tensor
 
 from .._messages import one_line
 from ..runs import append_line, read_lines, read_record
-from .comparison import Variant, image_name, requested
+from .comparison import ImageBatch, Variant, image_name, requested
 
 FILE = "progress.jsonl"
-FIELDS = ("variant", "seeds", "rewards", "heldout", "curve", "nfe", "seconds")
+FIELDS = ("variant", "first", "rewards", "heldout", "curve", "nfe", "seconds")
 
 
 def refuse_other_settings(job: Any) -> None:
@@ -58,12 +57,13 @@ class Progress:
                 raise ValueError(f"{self.file}, line {number} is damaged; remove the line") from None
         return lines
 
-    def restore(self, variant: Variant, seeds: Sequence[int]) -> bool:
+    def restore(self, variant: Variant, batch: ImageBatch) -> bool:
         """Adds the results of a finished batch to the variant; False if the batch is not finished."""
         for line in self._lines():
-            if (line["variant"], line["seeds"]) != (variant.name, list(seeds)):
+            if (line["variant"], line["first"]) != (variant.name, batch.first):
                 continue
-            files = [Path(self.job.out) / image_name(self.job, seed, variant) for seed in seeds]
+            indices = range(batch.first, batch.first + len(batch.seeds))
+            files = [Path(self.job.out) / image_name(self.job, index, variant) for index in indices]
             if not all(file.is_file() for file in files):
                 return False
             variant.images += [read_image(file) for file in files]
@@ -76,12 +76,12 @@ class Progress:
             return True
         return False
 
-    def add(self, variant: Variant, seeds: Sequence[int], seconds: float) -> None:
+    def add(self, variant: Variant, batch: ImageBatch, seconds: float) -> None:
         """Writes the results of the batch that was added to the variant last, which took some seconds."""
-        count = len(seeds)
+        count = len(batch.seeds)
         line = {
             "variant": variant.name,
-            "seeds": list(seeds),
+            "first": batch.first,
             "rewards": variant.rewards[-count:],
             "heldout": variant.heldout[-count:],
             "curve": variant.curves[-1].tolist() if variant.curves else None,

@@ -73,8 +73,8 @@ def _save_images(job: Any, variant: Variant, settings: Settings, best: Sequence[
         results = {"reward_value": variant.rewards[i], "heldout_value": variant.heldout[i], "studio": page}
         if best is not None:
             results["iteration"] = best[i]
-        save_image(job, variant, job.seed + i, image, **results)
-        assert (job.out / image_name(job, job.seed + i, variant)).is_file()
+        save_image(job, variant, i, image, **results)
+        assert (job.out / image_name(job, i, variant)).is_file()
 
 
 def _finish(visitor: Visitor, view: View, folder: Path, reward: str, command: str, code: str) -> None:

@@ -20,7 +20,7 @@ OFFERED = (
 )
 # The weight in the sum of a slider at 1. The closed forms vary less than the learned rewards: without a larger weight
 # their gradient would not count in a mix. Standard deviation of style:3d divided by that of the reward, over the eight
-# unguided images of docs/images/before-after.png: 111, 92 and 104.
+# unguided images of "cat face" at the seeds 0 to 7: 111, 92 and 104.
 WEIGHTS = {"redness": 100.0, "saturation": 100.0, "brightness": 100.0}
 
 

@@ -43,7 +43,7 @@ def optimise(
         model = session.one_step_model()
         target = session.load_mix(job.reward, visitor)
         blank = model.decode(torch.zeros(1, *model.shape, device=model.device))
-        name, heldout = session.choose_heldout(job.reward, visitor, job.prompt, blank)
+        name, heldout = session.choose_heldout(job.reward, visitor, job.prompt[0], blank)
         run.view.reward, run.view.heldout_name = job.reward.replace(OWN, "my reward"), name.replace(OWN, "my reward")
         variant = Variant("guided", find_method(method).replace(**job.options, iterations=iterations))
         row = Row(variant, f"{method}, all iterates", settings.seeds, iterations + 1, heldout is not None)
@@ -59,7 +59,7 @@ def optimise(
 
         result = optimize(
             model,
-            [job.prompt] * job.n,
+            job.prompts,
             run.watched(target),
             variant.method,
             seeds=row.seeds,

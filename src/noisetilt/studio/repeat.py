@@ -8,7 +8,6 @@ from typing import Any
 
 from ..cli.generate import GenerateJob
 from ..cli.optimize import OptimizeJob
-from ..report import file_stem
 
 # Options of a model: flag, name in a job, and the value that needs no flag.
 _MODEL_OPTIONS = (
@@ -52,8 +51,8 @@ def _command(name: str, job: Any, arguments: list[str]) -> str:
             model += [flag, str(value)]
     model += [part for place in job.lora for part in ("--lora", place)]
     model += ["--checkpointing"] if job.checkpointing else []
-    start = ["noisetilt", name, job.prompt, "--reward", job.reward, "--method", job.method]
-    return shlex.join([*start, *model, *arguments, "--out", f"out/{file_stem(job.prompt)}-{job.method}"])
+    start = ["noisetilt", name, *job.prompt, "--reward", job.reward, "--method", job.method]
+    return shlex.join([*start, *model, *arguments, "--out", f"out/{job.stems[0]}-{job.method}"])
 
 
 def generate_code(jobs: Mapping[str, GenerateJob]) -> str:
@@ -66,7 +65,7 @@ def generate_code(jobs: Mapping[str, GenerateJob]) -> str:
         f"model = load({_load_arguments(job)})\n"
         f"reward = rewards.load({job.reward!r})\n"
         f'methods = [\n    METHODS["base"],\n{methods}]\n'
-        f"prompts, seeds = [{job.prompt!r}] * {job.n}, list(range({job.seed}, {job.seed + job.n}))\n"
+        f"{_images(job)}"
         "for method in methods:\n"
         f"    result = sample(model, prompts, reward, method, steps={job.steps}, seeds=seeds, "
         f"gradient_at={job.gradient_at!r}{eta})\n"
@@ -82,7 +81,7 @@ def optimize_code(job: OptimizeJob) -> str:
         f"model = load({_load_arguments(job)})\n"
         f"reward, heldout = rewards.load({job.reward!r}), {heldout}\n"
         f"method = {_method(job)}\n"
-        f"prompts, seeds = [{job.prompt!r}] * {job.n}, list(range({job.seed}, {job.seed + job.n}))\n"
+        f"{_images(job)}"
         f"result = optimize(model, prompts, reward, method, iterations={job.iterations}, seeds=seeds, "
         f"heldout=heldout, patience={job.patience})\n"
         "print(result.rewards.tolist())  # result.images: (image, 3, height, width) in [0, 1]\n"
@@ -91,6 +90,12 @@ def optimize_code(job: OptimizeJob) -> str:
 
 def _imports(names: str) -> str:
     return f"from noisetilt import {names}\n\n"
+
+
+def _images(job: Any) -> str:
+    """The lines that set the prompt and the seed of every image."""
+    [prompt] = job.prompt
+    return f"prompts, seeds = [{prompt!r}] * {job.n}, list(range({job.seed}, {job.seed + job.n}))\n"
 
 
 def _method(job: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..cli.comparison import Variant, heldout_values, seed_batches
+from ..cli.comparison import Variant, heldout_values, image_batches
 from ..cli.generate import GenerateJob
 from ..methods import METHODS, find_method
 from ..rewards import Reward
@@ -88,16 +88,15 @@ def _job(session: Session, settings: Settings, method: str, options: dict[str, A
 def _start(session: Session, visitor: Visitor, job: GenerateJob, run: Run) -> tuple[Reward, Reward | None]:
     """The target and the held-out reward, whose names are put into the view."""
     target = session.load_mix(job.reward, visitor)
-    name, heldout = session.choose_heldout(job.reward, visitor, job.prompt, session.blank())
+    name, heldout = session.choose_heldout(job.reward, visitor, job.prompt[0], session.blank())
     run.view.reward, run.view.heldout_name = job.reward.replace(OWN, "my reward"), name.replace(OWN, "my reward")
     return run.watched(target), heldout
 
 
 def _row(session: Session, run: Run, job: GenerateJob, variant: Variant, title: str) -> Row:
     assert job.steps is not None
-    seeds = list(range(job.seed, job.seed + job.n))
     steps = calls_per_trajectory(session, job.method if variant.name != "base" else "base", job.steps)
-    return Row(variant, title, seeds, steps, run.view.heldout_name != "none")
+    return Row(variant, title, job.seeds, steps, run.view.heldout_name != "none")
 
 
 def _sample_row(
@@ -110,11 +109,10 @@ def _sample_row(
     after_step: Callable[[], None],
 ) -> None:
     """Samples the images of a row, batch by batch, and fills the row in after each step."""
-    variant, first, aside = row.variant, 0, 0.0
-    for seeds in seed_batches(job):
-        prompts, start = [job.prompt] * len(seeds), first
+    variant, aside = row.variant, 0.0
+    for batch in image_batches(job):
 
-        def record(report: StepReport, start: int = start, prompts: list[str] = prompts) -> None:
+        def record(report: StepReport, start: int = batch.first, prompts: list[str] = batch.prompts) -> None:
             nonlocal aside
             began = time.perf_counter()
             run.check()
@@ -128,25 +126,25 @@ def _sample_row(
 
         result = sample(
             session.model,
-            prompts,
+            batch.prompts,
             target,
             variant.method,
             steps=job.steps,
-            seeds=seeds,
+            seeds=batch.seeds,
             eta=job.eta,
             gradient_at=job.gradient_at,
             chunk=job.chunk,
             callback=record,
         )
-        for index, image in enumerate(result.images.cpu(), first):
+        for index, image in enumerate(result.images.cpu(), batch.first):
             row.record(row.steps, index, image[None], None, None)
             variant.images.append(image)
         # The rewards last: the page is drawn while this runs, and takes an image with a reward for complete.
         variant.nfe = result.trace.nfe
         variant.seconds += result.trace.seconds - aside
-        variant.heldout += heldout_values(heldout, result.images, prompts)
+        variant.heldout += heldout_values(heldout, result.images, batch.prompts)
         variant.rewards += result.rewards.tolist()
-        first, aside = first + len(seeds), 0.0
+        aside = 0.0
         run.changed()
 
 
