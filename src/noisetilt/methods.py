@@ -62,6 +62,10 @@ class Method:
     times: TimeTravel = field(default_factory=TimeTravel)
     summary: str = ""
 
+    def __post_init__(self) -> None:
+        for role, part in self.parts().items():
+            _check_part(role, part)
+
     def options(self) -> dict[str, Any]:
         """Name → value of all options of its parts."""
         return {f.name: getattr(part, f.name) for part in self.parts().values() for f in dataclasses.fields(part)}

@@ -102,12 +102,16 @@ def test_universal_guidance_backward_reaches_the_optimum():
 
 
 def test_training_free_guidance_contains_dps_and_mpgd():
-    now = step()
+    """Ye et al. 2024, algorithm 1: Sample(x_t, x̂_0) + Δ_t / √(ᾱ_t/ᾱ_s) + √ᾱ_s Δ_0, with strengths that grow as α_t."""
+    now = step(eta=0.5)
     alpha = VP.alpha(2)
     only_variance = TrainingFreeGuidance(rho=0.3, mu=0.0, gamma=0.0)
-    assert torch.allclose(only_variance(now, NOISE), MeanShift(0.3 * alpha)(now, NOISE))
-    only_mean = TrainingFreeGuidance(rho=0.0, mu=0.2, iterations=3)
-    assert torch.allclose(only_mean(now, NOISE), UniversalGuidance(0.0, rate=0.2 * alpha, iterations=3)(now, NOISE))
+    assert torch.allclose(only_variance(now, NOISE), MeanShift(0.3 * alpha / (alpha / VP.alpha(1)))(now, NOISE))
+    only_mean = TrainingFreeGuidance(rho=0.0, mu=0.2, iterations=1)
+    at_x0 = replace(now, gradient=towards(now.x0_hat))
+    assert torch.allclose(only_mean(now, NOISE), ManifoldShift(0.2 * alpha)(at_x0, NOISE))
+    shift = towards(now.x0_hat) * (1 - (1 - 0.2 * alpha) ** 3)  # three steps on a quadratic reward
+    assert torch.allclose(replace(only_mean, iterations=3)(now, NOISE), Base()(now, NOISE) + VP.alpha(1) * shift)
 
 
 def test_twisted_shift_is_the_tilted_kernel_of_a_linear_reward():
@@ -198,6 +202,10 @@ def test_lgd_shrinks_the_gradient_of_a_quadratic_reward():
         (lambda: ManifoldShift(math.nan), "scale"),
         (lambda: UniversalGuidance(rate=-1), "rate"),
         (lambda: TrainingFreeGuidance(mu=-1), "mu"),
+        (lambda: TrainingFreeGuidance(draws=-1), "draws = -1"),
+        (lambda: TrainingFreeGuidance(iterations=-1), "iterations = -1"),
+        (lambda: UniversalGuidance(iterations=-1), "iterations = -1"),
+        (lambda: Method(proposal=NoiseTilt), "proposal = <class"),
         (lambda: TwistedShift(temperature=0), "temperature"),
         (lambda: TwistedShift(tempering=0), "tempering"),
         (lambda: SMC(tempering=-1.0), "tempering"),

@@ -22,6 +22,7 @@ from ..rewards.checksums import read_verified
 from ..rewards.scorers.concepts import concepts
 from ..rewards.scorers.images import prepared
 from ..rewards.scorers.network import BACKBONES, WIDTH, ScorerNetwork, StyleNetwork
+from ..rewards.scorers.pretrained import one_per_device
 from ..rewards.scorers.words import STYLES
 from .metrics import Moments
 
@@ -35,7 +36,7 @@ def _read(name: str) -> dict[str, Tensor]:
     return {k: v.float() for k, v in read_verified(WEIGHTS / name, digest)[0].items()}
 
 
-@functools.cache
+@one_per_device
 def load_judge(device: str | torch.device = "cpu") -> tuple[ScorerNetwork, StyleNetwork]:
     """The networks of concepts and of styles, without parameter gradients; one copy per device is cached.
 

@@ -187,12 +187,12 @@ def _run_batch(
 
 def _write_batch(job: InvertJob, found: InversionResult, edits: list[Tensor], part: range) -> list[Row]:
     """Writes the images and the noise of a batch, and returns one row of figures per photograph."""
-    rows, p_values = [], found.typicality().p_value
+    rows, p_values = [], found.p_values() or [None] * len(part)
     images = [found.targets.cpu(), found.images.cpu(), *edits]
     texts = [None, None, *job.edited]
     for i, number in enumerate(part):
         row = {"photo": str(job.photos[number]), "prompt": found.prompts[i], "seed": found.seeds[i]}
-        row |= {"distance": float(found.distances[i]), "psnr": float(found.psnr[i]), "p_value": float(p_values[i])}
+        row |= {"distance": float(found.distances[i]), "psnr": float(found.psnr[i]), "p_value": p_values[i]}
         row |= {"iteration": int(found.iterations[i]), "nfe": float(found.trace.nfe[i])}
         row |= {"curve": [float(value) for value in found.curve[:, i]]}
         for kind, shown, text in zip(job.kinds(), images, texts, strict=True):

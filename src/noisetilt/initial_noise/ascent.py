@@ -186,11 +186,10 @@ class Ascent:
         """g' (row, *event) of step `number` at x from ∇r; a row of zeros stays zero."""
         if self.penalty != "none" and self.penalty_weight > 0:
             gradient = gradient - self.penalty_weight * self._penalty_gradient(x, number)
-        norm = expand_like(gradient.flatten(1).norm(dim=1), gradient)
         if self.gradient == "raw":
-            return gradient * (self.clip / norm).clamp(max=1)
+            return gradient if self.clip == math.inf else gradient * (self.clip / _norm(gradient)).clamp(max=1)
         projected = project_wgnc(gradient, self.block_size) if self.gradient == "wgnc" else whiten(gradient)
-        return torch.where(norm > 0, projected, 0)
+        return torch.where(expand_like((gradient != 0).flatten(1).any(1), gradient), projected, 0)
 
     def _penalty_gradient(self, x: Tensor, number: int) -> Tensor:
         penalty, scale = getattr(penalties, self.penalty), x[0].numel() / 8 if self.penalty == "mpgr" else 1
@@ -211,6 +210,14 @@ class Ascent:
         if self.optimiser == "adam":
             return torch.optim.Adam([x], lr=self.rate, maximize=True)
         return torch.optim.SGD([x], lr=self.rate, momentum=self.momentum, nesterov=self.momentum > 0, maximize=True)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """The norm of each row, (row, 1, …), also where the squares overflow."""
+    norm = x.flatten(1).norm(dim=1)
+    peak = x.flatten(1).abs().amax(1)
+    scaled = peak * (x.flatten(1) / peak[:, None]).norm(dim=1)
+    return expand_like(torch.where(norm.isinf(), scaled, norm), x)
 
 
 def _permuted(penalty: Callable[..., Tensor], block_size: int, order: Tensor) -> Callable[[Tensor], Tensor]:

@@ -15,7 +15,7 @@ from ..initial_noise import Ascent
 from ..methods import Method, find_method
 from ..rewards.images import check_images
 from ..sampling import AscentReport, GradientAt, Model
-from ..sampling.check_inputs import check_call
+from ..sampling.check_inputs import as_seeds, check_call
 from ..sampling.deterministic import deterministic_grid
 from ..sampling.noise_ascent import NoiseAscent, check_iterations, check_optimizable, find_ascent
 from .distances import SCALE, Distance, TargetEvaluator, check_distance
@@ -89,7 +89,7 @@ def invert(
     prompts = [prompts] * len(targets) if isinstance(prompts, str) else list(prompts)
     if len(prompts) != len(targets):
         raise ValueError(f"{len(prompts)} prompts for {len(targets)} images; give one prompt per image, or one for all")
-    seeds = list(range(len(prompts))) if seeds is None else list(seeds)
+    seeds = as_seeds(seeds, prompts)
     grid = deterministic_grid(model.path, model.path.grid(1)[0], ascent.chain_steps)
     check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
     evaluator = TargetEvaluator(None, model.decode, prompts, model=model, distance=distance, targets=targets)
@@ -132,8 +132,14 @@ def ascent_for(method: str | Method, iterations: int | None, steps: int | None) 
 
 @torch.no_grad()
 def image_size(model: Model) -> tuple[int, int]:
-    """Height and width of a model's images in pixels."""
+    """Height and width of a model's images in pixels.
+
+    Raises:
+        ValueError: if the model makes videos.
+    """
     blank = model.decode(torch.zeros(1, *model.shape, device=getattr(model, "device", "cpu")))
+    if blank.ndim != 4:
+        raise ValueError(f"{type(model).__name__} makes videos, and `invert` needs a model of images")
     return blank.shape[-2], blank.shape[-1]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..initial_noise import Ascent
 from ..methods import Method
 from ..noise import audit
+from ..noise.typicality import SMALLEST_EVENT
 from ..report import save_picture
 from ..rewards.reward import RewardFunction, evaluate_any
 from ..runs import write_bytes, write_json
@@ -95,6 +96,10 @@ class InversionResult(ShortRepr):
         """The audit of the noise (`noise.audit`): its `p_value` is small for noise that is not white Gaussian."""
         return audit(self.noise)
 
+    def p_values(self) -> list[float] | None:
+        """The audit's p-values; None for noise of fewer numbers than the audit needs."""
+        return None if self.noise[0].numel() < SMALLEST_EVENT else self.typicality().p_value.tolist()
+
     @torch.inference_mode(False)
     @torch.no_grad()
     def edit(
@@ -141,7 +146,7 @@ class InversionResult(ShortRepr):
         images = self._images(names, grid)
         if reward is None and not layout:
             return EditResult(images, self.noise, names)
-        rewards, _ = normalised_on_base((reward,), self.model, names, self.seeds, grid, 0.0, self.chunk)
+        rewards, _ = normalised_on_base((reward,), self.model, names, grid, 0.0, self.chunk)
         ascent = replace(self.ascent, iterations=int(iterations), chain_steps=int(steps))
         if reward is not None:
             check_reward(Method(initial=ascent), rewards[0])
@@ -170,7 +175,8 @@ class InversionResult(ShortRepr):
             self.model.decode(deterministic_chain(denoiser, start[part], grid, rows[part]))
             for part in chunks(len(prompts), self.chunk)
         ]
-        return torch.cat(made)
+        images = torch.cat(made)
+        return images.to(torch.promote_types(images.dtype, torch.float32))
 
     def save(self, folder: str | Path) -> None:
         """Write target-0.png, found-0.png, …, the noise (noise.safetensors) and the figures (inversion.json).
@@ -191,14 +197,14 @@ class InversionResult(ShortRepr):
         write_json(folder / "inversion.json", self.record())
 
     def record(self) -> dict[str, Any]:
-        """The figures as JSON has them: prompts, seeds, distances, PSNR, typicality, and the distance curve."""
+        """The figures as JSON has them: prompts, seeds, distances, PSNR, p-values of the noise, distance curve."""
         return {
             "prompts": self.prompts,
             "seeds": [int(seed) for seed in self.seeds],
             "distance": distance_name(self.distance),
             "distances": self.distances.tolist(),
             "psnr": self.psnr.tolist(),
-            "p_values": [float(value) for value in self.typicality().p_value],
+            "p_values": self.p_values(),
             "iterations": self.iterations.tolist(),
             "seconds": self.trace.seconds[-1],
             "curve": self.curve.tolist(),

@@ -51,6 +51,9 @@ class Denoiser:
             x_t: (batch, *event).
             t: time of all rows.
             index: (batch,) int64, the prompt of each row; 0, 1, 2, … by default.
+
+        Raises:
+            ValueError: if a gradient is needed and the network computes none.
         """
         index = torch.arange(len(x_t), device=x_t.device) if index is None else index
         self.nfe += len(x_t)
@@ -58,4 +61,9 @@ class Denoiser:
         if self.guidance != 1.0:
             free = self.unconditional(x_t, t, index)
             output = free + self.guidance * (output - free)
+        if torch.is_grad_enabled() and x_t.requires_grad and not output.requires_grad:
+            raise ValueError(
+                "the network's prediction has no gradient with respect to x_t, which the method needs; remove "
+                "torch.no_grad or inference_mode from the network, or give gradient_at='x0'"
+            )
         return to_x0(self.path, self.prediction, output, x_t, t)

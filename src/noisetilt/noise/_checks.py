@@ -53,10 +53,11 @@ def without_autocast(function: Function) -> Function:
     """The function of a tensor, computed in its own precision also where torch.autocast would choose a lower one."""
 
     @functools.wraps(function)
-    def computed(x: Tensor, *arguments: Any, **options: Any) -> Any:
+    def computed(*arguments: Any, **options: Any) -> Any:
+        x = next(iter((*arguments, *options.values())), None)
         if not isinstance(x, Tensor) or x.is_meta or not torch.is_autocast_enabled(x.device.type):
-            return function(x, *arguments, **options)
+            return function(*arguments, **options)
         with torch.autocast(x.device.type, enabled=False):
-            return function(x, *arguments, **options)
+            return function(*arguments, **options)
 
     return computed  # type: ignore[return-value]

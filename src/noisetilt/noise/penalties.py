@@ -37,7 +37,7 @@ def reno(x: Tensor) -> Tensor:
     squared = flat_batch(x).square().sum(1)
     if not (torch.compiler.is_compiling() or x.is_meta) and bool((squared == 0).any()):
         raise ValueError("x has a row of zeros, expected non-zero rows, for which ln ‖x‖ is finite; draw it again.")
-    return 0.5 * squared - 0.5 * (x[0].numel() - 1) * squared.log()
+    return 0.5 * squared - 0.5 * (x.shape[1:].numel() - 1) * squared.log()
 
 
 @without_autocast

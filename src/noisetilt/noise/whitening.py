@@ -154,7 +154,7 @@ def shuffled(noise: Tensor, number: int = 0) -> Tensor:
 
     `number` selects the order. Reversed or shifted noise would not be independent: it has the same power spectrum.
     """
-    order = permutation(noise[0].numel(), number, noise.device)
+    order = permutation(noise.shape[1:].numel(), number, noise.device)
     return noise.flatten(1).index_select(1, order).view_as(noise)
 
 

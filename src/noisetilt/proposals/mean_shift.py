@@ -17,6 +17,12 @@ def check_scale(scale: float, name: str = "scale") -> None:
         raise ValueError(f"{name} = {scale} must be 0 or more; negate the reward to minimise it")
 
 
+def check_count(count: int, name: str, least: int) -> None:
+    """Refuse a number below `least`."""
+    if count < least:
+        raise ValueError(f"{name} = {count} must be {least} or more")
+
+
 @dataclass(frozen=True)
 class MeanShift:
     """DPS: x_s = mean + std · ε + scale · ∇_{x_t} r(x̂_0) (Chung et al. 2023, arXiv 2209.14687, algorithm 1).
@@ -51,6 +57,7 @@ class NormalisedMeanShift:
 
     scale: float = 0.2
     needs_gradient: ClassVar[bool] = True
+    needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_scale(self.scale)

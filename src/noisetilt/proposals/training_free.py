@@ -8,18 +8,19 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..path import Path
-from .mean_shift import check_scale
+from .mean_shift import check_count, check_scale
 from .step import Step
-from .universal import ascend_reward, mean_at
+from .universal import ascend_reward
 
 
 @dataclass(frozen=True)
 class TrainingFreeGuidance:
     """TFG (Ye et al. 2024, arXiv 2409.15761), with strengths that increase towards the data.
 
-    Δ_var = ρ_t ∇_{x_t} log E exp r(x̂_0 + γ̄ σ_t δ); x̂_0 ← x̂_0 + μ_t ∇r(x̂_0), `iterations` times; then x_s is drawn from
-    the kernel at the new x̂_0, and Δ_var is added.
-    ρ_t = rho · α_t and μ_t = mu · α_t. The recurrence is a TimeTravel.
+    x_s = mean + std · ε + (α_s/α_t) Δ_t + α_s Δ_0 (algorithm 1). Δ_t = ρ_t ∇_{x_t} log E exp r(x̂_0 + γ̄ σ_t δ) is the
+    variance guidance; the mean guidance Δ_0 is the sum of `iterations` steps of gradient ascent on r from x̂_0, of size
+    μ_t. ρ_t = rho · α_t and μ_t = mu · α_t. The recurrence is a TimeTravel. Unlike the paper, the mean guidance is not
+    smoothed.
 
     Args:
         rho: strength ρ̄ of the variance guidance ≥ 0; mu = 0 gives DPS, with smoothing LGD.
@@ -39,6 +40,8 @@ class TrainingFreeGuidance:
     def __post_init__(self) -> None:
         for name in ("rho", "mu", "gamma"):
             check_scale(getattr(self, name), name)
+        check_count(self.iterations, "iterations", 0)
+        check_count(self.draws, "draws", 1)
 
     def perturbation_std(self, path: Path, t: float) -> float:
         """γ̄ σ_t at time t."""
@@ -46,5 +49,5 @@ class TrainingFreeGuidance:
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:
         alpha = step.path.alpha(step.t)
-        shifted = ascend_reward(step, step.x0_hat, self.mu * alpha, self.iterations if alpha else 0)
-        return mean_at(step, shifted) + self.rho * alpha * step.gradient + step.std * noise
+        shift = ascend_reward(step, step.x0_hat, self.mu * alpha, self.iterations) - step.x0_hat
+        return step.mean + step.std * noise + step.path.alpha(step.s) * (self.rho * step.gradient + shift)

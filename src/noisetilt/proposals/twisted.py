@@ -26,6 +26,7 @@ class TwistedShift:
     temperature: float = 1.0
     tempering: float | None = 0.008
     needs_gradient: ClassVar[bool] = True
+    needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .mean_shift import check_scale
+from .mean_shift import check_count, check_scale
 from .step import Step
 
 
 def ascend_reward(step: Step, x0_hat: Tensor, rate: float, iterations: int) -> Tensor:
     """x̂_0 after `iterations` steps of gradient ascent on the reward, without network calls."""
-    for _ in range(iterations):
+    for _ in range(iterations if rate else 0):
         x0_hat = x0_hat + rate * step.reward_gradient(x0_hat)
     return x0_hat
 
@@ -47,6 +47,7 @@ class UniversalGuidance:
     def __post_init__(self) -> None:
         check_scale(self.scale)
         check_scale(self.rate, "rate")
+        check_count(self.iterations, "iterations", 0)
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:
         alpha, sigma = step.path.alpha(step.t), step.path.sigma(step.t)

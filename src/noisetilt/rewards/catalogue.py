@@ -166,7 +166,7 @@ def split_terms(text: str) -> list[tuple[float, str]]:
     """
     terms: list[tuple[float, str]] = []
     sign = 1.0
-    for piece in re.split(r"(\s*\+\s*|\s+-\s+)", text):
+    for piece in re.split(r"(\s*(?<![\d.]e)\+\s*|\s+-\s+)", text, flags=re.I):
         if piece.strip() in ("+", "-") and terms:
             sign = -1.0 if piece.strip() == "-" else 1.0
             continue

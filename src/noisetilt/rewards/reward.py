@@ -20,16 +20,21 @@ def reward_name(reward: Callable[..., Any]) -> str:
 
 
 def takes_prompts(function: Callable[..., Any]) -> bool:
-    """Whether a function, or the `forward` of a module, accepts two positional arguments; True if that is not known."""
+    """Whether a function, or the `forward` of a module, has a second positional argument for prompts; True if that is
+    not known.
+
+    An argument with a default other than None is an option of the function, unless its name says otherwise.
+    """
     try:
         signature = inspect.signature(function.forward if isinstance(function, torch.nn.Module) else function)
     except (TypeError, ValueError):
         return True
     try:
-        signature.bind(None, None)
+        given = signature.bind(None, None)
     except TypeError:
         return False
-    return True
+    second = signature.parameters[list(given.arguments)[-1]]
+    return second.default in (second.empty, None) or second.name.startswith("prompt")
 
 
 def call_reward(function: Callable[..., Tensor], images: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from ..path import Path, is_noisier
@@ -51,6 +51,19 @@ def check_descending(path: Path, grid: Sequence[float]) -> None:
             )
 
 
+def as_seeds(seeds: Sequence[int] | None, prompts: Sequence[str]) -> list[int]:
+    """The seeds as a list; 0, 1, 2, … if None.
+
+    Raises:
+        ValueError: if it is a single number.
+    """
+    if seeds is None:
+        return list(range(len(prompts)))
+    if not isinstance(seeds, Iterable):
+        raise ValueError(f"seeds = {seeds!r} must have one seed per prompt, such as [{seeds!r}]")
+    return list(seeds)
+
+
 def check_call(
     prompts: list[str], seeds: list[int], path: Path, grid: list[float], gradient_at: str, chunk: int
 ) -> None:
@@ -66,5 +79,5 @@ def check_call(
     check_grid(path, grid)
     if gradient_at not in ("x_t", "x0"):
         raise ValueError(f"gradient_at = {gradient_at!r} must be 'x_t' (through the network) or 'x0'")
-    if chunk < 1:
-        raise ValueError(f"chunk = {chunk} must be 1 or more rows per network call")
+    if chunk < 1 or chunk != int(chunk):
+        raise ValueError(f"chunk = {chunk} must be a whole number, 1 or more rows per network call")

@@ -48,7 +48,7 @@ class Engine:
         step_noise: (t, s) → standard normal noise (image · particle, *event) of the step from t to s, or None for that
             of the seeds; called only where the step injects noise. All other noise is that of the seeds.
     Raises:
-        ValueError: if the method tilts the noise and eta = 0.
+        ValueError: if the method needs noise in the steps and eta = 0.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Engine:
         steps: int = 1,
         step_noise: Callable[[float, float], Tensor | None] | None = None,
     ) -> None:
-        if eta == 0 and getattr(method.proposal, "needs_noise", False):
+        if eta == 0 and any(getattr(part, "needs_noise", False) for part in (method.proposal, method.selection)):
             raise ValueError("eta = 0 injects no noise, which this method needs; give eta = 1 or another method")
         self.method, self.path, self.shape, self.eta = method, path, tuple(shape), eta
         self.number, self.steps = 0, steps
@@ -160,11 +160,12 @@ class Engine:
     def perturbations(self, t: float) -> Tensor | None:
         """Random offsets from x̂_0 (image · particle, draws, *event) for proposals that evaluate the reward at
         perturbed x̂_0; None for the others."""
-        draws = getattr(self.method.proposal, "draws", 0)
-        if not draws:
+        proposal = cast(SmoothingProposal, self.method.proposal)
+        draws = getattr(proposal, "draws", 0)
+        std = proposal.perturbation_std(self.path, t) if draws else 0.0
+        if std == 0:
             return None
-        noise = torch.stack([self._noise() for _ in range(draws)], dim=1)
-        return cast(SmoothingProposal, self.method.proposal).perturbation_std(self.path, t) * noise
+        return std * torch.stack([self._noise() for _ in range(draws)], dim=1)
 
     def gradient_factor(self, t: float) -> float:
         """What the gradient at perturbations is multiplied by: an estimate from the differences of rewards is that of

@@ -16,7 +16,7 @@ from ..path import Path
 from .check_inputs import GradientAt
 from .deterministic import deterministic_chain, deterministic_grid
 from .rescaled_vjp import rescaled_vjp
-from .reward_evaluation import RewardEvaluator, chunks, perturbed
+from .reward_evaluation import RewardEvaluator, chunks, perturbed, weighted_sum
 
 
 class Model(Protocol):
@@ -199,7 +199,7 @@ class Evaluator:
                 plus, minus = (deterministic_chain(self.denoiser, x, grid, of) for x in (higher, lower))
                 parts.append((self.reward_evaluator(plus, of) - self.reward_evaluator(minus, of), plus - minus))
         slopes, difference = (torch.cat(part).unflatten(0, (-1, draws)) for part in zip(*parts, strict=True))
-        return torch.einsum("bd,bd...->b...", slopes.to(difference), difference) / draws
+        return weighted_sum(slopes, difference) / draws
 
 
 def noise_objective(

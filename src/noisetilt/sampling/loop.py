@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..methods import Method, find_method
 from ..rewards.reward import Reward, RewardFunction
-from .check_inputs import GradientAt, check_call
+from .check_inputs import GradientAt, as_seeds, check_call
 from .engine import Engine, State, run_steps
 from .evaluation import Evaluator, Model, noise_objective
 from .result import Result, StepReport
@@ -54,8 +54,8 @@ def sample(
             method `sample` with these arguments, such as a diffusers pipeline from `load`.
         prompts: one per image.
         reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), or (images) → (batch,), maximised. None is
-            allowed for methods without a reward, such as "base". A sum with normalise="base" costs 16 or more images
-            of the base model, which are counted in `trace.nfe`.
+            allowed for methods without a reward, such as "base". A sum with normalise="base" costs 16 images
+            of the base model, or one per different prompt, which are counted in `trace.nfe`.
         method: a name in METHODS, or a Method.
         steps: steps of the path's default time grid, 1 or more; ignored if `grid` is given.
         seeds: one whole number ≥ 0 per image; 0, 1, 2, … by default. A seed gives the same noise in any batch and with
@@ -79,11 +79,11 @@ def sample(
         return model.sample(prompts, reward, method, steps, seeds, **options, callback=callback, heldout=heldout)
     started = time.perf_counter()
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    seeds = list(range(len(prompts))) if seeds is None else list(seeds)
+    seeds = as_seeds(seeds, prompts)
     method = find_method(method)
     grid = list(model.path.grid(steps)) if grid is None else [float(t) for t in grid]
     check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
-    (reward, heldout), extra_nfe = normalised_on_base((reward, heldout), model, prompts, seeds, grid, eta, chunk)
+    (reward, heldout), extra_nfe = normalised_on_base((reward, heldout), model, prompts, grid, eta, chunk)
     check_reward(method, reward)
     grid = method.times.expand(model.path, grid)
 
@@ -135,7 +135,7 @@ def _finish(
     engine: Engine, evaluator: RewardEvaluator, x: Tensor, index: Tensor, chunk: int
 ) -> tuple[Tensor, Tensor | None]:
     """Final images and rewards, of the selected particle of each image."""
-    images = torch.cat([evaluator.decode(part) for part in x.split(chunk)])
+    images = evaluator.images(x, index, chunk)
     if evaluator.reward is None:
         return images, None
     rewards = evaluator.values_of_images(images, index, chunk)
@@ -148,7 +148,6 @@ def normalised_on_base(
     rewards: Sequence[RewardFunction | None],
     model: Model,
     prompts: Sequence[str],
-    seeds: Sequence[int],
     grid: Sequence[float],
     eta: float,
     chunk: int,
@@ -156,14 +155,15 @@ def normalised_on_base(
     """The rewards, with sums that have normalise="base" normalised on images of the base model, and the network calls
     per image of `prompts` that these images took.
 
-    The images have the given prompts and seeds, and further seeds up to BASE_IMAGES.
+    The images are of the different prompts in turn, at the seeds 0, 1, 2, …, so that an image does not depend on the
+    seeds and the order of its batch.
     """
     if all(getattr(reward, "normalise", None) is None for reward in rewards):
         return list(rewards), 0.0
-    count = max(BASE_IMAGES, len(prompts))
-    texts = [prompts[i % len(prompts)] for i in range(count)]
-    more = [max(seeds) + 1 + i for i in range(count - len(prompts))]
-    base = sample(model, texts, None, "base", seeds=[*seeds, *more], grid=grid, eta=eta, chunk=chunk)
+    different = sorted(set(prompts))
+    count = max(BASE_IMAGES, len(different))
+    texts = [different[i % len(different)] for i in range(count)]
+    base = sample(model, texts, None, "base", grid=grid, eta=eta, chunk=chunk)
     normalised = [
         reward.normalised(base.images, texts) if isinstance(reward, Reward) and reward.normalise else reward
         for reward in rewards

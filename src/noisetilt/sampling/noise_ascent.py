@@ -16,7 +16,7 @@ from ..initial_noise.ascent import expand_like
 from ..methods import Method, find_method
 from ..proposals import Base
 from ..rewards.reward import RewardFunction
-from .check_inputs import GradientAt, check_call
+from .check_inputs import GradientAt, as_seeds, check_call
 from .deterministic import deterministic_grid
 from .evaluation import Evaluator, Model
 from .loop import normalised_on_base
@@ -114,13 +114,13 @@ def optimize(
         check_iterations(iterations)
         ascent = replace(ascent, iterations=int(iterations))
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    seeds = list(range(len(prompts))) if seeds is None else list(seeds)
+    seeds = as_seeds(seeds, prompts)
     start = model.path.grid(1)[0]
     grid = deterministic_grid(model.path, start, ascent.chain_steps)
     check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
     if patience < 0 or (patience and heldout is None):
         raise ValueError(f"patience = {patience} must be 0, or 1 or more together with heldout=...")
-    rewards, extra_nfe = normalised_on_base((reward, heldout), model, prompts, seeds, grid, 0.0, chunk)
+    rewards, extra_nfe = normalised_on_base((reward, heldout), model, prompts, grid, 0.0, chunk)
     reward, heldout = cast(RewardFunction, rewards[0]), rewards[1]
     check_reward(method, reward)
     evaluator = RewardEvaluator(reward, model.decode, prompts)

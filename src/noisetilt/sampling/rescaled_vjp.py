@@ -15,6 +15,6 @@ def rescaled_vjp(vjp: Callable[[Tensor], Tensor], gradient: Tensor) -> Tensor:
     factors are powers of 2, so that float32 gives the same bits.
     """
     peak = gradient.abs().flatten(1).amax(1)
-    factor = torch.where(peak > 0, torch.ldexp(torch.ones_like(peak), torch.frexp(peak).exponent), 1)
+    factor = torch.where(peak > 0, torch.ldexp(torch.ones_like(peak), torch.frexp(peak).exponent.clamp(max=127)), 1)
     found = vjp(gradient / factor.view(-1, *[1] * (gradient.ndim - 1)))
     return found * factor.view(-1, *[1] * (found.ndim - 1)).to(found)

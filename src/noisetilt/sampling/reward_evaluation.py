@@ -66,6 +66,12 @@ def perturbed(
         yield x_0[rows[part]] + sign * flat[part], index[part]
 
 
+def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
+    """The sum over draws of values (batch, draws, *event) with weights (batch, draws), without autocast's rounding."""
+    with torch.autocast(values.device.type, enabled=False):
+        return torch.einsum("bd,bd...->b...", weights.to(values), values)
+
+
 @dataclass
 class RewardEvaluator:
     """Evaluates a reward at states x_0 (batch, *event).
@@ -157,7 +163,7 @@ class RewardEvaluator:
                 images, _, values = self.evaluate_images(x.requires_grad_(), of)
             parts.append((values.detach(), self.gradient(values, x, images)))
         values, gradients = (torch.cat(part).unflatten(0, (-1, offsets.shape[1])) for part in zip(*parts, strict=True))
-        gradient = torch.einsum("bd,bd...->b...", values.softmax(1), gradients.to(values)).to(x_0)
+        gradient = weighted_sum(values.softmax(1), gradients.to(values)).to(x_0)
         # The last term is zero and has the gradient of the whole.
         return values.logsumexp(1) - math.log(offsets.shape[1]) + ((x_0 - x_0.detach()) * gradient).flatten(1).sum(1)
 
@@ -169,7 +175,7 @@ class RewardEvaluator:
             torch.cat([self(x, of) for x, of in perturbed(x_0, index, offsets, sign, chunk)]) for sign in (1, -1)
         )
         slopes = (plus - minus).unflatten(0, (-1, draws))
-        return torch.einsum("bd,bd...->b...", slopes.to(offsets), offsets) / draws
+        return weighted_sum(slopes, offsets) / draws
 
     def value_and_gradient(
         self,
@@ -209,8 +215,13 @@ class RewardEvaluator:
                 half precision in the decoder does not round it to 0.
 
         Raises:
-            ValueError: if the reward has no gradient.
+            ValueError: if the reward, or the decoder, has no gradient.
         """
+        if images is not None and self.depends_on_images_only and not images.requires_grad:
+            raise ValueError(
+                "the model's `decode` returns images without a gradient, which the method needs; remove torch.no_grad "
+                "from it, or use a method without a gradient, such as best-of-n or svdd"
+            )
         if not rewards.requires_grad:
             raise self.no_gradient()
         ones = torch.ones_like(rewards)

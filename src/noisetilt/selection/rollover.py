@@ -34,6 +34,7 @@ class RolloverBudget:
     budget: int = 20
     particles: ClassVar[int] = 1
     needs_rewards: ClassVar[bool] = True
+    needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.budget < 1:

@@ -28,6 +28,7 @@ class Search:
     particles: int = 20
     temperature: float = 0.0
     needs_rewards: ClassVar[bool] = True
+    needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_particles(self.particles)

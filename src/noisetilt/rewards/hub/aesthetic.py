@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..reward import Reward
+from .clip import unit
 from .files import AffineHead, frozen, locate, moved, pretrained, pretrained_model, read_state, transformers
 from .preprocess import preprocess_of
 
@@ -51,8 +51,8 @@ class HeadOnTower:
         """(batch,) from images (batch, 3, H, W) in [0, 1]; in the images' dtype."""
         dtype = moved(self.network, images)
         moved(self.head, images)
-        embedding = F.normalize(self.tower(self.preprocess(images).to(dtype)), dim=1)
-        return self.head(embedding).to(images.dtype)
+        embedding = unit(self.tower(self.preprocess(images).to(dtype)))
+        return self.head(embedding.to(dtype)).to(images.dtype)
 
 
 def check_width(head: AffineHead, width: int, file: Path) -> None:

@@ -36,6 +36,11 @@ HPSV2_FILES = {
 CACHE_SIZE = 1024
 
 
+def unit(embeddings: Tensor) -> Tensor:
+    """Unit vectors (batch, dimension), at least in float32: half precision has too few values for a cosine."""
+    return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=1)
+
+
 class Cosine:
     """scale · cosine of the embeddings of image and prompt.
 
@@ -72,7 +77,7 @@ class Cosine:
         """Unit vectors (batch, dimension) of images (batch, 3, H, W) in [0, 1]."""
         dtype = moved(self.model, images)
         pooled = self.model.vision_model(pixel_values=self.preprocess(images).to(dtype)).pooler_output
-        return F.normalize(self.model.visual_projection(pooled) if self.has_projections else pooled, dim=1)
+        return unit(self.model.visual_projection(pooled) if self.has_projections else pooled)
 
     def _embed_prompts(self, prompts: Sequence[str], images: Tensor) -> Tensor:
         """Unit vectors (batch, dimension) of the prompts; cached, because all steps of sampling have the same ones."""
@@ -97,9 +102,9 @@ class Cosine:
             return_tensors="pt",
         ).to(device)
         if not self.has_projections:
-            return F.normalize(self.model.text_model(input_ids=text.input_ids).pooler_output, dim=1)
+            return unit(self.model.text_model(input_ids=text.input_ids).pooler_output)
         pooled = self.model.text_model(input_ids=text.input_ids, attention_mask=text.attention_mask).pooler_output
-        return F.normalize(self.model.text_projection(pooled), dim=1)
+        return unit(self.model.text_projection(pooled))
 
 
 def _cosine(name: str, model: nn.Module, texts: str | Path, dtype: torch.dtype, **options: Any) -> Reward:

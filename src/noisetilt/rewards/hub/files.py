@@ -208,5 +208,6 @@ def moved(module: nn.Module, images: Tensor) -> torch.dtype:
     """Moves a module to the images' device and returns its dtype."""
     parameter = next(module.parameters())
     if parameter.device != images.device:
-        module.to(images.device)
+        with torch.inference_mode(False):  # parameters made in inference mode could not be differentiated through
+            module.to(images.device)
     return parameter.dtype

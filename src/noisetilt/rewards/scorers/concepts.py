@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from .images import prepared
 from .network import BACKBONES, ScorerNetwork
-from .pretrained import check_version, frozen, read_state
+from .pretrained import check_version, frozen, one_per_device, read_state
 from .words import STYLES, VARIATION_SELECTOR, bags, content_words, split_words
 
 WEIGHTS = resources.files(__package__) / "concepts"
@@ -53,7 +53,7 @@ def concept_row(name: str) -> int:
     raise ValueError(f"there is no concept {name!r}{hint}")
 
 
-@functools.cache
+@one_per_device
 def load_concept_network(which: str, device: str | torch.device = "cpu", folder: Path | None = None) -> ScorerNetwork:
     """A trained network without parameter gradients; one copy per device is cached.
 
@@ -108,9 +108,25 @@ def same_meaning(bags: Tensor, bank_bags: Tensor) -> Tensor:
 
 
 @functools.cache
+@torch.inference_mode(False)
 def _bank() -> Tensor:
-    """Bags of the words of all concepts' names that have content words."""
+    """Bags (texts, words) of the words of all concepts' names that have content words."""
     return torch.unique(bags([name for _, name in concepts() if _has_content(name)]), dim=0)
+
+
+@functools.cache
+@torch.inference_mode(False)
+def _bank_vectors(which: str, device: torch.device) -> Tensor:
+    """Unit vectors (texts, dimension) of the bank."""
+    return F.normalize(_bank().to(device) @ load_concept_network(which, device).words, dim=1)
+
+
+@functools.lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _prompt_words(prompt: str) -> tuple[Tensor, Tensor]:
+    """A prompt's bag (words,), and which texts of the bank have the same meaning (texts,)."""
+    bag = bags([prompt])
+    return bag[0], same_meaning(bag, _bank())[0]
 
 
 def _has_content(name: str) -> bool:
@@ -142,9 +158,8 @@ def alignment(images: Tensor, prompts: Sequence[str], which: str = "target") -> 
             "pass a list with one prompt per image"
         )
     network = load_concept_network(which, images.device)
-    wanted, bank = bags(prompts), _bank()
-    texts = torch.cat([wanted, bank]).to(images.device) @ network.words
-    scores = network.text_scale.exp() * network(x)[1] @ F.normalize(texts, dim=1).T
-    own = scores[:, : len(prompts)].diagonal()
-    others = scores[:, len(prompts) :].masked_fill(same_meaning(wanted, bank).to(images.device), -math.inf)
+    wanted, same = (torch.stack(part).to(images.device) for part in zip(*map(_prompt_words, prompts), strict=True))
+    embedding = network.text_scale.exp() * network(x)[1]
+    own = (embedding * F.normalize(wanted @ network.words, dim=1)).sum(1)
+    others = (embedding @ _bank_vectors(which, images.device).T).masked_fill(same, -math.inf)
     return (own - others.logsumexp(1)).to(images)

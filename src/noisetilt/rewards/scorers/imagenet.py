@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .efficientnet_lite import FEATURES, EfficientNetLite
 from .images import prepared
-from .pretrained import frozen, read_state
+from .pretrained import frozen, one_per_device, read_state
 
 WEIGHTS = resources.files(__package__) / "imagenet"
 
@@ -47,7 +47,7 @@ def label_row(label: str) -> int:
     raise ValueError(f"ImageNet has no label {label!r}{hint}")
 
 
-@functools.cache
+@one_per_device
 def load_imagenet_network(device: str | torch.device = "cpu") -> nn.Module:
     """The classifier without parameter gradients: images (n, 3, 128, 128) in [-1, 1] to logits (n, 1000).
 

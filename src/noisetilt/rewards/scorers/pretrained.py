@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from ..checksums import read_verified
 
 Network = TypeVar("Network", bound=nn.Module)
+Load = TypeVar("Load", bound=Callable[..., Any])
 VERSIONS = ("target", "heldout")
 
 
@@ -24,6 +28,23 @@ def read_state(folder: Path, name: str) -> dict[str, Tensor]:
     digests = json.loads((folder / "checksums.json").read_text("utf-8"))
     state, _ = read_verified(folder / f"{name}.safetensors", digests[f"{name}.safetensors"])
     return {key: value.float() for key, value in state.items()}
+
+
+def one_per_device(load: Load) -> Load:
+    """A function that loads networks, with an argument `device`; each network is loaded once on each device.
+
+    The first call may be in inference mode, whose tensors later calls could not differentiate through.
+    """
+    signature, cached = inspect.signature(load), functools.cache(torch.inference_mode(False)(load))
+
+    @functools.wraps(load)
+    def loaded(*args: Any, **options: Any) -> Any:
+        given = signature.bind(*args, **options)
+        given.apply_defaults()
+        given.arguments["device"] = torch.device(given.arguments["device"])
+        return cached(*given.args, **given.kwargs)
+
+    return loaded  # type: ignore[return-value]
 
 
 def frozen(network: Network, state: dict[str, Tensor], device: str | torch.device) -> Network:

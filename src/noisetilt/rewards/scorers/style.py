@@ -8,7 +8,6 @@ them.
 
 from __future__ import annotations
 
-import functools
 import math
 from importlib import resources
 from pathlib import Path
@@ -18,13 +17,13 @@ from torch import Tensor
 
 from .images import prepared
 from .network import BACKBONES, StyleNetwork
-from .pretrained import check_version, frozen, read_state
+from .pretrained import check_version, frozen, one_per_device, read_state
 from .words import STYLES
 
 WEIGHTS = resources.files(__package__) / "style"
 
 
-@functools.cache
+@one_per_device
 def load_style_network(which: str, device: str | torch.device = "cpu", folder: Path | None = None) -> StyleNetwork:
     """A trained network without parameter gradients; one copy per device is cached.
 
