@@ -58,7 +58,7 @@ def test_the_last_lines_name_the_picture_and_show_says_why_it_cannot(finished, c
     assert main([*arguments, "--out", str(tmp_path / "new")]) == 0
     output, errors = capsys.readouterr()
     result, _, picture = " ".join(output.split()).rpartition("Open ")
-    assert "redness " in result and " from " in result and "held-out alignment" in result
+    assert "redness stays at" in result and "held-out alignment" in result  # the first of two steps is not guided
     assert picture.startswith(f"{tmp_path / 'new' / 'grid.png'}: base above, ntrk below.")
     assert "not shown, because the output is not a terminal" in errors.splitlines()[-1]
     assert "\x1b" not in output
@@ -104,6 +104,13 @@ def test_single_words_are_reported_as_prompts(tmp_path, capsys):
         == 0
     )
     assert "2 prompts: cat, face; put a prompt of several words in quotes" in capsys.readouterr().err
+
+
+def test_equal_rewards_neither_rise_nor_fall(tmp_path, capsys):
+    arguments = ["cat", "--reward", "redness", "--method", "base", "--steps", "1", "--n", "1", "--out", str(tmp_path)]
+    assert main(["generate", *arguments]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "redness stays at" in text and "held-out alignment stays at" in text and "falls" not in text
 
 
 def test_interruption_keeps_what_is_finished(tmp_path, monkeypatch):

@@ -38,8 +38,8 @@ def test_the_files_of_a_run(finished):
     for number, (row, stem) in enumerate(zip(record["images"], ("red", "gold"), strict=True)):
         assert row["seed"] == 4 + number and row["nfe"] == 3 and len(row["curve"]) == 3
         assert row["distance"] == min(row["curve"]) and row["psnr"] == pytest.approx(-10 * np.log10(row["distance"]))
-        assert list(row["files"]) == ["target", "found", "edit-1", "edit-2"]
-        for name in row["files"].values():
+        assert list(row["files"]) == ["target", "found", "edit-1", "edit-2", "noise"]
+        for name in list(row["files"].values())[:4]:
             assert name.startswith(f"{stem}-{number}-") and Image.open(finished / name).size == (128, 128)
         assert load_file(finished / f"{stem}-{number}-noise.safetensors")["noise"].shape == (16, 16, 16)
     assert (finished / "grid.png").stat().st_size > 1000
@@ -80,7 +80,24 @@ def test_a_run_is_continued_without_making_finished_images_again(photos, tmp_pat
     assert main([*arguments, *out, "--resume", "--seed", "7"]) == 2 and "another seed" in capsys.readouterr().err
     assert main([*arguments, *out, "--resume"]) == 0 and len(calls) == 4
     assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
-    assert main([*arguments, *out, "--overwrite"]) == 0 and len(calls) == 7
+    (tmp_path / "parts" / "gold-1-noise.safetensors").unlink()
+    assert main([*arguments, *out, "--resume"]) == 0 and len(calls) == 5
+    assert (tmp_path / "parts" / "gold-1-noise.safetensors").is_file()
+    assert main([*arguments, *out, "--overwrite"]) == 0 and len(calls) == 8
+
+
+@pytest.mark.parametrize("line", ["{", "{}", "[]"])
+def test_a_damaged_line_of_the_finished_batches_is_named(line, photos, tmp_path, capsys):
+    arguments = ["invert", photos[0], "--prompt", "cat face", "--iterations", "0", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    (tmp_path / "progress.jsonl").write_text(line + "\n")
+    assert main([*arguments, "--resume"]) == 2
+    assert "progress.jsonl, line 1 is damaged; remove the line" in capsys.readouterr().err
+
+
+def test_one_prompt_may_be_given_for_several_photographs_in_turn(photos, tmp_path):
+    same = ["--prompt", "cat face", "--prompt", "cat face"]
+    assert main(["invert", *photos[:2], *same, "--iterations", "0", "--out", str(tmp_path)]) == 0
 
 
 def test_another_photograph_of_the_same_name_is_not_continued(photos, tmp_path, capsys):

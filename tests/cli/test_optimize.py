@@ -44,6 +44,12 @@ def test_an_image_is_reproduced_from_its_own_settings(finished, tmp_path):
     assert np.abs(first - again).max() <= 1
 
 
+def test_a_learned_reward_without_a_heldout_reward_is_optimised_to_the_end(tmp_path):
+    arguments = ["optimize", "cat face", "--reward", "style:3d", "--iterations", "1", "--n", "1", "--heldout", "none"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["patience"] == 0
+
+
 def test_interruption_keeps_what_is_finished(tmp_path, monkeypatch):
     import noisetilt.cli.optimize as module
 

@@ -9,8 +9,10 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
 from noisetilt.cli import generate, main, optimize
+from noisetilt.runs import claim_folder, write_bytes
 
 COMMANDS = {
     "generate": ["generate", "cat face", "--reward", "redness", "--steps", "2", "--n", "2", "--batch", "1"],
@@ -94,6 +96,47 @@ def test_signals_leave_a_valid_record(tmp_path):
         run = json.loads((tmp_path / name / "run.json").read_text())
         assert not run["complete"] and run["base"]["count"] == len(run["images"]) > 0
         assert {image["file"] for image in run["images"]} <= set(digests(tmp_path / name))
+
+
+def test_a_new_run_keeps_no_file_of_the_run_that_it_replaces(tmp_path):
+    short = ["--reward", "redness", "--steps", "2", "--n", "2", "--animate", "--out", str(tmp_path)]
+    (tmp_path / "mine.txt").write_text("")
+    assert main(["generate", "house", *short]) == 0
+    before = {file.name for file in tmp_path.iterdir()}
+    assert main(["generate", "cat face", *short, "--overwrite", "--steps", "1"]) == 0
+    after = {file.name for file in tmp_path.iterdir()}
+    assert after == {name.replace("house", "cat-face") for name in before}
+    assert Image.open(tmp_path / "animation.webp").n_frames == 1
+
+
+def test_a_record_cannot_name_files_of_other_folders(tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other.png"
+    out.mkdir()
+    other.write_text("")
+    (out / "run.json").write_text(json.dumps({"images": [{"file": "../other.png"}, {"files": {"a": str(other)}}, 3]}))
+    with claim_folder(out, overwrite=True):
+        assert other.exists() and not (out / "run.json").exists()
+
+
+@pytest.mark.parametrize("command", ["generate", "optimize"])
+def test_an_interrupt_in_the_last_batch_leaves_a_complete_run(command, tmp_path, monkeypatch):
+    module, function = MODULES[command]
+    real, calls = getattr(module, function), []
+
+    def signalled(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, function, signalled)
+    assert main([*COMMANDS[command], "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "run.json").read_text())["complete"]
+
+
+def test_names_of_many_bytes_are_written(tmp_path):
+    write_bytes(tmp_path / ("漢" * 80 + ".txt"), b"1")
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"1"]
 
 
 def test_an_empty_output_folder_is_refused(capsys):

@@ -71,16 +71,8 @@ def check_counts(n: int, batch: int, seed: int = 0) -> None:
 
 
 def check_numbers(job: Any) -> None:
-    """Raises a ValueError for a number or prompts that no model or method accepts, before a model is loaded."""
+    """Raises a ValueError for a number that no model or method accepts, before a model is loaded."""
     check_counts(job.n, job.batch, job.seed)
-    repeated = [prompt for prompt, count in Counter(job.prompt).items() if count > 1]
-    if repeated:
-        raise ValueError(f"the prompt {repeated[0]!r} is given twice; for more images of it give --n")
-    if len(job.prompts) > MAX_IMAGES:
-        raise ValueError(
-            f"{len(job.prompt)} prompts with n = {job.n} are {len(job.prompts)} images, expected at most {MAX_IMAGES}; "
-            "for more use `noisetilt batch`"
-        )
     if job.chunk < 1:
         raise ValueError(f"chunk = {job.chunk} must be 1 or more rows per network call")
     if job.guidance is not None and not math.isfinite(job.guidance):
@@ -93,8 +85,17 @@ def check_numbers(job: Any) -> None:
         raise ValueError(f"eta = {job.eta} must be 0 (the ODE) or more; 1 is DDPM")
 
 
-def warn_of_unquoted_prompt(job: Any) -> None:
-    """Prints a warning if all prompts are single words, as those of a prompt without quotes are."""
+def check_prompts(job: Any) -> None:
+    """Raises a ValueError for a prompt that is given twice, or too many images; warns if all prompts are single words,
+    as those of a prompt without quotes are."""
+    repeated = [prompt for prompt, count in Counter(job.prompt).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the prompt {repeated[0]!r} is given twice; for more images of it give --n")
+    if len(job.prompts) > MAX_IMAGES:
+        raise ValueError(
+            f"{len(job.prompt)} prompts with n = {job.n} are {len(job.prompts)} images, expected at most {MAX_IMAGES}; "
+            "for more use `noisetilt batch`"
+        )
     if len(job.prompt) > 1 and not any(" " in prompt.strip() for prompt in job.prompt):
         warn(f"these are {len(job.prompt)} prompts: {', '.join(job.prompt)}; put a prompt of several words in quotes")
 
@@ -269,10 +270,16 @@ def comparison_sentence(job: Any, variants: Sequence[Variant], heldout_name: str
     # The held-out version of a closed-form reward is the reward itself.
     if after["heldout_mean"] is not None and (heldout_name != job.reward or has_heldout(job.reward)):
         changes[f"held-out {heldout_name}"] = (before["heldout_mean"], after["heldout_mean"])
-    texts = [f"{name} {'rises' if b > a else 'falls'} from {a:.3f} to {b:.3f}" for name, (a, b) in changes.items()]
-    (reward, *heldout) = (b > a for a, b in changes.values())
+    texts = [f"{name} {_change(a, b)}" for name, (a, b) in changes.items()]
+    reward, *heldout = (b - a for a, b in changes.values())
     hacked = " The reward rises and the held-out reward falls: the images may exploit errors of the reward."
-    return ", ".join(texts) + "." + (hacked if reward and heldout == [False] else "")
+    return ", ".join(texts) + "." + (hacked if reward > 0 and heldout and heldout[0] < 0 else "")
+
+
+def _change(before: float, after: float) -> str:
+    if after == before:
+        return f"stays at {before:.3f}"
+    return f"{'rises' if after > before else 'falls'} from {before:.3f} to {after:.3f}"
 
 
 def print_summary(job: Any, variants: Sequence[Variant], heldout_name: str, files: str) -> None:

@@ -21,6 +21,7 @@ from .comparison import (
     ImageBatch,
     Variant,
     check_numbers,
+    check_prompts,
     choose_heldout_reward,
     comparison_grid,
     grid_label,
@@ -29,7 +30,6 @@ from .comparison import (
     print_summary,
     save_image,
     thumbnails,
-    warn_of_unquoted_prompt,
     write_record,
     write_start,
 )
@@ -66,7 +66,7 @@ def run(job: GenerateJob) -> dict[str, Any]:
     """
     job = with_defaults(job)
     check_numbers(job)
-    warn_of_unquoted_prompt(job)
+    check_prompts(job)
     variants = [Variant("base", METHODS["base"]), Variant("guided", find_method(job.method).replace(**job.options))]
     reward = load_reward(job.reward)
     warn_of_memory(job, variants[1].method)
@@ -95,8 +95,9 @@ def run(job: GenerateJob) -> dict[str, Any]:
                             write_iterates(job.out, variant, batch, images)
                         progress.add(variant, batch, variant.seconds - before)
                     frames[variant.name].append(images)
-                    interrupts.check()
-            complete = True
+                    complete = all(len(variant.images) == len(job.prompts) for variant in variants)
+                    if not complete:
+                        interrupts.check()
         finally:
             if variants[0].images:
                 with interrupts.deferred():

@@ -26,13 +26,13 @@ from ..report import file_stem, save_picture, table
 from ..report import save_image as save_image_file
 from ..rewards import Reward
 from ..rewards import load as load_reward
-from ..runs import Interrupts, append_line, claim_folder, read_lines, write_bytes, write_json
+from ..runs import Interrupts, append_line, claim_folder, write_bytes, write_json
 from ..sampling import check_reward
 from ..sampling.noise_ascent import check_optimizable
 from .comparison import check_counts, check_numbers, comparison_grid, requested, thumbnails, write_start
 from .job import Job
 from .job_model import dtype_name, load_job_model, with_defaults
-from .progress import FILE, read_image, refuse_other_settings
+from .progress import FILE, read_image, read_progress, refuse_other_settings
 
 Row = dict[str, Any]
 
@@ -89,6 +89,11 @@ class InvertJob(Job):
     def kinds(self) -> list[str]:
         """The images of a photograph: "target", "found", "edit-1", …"""
         return ["target", "found", *(f"edit-{i + 1}" for i in range(len(self.edited)))]
+
+    def files(self, number: int) -> dict[str, str]:
+        """The file names of a photograph's images, and of the noise."""
+        images = {kind: f"{self.name(number)}-{kind}.png" for kind in self.kinds()}
+        return images | {"noise": f"{self.name(number)}-noise.safetensors"}
 
 
 def main(args: argparse.Namespace) -> None:
@@ -191,25 +196,24 @@ def _write_batch(job: InvertJob, found: InversionResult, edits: list[Tensor], pa
     images = [found.targets.cpu(), found.images.cpu(), *edits]
     texts = [None, None, *job.edited]
     for i, number in enumerate(part):
+        files = job.files(number)
         row = {"photo": str(job.photos[number]), "prompt": found.prompts[i], "seed": found.seeds[i]}
         row |= {"distance": float(found.distances[i]), "psnr": float(found.psnr[i]), "p_value": p_values[i]}
         row |= {"iteration": int(found.iterations[i]), "nfe": float(found.trace.nfe[i])}
         row |= {"curve": [float(value) for value in found.curve[:, i]]}
         for kind, shown, text in zip(job.kinds(), images, texts, strict=True):
             settings = {**row, "kind": kind, "edit": text, "curve": None}
-            save_picture(shown[i], job.out / f"{job.name(number)}-{kind}.png", settings)
-        stored = to_safetensors({"noise": found.noise[i].cpu().contiguous()})
-        write_bytes(job.out / f"{job.name(number)}-noise.safetensors", stored)
-        files = {kind: f"{job.name(number)}-{kind}.png" for kind in job.kinds()}
+            save_picture(shown[i], job.out / files[kind], settings)
+        write_bytes(job.out / files["noise"], to_safetensors({"noise": found.noise[i].cpu().contiguous()}))
         rows.append(row | {"files": files})
     return rows
 
 
 def _restore(job: InvertJob, part: range) -> list[Row] | None:
     """The rows of a finished batch, or None if it is not finished or a file of it is missing."""
-    for line in map(json.loads, read_lines(job.out / FILE)):
+    for line in read_progress(job.out / FILE, ("photos", "rows")):
         if line["photos"] == list(part):
-            files = [job.out / name for row in line["rows"] for name in row["files"].values()]
+            files = [job.out / name for number in part for name in job.files(number).values()]
             return line["rows"] if all(file.is_file() for file in files) else None
     return None
 

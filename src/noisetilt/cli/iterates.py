@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..report import grid, save_animation
-from ..runs import write_bytes
+from ..runs import ITERATES, write_bytes
 from .comparison import ImageBatch, Variant, comparison_grid, scale_of, thumbnails
 
 MAX_FRAMES, STRIP_COLUMNS, MAX_IMAGES = 24, 8, 8
@@ -86,7 +86,7 @@ def write_animation(rows: Sequence[tuple[str, Sequence[IterateImages]]], out: Pa
 
 
 def _iterates_file(out: Path, variant: Variant, batch: ImageBatch) -> Path:
-    return out / "iterates" / f"{variant.name}-{batch.first}.safetensors"
+    return out / ITERATES / f"{variant.name}-{batch.first}.safetensors"
 
 
 def write_iterates(out: Path, variant: Variant, batch: ImageBatch, images: IterateImages) -> None:

@@ -22,6 +22,7 @@ from .comparison import (
     ImageBatch,
     Variant,
     check_numbers,
+    check_prompts,
     choose_heldout_reward,
     comparison_grid,
     grid_label,
@@ -29,7 +30,6 @@ from .comparison import (
     print_summary,
     save_image,
     thumbnails,
-    warn_of_unquoted_prompt,
     write_record,
     write_start,
 )
@@ -76,7 +76,7 @@ def run(job: OptimizeJob) -> dict[str, Any]:
     """
     job = with_defaults(job)
     check_numbers(job)
-    warn_of_unquoted_prompt(job)
+    check_prompts(job)
     job = _with_patience(job)
     variants = job.variants()
     reward = load_reward(job.reward)
@@ -108,8 +108,9 @@ def run(job: OptimizeJob) -> dict[str, Any]:
                         write_iterates(job.out, variant, batch, images)
                         progress.add(variant, batch, variant.seconds - before)
                     iterates += [images] if variant is variants[1] else []
-                    interrupts.check()
-            complete = True
+                    complete = all(len(variant.images) == len(job.prompts) for variant in variants)
+                    if not complete:
+                        interrupts.check()
         finally:
             if variants[0].images:
                 with interrupts.deferred():
@@ -121,7 +122,8 @@ def run(job: OptimizeJob) -> dict[str, Any]:
 def _with_patience(job: OptimizeJob) -> OptimizeJob:
     """The job with its default patience filled in."""
     if job.patience is None:
-        return replace(job, patience=PATIENCE if has_heldout(job.reward) else 0)
+        heldout = job.heldout != "none" and has_heldout(job.reward)
+        return replace(job, patience=PATIENCE if heldout else 0)
     if job.patience < 0:
         raise ValueError(f"patience = {job.patience} must be 0, for no early stop, or more")
     return job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,22 @@ def refuse_other_settings(job: Any) -> None:
         raise ValueError(f"{job.out} has a run with another {', '.join(changed)}; choose another --out, or --overwrite")
 
 
+def read_progress(file: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
+    """These fields of each line of a file of finished batches.
+
+    Raises:
+        ValueError: if a line is damaged; names it.
+    """
+    lines = []
+    for number, line in enumerate(read_lines(file), 1):
+        try:
+            value = json.loads(line)
+            lines.append({name: value[name] for name in fields})
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ValueError(f"{file}, line {number} is damaged; remove the line") from None
+    return lines
+
+
 class Progress:
     """The finished batches of a run, one line of progress.jsonl each.
 
@@ -48,14 +65,7 @@ class Progress:
         refuse_other_settings(job)
 
     def _lines(self) -> list[dict[str, Any]]:
-        lines = []
-        for number, line in enumerate(read_lines(self.file), 1):
-            try:
-                value = json.loads(line)
-                lines.append({name: value[name] for name in FIELDS})
-            except (ValueError, KeyError, TypeError, RecursionError):
-                raise ValueError(f"{self.file}, line {number} is damaged; remove the line") from None
-        return lines
+        return read_progress(self.file, FIELDS)
 
     def restore(self, variant: Variant, batch: ImageBatch) -> bool:
         """Adds the results of a finished batch to the variant; False if the batch is not finished."""

@@ -28,7 +28,7 @@ def write_bytes(file: Path, data: bytes) -> None:
     Raises:
         OSError: if the file cannot be written; names the file. The old content is kept.
     """
-    temporary = file.with_name(f".{file.name[:200]}.{os.getpid()}{SUFFIX}")
+    temporary = file.with_name(f".{file.name[:40]}.{os.getpid()}{SUFFIX}")
     try:
         with temporary.open("wb") as stream:
             stream.write(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from .._files import json_object
 from .atomic import _write_error, remove_partial
 
 LOCK, RECORD = ".lock", "run.json"
+# Files of a run that its record does not name.
+OTHERS = ("grid.png", "strip.png", "rewards.png", "animation.webp", "progress.jsonl")
+ITERATES = "iterates"
 
 
 @contextlib.contextmanager
@@ -21,7 +25,7 @@ def claim_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
 
     Args:
         folder: of the run; created if missing.
-        overwrite: whether a run in it may be replaced; its record run.json is deleted.
+        overwrite: whether a run in it may be replaced; its record run.json and the files that this names are deleted.
         resume: whether a run in it is continued.
         command: the command that may continue the run: a folder with a run of another command is refused.
 
@@ -46,7 +50,7 @@ def claim_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
             raise ValueError(f"{folder} has a run of {before!r}, expected one of {command!r}; choose another --out")
         remove_partial(folder)
         if record is not None and overwrite:
-            (folder / RECORD).unlink()
+            _remove_run(folder, record)
         yield record is not None and resume
 
 
@@ -70,6 +74,20 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _remove_run(folder: Path, record: dict[str, Any]) -> None:
+    """Deletes a run's record and the files in the folder that it names, so that none is taken for the new run's."""
+    images = record.get("images")
+    rows = [row for row in images if isinstance(row, dict)] if isinstance(images, list) else []
+    names = [row.get("file") for row in rows]
+    for row in rows:
+        files = row.get("files")
+        names += list(files.values()) if isinstance(files, dict) else []
+    for name in [*names, *OTHERS, RECORD]:
+        if isinstance(name, str) and Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / ITERATES, ignore_errors=True)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
