@@ -458,6 +458,18 @@ def test_classes_tuples_and_callbacks_are_the_pipelines_own():
     assert len(images) == 1 and aligned.rewards.shape == (1,)
 
 
+def test_what_is_set_is_set_on_the_pipeline():
+    pipe, arguments = build("sd")
+    aligned = align(pipe, RED, small("ntrk"))
+    before = aligned(PROMPT, seeds=[0], **arguments).images
+    scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="v_prediction")
+    aligned.scheduler = scheduler
+    assert pipe.scheduler is scheduler
+    assert not torch.allclose(torch.as_tensor(before), torch.as_tensor(aligned(PROMPT, seeds=[0], **arguments).images))
+    aligned.reward, aligned.note = None, "mine"
+    assert not hasattr(pipe, "reward") and not hasattr(pipe, "note") and aligned.note == "mine"
+
+
 @pytest.mark.parametrize("kind, more", [("StableDiffusionImg2ImgPipeline", {}), ("StableDiffusionInpaintPipeline", {})])
 @pytest.mark.parametrize("name", ["ntrk", "svdd", "freedom"])
 def test_img2img_and_inpainting(kind, more, name):

@@ -172,7 +172,8 @@ def test_ntrk_raises_the_reward_and_leaves_the_pipeline_as_it_was(name):
     assert [[type(m) for m in network.modules()] for network in networks] == before[1]
 
 
-def test_particles_keep_what_belongs_to_their_image():
+@pytest.mark.parametrize("name", ["svdd", "best-of-n"])
+def test_particles_keep_what_belongs_to_their_image(name):
     """Each of two images has its own input, which the statements after the loop combine with the latents."""
     torch.manual_seed(0)
     pipe = sd(diffusers.StableDiffusionInpaintPipeline)
@@ -181,7 +182,7 @@ def test_particles_keep_what_belongs_to_their_image():
     mask[0, ..., : SIZE // 2], mask[1, ..., SIZE // 2 :] = 1, 1
     inputs = torch.cat([picture(), 1 - picture()])
     call = dict(image=inputs, mask_image=mask, strength=1.0, height=SIZE, width=SIZE, num_inference_steps=3)
-    output = align(pipe, RED, METHODS["svdd"].replace(particles=2))(
+    output = align(pipe, RED, METHODS[name].replace(particles=4))(
         ["a red fox", "snow"], seeds=[0, 1], output_type="pt", **call
     )
     assert torch.allclose(output.rewards, RED(output.images, ["a red fox", "snow"]), atol=1e-4)

@@ -171,6 +171,9 @@ def test_calls_that_cannot_be_are_refused(folders):
     model = load(folders("sd"))
     with pytest.raises(ValueError, match="grid is not supported"):
         sample(model, PROMPT, RED, grid=[1.0, 0.0])
+    for steps in (0, 2.5):
+        with pytest.raises(ValueError, match=f"steps = {steps} must be a whole number, 1 or more"):
+            sample(model, PROMPT, RED, steps=steps)
     with pytest.raises(ValueError, match="eta = 0"):
         sample(model, PROMPT, RED, "ntrk", eta=0.0)
     with pytest.raises(ValueError, match="does not know the word 'dragon'"):

@@ -149,6 +149,27 @@ def test_saved_files_hold_the_result(tmp_path):
         assert Image.open(tmp_path / "new" / name).size == (16, 16)
 
 
+def test_noise_too_small_for_the_audit_is_saved_without_p_values(tmp_path):
+    class Small(Mixing):
+        shape = (3, 8, 8)
+
+        def __init__(self):
+            self.rotation = 0.2 * torch.eye(192)
+
+    found = invert(Small(), torch.rand(1, 3, 8, 8), "dark", iterations=1)
+    found.save(tmp_path)
+    assert json.loads((tmp_path / "inversion.json").read_text())["p_values"] is None
+
+
+def test_a_model_of_videos_is_refused():
+    class Videos(Mixing):
+        def decode(self, x_0):
+            return super().decode(x_0)[:, None].repeat(1, 2, 1, 1, 1)
+
+    with pytest.raises(ValueError, match="Videos makes videos, and `invert` needs a model of images"):
+        invert(Videos(), torch.rand(2, *SHAPE), "dark", iterations=1)
+
+
 IMAGE = torch.rand(1, *SHAPE)
 WRONG = [
     (dict(method="ntrk"), "not a noise ascent"),

@@ -132,6 +132,20 @@ def test_wgnc_of_lengths_that_blocks_do_not_divide(count):
     torch.testing.assert_close(y.abs().square().sum(1), torch.full((3,), float(half), dtype=torch.float64))
 
 
+def test_arguments_may_be_given_by_name():
+    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for function, name in ((whiten, "gradient"), (project_wgnc, "x"), (from_spectrum, "y")):
+        given = to_spectrum(x) if name == "y" else x
+        more = {"event": x.shape[1:]} if name == "y" else {}
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(function(**{name: given}, **more), function(given, **more))
+
+
+def test_penalties_of_an_empty_batch_are_empty():
+    empty = torch.zeros(0, 3, 16, 16)
+    assert [len(penalty(empty)) for penalty in (penalties.reno, penalties.prno, penalties.mpgr)] == [0, 0, 0]
+
+
 def test_wgnc_compiles_and_supports_meta_tensors():
     x = torch.randn(2, 512, generator=torch.Generator().manual_seed(2))
     compiled = torch.compile(project_wgnc, fullgraph=True, dynamic=False, backend="aot_eager")

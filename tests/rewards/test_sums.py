@@ -5,6 +5,7 @@ import torch
 
 from noisetilt import METHODS, load, optimize, rewards, sample
 from noisetilt.rewards import Reward
+from noisetilt.rewards.catalogue import split_terms
 from noisetilt.rewards.reward import evaluate_reward
 
 PROMPTS, SEEDS = ["cat face", "house"], [0, 1]
@@ -16,6 +17,22 @@ def test_a_reward_of_images_alone():
     one = sample(model, PROMPTS, lambda images: images[:, 0].mean((1, 2)), "ntrk", 4, SEEDS)
     two = sample(model, PROMPTS, lambda images, prompts: images[:, 0].mean((1, 2)), "ntrk", 4, SEEDS)
     assert torch.equal(one.images, two.images) and torch.equal(one.rewards, two.rewards)
+
+
+def test_an_option_of_a_reward_of_images_is_not_given_the_prompts():
+    images = torch.rand(2, 3, 8, 8)
+    by_option = evaluate_reward(lambda images, weight=2.0: weight * images.mean((1, 2, 3)), images, ["a", "b"])
+    assert torch.allclose(by_option, 2 * images.mean((1, 2, 3)))
+    for function in (
+        lambda i, p=None: torch.full((len(i),), float(len(p))),
+        lambda i, prompts="": i.new_tensor([1, 1]),
+    ):
+        assert evaluate_reward(function, images, ["a", "b"]).shape == (2,)
+
+
+@pytest.mark.parametrize("text, weight", [("1e+1*redness", 10.0), ("2E+0*redness + 1e-1*brightness", 2.0)])
+def test_weights_may_have_exponents(text, weight):
+    assert split_terms(text)[0] == (weight, "redness")
 
 
 def test_a_module_and_a_reward_of_images_alone():
@@ -58,6 +75,12 @@ def test_sample_normalises_on_images_of_the_base_model():
     for part in (red, style):
         assert part(guided.images, PROMPTS).mean() > part(base.images, PROMPTS).mean()
     assert guided.trace.nfe == plain.trace.nfe + 8 * 16 / 2
+
+
+def test_an_image_does_not_depend_on_the_seeds_of_the_others_in_a_normalised_sum():
+    model, reward = load("emoji128"), rewards.load("2*brightness - 3*redness", normalise="base")
+    alone, batch = (sample(model, ["house"] * len(s), reward, "dps", 3, seeds=s) for s in ([5], [1000, 5]))
+    assert torch.allclose(alone.images[0], batch.images[1], atol=1e-4)
 
 
 def test_optimize_normalises_too():

@@ -170,6 +170,23 @@ def test_zero_gradient_keeps_the_noise(name):
 # Convergence
 
 
+@pytest.mark.parametrize("name", ["gper", "gper-w", "gper-rotation"])
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_projected_gradients_do_not_depend_on_their_scale(name, scale):
+    ascent, noise = make_ascent(name, iterations=3), normal(1, *EVENT).float()
+    a = normal(*EVENT, seed=1).float()
+    plain, scaled = ([iterate.noise for iterate in ascent.iterate(noise, linear(k * a))][-1] for k in (1.0, scale))
+    assert torch.allclose(plain, scaled, atol=1e-4) and not torch.allclose(plain, noise, atol=1e-2)
+
+
+def test_clipping_of_gradients_whose_squares_overflow():
+    x, gradient = torch.zeros(2, *EVENT), normal(2, *EVENT).float()
+    gradient[1] *= 1e25
+    clipped = make_ascent("reno", penalty="none").direction(x, gradient)
+    assert torch.allclose(clipped.flatten(1).norm(dim=1), torch.full((2,), 0.1))
+    assert make_ascent("none").direction(x, gradient).isfinite().all()
+
+
 def test_without_regularisation_the_norm_grows():
     """Plain ascent of aᵀx gains rate·‖a‖² a step and ‖x‖ grows without bound."""
     a = normal(*EVENT, seed=1)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from noisetilt import METHODS, Method, load, sample
+from noisetilt import METHODS, Method, load, optimize, sample
+from noisetilt.models.denoiser import Denoiser
 from noisetilt.models.exact import GaussianModel, MixtureModel
 from noisetilt.path import FlowPath
 from noisetilt.proposals import Base, BlackBoxTilt, MeanShift, NoiseTilt
@@ -281,6 +282,8 @@ def test_dps_finds_the_rewarded_mode():
         (dict(method="ntrk", reward=None), ValueError, "reward"),
         (dict(seeds=[1]), ValueError, "seeds"),
         (dict(seeds=[1, -2]), ValueError, "seed"),
+        (dict(seeds=3), ValueError, r"seeds = 3 must have one seed per prompt, such as \[3\]"),
+        (dict(chunk=2.5), ValueError, r"chunk = 2\.5 must be a whole number"),
         (dict(prompts=[]), ValueError, "prompts"),
         (dict(steps=0), ValueError, "steps"),
         (dict(grid=[1.0]), ValueError, "grid"),
@@ -304,6 +307,80 @@ def test_invalid_arguments_are_rejected(change, error, word):
     call = {"prompts": ["", ""], "reward": linear(smooth_direction(model)), "method": "ntrk", "steps": 4, **change}
     with pytest.raises(error, match=word):
         sample(model, **call)
+
+
+@pytest.mark.parametrize("name", ["ntrk", "dsg", "freedom", "svdd", "rbf", "das", "psi"])
+def test_methods_that_need_noise_refuse_eta_0(name):
+    model = gaussian()
+    with pytest.raises(ValueError, match="eta = 0 injects no noise, which this method needs"):
+        sample(model, [""], linear(smooth_direction(model)), small(name), 4, eta=0.0)
+
+
+def test_steps_may_be_a_whole_float():
+    model = gaussian()
+    images = [sample(model, [""], None, "base", steps).images for steps in (4, 4.0)]
+    assert torch.equal(*images)
+
+
+class WithoutGradient:
+    """A model whose network, or whose decoder, computes no gradient."""
+
+    path, shape = FlowPath(), (3, 16, 16)
+
+    def __init__(self, part):
+        self.part = part
+
+    def denoiser(self, prompts):
+        def network(x_t, t, index):
+            with torch.set_grad_enabled(self.part != "network"):
+                return (0.5 * x_t).tanh()
+
+        return Denoiser(self.path, network)
+
+    def decode(self, x_0):
+        return x_0.detach() if self.part == "decode" else x_0
+
+
+@pytest.mark.parametrize(
+    "part, word", [("network", "the network's prediction has no gradient"), ("decode", "`decode`")]
+)
+def test_a_model_without_a_gradient_is_named(part, word):
+    """The gradient would be zero where x_t has a direct part in the step."""
+    model, reward = WithoutGradient(part), Reward("mean", lambda images, prompts: images.mean((1, 2, 3)))
+    calls = [lambda: sample(model, [""], reward, "dps", 4), lambda: optimize(model, [""], reward, "gper", iterations=2)]
+    for call in calls:
+        with pytest.raises(ValueError, match=word):
+            call()
+    sample(model, [""], reward, "svdd", 2)
+    if part == "network":
+        assert sample(model, [""], reward, "mpgd", 4).rewards > sample(model, [""], reward, "base", 4).rewards
+
+
+def test_rewards_and_results_are_float32_for_a_decoder_in_half_precision():
+    class Half(GaussianModel):
+        def decode(self, x_0):
+            return super().decode(x_0).bfloat16()
+
+    model, seen = Half(torch.zeros(3, 8, 8), torch.ones(8, 8)), set()
+
+    def mean(images):
+        seen.add(images.dtype)
+        return images.mean((1, 2, 3))
+
+    assert sample(model, [""], mean, "dps", 3).images.dtype == torch.float32
+    assert optimize(model, [""], mean, "gper", iterations=1).images.dtype == torch.float32
+    assert seen == {torch.float32}
+
+
+def test_smoothing_of_width_0_costs_no_further_rewards():
+    model, calls = gaussian(), []
+
+    def mean(images):
+        calls.append(len(images))
+        return images.mean((1, 2, 3))
+
+    sample(model, [""], mean, METHODS["tfg"].replace(gamma=0.0, mu=0.0), 4, track=False)
+    assert len(calls) <= 5
 
 
 def test_method_replaces_parts_and_options():

@@ -48,7 +48,7 @@ class StepEvaluation:
         engine: the engine.
         method, path: as in `SteppedSampler`.
         evaluator, heldout_evaluator: of the reward and, if there is one, of the held-out reward.
-        index: the prompt of each row, (image · particle,) int64.
+        index: of each row, (image · particle,) int64, by which the evaluators find its prompt.
         gradient_at, chunk: as in `SteppedSampler`.
     Attributes:
         grid: the times from noise to data; None until the caller knows them.

@@ -44,7 +44,7 @@ class SteppedSampler:
         reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised, or None. The reward of a video
             (batch, frames, 3, H, W) is the mean over its frames, unless the reward has `video = True`.
         decode: images in [0, 1] from states (batch, *event), differentiable.
-        indexed: whether `decode` also takes the image (batch,) int64 of each state, as a number from 0.
+        indexed: whether `decode` also takes the row (batch,) int64 of each state in the full batch.
         grid: times from noise to data. It may be set as an attribute before the first call of `advance` instead.
         start: the initial state (image · particle, *event); the method's initial noise if None.
         noise: standard Gaussian noise (image · particle, *event) that the method's initial noise starts from; that of
@@ -98,15 +98,16 @@ class SteppedSampler:
             raise ValueError("this method chooses its own initial noise; start from noise, without latents or an image")
         self.method, self.path = method, path
         self.engine = Engine(method, path, shape, seeds, eta, device, dtype, step_noise=step_noise)
+        of_rows = [prompt for prompt in prompts for _ in range(self.engine.particles)]
         self._evaluation = StepEvaluation(
             self.engine,
             method,
             path,
-            RewardEvaluator(reward, decode, prompts, getattr(method.proposal, "zeroth_order", False), indexed),
+            RewardEvaluator(reward, decode, of_rows, getattr(method.proposal, "zeroth_order", False), indexed),
             None
             if heldout is None
-            else RewardEvaluator(heldout, decode, prompts, indexed=indexed, role="held-out reward"),
-            torch.arange(len(prompts), device=device).repeat_interleave(self.engine.particles),
+            else RewardEvaluator(heldout, decode, of_rows, indexed=indexed, role="held-out reward"),
+            torch.arange(len(of_rows), device=device),
             gradient_at,
             chunk,
         )

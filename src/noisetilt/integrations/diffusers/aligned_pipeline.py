@@ -71,6 +71,13 @@ def align(
     return AlignedPipeline(pipe, reward, find_method(method), eta, decode, gradient_at, chunk, checkpointing, heldout)
 
 
+# The attributes of an AlignedPipeline; all others are read and set on its pipeline.
+OWN = frozenset(
+    "pipe reward method eta decode gradient_at chunk checkpointing heldout_reward "
+    "callback current_call rewards heldout trace".split()
+)
+
+
 class AlignedPipeline:
     """A guided pipeline, made by `align`. All other attributes are those of `pipe`.
 
@@ -121,6 +128,12 @@ class AlignedPipeline:
         if name == "pipe":
             raise AttributeError(name)
         return getattr(self.pipe, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in OWN or not hasattr(self.pipe, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.pipe, name, value)
 
     def __call__(self, *args: Any, seeds: Sequence[int] | None = None, **kwargs: Any) -> Any:
         """The pipeline's own call, with its own arguments.

@@ -316,7 +316,7 @@ class PipelineCall:
         )
 
     def decode(self, x_0: Tensor, index: Tensor) -> Tensor:
-        """Images in [0, 1] from states; `index` (batch,) is the image of each."""
+        """Images in [0, 1] from states; `index` (batch,) is the row of each in the full batch."""
         x_0 = self.scheduler.unit * x_0
         if self.aligned.decode is not None:
             return self.aligned.decode(self.layout.pack(x_0))
@@ -324,7 +324,7 @@ class PipelineCall:
         if decoder is not None and decoder.dtype == torch.float16 and decoder.config.get("force_upcast"):
             decoder.to(torch.float32)
         sample = self.view.to_sample(x_0).to(self.latents_out.dtype if decoder is None else decoder.dtype)
-        return self.continuation(sample, index * self.method.selection.particles).to(x_0.dtype)
+        return self.continuation(sample, index).to(x_0.dtype)
 
     def next_latents(self, dtype: torch.dtype, form: Callable[[Tensor], Tensor]) -> Tensor:
         """The states of the sampler's request in the pipeline's form; the states themselves keep their precision."""

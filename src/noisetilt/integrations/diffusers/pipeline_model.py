@@ -15,7 +15,7 @@ from ...methods import Method, find_method
 from ...models.prompts import check_prompts, is_word_level, known_words
 from ...path import Path
 from ...rewards.reward import RewardFunction
-from ...sampling.check_inputs import GradientAt
+from ...sampling.check_inputs import GradientAt, as_seeds
 from ...sampling.engine import Engine
 from ...sampling.result import Result, StepReport
 from ..stepped_sampler import gradient_of_call
@@ -155,7 +155,10 @@ class PipelineModel:
         if grid is not None:
             raise ValueError("grid is not supported for a diffusers pipeline; pass steps=, or use `align`")
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        seeds = list(range(len(prompts))) if seeds is None else list(seeds)
+        seeds = as_seeds(seeds, prompts)
+        steps = self.steps if steps is None else steps
+        if isinstance(steps, bool) or int(steps) != steps or steps < 1:
+            raise ValueError(f"steps = {steps!r} must be a whole number, 1 or more")
         self.check(prompts, method, reward, eta)
         aligned = align(
             self.pipe,
@@ -169,7 +172,7 @@ class PipelineModel:
         )
         aligned.callback = callback
         with self._explained(aligned, len(prompts), gradient_at, chunk):
-            output = aligned(prompts, seeds=seeds, **self.arguments(steps or self.steps))
+            output = aligned(prompts, seeds=seeds, **self.arguments(int(steps)))
         trace = aligned.trace
         assert trace is not None
         return Result(_images_of(output), aligned.rewards, trace, aligned.heldout)
