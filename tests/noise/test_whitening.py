@@ -64,6 +64,17 @@ def test_output_passes_the_audit(name):
     assert p.median() > 0.02 and (p < 0.01).sum() <= 2
 
 
+def test_channels_without_space_are_a_sequence():
+    """Of a single position per channel there is no variance in space, which would make every mean improbable."""
+    generator = torch.Generator().manual_seed(0)
+    gradient, noise = (torch.randn(8, 1024, generator=generator) for _ in range(2))
+    gradient = gradient + 0.5 * torch.sin(0.01 * torch.arange(1024))
+    flat = whiten(gradient, noise=noise)
+    for shape in ((8, 1024, 1), (8, 1024, 1, 1)):
+        assert torch.allclose(whiten(gradient.view(shape), noise=noise.view(shape)).flatten(1), flat, atol=1e-6)
+    assert torch.cosine_similarity(flat, gradient).mean() > 0.5
+
+
 def test_dilution_hides_what_the_projections_leave():
     """Without spectral projections, the whole spectrum is left."""
     g = to_unit_rms(STRUCTURED["smooth"] - STRUCTURED["smooth"].mean((1, 2, 3), keepdim=True))

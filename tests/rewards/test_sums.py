@@ -23,11 +23,8 @@ def test_an_option_of_a_reward_of_images_is_not_given_the_prompts():
     images = torch.rand(2, 3, 8, 8)
     by_option = evaluate_reward(lambda images, weight=2.0: weight * images.mean((1, 2, 3)), images, ["a", "b"])
     assert torch.allclose(by_option, 2 * images.mean((1, 2, 3)))
-    for function in (
-        lambda i, p=None: torch.full((len(i),), float(len(p))),
-        lambda i, prompts="": i.new_tensor([1, 1]),
-    ):
-        assert evaluate_reward(function, images, ["a", "b"]).shape == (2,)
+    for count in (lambda i, p=None: i.new_full((2,), len(p)), lambda i, prompts="": i.new_full((2,), len(prompts))):
+        assert evaluate_reward(count, images, ["a", "b"]).tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("text, weight", [("1e+1*redness", 10.0), ("2E+0*redness + 1e-1*brightness", 2.0)])

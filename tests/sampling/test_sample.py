@@ -341,9 +341,7 @@ class WithoutGradient:
         return x_0.detach() if self.part == "decode" else x_0
 
 
-@pytest.mark.parametrize(
-    "part, word", [("network", "the network's prediction has no gradient"), ("decode", "`decode`")]
-)
+@pytest.mark.parametrize("part, word", [("network", "prediction has no gradient"), ("decode", "`decode`")])
 def test_a_model_without_a_gradient_is_named(part, word):
     """The gradient would be zero where x_t has a direct part in the step."""
     model, reward = WithoutGradient(part), Reward("mean", lambda images, prompts: images.mean((1, 2, 3)))

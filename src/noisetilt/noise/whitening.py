@@ -97,10 +97,12 @@ def whiten(gradient: Tensor, alpha: float = 1e-4, noise: Tensor | None = None) -
     x = to_unit_rms(gradient.to(working_dtype(gradient)))
     noise = fixed_noise(x[0].numel(), x.device, x.dtype).expand(len(x), -1) if noise is None else noise.to(x).flatten(1)
     x = unit_rms(x + DITHER * noise.view_as(x))
+    if x[0, 0].numel() == 1 and x.ndim > 2:  # space is a single position, so the event is a sequence
+        x = x.flatten(1)
     field = x if x.ndim > 3 else x[:, None]
     small = x[0].numel() < SMALLEST_EVENT
     white = clip_values(field, alpha) if small else whiten_field(field, noise, alpha)
-    return unit_rms(white).reshape(x.shape).to(gradient.dtype)
+    return unit_rms(white).reshape(gradient.shape).to(gradient.dtype)
 
 
 def whiten_field(
