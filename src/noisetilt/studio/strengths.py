@@ -24,10 +24,10 @@ class Scale(NamedTuple):
 
 # ntrk, ntrk-x0, dps, freedom and mpgd: emoji128, style:3d, 25 steps (docs/results.md). At the middle the judge's
 # probability of the right concept is that of base within 5 points, at the strong end it is 7 to 25 points lower.
-# none, reno, prno, mpgr, gper, gper-latent, gper-both and gper-w: 20 iterations on emoji128-turbo lose 4 to 14 points
-# at the middle, 20 to 35 at the end. dsg and ugd (16 images): no loss at 0.05 and 3; dsg loses 17 points at 0.2. The
-# others are not measured: the middle is the default of the method in METHODS, the ends are about a tenth and ten
-# times it. Numbers of candidates go up to the default, 20.
+# none, reno, prno, mpgr and the gper methods: 20 iterations on emoji128-turbo lose 4 to 14 points at the middle, 20 to
+# 35 at the end. dsg, ugd, lgd and tfg (16 images): no loss at 0.05, 3, 0.75 and 1; dsg loses 17 points at 0.2, lgd 12
+# at 2, tfg 7 at 3. The others are not measured: the middle is the default of the method in METHODS, the ends are about
+# a tenth and ten times it. Numbers of candidates go up to the default, 20.
 SCALES: dict[str, Scale] = {
     "ntrk": Scale("rho", 0.002, 0.015, 0.05),
     "ntrk-x0": Scale("rho", 0.002, 0.015, 0.1),
@@ -37,11 +37,11 @@ SCALES: dict[str, Scale] = {
     "gper-ntrk": Scale("rho", 0.002, 0.015, 0.05),
     "ntrk-black-box": Scale("rho", 0.02, 0.2, 0.8),
     "dps": Scale("scale", 0.1, 0.75, 2.0),
-    "lgd": Scale("scale", 0.1, 1.0, 10.0),
+    "lgd": Scale("scale", 0.1, 0.75, 2.0),
     "mpgd": Scale("scale", 0.1, 1.0, 5.0),
     "ugd": Scale("scale", 0.3, 3.0, 30.0),
     "freedom": Scale("scale", 0.02, 0.1, 0.2),
-    "tfg": Scale("rho", 0.1, 1.0, 10.0),
+    "tfg": Scale("rho", 0.1, 1.0, 3.0),
     "dsg": Scale("guidance_rate", 0.01, 0.07, 0.2),
     "das": Scale("tempering", 0.0008, 0.008, 0.08),
     "psi": Scale("temperature", 10.0, 1.0, 0.1),
@@ -57,7 +57,7 @@ SCALES: dict[str, Scale] = {
     "gper-latent": Scale("rate", 0.005, 0.02, 0.05),
     "gper-both": Scale("rate", 0.005, 0.02, 0.05),
     "gper-w": Scale("rate", 0.005, 0.02, 0.05),
-    "gper-rotation": Scale("rate", 0.002, 0.02, 0.2),
+    "gper-rotation": Scale("rate", 0.005, 0.02, 0.05),
 }
 
 
