@@ -241,7 +241,7 @@ def roots_of(c):
 def test_the_best_iterate_is_returned():
     """A step that is far too long overshoots −‖x‖², and the start is kept."""
     x = normal(1, 2, *EVENT)
-    objective = NoiseObjective(lambda z: (-z.square().flatten(2).sum(2), -2 * z), None, None)
+    objective = NoiseObjective(lambda z, with_gradient: (-z.square().flatten(2).sum(2), -2 * z), None, None)
     assert torch.equal(Ascent(5, 100.0)(x, objective), x)
     nearer = Ascent(20, 0.05)(x, objective)
     assert (nearer.flatten(2).norm(dim=2) < 0.5 * x.flatten(2).norm(dim=2)).all()
@@ -335,7 +335,7 @@ def test_nfe_excludes_recomputation_by_checkpoints():
     method = Method(initial=Ascent(4, 0.03, chain_steps=3))
     assert sample(model, [""] * 2, reward, method, 3).trace.nfe == 5 * 3 + 3
     noisy = Method(initial=Ascent(4, 0.03, draws=2, perturb="noise"))
-    assert sample(model, [""] * 2, reward, noisy, 1).trace.nfe == 5 * (1 + 2 * 2) + 1
+    assert sample(model, [""] * 2, reward, noisy, 1).trace.nfe == 4 * (1 + 2 * 2) + 1 + 1
 
 
 def test_ascent_through_a_chain_raises_the_reward_of_that_chain():
@@ -391,6 +391,22 @@ def test_noise_ascent_improves_ntrk():
     reward = Reward("linear", lambda i, p: (i * wave).sum((1, 2, 3)))
     ntrk, both = (sample(model, [""] * 16, reward, METHODS[m], 8).rewards.mean() for m in ("ntrk", "gper-ntrk"))
     assert both > ntrk + 0.2
+
+
+@pytest.mark.parametrize("options, extra", [({}, 0), ({"draws": 4, "perturb": "image"}, 0), ({"draws": 4}, 4 * 2 * 4)])
+def test_the_last_iterate_is_not_differentiated(options, extra):
+    """Four iterations need four gradients; an estimate from noise takes network calls."""
+    model, backward = GaussianModel(torch.zeros(3, 8, 8), torch.ones(8, 8)), []
+
+    def mean(images):
+        if images.requires_grad:
+            images.register_hook(lambda gradient: backward.append(len(gradient)))
+        return images.mean((1, 2, 3))
+
+    method = METHODS["none"].replace(iterations=4, **options)
+    result = sample(model, [""], mean, method, 3)
+    assert len(backward) == (0 if options else 4)
+    assert result.trace.nfe == 5 + extra + 3
 
 
 # optimize

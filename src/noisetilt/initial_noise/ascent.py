@@ -99,6 +99,7 @@ class Ascent:
     width: float = 0.05
     perturb: Literal["noise", "image"] = "noise"
     needs_reward: ClassVar[bool] = True
+    selects_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -126,9 +127,9 @@ class Ascent:
     def __call__(self, noise: Tensor, objective: NoiseObjective) -> Tensor:
         flat = noise.flatten(0, 1)
 
-        def evaluate(x: Tensor, rows: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
-            rewards, gradient = objective.evaluate(flat.index_copy(0, rows, x).view_as(noise))
-            return rewards.flatten()[rows], gradient.flatten(0, 1)[rows]
+        def evaluate(x: Tensor, rows: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+            rewards, gradient = objective.evaluate(flat.index_copy(0, rows, x).view_as(noise), with_gradient)
+            return rewards.flatten()[rows], None if gradient is None else gradient.flatten(0, 1)[rows]
 
         best_noise, best = flat, None
         for iterate in self.iterate(flat, evaluate):

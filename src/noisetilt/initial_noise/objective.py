@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -13,17 +13,22 @@ from torch import Tensor
 class NoiseObjective:
     """Rewards of initial noise, and fresh random numbers; tensors are (image, particle, …).
 
-    evaluate returns r(x̂_0(noise)) (image, particle) and its gradient with respect to the noise, for one network call
-    per particle. normal returns standard Gaussian noise of the event's shape; uniform returns numbers in [0, 1).
+    evaluate(noise, with_gradient=True) returns r(x̂_0(noise)) (image, particle) and its gradient with respect to the
+    noise, None without `with_gradient`, for one network call per particle. normal returns standard Gaussian noise of
+    the event's shape; uniform returns numbers in [0, 1).
     """
 
-    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]]
+    evaluate: Callable[..., tuple[Tensor, Any]]
     normal: Callable[[], Tensor]
     uniform: Callable[[], Tensor]
 
 
 class InitialNoise(Protocol):
-    """Chooses the initial noise. `needs_reward` is whether it evaluates the reward."""
+    """Chooses the initial noise.
+
+    `needs_reward` is whether it evaluates the reward. The optional attribute `selects_images` = True: of a reward with
+    a term of states it is given the rewards of images, by which it selects; otherwise the sum, whose gradient it has.
+    """
 
     needs_reward: ClassVar[bool]
 

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..initial_noise import Ascent, ZerothOrderInitialNoise
+from ..initial_noise import ZerothOrderInitialNoise
 from ..methods import Method
 from ..path import Path
 from ..sampling.check_inputs import GradientAt
@@ -91,20 +91,25 @@ class StepEvaluation:
         self._full_x = x
         return self.request(Request(x, t, needs_vjp))
 
-    def evaluate_initial_noise(self, x_T: Tensor, directions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Rewards (rows,) and reward gradients (rows, *event) of initial noise.
+    def evaluate_initial_noise(
+        self, x_T: Tensor, directions: Tensor | None = None, with_gradient: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """Rewards (rows,) and reward gradients (rows, *event), None without `with_gradient`, of initial noise.
 
         The reward is that of the image that steps with η = 0 make of the noise. With directions (rows, draws, *event)
         the gradient is estimated from rewards along them.
         """
-        needs_vjp = self.gradient_at == "x_t"
+        needs_vjp = with_gradient and self.gradient_at == "x_t"
         chain = self._run_chain(x_T, needs_vjp)
         t = self.grid[0]
-        if directions is None:
+        if not with_gradient:
+            rewards, gradient = self.values(chain.x_0, self.index, t), None
+        elif directions is None:
             rewards, gradient = self._values_and_gradients(chain.x_0, self.index, None, t)
         else:
             rewards, gradient = self.values(chain.x_0, self.index, t), self._estimate(x_T, chain.x_0, directions, t)
-        if isinstance(self.method.initial, Ascent) and getattr(self.evaluator.reward, "of_states", None) is not None:
+        selects_images = getattr(self.method.initial, "selects_images", False)
+        if selects_images and not self.evaluator.depends_on_images_only:
             rewards = self.image_values(chain.x_0, self.index, t)  # by which the best iterate is selected
         if needs_vjp:
             gradient = chain.vjp(gradient)

@@ -99,16 +99,17 @@ class Engine:
     def start(
         self,
         t: float,
-        evaluate: Callable[..., tuple[Tensor, Tensor]] | None = None,
+        evaluate: Callable[[Tensor, Tensor | None, bool], tuple[Tensor, Tensor | None]] | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
         """x_T of all particles at time t, (image · particle, *event).
 
         Args:
             t: the time at which sampling starts.
-            evaluate: x_T (image · particle, *event) → rewards of x̂_0 and their gradients with respect to x_T; needed by
-                initial noise that uses the reward. Initial noise with `draws` > 0 also passes random directions
-                (image · particle, draws, *event) for a zeroth-order estimate.
+            evaluate: (x_T (image · particle, *event), directions, with_gradient) → rewards of x̂_0 and their gradients
+                with respect to x_T, None without `with_gradient`; needed by initial noise that uses the reward.
+                `directions` (image · particle, draws, *event), of initial noise with `draws` > 0, are random ones for
+                a zeroth-order estimate; otherwise None.
             noise: standard Gaussian noise (image · particle, *event) that the initial noise starts from; drawn if None.
         Raises:
             ValueError: if the method's initial noise needs `evaluate` and it is None.
@@ -118,10 +119,10 @@ class Engine:
         self.start_time, scale = t, self.path.prior_std(t)
         draws = getattr(self.method.initial, "draws", 0)
 
-        def evaluate_noise(noise: Tensor) -> tuple[Tensor, Tensor]:
-            offsets = [torch.stack([self._noise() for _ in range(draws)], dim=1)] if draws else []
-            rewards, gradient = evaluate(scale * noise.flatten(0, 1), *offsets)
-            return self.by_image(rewards), scale * self.by_image(gradient)
+        def evaluate_noise(noise: Tensor, with_gradient: bool = True) -> tuple[Tensor, Tensor | None]:
+            directions = torch.stack([self._noise() for _ in range(draws)], dim=1) if draws and with_gradient else None
+            rewards, gradient = evaluate(scale * noise.flatten(0, 1), directions, with_gradient)
+            return self.by_image(rewards), None if gradient is None else scale * self.by_image(gradient)
 
         objective = NoiseObjective(
             evaluate_noise, lambda: self.by_image(self._noise()), lambda: self._rng.uniform().to(self.device)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from ..initial_noise import Ascent, ZerothOrderInitialNoise
+from ..initial_noise import ZerothOrderInitialNoise
 from ..methods import Method
 from ..models.denoiser import Denoiser
 from ..path import Path
@@ -204,7 +204,7 @@ class Evaluator:
 
 def noise_objective(
     evaluate: Evaluator, method: Method, start: float, index: Tensor
-) -> Callable[..., tuple[Tensor, Tensor]]:
+) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """The function that the method's initial noise evaluates: x_T → rewards and gradients of the samples of its
     deterministic steps.
 
@@ -217,8 +217,12 @@ def noise_objective(
         zeroth_order = cast(ZerothOrderInitialNoise, initial)
         options = {"width": zeroth_order.width, "perturb": zeroth_order.perturb}
 
-    def objective(x_T: Tensor, *directions: Tensor) -> tuple[Tensor, Tensor]:
-        rewards, gradient, _, values = evaluate.evaluate_noise(x_T, grid, index, *directions, **options)
-        return rewards if isinstance(initial, Ascent) else values, gradient
+    def objective(
+        x_T: Tensor, directions: Tensor | None = None, with_gradient: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        rewards, gradient, _, values = evaluate.evaluate_noise(
+            x_T, grid, index, directions, with_gradient=with_gradient, **options
+        )
+        return rewards if getattr(initial, "selects_images", False) else values, gradient
 
     return objective
