@@ -9,6 +9,7 @@ from typing import Any
 
 from ..report import file_stem
 from ..runs import append_line, read_lines, write_bytes
+from .settings import json_value
 from .table import Row
 from .worker import Outcome
 
@@ -84,7 +85,7 @@ class BatchLedger:
             "digest": _digest(row),
             **({"settings": row.settings.as_json()} if row.settings else {}),
             **outcome.results,
-            **({"columns": dict(row.kept)} if row.kept else {}),
+            **({"columns": json_value(row.kept)} if row.kept else {}),
         }
         if outcome.error:
             record["error"] = outcome.error
