@@ -7,6 +7,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import time
@@ -264,6 +265,24 @@ def test_a_run_is_not_replaced_by_accident(tmp_path):
     assert len(records(tmp_path)) == 2
     batch(["dog"], tmp_path, overwrite=True)
     assert len(records(tmp_path)) == 1
+
+
+def test_the_report_reads_the_records_once_and_shows_the_highest_and_lowest_rewards(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("noisetilt.batch.ledger._check_record", read.append)
+    batch(["cat"] * 30, tmp_path, report=True)
+    assert len(read) == 30
+    files = [record["file"] for record in sorted(records(tmp_path), key=lambda record: record["reward"])]
+    shown = re.findall('<img src="(.*?)"', (tmp_path / "report.html").read_text())
+    assert shown == [*files[:-13:-1], *files[:12]]
+
+
+def test_a_row_that_was_made_twice_counts_once(tmp_path):
+    """Its image was lost, and the run was continued."""
+    batch(PROMPTS, tmp_path)
+    (tmp_path / records(tmp_path)[1]["file"]).unlink()
+    assert batch(PROMPTS, tmp_path, resume=True).done == batch(PROMPTS, tmp_path, resume=True, report=True).done == 5
+    assert len(records(tmp_path)) == 6 and (tmp_path / "report.html").read_text().count("<img src=") == 10
 
 
 def test_half_written_rows_do_not_count(tmp_path):

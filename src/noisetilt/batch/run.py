@@ -303,7 +303,7 @@ class _Run:
             started.close()
         finally:
             if self.report and self.statistics.done:
-                write_report(self.out, self.record, lambda: self.ledger.finished(len(self.rows)))
+                write_report(self.out, self.record, self.ledger.finished(len(self.rows)))
 
     def _record(self, complete: bool) -> dict[str, Any]:
         return {
