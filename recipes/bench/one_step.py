@@ -28,7 +28,7 @@ def summary(run: Run, target: Target, steps: int) -> str:
         return f"{target.reward}: not measured yet"
     level = one_step_report.mean_curve(methods["mpgr"], "targets").max() if "mpgr" in methods else None
     lines = []
-    for name, rows in one_step_report.stopped(run, methods).items():
+    for name, rows in one_step_report.stopped(run, target, steps, methods).items():
         reached = None
         if level is not None and name != INITIAL:
             reached = one_step_report.first_at(one_step_report.mean_curve(methods[name], "targets"), level)

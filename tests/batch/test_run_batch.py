@@ -1,15 +1,19 @@
 """Batches in one process: results, records, bad rows, resumption, and one writer per folder."""
 
 import csv
+import datetime
+import decimal
 import hashlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import time
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -121,6 +125,90 @@ def test_an_unknown_held_out_reward_is_named_before_the_run(tmp_path):
         batch(PROMPTS, tmp_path, heldout="rednes")
 
 
+def test_a_run_is_continued_with_its_own_held_out_reward(tmp_path):
+    batch(["cat"], tmp_path, heldout="brightness")
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["heldout"] == "brightness"
+    for other in ("redness", False, True):
+        with pytest.raises(ValueError, match=f"heldout = {other} and the run in .* has brightness"):
+            batch(["cat", "dog"], tmp_path, heldout=other, resume=True)
+    assert batch(["cat", "dog"], tmp_path, heldout="brightness", resume=True).done == 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"rho": np.float32(0.5)}, {"rho": decimal.Decimal("0.5")}, {"rho": torch.tensor(0.5)}]
+)
+def test_numbers_of_any_kind_are_those_of_python(options, tmp_path):
+    numbers = {"seed": np.int64(3), "eta": np.float32(1), "n": np.int64(1)}
+    rows = [{"prompt": "cat", **options}, {"prompt": "cat", "options": options}]
+    assert batch(rows, tmp_path / "row", **numbers, steps=np.int64(2)).complete
+    found = records(tmp_path / "row")
+    assert [record["settings"]["options"] for record in found] == [{"rho": 0.5}] * 2
+    assert [record["settings"]["seed"] for record in found] == [3, 4]
+    if isinstance(options["rho"], np.generic):
+        assert batch(["cat"], tmp_path / "run", options=options).complete
+
+
+def test_kept_columns_of_any_kind_are_recorded(tmp_path):
+    day = datetime.date(2020, 1, 31)
+    rows = [{"prompt": "cat", "when": day, "number": np.int64(4), "tags": ("a", day)}, {"prompt": "dog", "when": None}]
+    assert batch(rows, tmp_path, keep=["when", "number", "tags"]).complete
+    first, second = (record["columns"] for record in records(tmp_path))
+    assert first == {"when": "2020-01-31", "number": 4, "tags": ["a", "2020-01-31"]} and second == {"when": None}
+
+
+def test_dates_of_a_parquet_file_are_kept(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    table = tmp_path / "prompts.parquet"
+    pq.write_table(pyarrow.table({"prompt": ["cat"], "day": [datetime.date(2020, 1, 31)]}), table)
+    batch(table, tmp_path / "run", keep=["day"])
+    assert records(tmp_path / "run")[0]["columns"] == {"day": "2020-01-31"}
+
+
+def test_a_wrong_row_has_as_many_numbers_as_images(tmp_path):
+    """So that the rows after it keep their numbers and seeds when it is corrected."""
+    wrong = batch([{"prompt": "cat", "rho": "abc", "n": 3}, "dog"], tmp_path)
+    assert (wrong.rows, wrong.done, wrong.failed) == (4, 1, 3)
+    assert batch([{"prompt": "cat", "rho": "0.1", "n": 3}, "dog"], tmp_path, resume=True).complete
+    done = {record["index"]: record["settings"] for record in records(tmp_path) if record["status"] == "done"}
+    assert done[3]["prompt"] == "dog" and [done[i]["seed"] for i in range(4)] == [0, 1, 2, 3]
+
+
+def test_a_row_whose_last_seed_is_too_large_is_wrong(tmp_path):
+    summary = batch([{"prompt": "cat", "seed": 2**63 - 1, "n": 2}, "dog"], tmp_path)
+    assert (summary.rows, summary.done, summary.failed) == (3, 1, 2)
+    assert sorted(record["index"] for record in records(tmp_path)) == [0, 1, 2]
+
+
+def test_whole_numbers_may_be_written_as_pandas_does(tmp_path):
+    (tmp_path / "prompts.csv").write_text("prompt,steps,seed\ncat,2.0,\ndog,,7.0\nfox,2.5,1\n")
+    summary = batch(tmp_path / "prompts.csv", tmp_path / "run")
+    assert summary.errors == {"steps = '2.5' must be a whole number, such as 25": 1} and summary.done == 2
+
+
+class InterruptsAfterFirst:
+    """A sink that sends Ctrl-C to this process once, after the first row."""
+
+    def start(self, run):
+        self.sent = False
+
+    def row(self, record, statistics):
+        if not self.sent:
+            self.sent = True
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def finish(self, run):
+        return
+
+
+@pytest.mark.parametrize("chunk, kept", [(None, 1), (4, 4)])
+def test_ctrl_c_keeps_all_images_of_a_finished_group(chunk, kept, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        batch(["cat"] * 10, tmp_path, chunk=chunk, sinks=[InterruptsAfterFirst()])
+    assert [record["index"] for record in records(tmp_path)] == list(range(kept))
+
+
 def test_errors_that_may_pass_are_tried_again(tmp_path):
     assert batch(["cat", "dog"], tmp_path / "a", Flaky()).complete
     assert [r["attempts"] for r in records(tmp_path / "a")] == [2, 2]
@@ -177,6 +265,24 @@ def test_a_run_is_not_replaced_by_accident(tmp_path):
     assert len(records(tmp_path)) == 2
     batch(["dog"], tmp_path, overwrite=True)
     assert len(records(tmp_path)) == 1
+
+
+def test_the_report_reads_the_records_once_and_shows_the_highest_and_lowest_rewards(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("noisetilt.batch.ledger._check_record", read.append)
+    batch(["cat"] * 30, tmp_path, report=True)
+    assert len(read) == 30
+    files = [record["file"] for record in sorted(records(tmp_path), key=lambda record: record["reward"])]
+    shown = re.findall('<img src="(.*?)"', (tmp_path / "report.html").read_text())
+    assert shown == [*files[:-13:-1], *files[:12]]
+
+
+def test_a_row_that_was_made_twice_counts_once(tmp_path):
+    """Its image was lost, and the run was continued."""
+    batch(PROMPTS, tmp_path)
+    (tmp_path / records(tmp_path)[1]["file"]).unlink()
+    assert batch(PROMPTS, tmp_path, resume=True).done == batch(PROMPTS, tmp_path, resume=True, report=True).done == 5
+    assert len(records(tmp_path)) == 6 and (tmp_path / "report.html").read_text().count("<img src=") == 10
 
 
 def test_half_written_rows_do_not_count(tmp_path):

@@ -19,6 +19,12 @@ def run(out, *sinks, reward=nan_for_dogs, report=False):
     return run_batch(PROMPTS, out, reward=reward, sinks=sinks, **arguments)
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def live_table():
     """A live table that writes to a string instead of the standard error."""
     console = pytest.importorskip("rich.console")
@@ -59,7 +65,7 @@ def test_prometheus_serves_the_counters_while_the_run_lasts(tmp_path):
         def finish(self, run):
             return
 
-    sink, reader = Prometheus(0), Reader()
+    sink, reader = Prometheus(free_port()), Reader()
     run(tmp_path, sink, reader)
     assert 'noisetilt_rows_total{status="done"} 2.0' in reader.text and "noisetilt_rows_expected 3.0" in reader.text
     assert 'noisetilt_rows_total{status="failed"} 1.0' in reader.text
@@ -103,15 +109,23 @@ def test_every_sink_that_was_started_is_finished(fails, number, tmp_path):
     assert (tmp_path / "report.html").exists() == (fails != "start")
 
 
-def test_a_port_that_is_taken_leaves_no_live_table(tmp_path):
+def test_a_port_that_is_taken_leaves_no_live_table_and_no_run(tmp_path):
     pytest.importorskip("prometheus_client")
     table = live_table()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(OSError):
-            run(tmp_path, table, Prometheus(taken.getsockname()[1]))
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot serve at the port {port}: .*; give --prometheus another one"):
+            run(tmp_path, table, Prometheus(port))
     assert not table.live.is_started
+    assert run(tmp_path, reward=redness).complete
+
+
+@pytest.mark.parametrize("port", [0, -5, 99999])
+def test_ports_that_do_not_exist_are_refused(port):
+    with pytest.raises(ValueError, match=f"prometheus = {port} must be a port, from 1 to 65535"):
+        Prometheus(port)
 
 
 def test_opentelemetry_collects_the_metrics(tmp_path):
@@ -144,6 +158,14 @@ def test_tensorboard_has_the_scalars(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert len(events.Scalars("row/reward")) == 2 and events.Scalars("run/done")[-1].value == 2
+
+
+def test_a_run_that_is_refused_adds_nothing_to_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    run(tmp_path)
+    with pytest.raises(ValueError, match="has a run already"):
+        run(tmp_path, tracker("tensorboard", tmp_path))
+    assert not (tmp_path / "tensorboard").exists()
 
 
 def test_weights_and_biases_writes_an_offline_run(tmp_path, monkeypatch):

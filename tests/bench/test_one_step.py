@@ -10,10 +10,8 @@ from PIL import Image
 
 from noisetilt import load
 from noisetilt.bench import one_step, one_step_report
-from noisetilt.bench.ledger import Ledger
 from noisetilt.bench.one_step import (
     FULL,
-    KEY,
     SETTINGS,
     Run,
     Size,
@@ -24,6 +22,7 @@ from noisetilt.bench.one_step import (
     settings_of,
 )
 from noisetilt.bench.paper_plan import TARGETS
+from noisetilt.bench.paper_suite import prompt_seeds
 
 TARGET = replace(TARGETS[0], prompts=("cat face", "house"), tuning_prompts=("key",))
 SMALL = Size((TARGET,), (1,), images=2, tuning_images=2, iterations=5, tuning_iterations=2, settings=2)
@@ -65,37 +64,72 @@ def test_the_chosen_knobs_were_tried_on_the_tuning_prompts_and_are_what_is_teste
         assert {row["prompt"] for row in rows} == {"key noto", "key twemoji"} and len(
             {row["options"] for row in rows}
         ) == 2
-        chosen = choose(finished.ledger, "style:3d", 1, method).options
+        chosen = choose(finished, TARGET, 1, method).options
         (used,) = {row["options"] for row in finished.ledger.where(phase="test", method=method)}
         assert json.loads(used) == chosen and used in {row["options"] for row in rows}
 
 
 def test_options_and_stop_have_the_highest_target_among_what_the_judge_names_right(tmp_path):
     """On made-up rows: base has all 20 images right, so 19 are enough."""
+    size = replace(SMALL, tuning_images=20)
 
     def rows(method, rate, targets, right):
-        cell = {"reward": "style:3d", "steps": 1, "phase": "tune", "method": method, "prompt": "key"}
+        cell = {"reward": "style:3d", "steps": 1, "phase": "tune", "method": method}
         cell |= {"options": "{}" if rate is None else f'{{"rate": {rate}}}', "targets": targets}
         return [
             {
                 **cell,
+                "prompt": prompt,
                 "seed": seed,
-                "probability": float(seed < right[0]),
-                "snapshots": {str(n): {"probability": float(seed < right[n])} for n in (2, 5) if n < len(targets)},
+                "probability": float(i < right[0]),
+                "snapshots": {str(n): {"probability": float(i < right[n])} for n in (2, 5) if n < len(targets)},
             }
-            for seed in range(20)
+            for i, (prompt, seed) in enumerate(prompt_seeds(TARGET, False, 20))
         ]
 
     tried = [
         *rows("gper", 0.1, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [20, 20, 20, 19, 19, 19]),
         *rows("gper", 0.2, [0.0, 3.0, 4.0, 6.0, 8.0, 9.0], [20, 20, 19, 18, 18, 18]),
     ]
-    ledger = Ledger(tmp_path, KEY, {})
-    ledger.add([*rows(one_step.INITIAL, None, [0.0], [20]), *tried])
-    assert choose(ledger, "style:3d", 1, "gper") == ({"rate": 0.1}, 5)
-    strict = Ledger(tmp_path / "strict", KEY, {})
-    strict.add([*rows(one_step.INITIAL, None, [0.0], [20]), *rows("gper", 0.2, [0.0, 3.0, 4.0], [20, 0, 0])])
-    assert choose(strict, "style:3d", 1, "gper") == ({"rate": 0.2}, 2)
+    run = Run(tmp_path, size=size, model=object())
+    run.ledger.add([*rows(one_step.INITIAL, None, [0.0], [20]), *tried])
+    assert choose(run, TARGET, 1, "gper") == ({"rate": 0.1}, 5)
+    strict = Run(tmp_path / "strict", size=size, model=object())
+    assert choose(strict, TARGET, 1, "gper") is None
+    strict.ledger.add([*rows(one_step.INITIAL, None, [0.0], [20]), *rows("gper", 0.2, [0.0, 3.0, 4.0], [20, 0, 0])])
+    assert choose(strict, TARGET, 1, "gper") == ({"rate": 0.2}, 2)
+
+
+def made_up(run, phase, method, options, target, first=0):
+    """Adds rows with these rewards for the prompts and seeds of a phase, from the first one on."""
+    cell = {"reward": "style:3d", "steps": 1, "phase": phase, "method": method, "options": json.dumps(options)}
+    figures = {"probability": 1.0, "targets": [0.0, 0.0, target], "snapshots": {"2": {"probability": 1.0}}}
+    pairs = run.prompt_seeds(TARGET, phase)[first:]
+    run.ledger.add({**cell, **figures, "prompt": prompt, "seed": seed} for prompt, seed in pairs)
+
+
+def test_more_images_may_change_the_options_and_fewer_are_those_of_before(tmp_path):
+    """With four images the rate 0.01 is chosen, with eight the rate 0.02; both tests are reported, each on its own."""
+    few, many = (replace(SMALL, images=n, tuning_images=n) for n in (4, 8))
+    run = Run(tmp_path, ["gper"], few, model=object())
+    for phase in ("tune", "test"):
+        made_up(run, phase, one_step.INITIAL, {}, 0.0)
+    made_up(run, "tune", "gper", {"rate": 0.01}, 5.0)
+    made_up(run, "tune", "gper", {"rate": 0.02}, 1.0)
+    made_up(run, "test", "gper", {"rate": 0.01}, 3.0)
+    more = Run(tmp_path, ["gper"], many, model=object())
+    for phase in ("tune", "test"):
+        made_up(more, phase, one_step.INITIAL, {}, 0.0, first=4)
+    made_up(more, "tune", "gper", {"rate": 0.01}, 1.0, first=4)
+    assert choose(more, TARGET, 1, "gper").options == {"rate": 0.01}  # the other is not complete
+    assert set(one_step_report.tested(more, TARGET, 1)) == {one_step.INITIAL}
+    made_up(more, "tune", "gper", {"rate": 0.02}, 9.0, first=4)
+    made_up(more, "test", "gper", {"rate": 0.02}, 3.0)
+    for size, rate in ((few, 0.01), (many, 0.02)):
+        run = Run(tmp_path, ["gper"], size, model=object())
+        found = one_step_report.tested(run, TARGET, 1)
+        assert {name: len(rows) for name, rows in found.items()} == {one_step.INITIAL: size.images, "gper": size.images}
+        assert {row["options"] for row in found["gper"]} == {json.dumps({"rate": rate})}
 
 
 def test_snapshots_are_iterates_of_the_ascent(finished):

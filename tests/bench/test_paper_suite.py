@@ -23,7 +23,7 @@ from noisetilt.bench.paper_plan import (
     fit_to_budget,
     restrict,
 )
-from noisetilt.bench.paper_plots import load_image
+from noisetilt.bench.paper_plots import load_image, plot_fronts
 from noisetilt.bench.paper_suite import Runner, prompt_seeds
 from noisetilt.bench.paper_verdict import (
     GOALS,
@@ -122,10 +122,17 @@ def test_methods_targets_and_images_can_be_chosen_and_base_always_runs():
         restrict(Plan(), images=1)
 
 
-@pytest.mark.parametrize("given", [{"targets": ["redness"]}, {"measure": False}, {"images": 4}])
+@pytest.mark.parametrize("given", [{"targets": ["redness"]}, {"measure": False}, {"images": 4}, {"images": 0}])
 def test_what_the_exact_suite_cannot_do_is_refused(given, tmp_path):
     with pytest.raises(ValueError, match="for the suites paper and one-step and the suite is exact"):
         bench("exact", tmp_path, quick=True, **given)
+
+
+@pytest.mark.parametrize("suite", ["paper", "one-step"])
+def test_a_report_of_a_folder_without_rows_is_refused(suite, tmp_path):
+    with pytest.raises(ValueError, match="typo has no measured rows to report"):
+        bench(suite, tmp_path / "typo", measure=False)
+    assert not (tmp_path / "typo").exists()
 
 
 @pytest.mark.parametrize(("name", "typical"), [("base", True), ("ntrk", True), ("dps", False)])
@@ -194,6 +201,7 @@ def test_every_image_of_the_plan_is_made_once(run):
     assert sorted((row["prompt"], row["seed"]) for row in test) == sorted(wanted)
     assert run.prompt_seeds("test", SMALL.targets[0]) == wanted
     assert all(row["nfe"] == row["network_calls"] == 3 for row in test)
+    assert {row.get("reward_std") for row in test} == {run.reward_std(SMALL.targets[0])}
     assert all((run.out / "pictures" / row["picture"]).exists() for row in test)
     assert not {row["seed"] for row in run.ledger.where(stage="tuning")} & {row["seed"] for row in test}
 
@@ -312,6 +320,34 @@ def test_stronger_ones_are_tried_while_the_rule_chooses_the_strongest(tmp_path):
     assert runner.further(target, "ntrk") is None
     assert runner.chosen_strength(target, "ntrk") == 0.4
     assert runner.values(target, "ntrk")[-3:] == [0.1, 0.2, 0.4]
+
+
+def test_a_further_strength_that_is_partly_measured_is_not_chosen(tmp_path):
+    """As after Ctrl-C in the middle of it, if no strength satisfies the rule."""
+    runner, target = of_plan(tmp_path), RED_TARGET
+    runner.ledger.add(made_up("tuning", "base", [0.0] * 20))
+    for value in METHODS_OF_SUITE["ntrk"].values:
+        runner.ledger.add(made_up("tuning", "ntrk", [1.0] * 20, value, named=False))
+    runner.ledger.add(made_up("tuning", "ntrk", [1.0] * 3, 0.005, named=False))
+    assert runner.values(target, "ntrk")[0] == 0.005 and runner.chosen_strength(target, "ntrk") == 0.01
+    assert plot_fronts(runner, target, {"ntrk": runner.tuning_rows(target, "ntrk")})
+
+
+def test_rewards_are_scaled_alike_whatever_the_number_of_images_is(tmp_path):
+    """Base's images that are measured later, for more --images, change nothing."""
+    few, many = (of_plan(tmp_path / str(n), tuning_images=n) for n in (4, 20))
+    base = made_up("tuning", "base", [0.1 * n**2 for n in range(20)])
+    guided = made_up("tuning", "ntrk", [1.0] * 4, 0.01)
+    few.ledger.add(base[:4])
+    std = few.reward_std(RED_TARGET)
+    many.ledger.add([*base[:4], *({**row, "reward_std": std} for row in guided), *base[4:]])
+    assert many.reward_std(RED_TARGET) == std
+    earlier = of_plan(tmp_path / "earlier", tuning_images=20)  # rows without it
+    earlier.ledger.add([*base[:4], *guided, *base[4:]])
+    assert earlier.reward_std(RED_TARGET) == std
+    many.ledger.add({**row, "reward_std": 2 * std} for row in made_up("tuning", "ntrk", [1.0] * 4, 0.02))
+    with pytest.raises(ValueError, match=r"rows of redness that were measured with rewards divided by 0\.\d+ and by"):
+        many.reward_std(RED_TARGET)
 
 
 def test_no_stronger_one_is_tried_if_the_strongest_breaks_the_rule(tmp_path):

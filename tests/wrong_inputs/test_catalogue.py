@@ -143,6 +143,9 @@ COMMANDS = [
         (["--seed", "-1"], "seed = -1"), (["--n", "0"], "n = 0"), (["--n", str(10**7)], "n ="),
         (["--guidance", "nan"], "guidance = nan"), (["--eta", "-1"], "eta = -1"), (["--set", "rho=none"], "rho = None"),
         (["--set", "foo=1"], "no option 'foo'"), (["--track", "comet"], "tracker 'comet' is unknown"),
+        (["--prometheus", "0"], "prometheus = 0"), (["--prometheus", "-5"], "prometheus = -5"),
+        (["--prometheus", "99999"], "prometheus = 99999"), (["--keep", "propmt"], "did you mean 'prompt'"),
+        (["--workers", "4"], "the engine is process"), (["--address", "auto"], "the engine is process"),
     ]],
 ]  # fmt: skip
 

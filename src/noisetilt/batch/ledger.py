@@ -9,6 +9,7 @@ from typing import Any
 
 from ..report import file_stem
 from ..runs import append_line, read_lines, write_bytes
+from .settings import json_value
 from .table import Row
 from .worker import Outcome
 
@@ -29,12 +30,15 @@ class BatchLedger:
         self.folder, self.file = folder, folder / ROWS
         if fresh:
             self.file.unlink(missing_ok=True)
-        self._done: dict[int, str] = {}
+        # The finished rows: index → (digest, number of the record).
+        self._done: dict[int, tuple[str, int]] = {}
+        self._count = 0
         for record in self.records():
             if record["status"] == "done" and self._has_image(record):
-                self._done[record["index"]] = record["digest"]
+                self._done[record["index"]] = record["digest"], self._count
             else:
                 self._done.pop(record["index"], None)
+            self._count += 1
 
     def records(self) -> Iterator[dict[str, Any]]:
         """All records, in the order of writing; incomplete lines are dropped."""
@@ -48,10 +52,9 @@ class BatchLedger:
 
     def finished(self, rows: int) -> Iterator[dict[str, Any]]:
         """The records of the finished rows with numbers below `rows`."""
-        last = {record["index"]: number for number, record in enumerate(self.records())}
         for number, record in enumerate(self.records()):
             index = record["index"]
-            if index in self._done and index < rows and last[index] == number:
+            if index in self._done and index < rows and self._done[index][1] == number:
                 yield record
 
     def _has_image(self, record: Mapping[str, Any]) -> bool:
@@ -65,7 +68,7 @@ class BatchLedger:
             ValueError: if the image of this number is finished and has other settings.
         """
         known = self._done.get(row.index)
-        if known is not None and known != _digest(row):
+        if known is not None and known[0] != _digest(row):
             raise ValueError(
                 f"row {row.index} has other settings than in the run in {self.folder}; "
                 "choose another --out, or --overwrite"
@@ -84,7 +87,7 @@ class BatchLedger:
             "digest": _digest(row),
             **({"settings": row.settings.as_json()} if row.settings else {}),
             **outcome.results,
-            **({"columns": dict(row.kept)} if row.kept else {}),
+            **({"columns": json_value(row.kept)} if row.kept else {}),
         }
         if outcome.error:
             record["error"] = outcome.error
@@ -96,7 +99,8 @@ class BatchLedger:
             record |= {"file": file.relative_to(self.folder).as_posix(), "bytes": len(outcome.image)}
         append_line(self.file, json.dumps(record))
         if not outcome.error:
-            self._done[row.index] = record["digest"]
+            self._done[row.index] = record["digest"], self._count
+        self._count += 1
         return record
 
 

@@ -24,6 +24,7 @@ from ..runs import Interrupts, claim_folder, read_record, write_json
 from .in_process import run_in_process
 from .ledger import BatchLedger
 from .on_ray import run_on_ray, start_ray
+from .settings import json_value
 from .sinks import Sink
 from .summary import Statistics, write_report
 from .table import Row, Table, read_table
@@ -150,6 +151,8 @@ def run_batch(
     ):
         _check_whole(name, value, least)
     _check_whole("threads", threads, 1)
+    if engine != "ray" and (workers is not None or address is not None):
+        raise ValueError(f"workers and address are for the engine ray and the engine is {engine}; leave them out")
     if isinstance(method, Method):
         raise ValueError("method is a Method, expected a name in METHODS; give its options as options={...}")
     models, rewards = {}, {}
@@ -191,8 +194,8 @@ def run_batch(
         run_groups = functools.partial(run_on_ray, workers=workers, batch=batch, cpus=threads or 1)
     out = Path(out)
     run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report)
-    fixed = {"chunk": chunk, "threads": threads, "device": device, "model_options": given}
-    description = {"engine": engine, "settings": {**defaults, "n": n, **fixed}}
+    fixed = {"chunk": chunk, "threads": threads, "device": device, "model_options": given, "heldout": heldout}
+    description = {"engine": engine, "settings": json_value({**defaults, "n": n, **fixed})}
     with claim_folder(out, overwrite=overwrite, resume=resume, command="batch") as continued:
         return run(description, continued)
 
@@ -226,11 +229,11 @@ class _Run:
             self.statistics.add(record)
         groups = self._groups({row.index for row in missing})
         self.record = self._record(False)
-        write_json(self.out / "run.json", self.record)
         with contextlib.ExitStack() as started:
             for sink in self.sinks:
                 sink.start(self.record)
                 started.callback(lambda sink: sink.finish(self.record), sink)
+            write_json(self.out / "run.json", self.record)
             with Interrupts("row") as interrupts:
                 try:
                     self._make(missing, groups, interrupts)
@@ -240,8 +243,9 @@ class _Run:
         return self._summary()
 
     def _check_settings(self, before: Mapping[str, Any]) -> None:
-        """Raises a ValueError if what the pixels depend on is another than in the run that is continued."""
-        for name in ("chunk", "threads", "device", "model_options"):
+        """Raises a ValueError if what the pixels and the held-out rewards depend on is another than in the run that is
+        continued."""
+        for name in ("chunk", "threads", "device", "model_options", "heldout"):
             new = self.description["settings"][name]
             old = before.get("settings", {}).get(name, new)
             if old != new:
@@ -268,7 +272,7 @@ class _Run:
         return [group for group in groups if any(row.index in missing for row in group)]
 
     def _make(self, missing: Sequence[Row], groups: Groups, interrupts: Interrupts) -> None:
-        by_index = {row.index: row for row in missing}
+        by_index, last = {row.index: row for row in missing}, {group[-1].index for group in groups}
         for row in missing:
             if row.settings is None:
                 self._add(row, Outcome(row.index, {"attempts": 0}, error=row.problem), interrupts)
@@ -276,7 +280,8 @@ class _Run:
         for outcome in outcomes:
             if outcome.index in by_index:  # a group also has neighbours that are finished already
                 self._add(by_index.pop(outcome.index), outcome, interrupts)
-            interrupts.check()
+            if outcome.index in last:  # the other images of the group are finished too
+                interrupts.check()
 
     def _add(self, row: Row, outcome: Outcome, interrupts: Interrupts) -> None:
         with interrupts.deferred():
@@ -298,7 +303,7 @@ class _Run:
             started.close()
         finally:
             if self.report and self.statistics.done:
-                write_report(self.out, self.record, lambda: self.ledger.finished(len(self.rows)))
+                write_report(self.out, self.record, self.ledger.finished(len(self.rows)))
 
     def _record(self, complete: bool) -> dict[str, Any]:
         return {

@@ -8,6 +8,7 @@ import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from decimal import Decimal
 from typing import Any
 
 from .._messages import unknown_name
@@ -47,6 +48,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises a ValueError for a value that is wrong whatever the model is."""
+        for name in ("options", "steps", "guidance", "seed", "eta"):
+            object.__setattr__(self, name, json_value(getattr(self, name)))
         _check_prompt(self.prompt)
         if self.steps is not None and not 1 <= self.steps <= MAX_STEPS:
             raise ValueError(f"steps = {self.steps} must be a whole number from 1 to {MAX_STEPS}")
@@ -79,6 +82,20 @@ FIELDS = tuple(f.name for f in fields(Settings))
 OPTIONS = tuple(dict.fromkeys(option for method in METHODS.values() for option in method.options()))
 
 
+def json_value(value: Any) -> Any:
+    """A value as JSON can hold it: numbers of NumPy and torch and decimals as Python's numbers, arrays as lists, and
+    what JSON does not have, such as a date, as its text."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(name): json_value(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
+    if isinstance(value, Decimal):
+        return float(value)
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+
+
 def _check_prompt(prompt: Any) -> None:
     if not isinstance(prompt, str):
         raise ValueError(f"the prompt is {prompt!r}, expected a text, such as 'cat face'")
@@ -109,10 +126,13 @@ def cell_value(name: str, value: Any) -> Any:
 
 
 def _whole(name: str, value: Any) -> int:
+    value = json_value(value)
     try:
         if isinstance(value, bool):
             raise ValueError
-        number = int(value) if isinstance(value, (str, int)) else float(value)
+        # A CSV file that pandas wrote has 25.0 for 25 where the column has gaps.
+        real = isinstance(value, float) or (isinstance(value, str) and "." in value)
+        number = float(value) if real else int(value)
         if number != int(number):
             raise ValueError
     except (ValueError, TypeError, OverflowError):
@@ -141,7 +161,8 @@ def _options(value: Any) -> dict[str, Any]:
 
 
 def option_value(value: Any) -> Any:
-    """A number, true, false, none or a word from a text; any other value unchanged."""
+    """A number, true, false, none or a word from a text; any other value as `json_value` has it."""
+    value = json_value(value)
     if not isinstance(value, str):
         return value
     if value.lower() in ("none", "true", "false"):

@@ -125,9 +125,18 @@ class JsonLog:
 
 
 class Prometheus:
-    """Serves the counters of the run for Prometheus at http://127.0.0.1:PORT/metrics (extra `prometheus`)."""
+    """Serves the counters of the run for Prometheus at http://127.0.0.1:PORT/metrics (extra `prometheus`).
+
+    Args:
+        port: from 1 to 65535.
+    Raises:
+        ValueError: if there is no such port.
+        OSError: in `start`, if the port cannot be used.
+    """
 
     def __init__(self, port: int) -> None:
+        if not 1 <= port <= 65535:
+            raise ValueError(f"prometheus = {port} must be a port, from 1 to 65535, such as 9100")
         try:
             import prometheus_client
         except ImportError:
@@ -141,7 +150,11 @@ class Prometheus:
         self.reward = self.client.Gauge("noisetilt_reward_mean", "mean reward of the rows done", registry=registry)
         self.seconds = self.client.Histogram("noisetilt_row_seconds", "seconds per row", registry=registry)
         self.total.set(run["rows"])
-        self.server, self.thread = self.client.start_http_server(self.port, addr="127.0.0.1", registry=registry)
+        try:
+            self.server, self.thread = self.client.start_http_server(self.port, addr="127.0.0.1", registry=registry)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise OSError(f"cannot serve at the port {self.port}: {reason}; give --prometheus another one") from None
 
     def row(self, record: Record, statistics: Record) -> None:
         self.rows.labels(record["status"]).inc()
@@ -163,10 +176,10 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ImportError(missing_extra("tensorboard", "--track tensorboard")) from None
-        self.writer, self.number = SummaryWriter(str(out / "tensorboard")), 0
+        self.make_writer, self.folder = SummaryWriter, out / "tensorboard"
 
     def start(self, run: Record) -> None:
-        self.number = run["done"]
+        self.writer, self.number = self.make_writer(str(self.folder)), run["done"]
         self.writer.add_text("settings", json.dumps(run["settings"]))
 
     def row(self, record: Record, statistics: Record) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import heapq
 import html
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +56,16 @@ def _count(messages: Counter[str], message: str) -> None:
         messages[message] += 1
 
 
-def write_report(out: Path, run: Record, records: Callable[[], Iterator[Record]]) -> None:
+def write_report(out: Path, run: Record, records: Iterable[Record]) -> None:
     """Writes report.html, and histograms.png where matplotlib is installed.
 
     Args:
         out: the folder of the run.
         run: the content of run.json.
-        records: the records of the finished rows; called several times, so that they need not fit into memory.
+        records: the records of the finished rows, which are read once and need not fit into memory.
     """
-    values = {name: _values(records(), name) for name in ("reward", "heldout", "seconds")}
+    values, best, worst = _gathered(records)
     plotted = _plot(out / "histograms.png", values)
-    scored = [r for r in (_scored(record) for record in records()) if r is not None] if len(values["reward"]) else []
-    best = [record for _, _, record in heapq.nlargest(GALLERY, scored, key=lambda item: item[:2])]
-    worst = [record for _, _, record in heapq.nsmallest(GALLERY, scored, key=lambda item: item[:2])]
     body = [_progress(run), _figures(values)]
     body.append(_PLOT if plotted else "")
     body += [_gallery("Highest rewards", best), _gallery("Lowest rewards", worst)]
@@ -98,15 +96,22 @@ figure img {{ width: 100%; border-radius: 4px; background: #f4f4f4 }} figcaption
 """
 
 
-def _values(records: Iterator[Record], name: str) -> np.ndarray:
-    return np.fromiter((r[name] for r in records if r.get(name) is not None), float)
-
-
-def _scored(record: Record) -> tuple[float, int, Record] | None:
-    if record.get("reward") is None:
-        return None
-    shown = {"prompt": record["settings"]["prompt"], **{k: record[k] for k in ("file", "reward", "heldout")}}
-    return record["reward"], record["index"], shown
+def _gathered(records: Iterable[Record]) -> tuple[dict[str, np.ndarray], list[Record], list[Record]]:
+    """The values of records, and the records of the highest and of the lowest rewards."""
+    values = {name: array("d") for name in TITLES}
+    best: list[tuple[float, int, Record]] = []
+    worst: list[tuple[float, int, Record]] = []
+    for record in records:
+        for name, numbers in values.items():
+            if record.get(name) is not None:
+                numbers.append(record[name])
+        if record.get("reward") is not None:
+            shown = {"prompt": record["settings"]["prompt"], **{k: record[k] for k in ("file", "reward", "heldout")}}
+            for heap, sign in ((best, 1), (worst, -1)):
+                push = heapq.heappush if len(heap) < GALLERY else heapq.heappushpop
+                push(heap, (sign * record["reward"], sign * record["index"], shown))
+    highest, lowest = ([record for *_, record in sorted(heap, reverse=True)] for heap in (best, worst))
+    return {name: np.array(numbers) for name, numbers in values.items()}, highest, lowest
 
 
 def _progress(run: Record) -> str:

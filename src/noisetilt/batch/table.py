@@ -6,11 +6,11 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .._messages import missing_extra, unknown_name
+from .._messages import missing_extra, nearest_name, unknown_name
 from .settings import FIELDS, OPTIONS, Settings, cell_value, with_cells
 
 SUFFIXES = (".csv", ".jsonl", ".parquet", ".txt")
@@ -60,8 +60,8 @@ def read_table(table: Table, defaults: Mapping[str, Any], keep: Sequence[str] = 
         keep: further columns, which are copied to the records and otherwise ignored.
 
     Raises:
-        ValueError: if the file cannot be read, a column is unknown, or there is no row. A wrong value in a row is
-            recorded in the row instead.
+        ValueError: if the file cannot be read, a column is unknown, no row has a column of `keep`, or there is no row.
+            A wrong value in a row is recorded in the row instead.
         OSError: if the file does not exist.
     """
     cells = _file_cells(Path(table)) if isinstance(table, (str, Path)) else map(_as_cells, table)
@@ -70,13 +70,19 @@ def read_table(table: Table, defaults: Mapping[str, Any], keep: Sequence[str] = 
     _check_count(count)
     base = Settings(prompt="-", **defaults)
     rows: list[Row] = []
+    columns: dict[str, None] = {}
     for values in cells:
         _check_columns(values, keep)
+        columns |= dict.fromkeys(values)
         rows += _rows_of(values, base, count, len(rows), keep)
         if len(rows) > MAX_ROWS:
             raise ValueError(f"the table has more than {MAX_ROWS} images; split it")
     if not rows:
         raise ValueError("the table has no row; give at least one prompt")
+    for name in keep:
+        if name not in columns:
+            hint = nearest_name(name, columns)
+            raise ValueError(f"keep = {name!r} is no column of the table{hint}; it has: {', '.join(columns)}")
     return rows
 
 
@@ -91,20 +97,23 @@ def _check_columns(values: Mapping[str, Any], keep: Sequence[str]) -> None:
             raise ValueError(f"{unknown_name('column', str(name), COLUMNS)}; to copy it to the records, give --keep")
 
 
-def _rows_of(values: Mapping[str, Any], base: Settings, count: int, first: int, keep: Sequence[str]) -> Iterator[Row]:
+def _rows_of(values: Mapping[str, Any], base: Settings, count: int, first: int, keep: Sequence[str]) -> list[Row]:
+    """The images of a row of the table. A wrong row has as many, so that the others keep their numbers when it is
+    corrected."""
     kept = {name: value for name, value in values.items() if name in keep and name not in COLUMNS}
     cells = {name: v for name, v in values.items() if name not in kept and v is not None and v != ""}
+    number = 1
     try:
+        images = cell_value("n", cells.pop("n", count))
+        _check_count(images)
+        number = images
         if "prompt" not in cells:
             raise ValueError("the row has no prompt; fill the column prompt")
-        number = cell_value("n", cells.pop("n", count))
-        _check_count(number)
         settings = with_cells(base, {"seed": base.seed + first, **cells})
-        for i in range(number):
-            row_cells = {**cells, "seed": settings.seed + i}
-            yield Row(first + i, settings if i == 0 else with_cells(base, row_cells), kept=kept)
+        return [Row(first + i, replace(settings, seed=settings.seed + i), kept=kept) for i in range(number)]
     except ValueError as error:
-        yield Row(first, None, str(error), {**kept, "row": {k: _short(v) for k, v in cells.items()}})
+        given = {**kept, "row": {k: _short(v) for k, v in cells.items()}}
+        return [Row(first + i, None, str(error), given) for i in range(number)]
 
 
 def _short(value: Any) -> Any:

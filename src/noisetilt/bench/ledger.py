@@ -12,6 +12,7 @@ from .._files import json_object
 from ..runs import append_line, write_json, write_text
 
 Row = dict[str, Any]
+ROWS = "rows.jsonl"
 PACKAGE = Path(__file__).parents[1]
 SCORED = ("rewards/scorers/concepts", "rewards/scorers/imagenet", "rewards/scorers/style", "bench/weights")
 
@@ -39,7 +40,7 @@ class Ledger:
     """
 
     def __init__(self, folder: Path, key: Sequence[str], settings: Row, mend: bool = True) -> None:
-        self.folder, self.key, self.file = folder, tuple(key), folder / "rows.jsonl"
+        self.folder, self.key, self.file = folder, tuple(key), folder / ROWS
         folder.mkdir(parents=True, exist_ok=True)
         self._check(settings)
         lines = self.file.read_text("utf-8").splitlines() if self.file.exists() else []

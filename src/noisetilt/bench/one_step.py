@@ -160,6 +160,25 @@ class Run:
         self.settings["weights"] = weights_digest(MODEL) if model is None else "of another model"
         self.ledger = Ledger(out, KEY, self.settings, mend=measure)
 
+    def prompt_seeds(self, target: Target, phase: str) -> list[tuple[str, int]]:
+        """The (prompt, seed) pairs of a phase, the same for all methods."""
+        tuning = phase == "tune"
+        return prompt_seeds(target, not tuning, self.size.tuning_images if tuning else self.size.images)
+
+    def rows(self, target: Target, steps: int, phase: str, method: str) -> list[Row]:
+        """The measured rows of a method, without those of prompts and seeds that the size does not have."""
+        pairs = set(self.prompt_seeds(target, phase))
+        rows = self.ledger.where(reward=target.reward, steps=steps, phase=phase, method=method)
+        return [row for row in rows if _pair(row) in pairs]
+
+    def complete(self, target: Target, steps: int, phase: str, method: str) -> dict[str, list[Row]]:
+        """The rows of each setting of a method that is measured for the same prompts and seeds as the initial noise."""
+        pairs = set(map(_pair, self.rows(target, steps, phase, INITIAL)))
+        found: dict[str, list[Row]] = {}
+        for row in self.rows(target, steps, phase, method):
+            found.setdefault(row["options"], []).append(row)
+        return {options: rows for options, rows in found.items() if set(map(_pair, rows)) == pairs}
+
     def measure(self) -> None:
         """Measures all missing rows."""
         cells = list(itertools.product(self.size.targets, self.size.steps))
@@ -171,18 +190,16 @@ class Run:
                 for method in self.methods:
                     for options in settings_of(method, self.size.settings):
                         self._measure(target, steps, "tune", method, options)
-                    chosen = choose(self.ledger, target.reward, steps, method)
+                    chosen = choose(self, target, steps, method)
                     self._measure(target, steps, "test", method, chosen.options)
                     bar.update()
 
     def _measure(self, target: Target, steps: int, phase: str, method: str, options: dict[str, float]) -> None:
         """Measures the missing images of a setting, CHUNK at a time."""
-        tuning, label = phase == "tune", json.dumps(options, sort_keys=True)
-        pairs = prompt_seeds(target, not tuning, self.size.tuning_images if tuning else self.size.images)
-        key = (target.reward, steps, phase, method, label)
-        missing = [pair for pair in pairs if (*key, *pair) not in self.ledger]
+        key = (target.reward, steps, phase, method, options_label(options))
+        missing = [pair for pair in self.prompt_seeds(target, phase) if (*key, *pair) not in self.ledger]
         chosen = METHODS["none" if method == INITIAL else method]
-        iterations = self.size.tuning_iterations if tuning else self.size.iterations
+        iterations = self.size.tuning_iterations if phase == "tune" else self.size.iterations
         chosen = chosen.replace(iterations=0 if method == INITIAL else iterations, chain_steps=steps, **options)
         for first in range(0, len(missing), CHUNK):
             cell = dict(zip(KEY, key, strict=False))
@@ -253,18 +270,28 @@ def noise_figures(noise: Tensor, start: Tensor) -> dict[str, Tensor]:
     }
 
 
-def choose(ledger: Ledger, reward: str, steps: int, method: str) -> Choice:
+def options_label(options: dict[str, float]) -> str:
+    """The options of a method as the rows have them."""
+    return json.dumps(options, sort_keys=True)
+
+
+def _pair(row: Row) -> tuple[str, int]:
+    return row["prompt"], row["seed"]
+
+
+def choose(run: Run, target: Target, steps: int, method: str) -> Choice | None:
     """The admissible setting and snapshot with the highest mean target reward; if none is admissible, the one with the
-    highest probability of the right concept."""
-    where = {"reward": reward, "steps": steps, "phase": "tune"}
-    least = np.mean([row["probability"] for row in ledger.where(**where, method=INITIAL)]) - TOLERANCE - 1e-9
-    rows, found = ledger.where(**where, method=method), []
-    for options in dict.fromkeys(row["options"] for row in rows):
-        some = [row for row in rows if row["options"] == options]
+    highest probability of the right concept; None if no setting is measured."""
+    tried = run.complete(target, steps, "tune", method)
+    if not tried:
+        return None
+    initial = run.rows(target, steps, "tune", INITIAL)
+    least, found = np.mean([row["probability"] for row in initial]) - TOLERANCE - 1e-9, []
+    for options, some in tried.items():
         for number in sorted(map(int, some[0]["snapshots"])):
-            target = float(np.mean([row["targets"][number] for row in some]))
+            reward = float(np.mean([row["targets"][number] for row in some]))
             probability = float(np.mean([row["snapshots"][str(number)]["probability"] for row in some]))
-            found.append((target, probability, Choice(json.loads(options), number)))
-    kept = [(target, choice) for target, probability, choice in found if probability >= least]
+            found.append((reward, probability, Choice(json.loads(options), number)))
+    kept = [(reward, choice) for reward, probability, choice in found if probability >= least]
     every = kept or [(probability, choice) for _, probability, choice in found]
     return max(every, key=lambda one: one[0])[1]

@@ -16,7 +16,7 @@ from .document import Document, picture_bytes
 from .judge import real_features, real_moments
 from .ledger import Row
 from .metrics import frechet_distance, precision_recall, vendi_score
-from .one_step import INITIAL, SETTINGS, Run, choose, picture_of
+from .one_step import INITIAL, SETTINGS, Run, choose, options_label, picture_of
 from .paper_plan import TOLERANCE, Target
 from .paper_report import check_calls
 from .statistics import bootstrap, paired
@@ -26,10 +26,16 @@ TIME_GOAL = 0.3
 
 
 def tested(run: Run, target: Target, steps: int) -> dict[str, list[Row]]:
-    """The test rows of each method whose test is complete, those of the initial noise first."""
-    where = {"reward": target.reward, "steps": steps, "phase": "test"}
-    found = {name: run.ledger.where(**where, method=name) for name in (INITIAL, *SETTINGS)}
-    return {name: rows for name, rows in found.items() if rows and len(rows) == len(found[INITIAL])}
+    """The test rows, with the chosen options, of each method whose test is complete, those of the initial noise first;
+    empty if there are none of the initial noise."""
+    found = {INITIAL: run.rows(target, steps, "test", INITIAL)}
+    if not found[INITIAL]:
+        return {}
+    for name in SETTINGS:
+        chosen, complete = choose(run, target, steps, name), run.complete(target, steps, "test", name)
+        if chosen is not None and options_label(chosen.options) in complete:
+            found[name] = complete[options_label(chosen.options)]
+    return found
 
 
 def set_metrics(rows: Sequence[Row]) -> dict[str, float | None]:
@@ -64,12 +70,12 @@ def at_snapshot(row: Row, number: int) -> Row:
     return {**row, **row["snapshots"][str(number)], **way, "seconds": row["seconds"][: number + 1]}
 
 
-def stopped(run: Run, methods: dict[str, list[Row]]) -> dict[str, list[Row]]:
+def stopped(run: Run, target: Target, steps: int, methods: dict[str, list[Row]]) -> dict[str, list[Row]]:
     """The test rows of each method at the iterate chosen in the tuning."""
     found = {INITIAL: methods[INITIAL]}
     for name in (m for m in methods if m != INITIAL):
-        reward, steps = (methods[name][0][field] for field in ("reward", "steps"))
-        found[name] = [at_snapshot(row, choose(run.ledger, reward, steps, name).stop) for row in methods[name]]
+        stop = choose(run, target, steps, name).stop
+        found[name] = [at_snapshot(row, stop) for row in methods[name]]
     return found
 
 
@@ -291,7 +297,7 @@ def _section(document: Document, run: Run, target: Target, steps: int, methods: 
     stem, out, reward = f"{file_stem(target.reward)}-{steps}", run.out, target.reward
     document.heading(f"Reward {reward}, {steps} step{'s' if steps > 1 else ''}")
     document.items(goals(methods))
-    early = stopped(run, methods)
+    early = stopped(run, target, steps, methods)
     stops = {name: None if name == INITIAL else len(rows[0]["seconds"]) - 1 for name, rows in early.items()}
     document.text("At the iterate chosen in the tuning:")
     document.items(verdicts(early))

@@ -56,9 +56,12 @@ def write(out: Path, runner: Runner) -> Document:
     """Writes report.md, report.html, plots and image grids of all complete results.
 
     Raises:
-        ValueError: if a row's reported and counted network calls differ.
+        ValueError: if a row's reported and counted network calls differ, or the rows of a target were measured with
+            rewards of different scales.
     """
     check_calls(runner.ledger.where())
+    for target in runner.plan.targets:
+        runner.reward_std(target)
     document, plan = Document("Paper suite: methods at equal network calls on emoji128"), runner.plan
     text = (
         f"{plan.images} images per method and target in the test, {plan.tuning_images} per strength in the tuning. "

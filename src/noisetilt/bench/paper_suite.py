@@ -46,6 +46,8 @@ from .paper_plan import BASE, METHODS_OF_SUITE, MORE_STRENGTHS, SEARCHES, TOLERA
 
 MODEL = "emoji128"
 KEY = ("stage", "target", "budget", "method", "value", "prompt", "seed")
+# By how much the scales of the target reward may differ in a folder, as they do between machines.
+SAME_SCALE = 0.01
 
 
 class Runner:
@@ -180,18 +182,34 @@ class Runner:
         return {value: _mean(rows, "reward") for value, rows in tried.items() if base and is_admissible(rows, base)}
 
     def chosen_strength(self, target: Target, name: str, constrained: bool = True) -> float | None:
-        """The admissible strength with the highest target reward, or the weakest if none is admissible; None for
-        methods without a strength. If not `constrained`, all strengths are admissible."""
+        """The admissible strength with the highest target reward, or the weakest measured one if none is admissible;
+        None for methods without a strength. If not `constrained`, all strengths are admissible."""
         values = self.values(target, name)
         if not values:
             return None
         tried = {value: _mean(rows, "reward") for value, rows in self.tuning_rows(target, name).items()}
         kept = self.admissible_strengths(target, name) if constrained else tried
-        return max(kept, key=kept.__getitem__) if kept else values[0]
+        return max(kept, key=kept.__getitem__) if kept else next(iter(tried), values[0])
 
     def reward_std(self, target: Target) -> float:
-        """Standard deviation of the target reward over base's images of the tuning prompts."""
-        return max(float(np.std([row["reward"] for row in self.rows("tuning", target, "base")])), 1e-3)
+        """Standard deviation of the target reward over base's images of the tuning prompts.
+
+        The rows of methods hold the one that they were measured with, and further rows are measured with the same. Rows
+        of earlier versions do not hold it; it is that of base's images that were measured before them.
+
+        Raises:
+            ValueError: if the rows were measured with different ones.
+        """
+        rows = self.ledger.where(target=target.reward)
+        stored = [row["reward_std"] for row in rows if "reward_std" in row]
+        if stored and max(stored) > (1 + SAME_SCALE) * min(stored):
+            raise ValueError(
+                f"{self.out} has rows of {target.reward} that were measured with rewards divided by {min(stored):.3g} "
+                f"and by {max(stored):.3g}; keep the rows of one run"
+            )
+        before = itertools.takewhile(lambda row: row["method"] == "base", rows)
+        values = [row["reward"] for row in before if row["stage"] == "tuning"]
+        return stored[0] if stored else max(float(np.std(values or [0.0])), 1e-3)
 
     def _measure(self, target: Target, stage: str, name: str, value: float | None, bar: tqdm) -> None:
         pairs, budget = self.prompt_seeds(stage, target), self.budget(name, stage)
@@ -213,7 +231,9 @@ class Runner:
     ) -> list[Row]:
         prompts, seeds = [p for p, _ in pairs], [s for _, s in pairs]
         reward = rewards.load(target.reward)
-        scale = 1.0 if cell["method"] == "base" else 1 / self.reward_std(target)
+        guided = cell["method"] != "base"
+        std = self.reward_std(target) if guided else 1.0
+        scale = 1 / std
         standardised = Reward(reward.name, lambda x, p: scale * reward(x, p), reward.differentiable)
         recording, recorded = record_noise(method, (steps // 4 + 1, steps // 2 + 1))
         chunk, started = 16 if self.on_cpu else 256, time.process_time()
@@ -247,6 +267,7 @@ class Runner:
                 **{name: values[i].item() for name, values in figures.items()},
                 **judged[i],
                 **common,
+                **({"reward_std": std} if guided else {}),
                 "p_value": None if math.isnan(p_values[i]) else p_values[i].item(),
                 "picture": self._save(result.images[i], {**cell, "prompt": prompt, "seed": seed}),
             }

@@ -10,6 +10,7 @@ from .._messages import unknown_name
 from ..report.plotting import require_matplotlib
 from ..runs import Interrupts, locked
 from . import paper_plan
+from .ledger import ROWS
 
 SUITES = ("exact", "paper", "one-step")
 
@@ -36,17 +37,20 @@ def bench(
     Returns:
         The path of the HTML report.
     Raises:
-        ValueError: for an unknown suite or method, or a folder with a run of other settings.
+        ValueError: for an unknown suite or method, a folder with a run of other settings, or the report of a folder
+            without measured rows.
         ImportError: if matplotlib is not installed.
     """
     if suite not in SUITES:
         raise ValueError(unknown_name("suite", suite, SUITES))
     require_matplotlib("the benchmark report")  # before hours of work
-    if suite == "exact" and (targets or images or not measure):
+    if suite == "exact" and (targets or images is not None or not measure):
         raise ValueError(
             "targets, images and report-only runs are for the suites paper and one-step and the suite is exact; leave "
             "them out"
         )
+    if not measure and not (out / ROWS).is_file():
+        raise ValueError(f"{out} has no measured rows to report; give the folder of a run")
     # The report of a run that another process measures may be written at any time.
     with locked(out) if measure else contextlib.nullcontext(), Interrupts(unit=""):
         if suite == "paper":

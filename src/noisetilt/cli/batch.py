@@ -18,7 +18,7 @@ def main(args: argparse.Namespace) -> int:
     model_options = {name: values.pop(name) for name in PIPELINE_OPTIONS}
     values |= {"options": dict(args.options), "model_options": model_options}
     sinks: list[Sink] = [LOGS[args.log]()]
-    sinks += [Prometheus(args.prometheus)] if args.prometheus else []
+    sinks += [] if args.prometheus is None else [Prometheus(args.prometheus)]
     sinks += [tracker(name, args.out) for name in args.track]
     summary = run_batch(**values, sinks=sinks)
     print_summary(summary)

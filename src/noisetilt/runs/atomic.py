@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +77,29 @@ def _write_all(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def read_lines(file: Path) -> list[str]:
-    """The complete lines of a file that `append_line` wrote; an incomplete last line is removed from the file."""
+def read_lines(file: Path) -> Iterator[str]:
+    """The complete lines of a file that `append_line` wrote, read one by one; first an incomplete last line is removed
+    from the file."""
     if not file.exists():
-        return []
-    data = file.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        with file.open("r+b") as stream:
-            stream.truncate(end)
-    return data[:end].decode("utf-8").splitlines()
+        return iter(())
+    _remove_incomplete_line(file)
+    return _lines(file)
+
+
+def _remove_incomplete_line(file: Path) -> None:
+    with file.open("rb") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        stream.seek(max(end - 1, 0))
+        if stream.read() in (b"", b"\n"):
+            return
+    os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
+
+
+def _lines(file: Path) -> Iterator[str]:
+    with file.open("rb") as stream:
+        for line in stream:
+            if line.endswith(b"\n"):  # otherwise another process is writing it
+                yield line.decode("utf-8").rstrip("\r\n")
 
 
 def remove_partial(folder: Path) -> None:
