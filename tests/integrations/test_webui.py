@@ -84,7 +84,7 @@ def test_given_options_replace_those_of_the_web_ui():
         return images.mean((1, 2, 3))
 
     (plain, *_), (same, *_), (other, *_) = run(), run(eta=1.0), run(eta=0.5, prompts=["a", "b"], reward=reward)
-    assert torch.equal(plain, same) and not torch.equal(plain, other) and sum(seen[:2], []) == ["a", "b"]
+    assert torch.equal(plain, same) and not torch.equal(plain, other) and [*seen[0], *seen[1]] == ["a", "b"]
 
 
 def test_inference_mode_changes_nothing():

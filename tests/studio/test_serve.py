@@ -47,6 +47,7 @@ def test_a_port_that_is_taken_is_named(capsys):
         (["--model", "emoji129", "--port", "0"], "did you mean 'emoji128'"),
         (["--model", "no/such/folder", "--port", "0"], "no/such/folder"),
         (["--reward", "none.py:calm", "--port", "0"], "does not exist"),
+        (["--reward", "redness + brightness", "--port", "0"], "its own --reward"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments, words, capsys):
