@@ -96,6 +96,14 @@ def test_signals_leave_a_valid_record(tmp_path):
         assert {image["file"] for image in run["images"]} <= set(digests(tmp_path / name))
 
 
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
+def test_a_name_that_no_folder_can_have_is_refused(name, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([*COMMANDS["generate"], "--out", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.endswith("; choose another name") and str(tmp_path) in error
+
+
 def test_an_empty_output_folder_is_refused(capsys):
     with pytest.raises(SystemExit) as ended:
         main([*COMMANDS["generate"], "--out", ""])

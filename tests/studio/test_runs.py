@@ -21,8 +21,10 @@ from noisetilt.cli.generate import GenerateJob
 from noisetilt.studio import markup
 from noisetilt.studio.compare_tab import SELECTED
 from noisetilt.studio.files import read_settings, restore
+from noisetilt.studio.mix import mix_spec
 from noisetilt.studio.optimise_run import optimise
 from noisetilt.studio.own_reward import EXAMPLE, use_code
+from noisetilt.studio.repeat import generate_command
 from noisetilt.studio.run_queue import RunQueue
 from noisetilt.studio.runs import Run
 from noisetilt.studio.sampling_runs import compare, generate
@@ -87,6 +89,13 @@ def test_the_files_repeat_the_run(generated):
     base, guided = map(json.loads, printed.strip().splitlines())
     assert base == pytest.approx(view.rows[0].variant.rewards, abs=1e-3)
     assert guided == pytest.approx(view.rows[1].variant.rewards, abs=1e-3)
+
+
+def test_a_negative_reward_can_be_repeated():
+    job = GenerateJob(prompt="cat face", reward=mix_spec({"style:3d": -1.0}), steps=2)
+    command = generate_command(job)
+    assert "--reward=-1*style:3d" in command
+    assert build_parser().parse_args(shlex.split(command)[1:]).reward == job.reward
 
 
 def test_the_command_line_repeats_the_run(generated, tmp_path):
