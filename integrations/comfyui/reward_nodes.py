@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from noisetilt import rewards
 from noisetilt.rewards import Reward
 from noisetilt.rewards.catalogue import LEARNED
+from noisetilt.rewards.from_file import execute_file
 from noisetilt.rewards.hub import HUB_NAMES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -131,11 +131,8 @@ class NoisetiltPythonReward(RewardNode):
         path = python_files().get(file)
         if path is None:
             raise ValueError(f"{file!r} is not in ComfyUI/models/{PYTHON_REWARDS}; put the file there")
-        spec = importlib.util.spec_from_file_location(f"{PYTHON_REWARDS}_{path.stem}", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
         with torch.inference_mode(False):
-            spec.loader.exec_module(module)
+            module = execute_file(path)
         found = getattr(module, function.strip(), None)
         if not callable(found):
             raise ValueError(f"{file} has no function {function!r}; write def {function}(images, prompts)")
@@ -175,7 +172,7 @@ class NoisetiltRewardSum(RewardNode):
         if base_images is None:
             return (total,)
         with torch.inference_mode(False), torch.no_grad():
-            images = base_images.movedim(-1, 1).clone()
+            images = base_images[..., :3].movedim(-1, 1).clone()
             return (total.normalised(images, [prompt] * len(images)),)
 
 

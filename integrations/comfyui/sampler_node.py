@@ -111,6 +111,8 @@ def sample(
 
 def describe(reward: Any, values: Tensor) -> str:
     """The mean of a reward (step, image) at the first and last step, as text."""
+    if not len(values):
+        return f"{reward_name(reward)}: no step"
     first, last = values.mean(1)[[0, -1]].tolist()
     return f"{reward_name(reward)} {first:+.4f} at the first step, {last:+.4f} at the last"
 

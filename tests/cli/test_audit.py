@@ -55,3 +55,12 @@ def test_refuses_other_files(tmp_path, capsys):
     assert main(["audit", str(tmp_path / "x.txt")]) == 2
     assert "expected one of .npy" in capsys.readouterr().err
     assert main(["audit", str(tmp_path / "missing.npy")]) == 2
+
+
+def test_refuses_a_plot_that_is_a_folder_and_a_constant_vector(tmp_path, capsys):
+    np.save(tmp_path / "constant.npy", np.ones((2, 64), np.float32))
+    for out in ("", str(tmp_path)):
+        assert main(["audit", str(tmp_path / "constant.npy"), "--out", out]) == 2
+        assert "is a folder, expected a file for the plot" in capsys.readouterr().err
+    assert main(["audit", str(tmp_path / "constant.npy"), "--standardise"]) == 2
+    assert "has a vector whose numbers are all equal" in capsys.readouterr().err

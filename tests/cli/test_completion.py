@@ -50,6 +50,10 @@ def test_bash_completes_commands_options_and_names(capsys, tmp_path):
     assert tab("plan", "FLUX.1-d") == ["FLUX.1-dev"]
     assert tab("bench", "--suite", "o") == ["one-step"]
     assert tab("nothing") == []
+    assert "gper-both" in tab("invert", "a.png", "--method", "g") and tab("invert", "a.png", "--method", "svd") == []
+    assert tab("invert", "a.png", "--distance", "f") == ["features"]
+    assert tab("batch", "a.csv", "--track", "open") == ["opentelemetry"]
+    assert tab("invert", "noise") == ["noisetilt.bash"]
 
 
 @pytest.mark.parametrize("shell", SHELLS)

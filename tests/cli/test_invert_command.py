@@ -45,6 +45,13 @@ def test_the_files_of_a_run(finished):
     assert (finished / "grid.png").stat().st_size > 1000
 
 
+def test_the_table_fits_the_terminal(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    assert main(["invert", photos[0], "--prompt", "cat face", "--iterations", "0", "--out", str(tmp_path / "o")]) == 0
+    table = capsys.readouterr().out.split("\n\n")[0]
+    assert "  distance: " in table and max(map(len, table.splitlines())) <= 50
+
+
 def test_it_is_what_the_function_gives(finished, photos):
     model = noisetilt.load("emoji128-turbo")
     found = noisetilt.invert(model, photos[:2], "cat face", iterations=2, seeds=[4, 5])

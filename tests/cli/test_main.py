@@ -1,8 +1,10 @@
 """What all commands share: help with examples, exit statuses and suggestions for wrong names."""
 
 import argparse
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -85,6 +87,14 @@ def test_options_may_be_shortened_and_values_may_be_negative():
     assert (parsed.reward, parsed.guidance, parsed.heldout) == ("-redness", -1.0, "none")
 
 
+@pytest.mark.parametrize("reward", ["-1*style:3d", "-.5*redness", "-1e-1*a.py:r", "-1*redness - 2*brightness"])
+@pytest.mark.parametrize("command", ["generate", "optimize", "invert"])
+def test_a_reward_may_begin_with_a_negative_weight(command, reward):
+    more = ["--prompt", "cat"] if command == "invert" else []
+    assert PARSER.parse_args([command, "cat", *more, "--reward", reward, "--seed", "3"]).reward == reward
+    assert PARSER.parse_args([command, "cat", *more, "--rew", reward]).reward == reward
+
+
 @pytest.mark.parametrize(
     "arguments, nearest",
     [
@@ -113,6 +123,15 @@ def test_a_wrong_name_suggests_the_nearest(arguments, nearest, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"did you mean {nearest}?" in error
+
+
+def test_an_output_that_nothing_reads_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as output:
+        command = [sys.executable, "-m", "noisetilt", "methods"]
+        done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr == ""
 
 
 def test_a_missing_extra_is_installed_from_the_checkout():

@@ -139,6 +139,14 @@ def test_names_of_many_bytes_are_written(tmp_path):
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"1"]
 
 
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
+def test_a_name_that_no_folder_can_have_is_refused(name, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([*COMMANDS["generate"], "--out", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.endswith("; choose another name") and str(tmp_path) in error
+
+
 def test_an_empty_output_folder_is_refused(capsys):
     with pytest.raises(SystemExit) as ended:
         main([*COMMANDS["generate"], "--out", ""])

@@ -554,3 +554,10 @@ def test_schedulers_that_are_not_supported_are_refused():
 
 def test_tokenizer_knows_the_words():
     assert tokenizer()(PROMPT).input_ids == [4, 5, 6]
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "a", float("inf")])
+def test_a_seed_that_is_no_whole_number_is_refused(seed):
+    pipe, arguments = build("sd")
+    with pytest.raises(ValueError, match="must be a whole number, 0 or more"):
+        align(pipe, RED, "ntrk")(PROMPT, seeds=[seed], **arguments)

@@ -174,6 +174,17 @@ def test_rewards_are_logged_and_models_loaded_together(comfy, caplog):
     assert comfy.loaded == ["model", "control", "vae"]
 
 
+def test_one_sigma_has_no_step(comfy, caplog):
+    caplog.set_level("INFO")
+    sampler, history = run_node(
+        comfy.node["NoisetiltSampler"],
+        **dict(vae=VAE(), reward=RED, method="ntrk", strength=0.1, eta=1.0, gradient="through the model", heldout=DARK),
+    )
+    x = torch.randn(1, 4, 8, 8)
+    out = sampler(Comfy(False, 1), x, torch.tensor([6.0]), extra_args={"seed": 1}, disable=True)
+    assert torch.equal(out, x) and not len(history.trace.rewards) and "redness: no step" in caplog.text
+
+
 def test_the_trace_is_that_of_the_latest_run(comfy):
     sampler, history = run_node(
         comfy.node["NoisetiltSampler"],
@@ -212,7 +223,11 @@ def test_rewards_of_the_loaders(comfy):
 def test_an_own_python_file(comfy):
     folder = comfy.folder / "noisetilt_rewards"
     folder.mkdir()
-    (folder / "calm.py").write_text("def reward(images):\n    return -images.diff(dim=-1).abs().mean((1, 2, 3))\n")
+    (folder / "calm.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass A:\n    b: float = 1.0\n"
+        "def reward(images):\n    return -images.diff(dim=-1).abs().mean((1, 2, 3))\n"
+    )
     node = comfy.node["NoisetiltPythonReward"]
     assert node.INPUT_TYPES()["required"]["file"] == (["calm.py"],)
     (reward,) = run_node(node, file="calm.py", function="reward", differentiable=True)
@@ -233,6 +248,9 @@ def test_a_sum_is_normalised_by_base_images(comfy):
     node = comfy.node["NoisetiltRewardSum"]
     (plain,) = run_node(node, reward_a=RED, reward_b=large, **weights)
     (normalised,) = run_node(node, reward_a=RED, reward_b=large, base_images=base, **weights)
+    with_alpha = torch.cat([base, torch.rand(6, 8, 8, 1)], -1)
+    (same,) = run_node(node, reward_a=RED, reward_b=large, base_images=with_alpha, **weights)
+    assert same.terms[0][0] == normalised.terms[0][0]
     images = base.clone().movedim(-1, 1)
     a, b = RED(images, [""] * 6), large(images, [""] * 6)
     assert torch.allclose(plain(images, [""] * 6), 0.5 * a + 0.5 * b)

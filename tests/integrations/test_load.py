@@ -143,13 +143,25 @@ def test_lora_weights_are_added_with_their_scale(folders, tmp_path):
         (dict(dtype="int8"), "dtype = 'int8'"),
         (dict(height=16), "must be given together"),
         (dict(frames=5), "frames = 5 is for video pipelines and StableDiffusionPipeline makes images"),
-        (dict(lora="/nowhere"), "the LoRA '/nowhere' cannot be loaded into StableDiffusionPipeline"),
+        (dict(lora="/nowhere"), "there is no LoRA '/nowhere'; give a file or folder that exists"),
+        (dict(lora="x.safetensors=0.5"), "there is no LoRA 'x.safetensors'"),
+        (dict(lora="a/x.safetensors"), "there is no LoRA 'a/x.safetensors'"),
         (dict(device="gpu"), "device = 'gpu' is not available"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, word, folders):
     with pytest.raises(ValueError, match=word):
         load(folders("sd"), **{"device": "cpu", **options})
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route\nto host"), Exception("")])
+def test_a_lora_that_the_hub_does_not_give_is_one_sentence(error, folders, monkeypatch):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "load_lora_weights", fail)
+    with pytest.raises(ValueError, match=r"^the LoRA 'some/lora' cannot be loaded into StableDiffusionPipeline: \w.*$"):
+        load(folders("sd"), device="cpu", lora="some/lora")
 
 
 def test_names_that_cannot_be_loaded_are_refused(folders, tmp_path):

@@ -208,6 +208,13 @@ def test_the_command_prints_a_row_per_part_and_mode(tiny, capsys):
     assert "> gradient at x_t" not in text
 
 
+def test_the_tables_fit_the_terminal(tiny, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    assert main(["plan", "TINY", "--resolution", "64", "--memory", "24"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 50 and "  total, offloaded: " in text
+
+
 @pytest.mark.parametrize(
     "arguments, word",
     [
@@ -218,6 +225,10 @@ def test_the_command_prints_a_row_per_part_and_mode(tiny, capsys):
         (["Wan2.1-1.3B", "--frames", "80"], "4n \\+ 1"),
         (["SD-1.5", "--dtype", "int8"], "float32, float16 or bfloat16|float32, float16, bfloat16"),
         (["SD-1.5", "--batch", "0"], "batch = 0"),
+        *(
+            (["SD-1.5", "--memory", memory], "memory = .* must be a positive number")
+            for memory in ("-5", "0", "nan", "inf")
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_refused(arguments, word, capsys):

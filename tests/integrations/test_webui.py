@@ -48,7 +48,7 @@ class VAE(torch.nn.Module):
         return x / 0.5
 
 
-def run(forge=False, rows=2, inference=True, **options):
+def run(forge=False, rows=2, inference=True, reward=RED, **options):
     """As KDiffusionSampler.sample: it passes what the function's signature has."""
     with torch.inference_mode(inference):
         torch.manual_seed(0)
@@ -58,7 +58,7 @@ def run(forge=False, rows=2, inference=True, **options):
             sd_model = types.SimpleNamespace(
                 forge_objects=types.SimpleNamespace(vae=types.SimpleNamespace(first_stage_model=vae))
             )
-        function = webui_sampler(sd_model, RED, "a red fox", seeds=list(range(rows)), **options)
+        function = webui_sampler(sd_model, reward, "a red fox", seeds=list(range(rows)), **options)
         parameters = inspect.signature(function).parameters
         assert not {"n", "sigma_min", "sigma_max", "sigma_sched"} & set(parameters)
         given = {"sigmas": torch.tensor([6.0, 3.0, 1.2, 0.4, 0.0]), "eta": 1.0}
@@ -74,6 +74,17 @@ def run(forge=False, rows=2, inference=True, **options):
 def test_both_web_uis_give_the_same():
     (one, _, steps), (other, _, _) = run(), run(forge=True)
     assert torch.equal(one, other) and [step["i"] for step in steps] == [0, 1, 2, 3]
+
+
+def test_given_options_replace_those_of_the_web_ui():
+    seen = []
+
+    def reward(images, prompts):
+        seen.append(prompts)
+        return images.mean((1, 2, 3))
+
+    (plain, *_), (same, *_), (other, *_) = run(), run(eta=1.0), run(eta=0.5, prompts=["a", "b"], reward=reward)
+    assert torch.equal(plain, same) and not torch.equal(plain, other) and [*seen[0], *seen[1]] == ["a", "b"]
 
 
 def test_inference_mode_changes_nothing():

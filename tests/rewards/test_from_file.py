@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from noisetilt import rewards
+from noisetilt.cli import main
+from noisetilt.rewards.catalogue import split_terms
 
 CODE = """
 import torch
@@ -51,3 +53,62 @@ def test_what_is_missing_is_named(file):
     file.write_text("1 / 0")
     with pytest.raises(ValueError, match="ZeroDivisionError"):
         rewards.load(f"{file}:calm")
+
+
+def test_postponed_annotations_and_a_dataclass_work(file):
+    start = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    file.write_text(start + "@dataclass\nclass A:\n    b: float = 2.0\n" + CODE)
+    assert rewards.load(f"{file}:calm")(torch.zeros(1, 3, 4, 4), ["a"]) == 0
+
+
+def test_files_of_the_same_name_do_not_replace_each_other(tmp_path):
+    values = []
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        file = tmp_path / str(number) / "r.py"
+        file.write_text(
+            f"import sys\nNUMBER = {number}\ndef reward(images):\n"
+            "    return images.new_full((len(images),), sys.modules[__name__].NUMBER)\n"
+        )
+        values.append(rewards.load(f"{file}:reward"))
+    assert [float(reward(torch.zeros(1, 3, 4, 4), ["a"])) for reward in values] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "place", ["über/r.py", "a b.py", "a+b/r.py", "d - e/r.py", "_r.py", "2x.py", "2*x.py", "a + b.py"]
+)
+@pytest.mark.parametrize(
+    "text, weights",
+    [("{}", [1]), ("0.5*{}", [0.5]), ("redness - 2 * {} + {}", [1, -2, 1]), ("{} + 1e+1*redness", [1, 10])],
+)
+def test_the_path_may_have_any_character(place, text, weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(CODE)
+    name = f"{place}:calm"
+    terms = split_terms(text.replace("{}", name))
+    assert [weight for weight, _ in terms] == weights and {found for _, found in terms} <= {name, "redness"}
+    assert rewards.load(name)(torch.zeros(1, 3, 4, 4), ["a"]) == 0
+
+
+def test_an_error_of_the_function_names_the_line(file, tmp_path, monkeypatch, capsys):
+    file.write_text(
+        "def nothing(images):\n    return undefined\n\ndef shapes(images):\n    return images @ images[0, 0]\n"
+    )
+    images = torch.zeros(1, 3, 4, 5)
+    with pytest.raises(ValueError, match=r"nothing' fails: NameError: .*\(Calm_Rewards\.py, line 2\)") as failed:
+        rewards.load(f"{file}:nothing")(images, ["a"])
+    assert isinstance(failed.value.__cause__, NameError)
+    monkeypatch.chdir(file.parent)
+    with pytest.raises(ValueError, match=r"RuntimeError: .*line 5\)"):
+        rewards.load("Calm_Rewards.py:shapes")(images, ["a"])
+    arguments = ["generate", "cat face", "--n", "1", "--steps", "1", "--heldout", "none", "--out", str(tmp_path / "o")]
+    assert main([*arguments, "--reward", "Calm_Rewards.py:nothing"]) == 2
+    assert "NameError" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_an_error_that_may_pass_stays_as_it_is(file):
+    file.write_text("def far(images):\n    raise ConnectionError('no route')\n")
+    with pytest.raises(ConnectionError, match="no route"):
+        rewards.load(f"{file}:far")(torch.zeros(1, 3, 4, 4), ["a"])

@@ -30,6 +30,20 @@ def test_one_value_and_no_value():
     assert draw_curves({"a": np.empty((0, 0))}, "t", "step", steps=3) == ""
 
 
+def test_labels_tell_large_values_apart_and_fit():
+    chart = draw_curves({"a": 1e6 + np.array([[0.5], [1.5]])}, "t", "step", steps=2)
+    found = re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="end">(\d+\.?\d*)<', chart)
+    labels = [label for _, label in found[:-1]]
+    assert len(set(labels)) == len(labels) >= 3 and all(1e6 <= float(label) <= 1e6 + 2 for label in labels)
+    assert all(float(x) >= 6 * len(label) for x, label in found[:-1])
+
+
+def test_one_step_has_no_second_label():
+    chart = draw_curves({"a": np.ones((1, 1))}, "t", "step", steps=1)
+    assert ">1</text>" in chart and ">2</text>" not in re.sub(r'<text[^>]*text-anchor="end">[^<]*</text>', "", chart)
+    assert f'y="{HEIGHT - 14}" text-anchor="end"' not in chart
+
+
 @pytest.mark.parametrize("low, high", [(-5.1, 7.3), (0, 1), (0.21, 0.23), (-1000, 3), (1e-6, 3e-6)])
 def test_ticks_are_round_and_inside(low, high):
     found = ticks(low, high)

@@ -7,6 +7,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from noisetilt.cli import main
+from noisetilt.cli.generate import GenerateJob
 from noisetilt.studio.files import restore
 
 NAMES = ["style:3d", "redness"]
@@ -32,7 +33,7 @@ def png(folder, settings, text=None):
 
 
 def read(file):
-    return restore(file, NAMES, "emoji128", "emoji128-turbo")
+    return restore(file, NAMES, GenerateJob(prompt="", reward="", guidance=3.0, dtype="float32"), "emoji128-turbo")
 
 
 def test_good_settings(tmp_path):
@@ -75,6 +76,8 @@ def test_a_png_of_the_command_line_is_restored(tmp_path):
         ({"steps": 10**9}, "from 1 to 200"),
         ({"steps": "4"}, "whole number"),
         ({"studio": {"n": -1}}, "from 1 to 16"),
+        ({"steps": 10**400}, "from 1 to 200"),
+        ({"studio": None, "seed": 10**400}, "the seed"),
         ({"studio": None, "seed": 1e400}, "the seed"),
         ({"iterations": True, "method": "gper"}, "iterations"),
     ],
@@ -112,6 +115,32 @@ def test_what_the_page_has_no_field_for_is_said(tmp_path):
     fields, notes = read(png(tmp_path, changed))
     assert fields["strength"] == 1 and fields["seed"] == 7 and fields["n"] == 1
     assert "rho = 0.4, schedule = 'linear'" in notes[0] and "'other'" in notes[1]
+
+
+def test_whole_numbers_that_no_float_can_be(tmp_path):
+    fields, _ = read(png(tmp_path, {**GOOD, "options": {"rho": 10**400}, "studio": {"strength": 10**400}}))
+    assert fields["strength"] == 1
+
+
+def test_other_settings_of_the_run_are_named(tmp_path):
+    own = {"eta": 1.0, "gradient_at": "x_t", "guidance": 3.0, "dtype": "float32", "heldout": None, "lora": []}
+    assert read(png(tmp_path, {**GOOD, **own, "height": None}))[1] == []
+    changed = {"eta": 0.5, "gradient_at": "x0", "guidance": 2.0, "dtype": "float16", "heldout": "redness"}
+    changed |= {"height": 64, "width": 32, "frames": 5, "lora": ["a"]}
+    _, notes = read(png(tmp_path, {**GOOD, **changed}))
+    assert len(notes) == len(changed) and "It was made with eta = 0.5; this page has 1.0." in notes
+    assert "It was made with heldout = redness; this page has the default." in notes
+    ascent = {**GOOD, "method": "gper", "options": {"rate": 0.02}, "iterations": 3, "model": "emoji128-turbo"}
+    assert read(png(tmp_path, {**ascent, "patience": 10, "guidance": 1.0, "dtype": "float32"}))[1] == []
+    assert read(png(tmp_path, {**ascent, "patience": 10, "guidance": None, "dtype": None}))[1] == []
+    _, notes = read(png(tmp_path, {**ascent, "patience": 3, "guidance": 2.0}))
+    assert [note.split()[4] for note in notes] == ["patience", "guidance"]
+
+
+def test_a_png_of_optimize_is_restored_without_notes(tmp_path):
+    arguments = ["optimize", "cat face", "--reward", "redness", "--iterations", "1", "--n", "1", "--set", "rate=0.02"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert read(tmp_path / "cat-face-0-guided.png").notes == []
 
 
 def test_base_keeps_method_and_strength(tmp_path):

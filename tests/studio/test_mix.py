@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from noisetilt import rewards
-from noisetilt.studio.mix import mix_spec, slider_values, supported
+from noisetilt.studio.mix import mix_spec, slider_name, slider_values, supported
 
 NAMES = ["style:3d", "style:noto", "redness"]
 
@@ -42,6 +42,13 @@ def test_wrong_sliders_are_refused(sliders):
 def test_a_reward_without_a_slider_is_refused(spec):
     with pytest.raises(ValueError, match=r"no slider|ends at|cannot read"):
         slider_values(spec, NAMES)
+
+
+@pytest.mark.parametrize("reward", ["redness + brightness", "0.7*redness", "-1*redness"])
+def test_a_weighted_sum_has_no_slider(reward):
+    assert slider_name("Darkness") == "darkness"
+    with pytest.raises(ValueError, match="is a weighted sum; give each of its rewards its own --reward"):
+        slider_name(reward)
 
 
 def test_rewards_that_do_not_work_on_the_images_are_left_out():

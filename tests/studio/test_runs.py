@@ -17,14 +17,18 @@ from PIL import Image
 from noisetilt import rewards, sample
 from noisetilt.cli import main
 from noisetilt.cli.arguments import build_parser
+from noisetilt.cli.generate import GenerateJob
 from noisetilt.studio import markup
+from noisetilt.studio.compare_tab import SELECTED
 from noisetilt.studio.files import read_settings, restore
+from noisetilt.studio.mix import mix_spec
 from noisetilt.studio.optimise_run import optimise
 from noisetilt.studio.own_reward import EXAMPLE, use_code
+from noisetilt.studio.repeat import generate_command
 from noisetilt.studio.run_queue import RunQueue
 from noisetilt.studio.runs import Run
 from noisetilt.studio.sampling_runs import compare, generate
-from noisetilt.studio.session import OWN, Visitor
+from noisetilt.studio.session import OWN, Session, Visitor
 from noisetilt.studio.settings import Settings, check_compare, check_generate, check_optimise, particles_within
 
 SETTINGS = Settings("cat face", {"style:3d": 1.0, "redness": 0.5}, 0.6, steps=2, n=2, seed=3)
@@ -87,6 +91,13 @@ def test_the_files_repeat_the_run(generated):
     assert guided == pytest.approx(view.rows[1].variant.rewards, abs=1e-3)
 
 
+def test_a_negative_reward_can_be_repeated():
+    job = GenerateJob(prompt="cat face", reward=mix_spec({"style:3d": -1.0}), steps=2)
+    command = generate_command(job)
+    assert "--reward=-1*style:3d" in command
+    assert build_parser().parse_args(shlex.split(command)[1:]).reward == job.reward
+
+
 def test_the_command_line_repeats_the_run(generated, tmp_path):
     view, _ = generated
     arguments = shlex.split(view.command)[1:]
@@ -99,7 +110,7 @@ def test_the_command_line_repeats_the_run(generated, tmp_path):
 
 def test_a_png_restores_its_settings(session, generated):
     view, _ = generated
-    fields, notes = restore(pngs(view)[-1], session.names, "emoji128", session.one_step)
+    fields, notes = restore(pngs(view)[-1], session.names, session.job, session.one_step)
     assert notes == [] and fields["tab"] == "generate" and fields["method"] == "ntrk"
     for name in ("prompt", "strength", "steps", "n", "seed"):
         assert fields[name] == getattr(SETTINGS, name)
@@ -124,6 +135,18 @@ def test_the_budget_sets_the_particles(session):
     assert particles_within(session, "rbf", 25, 100) == {"budget": 4}
     assert particles_within(session, "ugd", 25, 100)["particles"] < 4  # time travel repeats its steps
     assert particles_within(session, "base", 25, 100) == {}
+    assert particles_within(session, "gper-ntrk", 25, 160) == {"particles": 2}  # 51 calls choose the noise
+
+
+def test_a_method_that_needs_more_than_the_budget_is_refused(session):
+    found = check_compare(session, Visitor(), named(steps=10), ["base", "ntrk", "ugd", "psi", "gper-ntrk"], 10)
+    assert list(found) == ["methods"] and "ugd (18), psi (23), gper-ntrk (61)" in found["methods"]
+    assert "ntrk (" not in found["methods"].replace("gper-ntrk (", "")
+    steps = session.model.steps
+    assert check_compare(session, Visitor(), named(steps=steps), SELECTED, 2 * steps) == {}
+    settings = replace(SETTINGS, n=1, sliders={"redness": 1.0})
+    view, _ = finish(session, compare(session, Visitor(), settings, ["psi", "gper-ntrk"], 53))
+    assert {row.variant.name: row.variant.nfe for row in view.rows} == {"psi": 45, "gper-ntrk": 53}
 
 
 def test_optimise_keeps_every_iterate(session, capsys):
@@ -135,7 +158,8 @@ def test_optimise_keeps_every_iterate(session, capsys):
     assert row.variant.rewards == pytest.approx([row.target[b, i] for i, b in enumerate(view.extra["best"])], abs=1e-4)
     settings = read_settings(pngs(view)[0])
     assert settings["iterations"] == 2 and settings["method"] == "gper" and settings["model"] == session.one_step
-    fields, _ = restore(pngs(view)[0], session.names, "emoji128", session.one_step)
+    fields, notes = restore(pngs(view)[0], session.names, session.job, session.one_step)
+    assert notes == []
     assert fields["tab"] == "optimise" and fields["iterations"] == 2 and fields["strength"] == SETTINGS.strength
     capsys.readouterr()
     runpy.run_path(next(file for file in view.files if file.endswith(".py")), run_name="__main__")
@@ -162,7 +186,7 @@ def test_a_failed_run_says_why_and_the_next_one_works(session):
     view, _ = finish(session, generate(session, visitor, settings, "ntrk"))
     assert view.state == "failed" and view.message == "AssertionError: no more"
     with pytest.raises(AssertionError):
-        session.load_mix(OWN, visitor)(torch.zeros(1, 3, 8, 8), ["cat"])
+        session.load_mix(OWN, visitor.own)(torch.zeros(1, 3, 8, 8), ["cat"])
     settings = Settings("cat face", {"redness": 1.0}, 0.5, steps=1, n=1, seed=0)
     assert finish(session, generate(session, visitor, settings, "ntrk"))[0].state == "done"
 
@@ -180,6 +204,51 @@ def test_an_own_reward_is_in_the_files(session, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[1]) == pytest.approx(view.rows[1].variant.rewards, abs=1e-3)
 
 
+def test_the_saved_code_is_that_which_ran(session):
+    visitor = Visitor()
+    code = "def reward(images):\n    return images[:, 0].mean((1, 2))\n"
+    use_code(session, visitor, code)
+    run = Run(session.queue, generate(session, visitor, Settings("cat face", {OWN: 1.0}, 0.5, 1, 1, 0), "ntrk"))
+    for _ in run.updates():
+        use_code(session, visitor, code.replace("0]", "2]"))
+    assert Path(next(file for file in run.view.files if file.endswith("my_reward.py"))).read_text() == code
+    assert visitor.own.code != code
+    [image] = run.view.rows[0].variant.images
+    assert run.view.rows[0].variant.rewards == pytest.approx([float(image[0].mean())], abs=1e-4)
+
+
+def test_a_page_that_is_started_with_my_reward(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("my_reward.py").write_text(EXAMPLE)
+    session = Session(GenerateJob(prompt="", reward="", model="emoji128"), [OWN])
+    try:
+        visitor = session.visitor("a")
+        assert check_generate(session, visitor, named(sliders={OWN: 1.0}), "ntrk") == {}
+        work = generate(session, visitor, Settings("cat face", {OWN: 1.0}, 0.5, 1, 1, 0), "ntrk")
+        view, _ = finish(session, work)
+        assert view.state == "done", view.message
+        assert Path(next(file for file in view.files if file.endswith("my_reward.py"))).read_text() == EXAMPLE
+        assert restore(pngs(view)[-1], session.names, session.job, session.one_step).fields["sliders"][OWN] == 1
+    finally:
+        session.close()
+
+
+def test_an_own_reward_may_have_a_dataclass(session):
+    start = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    b: int = 1\n"
+    )
+    assert "has a gradient" in use_code(session, Visitor(), start + EXAMPLE)
+
+
+def test_a_run_that_is_interrupted_by_its_reward_has_failed(session):
+    visitor = Visitor()
+    code = "calls = []\ndef reward(images):\n    calls.append(1)\n"
+    code += "    if len(calls) > 2:\n        raise KeyboardInterrupt\n"
+    use_code(session, visitor, code + "    return images.mean((1, 2, 3))\n")
+    view, _ = finish(session, generate(session, visitor, Settings("cat face", {OWN: 1.0}, 0.5, 2, 1, 0), "ntrk"))
+    assert view.state == "failed" and "KeyboardInterrupt" in view.message
+
+
 @pytest.mark.parametrize(
     "code, word",
     [
@@ -190,13 +259,14 @@ def test_an_own_reward_is_in_the_files(session, monkeypatch, capsys):
         ("def reward(images):\n    return images.mean((1, 2, 3)) / 0", "finite"),
         ("def reward(images):\n    raise KeyError('a')", "line 2"),
         ("import sys\nsys.exit(3)", "SystemExit"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
     ],
 )
 def test_wrong_code_is_refused(session, code, word):
     visitor = Visitor()
     with pytest.raises(ValueError, match=word):
         use_code(session, visitor, code)
-    assert visitor.reward is None
+    assert visitor.own is None
 
 
 def test_code_is_not_executed_without_the_flag(session, monkeypatch, tmp_path):
@@ -222,6 +292,7 @@ def test_good_settings_have_no_error(session):
         ({"steps": 0}, "ntrk", "steps", "from 1 to 200"),
         ({"steps": 2.5}, "ntrk", "steps", "whole number"),
         ({"steps": None}, "ntrk", "steps", "empty"),
+        ({"steps": 10**400}, "ntrk", "steps", "from 1 to 200"),
         ({"n": 99}, "ntrk", "n", "from 1 to 16"),
         ({"seed": -1}, "ntrk", "seed", "from 0"),
         ({"seed": float("inf")}, "ntrk", "seed", "whole number"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from noisetilt.cli import main
-from noisetilt.studio.serve import check_address, is_local, set_environment
+from noisetilt.studio.serve import check_address, free_port, is_local, set_environment
 
 
 def test_it_serves_until_it_is_interrupted(tmp_path):
@@ -35,7 +35,22 @@ def test_a_port_that_is_taken_is_named(capsys):
         port = server.getsockname()[1]
         assert main(["studio", "--port", str(port)]) == 2
     error = capsys.readouterr().err
-    assert f"127.0.0.1:{port}" in error and "give another --port" in error
+    assert f"127.0.0.1:{port}: address already in use (another program uses it?); give another --port" in error
+
+
+def test_an_unknown_host_is_no_port_that_is_taken():
+    with pytest.raises(OSError, match=r"nowhere\.invalid:7999") as failed:
+        check_address("nowhere.invalid", 7999, allow_code=False)
+    assert "another program" not in str(failed.value)
+
+
+def test_an_address_of_ipv6_can_be_served():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this computer has no IPv6")
+    check_address("::1", 0, allow_code=True)
+    assert free_port("::1") > 0
 
 
 @pytest.mark.parametrize(
@@ -43,10 +58,12 @@ def test_a_port_that_is_taken_is_named(capsys):
     [
         (["--port", "70000"], "port = 70000"),
         (["--host", "0.0.0.0", "--allow-code"], "execute code"),
-        (["--host", "203.0.113.7", "--port", "0"], "--host"),
+        (["--host", "203.0.113.7", "--port", "0"], "(it is not an address of this computer?); give another"),
+        (["--host", "nowhere.invalid", "--port", "7999"], "nowhere.invalid:7999"),
         (["--model", "emoji129", "--port", "0"], "did you mean 'emoji128'"),
         (["--model", "no/such/folder", "--port", "0"], "no/such/folder"),
         (["--reward", "none.py:calm", "--port", "0"], "does not exist"),
+        (["--reward", "redness + brightness", "--port", "0"], "its own --reward"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments, words, capsys):
@@ -79,7 +96,7 @@ def test_nothing_is_sent(monkeypatch):
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "True")
     set_environment()
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False" and os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
-    assert os.environ["no_proxy"] == "intranet,127.0.0.1,localhost"
+    assert os.environ["no_proxy"] == "intranet,127.0.0.1,localhost,::1"
 
 
 def test_the_style_names_no_other_site():

@@ -30,6 +30,7 @@ def test_the_table_gives_the_ends_and_the_middle():
 
 def test_an_option_beyond_the_scale_is_the_nearest_end():
     assert strength_of("ntrk", {"rho": 0.9}) == 1 and strength_of("ntrk", {"rho": 1e-9}) == 0
+    assert strength_of("ntrk", {"rho": 10**400}) == 1
     for wrong in ("much", None, True, -1.0, 0, float("nan"), float("inf")):
         assert strength_of("ntrk", {"rho": wrong}) is None
 

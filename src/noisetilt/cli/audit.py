@@ -41,16 +41,21 @@ def audit_file(file: Path, out: Path | None, tensor: str | None, batch: bool, st
     """
     if not 0 < level < 1:
         raise ValueError(f"level = {level} must be greater than 0 and less than 1, such as 0.01")
+    out = file.with_suffix(".audit.png") if out is None else out
+    if out.is_dir():
+        raise ValueError(f"out = {out} is a folder, expected a file for the plot, such as bands.png")
     x = read_tensor(file, tensor)
     x = x if batch else x[None]
     if standardise or file.suffix.lower() == ".png":
         flat = x.double().flatten(1)
-        x = ((flat - flat.mean(1, keepdim=True)) / flat.std(1, keepdim=True, correction=0)).view(x.shape)
+        spread = flat.std(1, keepdim=True, correction=0)
+        if (spread == 0).any():
+            raise ValueError(f"{file} has a vector whose numbers are all equal, which cannot be scaled to RMS 1")
+        x = ((flat - flat.mean(1, keepdim=True)) / spread).view(x.shape)
     result = audit(x)
     print(result)
     rejected = int(result.rejected(level).sum())
     print(f"{rejected} of {len(x)} rejected as white Gaussian noise at level {level:g}")
-    out = file.with_suffix(".audit.png") if out is None else out
     if plot_bands(x, out):
         print(f"Open {out}: the energy of the bands of frequency")
     else:

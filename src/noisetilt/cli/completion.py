@@ -40,14 +40,16 @@ def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
 
 def _names(command: str) -> dict[str, list[str]]:
     """The names that the arguments of a command may have, by the argument's destination."""
+    from ..batch.sinks import TRACKERS
     from ..bench.one_step import SETTINGS
     from ..bench.paper_plan import METHODS_OF_SUITE, TARGETS
+    from ..inversion.distances import DISTANCES
     from ..methods import METHODS
     from ..models import MODELS
     from ..rewards.catalogue import complete_names
 
     rewards, methods = complete_names(), list(METHODS)
-    if command == "optimize":
+    if command in ("optimize", "invert"):
         methods = [name for name in METHODS if _is_ascent(name)]
     return {
         "method": methods,
@@ -60,7 +62,8 @@ def _names(command: str) -> dict[str, list[str]]:
         "suite": ["exact", "paper", "one-step"],
         "engine": ["process", "ray"],
         "dtype": ["float32", "float16", "bfloat16"],
-        "track": ["tensorboard", "wandb", "mlflow"],
+        "distance": list(DISTANCES),
+        "track": list(TRACKERS),
     }
 
 
@@ -87,5 +90,5 @@ def _offer(command: argparse.ArgumentParser, names: Mapping[str, Sequence[str]])
     for action in command._actions:
         if action.dest in names and action.choices is None:
             action.choices = list(names[action.dest])
-        elif action.dest in ("out", "file", "table", "lora"):
+        elif action.dest in ("out", "file", "table", "lora", "photos"):
             action.complete = shtab.DIRECTORY if action.dest == "out" else shtab.FILE  # type: ignore[attr-defined]

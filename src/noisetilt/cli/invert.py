@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
-from tqdm import tqdm
 
 from .. import __version__
 from ..inversion import InversionResult, invert, read_photo
@@ -30,6 +29,7 @@ from ..runs import Interrupts, append_line, claim_folder, write_bytes, write_jso
 from ..sampling import check_reward
 from ..sampling.noise_ascent import check_optimizable
 from .comparison import check_counts, check_numbers, comparison_grid, requested, thumbnails, write_start
+from .console import filled, line_width, progress_bar
 from .job import Job
 from .job_model import dtype_name, load_job_model, with_defaults
 from .progress import FILE, read_image, read_progress, refuse_other_settings
@@ -133,7 +133,7 @@ def run(job: InvertJob) -> dict[str, Any]:
         write_start(job, "invert")
         rows: list[Row] = []
         try:
-            with tqdm(total=len(list(batches(job))) * (job.iterations + 1), unit="iteration") as bar:
+            with progress_bar(len(list(batches(job))) * (job.iterations + 1), "iteration") as bar:
                 for part in batches(job):
                     done = _restore(job, part)
                     rows += done or _run_batch(job, method, model, reward, targets[part.start : part.stop], part, bar)
@@ -143,7 +143,7 @@ def run(job: InvertJob) -> dict[str, Any]:
                 with interrupts.deferred():
                     record = _write_summary(job, method, rows)
     print(_table(rows))
-    print(f"\nthe images, the noise, grid.png and run.json are in {job.out}/")
+    print("\n" + filled(f"the images, the noise, grid.png and run.json are in {job.out}/"))
     return record
 
 
@@ -173,7 +173,7 @@ def batches(job: InvertJob) -> Iterator[range]:
 
 
 def _run_batch(
-    job: InvertJob, method: Method, model: Any, reward: Reward | None, targets: Tensor, part: range, bar: tqdm
+    job: InvertJob, method: Method, model: Any, reward: Reward | None, targets: Tensor, part: range, bar: Any
 ) -> list[Row]:
     def show(report: Any) -> None:
         bar.update()
@@ -244,4 +244,4 @@ def _write_summary(job: InvertJob, method: Method, rows: list[Row]) -> dict[str,
 
 def _table(rows: list[Row]) -> str:
     lines = [[Path(row["photo"]).name, row["prompt"], row["distance"], row["psnr"], row["p_value"]] for row in rows]
-    return table(["photograph", "prompt", "distance", "PSNR (dB)", "p-value of the noise"], lines)
+    return table(["photograph", "prompt", "distance", "PSNR (dB)", "p-value of the noise"], lines, line_width())

@@ -21,8 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process if None.
 
     Returns:
-        The exit status: 0 on success, 1 if rows of a batch failed, 2 after an error, 130 after Ctrl-C, 143 after
-        SIGTERM.
+        The exit status: 0 on success, 1 if rows of a batch failed or nothing reads the output any more, 2 after an
+        error, 130 after Ctrl-C, 143 after SIGTERM.
     """
     allow_all_characters(sys.stdout, sys.stderr)
     parser = build_parser()
@@ -36,7 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         module = importlib.import_module(f".{MODULES.get(args.command, args.command)}", __package__)
-        return module.main(args) or 0
+        status = module.main(args) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of the output has gone, as in `noisetilt methods | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes the rest when it ends
+        return 1
     except (ValueError, FloatingPointError, OSError, ImportError, MemoryError) as error:
         print_error(error)
         return 2

@@ -14,6 +14,8 @@ from .console import painted
 
 # Characters of a line, below which the text on an option is below its name.
 NARROW = 60
+# A value such as "-1*style:3d", which argparse would take for an option.
+NEGATIVE_TERM = re.compile(r"-\.?\d\S*\*.*", re.S)
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -83,10 +85,22 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> Any:
-        """Also refuses unknown options before argparse looks for missing arguments."""
-        args = list(sys.argv[1:] if args is None else args)
+        """Also refuses unknown options before argparse looks for missing arguments, and takes a reward with a negative
+        weight for the value of the option before it."""
+        args = self._with_negative_terms(sys.argv[1:] if args is None else args)
         self._refuse_unknown_options(args)
         return super().parse_known_args(args, namespace)
+
+    def _with_negative_terms(self, args: Sequence[str]) -> list[str]:
+        """The arguments, with "--reward", "-1*redness" as "--reward=-1*redness"."""
+        joined: list[str] = []
+        for text in args:
+            before = joined[-1] if joined and "--" not in joined else ""
+            if re.fullmatch(r"--[a-z-]+", before) and NEGATIVE_TERM.fullmatch(text):
+                joined[-1] = f"{before}={text}"
+            else:
+                joined.append(text)
+        return joined
 
     def _refuse_unknown_options(self, args: Sequence[str]) -> None:
         known = self._option_string_actions

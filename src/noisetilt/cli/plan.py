@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from ..integrations.diffusers.plan import MODES, Peaks, Plan, plan
 from ..report import table
+from .console import filled, line_width
 
 GIB, MAX_SIZE = 2**30, 1_000_000
 
@@ -16,9 +18,11 @@ def main(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not 1 <= value <= MAX_SIZE:
             raise ValueError(f"{name} = {value} must be between 1 and {MAX_SIZE}")
+    if args.memory is not None and not 0 < args.memory < math.inf:
+        raise ValueError(f"memory = {args.memory} must be a positive number of GiB, such as 24")
     size = {"height": args.height, "width": args.width}
     found = plan(args.model, args.resolution, args.frames, args.batch, args.dtype, **size)
-    print(plan_tables(found, args.gradient_at, args.checkpointing, args.memory or _gpu_gib()))
+    print(plan_tables(found, args.gradient_at, args.checkpointing, _gpu_gib() if args.memory is None else args.memory))
 
 
 def _gpu_gib() -> float | None:
@@ -39,24 +43,26 @@ def plan_tables(found: Plan, gradient_at: str, checkpointing: bool, memory: floa
     if found.weights_only:
         return (
             _weights_table(found)
-            + "\n\nThe activations of this pipeline are not known before a run. With --offload model the weights of "
-            + f"its largest network count: {gib(max(component.weights for component in found.components))} GiB."
+            + "\n\n"
+            + filled(
+                "The activations of this pipeline are not known before a run. With --offload model the weights of its "
+                f"largest network count: {gib(max(component.weights for component in found.components))} GiB."
+            )
         )
     decoding = " GiB, with checkpointing ".join(str(gib(peaks.decode)) for peaks in (found.peaks, found.checkpointed))
-    return (
-        _weights_table(found)
-        + "\n\nGiB\n"
-        + _memory_table(found, gradient_at, checkpointing, memory)
-        + f"\n\nDecoding one chunk with gradient: {decoding} GiB. "
-        + "Not counted: kernel workspaces, fragmentation and the reward's own network."
+    notes = (
+        f"Decoding one chunk with gradient: {decoding} GiB. "
+        "Not counted: kernel workspaces, fragmentation and the reward's own network."
         + ("" if memory is None else f" A run fits if a tenth more than its total is within {memory:.1f} GiB.")
     )
+    tables = _weights_table(found) + "\n\nGiB\n" + _memory_table(found, gradient_at, checkpointing, memory)
+    return tables + "\n\n" + filled(notes)
 
 
 def _weights_table(found: Plan) -> str:
     rows = [[p.name, p.kind, p.parameters / 1e9, gib(p.weights)] for p in found.components]
     rows.append(["all", "", sum(p.parameters for p in found.components) / 1e9, gib(found.weights)])
-    return table(["component", "class", "10⁹ parameters", "GiB"], rows)
+    return table(["component", "class", "10⁹ parameters", "GiB"], rows, line_width())
 
 
 def _memory_table(found: Plan, gradient_at: str, checkpointing: bool, memory: float | None) -> str:
@@ -74,7 +80,7 @@ def _memory_table(found: Plan, gradient_at: str, checkpointing: bool, memory: fl
         if memory is not None:
             rows[-1].append(_fit(totals[0], totals[2], memory))
     titles = ["", "network's graph", "activations, peak", "total", "total without text encoders", "total, offloaded"]
-    return table(titles + ([] if memory is None else ["fits"]), rows)
+    return table(titles + ([] if memory is None else ["fits"]), rows, line_width())
 
 
 def _fit(total: float, offloaded: float, memory: float) -> str:

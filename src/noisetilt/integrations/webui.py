@@ -35,7 +35,8 @@ def webui_sampler(
         sd_model: the web UI's model, for its VAE.
         reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), maximised.
         prompt: the text that the reward reads.
-        method, options: of `sample_noisetilt`.
+        method, options: of `sample_noisetilt`. `eta`, `decode` and `prompts` replace what the web UI sets, and what
+            `prompt` and `sd_model` give.
     """
     method, decode = find_method(method), webui_decoder(sd_model)
     particles = method.selection.particles
@@ -50,8 +51,8 @@ def webui_sampler(
         eta: float = 1.0,
     ) -> Tensor:
         network = ParticleCalls(model, len(x), particles) if particles > 1 else model
-        chosen = dict(reward=reward, decode=decode, method=method, eta=eta, prompts=[prompt] * len(x), **options)
+        chosen: dict[str, Any] = dict(reward=reward, decode=decode, method=method, eta=eta, prompts=[prompt] * len(x))
         with torch.inference_mode(False):
-            return sample_noisetilt(network, x, sigmas, extra_args, callback, disable, **chosen)
+            return sample_noisetilt(network, x, sigmas, extra_args, callback, disable, **(chosen | options))
 
     return sample_guided

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -66,12 +67,11 @@ _CLOSED_FORMS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
     "colourfulness": colourfulness,
 }
 _BLACK_BOXES = {"jpeg": jpeg_size(-1.0), "jpeg:small": jpeg_size(-1.0), "jpeg:large": jpeg_size(1.0)}
-_TERM = re.compile(
-    r"\s*(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*"
-    # Labels may have spaces and emoji; other names have neither.
-    r"(?P<name>(?:concept|classifier|objects):.*?|[a-z~./][\w:#@~./\\-]*)\s*",
-    re.I,
-)
+_WEIGHT = r"\s*(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*"
+# Labels may have spaces and emoji; other names have neither, except for files that exist.
+_NAME = r"(?P<name>(?:concept|classifier|objects):.*?|(?:[^\W\d]|[~./])[\w:#@~./\\-]*)\s*"
+_TERM = re.compile(_WEIGHT + _NAME, re.I)
+_FILE_TERMS = [re.compile(start + r"(?P<name>.+\.py:\w+)\s*", re.I) for start in (r"\s*(?P<weight>)", _WEIGHT)]
 
 
 LEARNED = ("alignment", *(f"style:{style}" for style in STYLES))
@@ -159,24 +159,34 @@ def complete_names() -> list[str]:
 def split_terms(text: str) -> list[tuple[float, str]]:
     """The weights and names of a weighted sum: "0.7*a - 2*b" as [(0.7, "a"), (-2.0, "b")].
 
-    A minus between terms needs spaces around it.
+    A minus between terms needs spaces around it. The path of a Python file that exists may have any character.
 
     Raises:
         ValueError: if a term cannot be read.
     """
+    pieces = re.split(r"(\s*(?<![\d.]e)\+\s*|\s+-\s+)", text, flags=re.I)
     terms: list[tuple[float, str]] = []
-    sign = 1.0
-    for piece in re.split(r"(\s*(?<![\d.]e)\+\s*|\s+-\s+)", text, flags=re.I):
-        if piece.strip() in ("+", "-") and terms:
-            sign = -1.0 if piece.strip() == "-" else 1.0
-            continue
-        match = _TERM.fullmatch(piece)
+    sign, start = 1.0, 0
+    while start < len(pieces):
+        # The longest file first: a + or - in its path does not end the term.
+        ends = range(len(pieces), start, -2)
+        found = next((end for end in ends if _match_file("".join(pieces[start:end]))), start + 1)
+        piece = "".join(pieces[start:found])
+        match = _match_file(piece) or _TERM.fullmatch(piece)
         if match is None:
             raise ValueError(
                 f"cannot read {piece.strip()!r} in the reward {text!r}; write it like 0.7*alignment + 0.3*redness"
             )
         terms.append((sign * float(match["weight"] or 1.0), _lower(match["name"])))
+        sign = -1.0 if "".join(pieces[found : found + 1]).strip() == "-" else 1.0
+        start = found + 1
     return terms
+
+
+def _match_file(text: str) -> re.Match[str] | None:
+    """The weight and the name of a term that is a function in a Python file that exists."""
+    matches = [pattern.fullmatch(text) for pattern in _FILE_TERMS if ".py:" in text]
+    return next((m for m in matches if m and os.path.isfile(os.path.expanduser(m["name"].rpartition(":")[0]))), None)
 
 
 def _lower(name: str) -> str:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
-from .reward import Reward, as_reward
+import torch
+from torch import Tensor
+
+from .reward import Reward, as_reward, call_reward
 
 
 def is_function_in_file(name: str) -> bool:
@@ -19,7 +28,8 @@ def load_from_file(name: str) -> Reward:
 
     Args:
         name: "file.py:function", with the path of the file. The function takes images (batch, 3, H, W) in [0, 1], and
-            optionally prompts, and returns (batch,).
+            optionally prompts, and returns (batch,). An error that it raises becomes a ValueError with the file and
+            the line.
 
     Raises:
         ValueError: if there is no such file or function, or the file raises an error.
@@ -28,15 +38,55 @@ def load_from_file(name: str) -> Reward:
     file = Path(place).expanduser()
     if not file.is_file():
         raise ValueError(f"the reward {name!r} needs the file {file}, which does not exist; give a Python file")
-    spec = importlib.util.spec_from_file_location(f"noisetilt_reward_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = execute_file(file)
     except Exception as error:
-        raise ValueError(f"{file} cannot be executed: {type(error).__name__}: {error}; mend the file") from error
+        raise ValueError(f"{file} cannot be executed: {describe_error(error, file)}; mend the file") from error
     found = getattr(module, function, None)
     if not callable(found):
         names = ", ".join(n for n, v in vars(module).items() if callable(v) and not n.startswith("_")) or "none"
         raise ValueError(f"{file} has no function {function!r}; its functions are: {names}")
-    return replace(as_reward(found), name=name)
+    reward = as_reward(found)
+
+    def call(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        try:
+            return call_reward(reward.function, images, prompts)
+        except (OSError, MemoryError, torch.cuda.OutOfMemoryError):  # may pass, or are explained elsewhere
+            raise
+        except Exception as error:
+            raise ValueError(f"the reward {name!r} fails: {describe_error(error, file)}") from error
+
+    return replace(reward, name=name, function=call)
+
+
+def execute_file(file: Path) -> ModuleType:
+    """The module of a Python file, which is executed; raises what the file raises."""
+    spec = importlib.util.spec_from_file_location(
+        f"noisetilt_reward_{file.stem}_{zlib.crc32(bytes(file.resolve())):08x}", file
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with registered(module):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def registered(module: ModuleType) -> Iterator[None]:
+    """Puts a module that is executed here into sys.modules, where dataclasses look it up; an error takes it out."""
+    sys.modules[module.__name__] = module
+    try:
+        yield
+    except BaseException:
+        sys.modules.pop(module.__name__, None)
+        raise
+
+
+def describe_error(error: BaseException, file: str | Path) -> str:
+    """An error with its type and with the last line of the file, if any, that led to it."""
+    line, trace = getattr(error, "lineno", None), error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename in (str(file), os.path.abspath(file)):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error}" + (f" ({Path(file).name}, line {line})" if line else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -13,9 +14,9 @@ SUFFIX = ".partial"
 
 def _write_error(file: Path, error: OSError) -> OSError:
     """The error for a file that could not be written, with its name; keeps the error number."""
-    failure = OSError(
-        f"cannot write {file}: {(error.strerror or str(error)).lower()}; check the free space and permissions there"
-    )
+    of_name = error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+    hint = "choose another name" if of_name else "check the free space and permissions there"
+    failure = OSError(f"cannot write {file}: {(error.strerror or str(error)).lower()}; {hint}")
     failure.errno = error.errno
     return failure
 

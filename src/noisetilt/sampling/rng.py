@@ -14,6 +14,17 @@ def _generator(seed: int, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(entropy >> 1))
 
 
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises a ValueError for a seed that is no whole number ≥ 0."""
+    for seed in seeds:
+        try:
+            whole = int(seed) == seed and seed >= 0
+        except (TypeError, ValueError, OverflowError):
+            whole = False
+        if not whole:
+            raise ValueError(f"seed {seed!r} must be a whole number, 0 or more")
+
+
 class PerImageRNG:
     """One independent stream of Gaussian noise per image and particle, and one of uniform numbers per image.
 
@@ -27,9 +38,7 @@ class PerImageRNG:
     """
 
     def __init__(self, seeds: Sequence[int], particles: int, shape: Sequence[int]) -> None:
-        for seed in seeds:
-            if int(seed) != seed or seed < 0:
-                raise ValueError(f"seed {seed!r} must be a whole number, 0 or more")
+        check_seeds(seeds)
         self.shape = tuple(shape)
         self._uniform = [_generator(int(seed), 0) for seed in seeds]
         self._normal = [[_generator(int(seed), 1 + p) for p in range(particles)] for seed in seeds]

@@ -7,8 +7,12 @@ from html import escape
 
 import numpy as np
 
+from ..report.plotting.axes import tick_labels
+
 WIDTH, HEIGHT = 360, 190
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 34
+# Of a digit, at the font size of style.css.
+DIGIT = 6.5
 
 
 def draw_curves(curves: Mapping[str, np.ndarray], title: str, unit: str, steps: int, base: str | None = None) -> str:
@@ -27,15 +31,18 @@ def draw_curves(curves: Mapping[str, np.ndarray], title: str, unit: str, steps: 
     low = min(float(values.min()) for values in curves.values())
     high = max(float(values.max()) for values in curves.values())
     margin = 0.05 * (high - low) or max(0.5, abs(high) * 0.1)
-    low, high, last = low - margin, high + margin, max(steps, 2)
+    low, high = low - margin, high + margin
+    heights = ticks(low, high)
+    labels = tick_labels(heights)
+    left = max(LEFT, 8 + DIGIT * max(map(len, labels), default=0))
 
     def x(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (step - 1) / (last - 1)
+        return left + (WIDTH - left - RIGHT) * (step - 1) / max(steps - 1, 1)
 
     def y(value: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
 
-    parts = [_grid_line(y(tick), f"{tick:g}") for tick in ticks(low, high)]
+    parts = [_grid_line(left, y(tick), label) for tick, label in zip(heights, labels, strict=True)]
     for name, values in curves.items():
         kind, across = _kind(name, base), [x(step) for step in range(1, len(values) + 1)]
         band = [*zip(across, map(y, values.max(1)), strict=True)]
@@ -43,10 +50,11 @@ def draw_curves(curves: Mapping[str, np.ndarray], title: str, unit: str, steps: 
         parts.append(f'<polygon class="nt-band nt-{kind}" points="{_points(band)}"/>')
         mean = zip(across, map(y, values.mean(1)), strict=True)
         parts.append(f'<polyline class="nt-line nt-{kind}" points="{_points(mean)}"/>')
-    first, end = ("0", str(last - 1)) if unit == "iteration" else ("1", str(last))
-    parts.append(f'<text x="{LEFT}" y="{HEIGHT - 14}">{first}</text>')
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 14}" text-anchor="end">{end}</text>')
-    parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(unit)}</text>')
+    first, end = (0, steps - 1) if unit == "iteration" else (1, steps)
+    parts.append(f'<text x="{left:g}" y="{HEIGHT - 14}">{first}</text>')
+    if end > first:
+        parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 14}" text-anchor="end">{end}</text>')
+    parts.append(f'<text x="{(left + WIDTH) / 2:g}" y="{HEIGHT - 4}" text-anchor="middle">{escape(unit)}</text>')
     said = "; ".join(f"{name}: {values[0].mean():.2f} to {values[-1].mean():.2f}" for name, values in curves.items())
     return (
         f'<figure class="nt-chart"><figcaption>{escape(title)}</figcaption>'
@@ -67,10 +75,10 @@ def ticks(low: float, high: float) -> list[float]:
     return values
 
 
-def _grid_line(height: float, label: str) -> str:
+def _grid_line(left: float, height: float, label: str) -> str:
     return (
-        f'<line class="nt-grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>'
-        f'<text x="{LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{label}</text>'
+        f'<line class="nt-grid" x1="{left:g}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>'
+        f'<text x="{left - 6:g}" y="{height + 4:.1f}" text-anchor="end">{label}</text>'
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,32 +12,35 @@ from PIL import Image
 
 from ..cli.comparison import Variant, image_name, run_record, save_image
 from ..cli.generate import GenerateJob
-from ..cli.optimize import OptimizeJob
+from ..cli.optimize import PATIENCE, OptimizeJob
+from ..rewards import has_heldout
 from ..runs import write_json, write_text
 from .mix import slider_values
 from .repeat import generate_code, generate_command, optimize_code, optimize_command
-from .session import OWN, Session, Visitor
+from .session import OWN, OwnReward, Session
 from .settings import MAX_IMAGES, MAX_ITERATIONS, MAX_PROMPT, MAX_STEPS, Settings, check_whole
 from .strengths import ASCENTS, SAMPLERS, options_for, strength_of
 from .views import View
 
 MAX_BYTES = 50_000_000
 MAX_TEXT = 100_000
+# Settings that images depend on and for which the page has no field.
+FIXED = ("eta", "gradient_at", "heldout", "patience", "guidance", "dtype", "height", "width", "frames", "lora")
 
 
-def write_generated(session: Session, visitor: Visitor, view: View, job: GenerateJob, settings: Settings) -> None:
+def write_generated(session: Session, own: OwnReward | None, view: View, job: GenerateJob, settings: Settings) -> None:
     """Writes the files of a run of the tab Generate, and puts their names into the view."""
     job = replace(job, out=session.new_folder())
     variants = [row.variant for row in view.rows]
     write_json(job.out / "run.json", run_record(job, variants[1].method, variants, view.heldout_name, True))
     for variant in variants:
         _save_images(job, variant, settings)
-    _finish(visitor, view, job.out, job.reward, generate_command(job), generate_code({job.method: job}))
+    _finish(own, view, job.out, job.reward, generate_command(job), generate_code({job.method: job}))
 
 
 def write_comparison(
     session: Session,
-    visitor: Visitor,
+    own: OwnReward | None,
     view: View,
     jobs: Mapping[str, GenerateJob],
     settings: Settings,
@@ -54,17 +56,17 @@ def write_comparison(
     kept = {name: record[name] for name in ("complete", "heldout_reward", "versions", "time")}
     write_json(folder / "run.json", {"command": "compare", "budget": budget, **kept, "methods": records})
     commands = "\n".join(generate_command(job) for job in jobs.values())
-    _finish(visitor, view, folder, settings.reward, commands, generate_code(jobs))
+    _finish(own, view, folder, settings.reward, commands, generate_code(jobs))
 
 
 def write_optimised(
-    session: Session, visitor: Visitor, view: View, job: OptimizeJob, settings: Settings, best: Sequence[int]
+    session: Session, own: OwnReward | None, view: View, job: OptimizeJob, settings: Settings, best: Sequence[int]
 ) -> None:
     """Writes the files of a run of the tab Optimise, and puts their names into the view."""
     job, variant = replace(job, out=session.new_folder()), view.rows[0].variant
     write_json(job.out / "run.json", run_record(job, variant.method, [variant], view.heldout_name, True))
     _save_images(job, variant, settings, best)
-    _finish(visitor, view, job.out, job.reward, optimize_command(job), optimize_code(job))
+    _finish(own, view, job.out, job.reward, optimize_command(job), optimize_code(job))
 
 
 def _save_images(job: Any, variant: Variant, settings: Settings, best: Sequence[int] | None = None) -> None:
@@ -77,11 +79,11 @@ def _save_images(job: Any, variant: Variant, settings: Settings, best: Sequence[
         assert (job.out / image_name(job, i, variant)).is_file()
 
 
-def _finish(visitor: Visitor, view: View, folder: Path, reward: str, command: str, code: str) -> None:
+def _finish(own: OwnReward | None, view: View, folder: Path, reward: str, command: str, code: str) -> None:
     write_text(folder / "repeat.sh", command + "\n")
     write_text(folder / "repeat.py", code)
-    if OWN in reward:
-        write_text(folder / OWN.partition(":")[0], visitor.code)
+    if own is not None and OWN in reward:
+        write_text(folder / OWN.partition(":")[0], own.code)
     view.command, view.code = command, code
     view.files = [str(file) for file in sorted(folder.iterdir(), key=lambda file: (file.suffix == ".png", file.name))]
 
@@ -117,13 +119,14 @@ def read_settings(file: str | Path) -> dict[str, Any]:
     return settings
 
 
-def restore(file: str | Path, names: Sequence[str], model: str, one_step: str) -> Restored:
+def restore(file: str | Path, names: Sequence[str], job: GenerateJob, one_step: str) -> Restored:
     """The fields of the page from a PNG, each checked as if it was typed.
 
     Args:
         file: the PNG.
         names: the rewards that have a slider. No other reward is accepted, so that a PNG cannot name a Python file.
-        model, one_step: names of the models of the page.
+        job: of the page, with its model.
+        one_step: name of the page's model of the tab Optimise.
 
     Raises:
         ValueError: if the file has no settings, or a setting is missing or invalid.
@@ -151,19 +154,36 @@ def restore(file: str | Path, names: Sequence[str], model: str, one_step: str) -
     else:
         fields["steps"] = check_whole("the number of steps", settings.get("steps"), 1, MAX_STEPS)
     notes = _restore_strength(fields, method, options, page.get("strength"))
-    expected = one_step if ascent else model
+    expected = one_step if ascent else str(job.model)
     if settings.get("model") != expected:
         notes.append(f"It was made with the model {str(settings.get('model'))[:80]!r}; this page has {expected!r}.")
+    notes += _other_settings(settings, ascent_job(prompt, reward) if ascent else job)
     return Restored(fields, notes)
+
+
+def _other_settings(settings: dict[str, Any], page: Any) -> list[str]:
+    """What the settings in a PNG have otherwise than the job of the page, of that for which it has no field."""
+    own, notes = page.settings(), []
+    for name in FIXED:
+        value, expected = settings.get(name, own.get(name)), own.get(name)
+        # The guidance and the dtype None are those of the model.
+        if name in own and value != expected and not (name in ("guidance", "dtype") and None in (value, expected)):
+            shown = ["the default" if each in (None, []) else str(each)[:60] for each in (value, expected)]
+            notes.append(f"It was made with {name} = {shown[0]}; this page has {shown[1]}.")
+    return notes
+
+
+def ascent_job(prompt: str, reward: str) -> OptimizeJob:
+    """The job of the tab Optimise, with the guidance and the dtype of its model."""
+    patience = PATIENCE if has_heldout(reward) else 0
+    return OptimizeJob(prompt=prompt, reward=reward, patience=patience, guidance=1.0, dtype="float32")
 
 
 def _restore_strength(fields: dict[str, Any], method: str, options: dict[str, Any], given: Any) -> list[str]:
     """Adds the method and its strength to the fields; returns what the page cannot represent."""
     if method == "base":
         return ["It was made without guidance; the method and the strength stay as they are."]
-    number = (
-        isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given) and 0 <= given <= 1
-    )
+    number = isinstance(given, (int, float)) and not isinstance(given, bool) and 0 <= given <= 1
     exact = number and options_for(method, given).items() <= options.items()
     strength = given if exact else strength_of(method, options)
     fields["method"] = method

@@ -40,6 +40,21 @@ def supported(names: Sequence[str], size: tuple[int, int], prompt: str) -> list[
     return found
 
 
+def slider_name(reward: str) -> str:
+    """The name of a reward that is given a slider.
+
+    Raises:
+        ValueError: if it is a weighted sum.
+    """
+    [(weight, name), *rest] = split_terms(reward)
+    if rest or weight != 1:
+        raise ValueError(
+            f"the reward {reward!r} is a weighted sum; give each of its rewards its own --reward, whose slider sets "
+            "the weight"
+        )
+    return name
+
+
 def check_value(value: Any) -> None:
     """Raises a ValueError unless the value of a slider is a number within its limits."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LIMIT:

@@ -24,6 +24,7 @@ def optimise(
     session: Session, visitor: Visitor, settings: Settings, method: str, iterations: int
 ) -> Callable[[Run], None]:
     """The work of a run of the tab Optimise."""
+    own = visitor.own
     job = OptimizeJob(
         prompt=settings.prompt.strip(),
         reward=settings.reward,
@@ -41,9 +42,9 @@ def optimise(
 
     def work(run: Run) -> None:
         model = session.one_step_model()
-        target = session.load_mix(job.reward, visitor)
+        target = session.load_mix(job.reward, own)
         blank = model.decode(torch.zeros(1, *model.shape, device=model.device))
-        name, heldout = session.choose_heldout(job.reward, visitor, job.prompt[0], blank)
+        name, heldout = session.choose_heldout(job.reward, own, job.prompt[0], blank)
         run.view.reward, run.view.heldout_name = job.reward.replace(OWN, "my reward"), name.replace(OWN, "my reward")
         variant = Variant("guided", find_method(method).replace(**job.options, iterations=iterations))
         row = Row(variant, f"{method}, all iterates", settings.seeds, iterations + 1, heldout is not None)
@@ -74,6 +75,6 @@ def optimise(
         variant.heldout = [None] * job.n if result.heldout is None else result.heldout.tolist()
         variant.rewards = result.rewards.tolist()
         run.view.extra["best"] = result.iterations.tolist()
-        write_optimised(session, visitor, run.view, job, settings, result.iterations.tolist())
+        write_optimised(session, own, run.view, job, settings, result.iterations.tolist())
 
     return work

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from types import ModuleType
+
 import torch
 
 from ..rewards import Reward
+from ..rewards.from_file import describe_error, registered
 from ..rewards.reward import as_reward, evaluate_any
-from .session import OWN, Session, Visitor
+from .session import OWN, OwnReward, Session, Visitor
 
-FUNCTION = OWN.partition(":")[2]
+FILE, _, FUNCTION = OWN.partition(":")
+_NUMBERS = itertools.count()
 EXAMPLE = '''def reward(images, prompts):
     """Images (batch, 3, height, width) in [0, 1] to one number per image; larger is better."""
     return images[:, 2].mean(dim=(1, 2)) - images[:, 0].mean(dim=(1, 2))
@@ -31,17 +36,18 @@ def use_code(session: Session, visitor: Visitor, code: str) -> str:
     """
     if not session.allow_code:
         raise ValueError(FORBIDDEN)
-    names: dict[str, object] = {"__name__": "my_reward"}
+    module = ModuleType(f"noisetilt_my_reward_{next(_NUMBERS)}")
     try:
-        exec(compile(code, "my_reward.py", "exec"), names)  # nosec B102: only with --allow-code
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"the code cannot be executed: {_place(error)}") from error
-    function = names.get(FUNCTION)
+        with registered(module):
+            exec(compile(code, FILE, "exec", dont_inherit=True), vars(module))  # nosec B102: only with --allow-code
+    except BaseException as error:  # the code may raise anything
+        raise ValueError(f"the code cannot be executed: {describe_error(error, FILE)}") from error
+    function = getattr(module, FUNCTION, None)
     if not callable(function):
         raise ValueError(f"the code has no function {FUNCTION}(images, prompts); define one")
     typed = as_reward(function)
     differentiable = _try(session, typed) and typed.differentiable
-    visitor.code, visitor.reward = code, Reward(OWN, typed.function, differentiable, typed.video)
+    visitor.own = OwnReward(code, Reward(OWN, typed.function, differentiable, typed.video))
     if differentiable:
         return "The reward works and has a gradient. It is in the reward mix as “my reward”."
     return (
@@ -60,18 +66,8 @@ def _try(session: Session, reward: Reward) -> bool:
             values = evaluate_any(reward, images, ["cat"] * 2)
         except ValueError:
             raise
-        except (Exception, SystemExit) as error:
-            raise ValueError(f"the reward fails on two random images: {_place(error)}") from error
+        except BaseException as error:
+            raise ValueError(f"the reward fails on two random images: {describe_error(error, FILE)}") from error
     if not bool(values.isfinite().all()):
         raise ValueError(f"the reward of two random images is {values.tolist()}, expected finite numbers")
     return bool(values.requires_grad)
-
-
-def _place(error: BaseException) -> str:
-    """The error with the line of the typed code that raised it."""
-    line, trace = getattr(error, "lineno", None), error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == "my_reward.py":
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f"{type(error).__name__}: {error}" + (f" (line {line})" if line else "")

@@ -14,7 +14,7 @@ from .generate_tab import generate_tab
 from .optimise_tab import optimise_tab
 from .outputs import LIVE, message
 from .reward_tab import reward_tab
-from .session import OWN, Session
+from .session import Session
 
 STYLE = Path(__file__).with_name("style.css")
 
@@ -77,7 +77,6 @@ def _restore_on(
     ascent: dict[str, Any],
 ) -> None:
     """Fills the fields in from a PNG that is dropped."""
-    names = [name for name in shared.sliders if name != OWN]
     plain = {"prompt": shared.prompt, "strength": shared.strength, "n": shared.n, "seed": shared.seed}
     plain |= {"steps": shared.steps, "iterations": ascent["iterations"]}
     outputs = [said, tabs, *plain.values(), sampling["method"], ascent["method"], *shared.sliders.values()]
@@ -87,7 +86,7 @@ def _restore_on(
         if place is None:
             return ["", *unchanged]
         try:
-            fields, notes = restore(place, names, str(session.job.model), session.one_step)
+            fields, notes = restore(place, session.names, session.job, session.one_step)
         except (ValueError, OSError) as error:
             return [message("failed", f"{error}."), *unchanged]
         values = [fields.get(name, gr.skip()) for name in plain]

@@ -51,7 +51,9 @@ def _command(name: str, job: Any, arguments: list[str]) -> str:
             model += [flag, str(value)]
     model += [part for place in job.lora for part in ("--lora", place)]
     model += ["--checkpointing"] if job.checkpointing else []
-    start = ["noisetilt", name, *job.prompt, "--reward", job.reward, "--method", job.method]
+    # Otherwise argparse takes a negative weight for an option.
+    reward = [f"--reward={job.reward}"] if job.reward.startswith("-") else ["--reward", job.reward]
+    start = ["noisetilt", name, *job.prompt, *reward, "--method", job.method]
     return shlex.join([*start, *model, *arguments, "--out", f"out/{job.stems[0]}-{job.method}"])
 
 

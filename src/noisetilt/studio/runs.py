@@ -87,7 +87,7 @@ class Run:
             view.state, view.message = "cancelled", "The run was cancelled. What is shown is incomplete."
         except EXPECTED as error:
             view.state, view.message = "failed", _sentence(str(error) or type(error).__name__)
-        except (Exception, SystemExit) as error:  # an own reward may raise anything
+        except BaseException as error:  # an own reward may raise anything
             traceback.print_exc()
             view.state, view.message = "failed", f"{type(error).__name__}: {error}"
         finally:

@@ -18,7 +18,7 @@ from ..sampling import StepReport, sample
 from .files import write_comparison, write_generated
 from .gauge import gauge_of_curves
 from .runs import Run
-from .session import OWN, Session, Visitor
+from .session import OWN, OwnReward, Session, Visitor
 from .settings import Settings, calls_per_trajectory, particles_within
 from .strengths import options_for
 from .views import Row
@@ -26,10 +26,10 @@ from .views import Row
 
 def generate(session: Session, visitor: Visitor, settings: Settings, method: str) -> Callable[[Run], None]:
     """The work of a run of the tab Generate: base and guided at the same seeds."""
-    job = _job(session, settings, method, options_for(method, settings.strength))
+    job, own = _job(session, settings, method, options_for(method, settings.strength)), visitor.own
 
     def work(run: Run) -> None:
-        target, heldout = _start(session, visitor, job, run)
+        target, heldout = _start(session, own, job, run)
         rows = [
             _row(session, run, job, Variant("base", METHODS["base"]), "Base"),
             _row(
@@ -45,7 +45,7 @@ def generate(session: Session, visitor: Visitor, settings: Settings, method: str
                     run.view.gauge = _gauge(base, guided)
 
             _sample_row(session, run, job, row, target, heldout, after_step)
-        write_generated(session, visitor, run.view, job, settings)
+        write_generated(session, own, run.view, job, settings)
 
     return work
 
@@ -54,20 +54,20 @@ def compare(
     session: Session, visitor: Visitor, settings: Settings, methods: Sequence[str], budget: int
 ) -> Callable[[Run], None]:
     """The work of a run of the tab Compare: methods at one budget of network calls per image, at the same seeds."""
-    jobs = {}
+    jobs, own = {}, visitor.own
     for method in methods:
         within = particles_within(session, method, settings.steps, budget)
         jobs[method] = _job(session, settings, method, {**options_for(method, settings.strength), **within})
 
     def work(run: Run) -> None:
         first = jobs[methods[0]]
-        target, heldout = _start(session, visitor, first, run)
+        target, heldout = _start(session, own, first, run)
         for method, job in jobs.items():
             variant = Variant(method, find_method(method).replace(**job.options))
             row = _row(session, run, job, variant, method)
             run.view.rows.append(row)
             _sample_row(session, run, job, row, target, heldout, lambda: None)
-        write_comparison(session, visitor, run.view, jobs, settings, budget)
+        write_comparison(session, own, run.view, jobs, settings, budget)
 
     return work
 
@@ -85,10 +85,10 @@ def _job(session: Session, settings: Settings, method: str, options: dict[str, A
     )
 
 
-def _start(session: Session, visitor: Visitor, job: GenerateJob, run: Run) -> tuple[Reward, Reward | None]:
+def _start(session: Session, own: OwnReward | None, job: GenerateJob, run: Run) -> tuple[Reward, Reward | None]:
     """The target and the held-out reward, whose names are put into the view."""
-    target = session.load_mix(job.reward, visitor)
-    name, heldout = session.choose_heldout(job.reward, visitor, job.prompt[0], session.blank())
+    target = session.load_mix(job.reward, own)
+    name, heldout = session.choose_heldout(job.reward, own, job.prompt[0], session.blank())
     run.view.reward, run.view.heldout_name = job.reward.replace(OWN, "my reward"), name.replace(OWN, "my reward")
     return run.watched(target), heldout
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import ipaddress
 import os
 import signal
@@ -73,7 +74,7 @@ def set_environment() -> None:
     # gradio calls its own address once; a proxy must not answer for it.
     for name in ("no_proxy", "NO_PROXY"):
         places = [place for place in os.environ.get(name, "").split(",") if place]
-        os.environ[name] = ",".join(dict.fromkeys([*places, "127.0.0.1", "localhost"]))
+        os.environ[name] = ",".join(dict.fromkeys([*places, "127.0.0.1", "localhost", "::1"]))
 
 
 def is_local(host: str) -> bool:
@@ -94,17 +95,24 @@ def check_address(host: str, port: int, allow_code: bool) -> None:
             "this one; leave one of the two out"
         )
     try:
-        with socket.create_server((host, port)):
-            pass
+        _bind(host, port).close()
     except OSError as error:
-        hint = "another program uses it" if port else "it is not an address of this computer"
-        reason = (error.strerror or str(error)).lower()
-        raise OSError(f"cannot serve at {host}:{port}: {reason} ({hint}?); give another --port or --host") from None
+        hints = {
+            errno.EADDRINUSE: " (another program uses it?)",
+            errno.EADDRNOTAVAIL: " (it is not an address of this computer?)",
+        }
+        reason = (error.strerror or str(error)).lower().partition(" (while")[0] + hints.get(error.errno, "")
+        raise OSError(f"cannot serve at {host}:{port}: {reason}; give another --port or --host") from None
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket that listens at an address of IPv4 or IPv6."""
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
 
 def free_port(host: str) -> int:
     """A port that nothing uses now."""
-    with socket.create_server((host, 0)) as server:
+    with _bind(host, 0) as server:
         return int(server.getsockname()[1])
 
 
@@ -116,7 +124,7 @@ def start(session: Any, host: str, port: int, open_browser: bool = False) -> tup
     page = build_page(session)
     page.queue(default_concurrency_limit=None)
     _, url, _ = page.launch(
-        server_name=host,
+        server_name=f"[{host}]" if ":" in host else host,
         server_port=port or free_port(host),
         prevent_thread_lock=True,
         inbrowser=open_browser,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,7 +20,7 @@ from ..rewards import Reward, has_heldout, weighted_sum
 from ..rewards import load as load_reward
 from ..rewards.catalogue import split_terms
 from ..rewards.reward import evaluate_any
-from .mix import OFFERED, supported
+from .mix import OFFERED, slider_name, supported
 from .run_queue import RunQueue
 from .runs import Run
 
@@ -30,13 +30,19 @@ ONE_STEP_MODEL = OptimizeJob.model
 OWN = "my_reward.py:reward"
 
 
+class OwnReward(NamedTuple):
+    """The reward of the name OWN, with the Python that defines it."""
+
+    code: str
+    reward: Reward
+
+
 @dataclass
 class Visitor:
     """A browser tab: its runs, the reward that it typed, and the images of its last noise ascent."""
 
     runs: list[Run] = field(default_factory=list)
-    code: str = ""
-    reward: Reward | None = None
+    own: OwnReward | None = None
     iterates: Any = None
 
     def cancel(self) -> bool:
@@ -60,8 +66,10 @@ class Session:
     """
 
     def __init__(self, job: GenerateJob, rewards: Sequence[str] = (), allow_code: bool = False) -> None:
-        for name in rewards:
-            load_reward(name)
+        rewards = [slider_name(reward) for reward in rewards]
+        loaded = {name: load_reward(name) for name in rewards}
+        code = Path(OWN.partition(":")[0])
+        self.own = OwnReward(code.read_text("utf-8"), loaded[OWN]) if OWN in loaded else None
         self.allow_code, self.queue = allow_code, RunQueue()
         job = with_defaults(job)
         self.model = load_job_model(job)
@@ -91,7 +99,7 @@ class Session:
 
     def visitor(self, key: str) -> Visitor:
         """The visitor of a browser tab."""
-        return self._visitors.setdefault(key, Visitor())
+        return self._visitors.setdefault(key, Visitor(own=self.own))
 
     def leave(self, key: str) -> None:
         """Forgets a visitor, and cancels its runs."""
@@ -115,27 +123,30 @@ class Session:
                 self._one_step_model = self.model if same else load(self.one_step, device=self.job.device)
             return self._one_step_model
 
-    def load_mix(self, spec: str, visitor: Visitor, heldout: bool = False) -> Reward:
-        """The reward of a weighted sum, which may have the visitor's own reward as a term.
+    def load_mix(self, spec: str, own: OwnReward | None, heldout: bool = False) -> Reward:
+        """The reward of a weighted sum, which may have a visitor's own reward as a term.
 
         Raises:
             ValueError: if a reward cannot be loaded, or the visitor has no own reward.
         """
         terms: list[tuple[float, Any]] = []
         for weight, name in split_terms(spec):
-            if name == OWN and visitor.reward is None:
+            if name != OWN:
+                terms.append((weight, load_reward(name, heldout=heldout)))
+            elif own is not None:
+                terms.append((weight, own.reward))
+            else:
                 raise ValueError('there is no reward of your own yet; type one in the tab "My reward" and press Use')
-            terms.append((weight, visitor.reward if name == OWN else load_reward(name, heldout=heldout)))
         return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else weighted_sum(terms, spec)
 
-    def choose_heldout(self, spec: str, visitor: Visitor, prompt: str, blank: Any) -> tuple[str, Reward | None]:
+    def choose_heldout(self, spec: str, own: OwnReward | None, prompt: str, blank: Any) -> tuple[str, Reward | None]:
         """The held-out reward of a mix with its name; "none" and None if there is none.
 
         It is the held-out version of the mix if a term of it is learned; otherwise the held-out alignment with the
         prompt, where the images have one.
         """
         if has_heldout(spec):
-            return spec, self.load_mix(spec, visitor, heldout=True)
+            return spec, self.load_mix(spec, own, heldout=True)
         if blank is None or is_pipeline(self.job.model):
             return "none", None
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,9 +53,9 @@ def check_whole(name: str, value: Any, least: int, most: int) -> int:
     Raises:
         ValueError: if it is none, or out of range.
     """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value != int(value) or not least <= value <= most:
-        shown = "empty" if value is None else f"{value:g}" if number else repr(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not least <= value <= most or value != int(value):
+        shown = "empty" if value is None else f"{value:g}" if isinstance(value, float) else repr(value)[:40]
         raise ValueError(f"{name} is {shown}, expected a whole number from {least} to {most}")
     return int(value)
 
@@ -109,7 +108,7 @@ def check_generate(session: Session, visitor: Visitor, settings: Mapping[str, An
     errors = check_shared(settings, session.model)
     errors.check("method", check_one_of, method, SAMPLERS)
     if not errors.found:
-        errors.check("sliders", session.load_mix, mix_spec(settings["sliders"]), visitor)
+        errors.check("sliders", session.load_mix, mix_spec(settings["sliders"]), visitor.own)
     if not errors.found:
         errors.check("method", check_run, session, visitor, settings, method, {})
     return errors.found
@@ -128,7 +127,9 @@ def check_compare(
     if not errors.found and budget < settings["steps"]:
         errors.found["budget"] = f"The budget is {budget:g} network calls, expected at least the number of steps."
     if not errors.found:
-        errors.check("sliders", session.load_mix, mix_spec(settings["sliders"]), visitor)
+        errors.check("sliders", session.load_mix, mix_spec(settings["sliders"]), visitor.own)
+    if not errors.found:
+        errors.check("methods", check_budget, session, methods, int(settings["steps"]), int(budget))
     if not errors.found:
         for method in methods:
             extra = particles_within(session, method, int(settings["steps"]), int(budget))
@@ -144,9 +145,9 @@ def check_optimise(
     errors.check("method", check_one_of, method, ASCENTS)
     errors.check("iterations", check_whole, "the number of iterations", iterations, 1, MAX_ITERATIONS)
     if not errors.found:
-        errors.check("sliders", session.load_mix, mix_spec(settings["sliders"]), visitor)
+        errors.check("sliders", session.load_mix, mix_spec(settings["sliders"]), visitor.own)
     if not errors.found:
-        reward = session.load_mix(mix_spec(settings["sliders"]), visitor)
+        reward = session.load_mix(mix_spec(settings["sliders"]), visitor.own)
         errors.check("method", check_reward, find_method(method), reward)
     return errors.found
 
@@ -157,12 +158,23 @@ def check_one_of(method: Any, known: Sequence[str]) -> None:
         raise ValueError(f"the method is {method!r}, expected one of {', '.join(known)}")
 
 
+def check_budget(session: Session, methods: Sequence[str], steps: int, budget: int) -> None:
+    """Raises a ValueError if one trajectory of a method takes more network calls than the budget."""
+    needed = {method: calls_needed(session, method, steps) for method in methods}
+    above = [f"{method} ({calls})" for method, calls in needed.items() if calls > budget]
+    if above:
+        raise ValueError(
+            f"the budget is {budget} network calls per image, and one trajectory needs more with {', '.join(above)}; "
+            "raise the budget, or leave these methods out"
+        )
+
+
 def check_run(
     session: Session, visitor: Visitor, settings: Mapping[str, Any], method: str, extra: Mapping[str, Any]
 ) -> None:
     """Raises a ValueError if a method cannot run with the model, the reward and the steps."""
     chosen = find_method(method).replace(**{**options_for(method, settings["strength"]), **extra})
-    reward, model = session.load_mix(mix_spec(settings["sliders"]), visitor), session.model
+    reward, model = session.load_mix(mix_spec(settings["sliders"]), visitor.own), session.model
     if hasattr(model, "check"):
         return model.check([settings["prompt"]], chosen, reward, session.job.eta)
     check_reward(chosen, reward)
@@ -180,13 +192,16 @@ def calls_per_trajectory(session: Session, method: str, steps: int) -> int:
     return reverse_steps(model.path, METHODS[method].times.expand(model.path, model.path.grid(steps)))
 
 
-def particles_within(session: Session, method: str, steps: int, budget: int) -> dict[str, int]:
-    """The options with which a method makes at most `budget` network calls per image.
+def calls_needed(session: Session, method: str, steps: int) -> int:
+    """Network calls of one particle of a method: its steps, and those that choose its initial noise."""
+    initial: Any = METHODS[method].initial
+    return calls_per_trajectory(session, method, steps) + (initial.iterations + 1 if initial.needs_reward else 0)
 
-    The unguided base and methods whose initial noise has a cost of its own keep one trajectory or their own number.
-    """
+
+def particles_within(session: Session, method: str, steps: int, budget: int) -> dict[str, int]:
+    """The options with which a method makes at most `budget` network calls per image; the unguided base has none."""
     options = METHODS[method].options()
     if method == "base":
         return {}
-    each = max(1, budget // calls_per_trajectory(session, method, steps))
+    each = max(1, budget // calls_needed(session, method, steps))
     return {"budget": each} if "budget" in options else {"particles": each}

@@ -101,7 +101,8 @@ def strength_of(method: str, options: Mapping[str, Any]) -> float | None:
     hundredths = range(101)
     # The middle one first: whole numbers have many strengths that round to them.
     nearest = sorted(hundredths, key=lambda n: abs(n - 50))
-    return min(nearest, key=lambda n: abs(math.log(options_for(method, n / 100)[scale.option] / value))) / 100
+    target = math.log(value)  # also of whole numbers that no float can be
+    return min(nearest, key=lambda n: abs(math.log(options_for(method, n / 100)[scale.option]) - target)) / 100
 
 
 def _is_ascent(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from ..._files import json_object
-from ..._messages import missing_extra, nearest_name
+from ..._messages import missing_extra, nearest_name, one_line
 from ..._quiet import without_progress_bars
 
 SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -69,6 +70,8 @@ def load_pipeline(source: str | Path, dtype: torch.dtype, lora: Sequence[str] = 
         OSError: if a file is missing or the hub cannot be reached.
     """
     diffusers = _diffusers()
+    for text in lora:
+        _check_place(_split_scale(text)[0])
     local = {"local_files_only": True} if Path(source).is_dir() else {}
     with without_progress_bars():
         pipe = diffusers.DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, **local)
@@ -86,12 +89,19 @@ def _add_lora(pipe: Any, lora: Sequence[str]) -> None:
         place, scale = _split_scale(text)
         try:
             pipe.load_lora_weights(place, adapter_name=f"lora{number}")
-        except (ValueError, KeyError, OSError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # clients of the hub raise errors of many types
+            reason = one_line(error)
             raise ValueError(f"the LoRA {place!r} cannot be loaded into {type(pipe).__name__}: {reason}") from error
         adapters.append(f"lora{number}")
         scales.append(scale)
     pipe.set_adapters(adapters, scales)
+
+
+def _check_place(place: str) -> None:
+    """Raises a ValueError if a LoRA is neither a file or a folder that exists nor the id of a repository of the hub."""
+    is_id = re.fullmatch(r"\w[\w.-]*/[\w.-]+", place) and not place.endswith((".safetensors", ".bin", ".pt"))
+    if not is_id and not Path(place).exists():
+        raise ValueError(f"there is no LoRA {place!r}; give a file or folder that exists, or the id of one on the hub")
 
 
 def _split_scale(text: str) -> tuple[str, float]:

@@ -17,6 +17,7 @@ from ...path import to_x0
 from ...rewards.reward import RewardFunction
 from ...sampling.check_inputs import GradientAt
 from ...sampling.result import StepReport
+from ...sampling.rng import check_seeds
 from ..stepped_sampler import SteppedSampler, gradient_of_call
 from ..vjp import make_vjp
 from .continuation import IMAGE_COUNTS, Continuation
@@ -126,7 +127,8 @@ class PipelineCall:
         if seeds is None:
             return seeds_of(self.generators)
         self._check_count(len(seeds), "seeds")
-        return list(seeds)
+        check_seeds(seeds)
+        return [int(seed) for seed in seeds]
 
     def _check_count(self, count: int, what: str) -> None:
         if count != len(self.prompts):
