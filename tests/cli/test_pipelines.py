@@ -135,7 +135,7 @@ def test_what_does_not_fit_is_told_before_the_weights_are_loaded(folder, tmp_pat
         (["--steps", "0"], "steps = 0"),
         (["--eta", "0"], "eta = 0"),
         (["--heldout", "nothing"], "reward 'nothing' is unknown"),
-        (["--lora", "/nowhere"], "the LoRA '/nowhere' cannot be loaded"),
+        (["--lora", "/nowhere"], "there is no LoRA '/nowhere'"),
     ],
 )
 def test_refusals_are_one_sentence(options, word, folder, tmp_path, capsys):
