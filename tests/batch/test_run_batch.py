@@ -263,7 +263,12 @@ def test_a_run_is_not_replaced_by_accident(tmp_path):
     assert digests(tmp_path) == before and len(records(tmp_path)) == 1
     assert batch(["cat", "dog"], tmp_path, resume=True).done == 2
     assert len(records(tmp_path)) == 2
+    (tmp_path / "images" / "00000" / "mine.png").write_bytes(b"")
     batch(["dog"], tmp_path, overwrite=True)
+    assert sorted(file.name for file in tmp_path.rglob("*.png") if "images" in file.parts) == [
+        "0000000-dog.png",
+        "mine.png",
+    ]
     assert len(records(tmp_path)) == 1
 
 

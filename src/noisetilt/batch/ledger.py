@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -29,7 +30,7 @@ class BatchLedger:
     def __init__(self, folder: Path, fresh: bool) -> None:
         self.folder, self.file = folder, folder / ROWS
         if fresh:
-            self.file.unlink(missing_ok=True)
+            self._remove()
         # The finished rows: index → (digest, number of the record).
         self._done: dict[int, tuple[str, int]] = {}
         self._count = 0
@@ -39,6 +40,14 @@ class BatchLedger:
             else:
                 self._done.pop(record["index"], None)
             self._count += 1
+
+    def _remove(self) -> None:
+        """Deletes the images and the records of an earlier run."""
+        with contextlib.suppress(ValueError):  # of a damaged line; the images after it stay
+            for record in self.records():
+                if record["status"] == "done":
+                    (self.folder / record["file"]).unlink(missing_ok=True)
+        self.file.unlink(missing_ok=True)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """All records, in the order of writing; incomplete lines are dropped."""

@@ -110,9 +110,10 @@ class ImageBatch(NamedTuple):
 
 def image_batches(job: Any) -> Iterator[ImageBatch]:
     """The images of a job, batch by batch."""
-    for first in range(0, len(job.prompts), job.batch):
+    prompts, seeds = job.prompts, job.seeds
+    for first in range(0, len(prompts), job.batch):
         part = slice(first, first + job.batch)
-        yield ImageBatch(first, job.prompts[part], job.seeds[part])
+        yield ImageBatch(first, prompts[part], seeds[part])
 
 
 def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
@@ -196,13 +197,14 @@ def scale_of(image: Tensor) -> int:
 
 def image_name(job: Any, index: int, variant: Variant) -> str:
     """The file name of the image with an index in the run."""
-    return f"{job.stems[index]}-{job.seeds[index]}-{variant.name}.png"
+    prompt, seed = job.image(index)
+    return f"{job.stem(prompt)}-{seed}-{variant.name}.png"
 
 
 def save_image(job: Any, variant: Variant, index: int, image: torch.Tensor, **results: Any) -> None:
     """Writes an image with the settings that reproduce it, and its results, in the PNG's text."""
-    alone = {"prompt": job.prompts[index], "seed": job.seeds[index], "n": 1}
-    settings = {**job.settings(), **alone, "variant": variant.name, **results}
+    prompt, seed = job.image(index)
+    settings = {**job.settings(), "prompt": prompt, "seed": seed, "n": 1, "variant": variant.name, **results}
     save_picture(image, job.out / image_name(job, index, variant), settings)
 
 
@@ -230,7 +232,7 @@ def run_record(
         "settings": {**job.settings(), "options": method.options()},
         **{variant.name: variant.statistics() for variant in variants},
         "images": [
-            {"file": image_name(job, i, variant), "prompt": job.prompts[i], "reward": reward, "heldout": heldout}
+            {"file": image_name(job, i, variant), "prompt": job.image(i)[0], "reward": reward, "heldout": heldout}
             for variant in variants
             for i, (reward, heldout) in enumerate(zip(variant.rewards, variant.heldout, strict=True))
         ],

@@ -75,11 +75,13 @@ class ComparisonJob(Job):
         """The seed of every image; the images of every prompt have the same seeds."""
         return list(range(self.seed, self.seed + self.n)) * len(self.prompt)
 
-    @property
-    def stems(self) -> list[str]:
-        """The first part of every image's file name, different for different prompts."""
-        stems = [file_stem(prompt) for prompt in self.prompt]
-        distinct = [
-            stem if stems.count(stem) == 1 else f"{stem}-prompt{number}" for number, stem in enumerate(stems, 1)
-        ]
-        return [stem for stem in distinct for _ in range(self.n)]
+    def image(self, index: int) -> tuple[str, int]:
+        """The prompt and the seed of the image with an index in the run."""
+        number, i = divmod(index, self.n)
+        return self.prompt[number], self.seed + i
+
+    def stem(self, prompt: str) -> str:
+        """The first part of the file names of a prompt's images, different for different prompts."""
+        stems = [file_stem(text) for text in self.prompt]
+        number = self.prompt.index(prompt)
+        return stems[number] if stems.count(stems[number]) == 1 else f"{stems[number]}-prompt{number + 1}"

@@ -54,7 +54,7 @@ def _command(name: str, job: Any, arguments: list[str]) -> str:
     # Otherwise argparse takes a negative weight for an option.
     reward = [f"--reward={job.reward}"] if job.reward.startswith("-") else ["--reward", job.reward]
     start = ["noisetilt", name, *job.prompt, *reward, "--method", job.method]
-    return shlex.join([*start, *model, *arguments, "--out", f"out/{job.stems[0]}-{job.method}"])
+    return shlex.join([*start, *model, *arguments, "--out", f"out/{job.stem(job.prompt[0])}-{job.method}"])
 
 
 def generate_code(jobs: Mapping[str, GenerateJob]) -> str:
