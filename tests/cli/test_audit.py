@@ -64,3 +64,16 @@ def test_refuses_a_plot_that_is_a_folder_and_a_constant_vector(tmp_path, capsys)
         assert "is a folder, expected a file for the plot" in capsys.readouterr().err
     assert main(["audit", str(tmp_path / "constant.npy"), "--standardise"]) == 2
     assert "has a vector whose numbers are all equal" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        (["--tensor", "b"], "tensor = 'b' is for .safetensors files and the file is x.npy"),
+        (["--out", "bands.jpg"], "out = bands.jpg must be a PNG file, such as bands.png"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(arguments, word, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", white(3, 32, 32).numpy())
+    assert main(["audit", str(tmp_path / "x.npy"), *arguments]) == 2
+    assert word in capsys.readouterr().err

@@ -4,10 +4,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from noisetilt import METHODS
 from noisetilt.cli import main
+from noisetilt.cli.comparison import Variant, variant_rows
 from noisetilt.cli.generate import GenerateJob, run
 from noisetilt.report import table
 
@@ -106,6 +108,13 @@ def test_single_words_are_reported_as_prompts(tmp_path, capsys):
     assert "2 prompts: cat, face; put a prompt of several words in quotes" in capsys.readouterr().err
 
 
+def test_the_grid_has_a_limited_number_of_images():
+    images = [torch.zeros(3, 8, 8)] * 300
+    variants = [Variant("base", METHODS["base"], images, [1.0] * 300, [None] * 300), Variant("guided", METHODS["ntrk"])]
+    ((label, shown),) = variant_rows(variants, {"base": "base", "guided": "ntrk"})
+    assert len(shown) == 256 and label == "base: reward +1.000; the first 256 of 300 images"
+
+
 def test_equal_rewards_neither_rise_nor_fall(tmp_path, capsys):
     arguments = ["cat", "--reward", "redness", "--method", "base", "--steps", "1", "--n", "1", "--out", str(tmp_path)]
     assert main(["generate", *arguments]) == 0
@@ -154,6 +163,7 @@ def test_interruption_keeps_what_is_finished(tmp_path, monkeypatch):
         (["cat", "--reward", "redness", "--steps", "0"], "steps = 0"),
         (["cat", "--reward", "redness", "--model", "sd"], "emoji128"),
         (["cat", "--reward", "jpeg"], "gradient"),
+        (["cat", "--reward", "redness", "--model", "emoji128-turbo", "--height", "0", "--width", "0"], "height"),
         (["3d", "--reward", "alignment"], "names no content"),
     ],
 )

@@ -44,6 +44,10 @@ def audit_file(file: Path, out: Path | None, tensor: str | None, batch: bool, st
     out = file.with_suffix(".audit.png") if out is None else out
     if out.is_dir():
         raise ValueError(f"out = {out} is a folder, expected a file for the plot, such as bands.png")
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"out = {out} must be a PNG file, such as {out.with_suffix('.png').name}")
+    if tensor is not None and file.suffix.lower() != ".safetensors":
+        raise ValueError(f"tensor = {tensor!r} is for .safetensors files and the file is {file.name}; leave it out")
     x = read_tensor(file, tensor)
     x = x if batch else x[None]
     if standardise or file.suffix.lower() == ".png":

@@ -7,7 +7,7 @@ import math
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,8 @@ from .console import filled, line_width, print_error, warn
 NOT_SETTINGS = ("out", "batch", "chunk", "resume", "overwrite", "animate", "show")
 # All images of a run are in memory until its grid is drawn.
 MAX_IMAGES, MAX_STEPS = 10_000, 100_000
+# Images of a variant in grid.png; Pillow does not open files of more than 179 million pixels.
+MAX_GRID = 256
 MISSING_PLOT = missing_extra("plot", "the plot rewards.png")
 
 
@@ -183,6 +185,16 @@ def _shrunk(image: Tensor, side: int) -> Tensor:
         return image
     size = [max(1, round(factor * length)) for length in image.shape[-2:]]
     return torch.nn.functional.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+
+
+def variant_rows(variants: Sequence[Variant], methods: Mapping[str, str]) -> list[tuple[str, list[Tensor]]]:
+    """The rows of grid.png: labels and images of the variants that have some, at most MAX_GRID of each."""
+    rows = []
+    for variant in (variant for variant in variants if variant.images):
+        label, count = grid_label(variant, methods[variant.name]), len(variant.images)
+        label += f"; the first {MAX_GRID} of {count} images" if count > MAX_GRID else ""
+        rows.append((label, thumbnails(variant.images[:MAX_GRID])))
+    return rows
 
 
 def comparison_grid(rows: Sequence[tuple[str, Sequence[Tensor]]]) -> Image.Image:

@@ -24,12 +24,11 @@ from .comparison import (
     check_prompts,
     choose_heldout_reward,
     comparison_grid,
-    grid_label,
     heldout_values,
     image_batches,
     print_summary,
     save_image,
-    thumbnails,
+    variant_rows,
     write_record,
     write_start,
 )
@@ -187,8 +186,7 @@ def _write_summary(
     record = write_record(job, variants, heldout_name, complete)
     done = [variant for variant in variants if variant.images]
     methods = {"base": "base", "guided": job.method}
-    rows = [(grid_label(variant, methods[variant.name]), thumbnails(variant.images)) for variant in done]
-    save_image_file(comparison_grid(rows), job.out / "grid.png")
+    save_image_file(comparison_grid(variant_rows(variants, methods)), job.out / "grid.png")
     if job.animate:
         write_animation([(methods[name], batches) for name, batches in frames.items() if batches], job.out, "step")
     if not has_matplotlib():

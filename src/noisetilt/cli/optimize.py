@@ -25,11 +25,10 @@ from .comparison import (
     check_prompts,
     choose_heldout_reward,
     comparison_grid,
-    grid_label,
     image_batches,
     print_summary,
     save_image,
-    thumbnails,
+    variant_rows,
     write_record,
     write_start,
 )
@@ -204,8 +203,7 @@ def _write_summary(
     record = write_record(job, variants, heldout_name, complete)
     done = [variant for variant in variants if variant.images]
     labels = {"base": "initial noise", "guided": job.method}
-    rows = [(grid_label(variant, labels[variant.name]), thumbnails(variant.images)) for variant in done]
-    save_image_file(comparison_grid(rows), job.out / "grid.png")
+    save_image_file(comparison_grid(variant_rows(variants, labels)), job.out / "grid.png")
     if iterates:
         frames = merged_frames(iterates)
         save_image_file(draw_strip(frames), job.out / "strip.png")

@@ -59,7 +59,9 @@ def load(
     for_pipelines: dict[str, Any] = dict(
         offload=offload or "none", height=height, width=width, lora=lora, checkpointing=checkpointing, frames=frames
     )
-    given = [option for option, value in for_pipelines.items() if value and value != "none"]
+    given = [
+        option for option, value in for_pipelines.items() if value not in (None, "none", [], ()) and value is not False
+    ]
     if name in MODELS and not (name == "emoji128" and given):
         if given:
             raise ValueError(f"{given[0]} is for diffusers pipelines and {name} is not one; leave it out")
