@@ -458,6 +458,13 @@ def test_classes_tuples_and_callbacks_are_the_pipelines_own():
     assert len(images) == 1 and aligned.rewards.shape == (1,)
 
 
+@pytest.mark.parametrize("name", ["ntrk", "svdd"])
+def test_methods_that_need_noise_refuse_eta_0(name):
+    pipe, arguments = build("sd")
+    with pytest.raises(ValueError, match=r"^eta = 0 injects no noise, which this method needs"):
+        align(pipe, RED, small(name), eta=0.0)(PROMPT, **arguments)
+
+
 def test_what_is_set_is_set_on_the_pipeline():
     pipe, arguments = build("sd")
     aligned = align(pipe, RED, small("ntrk"))

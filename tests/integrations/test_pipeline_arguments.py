@@ -211,7 +211,7 @@ def interrupting(pipe, number, timestep, values):
 def test_an_interrupted_call_gives_the_images_of_the_state_so_far(method, record_property):
     pipe, arguments = build("sd")
     call = dict(arguments, num_inference_steps=4, callback_on_step_end=interrupting, output_type="np")
-    aligned = align(pipe, RED, method, eta=1.0 if method == "ntrk" else 0.0)
+    aligned = align(pipe, RED, method, eta=0.0 if method == "base" else 1.0)
     output = aligned(PROMPT, generator=Generator().manual_seed(1), **call)
     assert output.images.shape == (1, SIZE, SIZE, 3) and output.rewards is None
     assert output.trace.nfe is not None and len(output.trace.rewards) == 2

@@ -32,6 +32,12 @@ def reverse_steps(path: Path, grid: Sequence[float]) -> int:
     return sum(not is_noisier(path, s, t) for t, s in itertools.pairwise(grid))
 
 
+def check_eta(method: Method, eta: float) -> None:
+    """Raises a ValueError if a method needs noise in the steps and eta = 0."""
+    if eta == 0 and any(getattr(part, "needs_noise", False) for part in (method.proposal, method.selection)):
+        raise ValueError("eta = 0 injects no noise, which this method needs; give eta = 1 or another method")
+
+
 class Engine:
     """Computes x_s from x_t and x̂_0 of all particles, with a method's proposal and selection.
 
@@ -63,8 +69,7 @@ class Engine:
         steps: int = 1,
         step_noise: Callable[[float, float], Tensor | None] | None = None,
     ) -> None:
-        if eta == 0 and any(getattr(part, "needs_noise", False) for part in (method.proposal, method.selection)):
-            raise ValueError("eta = 0 injects no noise, which this method needs; give eta = 1 or another method")
+        check_eta(method, eta)
         self.method, self.path, self.shape, self.eta = method, path, tuple(shape), eta
         self.number, self.steps = 0, steps
         self.images, self.particles = len(seeds), method.selection.particles

@@ -16,6 +16,7 @@ from ...methods import Method
 from ...path import to_x0
 from ...rewards.reward import RewardFunction
 from ...sampling.check_inputs import GradientAt
+from ...sampling.engine import check_eta
 from ...sampling.result import StepReport
 from ...sampling.rng import check_seeds
 from ..stepped_sampler import SteppedSampler, gradient_of_call
@@ -68,6 +69,7 @@ class PipelineCall:
         self.aligned, self.pipe, self.method = aligned, aligned.pipe, aligned.method
         eta = kwargs.pop("eta", None)
         self.eta = aligned.eta if eta is None else eta
+        check_eta(aligned.method, self.eta)
         self.call = self._bind(args, kwargs)
         self.prompts = self._prompts()
         self.generator = self.call.get("generator")
