@@ -55,6 +55,40 @@ def test_one_command_makes_images_of_any_folder(family, folder, tmp_path, capsys
     assert "guided" in capsys.readouterr().out
 
 
+def test_several_prompts_of_a_pipeline_in_one_batch(folder, tmp_path):
+    size = ["--height", "16", "--width", "16", "--n", "1"]
+    assert (
+        main(
+            [
+                "generate",
+                "a red fox",
+                "blue cat",
+                "--model",
+                folder("sd"),
+                "--reward",
+                "redness",
+                "--device",
+                "cpu",
+                "--steps",
+                "3",
+                *size,
+                "--batch",
+                "2",
+                "--out",
+                str(tmp_path / "both"),
+            ]
+        )
+        == 0
+    )
+    assert generate(folder("sd"), tmp_path / "one", *size, prompt="blue cat") == 0
+    for variant in ("base", "guided"):
+        both, one = (
+            torch.tensor(list(Image.open(tmp_path / name / f"blue-cat-0-{variant}.png").tobytes()))
+            for name in ("both", "one")
+        )
+        assert (both - one).abs().max() <= 1
+
+
 def test_emoji128_as_a_folder_is_emoji128(tmp_path):
     for name, model in (("name", "emoji128"), ("folder", EMOJI128)):
         assert generate(model, tmp_path / name, "--n", "1", prompt="cat face", steps=2) == 0
