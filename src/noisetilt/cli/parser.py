@@ -59,7 +59,8 @@ def _usage_of(action: argparse.Action) -> str:
     name = action.metavar if isinstance(action.metavar, str) else action.dest
     if action.option_strings:
         return f"{action.option_strings[0]} {name.upper()}"
-    return f"[{name}]" if action.nargs == "?" else f"{name} …" if action.nargs == argparse.PARSER else name
+    several = action.nargs in (argparse.PARSER, argparse.ONE_OR_MORE)
+    return f"[{name}]" if action.nargs == "?" else f"{name} …" if several else name
 
 
 def _broken_command(command: str, width: int) -> str:
