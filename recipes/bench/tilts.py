@@ -4,8 +4,9 @@
     python recipes/bench/tilts.py --reward "concept:tiger face" "ntrk-x0 schedule=early rho=0.4" "freedom scale=0.4"
     python recipes/bench/tilts.py --reward jpeg --calls 500 best-of-n svdd
 
-The tuning prompts of the suite `paper` and the same seeds for all; at most `--calls` network calls per image. Prints
-means, the standard error of the reward, and the median p-value that the injected noise is white Gaussian.
+The tuning prompts of the suite `paper` and the same seeds for all; at most `--calls` network calls per image, and 25
+for base. Prints means, the standard error of the reward, and the median p-value that the injected noise is white
+Gaussian.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from noisetilt import METHODS, Method, load, rewards, sample
 from noisetilt.bench.meter import injected_p_values, record_noise
 from noisetilt.bench.metrics import total_variation
-from noisetilt.bench.paper_plan import TARGETS, fit_to_budget
+from noisetilt.bench.paper_plan import STEPS, TARGETS, fit_to_budget
 from noisetilt.bench.paper_suite import judged_figures, prompt_seeds
 from noisetilt.cli.arguments import parse_option
 from noisetilt.report import table
@@ -43,14 +44,15 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help='"METHOD OPTION=VALUE …" (default: the settings of SETTINGS)')
     parser.add_argument("--reward", default="style:3d", choices=[target.reward for target in TARGETS])
     parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--calls", type=int, default=25, help="network calls per image (default: 25)")
+    parser.add_argument("--calls", type=int, default=STEPS, help="network calls per image (default: %(default)s)")
     args = parser.parse_args()
     target = next(target for target in TARGETS if target.reward == args.reward)
     model, reward = load("emoji128"), rewards.load(args.reward)
     heldout = rewards.load(target.heldout, heldout=True)
     prompts, seeds = map(list, zip(*prompt_seeds(target, False, args.images), strict=True))
     for setting in ("base", *(args.settings or SETTINGS)):
-        method, steps = fit_to_budget(method_of(setting), model.path, args.calls)
+        calls = STEPS if setting == "base" else args.calls
+        method, steps = fit_to_budget(method_of(setting), model.path, calls)
         recorded, seen = record_noise(method, (7, 13))
         result = sample(model, prompts, reward, recorded, steps, seeds, track=False)
         with torch.no_grad():

@@ -61,7 +61,7 @@ def write(out: Path, runner: Runner) -> Document:
     """
     check_calls(runner.ledger.where())
     for target in runner.plan.targets:
-        runner.reward_std(target)
+        runner.reward_std(target)  # raises for rows of different scales
     document, plan = Document("Paper suite: methods at equal network calls on emoji128"), runner.plan
     text = (
         f"{plan.images} images per method and target in the test, {plan.tuning_images} per strength in the tuning. "

@@ -7,8 +7,12 @@ from numbers import Real
 MAX_STEPS = 100_000
 
 
-def _check_steps(steps: int) -> int:
-    """The number of steps, also of 25.0, as an int."""
+def check_steps(steps: int) -> int:
+    """The number of steps, also of 25.0, as an int.
+
+    Raises:
+        ValueError: if it is no whole number from 1 to MAX_STEPS.
+    """
     if isinstance(steps, bool) or not isinstance(steps, Real) or steps % 1 != 0 or steps < 1:
         raise ValueError(f"steps = {steps!r} must be a whole number, 1 or more")
     if steps > MAX_STEPS:
@@ -18,7 +22,7 @@ def _check_steps(steps: int) -> int:
 
 def uniform_grid(steps: int, start: float = 1.0, end: float = 0.0, shift: float = 1.0) -> list[float]:
     """steps + 1 evenly spaced times from start to end, with an optional flow shift (times from 1 to 0 only)."""
-    steps = _check_steps(steps)
+    steps = check_steps(steps)
     if shift <= 0:
         raise ValueError(f"shift = {shift} must be positive; 1 leaves the grid uniform")
     if shift != 1.0 and (start, end) != (1.0, 0.0):
@@ -30,7 +34,7 @@ def uniform_grid(steps: int, start: float = 1.0, end: float = 0.0, shift: float 
 def karras_grid(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> list[float]:
     """steps noise levels from sigma_max down to sigma_min, evenly spaced in σ^(1/ρ), then 0
     (Karras et al. 2022, arXiv 2206.00364, eq. 5)."""
-    steps = _check_steps(steps)
+    steps = check_steps(steps)
     if not 0 < sigma_min <= sigma_max:
         raise ValueError(f"sigma_min = {sigma_min} and sigma_max = {sigma_max} must satisfy 0 < sigma_min <= sigma_max")
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)

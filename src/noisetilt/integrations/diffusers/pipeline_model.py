@@ -14,6 +14,7 @@ from torch import Tensor
 from ...methods import Method, find_method
 from ...models.prompts import check_prompts, is_word_level, known_words
 from ...path import Path
+from ...path.grids import check_steps
 from ...rewards.reward import RewardFunction
 from ...sampling.check_inputs import GradientAt, as_seeds
 from ...sampling.engine import Engine
@@ -156,9 +157,7 @@ class PipelineModel:
             raise ValueError("grid is not supported for a diffusers pipeline; pass steps=, or use `align`")
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = as_seeds(seeds, prompts)
-        steps = self.steps if steps is None else steps
-        if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-            raise ValueError(f"steps = {steps!r} must be a whole number, 1 or more")
+        steps = check_steps(self.steps if steps is None else steps)
         self.check(prompts, method, reward, eta)
         aligned = align(
             self.pipe,
@@ -172,7 +171,7 @@ class PipelineModel:
         )
         aligned.callback = callback
         with self._explained(aligned, len(prompts), gradient_at, chunk):
-            output = aligned(prompts, seeds=seeds, **self.arguments(int(steps)))
+            output = aligned(prompts, seeds=seeds, **self.arguments(steps))
         trace = aligned.trace
         assert trace is not None
         return Result(_images_of(output), aligned.rewards, trace, aligned.heldout)
