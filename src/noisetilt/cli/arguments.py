@@ -71,7 +71,7 @@ def _add_generate(commands: Any) -> None:
         "sample images with and without reward guidance",
         "Samples images with the base model and with a guided method from the same seeds, and compares their rewards.",
         'generate "cat face" --reward style:3d --out out/cat',
-        'generate "red heart" "teddy bear" owl --reward style:3d --n 1 --out out/three',
+        'generate "red heart" "light bulb" bell --reward style:3d --n 1 --out out/three',
         'generate "a red fox" --model black-forest-labs/FLUX.1-dev --reward pickscore --n 1 --offload model',
     )
     _add_prompt_and_reward(parser)
