@@ -28,7 +28,8 @@ class Scale(NamedTuple):
 # 35 at the end. dsg, ugd, lgd and tfg (16 images): no loss at 0.05, 3, 0.75 and 1; dsg loses 17 points at 0.2, lgd 12
 # at 2, tfg 7 at 3. psi (8 images): no loss at 10 and at 1, 14 points lost at 0.1.
 # gper-ntrk (16): no loss at 0.015, 17 lost at 0.05. ntrk-svdd and ntrk-smc (8): no loss at 0.015, 13 and 1 lost at
-# 0.05. ntrk-best-of-n (8): 17 lost at 0.05. ntrk-black-box (8): no loss at 0.8. das, fk, rbf, svdd and best-of-n lose
+# 0.05. ntrk-best-of-n (8): 17 lost at 0.05. ntrk-black-box (8): no loss at 0.8. das (8): no loss at 1 and
+# 0.03, 21 lost at 0.01. fk, rbf, svdd and best-of-n lose
 # nothing at the values below that were measured. Numbers of candidates go up to the default, 20.
 SCALES: dict[str, Scale] = {
     "ntrk": Scale("rho", 0.002, 0.015, 0.05),
@@ -45,7 +46,7 @@ SCALES: dict[str, Scale] = {
     "freedom": Scale("scale", 0.02, 0.1, 0.2),
     "tfg": Scale("rho", 0.1, 1.0, 3.0),
     "dsg": Scale("guidance_rate", 0.01, 0.07, 0.2),
-    "das": Scale("tempering", 0.0008, 0.008, 0.08),
+    "das": Scale("temperature", 1.0, 0.03, 0.01),
     "psi": Scale("temperature", 10.0, 1.0, 0.1),
     "fk": Scale("temperature", 1.0, 0.1, 0.01),
     "best-of-n": Scale("particles", 1, 4, 20, whole=True),
