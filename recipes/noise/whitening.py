@@ -22,14 +22,14 @@ from structured import held_out, real, structured
 from torch import Tensor
 from variants import CRUDE, VARIANTS
 
-from noisetilt.noise import _dilution as d
 from noisetilt.noise import _nulls as nulls
-from noisetilt.noise import audit, project_wgnc, whiten
+from noisetilt.noise import audit, project_wgnc, whiten, whitening
+from noisetilt.noise._dilution import Levels
 from noisetilt.noise._groups import spectral_bands
 from noisetilt.report.plotting import Panel, Series, draw_panels, save_figure
 
 EVENT = (3, 64, 64)
-LEVELS = ((1e-6, 1e-4), (1e-3, 0.03), (1e-2, 0.1), (d.DETECTION_LEVEL, d.HIDDEN_LEVEL), (3e-2, 0.4))
+LEVELS = (Levels(1e-6, 1e-4), Levels(1e-3, 0.03), Levels(1e-2, 0.1), whitening.LIKELY, Levels(3e-2, 0.4))
 GRADIENTS = Path("build/noise/gradients.safetensors")
 
 
@@ -141,13 +141,12 @@ def ablate(count: int) -> None:
 def frontier(count: int, file: str) -> None:
     """Whiteness against signal, as the level of dilution goes."""
     inputs, found = stacked(count), []
-    # Without its memory, so that it follows the constants of the moment.
-    ours, plain, d.chi2_limits = (d.DETECTION_LEVEL, d.HIDDEN_LEVEL), d.chi2_limits, d.chi2_limits.__wrapped__
-    for noticed, hidden in LEVELS:
-        d.DETECTION_LEVEL, d.HIDDEN_LEVEL = noticed, hidden
+    ours = whitening.LIKELY
+    for whitening.LIKELY in LEVELS:
         found.append(averages(lambda g, e: whiten(g, noise=e), *inputs))
-        print(f"noticed {noticed:g}, hidden {hidden:g}" + "".join(f"{v:>9.4f}" for v in found[-1]), flush=True)
-    d.chi2_limits, (d.DETECTION_LEVEL, d.HIDDEN_LEVEL) = plain, ours
+        levels = "detected {:g}, hidden {:g}".format(*whitening.LIKELY)
+        print(levels + "".join(f"{v:>9.4f}" for v in found[-1]), flush=True)
+    whitening.LIKELY = ours
     found.append(averages(lambda g, e: project_wgnc(g), *inputs))
     print("WGNC" + "".join(f"{v:>9.4f}" for v in found[-1]))
     draw_frontier(np.array(found), np.mean([bound(g) for g in real(GRADIENTS, count).values()]), file)
@@ -156,7 +155,7 @@ def frontier(count: int, file: str) -> None:
 def draw_frontier(found: np.ndarray, limit: float, file: str) -> None:
     """Rates against the signal kept of gradients and pictures, for all LEVELS and, last, for WGNC."""
     audit_rate, others, _, kept = found.T
-    ours = LEVELS.index((d.DETECTION_LEVEL, d.HIDDEN_LEVEL))
+    ours = LEVELS.index(whitening.LIKELY)
     series = {
         "W, audit": Series(kept[:-1], audit_rate[:-1], circled=ours),
         "W, other tests": Series(kept[:-1], others[:-1]),

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from noisetilt.noise import _boxes, _fourier, audit, shuffled, whiten
-from noisetilt.noise._dilution import signal_fractions
-from noisetilt.noise.whitening import to_unit_rms, whiten_field, whiten_values
+from noisetilt.noise._dilution import signal_fractions, statistics
+from noisetilt.noise._groups import channel_mean_scores
+from noisetilt.noise.whitening import LIKELY, to_unit_rms, whiten_field, whiten_values
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
@@ -83,11 +84,27 @@ def test_dilution_hides_what_the_projections_leave():
     assert (cosine(mixed, g) > 0.02).all()
 
 
+@pytest.mark.parametrize(("event", "amplitude"), [((3, 64, 64), 0.15), ((16, 16, 16), 0.3)])
+def test_dilution_hides_weak_structure_in_nearly_white_input(event, amplitude):
+    """The projections do not see a weak line of the 1-D spectrum, and hardly change the input."""
+    g = normal(16, *event) + amplitude * torch.sin(0.3 * torch.arange(math.prod(event))).view(event)
+    assert audit(to_unit_rms(g)).p_value.max() < 0.01
+    white = whiten(g, noise=normal(16, *event, seed=5))
+    assert (audit(white).p_value < 0.01).sum() <= 3
+    assert cosine(white, g).min() > 0.3
+
+
+@pytest.mark.parametrize("positions", [2, 3, 4, 256])
+def test_scores_of_channel_means_have_variance_one(positions):
+    scores = channel_mean_scores(normal(1000, 64, positions))
+    assert scores.square().mean() == pytest.approx(1, abs=0.05)
+
+
 def test_signal_fractions_are_small_for_detected_groups():
     x = normal(4, *EVENT)
-    assert torch.stack(list(signal_fractions(x).values())).min() > 0.3
+    assert torch.stack(list(signal_fractions(statistics(x), LIKELY).values())).min() > 0.3
     wave = torch.cos(2 * math.pi * 5 * torch.arange(32) / 32)
-    found = signal_fractions(to_unit_rms(x + 0.5 * wave))
+    found = signal_fractions(statistics(to_unit_rms(x + 0.5 * wave)), LIKELY)
     assert (found["field line"] < 0.1).all() and (found["third moment"] > 3 * found["field line"]).all()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,11 +27,16 @@ from ._groups import (
 )
 from ._projections import LOG_POWER_VARIANCE
 
-# A group is diluted when white noise exceeds it with probability less than DETECTION_LEVEL, and is then diluted until
-# white noise exceeds it with probability HIDDEN_LEVEL.
-DETECTION_LEVEL, HIDDEN_LEVEL = 1e-2, 0.2
 # E[−ln P] of an Exp(1) number P.
 EULER = 0.5772156649015329
+
+
+class Levels(NamedTuple):
+    """Structure is detected in a statistic that white noise exceeds with probability less than `detected`, and hidden
+    in a mixture with noise where white noise exceeds it with probability `hidden`."""
+
+    detected: float
+    hidden: float
 
 
 class Group(NamedTuple):
@@ -47,11 +52,23 @@ class Group(NamedTuple):
         return cls(scores.square().sum(1, keepdim=True), scores.shape[1] if df is None else df, order)
 
 
-def signal_fractions(x: Tensor) -> dict[str, Tensor]:
-    """Name of each group or peak → the largest fraction (batch, 1) of x (batch, channel, *space) that hides it.
+class Peak(NamedTuple):
+    """The largest (batch, 1) of `count` independent statistics of order 2: powers or absolute normal scores."""
 
-    In the mixture √f x + √(1−f) noise, a statistic of order q in x keeps f^(q/2) of its score.
-    """
+    largest: Tensor
+    count: float
+    of_powers: bool
+
+    def limits(self, levels: Levels) -> tuple[float, float]:
+        """The value above which structure is detected, and the value to which dilution reduces it."""
+        if self.of_powers:  # Exp(1)
+            return math.log(self.count / levels.detected), math.log(self.count / levels.hidden)
+        detected = normal_limit(self.count, levels.detected)
+        return detected, 0.75 * detected
+
+
+def statistics(x: Tensor) -> dict[str, Group | Peak]:
+    """The statistics of x (batch, channel, *space) in which structure is sought, by name."""
     flat = x.flatten(1)
     third, fourth = moment_scores(flat)
     means = channel_mean_scores(x)
@@ -69,18 +86,27 @@ def signal_fractions(x: Tensor) -> dict[str, Tensor]:
     in_field, peaks = field_statistics(x)
     in_sequence, line = sequence_statistics(flat)
     groups |= box_groups(x) | in_field | in_sequence
-    groups = {name: group for name, group in groups.items() if group.df > 0}
-    return dict(zip(groups, group_fractions(list(groups.values())).split(1, 1), strict=True)) | peaks | line
+    return {name: group for name, group in groups.items() if group.df > 0} | peaks | line
 
 
-def group_fractions(groups: Sequence[Group]) -> Tensor:
+def signal_fractions(found: Mapping[str, Group | Peak], levels: Levels) -> dict[str, Tensor]:
+    """Name of each of the `statistics` of x → the largest fraction (batch, 1) of x that hides it.
+
+    In the mixture √f x + √(1−f) noise, a statistic of order q in x keeps f^(q/2) of its score.
+    """
+    groups = {name: group for name, group in found.items() if isinstance(group, Group)}
+    fractions = dict(zip(groups, group_fractions(list(groups.values()), levels).split(1, 1), strict=True))
+    return fractions | {name: peak_fraction(p, levels) for name, p in found.items() if isinstance(p, Peak)}
+
+
+def group_fractions(groups: Sequence[Group], levels: Levels) -> Tensor:
     """The largest fraction (batch, groups) of x in a mixture with noise at which each group is not detected.
 
     The fraction f reduces the sum of squares S to df + f^order (S − df). Sums that are too small are treated alike.
     """
     squared = torch.cat([group.squared for group in groups], 1)
     kinds = tuple((group.df, group.order) for group in groups)
-    df, order, low, low_hidden, high_hidden, high = chi2_limits(kinds, squared.device, squared.dtype)
+    df, order, low, low_hidden, high_hidden, high = chi2_limits(kinds, levels, squared.device, squared.dtype)
     excess = squared - df
     decay = torch.where(squared > high, (high_hidden - df) / excess.clamp_min(1e-6), 1)
     decay = torch.where(squared < low, (df - low_hidden) / (-excess).clamp_min(1e-6), decay)
@@ -88,18 +114,19 @@ def group_fractions(groups: Sequence[Group]) -> Tensor:
 
 
 @constant
-def chi2_limits(kinds: tuple[tuple[int, int], ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+def chi2_limits(kinds: tuple[tuple[int, int], ...], levels: Levels, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(6, groups) for groups of each (df, order): df, order, and the quantiles of χ² with df degrees of freedom: lower
-    at DETECTION_LEVEL and HIDDEN_LEVEL, upper at HIDDEN_LEVEL and DETECTION_LEVEL. The lower ones are 0 for df = 1."""
+    at `detected` and `hidden`, upper at `hidden` and `detected`. The lower ones are 0 for df = 1."""
     df, order = np.array(kinds, dtype=np.float64).T
-    low, low_hidden = (special.chdtri(df, 1 - p) * (df > 1) for p in (DETECTION_LEVEL, HIDDEN_LEVEL))
-    high_hidden, high = (special.chdtri(df, p) for p in (HIDDEN_LEVEL, DETECTION_LEVEL))
+    low, low_hidden = (special.chdtri(df, 1 - p) * (df > 1) for p in levels)
+    high_hidden, high = (special.chdtri(df, p) for p in reversed(levels))
     return torch.from_numpy(np.stack([df, order, low, low_hidden, high_hidden, high])).to(dtype).to(device)
 
 
-def peak_fraction(peak: Tensor, detected: float, hidden: float) -> Tensor:
-    """The fraction (batch, 1) that reduces a peak (batch, 1) of order-2 statistics above `detected` to `hidden`."""
-    return torch.where(peak > detected, hidden / peak.clamp_min(detected), 1)
+def peak_fraction(peak: Peak, levels: Levels) -> Tensor:
+    """The largest fraction (batch, 1) of x in a mixture with noise at which a peak is not detected."""
+    detected, hidden = peak.limits(levels)
+    return torch.where(peak.largest > detected, hidden / peak.largest.clamp_min(detected), 1)
 
 
 def box_groups(x: Tensor) -> dict[str, Group]:
@@ -117,7 +144,7 @@ def box_groups(x: Tensor) -> dict[str, Group]:
     return groups
 
 
-def field_statistics(x: Tensor) -> tuple[dict[str, Group], dict[str, Tensor]]:
+def field_statistics(x: Tensor) -> tuple[dict[str, Group], dict[str, Peak]]:
     """Groups (powers, bands, near autocorrelations) and peaks (line, far autocorrelations) of the full spectrum."""
     shape, count, spectrum = x.shape[1:], x[0].numel(), to_spectrum(x)
     power = spectrum.real.square() + spectrum.imag.square()
@@ -134,9 +161,11 @@ def field_statistics(x: Tensor) -> tuple[dict[str, Group], dict[str, Tensor]]:
     correlation = to_field(power, shape).flatten(1)
     r = correlation[:, 1:] / correlation[:, :1] * math.sqrt(count)
     groups["near neighbours"] = Group.from_scores(r[:, near_lags(tuple(shape), x.device)[0] - 1], 2)
-    limit = normal_limit(count)
-    far = peak_fraction(r.abs().amax(1, keepdim=True), limit, 0.75 * limit)
-    return groups, {"field line": line_fraction(power.flatten(1), pairs), "far neighbours": far}
+    far = Peak(r.abs().amax(1, keepdim=True), count, of_powers=False)
+    return groups, {
+        "field line": Peak(power.flatten(1).amax(1, keepdim=True), pairs, of_powers=True),
+        "far neighbours": far,
+    }
 
 
 def log_power_score(power: Tensor, pairs: float) -> Tensor:
@@ -149,7 +178,7 @@ def log_power_score(power: Tensor, pairs: float) -> Tensor:
     return centred * math.sqrt(pairs / (LOG_POWER_VARIANCE - 1))
 
 
-def sequence_statistics(flat: Tensor) -> tuple[dict[str, Group], dict[str, Tensor]]:
+def sequence_statistics(flat: Tensor) -> tuple[dict[str, Group], dict[str, Peak]]:
     """Group (bands) and peak (line) of the spectrum of the flattened event."""
     last = (flat.shape[1] - 1) // 2
     spectrum = torch.fft.rfft(flat, norm="ortho")[:, 1 : last + 1]
@@ -158,9 +187,4 @@ def sequence_statistics(flat: Tensor) -> tuple[dict[str, Group], dict[str, Tenso
     energy = torch.nn.functional.pad(power.cumsum(1), (1, 0))[:, edge].diff(dim=1)
     scores = energy_scores(2 * energy, 2 * edge.diff().to(flat.dtype))
     bands = Group.from_scores(scores, 2, scores.shape[1] - 1)
-    return {"sequence bands": bands}, {"sequence line": line_fraction(power, last)}
-
-
-def line_fraction(power: Tensor, count: float) -> Tensor:
-    """The fraction (batch, 1) that hides the largest of powers (batch, n), of which `count` are independent Exp(1)."""
-    return peak_fraction(power.amax(1, keepdim=True), math.log(count / DETECTION_LEVEL), math.log(count / HIDDEN_LEVEL))
+    return {"sequence bands": bands}, {"sequence line": Peak(power.amax(1, keepdim=True), last, of_powers=True)}

@@ -108,7 +108,8 @@ def channel_mean_scores(x: Tensor) -> Tensor:
     """Scores (batch, channels) of the channel means of (batch, channel, *space), in standard errors."""
     flat = x.flatten(2)
     means = flat.mean(2)
-    variance = (flat.square().mean(2) - means.square()).mean(1, keepdim=True)
+    # The variance about the sample mean times n / (n − 1), which matters where space has few positions.
+    variance = (flat.square().mean(2) - means.square()).mean(1, keepdim=True) / max(1 - 1 / flat.shape[2], 0.5)
     return means * (flat.shape[2] / variance.clamp_min(1e-6)).sqrt()
 
 

@@ -11,14 +11,14 @@ and the added noise are this library's own, chosen by measurement (docs/noise.md
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ._checks import check_alpha, check_batch, without_autocast, working_dtype
 from ._constants import constant, fixed_noise
-from ._dilution import signal_fractions
+from ._dilution import Group, Levels, Peak, signal_fractions, statistics
 from ._groups import TRIGGER_LEVEL, root_mean_square, unit_rms
 from ._projections import (
     clip_values,
@@ -36,8 +36,10 @@ REPLACED_FRACTION = 0.3
 # Smaller events have too few values for statistics of spectrum and space.
 SMALLEST_EVENT = 256
 # Below this change of direction, 1 − cos², a row is nearly white already: no noise replaces what was removed, and
-# little is added by dilution; none below a tenth of it.
+# little is added for LIKELY structure; none below a tenth of it.
 SMALL_CHANGE = 2e-3
+# Structure is diluted where it is likely and the row has changed, and in every row where it is nearly certain.
+LIKELY, CERTAIN = Levels(detected=1e-2, hidden=0.2), Levels(detected=1e-5, hidden=0.2)
 
 # Every row goes through the first pass; rows that it changes also go through the second, at a stricter level.
 FIRST_PASS = (whiten_values, whiten_channels, whiten_field_spectrum, whiten_tiles)
@@ -145,10 +147,16 @@ def replace_by_noise(x: Tensor, before: Tensor, noise: Tensor) -> Tensor:
 
 def dilute(x: Tensor, start: Tensor, noise: Tensor) -> Tensor:
     """√f x + √(1−f) noise, with the largest fraction f ≤ 1 at which no group of statistics detects structure in x."""
-    fraction = torch.cat(list(signal_fractions(x).values()), 1).amin(1)
-    fraction = fraction.view(-1, *(1,) * (x.ndim - 1))
-    fraction = 1 - (1 - fraction) * ((direction_change(x, start) / SMALL_CHANGE - 0.1) / 5).clamp(0, 1)
+    found = statistics(x)
+    changed = ((direction_change(x, start).flatten(1) / SMALL_CHANGE - 0.1) / 5).clamp(0, 1)
+    likely = 1 - (1 - smallest_fraction(found, LIKELY)) * changed
+    fraction = torch.minimum(likely, smallest_fraction(found, CERTAIN)).view(-1, *(1,) * (x.ndim - 1))
     return fraction.sqrt() * x + (1 - fraction).clamp_min(0).sqrt() * noise
+
+
+def smallest_fraction(found: Mapping[str, Group | Peak], levels: Levels) -> Tensor:
+    """The largest fraction (batch, 1) that hides all statistics of `found`."""
+    return torch.cat(list(signal_fractions(found, levels).values()), 1).amin(1, keepdim=True)
 
 
 def shuffled(noise: Tensor, number: int = 0) -> Tensor:

@@ -27,7 +27,7 @@ class Scale(NamedTuple):
 # none, reno, prno, mpgr and the gper methods: 20 iterations on emoji128-turbo lose 4 to 14 points at the middle, 20 to
 # 35 at the end. dsg, ugd, lgd and tfg (16 images): no loss at 0.05, 3, 0.75 and 1; dsg loses 17 points at 0.2, lgd 12
 # at 2, tfg 7 at 3. gper-ntrk (16): no loss at 0.015, 17 lost at 0.05. psi (8 images): no loss
-# at 10 and 1, 14 lost at 0.1. das (8): no loss at 1 and 0.03, 21 lost at 0.01. ntrk-svdd and ntrk-smc (8): no loss at
+# at 10, 1 and 0.3, 14 lost at 0.1. das (8): no loss at 1 and 0.03, 21 lost at 0.01. ntrk-svdd and ntrk-smc (8): no loss at
 # 0.015, 13 and 1 lost at 0.05. ntrk-best-of-n (8): 17 lost at 0.05. ntrk-black-box (8): no loss at 0.2 and 0.8. fk and
 # rbf (16) lose nothing at any of their values, svdd and best-of-n nothing at 20, the default and the largest number.
 SCALES: dict[str, Scale] = {
@@ -46,7 +46,7 @@ SCALES: dict[str, Scale] = {
     "tfg": Scale("rho", 0.1, 1.0, 3.0),
     "dsg": Scale("guidance_rate", 0.01, 0.07, 0.2),
     "das": Scale("temperature", 1.0, 0.03, 0.01),
-    "psi": Scale("temperature", 10.0, 1.0, 0.1),
+    "psi": Scale("temperature", 10.0, 0.3, 0.1),
     "fk": Scale("temperature", 1.0, 0.1, 0.01),
     "best-of-n": Scale("particles", 1, 4, 20, whole=True),
     "svdd": Scale("particles", 1, 4, 20, whole=True),
