@@ -43,6 +43,12 @@ def test_every_method_has_as_many_settings():
     assert settings_of("none", 2) == [{"rate": 0.02}, {"rate": 0.05}]
 
 
+def test_few_settings_cover_the_same_rates_for_all_methods_of_adam():
+    methods = [name for name in SETTINGS if name not in ("reno", "gper-rotation")]
+    assert {tuple(options["rate"] for options in settings_of(name, 3)) for name in methods} == {(0.02, 0.05, 0.01)}
+    assert len({options["rate"] for options in settings_of("reno", 3)}) == 3
+
+
 def test_a_row_has_the_whole_ascent(finished):
     for row in finished.ledger.where(phase="test", method="none"):
         assert len(row["targets"]) == len(row["alignments"]) == len(row["seconds"]) == 6

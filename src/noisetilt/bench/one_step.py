@@ -48,17 +48,20 @@ def _crossed(**options: tuple[float, ...]) -> list[dict[str, float]]:
     return [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
 
 
-# Equally many settings per method; penalties combine rates and weights.
+# Equally many settings per method, the first to try first. Penalties combine weights and rates: all rates at one weight
+# come first, so that few settings cover the same range of rates for all methods.
+RATES = (0.02, 0.05, 0.01, 0.1, 0.005, 0.2)
+PENALTY_WEIGHTS = (0.01, 0.1)
 SETTINGS = {
-    "none": _crossed(rate=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
-    "reno": _crossed(rate=(1.25, 5.0, 20.0), penalty_weight=(0.01, 0.1)),
-    "prno": _crossed(rate=(0.01, 0.02, 0.05), penalty_weight=(0.01, 0.1)),
-    "mpgr": _crossed(rate=(0.01, 0.02, 0.05), penalty_weight=(0.01, 0.1)),
-    "gper": _crossed(rate=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
-    "gper-latent": _crossed(rate=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
-    "gper-both": _crossed(rate=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
-    "gper-w": _crossed(rate=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
-    "gper-rotation": _crossed(rate=(0.01, 0.02, 0.05, 0.1, 0.2, 0.4)),
+    "none": _crossed(rate=RATES),
+    "reno": _crossed(penalty_weight=PENALTY_WEIGHTS, rate=(5.0, 1.25, 20.0)),
+    "prno": _crossed(penalty_weight=PENALTY_WEIGHTS, rate=RATES[:3]),
+    "mpgr": _crossed(penalty_weight=PENALTY_WEIGHTS, rate=RATES[:3]),
+    "gper": _crossed(rate=RATES),
+    "gper-latent": _crossed(rate=RATES),
+    "gper-both": _crossed(rate=RATES),
+    "gper-w": _crossed(rate=RATES),
+    "gper-rotation": _crossed(rate=(0.1, 0.05, 0.2, 0.02, 0.4, 0.01)),
 }
 
 
@@ -111,10 +114,8 @@ class Choice(NamedTuple):
 
 
 def settings_of(method: str, count: int) -> list[dict[str, float]]:
-    """`count` settings of a method, from the middle of its list."""
-    every = SETTINGS[method]
-    first = (len(every) - count) // 2
-    return every[first : first + count]
+    """The first `count` settings of a method."""
+    return SETTINGS[method][:count]
 
 
 def picture_file(out: Path, row: Row, iterate: int | None = None) -> Path:
