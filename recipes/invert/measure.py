@@ -44,8 +44,9 @@ from stored import Row, Rows, climb, write_tensor
 
 METHOD_NAMES = ("none", "reno", "prno", "mpgr", "gper", "gper-both")
 RATE_OF = {"gper-both": "gper"}
-FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 TUNING = 4
+COST_RUNS = 6
 MODEL = "emoji128-turbo"
 RANDOM = "random noise"
 
@@ -90,10 +91,10 @@ def run(model: Any, name: str, factor: float, targets: Tensor, prompts: list[str
 
 
 def measure_cost(model: Any, targets: Tensor, prompts: list[str], store: Rows) -> dict[str, float]:
-    """CPU seconds of one iteration and image: the least of two interleaved runs, as other programs only slow it."""
+    """CPU seconds of one iteration and image: the least of interleaved runs, as other programs only slow it."""
     if not store.where(stage="cost"):
         spent: dict[str, list[float]] = {name: [] for name in METHOD_NAMES}
-        for name in METHOD_NAMES * 2:
+        for name in METHOD_NAMES * COST_RUNS:
             begin = time.process_time()
             run(model, name, 1.0, targets, prompts, list(range(len(prompts))), 2)
             spent[name].append((time.process_time() - begin) / 3 / len(prompts))
