@@ -27,8 +27,9 @@ def small(name):
     return method.replace(**{k: v for k, v in FEW.items() if found.get(k, 0) > (k == "particles")})
 
 
-def native(method):
-    result = sample(load("emoji128"), ["cat face", "house"], rewards.load("style:3d"), method, 4, [3, 4])
+def native(method, images=2, steps=4):
+    prompts, seeds = ["cat face", "house"][:images], [3, 4][:images]
+    result = sample(load("emoji128"), prompts, rewards.load("style:3d"), method, steps, seeds)
     return {"images": result.images, "rewards": result.rewards, "path": result.trace.rewards}
 
 
@@ -61,10 +62,11 @@ def k_diffusion(name):
     return {"images": sample_noisetilt(model, x, sigmas, reward=reward, method=small(name), seeds=[3, 4], disable=True)}
 
 
+SLOW, SHORT = ("ugd", "tfg", "freedom", "lgd", "best-of-n"), {"images": 1, "steps": 3}
 MIXED = {"ntrk-mixture": "mixture", "ntrk-path": "path"}
 CASES = {
     **{
-        f"sample {name}": lambda name=name: native(small(name))
+        f"sample {name}": lambda name=name: native(small(name), **(SHORT if name in SLOW else {}))
         for name in METHODS
         if name not in (*ASCENTS, "psi", "langevin", "gper-ntrk")
     },

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("matplotlib")
@@ -97,6 +97,7 @@ def test_reward_curves_of_runs(names, images, steps, scale):
 
 @FEW
 @given(st.lists(NUMBERS, min_size=1, max_size=3), st.lists(NAMES | LONG, min_size=1, max_size=3, unique=True))
+@example([0.00018243124038950923, 4.6239619471829954e-05], ["0"])
 def test_logarithmic_panels(numbers, names):
     x = np.abs(numbers) + 1e-6
     series = {name: Series(x, np.array(numbers) * (i + 1)) for i, name in enumerate(names)}

@@ -49,6 +49,7 @@ def decades(low: float, high: float, symmetric: bool = False, count: int = 7) ->
         above, below = (decades(1.0, abs(end), count=3) if abs(end) > 1 else [] for end in (max(high, 0), min(low, 0)))
         return [*(-value for value in reversed(below)), 0.0, *above]
     low, high = math.log10(low), math.log10(high)
+    gap = 0.14 * (high - low)  # labels that are nearer overlap
     for numbers in ((1, 1.1, 1.25, 1.5, 2, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         found = [
             number * 10.0**power
@@ -56,6 +57,7 @@ def decades(low: float, high: float, symmetric: bool = False, count: int = 7) ->
             for number in numbers
             if low <= math.log10(number * 10.0**power) <= high
         ]
-        if len(found) <= count:
+        logs = [math.log10(value) for value in found]
+        if len(found) <= count and all(b - a >= gap for a, b in itertools.pairwise(logs)):
             break
     return found[:: max(1, -(-len(found) // count))]
