@@ -53,17 +53,17 @@ class Group(NamedTuple):
 
 
 class Peak(NamedTuple):
-    """The largest (batch, 1) of `count` independent statistics of order 2: powers or absolute normal scores."""
+    """The largest (batch, 1) of statistics of order 2, `independent` in number: powers or absolute normal scores."""
 
     largest: Tensor
-    count: float
+    independent: float
     of_powers: bool
 
     def limits(self, levels: Levels) -> tuple[float, float]:
         """The value above which structure is detected, and the value to which dilution reduces it."""
         if self.of_powers:  # Exp(1)
-            return math.log(self.count / levels.detected), math.log(self.count / levels.hidden)
-        detected = normal_limit(self.count, levels.detected)
+            return math.log(self.independent / levels.detected), math.log(self.independent / levels.hidden)
+        detected = normal_limit(self.independent, levels.detected)
         return detected, 0.75 * detected
 
 
