@@ -142,10 +142,11 @@ def frontier(count: int, file: str) -> None:
     """Whiteness against signal, as the level of dilution goes."""
     inputs, found = stacked(count), []
     ours = whitening.LIKELY
-    for whitening.LIKELY in LEVELS:
+    for levels in LEVELS:
+        whitening.LIKELY = levels
         found.append(averages(lambda g, e: whiten(g, noise=e), *inputs))
-        levels = "detected {:g}, hidden {:g}".format(*whitening.LIKELY)
-        print(levels + "".join(f"{v:>9.4f}" for v in found[-1]), flush=True)
+        figures = "".join(f"{v:>9.4f}" for v in found[-1])
+        print(f"detected {levels.detected:g}, hidden {levels.hidden:g}{figures}", flush=True)
     whitening.LIKELY = ours
     found.append(averages(lambda g, e: project_wgnc(g), *inputs))
     print("WGNC" + "".join(f"{v:>9.4f}" for v in found[-1]))
