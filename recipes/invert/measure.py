@@ -1,6 +1,6 @@
 """Measure noise inversion and its edits on real images that were held out of emoji128's training.
 
-    python recipes/invert/measure.py build/emoji128
+    python recipes/invert/measure.py build/emoji128 --out build/emoji128/invert.jsonl
     python recipes/invert/measure.py --table
 
 The folder has pack.npz and vocabulary.json of recipes/emoji128/pack.py. Three stages, each resumed from the rows that

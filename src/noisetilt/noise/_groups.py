@@ -108,9 +108,10 @@ def channel_mean_scores(x: Tensor) -> Tensor:
     """Scores (batch, channels) of the channel means of (batch, channel, *space), in standard errors."""
     flat = x.flatten(2)
     means = flat.mean(2)
-    # The variance about the sample mean times n / (n − 1), which matters where space has few positions.
-    variance = (flat.square().mean(2) - means.square()).mean(1, keepdim=True) / max(1 - 1 / flat.shape[2], 0.5)
-    return means * (flat.shape[2] / variance.clamp_min(1e-6)).sqrt()
+    count = flat.shape[2]
+    # The factor makes the variance about the sample mean unbiased, which matters where space has few positions.
+    variance = (flat.square().mean(2) - means.square()).mean(1, keepdim=True) * (count / max(count - 1, 1))
+    return means * (count / variance.clamp_min(1e-6)).sqrt()
 
 
 def correlation_scores(covariance: Tensor, count: int) -> Tensor:

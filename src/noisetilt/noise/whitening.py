@@ -36,7 +36,7 @@ REPLACED_FRACTION = 0.3
 # Smaller events have too few values for statistics of spectrum and space.
 SMALLEST_EVENT = 256
 # Below this change of direction, 1 − cos², a row is nearly white already: no noise replaces what was removed, and
-# little is added for LIKELY structure; none below a tenth of it.
+# LIKELY structure is diluted little; below a tenth of it, not at all.
 SMALL_CHANGE = 2e-3
 # Structure is diluted where it is likely and the row has changed, and in every row where it is nearly certain.
 LIKELY, CERTAIN = Levels(detected=1e-2, hidden=0.2), Levels(detected=1e-5, hidden=0.2)
@@ -146,7 +146,10 @@ def replace_by_noise(x: Tensor, before: Tensor, noise: Tensor) -> Tensor:
 
 
 def dilute(x: Tensor, start: Tensor, noise: Tensor) -> Tensor:
-    """√f x + √(1−f) noise, with the largest fraction f ≤ 1 at which no group of statistics detects structure in x."""
+    """√f x + √(1−f) noise, with the largest fraction f ≤ 1 that hides structure in x.
+
+    CERTAIN structure is hidden in every row, LIKELY structure the more, the more x has changed since `start`.
+    """
     found = statistics(x)
     changed = ((direction_change(x, start).flatten(1) / SMALL_CHANGE - 0.1) / 5).clamp(0, 1)
     likely = 1 - (1 - smallest_fraction(found, LIKELY)) * changed
