@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 # Processes that the tests run in; each uses one thread. Three keep two cores busy, as some tests wait for a browser.
 WORKERS ?= 3
 
-.PHONY: demo studio test coverage lint format clean bench-noise wheel docs notebooks
+.PHONY: demo studio test test-long coverage lint format clean bench-noise wheel docs notebooks
 
 demo: $(LIBRARY)
 	$(BIN)/noisetilt generate "cat face" "red heart" mushroom pear owl bell tomato "light bulb" --model emoji128 \
@@ -17,12 +17,16 @@ studio: $(READY)
 	$(BIN)/noisetilt studio
 
 test: $(READY)
-	@command -v chromium >/dev/null || echo "chromium is not installed: the browser tests of the studio are skipped"
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# The tests with the fraction of lines that they run.
+# The tests that take long: the studio in a browser, the site, the notebooks, all documents, training, torch.compile.
+test-long: $(READY)
+	@command -v chromium >/dev/null || echo "chromium is not installed: the browser tests of the studio are skipped"
+	$(BIN)/python -m pytest -m long --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# All tests, with the fraction of lines that they run.
 coverage: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report term
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m '' --dist loadfile --no-loadscope-reorder --cov --cov-report term
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -28,6 +28,7 @@ def test_there_are_three():
     assert [file.stem for file in NOTEBOOKS] == ["own_method", "own_reward", "tutorial"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda file: file.stem)
 def test_runs_from_top_to_bottom(source, run_notebooks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -83,6 +83,7 @@ def is_elsewhere(address: str) -> bool:
     return address.startswith("//") or urlsplit(address).scheme in ("http", "https", "ftp")
 
 
+@pytest.mark.long
 def test_no_page_loads_anything_from_another_host(built, pages):
     assert len(pages) > 40
     for name, page in pages.items():
@@ -92,11 +93,13 @@ def test_no_page_loads_anything_from_another_host(built, pages):
         assert not [address for address in addresses if is_elsewhere(address)], file
 
 
+@pytest.mark.long
 def test_no_page_needs_the_script_that_fetches_mermaid(pages):
     """The theme's script loads mermaid from a CDN where a page has such a diagram."""
     assert not [name for name, page in pages.items() if 'class="mermaid' in page.source]
 
 
+@pytest.mark.long
 def test_every_link_and_image_leads_somewhere(pages, built):
     for name, page in pages.items():
         if name == "404.html":  # its links are absolute
@@ -112,6 +115,7 @@ def test_every_link_and_image_leads_somewhere(pages, built):
                 assert unquote(parts.fragment) in known | {"__skip"}, f"{name}: {address}"
 
 
+@pytest.mark.long
 def test_the_search_index_has_every_page_and_needs_no_server(built, pages):
     script = (built / "search/search_index.js").read_text("utf-8")
     index = json.loads(script.removeprefix("var __index = "))
@@ -122,6 +126,7 @@ def test_the_search_index_has_every_page_and_needs_no_server(built, pages):
     assert all("assets/iframe-worker.js" in page.source for name, page in pages.items() if name != "404.html")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_a_page_with_its_options(name, pages):
     page = pages[f"methods/{name}.html"]
@@ -131,6 +136,7 @@ def test_every_method_has_a_page_with_its_options(name, pages):
     assert re.sub(r"\s*\(.*", "", METHODS[name].summary).split(":")[0] in text
 
 
+@pytest.mark.long
 def test_every_public_name_is_in_the_reference_with_its_docstring(pages):
     reference = recipe("reference_pages")
     ids = set().union(*(page.ids for name, page in pages.items() if name.startswith("reference/")))
@@ -150,12 +156,14 @@ def test_every_public_name_is_in_the_reference_with_its_docstring(pages):
     assert not re.search(r"<p>(?:Args|Returns|Raises|Attributes):", source)
 
 
+@pytest.mark.long
 def test_formulas_are_mathml(pages):
     for name in ("how-ntrk-works.html", "how-gper-works.html"):
         assert pages[name].source.count("<math") > 10
     assert not [name for name, page in pages.items() if "arithmatex" in page.source]
 
 
+@pytest.mark.long
 def test_every_document_of_the_repository_is_a_page(pages):
     for file in (ROOT / "docs").rglob("*.md"):
         assert file.relative_to(ROOT / "docs").with_suffix(".html").as_posix() in pages

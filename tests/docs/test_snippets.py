@@ -26,6 +26,8 @@ from noisetilt.cli.arguments import build_parser
 ROOT = Path(__file__).resolve().parents[2]
 # docs/add-a-*.md show source files, which test_add_pages.py compares with the real ones; report.md has tables only.
 UNTESTED = ("add-a-", "report")
+# The blocks of these run in `make test`, those of all documents in `make test-long`.
+FIRST = {"README.md", "docs/tutorial.md", "docs/diffusers.md"}
 DOCUMENTS = [
     ROOT / "README.md",
     *(file for file in sorted((ROOT / "docs").rglob("*.md")) if not file.name.startswith(UNTESTED)),
@@ -191,7 +193,14 @@ def is_run(line: str) -> bool:
     return line.startswith("noisetilt ")
 
 
-@documents
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(path, id=name, marks=[] if name in FIRST else pytest.mark.long)
+        for path in DOCUMENTS
+        for name in [path.relative_to(ROOT).as_posix()]
+    ],
+)
 def test_blocks_work(document, tmp_path, monkeypatch, request):
     """The blocks of a document, in their order: Python in one namespace, commands in one folder."""
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,6 @@
 """What people put into pipelines: adapters, and hooks that move networks about. Tiny instances of the real classes."""
 
 import accelerate
-import peft
 import pytest
 import torch
 from tiny_pipelines import build, check_same
@@ -14,6 +13,8 @@ PROMPT = "a red fox"
 
 def lora(family, folder):
     """A random LoRA of the network's attention, as a file that the family's pipelines load."""
+    import peft
+
     pipe, _ = build(family)
     network = getattr(pipe, "unet", None) or pipe.transformer
     network.add_adapter(peft.LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False))

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import diffusers
-import peft
 import pytest
 import torch
 from tiny_pipelines import SIZE, build
@@ -120,6 +119,8 @@ def test_a_hub_id_is_loaded_from_the_cache(folders, tmp_path, monkeypatch):
 
 
 def test_lora_weights_are_added_with_their_scale(folders, tmp_path):
+    import peft
+
     pipe, _ = build("sd")
     torch.manual_seed(1)
     config = peft.LoraConfig(r=2, target_modules=["to_q", "to_k"], init_lora_weights=False)

@@ -111,6 +111,7 @@ def test_sigmas_split_over_two_calls(record_property):
     check_same(split(plain), pipe(PROMPT, latents=latents, sigmas=[1.0, 0.6, 0.3], **arguments).images, record_property)
 
 
+@pytest.mark.long
 def test_a_compiled_network():
     """Dynamo traces the network, and AOTAutograd its backward pass."""
     pipe, arguments = build("flux")

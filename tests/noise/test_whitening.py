@@ -193,6 +193,7 @@ def test_matrix_products_and_transforms_agree(event, monkeypatch):
     torch.testing.assert_close(whiten(g, noise=noise), short, rtol=0, atol=1e-9)
 
 
+@pytest.mark.long
 def test_compiles_into_one_graph():
     g, noise = normal(2, 1, 16, 16).cumsum(-1), normal(2, 1, 16, 16, seed=8)
     compiled = torch.compile(whiten, fullgraph=True, dynamic=False, backend="aot_eager")

@@ -103,6 +103,7 @@ def test_latents_are_packed_as_the_pipeline_packs_them():
     assert torch.equal(position_ids()[1], expected)
 
 
+@pytest.mark.long
 def test_training_goes_on_and_its_weights_become_a_pipeline(build, tmp_path):
     import train_cpu
     from assemble import assemble, save
@@ -203,6 +204,7 @@ def test_frechet_distance_and_precision():
     assert precision(a[:100] + 50, a) == 0.0
 
 
+@pytest.mark.long
 def test_distillation_draws_pairs_once_and_goes_on(build, tmp_path, monkeypatch):
     import networks
     import train_turbo

@@ -6,7 +6,6 @@ import types
 from unittest import mock
 
 import numpy as np
-import peft
 import pytest
 import tiny_towers as tiny
 import torch
@@ -166,6 +165,8 @@ def test_the_gradient_is_exact(made):
 
 def test_adapters_are_merged_as_peft_does():
     """Of linear layers and an embedding, with a head that is saved whole, under peft's own names."""
+    import peft
+
     torch.manual_seed(0)
     inner = torch.nn.ModuleDict(
         {"embed": torch.nn.Embedding(7, 4), "up": torch.nn.Linear(4, 5), "rm_head": torch.nn.Linear(5, 1, bias=False)}

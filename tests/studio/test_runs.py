@@ -19,7 +19,6 @@ from noisetilt.cli import main
 from noisetilt.cli.arguments import build_parser
 from noisetilt.cli.generate import GenerateJob
 from noisetilt.studio import markup
-from noisetilt.studio.compare_tab import SELECTED
 from noisetilt.studio.files import read_settings, restore
 from noisetilt.studio.mix import mix_spec
 from noisetilt.studio.optimise_run import optimise
@@ -78,6 +77,7 @@ def test_it_shows_each_step(generated):
     assert [len(frames) for frames in view.rows[0].frames] == [3, 3]  # after each of two steps, and the result
 
 
+@pytest.mark.long
 def test_the_files_repeat_the_run(generated):
     view, _ = generated
     names = [file.rpartition("/")[2] for file in view.files]
@@ -139,6 +139,8 @@ def test_the_budget_sets_the_particles(session):
 
 
 def test_a_method_that_needs_more_than_the_budget_is_refused(session):
+    from noisetilt.studio.compare_tab import SELECTED  # imports gradio, which takes seconds
+
     found = check_compare(session, Visitor(), named(steps=10), ["base", "ntrk", "ugd", "psi", "gper-ntrk"], 10)
     assert list(found) == ["methods"] and "ugd (18), psi (23), gper-ntrk (61)" in found["methods"]
     assert "ntrk (" not in found["methods"].replace("gper-ntrk (", "")

@@ -14,6 +14,7 @@ from noisetilt.cli import main
 from noisetilt.studio.serve import check_address, free_port, is_local, set_environment
 
 
+@pytest.mark.long
 def test_it_serves_until_it_is_interrupted(tmp_path):
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "noisetilt", "studio", "--port", "0"]
