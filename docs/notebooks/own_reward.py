@@ -146,4 +146,5 @@ checked[max(kept, default=0)]
 #    rewards.
 # 2. Evaluate a second measure that the sampler does not see, with `heldout=`.
 # 3. Use the largest strength at which no held-out reward falls clearly.
-# 4. For learned rewards, take a held-out model that was trained independently: `rewards.load(name, heldout=True)`.
+# 4. For `style:*`, `alignment`, `concept:*` and rewards from the hub, `rewards.load(name, heldout=True)` loads another
+#    network. For all other rewards it returns the same reward: choose another one yourself.

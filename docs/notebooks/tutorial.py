@@ -54,8 +54,8 @@ guided
 # %% [markdown]
 # ## Check with the held-out reward
 #
-# The held-out reward measures the same property by another network, which was trained independently. It was not
-# optimised. If it rises too, the images have more of the property.
+# The held-out reward measures the same property by another network, which was trained separately, on mostly
+# the same images. It was not optimised. If it rises too, the images have more of the property.
 
 # %%
 with torch.no_grad():
