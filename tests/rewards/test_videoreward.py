@@ -44,9 +44,15 @@ def as_videos(levels):
 # Frames and patches.
 
 
-@pytest.mark.parametrize("size", [(40, 60), (480, 832), (720, 1280), (28, 28), (1000, 30), (333, 777), (512, 512)])
+SIZES = [(40, 60), (480, 832), (720, 1280), (28, 28), (1000, 30), (333, 777), (512, 512)]
+SQUARES = [(side, side) for side in (576, 768, 800, 1024, 1152, 1536)]
+
+
+@pytest.mark.parametrize("size", SIZES + SQUARES)
 def test_the_size_is_transformers_own(size):
-    assert qwen.resized_size(*size, MOST) == smart_resize(*size, 28, 128 * 28 * 28, MOST)
+    """Of squares the pixels are a square of a multiple of 28 as well, so that rounding errors decide."""
+    for least in (128 * 28 * 28, MOST):
+        assert qwen.resized_size(*size, MOST, least) == smart_resize(*size, 28, least, MOST)
 
 
 @pytest.mark.parametrize("size", [(40, 60), (480, 832), (336, 448)])
