@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from noisetilt import rewards
 from noisetilt.rewards import Reward, hub
-from noisetilt.rewards.hub.files import read_state
+from noisetilt.rewards.catalogue import split_terms
+from noisetilt.rewards.hub.files import locate, read_state
 from noisetilt.rewards.hub.preprocess import Preprocess, difference, preprocess_of, resize
 
 PROMPTS = ["a red fox", "the blue cat in the snow on green hill"]
@@ -418,6 +419,23 @@ def test_without_the_hub_it_says_what_to_do(monkeypatch):
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="not on the hub"):
         rewards.load("aesthetic-v2.5")
+
+
+def test_weights_in_the_cache_are_found_without_the_hub(monkeypatch, tmp_path):
+    """Also under a later name: whether the hub has an earlier one is then not known."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository, commit = tmp_path / "models--some--weights", "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    file = repository / "snapshots" / commit / "second.pt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"weights")
+    assert locate("some/weights", ["first.safetensors", "second.pt"], "the weights") == file
+    with pytest.raises(ValueError, match=r"the weights cannot be downloaded from some/weights.*first, third"):
+        locate("some/weights", ["first", "third"], "the weights")
 
 
 def test_without_transformers_the_extra_is_named(monkeypatch):

@@ -106,15 +106,18 @@ def locate(source: str | Path, names: Sequence[str], what: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    offline: LocalEntryNotFoundError | None = None
     for name in names:
         try:
             return Path(hf_hub_download(str(source), name))
-        except LocalEntryNotFoundError as error:
-            raise unreachable(what, source, names, error) from error
+        except LocalEntryNotFoundError as error:  # a later name may be in the cache
+            offline = offline or error
         except EntryNotFoundError:
             continue
         except (OSError, ValueError) as error:
             raise unreachable(what, source, names, error) from error
+    if offline is not None:
+        raise unreachable(what, source, names, offline) from offline
     raise missing_files(what, source, names)
 
 
