@@ -491,6 +491,30 @@ def test_labels(label, folders):
     assert torch.equal(found, load("classifier:fox", folders)(images, PROMPTS))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "objects:traffic light",
+        "count:traffic light:2",
+        "video:count:Traffic Light:2",
+        "video:objects:traffic light",
+        "classifier:a/Model:tabby, tabby cat",
+        "video:classifier:a/Model:tabby, tabby cat",
+    ],
+)
+def test_labels_may_have_spaces(name):
+    assert split_terms(name) == [(1.0, name)] and hub.is_hub(name)
+    assert split_terms(f"0.5*{name} - 2*redness + {name}") == [(0.5, name), (-2.0, "redness"), (1.0, name)]
+
+
+def test_a_label_with_spaces_is_loaded(folders):
+    images, place = as_images(levels(20, 20)), folders[0]["classifier:fox"]
+    reward = rewards.load("0.5*video:classifier::white fox + redness", path=place)
+    one = hub.over_frames(hub.classifier(place, "white fox"))(images[:, None], PROMPTS)
+    red = rewards.load("redness")(images, PROMPTS)
+    assert torch.allclose(reward(images[:, None], PROMPTS), 0.5 * one + red, atol=1e-5)
+
+
 @pytest.mark.parametrize("label, word", [("wolf", "has 0 labels 'wolf'"), ("7", "has 0 labels '7'")])
 def test_unknown_labels_are_refused(label, word, folders):
     with pytest.raises(ValueError, match=word):

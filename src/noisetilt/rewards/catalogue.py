@@ -69,7 +69,7 @@ _CLOSED_FORMS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
 _BLACK_BOXES = {"jpeg": jpeg_size(-1.0), "jpeg:small": jpeg_size(-1.0), "jpeg:large": jpeg_size(1.0)}
 _WEIGHT = r"\s*(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*"
 # Labels may have spaces and emoji; other names have neither, except for files that exist.
-_NAME = r"(?P<name>(?:concept|classifier|objects):.*?|(?:[^\W\d]|[~./])[\w:#@~./\\-]*)\s*"
+_NAME = r"(?P<name>(?:concept|(?:video:)?(?:classifier|objects|count)):.*?|(?:[^\W\d]|[~./])[\w:#@~./\\-]*)\s*"
 _TERM = re.compile(_WEIGHT + _NAME, re.I)
 _FILE_TERMS = [re.compile(start + r"(?P<name>.+\.py:\w+)\s*", re.I) for start in (r"\s*(?P<weight>)", _WEIGHT)]
 
