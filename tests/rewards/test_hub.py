@@ -80,6 +80,14 @@ def pixels_of(folder, pictures):
     return torch.as_tensor(np.stack(processor(images=[Image.fromarray(p) for p in pictures]).pixel_values))
 
 
+def torchvision_crop(picture):
+    """The square that torchvision's Resize and CenterCrop make, which ImageReward's code uses."""
+    (width, height), short = picture.size, min(picture.size)
+    small = picture.resize((SIDE * width // short, SIDE * height // short), Image.Resampling.BICUBIC)
+    left, top = (round((side - SIDE) / 2.0) for side in small.size)
+    return small.crop((left, top, left + SIDE, top + SIDE))
+
+
 def open_clip_tower(x, state, prefix, mask=None):
     for layer in range(2):
         block = f"{prefix}resblocks.{layer}."
@@ -169,8 +177,8 @@ def published(name, folders, pictures):
         seen = reference[0](pixel_values=pixels_of(folder, pictures)).pooler_output
         return reference[1](seen / seen.norm(dim=-1, keepdim=True))[:, 0]
     if name == "imagereward":
-        clip = transformers.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-        pixels = torch.as_tensor(np.stack(clip(images=[Image.fromarray(p) for p in pictures]).pixel_values))
+        cropped = np.stack([np.asarray(torchvision_crop(Image.fromarray(picture))) for picture in pictures])
+        pixels = pixels_of(folders[0]["clipscore"], cropped)
         return imagereward_value(reference, pixels, text_of(folder, PROMPTS, padding="max_length"))
     if name.startswith("hpsv2"):
         padded = [Image.new("RGB", (SIDE, SIDE)) for _ in pictures]
@@ -282,6 +290,16 @@ def test_resizing_is_pils_but_for_its_rounding(mode, of, to):
 def test_preprocessing_is_the_processors(processor, shape):
     processor = processor()
     assert difference(preprocess_of(processor, "it"), processor, shape) < 1.2
+
+
+@pytest.mark.parametrize("shape", [(832, 1216), (1216, 832), (512, 512), (768, 1024), (63, 90), (300, 451)])
+def test_imagereward_crops_as_torchvision_does(shape, folders):
+    """Where an odd number of pixels is cut off, transformers' image processors leave out another one."""
+    picture = Image.fromarray(levels(*shape, count=1)[0])
+    preprocess = load("imagereward", folders).function.preprocess
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    found = preprocess(as_images(np.array(picture)[None])) * std + mean
+    assert (found - as_images(np.array(torchvision_crop(picture))[None])).abs().max() * 255 < 1.2
 
 
 def test_an_unknown_preprocessing_is_refused():

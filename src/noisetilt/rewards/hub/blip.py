@@ -139,7 +139,8 @@ def imagereward(
     words = pretrained_tokenizer(texts, "imagereward's tokenizer")
     side = vision.config.image_size
     model = frozen(ImageReward(vision, text, head), dtype)
-    return Reward("imagereward", ImageRewardScorer(model, words, Preprocess((side, side), "crop")))
+    preprocess = Preprocess((side, side), "crop", rounding="even")  # the published code crops by torchvision
+    return Reward("imagereward", ImageRewardScorer(model, words, preprocess))
 
 
 def is_folder(source: str | Path) -> bool:
