@@ -198,6 +198,18 @@ def test_a_detectors_preprocessing_is_the_processors(detector, shape):
     assert difference(preprocess, preprocess.processor, shape) < 1.5
 
 
+@pytest.mark.parametrize("kind", ["yolos", "conditional_detr"])
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_a_detector_may_be_stored_in_half_precision(kind, stored, tmp_path):
+    model = getattr(tiny, kind)(tmp_path).to(stored)
+    model.save_pretrained(tmp_path)
+    reward = rewards.load("objects:cat", path=tmp_path)
+    pairs = zip(reward.function.model.parameters(), model.parameters(), strict=True)
+    assert all(torch.equal(found, expected.float()) for found, expected in pairs)
+    assert reward(as_images(levels(32, 48)), PROMPTS).isfinite().all()
+    assert next(rewards.load("objects:cat", path=tmp_path, dtype=stored).function.model.parameters()).dtype == stored
+
+
 @pytest.mark.parametrize("name", ["objects:dog", "count:cat", "count:cat:many", "objects:", "count:cat:-1"])
 def test_objects_that_cannot_be_read_are_refused(detector, name):
     with pytest.raises(ValueError, match=r"labels 'dog'|written|write it as|cannot read"):
