@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from noisetilt import rewards
 from noisetilt.rewards import Reward, hub
 from noisetilt.rewards.catalogue import split_terms
+from noisetilt.rewards.hub import blip
 from noisetilt.rewards.hub.files import locate, read_state
 from noisetilt.rewards.hub.preprocess import Preprocess, difference, preprocess_of, resize
 
@@ -258,6 +259,17 @@ def test_half_precision_images_and_towers(name, folders):
     assert mixed.dtype == torch.bfloat16 and low.dtype == torch.float32
     assert (mixed - exact).abs().max() < 0.1 * max(1, exact.abs().max())
     assert (low - exact).abs().max() < 0.2 * max(1, exact.abs().max())
+
+
+def test_imagereward_in_half_precision_computes_its_head_in_single_precision(folders):
+    model, seen = load("imagereward", folders, dtype=torch.bfloat16).function.model, []
+    hook = model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    value = load("imagereward", folders, dtype=torch.bfloat16)(as_images(levels(20, 20)), PROMPTS)
+    hook.remove()
+    exact = load("imagereward", folders).function.model.head
+    assert {parameter.dtype for parameter in model.text.parameters()} == {torch.bfloat16}
+    assert all(torch.equal(*pair) for pair in zip(model.head.parameters(), exact.parameters(), strict=True))
+    assert seen[0].dtype == torch.float32 and torch.equal(value, (exact(seen[0]) - blip.MEAN) / blip.STD)
 
 
 # Preprocessing.

@@ -93,6 +93,16 @@ def test_hpsv3_is_the_published_formula(hpsv3, size):
     assert resized_size(*size, PIXELS, PIXELS) == smart_resize(*size, 28, PIXELS, PIXELS)
 
 
+def test_hpsv3_in_half_precision_computes_its_head_in_single_precision(hpsv3):
+    reward = rewards.load("hpsv3", path=hpsv3[0], dtype=torch.bfloat16)
+    model, seen = reward.function.model, []
+    model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    value = reward(as_images(levels(60, 90)), PROMPTS)
+    assert {parameter.dtype for parameter in model.model.parameters()} == {torch.bfloat16}
+    assert all(torch.equal(*pair) for pair in zip(model.head.parameters(), hpsv3[2].parameters(), strict=True))
+    assert seen[0].dtype == torch.float32 and torch.equal(value, hpsv3[2](seen[0])[:, 0])
+
+
 def test_hpsv3_has_a_gradient_and_reads_the_prompt(hpsv3):
     double = rewards.load("hpsv3", path=hpsv3[0], dtype=torch.float64)
     check_gradient(double, as_images(levels(40, 40, 1)), PROMPTS[:1], h=1e-3, tolerance=0.02)

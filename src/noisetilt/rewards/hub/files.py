@@ -207,6 +207,11 @@ def frozen(module: Module, dtype: torch.dtype) -> Module:
     return module.eval().requires_grad_(False).to(dtype)
 
 
+def at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def moved(module: nn.Module, images: Tensor) -> torch.dtype:
     """Moves a module to the images' device and returns its dtype."""
     parameter = next(module.parameters())
