@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import shutil
 import sys
 import types
 from typing import ClassVar
@@ -101,6 +102,24 @@ def test_hpsv3_in_half_precision_computes_its_head_in_single_precision(hpsv3):
     assert {parameter.dtype for parameter in model.model.parameters()} == {torch.bfloat16}
     assert all(torch.equal(*pair) for pair in zip(model.head.parameters(), hpsv3[2].parameters(), strict=True))
     assert seen[0].dtype == torch.float32 and torch.equal(value, hpsv3[2](seen[0])[:, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_hpsv3_is_built_in_the_dtype_asked_for(dtype, hpsv3, tmp_path, monkeypatch):
+    """Whatever its configuration says: bfloat16 would lose digits of single precision, which takes twice the memory."""
+    folder, built, kind = shutil.copytree(hpsv3[0], tmp_path / "copy"), [], transformers.Qwen2VLModel
+    tiny.declare_dtype(folder, "float32" if dtype == torch.bfloat16 else "bfloat16")
+
+    def build(config):
+        model = kind(config)
+        built.extend(parameter.dtype for parameter in model.parameters())
+        return model
+
+    monkeypatch.setattr("transformers.Qwen2VLModel", build)
+    model = rewards.load("hpsv3", path=folder, dtype=dtype).function.model.model
+    assert set(built) == {dtype}
+    pairs = zip(model.parameters(), hpsv3[1].parameters(), strict=True)
+    assert all(torch.equal(found, expected.to(dtype)) for found, expected in pairs)
 
 
 def test_hpsv3_has_a_gradient_and_reads_the_prompt(hpsv3):

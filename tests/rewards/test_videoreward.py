@@ -152,6 +152,15 @@ def test_the_score_is_the_published_one(made, outputs):
         assert not torch.allclose(reward(as_videos(levels), PROMPTS[::-1]), value, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_digits_are_lost_whatever_dtype_the_configuration_has(dtype, tmp_path):
+    expected, _ = tiny.videoreward(tmp_path)
+    tiny.declare_dtype(tmp_path, "bfloat16")
+    found = rewards.load("videoreward", path=tmp_path, dtype=dtype).function.model.model
+    pairs = zip(found.parameters(), expected.parameters(), strict=True)
+    assert all(torch.equal(one, other.to(dtype)) for one, other in pairs)
+
+
 def test_the_gradient_is_exact(made):
     """Along a random direction in float64; Qwen2-VL turns its queries in float32, so differences take long steps."""
     reward = rewards.load("videoreward", path=made[1][0], dtype=torch.float64)
