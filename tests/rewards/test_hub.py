@@ -500,18 +500,13 @@ def test_heldout_is_another_reward(folders):
 
 @pytest.mark.parametrize("name", hub.HELDOUT)
 def test_no_reward_is_its_own_heldout_reward(name):
-    """Nor another of the same tower."""
+    """Nor another of the same tower, of its frames either."""
     heldout = hub.heldout_name(name)
-    assert hub.is_hub(heldout)
-    towers = {
-        "pickscore": "H",
-        "hpsv2": "H",
-        "hpsv2.1": "H",
-        "aesthetic": "L",
-        "clipscore": "B",
-        "video:clipscore": "V",
-    }
-    assert heldout != name and towers.get(heldout, heldout) != towers.get(name, name)
+    assert hub.is_hub(heldout) and heldout.startswith("video:") == name.startswith("video")
+    towers = {"pickscore": "H", "hpsv2": "H", "hpsv2.1": "H", "mps": "H", "aesthetic": "L", "clipscore": "B"}
+    towers |= {"video-consistency": "B", "cyclereward": "BLIP", "imagereward": "BLIP", "pickscore-siglip": "SigLIP"}
+    plain = heldout.removeprefix("video:")
+    assert plain != name and towers.get(plain, plain) != towers.get(name, name)
 
 
 @pytest.mark.parametrize("label", ["1", "red fox", "Red_Fox"])

@@ -69,7 +69,7 @@ HELDOUT = {
     "count": "clipscore",
     "imagereward": "pickscore",
     "classifier": "clipscore",
-    "video-consistency": "video:clipscore",
+    "video-consistency": "video:imagereward",
     "videoreward": "video:pickscore",
 }
 
