@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from noisetilt import rewards
 from noisetilt.rewards import Reward, hub
-from noisetilt.rewards.catalogue import split_terms
+from noisetilt.rewards.catalogue import missing_heldout, split_terms
 from noisetilt.rewards.hub import blip
 from noisetilt.rewards.hub.files import locate, read_state
 from noisetilt.rewards.hub.preprocess import Preprocess, difference, preprocess_of, resize
@@ -492,10 +492,55 @@ def test_heldout_is_another_reward(folders):
     made = folders[0]
     assert rewards.load("pickscore", heldout=True, path=made["imagereward"]).name == "imagereward"
     assert rewards.load("aesthetic@/no/such/place", heldout=True, path=made["pickscore"]).name == "pickscore"
-    both = rewards.load("0.5*aesthetic + 0.5*hpsv2", heldout=True, path=made)
+    total = rewards.load("0.5*objects:cat + 0.5*hpsv2 + redness", heldout=True, path=made)
+    assert [(weight, reward.name) for weight, reward in total.terms] == [
+        (0.5, "clipscore"),
+        (0.5, "imagereward"),
+        (1.0, "redness"),
+    ]
     images = as_images(levels(20, 20))
-    expected = [load(name, folders)(images, PROMPTS) for name in ("pickscore", "imagereward")]
-    assert torch.allclose(both(images, PROMPTS), 0.5 * sum(expected), atol=1e-6)
+    values = [load(name, folders)(images, PROMPTS) for name in ("clipscore", "imagereward")]
+    expected = 0.5 * sum(values) + rewards.load("redness")(images, PROMPTS)
+    assert torch.allclose(total(images, PROMPTS), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "spec, expected",
+    [
+        ("0.5*pickscore + 0.5*imagereward", ["clipscore", "clipscore"]),
+        ("0.7*pickscore + 0.3*aesthetic", ["imagereward", "imagereward"]),
+        ("0.5*aesthetic + 0.5*hpsv2", ["imagereward", "imagereward"]),
+        ("clipscore + objects:cat", ["imagereward", "pickscore"]),
+        ("video:pickscore + video-consistency", ["video:imagereward", "video:imagereward"]),
+        ("videoreward + imagereward", ["video:pickscore", "pickscore"]),
+        ("video-consistency + video:imagereward", ["video:pickscore", "video:pickscore"]),
+        ("clip:some/model + hpsv3", ["imagereward", "imagereward"]),
+        ("imscore:pickscore.PickScorer", ["imagereward"]),
+        ("0.5*pickscore - 0.5*imagereward", ["clipscore", "aesthetic"]),
+        ("2*hpsv2 + style:3d + 0.1*imagereward", ["clipscore", "clipscore"]),
+    ],
+)
+def test_the_heldout_reward_of_a_sum_is_none_of_its_terms(spec, expected):
+    """Nor one with the network of a term. A difference does not become one of a reward and itself."""
+    terms = [(weight, name) for weight, name in split_terms(spec) if hub.is_hub(name)]
+    assert hub.heldout_names(terms) == expected and missing_heldout(spec) is None
+
+
+@pytest.mark.parametrize(
+    "spec", ["pickscore + imagereward + clipscore", "clip:some/model + imagereward", "pickscore - aesthetic"]
+)
+def test_a_sum_without_a_heldout_reward_is_refused_in_one_sentence(spec):
+    with pytest.raises(ValueError, match=r"no held-out reward for '.*pass another reward as heldout=") as caught:
+        rewards.load(spec, heldout=True)
+    assert "\n" not in str(caught.value) and all(name in str(caught.value) for _, name in split_terms(spec))
+    assert missing_heldout(spec) == str(caught.value)
+    assert not rewards.has_heldout(f"style:3d + {spec}") and rewards.has_heldout("style:3d + pickscore")
+
+
+def test_a_heldout_network_is_loaded_once(folders):
+    total = rewards.load("0.7*pickscore + 0.3*aesthetic", heldout=True, path=folders[0])
+    (_, one), (_, other) = total.terms
+    assert one is other
 
 
 @pytest.mark.parametrize("name", hub.HELDOUT)
