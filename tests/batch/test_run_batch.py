@@ -120,6 +120,15 @@ def test_a_held_out_reward_without_a_value_is_never_null_in_silence(tmp_path, mo
     assert all(found[i]["heldout"] is not None and "warning" not in found[i] for i in (0, 3, 4))
 
 
+def test_a_sum_whose_terms_leave_no_held_out_reward_is_sampled_with_a_warning(tmp_path, monkeypatch):
+    for module in ("run", "worker"):
+        monkeypatch.setattr(f"noisetilt.batch.{module}.load_reward", lambda name, heldout=False: redness)
+    summary = batch(PROMPTS, tmp_path, "style:3d + pickscore + imagereward + clipscore", heldout=True)
+    [(warning, count)] = summary.warnings.items()
+    assert (summary.done, summary.failed, count) == (5, 0, 5) and "no held-out reward for 'pickscore'" in warning
+    assert all(record["heldout"] is None for record in records(tmp_path))
+
+
 def test_an_unknown_held_out_reward_is_named_before_the_run(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'redness'"):
         batch(PROMPTS, tmp_path, heldout="rednes")

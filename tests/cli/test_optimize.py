@@ -1,11 +1,14 @@
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from noisetilt.cli import main
-from noisetilt.cli.optimize import OptimizeJob, run
+from noisetilt.cli.comparison import choose_heldout_reward
+from noisetilt.cli.optimize import OptimizeJob, _with_patience, run
 
 FEW = ["--reward", "redness", "--iterations", "3", "--n", "2"]
 
@@ -48,6 +51,24 @@ def test_a_learned_reward_without_a_heldout_reward_is_optimised_to_the_end(tmp_p
     arguments = ["optimize", "cat face", "--reward", "style:3d", "--iterations", "1", "--n", "1", "--heldout", "none"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "run.json").read_text())["settings"]["patience"] == 0
+
+
+# Each held-out reward of a hub reward has the network of a term.
+WITHOUT_HELDOUT = "style:3d + pickscore + imagereward + clipscore"
+
+
+@pytest.mark.parametrize(
+    "model, prompt, expected",
+    [("emoji128", "cat face", "alignment"), ("emoji128", "3d", "none"), ("a/b", "cat", "none")],
+)
+def test_a_sum_whose_terms_leave_no_heldout_reward_runs_without_it(model, prompt, expected, capsys):
+    """A warning says so if nothing takes its place."""
+    job = OptimizeJob(prompt=[prompt], reward=WITHOUT_HELDOUT, model=model)
+    blank = SimpleNamespace(shape=(3, 128, 128), device="cpu", decode=lambda x: x)
+    name, heldout = choose_heldout_reward(job, blank)
+    assert name == expected and (heldout is None) == (expected == "none")
+    assert ("no held-out reward for 'pickscore'" in capsys.readouterr().err) == (expected == "none")
+    assert _with_patience(job).patience == 0 and _with_patience(replace(job, reward="style:3d")).patience > 0
 
 
 def test_interruption_keeps_what_is_finished(tmp_path, monkeypatch):

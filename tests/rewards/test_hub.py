@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from noisetilt import rewards
 from noisetilt.rewards import Reward, hub
-from noisetilt.rewards.hub.files import read_state
+from noisetilt.rewards.catalogue import missing_heldout, split_terms
+from noisetilt.rewards.hub import blip
+from noisetilt.rewards.hub.files import locate, read_state
 from noisetilt.rewards.hub.preprocess import Preprocess, difference, preprocess_of, resize
 
 PROMPTS = ["a red fox", "the blue cat in the snow on green hill"]
@@ -77,6 +79,14 @@ def text_of(folder, prompts, **options):
 def pixels_of(folder, pictures):
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     return torch.as_tensor(np.stack(processor(images=[Image.fromarray(p) for p in pictures]).pixel_values))
+
+
+def torchvision_crop(picture):
+    """The square that torchvision's Resize and CenterCrop make, which ImageReward's code uses."""
+    (width, height), short = picture.size, min(picture.size)
+    small = picture.resize((SIDE * width // short, SIDE * height // short), Image.Resampling.BICUBIC)
+    left, top = (round((side - SIDE) / 2.0) for side in small.size)
+    return small.crop((left, top, left + SIDE, top + SIDE))
 
 
 def open_clip_tower(x, state, prefix, mask=None):
@@ -168,8 +178,8 @@ def published(name, folders, pictures):
         seen = reference[0](pixel_values=pixels_of(folder, pictures)).pooler_output
         return reference[1](seen / seen.norm(dim=-1, keepdim=True))[:, 0]
     if name == "imagereward":
-        clip = transformers.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-        pixels = torch.as_tensor(np.stack(clip(images=[Image.fromarray(p) for p in pictures]).pixel_values))
+        cropped = np.stack([np.asarray(torchvision_crop(Image.fromarray(picture))) for picture in pictures])
+        pixels = pixels_of(folders[0]["clipscore"], cropped)
         return imagereward_value(reference, pixels, text_of(folder, PROMPTS, padding="max_length"))
     if name.startswith("hpsv2"):
         padded = [Image.new("RGB", (SIDE, SIDE)) for _ in pictures]
@@ -251,6 +261,17 @@ def test_half_precision_images_and_towers(name, folders):
     assert (low - exact).abs().max() < 0.2 * max(1, exact.abs().max())
 
 
+def test_imagereward_in_half_precision_computes_its_head_in_single_precision(folders):
+    model, seen = load("imagereward", folders, dtype=torch.bfloat16).function.model, []
+    hook = model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    value = load("imagereward", folders, dtype=torch.bfloat16)(as_images(levels(20, 20)), PROMPTS)
+    hook.remove()
+    exact = load("imagereward", folders).function.model.head
+    assert {parameter.dtype for parameter in model.text.parameters()} == {torch.bfloat16}
+    assert all(torch.equal(*pair) for pair in zip(model.head.parameters(), exact.parameters(), strict=True))
+    assert seen[0].dtype == torch.float32 and torch.equal(value, (exact(seen[0]) - blip.MEAN) / blip.STD)
+
+
 # Preprocessing.
 
 
@@ -281,6 +302,16 @@ def test_resizing_is_pils_but_for_its_rounding(mode, of, to):
 def test_preprocessing_is_the_processors(processor, shape):
     processor = processor()
     assert difference(preprocess_of(processor, "it"), processor, shape) < 1.2
+
+
+@pytest.mark.parametrize("shape", [(832, 1216), (1216, 832), (512, 512), (768, 1024), (63, 90), (300, 451)])
+def test_imagereward_crops_as_torchvision_does(shape, folders):
+    """Where an odd number of pixels is cut off, transformers' image processors leave out another one."""
+    picture = Image.fromarray(levels(*shape, count=1)[0])
+    preprocess = load("imagereward", folders).function.preprocess
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    found = preprocess(as_images(np.array(picture)[None])) * std + mean
+    assert (found - as_images(np.array(torchvision_crop(picture))[None])).abs().max() * 255 < 1.2
 
 
 def test_an_unknown_preprocessing_is_refused():
@@ -420,6 +451,23 @@ def test_without_the_hub_it_says_what_to_do(monkeypatch):
         rewards.load("aesthetic-v2.5")
 
 
+def test_weights_in_the_cache_are_found_without_the_hub(monkeypatch, tmp_path):
+    """Also under a later name: whether the hub has an earlier one is then not known."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository, commit = tmp_path / "models--some--weights", "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    file = repository / "snapshots" / commit / "second.pt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"weights")
+    assert locate("some/weights", ["first.safetensors", "second.pt"], "the weights") == file
+    with pytest.raises(ValueError, match=r"the weights cannot be downloaded from some/weights.*first, third"):
+        locate("some/weights", ["first", "third"], "the weights")
+
+
 def test_without_transformers_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(ImportError, match=r"pip install \"\.\[rewards\]\""):
@@ -444,26 +492,66 @@ def test_heldout_is_another_reward(folders):
     made = folders[0]
     assert rewards.load("pickscore", heldout=True, path=made["imagereward"]).name == "imagereward"
     assert rewards.load("aesthetic@/no/such/place", heldout=True, path=made["pickscore"]).name == "pickscore"
-    both = rewards.load("0.5*aesthetic + 0.5*hpsv2", heldout=True, path=made)
+    total = rewards.load("0.5*objects:cat + 0.5*hpsv2 + redness", heldout=True, path=made)
+    assert [(weight, reward.name) for weight, reward in total.terms] == [
+        (0.5, "clipscore"),
+        (0.5, "imagereward"),
+        (1.0, "redness"),
+    ]
     images = as_images(levels(20, 20))
-    expected = [load(name, folders)(images, PROMPTS) for name in ("pickscore", "imagereward")]
-    assert torch.allclose(both(images, PROMPTS), 0.5 * sum(expected), atol=1e-6)
+    values = [load(name, folders)(images, PROMPTS) for name in ("clipscore", "imagereward")]
+    expected = 0.5 * sum(values) + rewards.load("redness")(images, PROMPTS)
+    assert torch.allclose(total(images, PROMPTS), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "spec, expected",
+    [
+        ("0.5*pickscore + 0.5*imagereward", ["clipscore", "clipscore"]),
+        ("0.7*pickscore + 0.3*aesthetic", ["imagereward", "imagereward"]),
+        ("0.5*aesthetic + 0.5*hpsv2", ["imagereward", "imagereward"]),
+        ("clipscore + objects:cat", ["imagereward", "pickscore"]),
+        ("video:pickscore + video-consistency", ["video:imagereward", "video:imagereward"]),
+        ("videoreward + imagereward", ["video:pickscore", "pickscore"]),
+        ("video-consistency + video:imagereward", ["video:pickscore", "video:pickscore"]),
+        ("clip:some/model + hpsv3", ["imagereward", "imagereward"]),
+        ("imscore:pickscore.PickScorer", ["imagereward"]),
+        ("0.5*pickscore - 0.5*imagereward", ["clipscore", "aesthetic"]),
+        ("2*hpsv2 + style:3d + 0.1*imagereward", ["clipscore", "clipscore"]),
+    ],
+)
+def test_the_heldout_reward_of_a_sum_is_none_of_its_terms(spec, expected):
+    """Nor one with the network of a term. A difference does not become one of a reward and itself."""
+    terms = [(weight, name) for weight, name in split_terms(spec) if hub.is_hub(name)]
+    assert hub.heldout_names(terms) == expected and missing_heldout(spec) is None
+
+
+@pytest.mark.parametrize(
+    "spec", ["pickscore + imagereward + clipscore", "clip:some/model + imagereward", "pickscore - aesthetic"]
+)
+def test_a_sum_without_a_heldout_reward_is_refused_in_one_sentence(spec):
+    with pytest.raises(ValueError, match=r"no held-out reward for '.*pass another reward as heldout=") as caught:
+        rewards.load(spec, heldout=True)
+    assert "\n" not in str(caught.value) and all(name in str(caught.value) for _, name in split_terms(spec))
+    assert missing_heldout(spec) == str(caught.value)
+    assert not rewards.has_heldout(f"style:3d + {spec}") and rewards.has_heldout("style:3d + pickscore")
+
+
+def test_a_heldout_network_is_loaded_once(folders):
+    total = rewards.load("0.7*pickscore + 0.3*aesthetic", heldout=True, path=folders[0])
+    (_, one), (_, other) = total.terms
+    assert one is other
 
 
 @pytest.mark.parametrize("name", hub.HELDOUT)
 def test_no_reward_is_its_own_heldout_reward(name):
-    """Nor another of the same tower."""
+    """Nor another of the same tower, of its frames either."""
     heldout = hub.heldout_name(name)
-    assert hub.is_hub(heldout)
-    towers = {
-        "pickscore": "H",
-        "hpsv2": "H",
-        "hpsv2.1": "H",
-        "aesthetic": "L",
-        "clipscore": "B",
-        "video:clipscore": "V",
-    }
-    assert heldout != name and towers.get(heldout, heldout) != towers.get(name, name)
+    assert hub.is_hub(heldout) and heldout.startswith("video:") == name.startswith("video")
+    towers = {"pickscore": "H", "hpsv2": "H", "hpsv2.1": "H", "mps": "H", "aesthetic": "L", "clipscore": "B"}
+    towers |= {"video-consistency": "B", "cyclereward": "BLIP", "imagereward": "BLIP", "pickscore-siglip": "SigLIP"}
+    plain = heldout.removeprefix("video:")
+    assert plain != name and towers.get(plain, plain) != towers.get(name, name)
 
 
 @pytest.mark.parametrize("label", ["1", "red fox", "Red_Fox"])
@@ -471,6 +559,30 @@ def test_labels(label, folders):
     images = as_images(levels(20, 20))
     found = rewards.load(f"classifier:{folders[0]['classifier:fox']}:{label}".replace(" ", "_"))(images, PROMPTS)
     assert torch.equal(found, load("classifier:fox", folders)(images, PROMPTS))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "objects:traffic light",
+        "count:traffic light:2",
+        "video:count:Traffic Light:2",
+        "video:objects:traffic light",
+        "classifier:a/Model:tabby, tabby cat",
+        "video:classifier:a/Model:tabby, tabby cat",
+    ],
+)
+def test_labels_may_have_spaces(name):
+    assert split_terms(name) == [(1.0, name)] and hub.is_hub(name)
+    assert split_terms(f"0.5*{name} - 2*redness + {name}") == [(0.5, name), (-2.0, "redness"), (1.0, name)]
+
+
+def test_a_label_with_spaces_is_loaded(folders):
+    images, place = as_images(levels(20, 20)), folders[0]["classifier:fox"]
+    reward = rewards.load("0.5*video:classifier::white fox + redness", path=place)
+    one = hub.over_frames(hub.classifier(place, "white fox"))(images[:, None], PROMPTS)
+    red = rewards.load("redness")(images, PROMPTS)
+    assert torch.allclose(reward(images[:, None], PROMPTS), 0.5 * one + red, atol=1e-5)
 
 
 @pytest.mark.parametrize("label, word", [("wolf", "has 0 labels 'wolf'"), ("7", "has 0 labels '7'")])

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import shutil
 import sys
 import types
 from typing import ClassVar
@@ -91,6 +92,34 @@ def test_hpsv3_is_the_published_formula(hpsv3, size):
     assert apart > 0.01
     assert ((found - expected).abs() < (0.005 if size == (448, 448) else 0.05) * apart).all()
     assert resized_size(*size, PIXELS, PIXELS) == smart_resize(*size, 28, PIXELS, PIXELS)
+
+
+def test_hpsv3_in_half_precision_computes_its_head_in_single_precision(hpsv3):
+    reward = rewards.load("hpsv3", path=hpsv3[0], dtype=torch.bfloat16)
+    model, seen = reward.function.model, []
+    model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    value = reward(as_images(levels(60, 90)), PROMPTS)
+    assert {parameter.dtype for parameter in model.model.parameters()} == {torch.bfloat16}
+    assert all(torch.equal(*pair) for pair in zip(model.head.parameters(), hpsv3[2].parameters(), strict=True))
+    assert seen[0].dtype == torch.float32 and torch.equal(value, hpsv3[2](seen[0])[:, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_hpsv3_is_built_in_the_dtype_asked_for(dtype, hpsv3, tmp_path, monkeypatch):
+    """Whatever its configuration says: bfloat16 would lose digits of single precision, which takes twice the memory."""
+    folder, built, kind = shutil.copytree(hpsv3[0], tmp_path / "copy"), [], transformers.Qwen2VLModel
+    tiny.declare_dtype(folder, "float32" if dtype == torch.bfloat16 else "bfloat16")
+
+    def build(config):
+        model = kind(config)
+        built.extend(parameter.dtype for parameter in model.parameters())
+        return model
+
+    monkeypatch.setattr("transformers.Qwen2VLModel", build)
+    model = rewards.load("hpsv3", path=folder, dtype=dtype).function.model.model
+    assert set(built) == {dtype}
+    pairs = zip(model.parameters(), hpsv3[1].parameters(), strict=True)
+    assert all(torch.equal(found, expected.to(dtype)) for found, expected in pairs)
 
 
 def test_hpsv3_has_a_gradient_and_reads_the_prompt(hpsv3):
@@ -196,6 +225,18 @@ def test_objects_have_a_gradient(detector):
 def test_a_detectors_preprocessing_is_the_processors(detector, shape):
     preprocess = rewards.load("objects:cat", path=detector[0]).function.preprocess
     assert difference(preprocess, preprocess.processor, shape) < 1.5
+
+
+@pytest.mark.parametrize("kind", ["yolos", "conditional_detr"])
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_a_detector_may_be_stored_in_half_precision(kind, stored, tmp_path):
+    model = getattr(tiny, kind)(tmp_path).to(stored)
+    model.save_pretrained(tmp_path)
+    reward = rewards.load("objects:cat", path=tmp_path)
+    pairs = zip(reward.function.model.parameters(), model.parameters(), strict=True)
+    assert all(torch.equal(found, expected.float()) for found, expected in pairs)
+    assert reward(as_images(levels(32, 48)), PROMPTS).isfinite().all()
+    assert next(rewards.load("objects:cat", path=tmp_path, dtype=stored).function.model.parameters()).dtype == stored
 
 
 @pytest.mark.parametrize("name", ["objects:dog", "count:cat", "count:cat:many", "objects:", "count:cat:-1"])

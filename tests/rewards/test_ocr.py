@@ -49,8 +49,10 @@ def test_edit_distance():
 def test_the_wanted_text_is_what_the_prompt_quotes():
     assert ocr.wanted_text('a sign "GO HOME" beside “left”') == "GO HOME left"
     assert ocr.wanted_text("the dog's collar says 'Rex'") == "Rex"
-    with pytest.raises(ValueError, match="quotes no text"):
-        ocr.wanted_text("the dog's bone")
+    assert ocr.wanted_text('a sign "OPEN" and a sign " "') == "OPEN"
+    for prompt in ("the dog's bone", 'a sign that says " "', "a sign that says “\t”"):
+        with pytest.raises(ValueError, match="quotes no text"):
+            ocr.wanted_text(prompt)
 
 
 def test_images_are_enlarged_and_evaluated_one_by_one():

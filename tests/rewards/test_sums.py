@@ -1,5 +1,6 @@
 """Weighted sums, their normalisation by the base model's spread, and rewards of images alone."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,11 @@ def test_an_option_of_a_reward_of_images_is_not_given_the_prompts():
     images = torch.rand(2, 3, 8, 8)
     by_option = evaluate_reward(lambda images, weight=2.0: weight * images.mean((1, 2, 3)), images, ["a", "b"])
     assert torch.allclose(by_option, 2 * images.mean((1, 2, 3)))
+    for weights in (np.full(3, 2.0), torch.full((3,), 2.0)):
+        by_array = evaluate_reward(
+            lambda images, weights=weights: (images.mean((2, 3)) * torch.as_tensor(weights)).mean(1), images, ["a", "b"]
+        )
+        assert torch.allclose(by_array.float(), 2 * images.mean((1, 2, 3)))
     for count in (lambda i, p=None: i.new_full((2,), len(p)), lambda i, prompts="": i.new_full((2,), len(prompts))):
         assert evaluate_reward(count, images, ["a", "b"]).tolist() == [2, 2]
 

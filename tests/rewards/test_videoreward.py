@@ -43,9 +43,15 @@ def as_videos(levels):
 # Frames and patches.
 
 
-@pytest.mark.parametrize("size", [(40, 60), (480, 832), (720, 1280), (28, 28), (1000, 30), (333, 777), (512, 512)])
+SIZES = [(40, 60), (480, 832), (720, 1280), (28, 28), (1000, 30), (333, 777), (512, 512)]
+SQUARES = [(side, side) for side in (576, 768, 800, 1024, 1152, 1536)]
+
+
+@pytest.mark.parametrize("size", SIZES + SQUARES)
 def test_the_size_is_transformers_own(size):
-    assert qwen.resized_size(*size, MOST) == smart_resize(*size, 28, 128 * 28 * 28, MOST)
+    """Of squares the pixels are a square of a multiple of 28 as well, so that rounding errors decide."""
+    for least in (128 * 28 * 28, MOST):
+        assert qwen.resized_size(*size, MOST, least) == smart_resize(*size, 28, least, MOST)
 
 
 @pytest.mark.parametrize("size", [(40, 60), (480, 832), (336, 448)])
@@ -143,6 +149,15 @@ def test_the_score_is_the_published_one(made, outputs):
         if part:
             continue
         assert not torch.allclose(reward(as_videos(levels), PROMPTS[::-1]), value, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_digits_are_lost_whatever_dtype_the_configuration_has(dtype, tmp_path):
+    expected, _ = tiny.videoreward(tmp_path)
+    tiny.declare_dtype(tmp_path, "bfloat16")
+    found = rewards.load("videoreward", path=tmp_path, dtype=dtype).function.model.model
+    pairs = zip(found.parameters(), expected.parameters(), strict=True)
+    assert all(torch.equal(one, other.to(dtype)) for one, other in pairs)
 
 
 def test_the_gradient_is_exact(made):

@@ -265,6 +265,14 @@ def qwen_config(vocabulary: int) -> transformers.Qwen2VLConfig:
     )
 
 
+def declare_dtype(folder: Path, dtype: str) -> None:
+    """Writes the dtype into a Qwen2-VL's configuration and its parts, as the published one has it."""
+    config = json.loads((folder / "config.json").read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["dtype"] = dtype
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def qwen_state(model: transformers.Qwen2VLModel, outputs: int) -> dict[str, torch.Tensor]:
     """A Qwen2VLModel's weights and a head's, under the names of the transformers that VideoReward was trained with."""
     own = model.state_dict()

@@ -18,6 +18,7 @@ from noisetilt import rewards, sample
 from noisetilt.cli import main
 from noisetilt.cli.arguments import build_parser
 from noisetilt.cli.generate import GenerateJob
+from noisetilt.rewards import Reward
 from noisetilt.studio import markup
 from noisetilt.studio.files import read_settings, restore
 from noisetilt.studio.mix import mix_spec
@@ -27,7 +28,7 @@ from noisetilt.studio.repeat import generate_command
 from noisetilt.studio.run_queue import RunQueue
 from noisetilt.studio.runs import Run
 from noisetilt.studio.sampling_runs import compare, generate
-from noisetilt.studio.session import OWN, Session, Visitor
+from noisetilt.studio.session import OWN, OwnReward, Session, Visitor
 from noisetilt.studio.settings import Settings, check_compare, check_generate, check_optimise, particles_within
 
 SETTINGS = Settings("cat face", {"style:3d": 1.0, "redness": 0.5}, 0.6, steps=2, n=2, seed=3)
@@ -178,6 +179,20 @@ def test_a_run_is_cancelled_within_a_step(session):
             run.cancel()
     assert run.view.state == "cancelled" and run.view.files == []
     assert len(run.view.rows) == 1 and run.view.rows[0].done <= done + 1
+
+
+def test_the_held_out_rewards_of_a_mix_are_none_of_its_rewards(session, monkeypatch):
+    monkeypatch.setattr("noisetilt.rewards.catalogue.load_hub", lambda name, *_: Reward(name, lambda images: images))
+    own = OwnReward("", Reward("own", lambda images: images))
+    mix = session.load_mix(f"0.5*pickscore + 2*{OWN} + 0.5*aesthetic", own, heldout=True)
+    expected = [(0.5, "imagereward"), (2.0, "own"), (0.5, "imagereward")]
+    assert [(weight, reward.name) for weight, reward in mix.terms] == expected
+    with pytest.raises(ValueError, match="no reward of your own"):
+        session.load_mix(f"pickscore + {OWN}", None)
+    without = "style:3d + pickscore + imagereward + clipscore"
+    blank = torch.zeros(1, 3, 128, 128)
+    assert session.choose_heldout(without, None, "cat face", blank)[0] == "alignment"
+    assert session.choose_heldout(without, None, "cat face", None) == ("none", None)
 
 
 def test_a_failed_run_says_why_and_the_next_one_works(session):

@@ -19,6 +19,7 @@ from ..models import MODELS
 from ..report import encode_picture
 from ..rewards import has_heldout
 from ..rewards import load as load_reward
+from ..rewards.catalogue import missing_heldout
 from ..rewards.reward import RewardFunction, evaluate_reward, mean_over_frames
 from ..sampling import Result, sample
 from .settings import Settings
@@ -207,16 +208,23 @@ class Worker:
         shared = {"nfe": result.trace.nfe, "seconds": seconds, "attempts": attempt, "together": len(rows)}
         return [_outcome(row, result, i, heldout[i], shared) for i, row in enumerate(rows)]
 
+    def _missing_heldout(self, settings: Settings) -> str | None:
+        """Why no held-out reward is left for the terms of a sum, if one was asked for."""
+        if self.options.heldout is not True or settings.reward is None or settings.reward in self.options.rewards:
+            return None
+        return missing_heldout(settings.reward)
+
     def _heldout_results(self, settings: Settings, result: Result, i: int, prompt: str) -> dict[str, Any]:
         """The held-out reward of an image; with a warning where it is not defined, as alignment is for style words
-        alone.
+        alone, or where none is left for the terms of a sum.
 
         Raises:
             FloatingPointError: if it is not finite.
         """
         heldout = self.heldout(settings)
         if heldout is None:
-            return {"heldout": None}
+            missing = self._missing_heldout(settings)
+            return {"heldout": None} if missing is None else {"heldout": None, "warning": missing}
         name, function = heldout
         try:
             with torch.no_grad():

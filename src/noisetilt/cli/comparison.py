@@ -24,6 +24,7 @@ from ..report import grid, save_picture, table
 from ..report.terminal import show
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
+from ..rewards.catalogue import missing_heldout
 from ..rewards.reward import evaluate_reward, mean_over_frames, reward_name
 from ..runs import write_json
 from .console import filled, line_width, print_error, warn
@@ -124,15 +125,18 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
     By default it is the held-out version of the reward if the reward is learned. A closed-form reward, such as a
     colour, has no held-out version; there it is the held-out alignment with the prompt, which detects images that lost
     their content. Pipelines from a folder or the hub have a held-out reward only if the reward is one of this
-    package's learned ones, or the user names one.
+    package's learned ones, or the user names one. A warning says so if there is none because all of them are related to
+    a term of the reward.
 
     Raises:
         ValueError: if the reward is unknown or cannot be evaluated for a prompt.
     """
-    if job.heldout == "none" or (job.heldout is None and is_pipeline(job.model) and not has_heldout(job.reward)):
+    if job.heldout == "none":
         return "none", None
     if job.heldout is not None:
         return job.heldout, load_reward(job.heldout)
+    if is_pipeline(job.model) and not has_heldout(job.reward):
+        return _no_heldout_reward(job.reward)
     if not hasattr(model, "decode"):  # the size of its images is not known before a run
         return job.reward, load_reward(job.reward, heldout=True)
     blank = model.decode(torch.zeros(1, *model.shape, device=model.device))
@@ -142,10 +146,19 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
             _check_prompts(heldout, blank, job.prompt)
             return "alignment", heldout
         except ValueError:  # a prompt of style words alone has no alignment
-            pass
+            if missing_heldout(job.reward) is not None:
+                return _no_heldout_reward(job.reward)
     heldout = load_reward(job.reward, heldout=True)
     _check_prompts(heldout, blank, job.prompt)
     return job.reward, heldout
+
+
+def _no_heldout_reward(reward: str) -> tuple[str, None]:
+    """No held-out reward, with a warning if all of them are related to a term of the reward."""
+    missing = missing_heldout(reward)
+    if missing is not None:
+        warn(missing)
+    return "none", None
 
 
 def _check_prompts(reward: Reward, blank: Tensor, prompts: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from .colour import (
     saturation,
 )
 from .from_file import is_function_in_file, load_from_file
-from .hub import heldout_name, is_hub, load_hub
+from .hub import heldout_names, is_hub, load_hub
 from .images import checked
 from .jpeg import jpeg_size
 from .ocr import ocr
@@ -69,7 +69,7 @@ _CLOSED_FORMS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
 _BLACK_BOXES = {"jpeg": jpeg_size(-1.0), "jpeg:small": jpeg_size(-1.0), "jpeg:large": jpeg_size(1.0)}
 _WEIGHT = r"\s*(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*"
 # Labels may have spaces and emoji; other names have neither, except for files that exist.
-_NAME = r"(?P<name>(?:concept|classifier|objects):.*?|(?:[^\W\d]|[~./])[\w:#@~./\\-]*)\s*"
+_NAME = r"(?P<name>(?:concept|(?:video:)?(?:classifier|objects|count)):.*?|(?:[^\W\d]|[~./])[\w:#@~./\\-]*)\s*"
 _TERM = re.compile(_WEIGHT + _NAME, re.I)
 _FILE_TERMS = [re.compile(start + r"(?P<name>.+\.py:\w+)\s*", re.I) for start in (r"\s*(?P<weight>)", _WEIGHT)]
 
@@ -110,11 +110,9 @@ def _imagenet(name: str) -> Reward:
 Place = str | Path | None
 
 
-def _hub(name: str, heldout: bool, path: Place | Mapping[str, Place], dtype: torch.dtype) -> Reward:
+def _hub(name: str, path: Place | Mapping[str, Place], dtype: torch.dtype) -> Reward:
     name, _, place = name.partition("@")
-    name = heldout_name(name) if heldout else name
-    path = path.get(name) if isinstance(path, Mapping) else path
-    return load_hub(name, path if heldout else place or path, dtype)
+    return load_hub(name, place or (path.get(name) if isinstance(path, Mapping) else path), dtype)
 
 
 # Rewards that people look for and that are not offered, with the reason.
@@ -202,8 +200,43 @@ def _of_hub(name: str) -> bool:
 
 
 def has_heldout(spec: str) -> bool:
-    """Whether a term of the reward is learned and has a second, independently trained version in this package."""
-    return any(is_learned(name) for _, name in split_terms(spec))
+    """Whether a term of the reward is learned and has a second, independently trained version in this package, and no
+    term lacks a held-out reward."""
+    return any(is_learned(name) for _, name in split_terms(spec)) and missing_heldout(spec) is None
+
+
+def missing_heldout(spec: str) -> str | None:
+    """Why `load(spec, heldout=True)` is an error: the terms leave no hub reward that is unrelated to all of them. None
+    if they do."""
+    terms = split_terms(spec)
+    try:
+        _heldout_of(terms)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _heldout_of(terms: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """The terms with the names of their held-out rewards in place of those of hub rewards."""
+    hub = [(weight, name.partition("@")[0]) for weight, name in terms if _of_hub(name)]
+    others = iter(heldout_names(hub))
+    return [(weight, next(others) if _of_hub(name) else name) for weight, name in terms]
+
+
+def load_terms(
+    terms: Sequence[tuple[float, str]],
+    heldout: bool = False,
+    path: Place | Mapping[str, Place] = None,
+    dtype: torch.dtype = torch.float32,
+) -> list[tuple[float, Reward]]:
+    """The rewards of a sum with their weights, from their names; the other arguments are those of `load`."""
+    named = _heldout_of(terms) if heldout else terms
+    # Each network is loaded once, even if it is the held-out reward of several terms.
+    loaded = {
+        name: _hub(name, path, dtype) if _of_hub(name) else _single(name, heldout)
+        for name in dict.fromkeys(name for _, name in named)
+    }
+    return [(weight, loaded[name]) for weight, name in named]
 
 
 @torch.inference_mode(False)
@@ -224,7 +257,7 @@ def load(
         heldout: whether to load the held-out version, which must not be optimised. A reward that increases while its
             held-out version decreases indicates reward hacking. For the learned rewards of this package it is a second,
             independently trained network; for a hub reward it is another reward with another network and other data
-            (`hub.HELDOUT`); closed-form rewards have one version only.
+            than any term of the sum (`hub.HELDOUT`); closed-form rewards have one version only.
         path: hub id or local folder of the hub reward, instead of the published one; for a sum, a mapping from the
             names of the loaded rewards (held-out ones included) to their paths.
         dtype: in which hub rewards compute.
@@ -232,19 +265,16 @@ def load(
             and `optimize` make these images, which costs network calls; for a pipeline, pass its unguided images to
             `reward.normalised(images, prompts)`.
     Raises:
-        ValueError: if a name is unknown, the sum cannot be read, or weights cannot be loaded.
+        ValueError: if a name is unknown, the sum cannot be read, weights cannot be loaded, or no held-out reward is
+            unrelated to all terms.
         ImportError: if a hub reward is requested and transformers is not installed.
     """
     if not isinstance(spec, str):
         raise ValueError(f"the reward is {spec!r}, expected a name, such as 'style:3d'")
     names = split_terms(spec)
-    hub = [_of_hub(name) for _, name in names]
-    if path is not None and not any(hub):
+    if path is not None and not any(_of_hub(name) for _, name in names):
         raise ValueError(f"path = {path} is for hub rewards and {spec!r} has none; leave it out")
-    terms = [
-        (weight, _hub(name, heldout, path, dtype) if of_hub else _single(name, heldout))
-        for (weight, name), of_hub in zip(names, hub, strict=True)
-    ]
+    terms = load_terms(names, heldout, path, dtype)
     if len(terms) == 1 and terms[0][0] == 1.0:
         return terms[0][1]  # alone it has nothing to be normalised against
     return weighted_sum(terms, spec, normalise)

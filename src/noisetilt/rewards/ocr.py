@@ -26,6 +26,7 @@ def wanted_text(prompt: str) -> str:
         ValueError: if there is none.
     """
     found = [next(filter(None, match.groups())) for match in _QUOTED.finditer(prompt)]
+    found = [text for text in found if text.strip()]  # every image shows a text of spaces, so all would be rewarded
     if not found:
         raise ValueError(
             f'the prompt {prompt!r} quotes no text that the image should show; write it like: a sign that says "OPEN"'

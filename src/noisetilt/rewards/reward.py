@@ -34,7 +34,8 @@ def takes_prompts(function: Callable[..., Any]) -> bool:
     except TypeError:
         return False
     second = signature.parameters[list(given.arguments)[-1]]
-    return second.default in (second.empty, None) or second.name.startswith("prompt")
+    needed = second.default is second.empty or second.default is None  # == of an array has no truth value
+    return needed or second.name.startswith("prompt")
 
 
 def call_reward(function: Callable[..., Tensor], images: Tensor, prompts: Sequence[str]) -> Tensor:

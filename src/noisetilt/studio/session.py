@@ -18,7 +18,7 @@ from ..cli.optimize import OptimizeJob
 from ..integrations.load import is_pipeline, load
 from ..rewards import Reward, has_heldout, weighted_sum
 from ..rewards import load as load_reward
-from ..rewards.catalogue import split_terms
+from ..rewards.catalogue import load_terms, split_terms
 from ..rewards.reward import evaluate_any
 from .mix import OFFERED, slider_name, supported
 from .run_queue import RunQueue
@@ -129,14 +129,12 @@ class Session:
         Raises:
             ValueError: if a reward cannot be loaded, or the visitor has no own reward.
         """
-        terms: list[tuple[float, Any]] = []
-        for weight, name in split_terms(spec):
-            if name != OWN:
-                terms.append((weight, load_reward(name, heldout=heldout)))
-            elif own is not None:
-                terms.append((weight, own.reward))
-            else:
-                raise ValueError('there is no reward of your own yet; type one in the tab "My reward" and press Use')
+        named = split_terms(spec)
+        if own is None and any(name == OWN for _, name in named):
+            raise ValueError('there is no reward of your own yet; type one in the tab "My reward" and press Use')
+        # Together, because the held-out reward of a term may be that of no other.
+        loaded = iter(load_terms([(weight, name) for weight, name in named if name != OWN], heldout))
+        terms = [next(loaded) if name != OWN else (weight, own.reward) for weight, name in named]
         return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else weighted_sum(terms, spec)
 
     def choose_heldout(self, spec: str, own: OwnReward | None, prompt: str, blank: Any) -> tuple[str, Reward | None]:

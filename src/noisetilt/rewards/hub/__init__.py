@@ -6,7 +6,7 @@ of their parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,8 @@ _LOADERS: dict[str, Callable[..., Reward]] = {
 
 HUB_NAMES = tuple(_LOADERS)  # those that need no further part in the name
 
-# The held-out reward of each reward: another network trained on other data. PickScore and HPSv2 are both fine-tuned
-# from CLIP-H, so neither is the held-out reward of the other.
+# The held-out reward of each reward: another network trained on other data. In a sum it gives way to another one of
+# RELATED if it is related to a term.
 HELDOUT = {
     "aesthetic": "pickscore",
     "aesthetic-v2.5": "pickscore",
@@ -69,10 +69,26 @@ HELDOUT = {
     "count": "clipscore",
     "imagereward": "pickscore",
     "classifier": "clipscore",
-    "video-consistency": "video:clipscore",
+    "video-consistency": "video:imagereward",
     "videoreward": "video:pickscore",
 }
 
+# The rewards that serve as held-out rewards, each with those that have its network or training data: CLIP ViT-H/14 or
+# Pick-a-Pic, BLIP, OpenAI's CLIP. The model of clip:MODEL may be any CLIP; imscore:MODULE has several classes.
+_OF_OPENAI_CLIP = frozenset(
+    "aesthetic clip clipscore video-consistency vqascore imscore:aesthetic imscore:preference imscore:vqascore".split()
+)
+RELATED = {
+    "pickscore": frozenset(
+        "pickscore hpsv2 hpsv2.1 mps pickscore-siglip clip imscore:pickscore imscore:hps imscore:mps "
+        "imscore:preference".split()
+    ),
+    "imagereward": frozenset(
+        "imagereward cyclereward evalmuse imscore:imreward imscore:cyclereward imscore:evalmuse".split()
+    ),
+    "clipscore": _OF_OPENAI_CLIP,
+    "aesthetic": _OF_OPENAI_CLIP,
+}
 
 # Names that continue with a model, a label or a number.
 WITH_PARTS = ("classifier:", "clip:", "objects:", "count:", "imscore:")
@@ -86,10 +102,46 @@ def is_hub(name: str) -> bool:
 
 
 def heldout_name(name: str) -> str:
-    """The name of the held-out reward of a hub reward."""
-    if name.startswith("video:"):
-        return f"video:{heldout_name(name.removeprefix('video:'))}"
-    return HELDOUT[name.split(":")[0]]
+    """The name of the held-out reward of a hub reward that is optimised alone."""
+    return heldout_names([(1.0, name)])[0]
+
+
+def heldout_names(terms: Sequence[tuple[float, str]]) -> list[str]:
+    """The names of the held-out rewards of the hub rewards in a weighted sum, one for each.
+
+    None of them is related to any term, see RELATED. Terms may have the same one, but not with weights of different
+    signs, which would cancel.
+
+    Args:
+        terms: (weight, name) each.
+    Raises:
+        ValueError: if a term has none.
+    """
+    targets = {_kind(name) for _, name in terms}
+    unrelated = [name for name, related in RELATED.items() if not related & targets]
+    chosen: list[str] = []
+    positive: dict[str, bool] = {}
+    for weight, name in terms:
+        preferred = HELDOUT[name.removeprefix("video:").partition(":")[0]]
+        of_videos = "video:" if name.startswith("video:") or preferred.startswith("video:") else ""
+        plain = preferred.removeprefix("video:")
+        candidates = [plain, *unrelated] if plain in unrelated else unrelated
+        one = next((one for one in candidates if positive.get(one, weight > 0) == (weight > 0)), None)
+        if one is None:
+            raise ValueError(
+                f"there is no held-out reward for {name!r} in the sum of {', '.join(name for _, name in terms)}: each "
+                f"of {', '.join(RELATED)} has the network or the training data of a term, or would cancel another; "
+                "pass another reward as heldout=, or its name as --heldout"
+            )
+        positive[one] = weight > 0
+        chosen.append(of_videos + one)
+    return chosen
+
+
+def _kind(name: str) -> str:
+    """The name as in RELATED: without a model, a label or a class."""
+    name = name.removeprefix("video:")
+    return name.partition("." if name.startswith("imscore:") else ":")[0]
 
 
 def load_hub(name: str, path: Source | None = None, dtype: torch.dtype = torch.float32) -> Reward:
@@ -136,12 +188,14 @@ def _load_objects(name: str, path: Source | None, dtype: torch.dtype) -> Reward:
 __all__ = [
     "HELDOUT",
     "HUB_NAMES",
+    "RELATED",
     "aesthetic",
     "aesthetic_v25",
     "classifier",
     "clip_cosine",
     "clipscore",
     "heldout_name",
+    "heldout_names",
     "hpsv2",
     "hpsv3",
     "imagereward",

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from ..._files import json_object
 from ..reward import Reward
 from .aesthetic import MLP_LAYERS
-from .files import AffineHead, fill, frozen, locate, moved, pretrained_tokenizer, read_state, transformers
+from .files import (
+    AffineHead,
+    at_least_single,
+    fill,
+    frozen,
+    locate,
+    moved,
+    pretrained_tokenizer,
+    read_state,
+    transformers,
+)
 from .preprocess import Preprocess
 from .prompts import warn_truncated
 
@@ -39,7 +49,7 @@ class ImageReward(nn.Module):
 
     Args:
         vision, text: BlipVisionModel and BlipTextModel.
-        head: (batch, features) → (batch,).
+        head: (batch, features) → (batch,), at least in float32.
     """
 
     def __init__(self, vision: nn.Module, text: nn.Module, head: nn.Module) -> None:
@@ -50,7 +60,7 @@ class ImageReward(nn.Module):
         """(batch,) from pixels (batch, 3, H, W), tokens (batch, length) and their mask."""
         patches = self.vision(pixel_values=pixels).last_hidden_state
         read = self.text(input_ids=tokens, attention_mask=mask, encoder_hidden_states=patches, is_decoder=False)
-        return (self.head(read.last_hidden_state[:, 0]) - MEAN) / STD
+        return (self.head(read.last_hidden_state[:, 0].to(next(self.head.parameters()).dtype)) - MEAN) / STD
 
 
 class ImageRewardScorer:
@@ -124,7 +134,7 @@ def imagereward(
     Args:
         weights: hub id or folder with the published ImageReward.pt and med_config.json.
         tokenizer: hub id or folder of BERT's tokenizer; if None, that in `weights` if it is a folder, else BERT's.
-        dtype: in which the networks compute.
+        dtype: in which the networks compute; the head computes at least in float32, as published.
     Raises:
         ValueError: if the weights have another layout.
     """
@@ -138,8 +148,10 @@ def imagereward(
     texts = tokenizer or (weights if is_folder(weights) else BERT)
     words = pretrained_tokenizer(texts, "imagereward's tokenizer")
     side = vision.config.image_size
-    model = frozen(ImageReward(vision, text, head), dtype)
-    return Reward("imagereward", ImageRewardScorer(model, words, Preprocess((side, side), "crop")))
+    head = frozen(head, at_least_single(dtype))
+    model = ImageReward(frozen(vision, dtype), frozen(text, dtype), head)
+    preprocess = Preprocess((side, side), "crop", rounding="even")  # the published code crops by torchvision
+    return Reward("imagereward", ImageRewardScorer(model, words, preprocess))
 
 
 def is_folder(source: str | Path) -> bool:

@@ -122,8 +122,8 @@ def objects(
     processor = pretrained(library.AutoImageProcessor, model, "the detector's image processor")
     labels = {int(number): name for number, name in network.config.id2label.items()}
     # The heads of DETR and YOLOS have one class more than there are labels: "no object".
-    with torch.no_grad():
-        classes = network(pixel_values=torch.zeros(1, 3, 64, 64)).logits.shape[-1]
+    with torch.no_grad():  # in single precision, because transformers keeps the precision of the file
+        classes = frozen(network, torch.float32)(pixel_values=torch.zeros(1, 3, 64, 64)).logits.shape[-1]
     found = Objects(
         frozen(network, dtype), find_label(labels, label), DetectorPixels(processor), count, classes > len(labels)
     )

@@ -106,15 +106,18 @@ def locate(source: str | Path, names: Sequence[str], what: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    offline: LocalEntryNotFoundError | None = None
     for name in names:
         try:
             return Path(hf_hub_download(str(source), name))
-        except LocalEntryNotFoundError as error:
-            raise unreachable(what, source, names, error) from error
+        except LocalEntryNotFoundError as error:  # a later name may be in the cache
+            offline = offline or error
         except EntryNotFoundError:
             continue
         except (OSError, ValueError) as error:
             raise unreachable(what, source, names, error) from error
+    if offline is not None:
+        raise unreachable(what, source, names, offline) from offline
     raise missing_files(what, source, names)
 
 
@@ -202,6 +205,11 @@ class AffineHead(nn.Module):
 def frozen(module: Module, dtype: torch.dtype) -> Module:
     """The module in evaluation mode, without parameter gradients, in this dtype."""
     return module.eval().requires_grad_(False).to(dtype)
+
+
+def at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def moved(module: nn.Module, images: Tensor) -> torch.dtype:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..reward import Reward
-from .files import fill, frozen, locate, moved, read_state, transformers
+from .files import at_least_single, fill, frozen, locate, moved, read_state
 from .qwen import MERGE, normalised, patches, resized
-from .qwen_text import check_prompts, configuration_and_tokenizer, conversation, hidden_states
+from .qwen_text import check_prompts, configuration_and_tokenizer, conversation, filled_model, hidden_states
 from .videoreward_files import split_state
 
 HPSV3, QWEN_7B = "MizzenAI/HPSv3", "Qwen/Qwen2-VL-7B-Instruct"
@@ -31,7 +31,7 @@ class HPSv3Model(nn.Module):
 
     Args:
         model: a Qwen2VLModel.
-        head: hidden states (batch, width) → (batch, 2), mean and logarithm of the deviation.
+        head: hidden states (batch, width) → (batch, 2), mean and logarithm of the deviation; at least in float32.
         token: the id of the reward token.
     """
 
@@ -42,7 +42,7 @@ class HPSv3Model(nn.Module):
     def forward(self, pixels: Tensor, grid: tuple[int, int, int], ids: Tensor, mask: Tensor) -> Tensor:
         """The mean (batch,) of the head at the reward token; arguments as those of `VideoRewardModel`."""
         hidden = hidden_states(self.model, grid, ids, mask, image=pixels)
-        return self.head(hidden[ids == self.token])[:, 0]
+        return self.head(hidden[ids == self.token].to(next(self.head.parameters()).dtype))[:, 0]
 
 
 class HPSv3Scorer:
@@ -74,11 +74,11 @@ def hpsv3(weights: str | Path = HPSV3, base: str | Path | None = None, dtype: to
         weights: hub id, folder or file of the published HPSv3.safetensors.
         base: hub id or folder of the Qwen2-VL with its configuration and tokenizer; if None, `weights` if that is a
             folder with a config.json, else the published one.
-        dtype: in which the network computes; bfloat16 is the published one and takes 16 GB.
+        dtype: in which the network computes; bfloat16 is the published one and takes 16 GB, while loading twice that.
+            The head computes at least in float32, as published.
     Raises:
         ValueError: if a file is missing or differs from the published one.
     """
-    library = transformers()
     file = locate(weights, HPSV3_FILES, "hpsv3's weights")
     base = base or (file.parent if (file.parent / "config.json").is_file() else QWEN_7B)
     config, words = configuration_and_tokenizer(base, "hpsv3", [TOKEN])
@@ -90,9 +90,9 @@ def hpsv3(weights: str | Path = HPSV3, base: str | Path | None = None, dtype: to
     if token >= len(embedding) or words.convert_tokens_to_ids(IMAGE) != config.image_token_id:
         raise ValueError(f"the tokenizer in {base} does not fit {file}; use the tokenizer of Qwen2-VL-7B-Instruct")
     config.get_text_config().vocab_size = len(embedding)
-    layers = fill(head_of(head, file), head, file)
-    model = HPSv3Model(fill(library.Qwen2VLModel(config), own, file), layers, token)
-    return Reward("hpsv3", HPSv3Scorer(frozen(model, dtype), words))
+    layers = frozen(fill(head_of(head, file), head, file), at_least_single(dtype))
+    model = HPSv3Model(filled_model(config, own, file, dtype), layers, token)
+    return Reward("hpsv3", HPSv3Scorer(model, words))
 
 
 def head_of(state: dict[str, Tensor], file: Path) -> nn.Sequential:

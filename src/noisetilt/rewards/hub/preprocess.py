@@ -28,14 +28,22 @@ def resize(images: Tensor, height: int, width: int, mode: str = "bicubic") -> Te
     return images
 
 
-def centre(images: Tensor, height: int, width: int) -> Tensor:
-    """The middle of images (batch, 3, H, W), padded with black if they are smaller."""
+Rounding = Literal["down", "even"]
+
+
+def centre(images: Tensor, height: int, width: int, rounding: Rounding = "down") -> Tensor:
+    """The middle of images (batch, 3, H, W), padded with black if they are smaller.
+
+    Args:
+        rounding: of half the number of pixels that are cut off: "down" as in transformers, or to the next even number
+            as in torchvision's CenterCrop.
+    """
     over_high, over_wide = images.shape[2] - height, images.shape[3] - width
     if over_high < 0 or over_wide < 0:
         high, wide = max(-over_high, 0), max(-over_wide, 0)
         images = F.pad(images, (-(-wide // 2), wide // 2, -(-high // 2), high // 2))
         over_high, over_wide = max(over_high, 0), max(over_wide, 0)
-    top, left = over_high // 2, over_wide // 2
+    top, left = (over // 2 if rounding == "down" else round(over / 2) for over in (over_high, over_wide))
     return images[:, :, top : top + height, left : left + width]
 
 
@@ -50,6 +58,7 @@ class Preprocess:
         mean, std: of the normalisation, by channel.
         mode: "bicubic" or "bilinear".
         shorter: length of the shorter side before cropping; the smaller of `size` if None.
+        rounding: of the place of the crop, see `centre`.
     """
 
     size: tuple[int, int]
@@ -58,6 +67,7 @@ class Preprocess:
     std: tuple[float, ...] = CLIP_STD
     mode: str = "bicubic"
     shorter: int | None = None
+    rounding: Rounding = "down"
 
     def __call__(self, images: Tensor) -> Tensor:
         """The encoder's input (batch, 3, *size), in float32 or float64, from images (batch, 3, H, W) in [0, 1].
@@ -80,7 +90,8 @@ class Preprocess:
             return resize(images, high, wide, self.mode)
         if self.fit == "crop":
             short, shorter = min(height, width), self.shorter or min(self.size)
-            return centre(resize(images, shorter * height // short, shorter * width // short, self.mode), high, wide)
+            images = resize(images, shorter * height // short, shorter * width // short, self.mode)
+            return centre(images, high, wide, self.rounding)
         scale = max(self.size) / max(height, width)
         images = resize(images, round(height * scale), round(width * scale), self.mode)
         high, wide = self.size[0] - images.shape[2], self.size[1] - images.shape[3]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -19,15 +18,14 @@ MIN_PIXELS = 128 * FACTOR**2
 def resized_size(height: int, width: int, max_pixels: int, min_pixels: int = MIN_PIXELS) -> tuple[int, int]:
     """The size after resizing: multiples of 28, `min_pixels` to `max_pixels` pixels, about the same aspect ratio."""
     fitted = [max(FACTOR, FACTOR * round(side / FACTOR)) for side in (height, width)]
-    to: Callable[[float], int]
+    # The order of the operations is the published one: in another, squares of common sizes are rounded otherwise.
     if math.prod(fitted) > max_pixels:
-        scale, to = math.sqrt(max_pixels / (height * width)), math.floor
+        beta = math.sqrt(height * width / max_pixels)
+        fitted = [max(FACTOR, FACTOR * math.floor(side / beta / FACTOR)) for side in (height, width)]
     elif math.prod(fitted) < min_pixels:
-        scale, to = math.sqrt(min_pixels / (height * width)), math.ceil
-    else:
-        return fitted[0], fitted[1]
-    high, wide = (max(FACTOR, FACTOR * to(side * scale / FACTOR)) for side in (height, width))
-    return high, wide
+        beta = math.sqrt(min_pixels / (height * width))
+        fitted = [FACTOR * math.ceil(side * beta / FACTOR) for side in (height, width)]
+    return fitted[0], fitted[1]
 
 
 def frame_numbers(frames: int, video_fps: float, fps: float, count: int | None = None) -> list[int]:

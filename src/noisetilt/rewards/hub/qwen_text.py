@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .files import pretrained, pretrained_tokenizer, transformers
+from .files import fill, frozen, pretrained, pretrained_tokenizer, transformers
 
 CHAT = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -69,6 +69,18 @@ def check_prompts(prompts: Sequence[str], count: int, what: str) -> None:
     """
     if isinstance(prompts, str) or len(prompts) != count:
         raise ValueError(f"{count} {what}s and the prompts {prompts!r}; pass a list with one prompt per {what}")
+
+
+def filled_model(config: Any, state: dict[str, Tensor], file: Path, dtype: torch.dtype) -> nn.Module:
+    """A Qwen2VLModel with these weights, frozen and in this dtype.
+
+    It is built in it: the configuration's own dtype may lose digits, and a larger one takes more memory.
+    """
+    for part in (config, config.get_text_config(), config.vision_config):
+        setattr(
+            part, "dtype" if hasattr(part, "dtype") else "torch_dtype", dtype
+        )  # torch_dtype until transformers 4.55
+    return frozen(fill(transformers().Qwen2VLModel(config), state, file), dtype)
 
 
 def configuration_and_tokenizer(base: str | Path, name: str, tokens: Sequence[str]) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..reward import Reward
 from .files import fill, frozen, moved, read_state, transformers
 from .qwen import MERGE, frame_numbers, normalised, patches, resized
-from .qwen_text import check_prompts, configuration_and_tokenizer, conversation, hidden_states
+from .qwen_text import check_prompts, configuration_and_tokenizer, conversation, filled_model, hidden_states
 from .video import checked
 from .videoreward_files import (
     TOKENS,
@@ -138,17 +138,19 @@ def videoreward(
     base = base or (place if (place / "config.json").is_file() else QWEN)
     config, words = configuration_and_tokenizer(base, "videoreward", list(TOKENS.values()))
     ids = words.convert_tokens_to_ids(list(TOKENS.values()))
-    model = load_model(library, config, find_checkpoint(place), settings, ids)
+    model = load_model(library, config, find_checkpoint(place), settings, ids, dtype)
     if words.convert_tokens_to_ids(VIDEO) != config.video_token_id:
         raise ValueError(
             f"the tokenizer in {base} has another id for {VIDEO} than the model; use the tokenizer of Qwen2-VL"
         )
     weights = [float(part in ("overall", name)) for name in TOKENS]
-    scorer = VideoRewardScorer(frozen(model, dtype), words, template, settings, weights, video_fps)
+    scorer = VideoRewardScorer(model, words, template, settings, weights, video_fps)
     return Reward("videoreward" if part == "overall" else f"videoreward:{part}", scorer, video=True)
 
 
-def load_model(library: Any, config: Any, file: Path, settings: Settings, tokens: Sequence[int]) -> VideoRewardModel:
+def load_model(
+    library: Any, config: Any, file: Path, settings: Settings, tokens: Sequence[int], dtype: torch.dtype
+) -> VideoRewardModel:
     """The network with the weights of a checkpoint. The number of tokens is that of the checkpoint's embedding."""
     if "pixel_values_videos" not in inspect.signature(library.Qwen2VLModel.forward).parameters:
         raise ImportError(
@@ -162,4 +164,5 @@ def load_model(library: Any, config: Any, file: Path, settings: Settings, tokens
         raise ValueError(f"{file} has {len(embedding)} tokens and a reward token has the id {max(tokens)}")
     config.get_text_config().vocab_size, width = embedding.shape
     linear = nn.Linear(width, settings.outputs, bias=False)
-    return VideoRewardModel(fill(library.Qwen2VLModel(config), own, file), fill(linear, head, file), tokens)
+    model = VideoRewardModel(filled_model(config, own, file, dtype), fill(linear, head, file), tokens)
+    return frozen(model, dtype)

@@ -125,9 +125,9 @@ def split_state(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
         name = name.removeprefix("model.") if name.startswith(("model.visual.", "model.language_model.")) else name
         name = f"language_model.{name.removeprefix('model.')}" if name.startswith("model.") else name
         if name.startswith("rm_head."):
-            head[name.removeprefix("rm_head.")] = tensor.float()
+            head[name.removeprefix("rm_head.")] = tensor
         elif not name.startswith("lm_head."):
-            own[name] = tensor.float()
+            own[name] = tensor
     return own, head
 
 
