@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..initial_noise import NoiseObjective
 from ..methods import Method
-from ..path import Path, is_noisier, renoise, reverse_kernel
+from ..path import Path, is_noisier, renoise, reverse_kernel, step_eta
 from ..path.accumulated_noise import AccumulatedNoise
 from ..path.strength import ReverseProcess
 from ..proposals import PathStrengthProposal, SmoothingProposal, Step
@@ -48,7 +48,8 @@ class Engine:
         path: the Gaussian path.
         shape: of one event.
         seeds: one per image.
-        eta: stochasticity of the reverse kernel.
+        eta: stochasticity of the reverse kernel. The first step keeps initial noise that the reward chose: where the
+            kernel would replace it, as at α = 0, that step has η = 0 (`step_eta`), and no noise to tilt.
         device, dtype: of the states.
         steps: number of reverse steps, for methods that temper the reward.
         step_noise: (t, s) → standard normal noise (image · particle, *event) of the step from t to s, or None for that
@@ -97,7 +98,8 @@ class Engine:
         Raises:
             ValueError: if the method cannot reach the requested strength on this grid.
         """
-        self.process, self.steps = ReverseProcess(self.path, tuple(grid), self.eta), reverse_steps(self.path, grid)
+        self.process = ReverseProcess(self.path, tuple(grid), self.eta, self.method.initial.needs_reward)
+        self.steps = reverse_steps(self.path, grid)
         if getattr(self.method.proposal, "best_of", None) is not None:
             cast(PathStrengthProposal, self.method.proposal).rho_for(self.process, math.prod(self.shape))
 
@@ -204,8 +206,10 @@ class Engine:
             accumulated = None if accumulated is None else accumulated.rows(ancestors)
             rewards = None if rewards is None else rewards[ancestors]
             gradient = None if gradient is None else gradient[ancestors]
-        mean, std = reverse_kernel(self.path, x_t, x0_hat, t, s, self.eta)
-        accumulated = None if accumulated is None else accumulated.propagate(self.path, t, s, self.eta)
+        keep_noise = self.method.initial.needs_reward and self.number == 1
+        eta = step_eta(self.path, t, s, self.eta, keep_noise)
+        mean, std = reverse_kernel(self.path, x_t, x0_hat, t, s, eta)
+        accumulated = None if accumulated is None else accumulated.propagate(self.path, t, s, eta)
         step = Step(
             self.path,
             t,
@@ -242,6 +246,11 @@ class Engine:
         return (
             AccumulatedNoise(torch.zeros_like(x_t)) if last is None else last.accumulated.add(x_t - last.mean, last.std)
         )
+
+    @property
+    def can_resample(self) -> bool:
+        """Whether `resample` would give new states: not after a step without noise."""
+        return self._renoised is not None or self._step is None or self._step.std > 0
 
     def resample(self, images: Tensor) -> Tensor:
         """Repeat the last step, or the last re-noising, with fresh noise for some images (indices), with one particle
@@ -282,7 +291,7 @@ def draw_more_candidates(engine: Engine, state: State, evaluate_rows: Callable[[
     """
     selection = cast(RedrawingSelection, engine.method.selection)
     engine.budget = selection.open_step(state[2], engine.budget)
-    while (unfinished := selection.wants_more(engine.budget)).any():
+    while engine.can_resample and (unfinished := selection.wants_more(engine.budget)).any():
         images = unfinished.nonzero().flatten()
         new = evaluate_rows(engine.resample(images), images)
         engine.budget = selection.update(engine.budget, images, new[2])
