@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from noisetilt import METHODS, Method, sample
+from noisetilt.integrations.diffusers.schedules import RatioPath
 from noisetilt.models.denoiser import Denoiser
 from noisetilt.models.exact import GaussianModel
-from noisetilt.path import FlowPath, VPPath, reverse_kernel
+from noisetilt.path import FlowPath, VEPath, VPPath, reverse_kernel
 from noisetilt.path.tempering import temper
 from noisetilt.path.time_travel import TimeTravel
 from noisetilt.proposals import (
@@ -112,6 +113,25 @@ def test_training_free_guidance_contains_dps_and_mpgd():
     assert torch.allclose(only_mean(now, NOISE), ManifoldShift(0.2 * alpha)(at_x0, NOISE))
     shift = towards(now.x0_hat) * (1 - (1 - 0.2 * alpha) ** 3)  # three steps on a quadratic reward
     assert torch.allclose(replace(only_mean, iterations=3)(now, NOISE), Base()(now, NOISE) + VP.alpha(1) * shift)
+
+
+@pytest.mark.parametrize("options", [{"rho": 0.3, "mu": 0.0}, {"rho": 0.0, "mu": 0.1}, {"gamma": 0.5, "rho": 0.3}])
+def test_training_free_guidance_is_the_same_on_paths_of_the_same_noise_levels(options):
+    """States of the variance-exploding path are sqrt(1 + σ²) times those of the variance-preserving one."""
+    grid, target = [80.0, 10.0, 3.0, 1.0, 0.3, 0.0], torch.linspace(-1, 1, 48).view(3, 4, 4)
+    near = Reward("near", lambda x, p: -0.5 * (x - target).square().sum((1, 2, 3)))
+    exploding, preserving = (
+        sample(
+            GaussianModel(torch.zeros(3, 4, 4), torch.ones(4, 4), path),
+            [""] * 2,
+            near,
+            METHODS["tfg"].replace(**options),
+            grid=grid,
+        )
+        for path in (VEPath(), RatioPath())
+    )
+    assert torch.allclose(exploding.images, preserving.images, atol=2e-3)
+    assert torch.allclose(exploding.trace.rewards, preserving.trace.rewards, atol=2e-2)
 
 
 def test_twisted_shift_is_the_tilted_kernel_of_a_linear_reward():
