@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from noisetilt import METHODS, Method, sample
-from noisetilt.integrations.diffusers.schedules import RatioPath
+from noisetilt.integrations.diffusers.schedules import RatioPath, TrigPath
 from noisetilt.models.denoiser import Denoiser
 from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath, VEPath, VPPath, reverse_kernel
+from noisetilt.path.accumulated_noise import AccumulatedNoise
 from noisetilt.path.tempering import temper
 from noisetilt.path.time_travel import TimeTravel
 from noisetilt.proposals import (
@@ -93,6 +94,25 @@ def test_universal_guidance_forward_is_a_shift_of_epsilon():
     x0_hat = (now.x_t - VP.sigma(2) * epsilon) / VP.alpha(2)
     expected = VP.alpha(1) * x0_hat + math.sqrt(VP.sigma(1) ** 2 - now.std**2) * epsilon + now.std * NOISE
     assert torch.allclose(UniversalGuidance(0.4, iterations=0)(now, NOISE), expected)
+
+
+@pytest.mark.parametrize("path, t, s", [(TrigPath(), math.pi / 2, 1.2), (VPPath([0.9, 0.1, 2.0**-24]), 2, 1)])
+def test_universal_guidance_is_bounded_where_there_is_hardly_any_signal(path, t, s):
+    """σ²/α is 1e6 or 4096 there, and a network's gradient does not vanish with α."""
+    now = step(path, t, s)
+    forward, none = (UniversalGuidance(scale, iterations=0) for scale in (1.0, 0.0))
+    assert torch.equal(forward(now, NOISE), none(now, NOISE))
+    expected = reverse_kernel(path, now.x_t, now.x0_hat + 0.5 * towards(now.x0_hat), t, s)[0] + now.std * NOISE
+    assert torch.allclose(UniversalGuidance(1.0, rate=0.5)(now, NOISE), expected)
+
+
+@pytest.mark.parametrize(
+    "proposal", [m.proposal for m in METHODS.values() if m.proposal.needs_gradient], ids=lambda p: type(p).__name__
+)
+@pytest.mark.parametrize("path, t, s", [(TrigPath(), math.pi / 2, 1.2), (VPPath([0.9, 0.1, 2.0**-24]), 2, 1)])
+def test_no_proposal_divides_the_gradient_by_alpha(proposal, path, t, s):
+    x_s = proposal(replace(step(path, t, s), accumulated=AccumulatedNoise(torch.zeros_like(NOISE))), NOISE)
+    assert x_s.abs().max() < 20
 
 
 def test_universal_guidance_backward_reaches_the_optimum():
@@ -191,6 +211,8 @@ def test_time_travel_repeats_steps_in_its_window():
     assert TimeTravel().expand(FlowPath(), grid) == grid
     expanded = TimeTravel(repeats=2, after=0.4, before=0.8).expand(FlowPath(), grid)
     assert expanded == [1.0, 0.75, 0.5, 0.75, 0.5, 0.25, 0.5, 0.25, 0.0]
+    hardly_any_signal = [math.pi / 2, 1.2, 0.0]
+    assert TimeTravel(repeats=2).expand(TrigPath(), hardly_any_signal) == hardly_any_signal
 
 
 def test_lgd_equals_dps_for_linear_rewards():

@@ -26,6 +26,12 @@ def is_noisier(path: Path, s: float, t: float) -> bool:
     return path.alpha(t) * path.sigma(s) > path.alpha(s) * path.sigma(t)
 
 
+def has_signal(path: Path, t: float) -> bool:
+    """Whether x_t says something of x_0: α_t > σ_t / 1000. Some schedules end at pure noise with a tiny α_t instead of
+    0, by which a network's error must not be divided."""
+    return path.alpha(t) > 1e-3 * path.sigma(t)
+
+
 def noise_correlation(path: Path, t: float, s: float) -> float:
     """α_t σ_s / (α_s σ_t) ∈ [0, 1], for a step from t to a less noisy s: the part of the noise ε̂ of x_t that the
     posterior of DDPM keeps in x_s. 0 if x_t is pure noise (α_t = 0)."""
