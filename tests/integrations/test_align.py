@@ -422,7 +422,7 @@ def test_a_call_that_failed_does_not_keep_the_networks_graph():
 def test_checkpointing_and_chunks_change_nothing():
     pipe, arguments = build("sd")
     plain = align(pipe, RED, "ntrk")([PROMPT] * 3, seeds=[0, 1, 2], **arguments).images
-    other = align(pipe, RED, "ntrk", checkpointing=True, chunk=2)([PROMPT] * 3, seeds=[0, 1, 2], **arguments).images
+    other = align(pipe, RED, "ntrk", checkpointing=True, chunk=2.0)([PROMPT] * 3, seeds=[0, 1, 2], **arguments).images
     assert torch.allclose(plain, other, atol=1e-4)
 
 

@@ -283,6 +283,8 @@ def test_dps_finds_the_rewarded_mode():
         (dict(seeds=[1]), ValueError, "seeds"),
         (dict(seeds=[1, -2]), ValueError, "seed"),
         (dict(seeds=3), ValueError, r"seeds = 3 must have one seed per prompt, such as \[3\]"),
+        (dict(chunk="4"), ValueError, r"chunk = '4' must be a whole number"),
+        (dict(chunk=math.inf), ValueError, r"chunk = inf must be a whole number"),
         (dict(chunk=2.5), ValueError, r"chunk = 2\.5 must be a whole number"),
         (dict(prompts=[]), ValueError, "prompts"),
         (dict(steps=0), ValueError, "steps"),
@@ -320,6 +322,14 @@ def test_steps_may_be_a_whole_float():
     model = gaussian()
     images = [sample(model, [""], None, "base", steps).images for steps in (4, 4.0)]
     assert torch.equal(*images)
+
+
+def test_the_chunk_may_be_a_whole_float():
+    model, reward = gaussian(), linear(smooth_direction(gaussian()))
+    images = [sample(model, [""] * 3, reward, "ntrk", 2, chunk=chunk).images for chunk in (2, 2.0)]
+    assert torch.equal(*images)
+    found = [optimize(model, [""] * 3, reward, "gper", 2, chunk=chunk).images for chunk in (2, 2.0)]
+    assert torch.equal(*found)
 
 
 class WithoutGradient:

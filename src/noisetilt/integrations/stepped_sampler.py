@@ -14,7 +14,7 @@ from torch import Tensor
 from ..methods import Method
 from ..path import Path
 from ..rewards.reward import RewardFunction
-from ..sampling.check_inputs import GradientAt, check_descending, check_grid
+from ..sampling.check_inputs import GradientAt, check_chunk, check_descending, check_grid
 from ..sampling.engine import Engine, run_steps
 from ..sampling.result import StepReport
 from ..sampling.reward_evaluation import RewardEvaluator, check_reward
@@ -93,7 +93,7 @@ class SteppedSampler:
         callback: Callable[[StepReport], Any] | None = None,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        check_guidance(method, reward, gradient_at, chunk)
+        check_guidance(method, reward, gradient_at)
         if start is not None and method.initial.needs_reward:
             raise ValueError("this method chooses its own initial noise; start from noise, without latents or an image")
         self.method, self.path = method, path
@@ -109,7 +109,7 @@ class SteppedSampler:
             else RewardEvaluator(heldout, decode, of_rows, indexed=indexed, role="held-out reward"),
             torch.arange(len(of_rows), device=device),
             gradient_at,
-            chunk,
+            check_chunk(chunk),
         )
         self.grid = grid
         self.trace = Trace() if trace is None else trace
@@ -237,14 +237,12 @@ def gradient_of_call(method: Method, gradient_at: GradientAt) -> GradientAt | No
     return max(modes, key=lambda mode: mode == "x_t", default=None)
 
 
-def check_guidance(method: Method, reward: RewardFunction | None, gradient_at: str, chunk: int) -> None:
+def check_guidance(method: Method, reward: RewardFunction | None, gradient_at: str) -> None:
     """Checks the arguments of guidance before a network runs.
 
     Raises:
-        ValueError: if the method cannot follow the reward, or gradient_at or chunk is invalid.
+        ValueError: if the method cannot follow the reward, or gradient_at is invalid.
     """
     check_reward(method, reward)
     if gradient_at not in ("x_t", "x0"):
         raise ValueError(f"gradient_at = {gradient_at!r} must be 'x_t' (through the network) or 'x0'")
-    if chunk != int(chunk) or chunk < 1:
-        raise ValueError(f"chunk = {chunk} must be 1 row or more")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..methods import Method, find_method
 from ..rewards.reward import Reward, RewardFunction
-from .check_inputs import GradientAt, as_seeds, check_call
+from .check_inputs import GradientAt, as_seeds, check_call, check_chunk
 from .engine import Engine, State, run_steps
 from .evaluation import Evaluator, Model, noise_objective
 from .result import Result, StepReport
@@ -83,7 +83,8 @@ def sample(
     seeds = as_seeds(seeds, prompts)
     method = find_method(method)
     grid = list(model.path.grid(steps)) if grid is None else [float(t) for t in grid]
-    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
+    check_call(prompts, seeds, model.path, grid, gradient_at)
+    chunk = check_chunk(chunk)
     (reward, heldout), extra_nfe = normalised_on_base((reward, heldout), model, prompts, grid, eta, chunk)
     check_reward(method, reward)
     grid = method.times.expand(model.path, grid)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..._messages import missing_extra
 from ...methods import Method, find_method
 from ...rewards.reward import RewardFunction
-from ...sampling.check_inputs import GradientAt
+from ...sampling.check_inputs import GradientAt, check_chunk
 from ...sampling.result import StepReport
 from ...sampling.trace import Trace
 from ..stepped_sampler import check_guidance
@@ -103,7 +103,7 @@ class AlignedPipeline:
         self.pipe, self.reward, self.method, self.eta, self.decode = pipe, reward, method, eta, decode
         self.gradient_at, self.chunk, self.checkpointing, self.heldout_reward = (
             gradient_at,
-            chunk,
+            check_chunk(chunk),
             checkpointing,
             heldout_reward,
         )
@@ -121,7 +121,7 @@ class AlignedPipeline:
                 f"{name} replaces the unmasked part of the latents at every step, so that whitened='path' cannot track "
                 "the accumulated noise; use whitened='mixture'"
             )
-        check_guidance(method, reward, gradient_at, chunk)
+        check_guidance(method, reward, gradient_at)
         prediction_of(first_order(pipe.scheduler))
 
     def __getattr__(self, name: str) -> Any:
