@@ -108,6 +108,19 @@ def test_chains_and_black_boxes_climb_as_in_sample(options, gradient_at):
     assert found.trace.nfe == expected.trace.nfe
 
 
+@pytest.mark.parametrize("options", [{}, {"draws": 2, "rate": 0.2, "width": 0.3}])
+def test_rows_stop_as_in_sample_and_the_first_step_keeps_their_noise(options):
+    """Two steps of a flow with η = 1, of which the first would replace the noise."""
+    model = GaussianModel(torch.zeros(3, 16, 16), torch.ones(16, 16), FlowPath())
+    near = Reward("near", lambda images, prompts: images.flatten(1).sum(1))
+    settings = {"iterations": 12, "rate": 0.03, "audit_level": 1e-2, "chain_steps": 2, **options}
+    method = Method(initial=Ascent(**settings), proposal=NoiseTilt(0.1))
+    expected = noisetilt.sample(model, [""] * 3, near, method, 2, [0, 1, 2], eta=1.0)
+    found = guided(model, near, method, 2, [0, 1, 2], eta=1.0)
+    assert torch.allclose(model.decode(found.x), expected.images, atol=1e-3)
+    assert found.trace.nfe >= expected.trace.nfe
+
+
 class Recorder(GaussianModel):
     """The known model, with the states that its network was given."""
 

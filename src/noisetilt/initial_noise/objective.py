@@ -14,7 +14,9 @@ class NoiseObjective:
     """Rewards of initial noise, and fresh random numbers; tensors are (image, particle, …).
 
     evaluate(noise, with_gradient=True) returns r(x̂_0(noise)) (image, particle) and its gradient with respect to the
-    noise, None without `with_gradient`, for one network call per particle. normal returns standard Gaussian noise of
+    noise, None without `with_gradient`, for one network call per particle. evaluate(noise, with_gradient, rows) does so
+    for some particles: rows (row,) int64 are their indices among all (image · particle), and the noise and the results
+    are (row, …). normal returns standard Gaussian noise of
     the event's shape; uniform returns numbers in [0, 1).
     """
 

@@ -92,13 +92,24 @@ class StepEvaluation:
         return self.request(Request(x, t, needs_vjp))
 
     def evaluate_initial_noise(
-        self, x_T: Tensor, directions: Tensor | None = None, with_gradient: bool = True
+        self,
+        x_T: Tensor,
+        directions: Tensor | None = None,
+        with_gradient: bool = True,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Rewards (rows,) and reward gradients (rows, *event), None without `with_gradient`, of initial noise.
 
         The reward is that of the image that steps with η = 0 make of the noise. With directions (rows, draws, *event)
-        the gradient is estimated from rewards along them.
+        the gradient is estimated from rewards along them. With `rows` (row,) the tensors are of these rows, but the
+        caller's network takes the full batch.
         """
+        if rows is not None and len(rows) < len(self.index):
+            full = None
+            if directions is not None:
+                full = directions.new_zeros(len(self.index), *directions.shape[1:]).index_copy(0, rows, directions)
+            rewards, gradient = self.evaluate_initial_noise(self._full_batch(x_T, rows), full, with_gradient)
+            return rewards[rows], None if gradient is None else gradient[rows]
         needs_vjp = with_gradient and self.gradient_at == "x_t"
         chain = self._run_chain(x_T, needs_vjp)
         t = self.grid[0]

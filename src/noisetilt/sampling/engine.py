@@ -88,6 +88,11 @@ class Engine:
     def _noise(self, images: Sequence[int] | None = None) -> Tensor:
         return self._rng.normal(images).flatten(0, 1).to(self.device, self.dtype)
 
+    def _noise_of(self, rows: Tensor | None) -> Tensor:
+        """Noise (row, *event) of some particles, by their indices (row,) among all; of all if None."""
+        noise = self._rng.normal().flatten(0, 1) if rows is None else self._rng.normal_of(rows.tolist())
+        return noise.to(self.device, self.dtype)
+
     def _step_noise(self, t: float, s: float, std: float) -> Tensor:
         given = None if self._given_noise is None or std == 0 else self._given_noise(t, s)
         return self._noise() if given is None else given.to(self.device, self.dtype)
@@ -106,17 +111,17 @@ class Engine:
     def start(
         self,
         t: float,
-        evaluate: Callable[[Tensor, Tensor | None, bool], tuple[Tensor, Tensor | None]] | None = None,
+        evaluate: Callable[[Tensor, Tensor | None, bool, Tensor | None], tuple[Tensor, Tensor | None]] | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
         """x_T of all particles at time t, (image · particle, *event).
 
         Args:
             t: the time at which sampling starts.
-            evaluate: (x_T (image · particle, *event), directions, with_gradient) → rewards of x̂_0 and their gradients
-                with respect to x_T, None without `with_gradient`; needed by initial noise that uses the reward.
-                `directions` (image · particle, draws, *event), of initial noise with `draws` > 0, are random ones for
-                a zeroth-order estimate; otherwise None.
+            evaluate: (x_T (image · particle, *event), directions, with_gradient, rows) → rewards of x̂_0 and their
+                gradients with respect to x_T, None without `with_gradient`; needed by initial noise that uses the
+                reward. `directions` (image · particle, draws, *event), of initial noise with `draws` > 0, are random
+                ones for a zeroth-order estimate; otherwise None. With `rows` (row,) all tensors are of these rows only.
             noise: standard Gaussian noise (image · particle, *event) that the initial noise starts from; drawn if None.
         Raises:
             ValueError: if the method's initial noise needs `evaluate` and it is None.
@@ -126,10 +131,20 @@ class Engine:
         self.start_time, scale = t, self.path.prior_std(t)
         draws = getattr(self.method.initial, "draws", 0)
 
-        def evaluate_noise(noise: Tensor, with_gradient: bool = True) -> tuple[Tensor, Tensor | None]:
-            directions = torch.stack([self._noise() for _ in range(draws)], dim=1) if draws and with_gradient else None
-            rewards, gradient = evaluate(scale * noise.flatten(0, 1), directions, with_gradient)
-            return self.by_image(rewards), None if gradient is None else scale * self.by_image(gradient)
+        def evaluate_rows(x: Tensor, with_gradient: bool, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            directions = None
+            if draws and with_gradient:
+                directions = torch.stack([self._noise_of(rows) for _ in range(draws)], dim=1)
+            rewards, gradient = evaluate(scale * x, directions, with_gradient, rows)
+            return rewards, None if gradient is None else scale * gradient
+
+        def evaluate_noise(
+            noise: Tensor, with_gradient: bool = True, rows: Tensor | None = None
+        ) -> tuple[Tensor, Tensor | None]:
+            if rows is not None:
+                return evaluate_rows(noise, with_gradient, rows)
+            rewards, gradient = evaluate_rows(noise.flatten(0, 1), with_gradient, None)
+            return self.by_image(rewards), None if gradient is None else self.by_image(gradient)
 
         objective = NoiseObjective(
             evaluate_noise, lambda: self.by_image(self._noise()), lambda: self._rng.uniform().to(self.device)

@@ -218,10 +218,11 @@ def noise_objective(
         options = {"width": zeroth_order.width, "perturb": zeroth_order.perturb}
 
     def objective(
-        x_T: Tensor, directions: Tensor | None = None, with_gradient: bool = True
+        x_T: Tensor, directions: Tensor | None = None, with_gradient: bool = True, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
+        evaluate.rows = rows
         rewards, gradient, _, values = evaluate.evaluate_noise(
-            x_T, grid, index, directions, with_gradient=with_gradient, **options
+            x_T, grid, index if rows is None else index[rows], directions, with_gradient=with_gradient, **options
         )
         return rewards if getattr(initial, "selects_images", False) else values, gradient
 
