@@ -78,7 +78,7 @@ class StepEvaluation:
 
     @property
     def needs_vjp(self) -> bool:
-        """Whether steps take the gradient through the network, at times with signal."""
+        """Whether steps that use the gradient take it through the network."""
         proposal = self.method.proposal
         at = getattr(proposal, "gradient_at", self.gradient_at)
         return proposal.needs_gradient and at == "x_t" and not self.evaluator.estimated
@@ -165,26 +165,25 @@ class StepEvaluation:
             total += difference.to(x_0).view(-1, *[1] * (x_0.ndim - 1)) * (plus - minus)
         return total / (offsets.shape[1] * 4 * width**2)
 
-    def evaluate(self, x: Tensor, rows: Tensor, t: float, offsets: Tensor | None) -> State:
-        """x_t, x̂_0, r(x̂_0) and the gradient of r for some rows of the batch."""
-        needs_gradient, no_signal = self.method.proposal.needs_gradient, self.path.alpha(t) == 0
-        needs_vjp = self.needs_vjp and not no_signal
+    def evaluate(self, x: Tensor, rows: Tensor, t: float, offsets: Tensor | None, with_gradient: bool) -> State:
+        """x_t, x̂_0, r(x̂_0) and, with `with_gradient`, the gradient of r for some rows of the batch."""
+        needs_vjp = self.needs_vjp and with_gradient
         response, self._first_response = self._first_response, None
         if response is None:
             response = self._denoise(self._full_batch(x, rows), t, needs_vjp)
         self.nfe += len(rows)
         x_t, x0_hat, index = response.x_t.detach()[rows], response.x0_hat.detach()[rows], self.index[rows]
         if self.evaluator.reward is None:
-            return x_t, x0_hat, None, None
-        if not needs_gradient or no_signal:
-            return x_t, x0_hat, self.values(x0_hat, index, t), torch.zeros_like(x_t) if needs_gradient else None
+            return State(x_t, x0_hat, None, None)
+        if not with_gradient:
+            return State(x_t, x0_hat, self.values(x0_hat, index, t), None)
         rewards, gradient = self._values_and_gradients(x0_hat, index, offsets, t)
         if needs_vjp:
             full = torch.zeros_like(response.x0_hat).index_copy(0, rows, gradient)
             gradient = rescaled_vjp(response.vjp, full)
             self._require_finite(gradient, "gradient", t)
             gradient = gradient[rows]
-        return x_t, x0_hat, rewards, gradient
+        return State(x_t, x0_hat, rewards, gradient)
 
     def _full_batch(self, x: Tensor, rows: Tensor) -> Tensor:
         """The last full batch with x in these rows; the caller's network takes batches of one size only."""

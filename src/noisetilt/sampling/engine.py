@@ -5,6 +5,7 @@ It does not call the network. The drivers (the native loop, diffusers, k-diffusi
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -22,9 +23,17 @@ from ..proposals import PathStrengthProposal, SmoothingProposal, Step
 from ..selection import Candidates, RedrawingSelection
 from .rng import PerImageRNG
 
-# x_t, x̂_0, r(x̂_0) and its gradient, for some particles.
-State = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-EvaluateRows = Callable[[Tensor, Tensor, float, "Tensor | None"], State]
+
+class State(NamedTuple):
+    """x_t, x̂_0, r(x̂_0) and its gradient, for some particles. The last two are None if not computed."""
+
+    x_t: Tensor
+    x0_hat: Tensor
+    rewards: Tensor | None
+    gradient: Tensor | None
+
+
+EvaluateRows = Callable[[Tensor, Tensor, float, "Tensor | None", bool], State]
 
 
 def reverse_steps(path: Path, grid: Sequence[float]) -> int:
@@ -221,8 +230,7 @@ class Engine:
             accumulated = None if accumulated is None else accumulated.rows(ancestors)
             rewards = None if rewards is None else rewards[ancestors]
             gradient = None if gradient is None else gradient[ancestors]
-        keep_noise = self.method.initial.needs_reward and self.number == 1
-        eta = step_eta(self.path, t, s, self.eta, keep_noise)
+        eta = self._eta(self.number, t, s)
         mean, std = reverse_kernel(self.path, x_t, x0_hat, t, s, eta)
         accumulated = None if accumulated is None else accumulated.propagate(self.path, t, s, eta)
         step = Step(
@@ -249,6 +257,19 @@ class Engine:
                 f"the state is not finite after step {self.number} (t = {t:.4g}); lower the strength of the method"
             )
         return x_s
+
+    def _eta(self, number: int, t: float, s: float) -> float:
+        """η of the reverse step with this number, from t to s."""
+        return step_eta(self.path, t, s, self.eta, keep_noise=self.method.initial.needs_reward and number == 1)
+
+    def needs_gradient(self, t: float, s: float) -> bool:
+        """Whether the next step, from t to s, uses the gradient: not at α_t = 0, where x_t does not depend on x_0 and
+        the gradient is zero, whatever the network returns; and not in a step without noise if it tilts the noise."""
+        proposal = self.method.proposal
+        if not proposal.needs_gradient or self.path.alpha(t) == 0:
+            return False
+        std = reverse_kernel(self.path, 0.0, 0.0, t, s, self._eta(self.number + 1, t, s))[1]
+        return std > 0 or not getattr(proposal, "needs_noise", False)
 
     def _accumulated_noise(self, x_t: Tensor) -> AccumulatedNoise | None:
         """The noise accumulated up to x_t, for proposals with `needs_accumulated_noise`.
@@ -302,21 +323,22 @@ class Engine:
 def draw_more_candidates(engine: Engine, state: State, evaluate_rows: Callable[[Tensor, Tensor], State]) -> State:
     """Draw and evaluate candidates until the selection needs no more; returns the best state of each image.
 
-    state is (x_t, x̂_0, rewards, gradient) with one particle per image; evaluate_rows evaluates new x_t of some images.
+    state has one particle per image; evaluate_rows evaluates new x_t of some images.
     """
     selection = cast(RedrawingSelection, engine.method.selection)
-    engine.budget = selection.open_step(state[2], engine.budget)
+    engine.budget = selection.open_step(state.rewards, engine.budget)
     while engine.can_resample and (unfinished := selection.wants_more(engine.budget)).any():
         images = unfinished.nonzero().flatten()
         new = evaluate_rows(engine.resample(images), images)
-        engine.budget = selection.update(engine.budget, images, new[2])
-        better = new[2] > state[2][images]
+        engine.budget = selection.update(engine.budget, images, new.rewards)
+        better = new.rewards > state.rewards[images]
         rows = images[better]
-        x_t, x0_hat, rewards, gradient = (
-            None if old is None else old.index_copy(0, rows, value[better])
-            for old, value in zip(state, new, strict=True)
+        state = State(
+            *(
+                None if old is None else old.index_copy(0, rows, value[better])
+                for old, value in zip(state, new, strict=True)
+            )
         )
-        state = x_t, x0_hat, rewards, gradient
     return state
 
 
@@ -329,6 +351,22 @@ class StepResult(NamedTuple):
     x0_hat: Tensor
     rewards: Tensor | None
     gradient: Tensor | None
+
+
+def _evaluate(
+    engine: Engine,
+    evaluate_rows: EvaluateRows,
+    t: float,
+    offsets: Tensor | None,
+    with_gradient: bool,
+    x_t: Tensor,
+    rows: Tensor,
+) -> State:
+    """The State of some rows; its gradient is zero in steps that do not use it."""
+    state = evaluate_rows(x_t, rows, t, offsets[rows] if with_gradient and offsets is not None else None, with_gradient)
+    if state.gradient is None:
+        return state._replace(gradient=torch.zeros_like(state.x_t)) if engine.method.proposal.needs_gradient else state
+    return state if offsets is None else state._replace(gradient=engine.gradient_factor(t) * state.gradient)
 
 
 def run_steps(
@@ -345,7 +383,7 @@ def run_steps(
         engine: an engine at the start of the grid.
         x: x_T of all particles, (image · particle, *event).
         grid: times from noise to data; a step to a noisier time re-noises the state.
-        evaluate_rows: (x_t, rows, t, offsets) → State of these rows.
+        evaluate_rows: (x_t, rows, t, offsets, with_gradient) → State of these rows.
         gradient_at_x0: (x_0, t) → ∇r at x_0 of all particles, without the network.
         fixed_start: whether x is a user-supplied state, for which no further candidates are drawn.
     """
@@ -354,13 +392,8 @@ def run_steps(
         if is_noisier(engine.path, s, t):
             x = engine.renoise(x, t, s)
             continue
-        offsets = engine.perturbations(t)
-
-        def evaluate(x_t: Tensor, rows: Tensor, t: float = t, offsets: Tensor | None = offsets) -> State:
-            if offsets is None:
-                return evaluate_rows(x_t, rows, t, None)
-            x_t, x0_hat, rewards, gradient = evaluate_rows(x_t, rows, t, offsets[rows])
-            return x_t, x0_hat, rewards, gradient if gradient is None else engine.gradient_factor(t) * gradient
+        offsets, with_gradient = engine.perturbations(t), engine.needs_gradient(t, s)
+        evaluate = functools.partial(_evaluate, engine, evaluate_rows, t, offsets, with_gradient)
 
         def reward_gradient(x_0: Tensor, t: float = t) -> Tensor:
             return gradient_at_x0(x_0, t)

@@ -63,11 +63,7 @@ class Evaluator:
         with_gradient: bool,
         perturbations: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """x̂_0, rewards and gradient of all rows; perturbations (batch, draws, *event) are offsets from x̂_0.
-
-        If α_t = 0, x_t does not depend on x_0 and the gradient is zero, whatever the network returns.
-        """
-        no_signal = self.path.alpha(t) == 0
+        """x̂_0, rewards and gradient of all rows; perturbations (batch, draws, *event) are offsets from x̂_0."""
         parts = [
             self._evaluate_chunk(
                 x_t[rows],
@@ -76,7 +72,6 @@ class Evaluator:
                 None if perturbations is None else perturbations[rows],
                 with_reward,
                 with_gradient,
-                no_signal,
             )
             for rows in chunks(len(x_t), self.chunk)
         ]
@@ -100,24 +95,20 @@ class Evaluator:
         perturbations: Tensor | None,
         with_reward: bool,
         with_gradient: bool,
-        no_signal: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        differentiate = with_gradient and not no_signal
-        through = differentiate and self.gradient_at == "x_t" and not self.reward_evaluator.estimated
+        through = with_gradient and self.gradient_at == "x_t" and not self.reward_evaluator.estimated
         with torch.set_grad_enabled(through):
             x_t = x_t.detach().requires_grad_(through)
             x0_hat = self.denoiser(x_t, t, index)
         if not with_reward:
             return x0_hat, None, None
-        if differentiate:
+        gradient = None
+        if with_gradient:
             rewards, gradient = self.reward_evaluator.value_and_gradient(
                 x0_hat, index, perturbations, x_t if through else None, self.chunk
             )
         else:
-            rewards, gradient = (
-                self.reward_evaluator(x0_hat, index).detach(),
-                torch.zeros_like(x_t) if with_gradient else None,
-            )
+            rewards = self.reward_evaluator(x0_hat, index).detach()
         return x0_hat.detach(), rewards, gradient
 
     def gradient_at_x0(self, x_0: Tensor, index: Tensor, t: float) -> Tensor:

@@ -100,14 +100,13 @@ def sample(
     evaluate_start = Evaluator(model.path, denoiser, evaluator, gradient_at, chunk)
     evaluate = replace(evaluate_start, gradient_at=getattr(method.proposal, "gradient_at", gradient_at))
     index = torch.arange(len(prompts), device=device).repeat_interleave(engine.particles)
-    with_gradient = method.proposal.needs_gradient
     with_reward = reward is not None and (
-        track or heldout is not None or method.selection.needs_rewards or with_gradient
+        track or heldout is not None or method.selection.needs_rewards or method.proposal.needs_gradient
     )
 
-    def evaluate_rows(x_t: Tensor, rows: Tensor, t: float, offsets: Tensor | None) -> State:
+    def evaluate_rows(x_t: Tensor, rows: Tensor, t: float, offsets: Tensor | None, with_gradient: bool) -> State:
         evaluate.number, evaluate.rows = engine.number + 1, rows
-        return x_t, *evaluate(x_t, t, index[rows], with_reward, with_gradient, offsets)
+        return State(x_t, *evaluate(x_t, t, index[rows], with_reward, with_gradient, offsets))
 
     before, trace = denoiser.nfe, Trace()
     x = engine.start(grid[0], noise_objective(evaluate_start, method, grid[0], index))
