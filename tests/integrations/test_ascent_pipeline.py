@@ -121,6 +121,26 @@ def test_rows_stop_as_in_sample_and_the_first_step_keeps_their_noise(options):
     assert found.trace.nfe >= expected.trace.nfe
 
 
+@pytest.mark.parametrize("method", ["base", "mpgd", "ntrk"])
+def test_a_heldout_reward_and_a_callback_take_the_images_of_the_reward(method):
+    decoded = []
+
+    class Counted(GaussianModel):
+        def decode(self, x_0):
+            decoded.append(len(x_0))
+            return x_0
+
+    model = Counted(torch.zeros(3, 16, 16), torch.ones(16, 16), FlowPath())
+    near = Reward("near", lambda images, prompts: images.flatten(1).sum(1))
+    guided(model, near, METHODS[method], 3, [0, 1], eta=1.0)
+    alone, shown = sum(decoded), []
+    decoded.clear()
+    show = {"callback": lambda report: shown.append(report.images())}
+    both = guided(model, near, METHODS[method], 3, [0, 1], eta=1.0, heldout=near, **show)
+    assert sum(decoded) <= alone + 2  # the final images are decoded for each reward
+    torch.testing.assert_close(near(shown[-1], ["", ""]), both.trace.heldout[-1])
+
+
 class Recorder(GaussianModel):
     """The known model, with the states that its network was given."""
 

@@ -79,11 +79,11 @@ def test_the_gradient_of_the_smoothed_reward_is_exact_in_any_parts(chunk):
     expected = torch.autograd.grad(expected_value.sum(), [x_0, inputs], retain_graph=True)
     assert torch.allclose(evaluator.smoothed(x_0, index, offsets, chunk), expected_value, rtol=1e-12)
     rows.clear()
-    values, by_x0 = evaluator.value_and_gradient(x_0.detach(), index, offsets, chunk=chunk)
+    values, by_x0, _ = evaluator.value_and_gradient(x_0.detach(), index, offsets, chunk=chunk)
     assert torch.allclose(values, scale[:, 0] * x_0.detach().pow(3).sum((1, 2)), rtol=1e-12)
     assert torch.allclose(by_x0, expected[0], rtol=1e-10)
     assert rows == [3, *[min(chunk or 15, 15)] * (15 // (chunk or 15)), *([15 % chunk] if 15 % (chunk or 15) else [])]
-    by_inputs = evaluator.value_and_gradient(x_0, index, offsets, inputs, chunk)[1]
+    by_inputs = evaluator.value_and_gradient(x_0, index, offsets, inputs, chunk).gradient
     assert torch.allclose(by_inputs, expected[1], rtol=1e-10)
 
 
@@ -182,3 +182,34 @@ def test_optimize_takes_a_heldout_reward_of_images_for_videos():
     )
     assert result.images.shape == (2, 2, 3, 4, 4)
     assert torch.allclose(result.heldout, result.images[:, :, 0].mean((1, 2, 3)))
+
+
+# What is decoded and evaluated
+
+
+def calls_of(method, particles=1, steps=3, **options):
+    """The rows that the decoder, the reward and the held-out reward were given in `sample`, and the result."""
+    model, rows = Recorded(), {"reward": 0, "heldout": 0}
+
+    def counted(name):
+        def reward(images):
+            rows[name] += len(images)
+            return bright(images)
+
+        return reward
+
+    heldout = counted("heldout") if options.pop("heldout", False) else None
+    method = METHODS[method] if isinstance(method, str) else method
+    method = method.replace(particles=particles) if particles > 1 else method
+    result = sample(model, ["", ""], counted("reward"), method, steps, heldout=heldout, **options)
+    return {"decoder": sum(model.decoded_rows), **rows}, result
+
+
+@pytest.mark.parametrize("name", ["base", "dps", "ntrk", "mpgd", "cns"])
+def test_a_heldout_reward_and_a_callback_take_the_images_of_the_reward(name):
+    shown = []
+    plain, _ = calls_of(name)
+    both, result = calls_of(name, heldout=True, callback=lambda report: shown.append(report.images()))
+    assert both["decoder"] == plain["decoder"] and both["reward"] == plain["reward"]
+    assert len(shown) == 3 and not shown[0].requires_grad
+    torch.testing.assert_close(bright(shown[-1]), result.trace.heldout[-1])

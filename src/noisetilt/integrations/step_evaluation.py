@@ -50,6 +50,7 @@ class StepEvaluation:
         evaluator, heldout_evaluator: of the reward and, if there is one, of the held-out reward.
         index: of each row, (image · particle,) int64, by which the evaluators find its prompt.
         gradient_at, chunk: as in `SteppedSampler`.
+        keep_images: whether states keep the images that were decoded for the reward.
     Attributes:
         grid: the times from noise to data; None until the caller knows them.
         request: sends a request to the caller and returns its response; set before the first evaluation.
@@ -66,10 +67,11 @@ class StepEvaluation:
         index: Tensor,
         gradient_at: GradientAt,
         chunk: int,
+        keep_images: bool = False,
     ) -> None:
         self.engine, self.method, self.path = engine, method, path
         self.evaluator, self.heldout_evaluator, self.index = evaluator, heldout_evaluator, index
-        self.gradient_at, self.chunk = gradient_at, chunk
+        self.gradient_at, self.chunk, self.keep_images = gradient_at, chunk, keep_images
         self.grid: Sequence[float] | None = None
         self.request: Callable[[Request], Response] | None = None
         self.nfe = 0
@@ -116,7 +118,7 @@ class StepEvaluation:
         if not with_gradient:
             rewards, gradient = self.values(chain.x_0, self.index, t), None
         elif directions is None:
-            rewards, gradient = self._values_and_gradients(chain.x_0, self.index, None, t)
+            rewards, gradient, _ = self._values_and_gradients(chain.x_0, self.index, None, t)
         else:
             rewards, gradient = self.values(chain.x_0, self.index, t), self._estimate(x_T, chain.x_0, directions, t)
         selects_images = getattr(self.method.initial, "selects_images", False)
@@ -176,14 +178,18 @@ class StepEvaluation:
         if self.evaluator.reward is None:
             return State(x_t, x0_hat, None, None)
         if not with_gradient:
-            return State(x_t, x0_hat, self.values(x0_hat, index, t), None)
-        rewards, gradient = self._values_and_gradients(x0_hat, index, offsets, t)
+            if not self.keep_images:
+                return State(x_t, x0_hat, self.values(x0_hat, index, t), None)
+            rewards, images = self.evaluator.values_and_images(x0_hat, index, self.chunk)
+            self._require_finite(rewards, "value", t)
+            return State(x_t, x0_hat, rewards, None, images)
+        rewards, gradient, images = self._values_and_gradients(x0_hat, index, offsets, t)
         if needs_vjp:
             full = torch.zeros_like(response.x0_hat).index_copy(0, rows, gradient)
             gradient = rescaled_vjp(response.vjp, full)
             self._require_finite(gradient, "gradient", t)
             gradient = gradient[rows]
-        return State(x_t, x0_hat, rewards, gradient)
+        return State(x_t, x0_hat, rewards, gradient, images)
 
     def _full_batch(self, x: Tensor, rows: Tensor) -> Tensor:
         """The last full batch with x in these rows; the caller's network takes batches of one size only."""
@@ -205,33 +211,41 @@ class StepEvaluation:
         self._require_finite(rewards, "value", t)
         return rewards
 
-    def images(self, x_0: Tensor, rows: Tensor) -> Tensor:
-        """The decoded images of some rows of x_0 (image · particle, *event), in [0, 1]."""
+    def images(self, x_0: Tensor, rows: Tensor, decoded: Tensor | None = None) -> Tensor:
+        """The decoded images of some rows of x_0 (image · particle, *event), in [0, 1]; of `decoded`, the images of all
+        rows, if they were kept."""
         rows = rows.to(x_0.device)
-        return self.evaluator.images(x_0[rows], self.index[rows], self.chunk)
+        return self.evaluator.images(x_0[rows], self.index[rows], self.chunk) if decoded is None else decoded[rows]
 
-    def heldout_values(self, x_0: Tensor, rows: Tensor, t: float) -> Tensor | None:
+    def heldout_values(self, x_0: Tensor, rows: Tensor, t: float, decoded: Tensor | None = None) -> Tensor | None:
         """The held-out rewards of some rows of x_0 (image · particle, *event); None if there is no held-out reward."""
         if self.heldout_evaluator is None:
             return None
         rows = rows.to(x_0.device)
-        heldout = self.heldout_evaluator.image_values(x_0[rows], self.index[rows], self.chunk)
+        if decoded is None:
+            heldout = self.heldout_evaluator.image_values(x_0[rows], self.index[rows], self.chunk)
+        else:
+            heldout = self.heldout_evaluator.values_of_images(decoded[rows], self.index[rows], self.chunk)
         self.heldout_evaluator.require_finite(heldout, "value", self.engine.number, t)
         return heldout
 
     def _values_and_gradients(
         self, x_0: Tensor, index: Tensor, offsets: Tensor | None, t: float
-    ) -> tuple[Tensor, Tensor]:
-        parts = [
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rewards, gradients and, with `keep_images`, the decoded images."""
+        parts = (
             self.evaluator.value_and_gradient(
                 x_0[part], index[part], None if offsets is None else offsets[part], chunk=self.chunk
             )
             for part in chunks(len(x_0), self.chunk)
-        ]
-        rewards, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
+        )
+        kept = [part if self.keep_images else part._replace(images=None) for part in parts]
+        rewards, gradient, images = (
+            None if column[0] is None else torch.cat(column) for column in zip(*kept, strict=True)
+        )
         self._require_finite(rewards, "value", t)
         self._require_finite(gradient, "gradient", t)
-        return rewards, gradient
+        return rewards, gradient, images
 
     def _require_finite(self, values: Tensor, what: str, t: float) -> None:
         self.evaluator.require_finite(values, what, self.engine.number + 1, t)

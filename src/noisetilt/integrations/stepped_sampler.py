@@ -110,6 +110,8 @@ class SteppedSampler:
             torch.arange(len(of_rows), device=device),
             gradient_at,
             check_chunk(chunk),
+            # One particle's images take as much memory as the result; those of several are decoded again where needed.
+            self.engine.particles == 1 and (heldout is not None or callback is not None),
         )
         self.grid = grid
         self.trace = Trace() if trace is None else trace
@@ -202,11 +204,12 @@ class SteppedSampler:
         engine.set_grid(grid)
         given = self.start is not None
         for step in run_steps(engine, x, grid, evaluation.evaluate, evaluation.gradient_at_x0, given):
-            heldout = evaluation.heldout_values(step.x0_hat, engine.best(step.rewards), step.t)
+            rows = engine.best(step.rewards)
+            heldout = evaluation.heldout_values(step.x0_hat, rows, step.t, step.images)
             self.trace.record(step.t, step.rewards, step.gradient, heldout)
             if self.callback is not None:
                 rewards = None if step.rewards is None else self.trace.rewards[-1]
-                images = functools.partial(evaluation.images, step.x0_hat, engine.best(step.rewards))
+                images = functools.partial(evaluation.images, step.x0_hat, rows, step.images)
                 self.callback(StepReport(engine.number, engine.steps, step.t, rewards, images))
         self._finish(step.x)
 

@@ -25,12 +25,14 @@ from .rng import PerImageRNG
 
 
 class State(NamedTuple):
-    """x_t, x̂_0, r(x̂_0) and its gradient, for some particles. The last two are None if not computed."""
+    """x_t, x̂_0, r(x̂_0), its gradient and the decoded x̂_0, for some particles. The last three are None if not computed
+    or not kept."""
 
     x_t: Tensor
     x0_hat: Tensor
     rewards: Tensor | None
     gradient: Tensor | None
+    images: Tensor | None = None
 
 
 EvaluateRows = Callable[[Tensor, Tensor, float, "Tensor | None", bool], State]
@@ -344,13 +346,15 @@ def draw_more_candidates(engine: Engine, state: State, evaluate_rows: Callable[[
 
 class StepResult(NamedTuple):
     """The result of a step from t: x = x_s (image · particle, *event); x̂_0 at t (image · particle, *event), r(x̂_0)
-    (image, particle) and its gradient (image, particle, *event). The last two are None if not computed."""
+    (image, particle), its gradient (image, particle, *event) and the decoded x̂_0 (image · particle, 3, H, W). The last
+    three are None if not computed or not kept."""
 
     t: float
     x: Tensor
     x0_hat: Tensor
     rewards: Tensor | None
     gradient: Tensor | None
+    images: Tensor | None
 
 
 def _evaluate(
@@ -401,7 +405,7 @@ def run_steps(
         state = evaluate(x, all_rows)
         if hasattr(engine.method.selection, "wants_more") and not (fixed_start and engine.number == 0):
             state = draw_more_candidates(engine, state, evaluate)
-        x, x0_hat, rewards, gradient = state
+        x, x0_hat, rewards, gradient, images = state
         x = engine.advance(x, x0_hat, t, s, rewards, gradient, reward_gradient)
-        by_image = (None if values is None else engine.by_image(values) for values in (rewards, gradient))
-        yield StepResult(t, x, x0_hat, *by_image)
+        rewards, gradient = (None if values is None else engine.by_image(values) for values in (rewards, gradient))
+        yield StepResult(t, x, x0_hat, rewards, gradient, images)

@@ -62,8 +62,10 @@ class Evaluator:
         with_reward: bool,
         with_gradient: bool,
         perturbations: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """x̂_0, rewards and gradient of all rows; perturbations (batch, draws, *event) are offsets from x̂_0."""
+        with_images: bool = False,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """x̂_0, rewards, gradient and the decoded x̂_0 of all rows, None for what is not asked for; there are images only
+        with rewards. perturbations (batch, draws, *event) are offsets from x̂_0."""
         parts = [
             self._evaluate_chunk(
                 x_t[rows],
@@ -72,14 +74,15 @@ class Evaluator:
                 None if perturbations is None else perturbations[rows],
                 with_reward,
                 with_gradient,
+                with_images,
             )
             for rows in chunks(len(x_t), self.chunk)
         ]
-        x0_hat, rewards, gradient = (
+        x0_hat, rewards, gradient, images = (
             None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)
         )
         self._require_finite(rewards, gradient, t, "step")
-        return x0_hat, rewards, gradient
+        return x0_hat, rewards, gradient, images
 
     def _require_finite(self, rewards: Tensor | None, gradient: Tensor | None, t: float, unit: str) -> None:
         """Check all rows at once, which costs one synchronisation with the device for each tensor."""
@@ -95,26 +98,28 @@ class Evaluator:
         perturbations: Tensor | None,
         with_reward: bool,
         with_gradient: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        with_images: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         through = with_gradient and self.gradient_at == "x_t" and not self.reward_evaluator.estimated
         with torch.set_grad_enabled(through):
             x_t = x_t.detach().requires_grad_(through)
             x0_hat = self.denoiser(x_t, t, index)
         if not with_reward:
-            return x0_hat, None, None
+            return x0_hat, None, None, None
         gradient = None
         if with_gradient:
-            rewards, gradient = self.reward_evaluator.value_and_gradient(
+            rewards, gradient, images = self.reward_evaluator.value_and_gradient(
                 x0_hat, index, perturbations, x_t if through else None, self.chunk
             )
         else:
-            rewards = self.reward_evaluator(x0_hat, index).detach()
-        return x0_hat.detach(), rewards, gradient
+            images, _, rewards = self.reward_evaluator.evaluate_images(x0_hat, index)
+        return x0_hat.detach(), rewards.detach(), gradient, images.detach() if with_images else None
 
     def gradient_at_x0(self, x_0: Tensor, index: Tensor, t: float) -> Tensor:
         """∇r at x_0 (batch, *event), without a network call."""
         parts = [
-            self.reward_evaluator.value_and_gradient(x_0[rows], index[rows])[1] for rows in chunks(len(x_0), self.chunk)
+            self.reward_evaluator.value_and_gradient(x_0[rows], index[rows]).gradient
+            for rows in chunks(len(x_0), self.chunk)
         ]
         gradient = torch.cat(parts)
         self.reward_evaluator.require_finite(gradient, "gradient", self.number, t)

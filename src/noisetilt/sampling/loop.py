@@ -104,21 +104,24 @@ def sample(
         track or heldout is not None or method.selection.needs_rewards or method.proposal.needs_gradient
     )
 
+    # One particle's images take as much memory as the result; those of several are decoded again where needed.
+    keep_images = engine.particles == 1 and (heldout is not None or callback is not None)
+
     def evaluate_rows(x_t: Tensor, rows: Tensor, t: float, offsets: Tensor | None, with_gradient: bool) -> State:
         evaluate.number, evaluate.rows = engine.number + 1, rows
-        return State(x_t, *evaluate(x_t, t, index[rows], with_reward, with_gradient, offsets))
+        return State(x_t, *evaluate(x_t, t, index[rows], with_reward, with_gradient, offsets, keep_images))
 
     before, trace = denoiser.nfe, Trace()
     x = engine.start(grid[0], noise_objective(evaluate_start, method, grid[0], index))
     for step in run_steps(engine, x, grid, evaluate_rows, lambda x_0, t: evaluate.gradient_at_x0(x_0, index, t)):
         rows = engine.best(step.rewards)
+        predicted = functools.partial(_images, evaluator, step.x0_hat[rows], index[rows], chunk, step.images)
         heldout_values = None
         if heldout_evaluator is not None:
-            heldout_values = heldout_evaluator.image_values(step.x0_hat[rows], index[rows], chunk)
+            heldout_values = heldout_evaluator.values_of_images(predicted(), index[rows], chunk)
             heldout_evaluator.require_finite(heldout_values, "value", engine.number, step.t, rows=rows)
         trace.record(step.t, step.rewards, step.gradient, heldout_values)
         if callback is not None:
-            predicted = functools.partial(evaluator.images, step.x0_hat[rows], index[rows], chunk)
             rewards = trace.rewards[-1] if with_reward else None
             callback(StepReport(engine.number, engine.steps, step.t, rewards, predicted))
 
@@ -130,6 +133,11 @@ def sample(
     trace.nfe = extra_nfe + (denoiser.nfe - before) / len(prompts)
     trace.seconds = time.perf_counter() - started
     return Result(images, final, trace, heldout_values)
+
+
+def _images(evaluator: RewardEvaluator, x_0: Tensor, index: Tensor, chunk: int, decoded: Tensor | None) -> Tensor:
+    """The images of states, decoded unless they are already."""
+    return evaluator.images(x_0, index, chunk) if decoded is None else decoded
 
 
 def _finish(
