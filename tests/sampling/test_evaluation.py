@@ -213,3 +213,21 @@ def test_a_heldout_reward_and_a_callback_take_the_images_of_the_reward(name):
     assert both["decoder"] == plain["decoder"] and both["reward"] == plain["reward"]
     assert len(shown) == 3 and not shown[0].requires_grad
     torch.testing.assert_close(bright(shown[-1]), result.trace.heldout[-1])
+
+
+@pytest.mark.parametrize("name", ["lgd", "tfg", "ntrk-black-box"])
+def test_smoothed_rewards_are_evaluated_at_the_prediction_only_where_it_is_recorded(name):
+    method = METHODS[name].replace(draws=2)
+    tracked, of_tracked = calls_of(method)
+    plain, of_plain = calls_of(method, track=False)
+    assert torch.equal(of_plain.images, of_tracked.images) and torch.equal(of_plain.rewards, of_tracked.rewards)
+    assert of_tracked.trace.rewards.shape == (3, 2) and not of_plain.trace.rewards.numel()
+    assert plain["reward"] <= tracked["reward"] - 3 * 2 and plain["decoder"] == plain["reward"]
+    assert torch.equal(of_plain.trace.gradient_norm, of_tracked.trace.gradient_norm)
+
+
+@pytest.mark.parametrize("name", ["lgd", "tfg", "ntrk-black-box"])
+def test_smoothed_rewards_that_are_not_finite_are_refused_without_a_trace(name):
+    broken = Reward("broken", lambda images, prompts: torch.where(images[:, 0, 0, 0] > -9, math.nan, bright(images)))
+    with pytest.raises(FloatingPointError, match=r"(value|gradient) of the reward 'broken' is not finite at step 2"):
+        sample(Recorded(), [""], broken, METHODS[name], 3, track=False)

@@ -82,7 +82,7 @@ class Evaluator:
             None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)
         )
         self._require_finite(rewards, gradient, t, "step")
-        return x0_hat, rewards, gradient, images
+        return x0_hat, rewards if with_reward else None, gradient, images
 
     def _require_finite(self, rewards: Tensor | None, gradient: Tensor | None, t: float, unit: str) -> None:
         """Check all rows at once, which costs one synchronisation with the device for each tensor."""
@@ -104,16 +104,17 @@ class Evaluator:
         with torch.set_grad_enabled(through):
             x_t = x_t.detach().requires_grad_(through)
             x0_hat = self.denoiser(x_t, t, index)
-        if not with_reward:
+        if not with_reward and not with_gradient:
             return x0_hat, None, None, None
         gradient = None
         if with_gradient:
             rewards, gradient, images = self.reward_evaluator.value_and_gradient(
-                x0_hat, index, perturbations, x_t if through else None, self.chunk
+                x0_hat, index, perturbations, x_t if through else None, self.chunk, with_reward
             )
         else:
             images, _, rewards = self.reward_evaluator.evaluate_images(x0_hat, index)
-        return x0_hat.detach(), rewards.detach(), gradient, images.detach() if with_images else None
+            rewards, images = rewards.detach(), images.detach()
+        return x0_hat.detach(), rewards, gradient, images if with_images else None
 
     def gradient_at_x0(self, x_0: Tensor, index: Tensor, t: float) -> Tensor:
         """∇r at x_0 (batch, *event), without a network call."""

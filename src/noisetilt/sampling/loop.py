@@ -66,7 +66,8 @@ def sample(
         gradient_at: "x_t" differentiates through the network, as the papers do; "x0" does not, which saves the
             network's backward pass.
         chunk: rows per network call and per reward evaluation, draws included, which bounds the memory.
-        track: whether to record r(x̂_0) at every step even if the method does not need it.
+        track: whether to record r(x̂_0) at every step even if the method does not need it. Without, methods with `draws`
+            evaluate the reward near x̂_0 only.
         callback: called with a StepReport after each step.
         heldout: a reward that is evaluated for each image's best particle after every step and not optimised.
     Returns:
@@ -100,8 +101,10 @@ def sample(
     evaluate_start = Evaluator(model.path, denoiser, evaluator, gradient_at, chunk)
     evaluate = replace(evaluate_start, gradient_at=getattr(method.proposal, "gradient_at", gradient_at))
     index = torch.arange(len(prompts), device=device).repeat_interleave(engine.particles)
+    # The gradient of a smoothed reward does not need the reward of x̂_0 itself.
+    with_gradient = method.proposal.needs_gradient and not getattr(method.proposal, "draws", 0)
     with_reward = reward is not None and (
-        track or heldout is not None or method.selection.needs_rewards or method.proposal.needs_gradient
+        track or heldout is not None or method.selection.needs_rewards or with_gradient
     )
 
     # One particle's images take as much memory as the result; those of several are decoded again where needed.
