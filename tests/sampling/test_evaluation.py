@@ -9,9 +9,10 @@ from noisetilt import METHODS, Method, optimize, sample
 from noisetilt.initial_noise import Ascent
 from noisetilt.models.denoiser import Denoiser
 from noisetilt.path import FlowPath
+from noisetilt.proposals import MeanShift
 from noisetilt.rewards import Reward
 from noisetilt.sampling.reward_evaluation import RewardEvaluator
-from noisetilt.selection import RolloverBudget
+from noisetilt.selection import Independent, RolloverBudget, Search
 
 
 class Recorded:
@@ -157,13 +158,13 @@ def test_errors_name_the_row_of_the_batch_where_only_some_rows_are_evaluated():
 
 @pytest.mark.parametrize("call", [1, 2, 4])
 def test_sample_refuses_a_heldout_reward_that_is_not_finite(call):
-    """At a step, or of the final images."""
+    """At a step, or of the final images, which DPS moves away from the last prediction."""
     step, t = {1: (1, "1"), 2: (2, "0.6667"), 4: (3, "0")}[call]
     heldout = Reward("held", not_finite_in_row(2 * call - 1))
     with pytest.raises(
         FloatingPointError, match=rf"held-out reward 'held' is not finite at step {step} \(t = {t}, row 1"
     ):
-        sample(Recorded(), [""] * 2, bright, "ntrk", 3, heldout=heldout)
+        sample(Recorded(), [""] * 2, bright, "dps", 3, heldout=heldout)
 
 
 @pytest.mark.parametrize("patience", [0, 2])
@@ -222,7 +223,7 @@ def test_smoothed_rewards_are_evaluated_at_the_prediction_only_where_it_is_recor
     plain, of_plain = calls_of(method, track=False)
     assert torch.equal(of_plain.images, of_tracked.images) and torch.equal(of_plain.rewards, of_tracked.rewards)
     assert of_tracked.trace.rewards.shape == (3, 2) and not of_plain.trace.rewards.numel()
-    assert plain["reward"] <= tracked["reward"] - 3 * 2 and plain["decoder"] == plain["reward"]
+    assert plain["reward"] <= tracked["reward"] - 2 * 2 and plain["decoder"] == plain["reward"]
     assert torch.equal(of_plain.trace.gradient_norm, of_tracked.trace.gradient_norm)
 
 
@@ -231,3 +232,36 @@ def test_smoothed_rewards_that_are_not_finite_are_refused_without_a_trace(name):
     broken = Reward("broken", lambda images, prompts: torch.where(images[:, 0, 0, 0] > -9, math.nan, bright(images)))
     with pytest.raises(FloatingPointError, match=r"(value|gradient) of the reward 'broken' is not finite at step 2"):
         sample(Recorded(), [""], broken, METHODS[name], 3, track=False)
+
+
+@pytest.mark.parametrize("name", ["base", "ntrk", "best-of-n", "svdd", "ntrk-svdd", "fk", "das", "rbf"])
+def test_final_images_that_are_the_last_predictions_are_not_evaluated_again(name):
+    """Of several particles the winner alone is decoded again."""
+    particles = 3 if METHODS[name].selection.particles > 1 else 1
+    calls, result = calls_of(name, particles, heldout=True)
+    assert calls["reward"] == result.trace.nfe * 2
+    assert calls["decoder"] == calls["reward"] + (particles > 1) * (3 + 1) * 2
+    assert calls["heldout"] == 3 * 2
+    torch.testing.assert_close(bright(result.images), result.rewards)
+    torch.testing.assert_close(result.heldout, result.rewards)
+
+
+def test_equal_final_particles_are_evaluated_once():
+    """DPS moves them in the last step, all by the same gradient."""
+    search = Method(proposal=MeanShift(), selection=Search(particles=4))
+    calls, result = calls_of(search, 1)
+    assert calls == {"decoder": (3 * 4 + 1) * 2, "reward": (3 * 4 + 1) * 2, "heldout": 0}
+    torch.testing.assert_close(bright(result.images), result.rewards)
+
+
+def test_the_best_of_different_final_particles_is_returned():
+    calls, result = calls_of(Method(proposal=MeanShift(), selection=Independent(particles=4)), 1)
+    assert calls["reward"] == (3 * 4 + 4) * 2 and calls["decoder"] == (3 * 4 + 4 + 1) * 2
+    torch.testing.assert_close(bright(result.images), result.rewards)
+    assert (result.rewards >= sample(Recorded(), ["", ""], bright, "dps", 3).rewards).all()
+
+
+def test_best_of_n_without_a_trace_evaluates_the_final_images_alone():
+    calls, result = calls_of("best-of-n", 3, track=False)
+    assert calls["reward"] == 3 * 2 and calls["decoder"] == (3 + 1) * 2
+    torch.testing.assert_close(bright(result.images), result.rewards)

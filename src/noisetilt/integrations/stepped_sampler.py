@@ -15,7 +15,7 @@ from ..methods import Method
 from ..path import Path
 from ..rewards.reward import RewardFunction
 from ..sampling.check_inputs import GradientAt, check_chunk, check_descending, check_grid
-from ..sampling.engine import Engine, run_steps
+from ..sampling.engine import Engine, StepResult, run_steps
 from ..sampling.result import StepReport
 from ..sampling.reward_evaluation import RewardEvaluator, check_reward
 from ..sampling.trace import Trace
@@ -211,16 +211,24 @@ class SteppedSampler:
                 rewards = None if step.rewards is None else self.trace.rewards[-1]
                 images = functools.partial(evaluation.images, step.x0_hat, rows, step.images)
                 self.callback(StepReport(engine.number, engine.steps, step.t, rewards, images))
-        self._finish(step.x)
+        self._finish(step, heldout)
 
-    def _finish(self, x: Tensor) -> None:
-        self.x, engine, evaluation = x, self.engine, self._evaluation
+    def _finish(self, step: StepResult, heldout: Tensor | None) -> None:
+        """Final states, rewards and held-out rewards; evaluates only what the last step has not."""
+        self.x, engine, evaluation = step.x, self.engine, self._evaluation
         self.rows = engine.best(None)
         if evaluation.evaluator.reward is not None:
-            rewards = evaluation.image_values(x, evaluation.index, 0.0)
-            rows = engine.rows_of(self.method.selection.winner(engine.by_image(rewards)))
-            self.rows, self.rewards = rows.to(x.device), rewards[rows]
-        self.heldout_rewards = evaluation.heldout_values(x, self.rows, 0.0)
+            known = evaluation.evaluator.depends_on_images_only
+            rewards = engine.predicted_rewards(step) if known else None
+            if rewards is None:
+                rows = engine.different_rows(self.x)
+                values = evaluation.image_values(self.x[rows], evaluation.index[rows], 0.0)
+                rewards = values.view(engine.images, -1).expand(-1, engine.particles)
+            rows = engine.rows_of(self.method.selection.winner(rewards))
+            self.rows, self.rewards = rows.to(self.x.device), rewards.flatten()[rows]
+        predicted = step.x0_hat[engine.best(step.rewards).to(self.x.device)]
+        ends_there = torch.equal(self.x[self.rows], predicted)
+        self.heldout_rewards = heldout if ends_there else evaluation.heldout_values(self.x, self.rows, 0.0)
         self.trace.nfe = evaluation.nfe / engine.images
         self.trace.seconds = time.perf_counter() - self._started
 

@@ -90,6 +90,7 @@ class Engine:
         self._given_noise = step_noise
         self._selection_state = None
         self._step: Step | None = None
+        self._ancestors: Tensor | None = None
         self._renoised: tuple[Tensor, float, float] | None = None
         self.process: ReverseProcess | None = None
         self.budget: Any = None
@@ -171,6 +172,24 @@ class Engine:
         """Row indices (image,) of one particle (image,) per image."""
         return torch.arange(self.images, device=particles.device) * self.particles + particles
 
+    def predicted_rewards(self, step: StepResult) -> Tensor | None:
+        """The rewards r(x̂_0) (image, particle) of the states after a step that ends at x̂_0, as the last step of most
+        methods does; None if it does not, or without rewards."""
+
+        def of_ancestors(values: Tensor) -> Tensor:
+            return values if self._ancestors is None else values[self._ancestors]
+
+        if step.rewards is None or not torch.equal(step.x, of_ancestors(step.x0_hat)):
+            return None
+        return self.by_image(of_ancestors(step.rewards.flatten()))
+
+    def different_rows(self, x: Tensor) -> Tensor:
+        """The rows of one particle per image if all have the same state, as after a search that continues from one
+        candidate and a step without noise; otherwise all rows."""
+        rows = torch.arange(len(x), device=x.device)
+        by_image = self.by_image(x)
+        return rows[:: self.particles] if torch.equal(by_image, by_image[:, :1].expand_as(by_image)) else rows
+
     def best(self, rewards: Tensor | None) -> Tensor:
         """Row index of each image's best particle by rewards (image, particle); of the first particle if None."""
         first = torch.zeros(self.images, dtype=torch.long, device=self.device)
@@ -226,7 +245,7 @@ class Engine:
         self.number += 1
         self._renoised = None
         accumulated = self._accumulated_noise(x_t)
-        ancestors = self._resample_particles(rewards) if self.particles > 1 else None
+        self._ancestors = ancestors = self._resample_particles(rewards) if self.particles > 1 else None
         if ancestors is not None:
             x_t, x0_hat = x_t[ancestors], x0_hat[ancestors]
             accumulated = None if accumulated is None else accumulated.rows(ancestors)

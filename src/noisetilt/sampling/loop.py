@@ -14,7 +14,7 @@ from torch import Tensor
 from ..methods import Method, find_method
 from ..rewards.reward import Reward, RewardFunction
 from .check_inputs import GradientAt, as_seeds, check_call, check_chunk
-from .engine import Engine, State, run_steps
+from .engine import Engine, State, StepResult, run_steps
 from .evaluation import Evaluator, Model, noise_objective
 from .result import Result, StepReport
 from .reward_evaluation import RewardEvaluator, check_reward
@@ -108,11 +108,12 @@ def sample(
     )
 
     # One particle's images take as much memory as the result; those of several are decoded again where needed.
-    keep_images = engine.particles == 1 and (heldout is not None or callback is not None)
+    keep_images = heldout is not None or callback is not None
 
     def evaluate_rows(x_t: Tensor, rows: Tensor, t: float, offsets: Tensor | None, with_gradient: bool) -> State:
         evaluate.number, evaluate.rows = engine.number + 1, rows
-        return State(x_t, *evaluate(x_t, t, index[rows], with_reward, with_gradient, offsets, keep_images))
+        keep = engine.particles == 1 and (keep_images or evaluate.number == engine.steps)
+        return State(x_t, *evaluate(x_t, t, index[rows], with_reward, with_gradient, offsets, keep))
 
     before, trace = denoiser.nfe, Trace()
     x = engine.start(grid[0], noise_objective(evaluate_start, method, grid[0], index))
@@ -128,11 +129,10 @@ def sample(
             rewards = trace.rewards[-1] if with_reward else None
             callback(StepReport(engine.number, engine.steps, step.t, rewards, predicted))
 
-    images, final = _finish(engine, evaluator, step.x, index, chunk)
-    heldout_values = None
-    if heldout_evaluator is not None:
-        heldout_values = heldout_evaluator.values_of_images(images, index[:: engine.particles], chunk)
-        heldout_evaluator.require_finite(heldout_values, "value", engine.number, 0.0)
+    images, final, rows = _finish(engine, evaluator, step, index, chunk)
+    if heldout_evaluator is not None and not torch.equal(step.x[rows], step.x0_hat[engine.best(step.rewards)]):
+        heldout_values = heldout_evaluator.values_of_images(images, index[rows], chunk)
+        heldout_evaluator.require_finite(heldout_values, "value", engine.number, 0.0, rows=rows)
     trace.nfe = extra_nfe + (denoiser.nfe - before) / len(prompts)
     trace.seconds = time.perf_counter() - started
     return Result(images, final, trace, heldout_values)
@@ -144,16 +144,34 @@ def _images(evaluator: RewardEvaluator, x_0: Tensor, index: Tensor, chunk: int, 
 
 
 def _finish(
-    engine: Engine, evaluator: RewardEvaluator, x: Tensor, index: Tensor, chunk: int
-) -> tuple[Tensor, Tensor | None]:
-    """Final images and rewards, of the selected particle of each image."""
-    images = evaluator.images(x, index, chunk)
+    engine: Engine, evaluator: RewardEvaluator, step: StepResult, index: Tensor, chunk: int
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Final images and rewards of the selected particle of each image, and its row; evaluates only what the last step
+    has not."""
+
+    def images(rows: Tensor) -> Tensor:
+        # The last step keeps the images of one particle per image.
+        if step.images is not None and torch.equal(step.x, step.x0_hat):
+            return step.images
+        return evaluator.images(step.x[rows], index[rows], chunk)
+
     if evaluator.reward is None:
-        return images, None
-    rewards = evaluator.values_of_images(images, index, chunk)
-    evaluator.require_finite(rewards, "value", engine.number, 0.0)
-    rows = engine.rows_of(engine.method.selection.winner(engine.by_image(rewards)))
-    return images[rows], rewards[rows]
+        rows = engine.best(None)
+        return images(rows), None, rows
+    rewards = engine.predicted_rewards(step) if evaluator.depends_on_images_only else None
+    if rewards is None:
+        rows = engine.different_rows(step.x)
+        one_each = images(rows) if len(rows) == engine.images else None
+        if one_each is None:
+            values = evaluator.image_values(step.x, index, chunk)
+        else:
+            values = evaluator.values_of_images(one_each, index[rows], chunk)
+        evaluator.require_finite(values, "value", engine.number, 0.0, rows=rows)
+        if one_each is not None:
+            return one_each, values, rows
+        rewards = engine.by_image(values)
+    rows = engine.rows_of(engine.method.selection.winner(rewards))
+    return images(rows), rewards.flatten()[rows], rows
 
 
 def normalised_on_base(

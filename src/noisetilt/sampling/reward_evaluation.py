@@ -214,13 +214,14 @@ class RewardEvaluator:
             with_values: whether r at x_0 itself is needed. Without it, and with offsets, x_0 is not decoded; the values
                 are those of the smoothed reward, or None of an estimate.
         """
-        leaf = x_0.detach().requires_grad_()
+        estimated = self.estimated and offsets is not None
+        leaf = x_0.detach().requires_grad_(not estimated)
         images: Tensor | None = None
         values: Any = None
         if offsets is None or with_values:
             with torch.set_grad_enabled(offsets is None):
                 images, _, values = self.evaluate_images(leaf, index)
-        if self.estimated and offsets is not None:
+        if estimated and offsets is not None:
             return Evaluation(_detached(values), self.estimate(x_0, index, offsets, chunk), _detached(images))
         if offsets is None:
             gradient = self.gradient(values, leaf, images)
