@@ -23,6 +23,7 @@ from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath
 from noisetilt.proposals import Base, BlackBoxTilt, ManifoldTilt, NoiseTilt
 from noisetilt.rewards import Reward
+from noisetilt.selection import Search
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -141,6 +142,25 @@ def test_a_heldout_reward_and_a_callback_take_the_images_of_the_reward(method):
     moved = 2 if method == "mpgd" else 0
     assert alone == 3 * 2 + moved and sum(decoded) == alone + moved
     torch.testing.assert_close(near(shown[-1], ["", ""]), both.trace.heldout[-1])
+
+
+@pytest.mark.parametrize("proposal", [NoiseTilt(0.2), ManifoldTilt(0.2), BlackBoxTilt(0.2, draws=2)])
+def test_a_search_differentiates_the_best_candidate_alone(proposal):
+    """With the images of `sample`, and no further network call."""
+    differentiated = []
+
+    def near(images, prompts):
+        differentiated.append(len(images) if images.requires_grad else 0)
+        return images.flatten(1).sin().sum(1)
+
+    model = GaussianModel(torch.zeros(3, 16, 16), torch.ones(16, 16), FlowPath())
+    method, reward = Method(proposal=proposal, selection=Search(particles=4)), Reward("near", near)
+    expected = noisetilt.sample(model, [""] * 2, reward, method, 4, [0, 1])
+    differentiated.clear()
+    found = guided(model, reward, method, 4, [0, 1], eta=1.0, chunk=8)
+    assert torch.allclose(model.decode(found.x[found.rows]), expected.images, atol=1e-3)
+    assert found.trace.nfe == expected.trace.nfe == 16
+    assert sum(differentiated) == (0 if isinstance(proposal, BlackBoxTilt) else 2 * 2)
 
 
 class Recorder(GaussianModel):

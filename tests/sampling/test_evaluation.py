@@ -9,7 +9,7 @@ from noisetilt import METHODS, Method, optimize, sample
 from noisetilt.initial_noise import Ascent
 from noisetilt.models.denoiser import Denoiser
 from noisetilt.path import FlowPath
-from noisetilt.proposals import MeanShift
+from noisetilt.proposals import BlackBoxTilt, ManifoldTilt, MeanShift
 from noisetilt.rewards import Reward
 from noisetilt.sampling.reward_evaluation import RewardEvaluator
 from noisetilt.selection import Independent, RolloverBudget, Search
@@ -265,3 +265,20 @@ def test_best_of_n_without_a_trace_evaluates_the_final_images_alone():
     calls, result = calls_of("best-of-n", 3, track=False)
     assert calls["reward"] == 3 * 2 and calls["decoder"] == (3 + 1) * 2
     torch.testing.assert_close(bright(result.images), result.rewards)
+
+
+class AllGradients(Search):
+    """A search that computes the gradients of all candidates."""
+
+    continues_from_best = False
+
+
+@pytest.mark.parametrize("proposal, evaluations", [(ManifoldTilt(0.2), 1), (BlackBoxTilt(0.2, draws=2), 4)])
+def test_a_search_differentiates_the_best_candidate_alone(proposal, evaluations):
+    """One of three steps has signal and noise."""
+    found, result = calls_of(Method(proposal=proposal, selection=Search(particles=4)), 1)
+    all_of_them, expected = calls_of(Method(proposal=proposal, selection=AllGradients(particles=4)), 1)
+    torch.testing.assert_close(result.images, expected.images)
+    torch.testing.assert_close(result.trace.rewards, expected.trace.rewards)
+    assert found["reward"] == (3 * 4 + evaluations) * 2 and result.trace.nfe == expected.trace.nfe == 12
+    assert all_of_them["reward"] >= 3 * 4 * 2 + (evaluations - 1) * 4 * 2

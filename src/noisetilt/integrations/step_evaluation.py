@@ -183,12 +183,21 @@ class StepEvaluation:
             rewards, images = self.evaluator.values_and_images(x0_hat, index, self.chunk)
             self._require_finite(rewards, "value", t)
             return State(x_t, x0_hat, rewards, None, images)
-        rewards, gradient, images = self._values_and_gradients(x0_hat, index, offsets, t)
+        differentiated, particles, images = rows, 1, None
+        if self.engine.continues_from_best:
+            rewards = self.values(x0_hat, index, t)
+            differentiated, particles = self.engine.best(self.engine.by_image(rewards)), self.engine.particles
+            offsets = None if offsets is None else offsets[differentiated]
+            best = x0_hat[differentiated], index[differentiated]
+            gradient = self._values_and_gradients(*best, offsets, t)[1]
+        else:
+            rewards, gradient, images = self._values_and_gradients(x0_hat, index, offsets, t)
         if needs_vjp:
-            full = torch.zeros_like(response.x0_hat).index_copy(0, rows, gradient)
+            full = torch.zeros_like(response.x0_hat).index_copy(0, differentiated, gradient)
             gradient = rescaled_vjp(response.vjp, full)
             self._require_finite(gradient, "gradient", t)
-            gradient = gradient[rows]
+            gradient = gradient[differentiated]
+        gradient = gradient.repeat_interleave(particles, 0)
         return State(x_t, x0_hat, rewards, gradient, images)
 
     def _full_batch(self, x: Tensor, rows: Tensor) -> Tensor:

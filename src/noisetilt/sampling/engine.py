@@ -172,6 +172,11 @@ class Engine:
         """Row indices (image,) of one particle (image,) per image."""
         return torch.arange(self.images, device=particles.device) * self.particles + particles
 
+    @property
+    def continues_from_best(self) -> bool:
+        """Whether all particles of an image continue from its best one in every step."""
+        return self.particles > 1 and getattr(self.method.selection, "continues_from_best", False)
+
     def predicted_rewards(self, step: StepResult) -> Tensor | None:
         """The rewards r(x̂_0) (image, particle) of the states after a step that ends at x̂_0, as the last step of most
         methods does; None if it does not, or without rewards."""

@@ -100,7 +100,7 @@ class Evaluator:
         with_gradient: bool,
         with_images: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        through = with_gradient and self.gradient_at == "x_t" and not self.reward_evaluator.estimated
+        through = with_gradient and self.differentiates_network
         with torch.set_grad_enabled(through):
             x_t = x_t.detach().requires_grad_(through)
             x0_hat = self.denoiser(x_t, t, index)
@@ -116,10 +116,21 @@ class Evaluator:
             rewards, images = rewards.detach(), images.detach()
         return x0_hat.detach(), rewards, gradient, images if with_images else None
 
-    def gradient_at_x0(self, x_0: Tensor, index: Tensor, t: float) -> Tensor:
-        """∇r at x_0 (batch, *event), without a network call."""
+    @property
+    def differentiates_network(self) -> bool:
+        """Whether gradients are taken through the network."""
+        return self.gradient_at == "x_t" and not self.reward_evaluator.estimated
+
+    def gradient_at_x0(self, x_0: Tensor, index: Tensor, t: float, perturbations: Tensor | None = None) -> Tensor:
+        """∇r at x_0 (batch, *event), without a network call; perturbations are offsets from x_0."""
         parts = [
-            self.reward_evaluator.value_and_gradient(x_0[rows], index[rows]).gradient
+            self.reward_evaluator.value_and_gradient(
+                x_0[rows],
+                index[rows],
+                None if perturbations is None else perturbations[rows],
+                chunk=self.chunk,
+                with_values=False,
+            ).gradient
             for rows in chunks(len(x_0), self.chunk)
         ]
         gradient = torch.cat(parts)

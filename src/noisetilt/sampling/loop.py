@@ -102,18 +102,24 @@ def sample(
     evaluate = replace(evaluate_start, gradient_at=getattr(method.proposal, "gradient_at", gradient_at))
     index = torch.arange(len(prompts), device=device).repeat_interleave(engine.particles)
     # The gradient of a smoothed reward does not need the reward of x̂_0 itself.
-    with_gradient = method.proposal.needs_gradient and not getattr(method.proposal, "draws", 0)
+    comes_with_gradient = method.proposal.needs_gradient and not getattr(method.proposal, "draws", 0)
     with_reward = reward is not None and (
-        track or heldout is not None or method.selection.needs_rewards or with_gradient
+        track or heldout is not None or method.selection.needs_rewards or comes_with_gradient
     )
-
     # One particle's images take as much memory as the result; those of several are decoded again where needed.
     keep_images = heldout is not None or callback is not None
 
     def evaluate_rows(x_t: Tensor, rows: Tensor, t: float, offsets: Tensor | None, with_gradient: bool) -> State:
         evaluate.number, evaluate.rows = engine.number + 1, rows
         keep = engine.particles == 1 and (keep_images or evaluate.number == engine.steps)
-        return State(x_t, *evaluate(x_t, t, index[rows], with_reward, with_gradient, offsets, keep))
+        if not with_gradient or evaluate.differentiates_network or not engine.continues_from_best:
+            return State(x_t, *evaluate(x_t, t, index[rows], with_reward, with_gradient, offsets, keep))
+        state = State(x_t, *evaluate(x_t, t, index[rows], with_reward, False))
+        assert state.rewards is not None
+        best = engine.best(engine.by_image(state.rewards))
+        offsets = None if offsets is None else offsets[best]
+        gradient = evaluate.gradient_at_x0(state.x0_hat[best], index[best], t, offsets)
+        return state._replace(gradient=gradient.repeat_interleave(engine.particles, 0))
 
     before, trace = denoiser.nfe, Trace()
     x = engine.start(grid[0], noise_objective(evaluate_start, method, grid[0], index))
