@@ -23,6 +23,7 @@ from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath
 from noisetilt.proposals import Base, BlackBoxTilt, ManifoldTilt, NoiseTilt
 from noisetilt.rewards import Reward
+from noisetilt.selection import Search
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -106,6 +107,60 @@ def test_chains_and_black_boxes_climb_as_in_sample(options, gradient_at):
     assert torch.allclose(model.decode(found.x), expected.images, atol=1e-4)
     assert torch.allclose(found.rewards, expected.rewards, atol=1e-4)
     assert found.trace.nfe == expected.trace.nfe
+
+
+@pytest.mark.parametrize("options", [{}, {"draws": 2, "rate": 0.2, "width": 0.3}])
+def test_rows_stop_as_in_sample_and_the_first_step_keeps_their_noise(options):
+    """Two steps of a flow with η = 1, of which the first would replace the noise."""
+    model = GaussianModel(torch.zeros(3, 16, 16), torch.ones(16, 16), FlowPath())
+    near = Reward("near", lambda images, prompts: images.flatten(1).sum(1))
+    settings = {"iterations": 12, "rate": 0.03, "audit_level": 1e-2, "chain_steps": 2, **options}
+    method = Method(initial=Ascent(**settings), proposal=NoiseTilt(0.1))
+    expected = noisetilt.sample(model, [""] * 3, near, method, 2, [0, 1, 2], eta=1.0)
+    found = guided(model, near, method, 2, [0, 1, 2], eta=1.0)
+    assert torch.allclose(model.decode(found.x), expected.images, atol=1e-3)
+    assert found.trace.nfe >= expected.trace.nfe
+
+
+@pytest.mark.parametrize("method", ["base", "mpgd", "ntrk"])
+def test_a_heldout_reward_and_a_callback_take_the_images_of_the_reward(method):
+    decoded = []
+
+    class Counted(GaussianModel):
+        def decode(self, x_0):
+            decoded.append(len(x_0))
+            return x_0
+
+    model = Counted(torch.zeros(3, 16, 16), torch.ones(16, 16), FlowPath())
+    near = Reward("near", lambda images, prompts: images.flatten(1).sum(1))
+    guided(model, near, METHODS[method], 3, [0, 1], eta=1.0)
+    alone, shown = sum(decoded), []
+    decoded.clear()
+    show = {"callback": lambda report: shown.append(report.images())}
+    both = guided(model, near, METHODS[method], 3, [0, 1], eta=1.0, heldout=near, **show)
+    # MPGD moves x̂_0 in the last step too, and the final images are decoded for each reward.
+    moved = 2 if method == "mpgd" else 0
+    assert alone == 3 * 2 + moved and sum(decoded) == alone + moved
+    torch.testing.assert_close(near(shown[-1], ["", ""]), both.trace.heldout[-1])
+
+
+@pytest.mark.parametrize("proposal", [NoiseTilt(0.2), ManifoldTilt(0.2), BlackBoxTilt(0.2, draws=2)])
+def test_a_search_differentiates_the_best_candidate_alone(proposal):
+    """With the images of `sample`, and no further network call."""
+    differentiated = []
+
+    def near(images, prompts):
+        differentiated.append(len(images) if images.requires_grad else 0)
+        return images.flatten(1).sin().sum(1)
+
+    model = GaussianModel(torch.zeros(3, 16, 16), torch.ones(16, 16), FlowPath())
+    method, reward = Method(proposal=proposal, selection=Search(particles=4)), Reward("near", near)
+    expected = noisetilt.sample(model, [""] * 2, reward, method, 4, [0, 1])
+    differentiated.clear()
+    found = guided(model, reward, method, 4, [0, 1], eta=1.0, chunk=8)
+    assert torch.allclose(model.decode(found.x[found.rows]), expected.images, atol=1e-3)
+    assert found.trace.nfe == expected.trace.nfe == 16
+    assert sum(differentiated) == (0 if isinstance(proposal, BlackBoxTilt) else 2 * 2)
 
 
 class Recorder(GaussianModel):

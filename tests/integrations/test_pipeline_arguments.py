@@ -54,7 +54,7 @@ def test_arguments(family, call, record_property):
     pipe, arguments = build(family)
     plain = check_plain(pipe, record_property, **{**arguments, **call})
     guided = align(pipe, RED, "ntrk")(**{"prompt": PROMPT, **arguments, **call}, seeds=list(range(len(plain))))
-    assert guided.rewards.shape == (len(plain),) and (guided.trace.gradient_norm[1:] > 0).all()
+    assert guided.rewards.shape == (len(plain),) and (guided.trace.gradient_norm[1:-1] > 0).all()
 
 
 @pytest.mark.parametrize("argument", ["timesteps", "sigmas"])
@@ -90,7 +90,7 @@ def test_a_callback_that_changes_latents(family, record_property):
     plain = check_plain(pipe, record_property, callback_on_step_end=change, **arguments)
     assert (check_plain(pipe, record_property, **arguments) - plain).abs().max() > 1e-3
     guided = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], callback_on_step_end=change, **arguments)
-    assert (guided.trace.gradient_norm[1:] > 0).all()
+    assert (guided.trace.gradient_norm[1:-1] > 0).all()
 
 
 def test_sigmas_split_over_two_calls(record_property):
@@ -161,7 +161,7 @@ def test_weights_quantised_by_bitsandbytes():
                 setattr(module, name, new)
     pipe.to("cuda", torch.float16)
     guided = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], **arguments)
-    assert guided.images.isfinite().all() and (guided.trace.gradient_norm[1:] > 0).all()
+    assert guided.images.isfinite().all() and (guided.trace.gradient_norm[1:-1] > 0).all()
 
 
 @pytest.mark.parametrize("loaded", ["outside", "inside"])
@@ -183,7 +183,7 @@ def test_inference_mode(loaded, given):
         assert torch.is_inference_mode_enabled()
     more = {name: value.clone() if torch.is_tensor(value) else value for name, value in more.items()}
     wanted = expected(seeds=[0], **more, **arguments)
-    assert torch.allclose(found.images, wanted.images, atol=1e-5) and found.trace.gradient_norm.min() > 0
+    assert torch.allclose(found.images, wanted.images, atol=1e-5) and (found.trace.gradient_norm[:-1] > 0).all()
     for name, parameter in pipe.unet.named_parameters():
         assert parameter is own[name] and parameter.requires_grad
 

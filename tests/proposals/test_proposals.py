@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from noisetilt import METHODS, Method, sample
+from noisetilt.integrations.diffusers.schedules import RatioPath, TrigPath
 from noisetilt.models.denoiser import Denoiser
 from noisetilt.models.exact import GaussianModel
-from noisetilt.path import FlowPath, VPPath, reverse_kernel
+from noisetilt.path import FlowPath, VEPath, VPPath, reverse_kernel
+from noisetilt.path.accumulated_noise import AccumulatedNoise
 from noisetilt.path.tempering import temper
 from noisetilt.path.time_travel import TimeTravel
 from noisetilt.proposals import (
@@ -94,6 +96,25 @@ def test_universal_guidance_forward_is_a_shift_of_epsilon():
     assert torch.allclose(UniversalGuidance(0.4, iterations=0)(now, NOISE), expected)
 
 
+@pytest.mark.parametrize("path, t, s", [(TrigPath(), math.pi / 2, 1.2), (VPPath([0.9, 0.1, 2.0**-24]), 2, 1)])
+def test_universal_guidance_is_bounded_where_there_is_hardly_any_signal(path, t, s):
+    """σ²/α is 1e6 or 4096 there, and a network's gradient does not vanish with α."""
+    now = step(path, t, s)
+    forward, none = (UniversalGuidance(scale, iterations=0) for scale in (1.0, 0.0))
+    assert torch.equal(forward(now, NOISE), none(now, NOISE))
+    expected = reverse_kernel(path, now.x_t, now.x0_hat + 0.5 * towards(now.x0_hat), t, s)[0] + now.std * NOISE
+    assert torch.allclose(UniversalGuidance(1.0, rate=0.5)(now, NOISE), expected)
+
+
+@pytest.mark.parametrize(
+    "proposal", [m.proposal for m in METHODS.values() if m.proposal.needs_gradient], ids=lambda p: type(p).__name__
+)
+@pytest.mark.parametrize("path, t, s", [(TrigPath(), math.pi / 2, 1.2), (VPPath([0.9, 0.1, 2.0**-24]), 2, 1)])
+def test_no_proposal_divides_the_gradient_by_alpha(proposal, path, t, s):
+    x_s = proposal(replace(step(path, t, s), accumulated=AccumulatedNoise(torch.zeros_like(NOISE))), NOISE)
+    assert x_s.abs().max() < 20
+
+
 def test_universal_guidance_backward_reaches_the_optimum():
     """Ascent on a quadratic reward converges to its maximum, where the kernel is evaluated."""
     now = step()
@@ -112,6 +133,25 @@ def test_training_free_guidance_contains_dps_and_mpgd():
     assert torch.allclose(only_mean(now, NOISE), ManifoldShift(0.2 * alpha)(at_x0, NOISE))
     shift = towards(now.x0_hat) * (1 - (1 - 0.2 * alpha) ** 3)  # three steps on a quadratic reward
     assert torch.allclose(replace(only_mean, iterations=3)(now, NOISE), Base()(now, NOISE) + VP.alpha(1) * shift)
+
+
+@pytest.mark.parametrize("options", [{"rho": 0.3, "mu": 0.0}, {"rho": 0.0, "mu": 0.1}, {"gamma": 0.5, "rho": 0.3}])
+def test_training_free_guidance_is_the_same_on_paths_of_the_same_noise_levels(options):
+    """States of the variance-exploding path are sqrt(1 + σ²) times those of the variance-preserving one."""
+    grid, target = [80.0, 10.0, 3.0, 1.0, 0.3, 0.0], torch.linspace(-1, 1, 48).view(3, 4, 4)
+    near = Reward("near", lambda x, p: -0.5 * (x - target).square().sum((1, 2, 3)))
+    exploding, preserving = (
+        sample(
+            GaussianModel(torch.zeros(3, 4, 4), torch.ones(4, 4), path),
+            [""] * 2,
+            near,
+            METHODS["tfg"].replace(**options),
+            grid=grid,
+        )
+        for path in (VEPath(), RatioPath())
+    )
+    assert torch.allclose(exploding.images, preserving.images, atol=2e-3)
+    assert torch.allclose(exploding.trace.rewards, preserving.trace.rewards, atol=2e-2)
 
 
 def test_twisted_shift_is_the_tilted_kernel_of_a_linear_reward():
@@ -145,7 +185,8 @@ def test_ntrk_x0_does_not_differentiate_the_network(monkeypatch, name, different
     monkeypatch.setattr(model, "denoiser", lambda prompts: Denoiser(model.path, network))
     bright = Reward("bright", lambda x, p: x.mean((1, 2, 3)))
     sample(model, [""], bright, name, 4)
-    assert seen == [False] + [differentiated] * 3  # the first step, at α = 0, has no gradient
+    # The first step, at α = 0, has no gradient, and the last no noise to tilt.
+    assert seen == [False, differentiated, differentiated, False]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +212,8 @@ def test_time_travel_repeats_steps_in_its_window():
     assert TimeTravel().expand(FlowPath(), grid) == grid
     expanded = TimeTravel(repeats=2, after=0.4, before=0.8).expand(FlowPath(), grid)
     assert expanded == [1.0, 0.75, 0.5, 0.75, 0.5, 0.25, 0.5, 0.25, 0.0]
+    hardly_any_signal = [math.pi / 2, 1.2, 0.0]
+    assert TimeTravel(repeats=2).expand(TrigPath(), hardly_any_signal) == hardly_any_signal
 
 
 def test_lgd_equals_dps_for_linear_rewards():

@@ -9,9 +9,10 @@ from noisetilt import METHODS, Method, optimize, sample
 from noisetilt.initial_noise import Ascent
 from noisetilt.models.denoiser import Denoiser
 from noisetilt.path import FlowPath
+from noisetilt.proposals import BlackBoxTilt, ManifoldTilt, MeanShift
 from noisetilt.rewards import Reward
 from noisetilt.sampling.reward_evaluation import RewardEvaluator
-from noisetilt.selection import RolloverBudget
+from noisetilt.selection import Independent, RolloverBudget, Search
 
 
 class Recorded:
@@ -79,11 +80,11 @@ def test_the_gradient_of_the_smoothed_reward_is_exact_in_any_parts(chunk):
     expected = torch.autograd.grad(expected_value.sum(), [x_0, inputs], retain_graph=True)
     assert torch.allclose(evaluator.smoothed(x_0, index, offsets, chunk), expected_value, rtol=1e-12)
     rows.clear()
-    values, by_x0 = evaluator.value_and_gradient(x_0.detach(), index, offsets, chunk=chunk)
+    values, by_x0, _ = evaluator.value_and_gradient(x_0.detach(), index, offsets, chunk=chunk)
     assert torch.allclose(values, scale[:, 0] * x_0.detach().pow(3).sum((1, 2)), rtol=1e-12)
     assert torch.allclose(by_x0, expected[0], rtol=1e-10)
     assert rows == [3, *[min(chunk or 15, 15)] * (15 // (chunk or 15)), *([15 % chunk] if 15 % (chunk or 15) else [])]
-    by_inputs = evaluator.value_and_gradient(x_0, index, offsets, inputs, chunk)[1]
+    by_inputs = evaluator.value_and_gradient(x_0, index, offsets, inputs, chunk).gradient
     assert torch.allclose(by_inputs, expected[1], rtol=1e-10)
 
 
@@ -157,13 +158,13 @@ def test_errors_name_the_row_of_the_batch_where_only_some_rows_are_evaluated():
 
 @pytest.mark.parametrize("call", [1, 2, 4])
 def test_sample_refuses_a_heldout_reward_that_is_not_finite(call):
-    """At a step, or of the final images."""
+    """At a step, or of the final images, which DPS moves away from the last prediction."""
     step, t = {1: (1, "1"), 2: (2, "0.6667"), 4: (3, "0")}[call]
     heldout = Reward("held", not_finite_in_row(2 * call - 1))
     with pytest.raises(
         FloatingPointError, match=rf"held-out reward 'held' is not finite at step {step} \(t = {t}, row 1"
     ):
-        sample(Recorded(), [""] * 2, bright, "ntrk", 3, heldout=heldout)
+        sample(Recorded(), [""] * 2, bright, "dps", 3, heldout=heldout)
 
 
 @pytest.mark.parametrize("patience", [0, 2])
@@ -182,3 +183,102 @@ def test_optimize_takes_a_heldout_reward_of_images_for_videos():
     )
     assert result.images.shape == (2, 2, 3, 4, 4)
     assert torch.allclose(result.heldout, result.images[:, :, 0].mean((1, 2, 3)))
+
+
+# What is decoded and evaluated
+
+
+def calls_of(method, particles=1, steps=3, **options):
+    """The rows that the decoder, the reward and the held-out reward were given in `sample`, and the result."""
+    model, rows = Recorded(), {"reward": 0, "heldout": 0}
+
+    def counted(name):
+        def reward(images):
+            rows[name] += len(images)
+            return bright(images)
+
+        return reward
+
+    heldout = counted("heldout") if options.pop("heldout", False) else None
+    method = METHODS[method] if isinstance(method, str) else method
+    method = method.replace(particles=particles) if particles > 1 else method
+    result = sample(model, ["", ""], counted("reward"), method, steps, heldout=heldout, **options)
+    return {"decoder": sum(model.decoded_rows), **rows}, result
+
+
+@pytest.mark.parametrize("name", ["base", "dps", "ntrk", "mpgd", "cns"])
+def test_a_heldout_reward_and_a_callback_take_the_images_of_the_reward(name):
+    shown = []
+    plain, _ = calls_of(name)
+    both, result = calls_of(name, heldout=True, callback=lambda report: shown.append(report.images()))
+    assert both["decoder"] == plain["decoder"] and both["reward"] == plain["reward"]
+    assert len(shown) == 3 and not shown[0].requires_grad
+    torch.testing.assert_close(bright(shown[-1]), result.trace.heldout[-1])
+
+
+@pytest.mark.parametrize("name", ["lgd", "tfg", "ntrk-black-box"])
+def test_smoothed_rewards_are_evaluated_at_the_prediction_only_where_it_is_recorded(name):
+    method = METHODS[name].replace(draws=2)
+    tracked, of_tracked = calls_of(method)
+    plain, of_plain = calls_of(method, track=False)
+    assert torch.equal(of_plain.images, of_tracked.images) and torch.equal(of_plain.rewards, of_tracked.rewards)
+    assert of_tracked.trace.rewards.shape == (3, 2) and not of_plain.trace.rewards.numel()
+    assert plain["reward"] <= tracked["reward"] - 2 * 2 and plain["decoder"] == plain["reward"]
+    assert torch.equal(of_plain.trace.gradient_norm, of_tracked.trace.gradient_norm)
+
+
+@pytest.mark.parametrize("name", ["lgd", "tfg", "ntrk-black-box"])
+def test_smoothed_rewards_that_are_not_finite_are_refused_without_a_trace(name):
+    broken = Reward("broken", lambda images, prompts: torch.where(images[:, 0, 0, 0] > -9, math.nan, bright(images)))
+    with pytest.raises(FloatingPointError, match=r"(value|gradient) of the reward 'broken' is not finite at step 2"):
+        sample(Recorded(), [""], broken, METHODS[name], 3, track=False)
+
+
+@pytest.mark.parametrize("name", ["base", "ntrk", "best-of-n", "svdd", "ntrk-svdd", "fk", "das", "rbf"])
+def test_final_images_that_are_the_last_predictions_are_not_evaluated_again(name):
+    """Of several particles the winner alone is decoded again."""
+    particles = 3 if METHODS[name].selection.particles > 1 else 1
+    calls, result = calls_of(name, particles, heldout=True)
+    assert calls["reward"] == result.trace.nfe * 2
+    assert calls["decoder"] == calls["reward"] + (particles > 1) * (3 + 1) * 2
+    assert calls["heldout"] == 3 * 2
+    torch.testing.assert_close(bright(result.images), result.rewards)
+    torch.testing.assert_close(result.heldout, result.rewards)
+
+
+def test_equal_final_particles_are_evaluated_once():
+    """DPS moves them in the last step, all by the same gradient."""
+    search = Method(proposal=MeanShift(), selection=Search(particles=4))
+    calls, result = calls_of(search, 1)
+    assert calls == {"decoder": (3 * 4 + 1) * 2, "reward": (3 * 4 + 1) * 2, "heldout": 0}
+    torch.testing.assert_close(bright(result.images), result.rewards)
+
+
+def test_the_best_of_different_final_particles_is_returned():
+    calls, result = calls_of(Method(proposal=MeanShift(), selection=Independent(particles=4)), 1)
+    assert calls["reward"] == (3 * 4 + 4) * 2 and calls["decoder"] == (3 * 4 + 4 + 1) * 2
+    torch.testing.assert_close(bright(result.images), result.rewards)
+    assert (result.rewards >= sample(Recorded(), ["", ""], bright, "dps", 3).rewards).all()
+
+
+def test_best_of_n_without_a_trace_evaluates_the_final_images_alone():
+    calls, result = calls_of("best-of-n", 3, track=False)
+    assert calls["reward"] == 3 * 2 and calls["decoder"] == (3 + 1) * 2
+    torch.testing.assert_close(bright(result.images), result.rewards)
+
+
+class AllGradients(Search):
+    """A search that computes the gradients of all candidates."""
+
+    continues_from_best = False
+
+
+@pytest.mark.parametrize("proposal, evaluations", [(ManifoldTilt(0.2), 1), (BlackBoxTilt(0.2, draws=2), 4)])
+def test_a_search_differentiates_the_best_candidate_alone(proposal, evaluations):
+    """One of three steps has signal and noise."""
+    found, result = calls_of(Method(proposal=proposal, selection=Search(particles=4)), 1)
+    all_of_them, expected = calls_of(Method(proposal=proposal, selection=AllGradients(particles=4)), 1)
+    torch.testing.assert_close(result.images, expected.images)
+    torch.testing.assert_close(result.trace.rewards, expected.trace.rewards)
+    assert found["reward"] == (3 * 4 + evaluations) * 2 and result.trace.nfe == expected.trace.nfe == 12
+    assert all_of_them["reward"] >= 3 * 4 * 2 + (evaluations - 1) * 4 * 2

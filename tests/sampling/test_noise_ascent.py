@@ -241,7 +241,7 @@ def roots_of(c):
 def test_the_best_iterate_is_returned():
     """A step that is far too long overshoots −‖x‖², and the start is kept."""
     x = normal(1, 2, *EVENT)
-    objective = NoiseObjective(lambda z, with_gradient: (-z.square().flatten(2).sum(2), -2 * z), None, None)
+    objective = NoiseObjective(lambda z, with_gradient, rows: (-z.square().flatten(1).sum(1), -2 * z), None, None)
     assert torch.equal(Ascent(5, 100.0)(x, objective), x)
     nearer = Ascent(20, 0.05)(x, objective)
     assert (nearer.flatten(2).norm(dim=2) < 0.5 * x.flatten(2).norm(dim=2)).all()
@@ -280,6 +280,22 @@ def test_stopped_rows_are_not_evaluated():
     assert torch.equal(second.noise[1], first.noise[1]) and not torch.equal(second.noise[0], first.noise[0])
     list(iterates)
     assert evaluated == [[0, 1, 2], *[[0, 2]] * 4]
+
+
+@pytest.mark.parametrize("draws, rate", [(0, 0.03), (2, 0.2)])
+def test_an_ascent_that_stops_does_not_depend_on_the_others_of_its_batch(draws, rate):
+    """Neither its network calls nor the noise of its later steps."""
+    path = VPPath.from_betas(torch.linspace(1e-3, 0.2, 30))
+    model = GaussianModel(torch.zeros(3, 16, 16), torch.ones(16, 16), path)
+    reward = Reward("sum", lambda i, p: i.flatten(1).sum(1))
+    initial = Ascent(12, rate, audit_level=1e-2, draws=draws, width=0.3)
+    method, seeds = Method(initial=initial), [0, 1, 2, 3]
+    batch = sample(model, [""] * 4, reward, method, 3, seeds)
+    alone = [sample(model, [""], reward, method, 3, [seed]) for seed in seeds]
+    calls = [result.trace.nfe for result in alone]
+    assert len(set(calls)) > 1 and batch.trace.nfe == sum(calls) / 4
+    for image, result in zip(batch.images, alone, strict=True):
+        torch.testing.assert_close(image, result.images[0], rtol=1e-3, atol=1e-4)
 
 
 # Through the network

@@ -1,13 +1,14 @@
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from noisetilt import METHODS, Method, load, optimize, sample
+from noisetilt.initial_noise import Gaussian
 from noisetilt.models.denoiser import Denoiser
 from noisetilt.models.exact import GaussianModel, MixtureModel
-from noisetilt.path import FlowPath
+from noisetilt.path import FlowPath, TimeTravel
 from noisetilt.proposals import Base, BlackBoxTilt, MeanShift, NoiseTilt
 from noisetilt.rewards import Reward
 from noisetilt.sampling import reverse_steps
@@ -172,8 +173,33 @@ def test_first_step_of_a_flow_is_unguided():
     model = gaussian()
     result = sample(model, [""], linear(smooth_direction(model)), METHODS["ntrk"].replace(rho=1.0), 5)
     assert (result.trace.gradient_norm[0] == 0).all()
-    assert (result.trace.gradient_norm[1:] > 0).all()
+    assert (result.trace.gradient_norm[1:-1] > 0).all()
     assert result.images.isfinite().all()
+
+
+TILTS = [
+    name for name in ALL if METHODS[name].proposal.needs_gradient and hasattr(METHODS[name].proposal, "needs_noise")
+]
+
+
+@pytest.mark.parametrize("name", TILTS)
+def test_tilts_compute_no_gradient_in_steps_without_noise(name):
+    """The last step has none, and neither does the first of a flow, where α = 0."""
+    model, differentiated, evaluated = gaussian(), [], []
+
+    def counted(images, prompts):
+        evaluated.append(len(images))
+        differentiated.append(images.requires_grad)
+        return (images * smooth_direction(model)).sum((1, 2, 3))
+
+    method = replace(METHODS[name], initial=Gaussian(), times=TimeTravel())
+    method = method.replace(particles=3) if method.selection.particles > 1 else method
+    result = sample(model, [""], counted, method, 5)
+    assert sum(differentiated) == (0 if name == "ntrk-black-box" else 3)
+    assert sum(evaluated) >= 5 * method.selection.particles and result.trace.rewards.shape == (5, 1)
+    assert (result.trace.gradient_norm[1:-1] > 0).all() and (result.trace.gradient_norm[[0, -1]] == 0).all()
+    if name == "ntrk-black-box":
+        assert sum(evaluated) <= 5 + 3 * 64 + 1
 
 
 def test_zero_gradient_gives_base_samples():
@@ -283,6 +309,8 @@ def test_dps_finds_the_rewarded_mode():
         (dict(seeds=[1]), ValueError, "seeds"),
         (dict(seeds=[1, -2]), ValueError, "seed"),
         (dict(seeds=3), ValueError, r"seeds = 3 must have one seed per prompt, such as \[3\]"),
+        (dict(chunk="4"), ValueError, r"chunk = '4' must be a whole number"),
+        (dict(chunk=math.inf), ValueError, r"chunk = inf must be a whole number"),
         (dict(chunk=2.5), ValueError, r"chunk = 2\.5 must be a whole number"),
         (dict(prompts=[]), ValueError, "prompts"),
         (dict(steps=0), ValueError, "steps"),
@@ -320,6 +348,14 @@ def test_steps_may_be_a_whole_float():
     model = gaussian()
     images = [sample(model, [""], None, "base", steps).images for steps in (4, 4.0)]
     assert torch.equal(*images)
+
+
+def test_the_chunk_may_be_a_whole_float():
+    model, reward = gaussian(), linear(smooth_direction(gaussian()))
+    images = [sample(model, [""] * 3, reward, "ntrk", 2, chunk=chunk).images for chunk in (2, 2.0)]
+    assert torch.equal(*images)
+    found = [optimize(model, [""] * 3, reward, "gper", 2, chunk=chunk).images for chunk in (2, 2.0)]
+    assert torch.equal(*found)
 
 
 class WithoutGradient:

@@ -60,6 +60,19 @@ def test_tilted_start_leaves_the_first_weights_unchanged():
     assert state.log_weights.tolist() == [[0.0, 1.0, 0.0]]
 
 
+@pytest.mark.parametrize("tempering", [None, 0.5])
+def test_a_tilted_start_has_the_same_target_with_tempering(tempering):
+    """Particles at −1 and 1 that were drawn with probability ∝ exp(r/τ): after the last step their weighted mean is
+    that of exp(r'/τ), for any rewards r' of their images."""
+    start, final, temperature = torch.tensor([[1.0, -0.5]]), torch.tensor([[0.2, 0.6]]), 0.7
+    smc = SMC(particles=2, ess=0.0, tilted_start=True, temperature=temperature, tempering=tempering)
+    _, state = choose(smc, start, number=1, steps=3)
+    _, state = choose(smc, torch.randn(1, 2), state, number=2, steps=3)
+    _, state = choose(smc, final, state, number=3, steps=3)
+    weighted = torch.softmax(start / temperature + state.log_weights, 1)
+    torch.testing.assert_close(weighted, torch.softmax(final / temperature, 1))
+
+
 def test_resampling_happens_at_intervals():
     rewards = torch.tensor([[20.0, 0.0]])
     smc = SMC(particles=2, interval=2, ess=1.0)

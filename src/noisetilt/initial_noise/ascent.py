@@ -59,6 +59,9 @@ class Ascent:
     - gper-w: the whitening operator W instead of that projection.
     - gper-rotation: gper's gradient, with `Rotation` instead of Adam (ours).
 
+    In `sample` the first step keeps x: with η = 0 where the kernel would replace it, as at t = 1 of a flow. Later steps
+    replace it little by little if η > 0.
+
     The cost is (iterations + 1) · chain_steps network calls per particle. Clipping is before the projection, which
     depends on the direction only, so it has no effect with "wgnc" or "whiten".
 
@@ -126,13 +129,8 @@ class Ascent:
 
     def __call__(self, noise: Tensor, objective: NoiseObjective) -> Tensor:
         flat = noise.flatten(0, 1)
-
-        def evaluate(x: Tensor, rows: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-            rewards, gradient = objective.evaluate(flat.index_copy(0, rows, x).view_as(noise), with_gradient)
-            return rewards.flatten()[rows], None if gradient is None else gradient.flatten(0, 1)[rows]
-
         best_noise, best = flat, None
-        for iterate in self.iterate(flat, evaluate):
+        for iterate in self.iterate(flat, lambda x, rows, with_gradient: objective.evaluate(x, with_gradient, rows)):
             better = torch.ones_like(iterate.active) if best is None else iterate.rewards > best
             best = iterate.rewards if best is None else iterate.rewards.where(better, best)
             best_noise = torch.where(expand_like(better, flat), iterate.noise, best_noise)

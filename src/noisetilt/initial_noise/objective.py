@@ -14,7 +14,9 @@ class NoiseObjective:
     """Rewards of initial noise, and fresh random numbers; tensors are (image, particle, …).
 
     evaluate(noise, with_gradient=True) returns r(x̂_0(noise)) (image, particle) and its gradient with respect to the
-    noise, None without `with_gradient`, for one network call per particle. normal returns standard Gaussian noise of
+    noise, None without `with_gradient`, for one network call per particle. evaluate(noise, with_gradient, rows) does so
+    for some particles: rows (row,) int64 are their indices among all (image · particle), and the noise and the results
+    are (row, …). normal returns standard Gaussian noise of
     the event's shape; uniform returns numbers in [0, 1).
     """
 
@@ -26,8 +28,10 @@ class NoiseObjective:
 class InitialNoise(Protocol):
     """Chooses the initial noise.
 
-    `needs_reward` is whether it evaluates the reward. The optional attribute `selects_images` = True: of a reward with
-    a term of states it is given the rewards of images, by which it selects; otherwise the sum, whose gradient it has.
+    `needs_reward` is whether it evaluates the reward; sampling then keeps the noise in the first step, which has η = 0
+    where the reverse kernel would replace it (`path.step_eta`). The optional attribute `selects_images` = True: of a
+    reward with a term of states it is given the rewards of images, by which it selects; otherwise the sum, whose
+    gradient it has.
     """
 
     needs_reward: ClassVar[bool]

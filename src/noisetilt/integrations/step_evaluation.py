@@ -50,6 +50,7 @@ class StepEvaluation:
         evaluator, heldout_evaluator: of the reward and, if there is one, of the held-out reward.
         index: of each row, (image · particle,) int64, by which the evaluators find its prompt.
         gradient_at, chunk: as in `SteppedSampler`.
+        keep_images: whether states keep the images that were decoded for the reward.
     Attributes:
         grid: the times from noise to data; None until the caller knows them.
         request: sends a request to the caller and returns its response; set before the first evaluation.
@@ -66,10 +67,11 @@ class StepEvaluation:
         index: Tensor,
         gradient_at: GradientAt,
         chunk: int,
+        keep_images: bool = False,
     ) -> None:
         self.engine, self.method, self.path = engine, method, path
         self.evaluator, self.heldout_evaluator, self.index = evaluator, heldout_evaluator, index
-        self.gradient_at, self.chunk = gradient_at, chunk
+        self.gradient_at, self.chunk, self.keep_images = gradient_at, chunk, keep_images
         self.grid: Sequence[float] | None = None
         self.request: Callable[[Request], Response] | None = None
         self.nfe = 0
@@ -78,7 +80,7 @@ class StepEvaluation:
 
     @property
     def needs_vjp(self) -> bool:
-        """Whether steps take the gradient through the network, at times with signal."""
+        """Whether steps that use the gradient take it through the network."""
         proposal = self.method.proposal
         at = getattr(proposal, "gradient_at", self.gradient_at)
         return proposal.needs_gradient and at == "x_t" and not self.evaluator.estimated
@@ -92,20 +94,31 @@ class StepEvaluation:
         return self.request(Request(x, t, needs_vjp))
 
     def evaluate_initial_noise(
-        self, x_T: Tensor, directions: Tensor | None = None, with_gradient: bool = True
+        self,
+        x_T: Tensor,
+        directions: Tensor | None = None,
+        with_gradient: bool = True,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Rewards (rows,) and reward gradients (rows, *event), None without `with_gradient`, of initial noise.
 
         The reward is that of the image that steps with η = 0 make of the noise. With directions (rows, draws, *event)
-        the gradient is estimated from rewards along them.
+        the gradient is estimated from rewards along them. With `rows` (row,) the tensors are of these rows, but the
+        caller's network takes the full batch.
         """
+        if rows is not None and len(rows) < len(self.index):
+            full = None
+            if directions is not None:
+                full = directions.new_zeros(len(self.index), *directions.shape[1:]).index_copy(0, rows, directions)
+            rewards, gradient = self.evaluate_initial_noise(self._full_batch(x_T, rows), full, with_gradient)
+            return rewards[rows], None if gradient is None else gradient[rows]
         needs_vjp = with_gradient and self.gradient_at == "x_t"
         chain = self._run_chain(x_T, needs_vjp)
         t = self.grid[0]
         if not with_gradient:
             rewards, gradient = self.values(chain.x_0, self.index, t), None
         elif directions is None:
-            rewards, gradient = self._values_and_gradients(chain.x_0, self.index, None, t)
+            rewards, gradient, _ = self._values_and_gradients(chain.x_0, self.index, None, t)
         else:
             rewards, gradient = self.values(chain.x_0, self.index, t), self._estimate(x_T, chain.x_0, directions, t)
         selects_images = getattr(self.method.initial, "selects_images", False)
@@ -154,26 +167,38 @@ class StepEvaluation:
             total += difference.to(x_0).view(-1, *[1] * (x_0.ndim - 1)) * (plus - minus)
         return total / (offsets.shape[1] * 4 * width**2)
 
-    def evaluate(self, x: Tensor, rows: Tensor, t: float, offsets: Tensor | None) -> State:
-        """x_t, x̂_0, r(x̂_0) and the gradient of r for some rows of the batch."""
-        needs_gradient, no_signal = self.method.proposal.needs_gradient, self.path.alpha(t) == 0
-        needs_vjp = self.needs_vjp and not no_signal
+    def evaluate(self, x: Tensor, rows: Tensor, t: float, offsets: Tensor | None, with_gradient: bool) -> State:
+        """x_t, x̂_0, r(x̂_0) and, with `with_gradient`, the gradient of r for some rows of the batch."""
+        needs_vjp = self.needs_vjp and with_gradient
         response, self._first_response = self._first_response, None
         if response is None:
             response = self._denoise(self._full_batch(x, rows), t, needs_vjp)
         self.nfe += len(rows)
         x_t, x0_hat, index = response.x_t.detach()[rows], response.x0_hat.detach()[rows], self.index[rows]
         if self.evaluator.reward is None:
-            return x_t, x0_hat, None, None
-        if not needs_gradient or no_signal:
-            return x_t, x0_hat, self.values(x0_hat, index, t), torch.zeros_like(x_t) if needs_gradient else None
-        rewards, gradient = self._values_and_gradients(x0_hat, index, offsets, t)
+            return State(x_t, x0_hat, None, None)
+        if not with_gradient:
+            if not self.keep_images:
+                return State(x_t, x0_hat, self.values(x0_hat, index, t), None)
+            rewards, images = self.evaluator.values_and_images(x0_hat, index, self.chunk)
+            self._require_finite(rewards, "value", t)
+            return State(x_t, x0_hat, rewards, None, images)
+        differentiated, particles, images = rows, 1, None
+        if self.engine.continues_from_best:
+            rewards = self.values(x0_hat, index, t)
+            differentiated, particles = self.engine.best(self.engine.by_image(rewards)), self.engine.particles
+            offsets = None if offsets is None else offsets[differentiated]
+            best = x0_hat[differentiated], index[differentiated]
+            gradient = self._values_and_gradients(*best, offsets, t)[1]
+        else:
+            rewards, gradient, images = self._values_and_gradients(x0_hat, index, offsets, t)
         if needs_vjp:
-            full = torch.zeros_like(response.x0_hat).index_copy(0, rows, gradient)
+            full = torch.zeros_like(response.x0_hat).index_copy(0, differentiated, gradient)
             gradient = rescaled_vjp(response.vjp, full)
             self._require_finite(gradient, "gradient", t)
-            gradient = gradient[rows]
-        return x_t, x0_hat, rewards, gradient
+            gradient = gradient[differentiated]
+        gradient = gradient.repeat_interleave(particles, 0)
+        return State(x_t, x0_hat, rewards, gradient, images)
 
     def _full_batch(self, x: Tensor, rows: Tensor) -> Tensor:
         """The last full batch with x in these rows; the caller's network takes batches of one size only."""
@@ -195,33 +220,41 @@ class StepEvaluation:
         self._require_finite(rewards, "value", t)
         return rewards
 
-    def images(self, x_0: Tensor, rows: Tensor) -> Tensor:
-        """The decoded images of some rows of x_0 (image · particle, *event), in [0, 1]."""
+    def images(self, x_0: Tensor, rows: Tensor, decoded: Tensor | None = None) -> Tensor:
+        """The decoded images of some rows of x_0 (image · particle, *event), in [0, 1]; of `decoded`, the images of all
+        rows, if they were kept."""
         rows = rows.to(x_0.device)
-        return self.evaluator.images(x_0[rows], self.index[rows], self.chunk)
+        return self.evaluator.images(x_0[rows], self.index[rows], self.chunk) if decoded is None else decoded[rows]
 
-    def heldout_values(self, x_0: Tensor, rows: Tensor, t: float) -> Tensor | None:
+    def heldout_values(self, x_0: Tensor, rows: Tensor, t: float, decoded: Tensor | None = None) -> Tensor | None:
         """The held-out rewards of some rows of x_0 (image · particle, *event); None if there is no held-out reward."""
         if self.heldout_evaluator is None:
             return None
         rows = rows.to(x_0.device)
-        heldout = self.heldout_evaluator.image_values(x_0[rows], self.index[rows], self.chunk)
+        if decoded is None:
+            heldout = self.heldout_evaluator.image_values(x_0[rows], self.index[rows], self.chunk)
+        else:
+            heldout = self.heldout_evaluator.values_of_images(decoded[rows], self.index[rows], self.chunk)
         self.heldout_evaluator.require_finite(heldout, "value", self.engine.number, t)
         return heldout
 
     def _values_and_gradients(
         self, x_0: Tensor, index: Tensor, offsets: Tensor | None, t: float
-    ) -> tuple[Tensor, Tensor]:
-        parts = [
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rewards, gradients and, with `keep_images`, the decoded images."""
+        parts = (
             self.evaluator.value_and_gradient(
                 x_0[part], index[part], None if offsets is None else offsets[part], chunk=self.chunk
             )
             for part in chunks(len(x_0), self.chunk)
-        ]
-        rewards, gradient = (torch.cat(part) for part in zip(*parts, strict=True))
+        )
+        kept = [part if self.keep_images else part._replace(images=None) for part in parts]
+        rewards, gradient, images = (
+            None if column[0] is None else torch.cat(column) for column in zip(*kept, strict=True)
+        )
         self._require_finite(rewards, "value", t)
         self._require_finite(gradient, "gradient", t)
-        return rewards, gradient
+        return rewards, gradient, images
 
     def _require_finite(self, values: Tensor, what: str, t: float) -> None:
         self.evaluator.require_finite(values, what, self.engine.number + 1, t)

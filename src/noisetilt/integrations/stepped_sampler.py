@@ -14,8 +14,8 @@ from torch import Tensor
 from ..methods import Method
 from ..path import Path
 from ..rewards.reward import RewardFunction
-from ..sampling.check_inputs import GradientAt, check_descending, check_grid
-from ..sampling.engine import Engine, run_steps
+from ..sampling.check_inputs import GradientAt, check_chunk, check_descending, check_grid
+from ..sampling.engine import Engine, StepResult, run_steps
 from ..sampling.result import StepReport
 from ..sampling.reward_evaluation import RewardEvaluator, check_reward
 from ..sampling.trace import Trace
@@ -93,7 +93,7 @@ class SteppedSampler:
         callback: Callable[[StepReport], Any] | None = None,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        check_guidance(method, reward, gradient_at, chunk)
+        check_guidance(method, reward, gradient_at)
         if start is not None and method.initial.needs_reward:
             raise ValueError("this method chooses its own initial noise; start from noise, without latents or an image")
         self.method, self.path = method, path
@@ -109,7 +109,9 @@ class SteppedSampler:
             else RewardEvaluator(heldout, decode, of_rows, indexed=indexed, role="held-out reward"),
             torch.arange(len(of_rows), device=device),
             gradient_at,
-            chunk,
+            check_chunk(chunk),
+            # One particle's images take as much memory as the result; those of several are decoded again where needed.
+            self.engine.particles == 1 and (heldout is not None or callback is not None),
         )
         self.grid = grid
         self.trace = Trace() if trace is None else trace
@@ -202,22 +204,31 @@ class SteppedSampler:
         engine.set_grid(grid)
         given = self.start is not None
         for step in run_steps(engine, x, grid, evaluation.evaluate, evaluation.gradient_at_x0, given):
-            heldout = evaluation.heldout_values(step.x0_hat, engine.best(step.rewards), step.t)
+            rows = engine.best(step.rewards)
+            heldout = evaluation.heldout_values(step.x0_hat, rows, step.t, step.images)
             self.trace.record(step.t, step.rewards, step.gradient, heldout)
             if self.callback is not None:
                 rewards = None if step.rewards is None else self.trace.rewards[-1]
-                images = functools.partial(evaluation.images, step.x0_hat, engine.best(step.rewards))
+                images = functools.partial(evaluation.images, step.x0_hat, rows, step.images)
                 self.callback(StepReport(engine.number, engine.steps, step.t, rewards, images))
-        self._finish(step.x)
+        self._finish(step, heldout)
 
-    def _finish(self, x: Tensor) -> None:
-        self.x, engine, evaluation = x, self.engine, self._evaluation
+    def _finish(self, step: StepResult, heldout: Tensor | None) -> None:
+        """Final states, rewards and held-out rewards; evaluates only what the last step has not."""
+        self.x, engine, evaluation = step.x, self.engine, self._evaluation
         self.rows = engine.best(None)
         if evaluation.evaluator.reward is not None:
-            rewards = evaluation.image_values(x, evaluation.index, 0.0)
-            rows = engine.rows_of(self.method.selection.winner(engine.by_image(rewards)))
-            self.rows, self.rewards = rows.to(x.device), rewards[rows]
-        self.heldout_rewards = evaluation.heldout_values(x, self.rows, 0.0)
+            known = evaluation.evaluator.depends_on_images_only
+            rewards = engine.predicted_rewards(step) if known else None
+            if rewards is None:
+                rows = engine.different_rows(self.x)
+                values = evaluation.image_values(self.x[rows], evaluation.index[rows], 0.0)
+                rewards = values.view(engine.images, -1).expand(-1, engine.particles)
+            rows = engine.rows_of(self.method.selection.winner(rewards))
+            self.rows, self.rewards = rows.to(self.x.device), rewards.flatten()[rows]
+        predicted = step.x0_hat[engine.best(step.rewards).to(self.x.device)]
+        ends_there = torch.equal(self.x[self.rows], predicted)
+        self.heldout_rewards = heldout if ends_there else evaluation.heldout_values(self.x, self.rows, 0.0)
         self.trace.nfe = evaluation.nfe / engine.images
         self.trace.seconds = time.perf_counter() - self._started
 
@@ -237,14 +248,12 @@ def gradient_of_call(method: Method, gradient_at: GradientAt) -> GradientAt | No
     return max(modes, key=lambda mode: mode == "x_t", default=None)
 
 
-def check_guidance(method: Method, reward: RewardFunction | None, gradient_at: str, chunk: int) -> None:
+def check_guidance(method: Method, reward: RewardFunction | None, gradient_at: str) -> None:
     """Checks the arguments of guidance before a network runs.
 
     Raises:
-        ValueError: if the method cannot follow the reward, or gradient_at or chunk is invalid.
+        ValueError: if the method cannot follow the reward, or gradient_at is invalid.
     """
     check_reward(method, reward)
     if gradient_at not in ("x_t", "x0"):
         raise ValueError(f"gradient_at = {gradient_at!r} must be 'x_t' (through the network) or 'x0'")
-    if chunk != int(chunk) or chunk < 1:
-        raise ValueError(f"chunk = {chunk} must be 1 row or more")

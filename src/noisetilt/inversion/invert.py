@@ -15,7 +15,7 @@ from ..initial_noise import Ascent
 from ..methods import Method, find_method
 from ..rewards.images import check_images
 from ..sampling import AscentReport, GradientAt, Model
-from ..sampling.check_inputs import as_seeds, check_call
+from ..sampling.check_inputs import as_seeds, check_call, check_chunk
 from ..sampling.deterministic import deterministic_grid
 from ..sampling.noise_ascent import NoiseAscent, check_iterations, check_optimizable, find_ascent
 from .distances import SCALE, Distance, TargetEvaluator, check_distance
@@ -91,7 +91,8 @@ def invert(
         raise ValueError(f"{len(prompts)} prompts for {len(targets)} images; give one prompt per image, or one for all")
     seeds = as_seeds(seeds, prompts)
     grid = deterministic_grid(model.path, model.path.grid(1)[0], ascent.chain_steps)
-    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
+    check_call(prompts, seeds, model.path, grid, gradient_at)
+    chunk = check_chunk(chunk)
     evaluator = TargetEvaluator(None, model.decode, prompts, model=model, distance=distance, targets=targets)
     run = NoiseAscent(model, prompts, evaluator, None, ascent, 0, gradient_at, chunk, callback, grid)
     best = run(seeds)

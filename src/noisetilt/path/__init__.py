@@ -7,7 +7,7 @@ nothing else of noisetilt.
 from .accumulated_noise import AccumulatedNoise
 from .gaussian import FlowPath, Path, VEPath, VPPath
 from .grids import karras_grid, uniform_grid
-from .kernel import is_noisier, noise_fraction, renoise, reverse_kernel
+from .kernel import has_signal, is_noisier, noise_fraction, renoise, reverse_kernel, step_eta
 from .prediction import PREDICTIONS, Prediction, to_x0
 from .strength import ReverseProcess
 from .tempering import temper
@@ -23,11 +23,13 @@ __all__ = [
     "TimeTravel",
     "VEPath",
     "VPPath",
+    "has_signal",
     "is_noisier",
     "karras_grid",
     "noise_fraction",
     "renoise",
     "reverse_kernel",
+    "step_eta",
     "temper",
     "to_x0",
     "uniform_grid",

@@ -12,6 +12,9 @@ from .gaussian import Path
 
 State = TypeVar("State", Tensor, np.ndarray, float)
 
+# The part of the noise below which a step is said to replace all of it.
+KEPT = 0.05
+
 
 def noise_fraction(path: Path, t: float) -> float:
     """σ_t / (α_t + σ_t) ∈ [0, 1]: the flow time at which a flow has this signal-to-noise ratio, on any path."""
@@ -21,6 +24,28 @@ def noise_fraction(path: Path, t: float) -> float:
 def is_noisier(path: Path, s: float, t: float) -> bool:
     """Whether the noise-to-signal ratio σ/α at s is higher than at t."""
     return path.alpha(t) * path.sigma(s) > path.alpha(s) * path.sigma(t)
+
+
+def has_signal(path: Path, t: float) -> bool:
+    """Whether x_t says something of x_0: α_t > σ_t / 1000. Some schedules end at pure noise with a tiny α_t instead of
+    0, by which a network's error must not be divided."""
+    return path.alpha(t) > 1e-3 * path.sigma(t)
+
+
+def noise_correlation(path: Path, t: float, s: float) -> float:
+    """α_t σ_s / (α_s σ_t) ∈ [0, 1], for a step from t to a less noisy s: the part of the noise ε̂ of x_t that the
+    posterior of DDPM keeps in x_s. 0 if x_t is pure noise (α_t = 0)."""
+    return path.alpha(t) * path.sigma(s) / (path.alpha(s) * path.sigma(t)) if path.alpha(s) else 0.0
+
+
+def step_eta(path: Path, t: float, s: float, eta: float, keep_noise: bool) -> float:
+    """η of the step from t to s. With `keep_noise`, for initial noise that was chosen for its image, it is 0 where the
+    posterior of DDPM would replace the noise: where `noise_correlation` is below 0.05, as at α_t = 0.
+
+    x_s = α_s x̂_0 + σ_s ε̂ then keeps the noise, and x_s has the marginals of the path, as for any η. η = inf, which
+    replaces the noise in every step, is left as it is.
+    """
+    return 0.0 if keep_noise and eta < math.inf and noise_correlation(path, t, s) < KEPT else eta
 
 
 def reverse_kernel(path: Path, x_t: State, x0_hat: State, t: float, s: float, eta: float = 1.0) -> tuple[State, float]:
@@ -50,8 +75,7 @@ def reverse_kernel(path: Path, x_t: State, x0_hat: State, t: float, s: float, et
         raise ValueError(f"t = {t} has no noise left; end the time grid there")
     if alpha_t * sigma_s > alpha_s * sigma_t * (1 + 1e-12):
         raise ValueError(f"s = {s} is noisier than t = {t}; a reverse step must go towards the data")
-    correlation = alpha_t * sigma_s / (alpha_s * sigma_t) if alpha_s else 0.0
-    posterior = sigma_s * math.sqrt(max(0.0, 1 - correlation**2))
+    posterior = sigma_s * math.sqrt(max(0.0, 1 - noise_correlation(path, t, s) ** 2))
     std = min(sigma_s, eta * posterior) if posterior else 0.0
     coefficient = math.sqrt(max(0.0, sigma_s**2 - std**2)) / sigma_t
     # Two multiply-adds: α_s x̂_0 + coefficient · (x_t − α_t x̂_0)

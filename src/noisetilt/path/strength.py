@@ -26,7 +26,7 @@ import numpy as np
 from scipy import special
 
 from .gaussian import Path
-from .kernel import is_noisier, noise_fraction, reverse_kernel
+from .kernel import is_noisier, noise_fraction, reverse_kernel, step_eta
 
 VARIANCES = np.logspace(-4, 4, 65)
 
@@ -75,29 +75,37 @@ def best_of_excess(excess: float, size: int) -> float:
 
 @dataclass(frozen=True)
 class ReverseProcess:
-    """A path, a time grid and the kernel's stochasticity η, which determine how injected noise reaches x_0."""
+    """A path, a time grid and the kernel's stochasticity η, which determine how injected noise reaches x_0.
+
+    `chosen_start` says that the initial noise was chosen for its image, and that the first step keeps it (`step_eta`).
+    """
 
     path: Path
     grid: Sequence[float]
     eta: float = 1.0
+    chosen_start: bool = False
 
     @cached_property
     def weights(self) -> np.ndarray:
         """w_i(v), (variance, step): the coefficient of step i's noise in the white noise of x_0, for VARIANCES and the
         reverse steps of the grid. Re-noising steps have no column: their noise is not tilted."""
-        steps = [self._linear_step(t, s) for t, s in itertools.pairwise(self.grid)]
+        steps, number = [], 0
+        for t, s in itertools.pairwise(self.grid):
+            number += not is_noisier(self.path, s, t)
+            eta = step_eta(self.path, t, s, self.eta, keep_noise=self.chosen_start and number == 1)
+            steps.append(self._linear_step(t, s, eta))
         products = np.cumprod([factor for factor, _ in reversed(steps)], axis=0)[::-1]
         after = np.concatenate([products[1:], np.ones((1, len(VARIANCES)))])
         weights = [after[i] * std for i, (_, std) in enumerate(steps) if std is not None]
         return np.stack(weights, axis=1) / np.sqrt(VARIANCES)[:, None]
 
-    def _linear_step(self, t: float, s: float) -> tuple[np.ndarray, float | None]:
+    def _linear_step(self, t: float, s: float, eta: float) -> tuple[np.ndarray, float | None]:
         """∂mean/∂x_t of the step from t to s for each variance, and its std; None for a re-noising step."""
         alpha, sigma = self.path.alpha(t), self.path.sigma(t)
         if is_noisier(self.path, s, t):
             return np.full(len(VARIANCES), self.path.alpha(s) / alpha), None
         wiener = alpha * VARIANCES / (alpha**2 * VARIANCES + sigma**2)
-        return reverse_kernel(self.path, np.ones(len(VARIANCES)), wiener, t, s, self.eta)
+        return reverse_kernel(self.path, np.ones(len(VARIANCES)), wiener, t, s, eta)
 
     @cached_property
     def times(self) -> list[float]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .gaussian import Path
-from .kernel import noise_fraction
+from .kernel import has_signal, noise_fraction
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class TimeTravel:
             raise ValueError(f"repeats = {self.repeats} must be 1 or more")
 
     def expand(self, path: Path, grid: Sequence[float]) -> list[float]:
-        """The grid with each step t → s of the window as t → s → t → s …. Steps with α_t = 0 or σ_s = 0 are not
-        repeated, because they cannot be re-noised."""
+        """The grid with each step t → s of the window as t → s → t → s …. Steps from pure noise (`has_signal`) or
+        to σ_s = 0 are not repeated: re-noising would leave nothing of them, or is not possible."""
         times = [grid[0]]
         for t, s in itertools.pairwise(grid):
-            inside = self.after < noise_fraction(path, t) < self.before and path.alpha(t) > 0 and path.sigma(s) > 0
+            inside = self.after < noise_fraction(path, t) < self.before and has_signal(path, t) and path.sigma(s) > 0
             times += [s, t] * ((self.repeats if inside else 1) - 1) + [s]
         return times

@@ -71,7 +71,8 @@ class Proposal(Protocol):
     - `gradient_at` = "x0": the gradient is ∇r at x̂_0.
     - `draws` and `perturbation_std(path, t)`: the reward is smoothed over that many perturbations of x̂_0.
     - `zeroth_order` = True: the gradient is estimated from the rewards at these perturbations.
-    - `needs_noise` = True: it needs η > 0.
+    - `needs_noise` = True: it moves the mean by multiples of std alone. It needs η > 0, and steps with std = 0 compute
+      no gradient.
     - `needs_accumulated_noise` = True: it needs the noise of all previous steps.
     """
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ..path import has_signal
 from .mean_shift import check_count, check_scale
 from .step import Step
 
@@ -30,8 +31,8 @@ class UniversalGuidance:
     """UGD: forward guidance through the network, then backward guidance on x̂_0 (Bansal et al. 2023, arXiv 2302.07121).
     Its recurrence is a TimeTravel.
 
-    Forward: ε̂ ← ε̂ − scale · σ_t · ∇_{x_t} r(x̂_0). Backward: x̂_0 moves by `iterations` steps of gradient ascent,
-    and ε̂ is recomputed.
+    Forward: ε̂ ← ε̂ − scale · σ_t · ∇_{x_t} r(x̂_0), where x_t has signal (`path.has_signal`). Backward: x̂_0 moves by
+    `iterations` steps of gradient ascent, and ε̂ is recomputed.
 
     Args:
         scale: strength s ≥ 0 of the forward guidance.
@@ -53,5 +54,7 @@ class UniversalGuidance:
         alpha, sigma = step.path.alpha(step.t), step.path.sigma(step.t)
         if alpha == 0:
             return step.mean + step.std * noise
-        forward = step.x0_hat + (self.scale * sigma**2 / alpha) * step.gradient
+        forward = step.x0_hat
+        if has_signal(step.path, step.t):
+            forward = forward + (self.scale * sigma**2 / alpha) * step.gradient
         return mean_at(step, ascend_reward(step, forward, self.rate, self.iterations)) + step.std * noise

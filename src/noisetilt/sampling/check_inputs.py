@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Literal
 
 from ..path import Path, is_noisier
@@ -64,9 +65,18 @@ def as_seeds(seeds: Sequence[int] | None, prompts: Sequence[str]) -> list[int]:
     return list(seeds)
 
 
-def check_call(
-    prompts: list[str], seeds: list[int], path: Path, grid: list[float], gradient_at: str, chunk: int
-) -> None:
+def check_chunk(chunk: int) -> int:
+    """The rows of a chunk, also of 4.0, as an int.
+
+    Raises:
+        ValueError: if it is no whole number ≥ 1.
+    """
+    if isinstance(chunk, bool) or not isinstance(chunk, Real) or chunk % 1 != 0 or chunk < 1:
+        raise ValueError(f"chunk = {chunk!r} must be a whole number, 1 or more rows that are evaluated at a time")
+    return int(chunk)
+
+
+def check_call(prompts: list[str], seeds: list[int], path: Path, grid: list[float], gradient_at: str) -> None:
     """Check the arguments that `sample` and `optimize` share.
 
     Raises:
@@ -79,5 +89,3 @@ def check_call(
     check_grid(path, grid)
     if gradient_at not in ("x_t", "x0"):
         raise ValueError(f"gradient_at = {gradient_at!r} must be 'x_t' (through the network) or 'x0'")
-    if chunk < 1 or chunk != int(chunk):
-        raise ValueError(f"chunk = {chunk} must be a whole number, 1 or more rows per network call")

@@ -5,6 +5,7 @@ It does not call the network. The drivers (the native loop, diffusers, k-diffusi
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -15,16 +16,26 @@ from torch import Tensor
 
 from ..initial_noise import NoiseObjective
 from ..methods import Method
-from ..path import Path, is_noisier, renoise, reverse_kernel
+from ..path import Path, is_noisier, renoise, reverse_kernel, step_eta
 from ..path.accumulated_noise import AccumulatedNoise
 from ..path.strength import ReverseProcess
 from ..proposals import PathStrengthProposal, SmoothingProposal, Step
 from ..selection import Candidates, RedrawingSelection
 from .rng import PerImageRNG
 
-# x_t, x̂_0, r(x̂_0) and its gradient, for some particles.
-State = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-EvaluateRows = Callable[[Tensor, Tensor, float, "Tensor | None"], State]
+
+class State(NamedTuple):
+    """x_t, x̂_0, r(x̂_0), its gradient and the decoded x̂_0, for some particles. The last three are None if not computed
+    or not kept."""
+
+    x_t: Tensor
+    x0_hat: Tensor
+    rewards: Tensor | None
+    gradient: Tensor | None
+    images: Tensor | None = None
+
+
+EvaluateRows = Callable[[Tensor, Tensor, float, "Tensor | None", bool], State]
 
 
 def reverse_steps(path: Path, grid: Sequence[float]) -> int:
@@ -48,7 +59,8 @@ class Engine:
         path: the Gaussian path.
         shape: of one event.
         seeds: one per image.
-        eta: stochasticity of the reverse kernel.
+        eta: stochasticity of the reverse kernel. The first step keeps initial noise that the reward chose: where the
+            kernel would replace it, as at α = 0, that step has η = 0 (`step_eta`), and no noise to tilt.
         device, dtype: of the states.
         steps: number of reverse steps, for methods that temper the reward.
         step_noise: (t, s) → standard normal noise (image · particle, *event) of the step from t to s, or None for that
@@ -78,6 +90,7 @@ class Engine:
         self._given_noise = step_noise
         self._selection_state = None
         self._step: Step | None = None
+        self._ancestors: Tensor | None = None
         self._renoised: tuple[Tensor, float, float] | None = None
         self.process: ReverseProcess | None = None
         self.budget: Any = None
@@ -86,6 +99,11 @@ class Engine:
 
     def _noise(self, images: Sequence[int] | None = None) -> Tensor:
         return self._rng.normal(images).flatten(0, 1).to(self.device, self.dtype)
+
+    def _noise_of(self, rows: Tensor | None) -> Tensor:
+        """Noise (row, *event) of some particles, by their indices (row,) among all; of all if None."""
+        noise = self._rng.normal().flatten(0, 1) if rows is None else self._rng.normal_of(rows.tolist())
+        return noise.to(self.device, self.dtype)
 
     def _step_noise(self, t: float, s: float, std: float) -> Tensor:
         given = None if self._given_noise is None or std == 0 else self._given_noise(t, s)
@@ -97,24 +115,25 @@ class Engine:
         Raises:
             ValueError: if the method cannot reach the requested strength on this grid.
         """
-        self.process, self.steps = ReverseProcess(self.path, tuple(grid), self.eta), reverse_steps(self.path, grid)
+        self.process = ReverseProcess(self.path, tuple(grid), self.eta, self.method.initial.needs_reward)
+        self.steps = reverse_steps(self.path, grid)
         if getattr(self.method.proposal, "best_of", None) is not None:
             cast(PathStrengthProposal, self.method.proposal).rho_for(self.process, math.prod(self.shape))
 
     def start(
         self,
         t: float,
-        evaluate: Callable[[Tensor, Tensor | None, bool], tuple[Tensor, Tensor | None]] | None = None,
+        evaluate: Callable[[Tensor, Tensor | None, bool, Tensor | None], tuple[Tensor, Tensor | None]] | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
         """x_T of all particles at time t, (image · particle, *event).
 
         Args:
             t: the time at which sampling starts.
-            evaluate: (x_T (image · particle, *event), directions, with_gradient) → rewards of x̂_0 and their gradients
-                with respect to x_T, None without `with_gradient`; needed by initial noise that uses the reward.
-                `directions` (image · particle, draws, *event), of initial noise with `draws` > 0, are random ones for
-                a zeroth-order estimate; otherwise None.
+            evaluate: (x_T (image · particle, *event), directions, with_gradient, rows) → rewards of x̂_0 and their
+                gradients with respect to x_T, None without `with_gradient`; needed by initial noise that uses the
+                reward. `directions` (image · particle, draws, *event), of initial noise with `draws` > 0, are random
+                ones for a zeroth-order estimate; otherwise None. With `rows` (row,) all tensors are of these rows only.
             noise: standard Gaussian noise (image · particle, *event) that the initial noise starts from; drawn if None.
         Raises:
             ValueError: if the method's initial noise needs `evaluate` and it is None.
@@ -124,10 +143,20 @@ class Engine:
         self.start_time, scale = t, self.path.prior_std(t)
         draws = getattr(self.method.initial, "draws", 0)
 
-        def evaluate_noise(noise: Tensor, with_gradient: bool = True) -> tuple[Tensor, Tensor | None]:
-            directions = torch.stack([self._noise() for _ in range(draws)], dim=1) if draws and with_gradient else None
-            rewards, gradient = evaluate(scale * noise.flatten(0, 1), directions, with_gradient)
-            return self.by_image(rewards), None if gradient is None else scale * self.by_image(gradient)
+        def evaluate_rows(x: Tensor, with_gradient: bool, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            directions = None
+            if draws and with_gradient:
+                directions = torch.stack([self._noise_of(rows) for _ in range(draws)], dim=1)
+            rewards, gradient = evaluate(scale * x, directions, with_gradient, rows)
+            return rewards, None if gradient is None else scale * gradient
+
+        def evaluate_noise(
+            noise: Tensor, with_gradient: bool = True, rows: Tensor | None = None
+        ) -> tuple[Tensor, Tensor | None]:
+            if rows is not None:
+                return evaluate_rows(noise, with_gradient, rows)
+            rewards, gradient = evaluate_rows(noise.flatten(0, 1), with_gradient, None)
+            return self.by_image(rewards), None if gradient is None else self.by_image(gradient)
 
         objective = NoiseObjective(
             evaluate_noise, lambda: self.by_image(self._noise()), lambda: self._rng.uniform().to(self.device)
@@ -142,6 +171,29 @@ class Engine:
     def rows_of(self, particles: Tensor) -> Tensor:
         """Row indices (image,) of one particle (image,) per image."""
         return torch.arange(self.images, device=particles.device) * self.particles + particles
+
+    @property
+    def continues_from_best(self) -> bool:
+        """Whether all particles of an image continue from its best one in every step."""
+        return self.particles > 1 and getattr(self.method.selection, "continues_from_best", False)
+
+    def predicted_rewards(self, step: StepResult) -> Tensor | None:
+        """The rewards r(x̂_0) (image, particle) of the states after a step that ends at x̂_0, as the last step of most
+        methods does; None if it does not, or without rewards."""
+
+        def of_ancestors(values: Tensor) -> Tensor:
+            return values if self._ancestors is None else values[self._ancestors]
+
+        if step.rewards is None or not torch.equal(step.x, of_ancestors(step.x0_hat)):
+            return None
+        return self.by_image(of_ancestors(step.rewards.flatten()))
+
+    def different_rows(self, x: Tensor) -> Tensor:
+        """The rows of one particle per image if all have the same state, as after a search that continues from one
+        candidate and a step without noise; otherwise all rows."""
+        rows = torch.arange(len(x), device=x.device)
+        by_image = self.by_image(x)
+        return rows[:: self.particles] if torch.equal(by_image, by_image[:, :1].expand_as(by_image)) else rows
 
     def best(self, rewards: Tensor | None) -> Tensor:
         """Row index of each image's best particle by rewards (image, particle); of the first particle if None."""
@@ -198,14 +250,15 @@ class Engine:
         self.number += 1
         self._renoised = None
         accumulated = self._accumulated_noise(x_t)
-        ancestors = self._resample_particles(rewards) if self.particles > 1 else None
+        self._ancestors = ancestors = self._resample_particles(rewards) if self.particles > 1 else None
         if ancestors is not None:
             x_t, x0_hat = x_t[ancestors], x0_hat[ancestors]
             accumulated = None if accumulated is None else accumulated.rows(ancestors)
             rewards = None if rewards is None else rewards[ancestors]
             gradient = None if gradient is None else gradient[ancestors]
-        mean, std = reverse_kernel(self.path, x_t, x0_hat, t, s, self.eta)
-        accumulated = None if accumulated is None else accumulated.propagate(self.path, t, s, self.eta)
+        eta = self._eta(self.number, t, s)
+        mean, std = reverse_kernel(self.path, x_t, x0_hat, t, s, eta)
+        accumulated = None if accumulated is None else accumulated.propagate(self.path, t, s, eta)
         step = Step(
             self.path,
             t,
@@ -231,6 +284,19 @@ class Engine:
             )
         return x_s
 
+    def _eta(self, number: int, t: float, s: float) -> float:
+        """η of the reverse step with this number, from t to s."""
+        return step_eta(self.path, t, s, self.eta, keep_noise=self.method.initial.needs_reward and number == 1)
+
+    def needs_gradient(self, t: float, s: float) -> bool:
+        """Whether the next step, from t to s, uses the gradient: not at α_t = 0, where x_t does not depend on x_0 and
+        the gradient is zero, whatever the network returns; and not in a step without noise if it tilts the noise."""
+        proposal = self.method.proposal
+        if not proposal.needs_gradient or self.path.alpha(t) == 0:
+            return False
+        std = reverse_kernel(self.path, 0.0, 0.0, t, s, self._eta(self.number + 1, t, s))[1]
+        return std > 0 or not getattr(proposal, "needs_noise", False)
+
     def _accumulated_noise(self, x_t: Tensor) -> AccumulatedNoise | None:
         """The noise accumulated up to x_t, for proposals with `needs_accumulated_noise`.
 
@@ -242,6 +308,11 @@ class Engine:
         return (
             AccumulatedNoise(torch.zeros_like(x_t)) if last is None else last.accumulated.add(x_t - last.mean, last.std)
         )
+
+    @property
+    def can_resample(self) -> bool:
+        """Whether `resample` would give new states: not after a step without noise."""
+        return self._renoised is not None or self._step is None or self._step.std > 0
 
     def resample(self, images: Tensor) -> Tensor:
         """Repeat the last step, or the last re-noising, with fresh noise for some images (indices), with one particle
@@ -278,33 +349,52 @@ class Engine:
 def draw_more_candidates(engine: Engine, state: State, evaluate_rows: Callable[[Tensor, Tensor], State]) -> State:
     """Draw and evaluate candidates until the selection needs no more; returns the best state of each image.
 
-    state is (x_t, x̂_0, rewards, gradient) with one particle per image; evaluate_rows evaluates new x_t of some images.
+    state has one particle per image; evaluate_rows evaluates new x_t of some images.
     """
     selection = cast(RedrawingSelection, engine.method.selection)
-    engine.budget = selection.open_step(state[2], engine.budget)
-    while (unfinished := selection.wants_more(engine.budget)).any():
+    engine.budget = selection.open_step(state.rewards, engine.budget)
+    while engine.can_resample and (unfinished := selection.wants_more(engine.budget)).any():
         images = unfinished.nonzero().flatten()
         new = evaluate_rows(engine.resample(images), images)
-        engine.budget = selection.update(engine.budget, images, new[2])
-        better = new[2] > state[2][images]
+        engine.budget = selection.update(engine.budget, images, new.rewards)
+        better = new.rewards > state.rewards[images]
         rows = images[better]
-        x_t, x0_hat, rewards, gradient = (
-            None if old is None else old.index_copy(0, rows, value[better])
-            for old, value in zip(state, new, strict=True)
+        state = State(
+            *(
+                None if old is None else old.index_copy(0, rows, value[better])
+                for old, value in zip(state, new, strict=True)
+            )
         )
-        state = x_t, x0_hat, rewards, gradient
     return state
 
 
 class StepResult(NamedTuple):
     """The result of a step from t: x = x_s (image · particle, *event); x̂_0 at t (image · particle, *event), r(x̂_0)
-    (image, particle) and its gradient (image, particle, *event). The last two are None if not computed."""
+    (image, particle), its gradient (image, particle, *event) and the decoded x̂_0 (image · particle, 3, H, W). The last
+    three are None if not computed or not kept."""
 
     t: float
     x: Tensor
     x0_hat: Tensor
     rewards: Tensor | None
     gradient: Tensor | None
+    images: Tensor | None
+
+
+def _evaluate(
+    engine: Engine,
+    evaluate_rows: EvaluateRows,
+    t: float,
+    offsets: Tensor | None,
+    with_gradient: bool,
+    x_t: Tensor,
+    rows: Tensor,
+) -> State:
+    """The State of some rows; its gradient is zero in steps that do not use it."""
+    state = evaluate_rows(x_t, rows, t, offsets[rows] if with_gradient and offsets is not None else None, with_gradient)
+    if state.gradient is None:
+        return state._replace(gradient=torch.zeros_like(state.x_t)) if engine.method.proposal.needs_gradient else state
+    return state if offsets is None else state._replace(gradient=engine.gradient_factor(t) * state.gradient)
 
 
 def run_steps(
@@ -321,7 +411,7 @@ def run_steps(
         engine: an engine at the start of the grid.
         x: x_T of all particles, (image · particle, *event).
         grid: times from noise to data; a step to a noisier time re-noises the state.
-        evaluate_rows: (x_t, rows, t, offsets) → State of these rows.
+        evaluate_rows: (x_t, rows, t, offsets, with_gradient) → State of these rows.
         gradient_at_x0: (x_0, t) → ∇r at x_0 of all particles, without the network.
         fixed_start: whether x is a user-supplied state, for which no further candidates are drawn.
     """
@@ -330,13 +420,8 @@ def run_steps(
         if is_noisier(engine.path, s, t):
             x = engine.renoise(x, t, s)
             continue
-        offsets = engine.perturbations(t)
-
-        def evaluate(x_t: Tensor, rows: Tensor, t: float = t, offsets: Tensor | None = offsets) -> State:
-            if offsets is None:
-                return evaluate_rows(x_t, rows, t, None)
-            x_t, x0_hat, rewards, gradient = evaluate_rows(x_t, rows, t, offsets[rows])
-            return x_t, x0_hat, rewards, gradient if gradient is None else engine.gradient_factor(t) * gradient
+        offsets, with_gradient = engine.perturbations(t), engine.needs_gradient(t, s)
+        evaluate = functools.partial(_evaluate, engine, evaluate_rows, t, offsets, with_gradient)
 
         def reward_gradient(x_0: Tensor, t: float = t) -> Tensor:
             return gradient_at_x0(x_0, t)
@@ -344,7 +429,7 @@ def run_steps(
         state = evaluate(x, all_rows)
         if hasattr(engine.method.selection, "wants_more") and not (fixed_start and engine.number == 0):
             state = draw_more_candidates(engine, state, evaluate)
-        x, x0_hat, rewards, gradient = state
+        x, x0_hat, rewards, gradient, images = state
         x = engine.advance(x, x0_hat, t, s, rewards, gradient, reward_gradient)
-        by_image = (None if values is None else engine.by_image(values) for values in (rewards, gradient))
-        yield StepResult(t, x, x0_hat, *by_image)
+        rewards, gradient = (None if values is None else engine.by_image(values) for values in (rewards, gradient))
+        yield StepResult(t, x, x0_hat, rewards, gradient, images)

@@ -62,12 +62,10 @@ class Evaluator:
         with_reward: bool,
         with_gradient: bool,
         perturbations: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """x̂_0, rewards and gradient of all rows; perturbations (batch, draws, *event) are offsets from x̂_0.
-
-        If α_t = 0, x_t does not depend on x_0 and the gradient is zero, whatever the network returns.
-        """
-        no_signal = self.path.alpha(t) == 0
+        with_images: bool = False,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """x̂_0, rewards, gradient and the decoded x̂_0 of all rows, None for what is not asked for; there are images only
+        with rewards. perturbations (batch, draws, *event) are offsets from x̂_0."""
         parts = [
             self._evaluate_chunk(
                 x_t[rows],
@@ -76,15 +74,15 @@ class Evaluator:
                 None if perturbations is None else perturbations[rows],
                 with_reward,
                 with_gradient,
-                no_signal,
+                with_images,
             )
             for rows in chunks(len(x_t), self.chunk)
         ]
-        x0_hat, rewards, gradient = (
+        x0_hat, rewards, gradient, images = (
             None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)
         )
         self._require_finite(rewards, gradient, t, "step")
-        return x0_hat, rewards, gradient
+        return x0_hat, rewards if with_reward else None, gradient, images
 
     def _require_finite(self, rewards: Tensor | None, gradient: Tensor | None, t: float, unit: str) -> None:
         """Check all rows at once, which costs one synchronisation with the device for each tensor."""
@@ -100,30 +98,40 @@ class Evaluator:
         perturbations: Tensor | None,
         with_reward: bool,
         with_gradient: bool,
-        no_signal: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        differentiate = with_gradient and not no_signal
-        through = differentiate and self.gradient_at == "x_t" and not self.reward_evaluator.estimated
+        with_images: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        through = with_gradient and self.differentiates_network
         with torch.set_grad_enabled(through):
             x_t = x_t.detach().requires_grad_(through)
             x0_hat = self.denoiser(x_t, t, index)
-        if not with_reward:
-            return x0_hat, None, None
-        if differentiate:
-            rewards, gradient = self.reward_evaluator.value_and_gradient(
-                x0_hat, index, perturbations, x_t if through else None, self.chunk
+        if not with_reward and not with_gradient:
+            return x0_hat, None, None, None
+        gradient = None
+        if with_gradient:
+            rewards, gradient, images = self.reward_evaluator.value_and_gradient(
+                x0_hat, index, perturbations, x_t if through else None, self.chunk, with_reward
             )
         else:
-            rewards, gradient = (
-                self.reward_evaluator(x0_hat, index).detach(),
-                torch.zeros_like(x_t) if with_gradient else None,
-            )
-        return x0_hat.detach(), rewards, gradient
+            images, _, rewards = self.reward_evaluator.evaluate_images(x0_hat, index)
+            rewards, images = rewards.detach(), images.detach()
+        return x0_hat.detach(), rewards, gradient, images if with_images else None
 
-    def gradient_at_x0(self, x_0: Tensor, index: Tensor, t: float) -> Tensor:
-        """∇r at x_0 (batch, *event), without a network call."""
+    @property
+    def differentiates_network(self) -> bool:
+        """Whether gradients are taken through the network."""
+        return self.gradient_at == "x_t" and not self.reward_evaluator.estimated
+
+    def gradient_at_x0(self, x_0: Tensor, index: Tensor, t: float, perturbations: Tensor | None = None) -> Tensor:
+        """∇r at x_0 (batch, *event), without a network call; perturbations are offsets from x_0."""
         parts = [
-            self.reward_evaluator.value_and_gradient(x_0[rows], index[rows])[1] for rows in chunks(len(x_0), self.chunk)
+            self.reward_evaluator.value_and_gradient(
+                x_0[rows],
+                index[rows],
+                None if perturbations is None else perturbations[rows],
+                chunk=self.chunk,
+                with_values=False,
+            ).gradient
+            for rows in chunks(len(x_0), self.chunk)
         ]
         gradient = torch.cat(parts)
         self.reward_evaluator.require_finite(gradient, "gradient", self.number, t)
@@ -218,10 +226,11 @@ def noise_objective(
         options = {"width": zeroth_order.width, "perturb": zeroth_order.perturb}
 
     def objective(
-        x_T: Tensor, directions: Tensor | None = None, with_gradient: bool = True
+        x_T: Tensor, directions: Tensor | None = None, with_gradient: bool = True, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
+        evaluate.rows = rows
         rewards, gradient, _, values = evaluate.evaluate_noise(
-            x_T, grid, index, directions, with_gradient=with_gradient, **options
+            x_T, grid, index if rows is None else index[rows], directions, with_gradient=with_gradient, **options
         )
         return rewards if getattr(initial, "selects_images", False) else values, gradient
 

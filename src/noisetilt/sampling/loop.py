@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..methods import Method, find_method
 from ..rewards.reward import Reward, RewardFunction
-from .check_inputs import GradientAt, as_seeds, check_call
-from .engine import Engine, State, run_steps
+from .check_inputs import GradientAt, as_seeds, check_call, check_chunk
+from .engine import Engine, State, StepResult, run_steps
 from .evaluation import Evaluator, Model, noise_objective
 from .result import Result, StepReport
 from .reward_evaluation import RewardEvaluator, check_reward
@@ -60,12 +60,14 @@ def sample(
         steps: steps of the path's default time grid, 1 or more; ignored if `grid` is given.
         seeds: one whole number ≥ 0 per image; 0, 1, 2, … by default. A seed gives the same noise in any batch and with
             any number of particles.
-        eta: stochasticity of the reverse kernel: 0 is the ODE (no noise to tilt), 1 DDPM, inf full re-noising.
+        eta: stochasticity of the reverse kernel: 0 is the ODE (no noise to tilt), 1 DDPM, inf full re-noising. A step
+            from pure noise (t = 1 of a flow) has η = 0 if the reward chose the initial noise, which it would replace.
         grid: times from noise to data, at least two. A step to a noisier time re-noises the state.
         gradient_at: "x_t" differentiates through the network, as the papers do; "x0" does not, which saves the
             network's backward pass.
         chunk: rows per network call and per reward evaluation, draws included, which bounds the memory.
-        track: whether to record r(x̂_0) at every step even if the method does not need it.
+        track: whether to record r(x̂_0) at every step even if the method does not need it. Without, methods with `draws`
+            evaluate the reward near x̂_0 only.
         callback: called with a StepReport after each step.
         heldout: a reward that is evaluated for each image's best particle after every step and not optimised.
     Returns:
@@ -82,7 +84,8 @@ def sample(
     seeds = as_seeds(seeds, prompts)
     method = find_method(method)
     grid = list(model.path.grid(steps)) if grid is None else [float(t) for t in grid]
-    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
+    check_call(prompts, seeds, model.path, grid, gradient_at)
+    chunk = check_chunk(chunk)
     (reward, heldout), extra_nfe = normalised_on_base((reward, heldout), model, prompts, grid, eta, chunk)
     check_reward(method, reward)
     grid = method.times.expand(model.path, grid)
@@ -98,50 +101,83 @@ def sample(
     evaluate_start = Evaluator(model.path, denoiser, evaluator, gradient_at, chunk)
     evaluate = replace(evaluate_start, gradient_at=getattr(method.proposal, "gradient_at", gradient_at))
     index = torch.arange(len(prompts), device=device).repeat_interleave(engine.particles)
-    with_gradient = method.proposal.needs_gradient
+    # The gradient of a smoothed reward does not need the reward of x̂_0 itself.
+    comes_with_gradient = method.proposal.needs_gradient and not getattr(method.proposal, "draws", 0)
     with_reward = reward is not None and (
-        track or heldout is not None or method.selection.needs_rewards or with_gradient
+        track or heldout is not None or method.selection.needs_rewards or comes_with_gradient
     )
+    # One particle's images take as much memory as the result; those of several are decoded again where needed.
+    keep_images = heldout is not None or callback is not None
 
-    def evaluate_rows(x_t: Tensor, rows: Tensor, t: float, offsets: Tensor | None) -> State:
+    def evaluate_rows(x_t: Tensor, rows: Tensor, t: float, offsets: Tensor | None, with_gradient: bool) -> State:
         evaluate.number, evaluate.rows = engine.number + 1, rows
-        return x_t, *evaluate(x_t, t, index[rows], with_reward, with_gradient, offsets)
+        keep = engine.particles == 1 and (keep_images or evaluate.number == engine.steps)
+        if not with_gradient or evaluate.differentiates_network or not engine.continues_from_best:
+            return State(x_t, *evaluate(x_t, t, index[rows], with_reward, with_gradient, offsets, keep))
+        state = State(x_t, *evaluate(x_t, t, index[rows], with_reward, False))
+        assert state.rewards is not None
+        best = engine.best(engine.by_image(state.rewards))
+        offsets = None if offsets is None else offsets[best]
+        gradient = evaluate.gradient_at_x0(state.x0_hat[best], index[best], t, offsets)
+        return state._replace(gradient=gradient.repeat_interleave(engine.particles, 0))
 
     before, trace = denoiser.nfe, Trace()
     x = engine.start(grid[0], noise_objective(evaluate_start, method, grid[0], index))
     for step in run_steps(engine, x, grid, evaluate_rows, lambda x_0, t: evaluate.gradient_at_x0(x_0, index, t)):
         rows = engine.best(step.rewards)
+        predicted = functools.partial(_images, evaluator, step.x0_hat[rows], index[rows], chunk, step.images)
         heldout_values = None
         if heldout_evaluator is not None:
-            heldout_values = heldout_evaluator.image_values(step.x0_hat[rows], index[rows], chunk)
+            heldout_values = heldout_evaluator.values_of_images(predicted(), index[rows], chunk)
             heldout_evaluator.require_finite(heldout_values, "value", engine.number, step.t, rows=rows)
         trace.record(step.t, step.rewards, step.gradient, heldout_values)
         if callback is not None:
-            predicted = functools.partial(evaluator.images, step.x0_hat[rows], index[rows], chunk)
             rewards = trace.rewards[-1] if with_reward else None
             callback(StepReport(engine.number, engine.steps, step.t, rewards, predicted))
 
-    images, final = _finish(engine, evaluator, step.x, index, chunk)
-    heldout_values = None
-    if heldout_evaluator is not None:
-        heldout_values = heldout_evaluator.values_of_images(images, index[:: engine.particles], chunk)
-        heldout_evaluator.require_finite(heldout_values, "value", engine.number, 0.0)
+    images, final, rows = _finish(engine, evaluator, step, index, chunk)
+    if heldout_evaluator is not None and not torch.equal(step.x[rows], step.x0_hat[engine.best(step.rewards)]):
+        heldout_values = heldout_evaluator.values_of_images(images, index[rows], chunk)
+        heldout_evaluator.require_finite(heldout_values, "value", engine.number, 0.0, rows=rows)
     trace.nfe = extra_nfe + (denoiser.nfe - before) / len(prompts)
     trace.seconds = time.perf_counter() - started
     return Result(images, final, trace, heldout_values)
 
 
+def _images(evaluator: RewardEvaluator, x_0: Tensor, index: Tensor, chunk: int, decoded: Tensor | None) -> Tensor:
+    """The images of states, decoded unless they are already."""
+    return evaluator.images(x_0, index, chunk) if decoded is None else decoded
+
+
 def _finish(
-    engine: Engine, evaluator: RewardEvaluator, x: Tensor, index: Tensor, chunk: int
-) -> tuple[Tensor, Tensor | None]:
-    """Final images and rewards, of the selected particle of each image."""
-    images = evaluator.images(x, index, chunk)
+    engine: Engine, evaluator: RewardEvaluator, step: StepResult, index: Tensor, chunk: int
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Final images and rewards of the selected particle of each image, and its row; evaluates only what the last step
+    has not."""
+
+    def images(rows: Tensor) -> Tensor:
+        # The last step keeps the images of one particle per image.
+        if step.images is not None and torch.equal(step.x, step.x0_hat):
+            return step.images
+        return evaluator.images(step.x[rows], index[rows], chunk)
+
     if evaluator.reward is None:
-        return images, None
-    rewards = evaluator.values_of_images(images, index, chunk)
-    evaluator.require_finite(rewards, "value", engine.number, 0.0)
-    rows = engine.rows_of(engine.method.selection.winner(engine.by_image(rewards)))
-    return images[rows], rewards[rows]
+        rows = engine.best(None)
+        return images(rows), None, rows
+    rewards = engine.predicted_rewards(step) if evaluator.depends_on_images_only else None
+    if rewards is None:
+        rows = engine.different_rows(step.x)
+        one_each = images(rows) if len(rows) == engine.images else None
+        if one_each is None:
+            values = evaluator.image_values(step.x, index, chunk)
+        else:
+            values = evaluator.values_of_images(one_each, index[rows], chunk)
+        evaluator.require_finite(values, "value", engine.number, 0.0, rows=rows)
+        if one_each is not None:
+            return one_each, values, rows
+        rewards = engine.by_image(values)
+    rows = engine.rows_of(engine.method.selection.winner(rewards))
+    return images(rows), rewards.flatten()[rows], rows
 
 
 def normalised_on_base(

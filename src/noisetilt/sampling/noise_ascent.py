@@ -16,7 +16,7 @@ from ..initial_noise.ascent import expand_like
 from ..methods import Method, find_method
 from ..proposals import Base
 from ..rewards.reward import RewardFunction
-from .check_inputs import GradientAt, as_seeds, check_call
+from .check_inputs import GradientAt, as_seeds, check_call, check_chunk
 from .deterministic import deterministic_grid
 from .evaluation import Evaluator, Model
 from .loop import normalised_on_base
@@ -117,7 +117,8 @@ def optimize(
     seeds = as_seeds(seeds, prompts)
     start = model.path.grid(1)[0]
     grid = deterministic_grid(model.path, start, ascent.chain_steps)
-    check_call(prompts, seeds, model.path, grid, gradient_at, chunk)
+    check_call(prompts, seeds, model.path, grid, gradient_at)
+    chunk = check_chunk(chunk)
     if patience < 0 or (patience and heldout is None):
         raise ValueError(f"patience = {patience} must be 0, or 1 or more together with heldout=...")
     rewards, extra_nfe = normalised_on_base((reward, heldout), model, prompts, grid, 0.0, chunk)

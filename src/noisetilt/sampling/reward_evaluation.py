@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -70,6 +70,19 @@ def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
     """The sum over draws of values (batch, draws, *event) with weights (batch, draws), without autocast's rounding."""
     with torch.autocast(values.device.type, enabled=False):
         return torch.einsum("bd,bd...->b...", weights.to(values), values)
+
+
+def _detached(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.detach()
+
+
+class Evaluation(NamedTuple):
+    """Rewards (batch,), their gradient (batch, *event), and the images that were decoded for them, all detached.
+    Rewards and images are None if not computed or not kept."""
+
+    values: Tensor | None
+    gradient: Tensor
+    images: Tensor | None
 
 
 @dataclass
@@ -139,6 +152,12 @@ class RewardEvaluator:
         return torch.cat([self(x_0[rows], index[rows]) for rows in chunks(len(x_0), chunk)])
 
     @torch.no_grad()
+    def values_and_images(self, x_0: Tensor, index: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+        """`values` (batch,) and the images (batch, 3, H, W) that were decoded for them."""
+        parts = [self.evaluate_images(x_0[rows], index[rows]) for rows in chunks(len(x_0), chunk)]
+        return torch.cat([values for _, _, values in parts]), torch.cat([images for images, _, _ in parts])
+
+    @torch.no_grad()
     def image_values(self, x_0: Tensor, index: Tensor, chunk: int) -> Tensor:
         """The rewards (batch,) of the images of states, without the `of_states` term, in chunks of rows."""
         parts = [(x_0[rows], index[rows]) for rows in chunks(len(x_0), chunk)]
@@ -184,28 +203,36 @@ class RewardEvaluator:
         offsets: Tensor | None = None,
         inputs: Tensor | None = None,
         chunk: int | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """r (batch,) and its gradient: of r, of r smoothed over offsets (batch, draws, *event), or (`estimated`) an
-        estimate from the rewards at x_0 ± offsets.
+        with_values: bool = True,
+    ) -> Evaluation:
+        """r (batch,), the images, and the gradient: of r, of r smoothed over offsets (batch, draws, *event), or
+        (`estimated`) an estimate from the rewards at x_0 ± offsets.
 
         Args:
             inputs: the tensor to differentiate with respect to, from which x_0 was computed; x_0 itself by default.
             chunk: states of x_0 ± offsets that are evaluated at once; None: all.
+            with_values: whether r at x_0 itself is needed. Without it, and with offsets, x_0 is not decoded; the values
+                are those of the smoothed reward, or None of an estimate.
         """
-        if self.estimated and offsets is not None:
-            return self(x_0, index).detach(), self.estimate(x_0, index, offsets, chunk)
-        leaf = x_0.detach().requires_grad_()
-        with torch.set_grad_enabled(offsets is None):
-            images, _, values = self.evaluate_images(leaf, index)
+        estimated = self.estimated and offsets is not None
+        leaf = x_0.detach().requires_grad_(not estimated)
+        images: Tensor | None = None
+        values: Any = None
+        if offsets is None or with_values:
+            with torch.set_grad_enabled(offsets is None):
+                images, _, values = self.evaluate_images(leaf, index)
+        if estimated and offsets is not None:
+            return Evaluation(_detached(values), self.estimate(x_0, index, offsets, chunk), _detached(images))
         if offsets is None:
             gradient = self.gradient(values, leaf, images)
         else:
             with torch.enable_grad():
                 objective = self.smoothed(leaf, index, offsets, chunk)
             gradient = self.gradient(objective, leaf)
+            values = objective if values is None else values
         if inputs is not None:
             gradient = rescaled_vjp(lambda g: torch.autograd.grad(x_0, inputs, g)[0], gradient)
-        return values.detach(), gradient
+        return Evaluation(_detached(values), gradient, _detached(images))
 
     def gradient(self, rewards: Tensor, x_0: Tensor, images: Tensor | None = None) -> Tensor:
         """The gradient of each row's reward (batch,) with respect to the same row of x_0.

@@ -55,6 +55,14 @@ class PerImageRNG:
                 out[image, particle].normal_(generator=generator)
         return out
 
+    def normal_of(self, rows: Sequence[int]) -> Tensor:
+        """The next standard Gaussian noise (row, *event) of some particles: row image · particles + particle."""
+        particles = len(self._normal[0])
+        out = torch.empty(len(rows), *self.shape)
+        for values, row in zip(out, rows, strict=True):
+            values.normal_(generator=self._normal[row // particles][row % particles])
+        return out
+
     def uniform(self) -> Tensor:
         """The next uniform numbers in [0, 1), (image, particle) float32 on the CPU."""
         particles = len(self._normal[0])

@@ -20,7 +20,9 @@ class Trace(ShortRepr):
         rewards: (step, image), r(x̂_0) of each image's best particle, with the reward's term `of_states` if it has one;
             empty without a reward.
         heldout: (step, image), a held-out reward of the same x̂_0; empty without a held-out reward.
-        gradient_norm: (step, image), ‖∇_{x_t} r(x̂_0)‖, mean over particles; empty if the method uses none.
+        gradient_norm: (step, image), ‖∇_{x_t} r(x̂_0)‖, mean over the particles for which it was computed; empty if the
+            method uses none. It is 0 in steps that do not use it: at α_t = 0, and in steps of a noise tilt without
+            noise, such as the last.
         seconds: wall-clock time of the whole call.
     """
 

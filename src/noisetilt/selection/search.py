@@ -35,6 +35,11 @@ class Search:
         if not self.temperature >= 0:
             raise ValueError(f"temperature = {self.temperature} must be 0 (select the best) or more")
 
+    @property
+    def continues_from_best(self) -> bool:
+        """Whether all particles continue from the best candidate, so that no other needs a gradient."""
+        return self.temperature == 0
+
     def choose(self, candidates: Candidates, state: Any) -> tuple[Tensor, None]:
         rewards = candidates.rewards
         if self.temperature == 0:

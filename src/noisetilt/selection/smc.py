@@ -49,7 +49,7 @@ class SMC:
         correct: whether weights include the density ratio. False treats the proposal as the base kernel, which is a
             good approximation for noise tilting, whose noise is typical.
         tilted_start: whether the initial noise is a draw from its reward-tilted distribution, as Ψ-Sampler's is, so
-            that the first reward does not change the weights.
+            that the first weights are exp((λ − 1) r/τ), which is 1 without tempering.
     """
 
     particles: int = 4
@@ -77,7 +77,8 @@ class SMC:
         strength = temper(self.tempering, candidates.number, candidates.steps) / self.temperature
         potential = strength * candidates.rewards
         if state is None:
-            start = potential if self.tilted_start else torch.zeros_like(potential)
+            # The start is a draw from the prior times exp(r/τ), without tempering.
+            start = candidates.rewards / self.temperature if self.tilted_start else torch.zeros_like(potential)
             state = Weights(torch.zeros_like(potential), start)
         log_weights = state.log_weights + potential - state.potential
         if self.correct:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..._messages import missing_extra
 from ...methods import Method, find_method
 from ...rewards.reward import RewardFunction
-from ...sampling.check_inputs import GradientAt
+from ...sampling.check_inputs import GradientAt, check_chunk
 from ...sampling.result import StepReport
 from ...sampling.trace import Trace
 from ..stepped_sampler import check_guidance
@@ -47,7 +47,7 @@ def align(
             allowed for the method "base" only.
         method: a name of METHODS, or a Method. Its particles become rows of the pipeline's batch.
         eta: stochasticity of the reverse kernel: 0 is DDIM or the flow's ODE (no noise to tilt), 1 is DDPM, inf is
-            full re-noising.
+            full re-noising. A step from pure noise (t = 1 of a flow) has η = 0 if the reward chose the initial noise.
         decode: images in [0, 1] from the pipeline's latents (batch, …), differentiable, in place of its own decoding.
         gradient_at: "x_t": the gradient is taken through the network, still with one call per step; "x0": only through
             the decoder, at x̂_0. "x0" takes half the time and a fraction of the memory, and the network's weights can
@@ -103,7 +103,7 @@ class AlignedPipeline:
         self.pipe, self.reward, self.method, self.eta, self.decode = pipe, reward, method, eta, decode
         self.gradient_at, self.chunk, self.checkpointing, self.heldout_reward = (
             gradient_at,
-            chunk,
+            check_chunk(chunk),
             checkpointing,
             heldout_reward,
         )
@@ -121,7 +121,7 @@ class AlignedPipeline:
                 f"{name} replaces the unmasked part of the latents at every step, so that whitened='path' cannot track "
                 "the accumulated noise; use whitened='mixture'"
             )
-        check_guidance(method, reward, gradient_at, chunk)
+        check_guidance(method, reward, gradient_at)
         prediction_of(first_order(pipe.scheduler))
 
     def __getattr__(self, name: str) -> Any:

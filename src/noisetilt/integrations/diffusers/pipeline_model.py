@@ -170,7 +170,7 @@ class PipelineModel:
             heldout=heldout,
         )
         aligned.callback = callback
-        with self._explained(aligned, len(prompts), gradient_at, chunk):
+        with self._explained(aligned, len(prompts), gradient_at, aligned.chunk):
             output = aligned(prompts, seeds=seeds, **self.arguments(steps))
         trace = aligned.trace
         assert trace is not None
