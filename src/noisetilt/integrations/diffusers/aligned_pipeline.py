@@ -17,7 +17,7 @@ from ...sampling.trace import Trace
 from ..stepped_sampler import check_guidance
 from .pipeline_call import PipelineCall
 from .schedules import first_order, prediction_of
-from .support import reason_against
+from .support import check_method, reason_against
 
 
 def align(
@@ -112,15 +112,10 @@ class AlignedPipeline:
         self.rewards: Tensor | None = None
         self.heldout: Tensor | None = None
         self.trace: Trace | None = None
-        name = type(pipe).__name__
         reason = reason_against(pipe)
         if reason is not None:
             raise ValueError(reason)
-        if "Inpaint" in name and getattr(method.proposal, "needs_accumulated_noise", False):
-            raise ValueError(
-                f"{name} replaces the unmasked part of the latents at every step, so that whitened='path' cannot track "
-                "the accumulated noise; use whitened='mixture'"
-            )
+        check_method(pipe, method)
         check_guidance(method, reward, gradient_at, chunk)
         prediction_of(first_order(pipe.scheduler))
 

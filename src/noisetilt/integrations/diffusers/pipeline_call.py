@@ -7,13 +7,15 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ...methods import Method
-from ...path import to_x0
+from ...path import Path, to_x0
+from ...path.time_travel import TimeTravel
 from ...rewards.reward import RewardFunction
 from ...sampling.check_inputs import GradientAt
 from ...sampling.engine import check_eta
@@ -36,7 +38,7 @@ from .rows import (
     with_first_particles,
 )
 from .scheduler import GuidedScheduler
-from .support import DRAW, is_overwritten, prepare_name
+from .support import DRAW, check_method, is_overwritten, prepare_name, reads_next_step, revisits
 from .temporary import checkpointed, complete, frozen, normal_weights, temporarily_set, without_inference_mode
 
 
@@ -55,6 +57,19 @@ class Settings(Protocol):
     callback: Callable[[StepReport], Any] | None
 
 
+@dataclass(frozen=True)
+class ExceptLast:
+    """Time travel in all steps but the last, after which inpainting pipelines combine the latents with an image without
+    noise, and which may end before the data without noise.
+    """
+
+    times: TimeTravel
+
+    def expand(self, path: Path, grid: Sequence[float]) -> list[float]:
+        """The grid with repeated steps."""
+        return [*self.times.expand(path, grid[:-1]), grid[-1]]
+
+
 class PipelineCall:
     """One call of an aligned pipeline.
 
@@ -69,7 +84,12 @@ class PipelineCall:
         self.aligned, self.pipe, self.method = aligned, aligned.pipe, aligned.method
         eta = kwargs.pop("eta", None)
         self.eta = aligned.eta if eta is None else eta
-        check_eta(aligned.method, self.eta)
+        check_method(self.pipe, self.method)
+        check_eta(self.method, self.eta)
+        kind: Any = type(self.pipe)
+        if revisits(self.method) and reads_next_step(kind):
+            times: Any = ExceptLast(self.method.times)
+            self.method = replace(self.method, times=times)
         self.call = self._bind(args, kwargs)
         self.prompts = self._prompts()
         self.generator = self.call.get("generator")
@@ -178,10 +198,12 @@ class PipelineCall:
         call = inspect.unwrap(type(self.pipe).__call__)
         prepare = prepare_name(self.pipe)
         replaced: dict[str, Any] = {"scheduler": self.scheduler}
+        functions: dict[str, Any] = {"enumerate": self.scheduler.enumerate} if revisits(self.method) else {}
         if prepare is None:
-            call = with_globals(call, **{DRAW: self._draw_noise(call.__globals__[DRAW])})
+            functions[DRAW] = self._draw_noise(call.__globals__[DRAW])
         else:
             replaced[prepare] = self._prepare_latents()
+        call = with_globals(call, **functions) if functions else call
         with contextlib.ExitStack() as self._stack:
             stack = self._stack
             if self.draws_noise:
