@@ -130,13 +130,21 @@ class AlignedPipeline:
         else:
             setattr(self.pipe, name, value)
 
-    def __call__(self, *args: Any, seeds: Sequence[int] | None = None, **kwargs: Any) -> Any:
+    def __call__(
+        self,
+        *args: Any,
+        seeds: Sequence[int] | None = None,
+        reward_prompts: Sequence[str] | str | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """The pipeline's own call, with its own arguments.
 
         Args:
             seeds: one integer ≥ 0 per image. A seed gives the same image in any batch and with any number of
                 particles. If None, they follow from `generator` (from each, if it is a list), or from torch's global
                 generator, without advancing it.
+            reward_prompts: the prompts that the rewards get, one per prompt of the call; those of `prompt` if None.
+                With `prompt_embeds` alone they would be empty.
             eta: replaces `align`'s for this call.
             generator: as the pipeline documents; a list has one per image. The initial latents, and all else that the
                 pipeline draws, are the same as without guidance. With `seeds` too, these set the noise of the steps.
@@ -151,7 +159,7 @@ class AlignedPipeline:
             FloatingPointError: if a reward, gradient or state is not finite; the message has the reward and the step.
         """
         with torch.inference_mode(False):
-            self.current_call = call = PipelineCall(self, args, kwargs, seeds)
+            self.current_call = call = PipelineCall(self, args, kwargs, seeds, reward_prompts)
             output = call()
         sampler = call.sampler
         assert sampler is not None  # The pipeline has called prepare_latents.

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from ...methods import Method
 from ...path import Path, to_x0
 from ...path.time_travel import TimeTravel
-from ...rewards.reward import RewardFunction
+from ...rewards.reward import RewardFunction, may_use_prompts, reward_name
 from ...sampling.check_inputs import GradientAt
 from ...sampling.engine import check_eta
 from ...sampling.result import StepReport
@@ -28,6 +29,7 @@ from .layout import Layout, SampleView, layout_of, recorded_packings, sample_vie
 from .offload import check_offload, load_offloaded_networks
 from .rows import (
     advancing,
+    count_embeddings,
     count_images,
     device_of,
     first_particles,
@@ -75,12 +77,19 @@ class PipelineCall:
 
     Args:
         aligned: the aligned pipeline.
-        args, kwargs, seeds: of the call.
+        args, kwargs, seeds, reward_prompts: of the call.
     Attributes:
         sampler: the sampler, once the pipeline has prepared its latents.
     """
 
-    def __init__(self, aligned: Settings, args: tuple, kwargs: dict, seeds: Sequence[int] | None) -> None:
+    def __init__(
+        self,
+        aligned: Settings,
+        args: tuple,
+        kwargs: dict,
+        seeds: Sequence[int] | None,
+        reward_prompts: Sequence[str] | str | None = None,
+    ) -> None:
         self.aligned, self.pipe, self.method = aligned, aligned.pipe, aligned.method
         eta = kwargs.pop("eta", None)
         self.eta = aligned.eta if eta is None else eta
@@ -91,7 +100,7 @@ class PipelineCall:
             times: Any = ExceptLast(self.method.times)
             self.method = replace(self.method, times=times)
         self.call = self._bind(args, kwargs)
-        self.prompts = self._prompts()
+        self.prompts = self._prompts(reward_prompts)
         self.generator = self.call.get("generator")
         self.generators = self._generators()
         # The pipeline draws its own noise, unless only seeds are given.
@@ -124,19 +133,46 @@ class PipelineCall:
         own = (name for name in IMAGE_COUNTS if name in names and not is_overwritten(kind, name))
         return next(own, None)
 
-    def _prompts(self) -> list[str]:
+    def _prompts(self, reward_prompts: Sequence[str] | str | None) -> list[str]:
+        """The prompts of the rewards, one per image."""
         prompt = self.call.get("prompt")
         if prompt is None:
             prompt = [""] * self._images_without_prompts()
+            if self.call.get("prompt_embeds") is not None and reward_prompts is None:
+                self._warn_of_empty_prompts()
         prompt = [prompt] if isinstance(prompt, str) else list(prompt)
+        if reward_prompts is not None:
+            given = [reward_prompts] if isinstance(reward_prompts, str) else list(reward_prompts)
+            if len(given) != len(prompt):
+                raise ValueError(f"{len(given)} reward_prompts for {len(prompt)} prompts; pass one per prompt")
+            prompt = given
         per_prompt = self._per_prompt
         count = (self.call.get(per_prompt) if per_prompt else None) or 1
+        # A prior makes several embeddings per prompt, of which Stable Cascade's decoder makes one image each.
+        count *= max(1, count_embeddings(self.call.get("image_embeddings")) // len(prompt))
         return [p for p in prompt for _ in range(count)]
 
+    def _warn_of_empty_prompts(self) -> None:
+        of = (self.aligned.reward, self.aligned.heldout_reward)
+        names = [reward_name(reward) for reward in of if reward is not None and may_use_prompts(reward)]
+        if names:
+            warnings.warn(
+                f"prompt_embeds have no text, so that the reward {names[0]!r} gets empty prompts; pass "
+                "reward_prompts=[...] too, one per prompt",
+                stacklevel=5,
+            )
+
     def _images_without_prompts(self) -> int:
-        """The number of images of a call without prompts: from embeddings or class labels, or a batch size."""
+        """The number of images of a call without prompts: from embeddings, class labels, images or a batch size."""
         given = next((self.call[n] for n in ("prompt_embeds", "class_labels") if self.call.get(n) is not None), None)
-        return (self.call.get("batch_size") or 1) if given is None else len(given)
+        if given is not None:
+            return len(given)
+        if self.call.get("image_embeds") is not None:
+            return count_embeddings(self.call["image_embeds"])
+        image = self.call.get("image")
+        if image is not None and "prompt" not in inspect.signature(type(self.pipe).__call__).parameters:
+            return count_images(image)
+        return self.call.get("batch_size") or 1
 
     def _generators(self) -> list[torch.Generator | None]:
         """The generator of each image; None is torch's global generator."""
