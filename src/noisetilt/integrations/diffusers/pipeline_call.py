@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...methods import Method
 from ...path import Path, to_x0
@@ -26,7 +26,7 @@ from ..stepped_sampler import SteppedSampler, gradient_of_call
 from ..vjp import make_vjp
 from .continuation import IMAGE_COUNTS, Continuation
 from .layout import Layout, SampleView, layout_of, recorded_packings, sample_view, without_latents
-from .offload import check_offload, load_offloaded_networks
+from .offload import check_offload, decoder_of, load_again, recorded_runs
 from .rows import (
     advancing,
     count_embeddings,
@@ -246,6 +246,7 @@ class PipelineCall:
                 stack.enter_context(advancing(self.generators))
             if differentiates:
                 stack.enter_context(normal_weights(self.pipe))
+            self._ran = stack.enter_context(recorded_runs(self.pipe))
             stack.enter_context(frozen(self.pipe))
             stack.enter_context(complete(self.pipe))
             stack.enter_context(temporarily_set(self.pipe, **replaced))
@@ -351,6 +352,7 @@ class PipelineCall:
 
     def _sampler_for(self, latents: Tensor) -> SteppedSampler:
         """A sampler for latents of this shape. It starts from them if the caller gave latents or an image."""
+        self._ran.clear()  # text encoders, through which no gradient passes
         state = self.layout.unpack(latents)
         state = state.to(torch.promote_types(state.dtype, torch.float32))
         rows = len(self.prompts) * self.method.selection.particles
@@ -416,8 +418,10 @@ class PipelineCall:
         x_step, x0_hat = scheduler.clip(x_t, x0_hat, t)
         latent_vjp = make_vjp(x0_hat, self.leaf if unchanged else sample)
 
+        ran = dict(self._ran)
+
         def vjp(gradient: Tensor) -> Tensor:
-            load_offloaded_networks(self.pipe)
+            load_again(ran)
             return latent_vjp(gradient) if unchanged else self.view.to_state(latent_vjp(gradient)).to(gradient)
 
         if self.aligned.decode is None and self.evaluates_images:
@@ -427,6 +431,7 @@ class PipelineCall:
             sampler.advance(x_step, x0_hat, vjp)
         finally:
             self.continuation = None
+            self._ran.clear()
         if not sampler.done:
             return self.next_latents(sample.dtype, self.view.to_sample)
         # The rest of the call needs no gradient; the call restores the mode.
@@ -457,12 +462,6 @@ def with_globals(function: Any, **changes: Any) -> Any:
     )
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
-
-
-def decoder_of(pipe: Any) -> Any:
-    """The module that decodes a pipeline's latents; None if it has none, as in pixel space."""
-    parts = (getattr(pipe, name, None) for name in ("vae", "movq", "vqgan", "vqvae"))
-    return next((part for part in parts if isinstance(part, nn.Module)), None)
 
 
 def same_values(sample: Tensor, latents: Tensor) -> bool:
