@@ -4,6 +4,7 @@ import importlib.util
 import warnings
 
 import diffusers
+import diffusers.callbacks
 import pytest
 import torch
 from tiny_pipelines import SIZE, build, cascade, check_same, kandinsky, sd
@@ -93,6 +94,51 @@ def test_a_callback_that_changes_latents(family, record_property):
     assert (check_plain(pipe, record_property, **arguments) - plain).abs().max() > 1e-3
     guided = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], callback_on_step_end=change, **arguments)
     assert (guided.trace.gradient_norm[1:] > 0).all()
+
+
+def look(pipe, number, timestep, values):
+    values["latents"].numpy()
+    assert not torch.is_grad_enabled()
+    return values
+
+
+def change_in_place(pipe, number, timestep, values):
+    values["latents"][:] *= 0.9
+    return values
+
+
+def replace(pipe, number, timestep, values):
+    return {"latents": torch.as_tensor(values["latents"].numpy() * 0.9)}
+
+
+@pytest.mark.parametrize("family", ["sd", "flux"])
+@pytest.mark.parametrize("callback", [look, change_in_place, replace])
+def test_a_callback_of_the_plain_pipeline(family, callback, record_property):
+    """Its tensors have no gradients, and those that it does not replace keep theirs."""
+    pipe, arguments = build(family)
+    check_plain(pipe, record_property, callback_on_step_end=callback, **arguments)
+    call = dict(prompt=PROMPT, seeds=[0], **arguments)
+    found = align(pipe, RED, "ntrk")(callback_on_step_end=callback, **call)
+    assert (found.trace.gradient_norm[family == "flux" :] > 0).all()
+    scale = 1.0 if callback is look else 0.9
+    scaled = lambda pipe, number, t, values: {"latents": values["latents"] * scale}  # noqa: E731
+    expected = align(pipe, RED, "ntrk")(callback_on_step_end=scaled, **call)
+    assert torch.allclose(found.images, expected.images, atol=1e-4)
+    if callback is look:
+        assert torch.equal(found.images, align(pipe, RED, "ntrk")(**call).images)
+
+
+def test_a_legacy_callback_and_one_of_diffusers(record_property):
+    pipe, arguments = build("sd")
+    seen = []
+    legacy = lambda number, t, latents: seen.append(latents.numpy())  # noqa: E731
+    expected = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], **arguments)
+    found = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], callback=legacy, callback_steps=1, **arguments)
+    assert len(seen) == 4 and torch.equal(found.images, expected.images)
+    cutoff = diffusers.callbacks.SDCFGCutoffCallback(cutoff_step_ratio=0.5)
+    check_plain(pipe, record_property, callback_on_step_end=cutoff, **arguments)
+    guided = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], callback_on_step_end=cutoff, **arguments)
+    assert not torch.equal(guided.images, expected.images) and (guided.trace.gradient_norm > 0).all()
 
 
 def test_sigmas_split_over_two_calls(record_property):

@@ -24,6 +24,7 @@ from ...sampling.result import StepReport
 from ...sampling.rng import check_seeds
 from ..stepped_sampler import SteppedSampler, gradient_of_call
 from ..vjp import make_vjp
+from .callbacks import without_gradients
 from .continuation import IMAGE_COUNTS, Continuation
 from .layout import Layout, SampleView, layout_of, recorded_packings, sample_view, without_latents
 from .offload import check_offload, decoder_of, load_again, recorded_runs
@@ -123,7 +124,7 @@ class PipelineCall:
         call = inspect.signature(type(self.pipe).__call__).bind(self.pipe, *args, **kwargs).arguments
         further = call.pop("kwargs", {})
         given = {name: value for name, value in {**call, **further}.items() if name != "self"}
-        return {name: without_inference_mode(value) for name, value in given.items()}
+        return without_gradients({name: without_inference_mode(value) for name, value in given.items()})
 
     @property
     def _per_prompt(self) -> str | None:
