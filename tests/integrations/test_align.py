@@ -477,6 +477,21 @@ def test_what_is_set_is_set_on_the_pipeline():
     assert not hasattr(pipe, "reward") and not hasattr(pipe, "note") and aligned.note == "mine"
 
 
+def test_methods_that_return_the_pipeline_return_the_aligned_one():
+    class Chained(diffusers.StableDiffusionPipeline):
+        def enable_something(self, value):
+            self.something = value
+            return self
+
+    pipe, arguments = build("sd")
+    pipe = Chained(**pipe.components, requires_safety_checker=False)
+    aligned = align(pipe, RED, "ntrk")
+    assert aligned.to("cpu") is aligned and aligned.to(dtype=torch.float32).enable_something(3) is aligned
+    assert pipe.something == 3 and aligned.enable_something.__name__ == "enable_something"
+    assert aligned.enable_attention_slicing() is None and aligned.components.keys() == pipe.components.keys()
+    assert align(pipe, RED, "ntrk").to("cpu")(PROMPT, **arguments).rewards is not None
+
+
 @pytest.mark.parametrize("kind, more", [("StableDiffusionImg2ImgPipeline", {}), ("StableDiffusionInpaintPipeline", {})])
 @pytest.mark.parametrize("name", ["ntrk", "svdd", "freedom"])
 def test_img2img_and_inpainting(kind, more, name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -122,7 +123,18 @@ class AlignedPipeline:
     def __getattr__(self, name: str) -> Any:
         if name == "pipe":
             raise AttributeError(name)
-        return getattr(self.pipe, name)
+        value = getattr(self.pipe, name)
+        return self._returning_self(value) if getattr(value, "__self__", None) is self.pipe else value
+
+    def _returning_self(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """A method of the pipeline which returns the aligned pipeline where it returns the pipeline itself."""
+
+        @functools.wraps(method)
+        def forwarded(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            return self if result is self.pipe else result
+
+        return forwarded
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in OWN or not hasattr(self.pipe, name):
