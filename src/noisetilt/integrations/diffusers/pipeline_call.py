@@ -228,9 +228,9 @@ class PipelineCall:
 
     def __call__(self) -> Any:
         gradient_at = gradient_of_call(self.method, self.aligned.gradient_at)
-        differentiates, through_network = gradient_at is not None, gradient_at == "x_t"
+        differentiates, self._through_network = gradient_at is not None, gradient_at == "x_t"
         if differentiates:
-            check_offload(self.pipe, through_network)
+            check_offload(self.pipe, self._through_network)
         # diffusers decorates the call with no_grad; the function inside runs in the mode set here.
         call = inspect.unwrap(type(self.pipe).__call__)
         prepare = prepare_name(self.pipe)
@@ -253,7 +253,7 @@ class PipelineCall:
             stack.enter_context(temporarily_set(self.pipe, **replaced))
             if self.aligned.checkpointing:
                 stack.enter_context(checkpointed(self.pipe))
-            stack.enter_context(torch.set_grad_enabled(through_network))
+            stack.enter_context(torch.set_grad_enabled(self._through_network))
             with self._explained_rows():
                 output = call(self.pipe, **self.call)
         return pick_rows(output, self._rows(), len(self.sampler.x)) if self.keeps_rows else output
@@ -339,6 +339,14 @@ class PipelineCall:
         self.sampler = self._stack.enter_context(self._sampler_for(latents))
         self.leaf = self.latents_out = latents.requires_grad_(self.sampler.needs_vjp)
         self._version = latents._version
+
+    def loop_from(self, t: float) -> None:
+        """Turns gradients off for a first step from pure noise, whose gradient is zero.
+
+        The pipeline keeps the network's output, and with it a graph, until the next one has replaced it.
+        """
+        if not self.method.initial.needs_reward and self.scheduler.path.alpha(t) == 0:
+            torch.set_grad_enabled(False)
 
     def _with_first_particles(self, original: Callable[..., Any], given: dict[str, Any], prepared: Any) -> Any:
         """What the pipeline prepared, with the first particles' rows as they are without particles."""
@@ -434,6 +442,7 @@ class PipelineCall:
             self.continuation = None
             self._ran.clear()
         if not sampler.done:
+            torch.set_grad_enabled(self._through_network)
             return self.next_latents(sample.dtype, self.view.to_sample)
         # The rest of the call needs no gradient; the call restores the mode.
         torch.set_grad_enabled(False)

@@ -35,6 +35,9 @@ class Call(Protocol):
     def start_unprepared(self) -> None:
         """Starts from latents that the pipeline does not prepare."""
 
+    def loop_from(self, t: float) -> None:
+        """Prepares for the first step of the pipeline's loop, at time t."""
+
     def interrupted(self) -> None:
         """Ends the steps before the last one."""
 
@@ -175,6 +178,10 @@ class GuidedScheduler:
             self._visited = timesteps
         if self._call.sampler is None:
             self._call.start_unprepared()
+        known = self.inner.timesteps.tolist()
+        first = timesteps.flatten().tolist()[:1]
+        if not before and first and first[0] in known:
+            self._call.loop_from(times_of(self.inner)[known.index(first[0])])
         for number in range(len(timesteps)):
             self._current, self._current_index = timesteps[number], number
             yield self._current
