@@ -321,6 +321,19 @@ def test_a_heldout_reward_looks_on_and_changes_nothing(name, family):
         assert torch.allclose(output.trace.heldout[-1], output.heldout, atol=1e-4)
 
 
+@pytest.mark.parametrize("name, needed", [("base", 0), ("best-of-n", 0), ("svdd", 4), ("ntrk", 4)])
+def test_untracked_rewards_are_evaluated_where_the_method_needs_them(name, needed):
+    pipe, arguments = build("sd")
+    calls, method = [], small(name)
+    reward = Reward("counted", lambda images: calls.append(len(images)) or RED(images, [""]))
+    tracked = align(pipe, reward, method, chunk=2)(PROMPT, seeds=[0], **arguments)
+    assert len(calls) == 5 and len(tracked.trace.rewards) == 4
+    calls.clear()
+    found = align(pipe, reward, method, chunk=2, track=False)(PROMPT, seeds=[0], **arguments)
+    assert len(calls) == needed + 1 and len(found.trace.rewards) == needed and len(found.trace.times) == 4
+    assert torch.equal(found.images, tracked.images) and torch.equal(found.rewards, tracked.rewards)
+
+
 def test_a_heldout_reward_without_a_value_is_named():
     pipe, arguments = build("sd")
     judge = Reward("lost", lambda images, prompts: images.mean((1, 2, 3)) * float("nan"))

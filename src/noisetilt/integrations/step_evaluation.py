@@ -50,6 +50,7 @@ class StepEvaluation:
         evaluator, heldout_evaluator: of the reward and, if there is one, of the held-out reward.
         index: of each row, (image · particle,) int64, by which the evaluators find its prompt.
         gradient_at, chunk: as in `SteppedSampler`.
+        track: whether steps evaluate rewards that the method does not need.
     Attributes:
         grid: the times from noise to data; None until the caller knows them.
         request: sends a request to the caller and returns its response; set before the first evaluation.
@@ -66,10 +67,13 @@ class StepEvaluation:
         index: Tensor,
         gradient_at: GradientAt,
         chunk: int,
+        track: bool = True,
     ) -> None:
         self.engine, self.method, self.path = engine, method, path
         self.evaluator, self.heldout_evaluator, self.index = evaluator, heldout_evaluator, index
         self.gradient_at, self.chunk = gradient_at, chunk
+        needed = method.selection.needs_rewards or method.proposal.needs_gradient or heldout_evaluator is not None
+        self.evaluates_steps = evaluator.reward is not None and (track or needed)
         self.grid: Sequence[float] | None = None
         self.request: Callable[[Request], Response] | None = None
         self.nfe = 0
@@ -163,7 +167,7 @@ class StepEvaluation:
             response = self._denoise(self._full_batch(x, rows), t, needs_vjp)
         self.nfe += len(rows)
         x_t, x0_hat, index = response.x_t.detach()[rows], response.x0_hat.detach()[rows], self.index[rows]
-        if self.evaluator.reward is None:
+        if not self.evaluates_steps:
             return x_t, x0_hat, None, None
         if not needs_gradient or no_signal:
             return x_t, x0_hat, self.values(x0_hat, index, t), torch.zeros_like(x_t) if needs_gradient else None

@@ -52,6 +52,7 @@ class SteppedSampler:
         eta: stochasticity of the reverse kernel.
         gradient_at: "x_t": the gradient is taken through the network; "x0": only through reward and decoder.
         chunk: rows that are decoded and evaluated at a time, which bounds the memory.
+        track: whether to record r(x̂_0) at every step even if the method does not need it.
         device, dtype: of the states.
         step_noise: (t, s) → standard normal noise (image · particle, *event) of the step from t to s, or None for that
             of the seeds.
@@ -85,6 +86,7 @@ class SteppedSampler:
         eta: float = 1.0,
         gradient_at: GradientAt = "x_t",
         chunk: int = 1,
+        track: bool = True,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         step_noise: Callable[[float, float], Tensor | None] | None = None,
@@ -110,6 +112,7 @@ class SteppedSampler:
             torch.arange(len(of_rows), device=device),
             gradient_at,
             chunk,
+            track,
         )
         self.grid = grid
         self.trace = Trace() if trace is None else trace

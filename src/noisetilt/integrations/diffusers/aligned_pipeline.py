@@ -32,6 +32,7 @@ def align(
     chunk: int = 1,
     checkpointing: bool = False,
     heldout: RewardFunction | None = None,
+    track: bool = True,
 ) -> AlignedPipeline:
     """Guides a diffusers pipeline by a reward. The result has the same call and the same output class.
 
@@ -59,6 +60,7 @@ def align(
         heldout: held-out reward, of the same kind. It is evaluated on each image's x̂_0 after every step and on the
             final image, and never optimised. A reward that increases while the held-out reward decreases indicates
             reward hacking. The cost is one decoding per image and step, without gradient.
+        track: whether to record r(x̂_0) at every step even if the method does not need it, for which x̂_0 is decoded.
     Returns:
         An AlignedPipeline.
     Raises:
@@ -69,12 +71,14 @@ def align(
         import diffusers  # noqa: F401
     except ImportError as error:
         raise ImportError(missing_extra("diffusers", "align")) from error
-    return AlignedPipeline(pipe, reward, find_method(method), eta, decode, gradient_at, chunk, checkpointing, heldout)
+    return AlignedPipeline(
+        pipe, reward, find_method(method), eta, decode, gradient_at, chunk, checkpointing, heldout, track
+    )
 
 
 # The attributes of an AlignedPipeline; all others are read and set on its pipeline.
 OWN = frozenset(
-    "pipe reward method eta decode gradient_at chunk checkpointing heldout_reward "
+    "pipe reward method eta decode gradient_at chunk checkpointing heldout_reward track "
     "callback current_call rewards heldout trace".split()
 )
 
@@ -100,6 +104,7 @@ class AlignedPipeline:
         chunk: int,
         checkpointing: bool,
         heldout_reward: RewardFunction | None = None,
+        track: bool = True,
     ) -> None:
         self.pipe, self.reward, self.method, self.eta, self.decode = pipe, reward, method, eta, decode
         self.gradient_at, self.chunk, self.checkpointing, self.heldout_reward = (
@@ -108,6 +113,7 @@ class AlignedPipeline:
             checkpointing,
             heldout_reward,
         )
+        self.track = track
         self.callback: Callable[[StepReport], Any] | None = None
         self.current_call: PipelineCall | None = None
         self.rewards: Tensor | None = None

@@ -57,6 +57,7 @@ class Settings(Protocol):
     chunk: int
     checkpointing: bool
     heldout_reward: RewardFunction | None
+    track: bool
     callback: Callable[[StepReport], Any] | None
 
 
@@ -382,6 +383,7 @@ class PipelineCall:
             eta=self.eta,
             gradient_at=self.aligned.gradient_at,
             chunk=self.aligned.chunk,
+            track=self.aligned.track,
             device=state.device,
             dtype=state.dtype,
             heldout=self.aligned.heldout_reward,

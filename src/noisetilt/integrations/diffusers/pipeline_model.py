@@ -147,7 +147,7 @@ class PipelineModel:
         heldout: RewardFunction | None = None,
     ) -> Result:
         """As `noisetilt.sample`, which calls this. All images are one batch of the pipeline, and `chunk` is the number
-        of rows that are decoded at a time. Rewards are tracked always.
+        of rows that are decoded at a time.
 
         Raises:
             ValueError: if an argument is invalid; `grid` is not supported.
@@ -168,6 +168,7 @@ class PipelineModel:
             chunk=chunk,
             checkpointing=self.checkpointing,
             heldout=heldout,
+            track=track,
         )
         aligned.callback = callback
         with self._explained(aligned, len(prompts), gradient_at, chunk):
