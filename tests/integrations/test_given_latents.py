@@ -108,6 +108,23 @@ def test_a_base_and_a_refiner(scheduler, record_property):
     assert RED(guided, [PROMPT]) > RED(chain(align(first, RED, "base"), align(second, RED, "base")), [PROMPT])
 
 
+@pytest.mark.parametrize("name", ["ntrk", "best-of-n", "svdd"])
+def test_the_rewards_of_latents_with_noise_are_those_of_the_prediction(name):
+    """With denoising_end, which gives latents to a refiner; also the choice of the particle."""
+    first, _, call, size = refiner("ddim")
+    method = METHODS[name].replace(particles=3) if name != "ntrk" else METHODS[name]
+    seen = []
+    aligned = align(first, RED, method, heldout=RED)
+    aligned.callback = lambda report: seen.append(report.images())
+    output = aligned(**call, **size, denoising_end=0.5, seeds=[0])
+    assert torch.allclose(output.rewards, output.heldout)
+    assert torch.allclose(output.rewards, output.trace.rewards[-1], atol=1e-5)
+    assert torch.allclose(output.rewards, RED(seen[-1], [PROMPT]), atol=1e-5)
+    assert (RED(output.images, [PROMPT]) - output.rewards).abs().max() > 1e-3
+    whole = aligned(**call, **size, seeds=[0])
+    assert torch.allclose(RED(whole.images, [PROMPT]), whole.rewards, atol=1e-5)
+
+
 def test_a_pipeline_that_makes_its_latents_elsewhere_is_refused():
     pipe, _ = build("sd")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..methods import Method
-from ..path import Path
+from ..path import Path, noise_fraction
 from ..rewards.reward import RewardFunction
 from ..sampling.check_inputs import GradientAt, check_descending, check_grid
 from ..sampling.engine import Engine, run_steps
@@ -22,6 +22,10 @@ from ..sampling.trace import Trace
 from .coroutine import Coroutine
 from .step_evaluation import Request, Response, StepEvaluation
 from .vjp import VJP
+
+# Above this noise fraction at the end, as with `denoising_end`, the final rewards are those of x̂_0. Stable Diffusion's
+# grids end at 0.03.
+NOISY = 0.1
 
 
 class SteppedSampler:
@@ -64,7 +68,8 @@ class SteppedSampler:
         x: the states of the current request, (image · particle, *event); the final states once done.
         trace: complete once done. Its nfe counts the evaluations that the method requested.
         rows, rewards, heldout_rewards: once done, the row of each image's best particle (image,) int64, its final
-            reward (image,) and its held-out reward (image,); None where there is no such reward.
+            reward (image,) and its held-out reward (image,); None where there is no such reward. They are those of the
+            last step's x̂_0 if the grid ends with more than a trace of noise.
     Raises:
         ValueError: if an argument is invalid, or the method needs an argument that is missing.
     """
@@ -216,11 +221,13 @@ class SteppedSampler:
     def _finish(self, x: Tensor) -> None:
         self.x, engine, evaluation = x, self.engine, self._evaluation
         self.rows = engine.best(None)
+        noisy = noise_fraction(self.path, self.grid[-1]) > NOISY and engine.predicted is not None
+        x_0 = engine.predicted if noisy else x
         if evaluation.evaluator.reward is not None:
-            rewards = evaluation.image_values(x, evaluation.index, 0.0)
+            rewards = evaluation.image_values(x_0, evaluation.index, 0.0)
             rows = engine.rows_of(self.method.selection.winner(engine.by_image(rewards)))
             self.rows, self.rewards = rows.to(x.device), rewards[rows]
-        self.heldout_rewards = evaluation.heldout_values(x, self.rows, 0.0)
+        self.heldout_rewards = evaluation.heldout_values(x_0, self.rows, 0.0)
         self.trace.nfe = evaluation.nfe / engine.images
         self.trace.seconds = time.perf_counter() - self._started
 
