@@ -29,8 +29,6 @@ def test_a_controlnet_acts_at_the_same_timesteps_at_each_visit(name, method):
     numbers = []
     callback = lambda pipe, number, t, values: numbers.append(number) or {}  # noqa: E731
 
-    if name == "gper":
-        pytest.skip("an image is taken for a start")
     align(pipe, RED, method)(**call, callback_on_step_end=callback)
     assert len(seen) > 4 and all(expected[t] == scale for t, scale in seen)
     assert [list(expected)[number] for number in numbers] == [t for t, _ in seen]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from ..stepped_sampler import SteppedSampler, gradient_of_call
 from ..vjp import make_vjp
 from .callbacks import without_gradients
 from .continuation import IMAGE_COUNTS, Continuation
+from .draws import is_multiple, with_globals, with_recorded_draws
 from .layout import Layout, SampleView, layout_of, recorded_packings, sample_view, without_latents
 from .offload import check_offload, decoder_of, load_again, recorded_runs
 from .rows import (
@@ -43,6 +43,9 @@ from .rows import (
 from .scheduler import GuidedScheduler
 from .support import DRAW, check_method, is_overwritten, prepare_name, reads_next_step, revisits
 from .temporary import checkpointed, complete, frozen, normal_weights, temporarily_set, without_inference_mode
+
+# Arguments that pipelines start from, or that are a condition of their network only.
+CONDITIONS = ("image", "images", "video", "conditions")
 
 
 class Settings(Protocol):
@@ -287,14 +290,16 @@ class PipelineCall:
 
     def _prepare_latents(self) -> Callable[..., Any]:
         """The pipeline's own prepare_latents, with its noise replaced by the sampler's."""
-        original = getattr(self.pipe, prepare_name(self.pipe))
+        original, draws = with_recorded_draws(getattr(self.pipe, prepare_name(self.pipe)))
         signature = inspect.signature(original)
 
         @functools.wraps(original)
         def prepare(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(*args, **kwargs).arguments
             with torch.no_grad(), recorded_packings(self.pipe) as packings:
+                draws.clear()
                 prepared = original(*args, **kwargs)
+                from_noise = self._starts_from_noise(prepared, draws)
                 if given.get("latents") is not None and not packings:
                     original(**without_latents(given))  # to see how it packs them
                 prepared = self._with_first_particles(original, given, prepared)
@@ -302,7 +307,7 @@ class PipelineCall:
             if given.get("add_noise") is False:
                 latents = self.scheduler.from_inner_scale(latents)
             self.layout = layout_of(latents, packings, given)
-            self.sampler = self._stack.enter_context(self._sampler_for(latents))
+            self.sampler = self._stack.enter_context(self._sampler_for(latents, from_noise))
             latents = self.next_latents(latents.dtype, self.layout.pack)
             return (latents, *prepared[1:]) if isinstance(prepared, tuple) else latents
 
@@ -324,7 +329,8 @@ class PipelineCall:
                 first = original(**{**given, "shape": shape, "generator": self.generator})
                 noise = with_first_particles(noise, first, len(noise), particles)
             self.layout = layout_of(noise, [], {})
-            self.sampler = self._stack.enter_context(self._sampler_for(noise))
+            from_noise = self.call.get("latents") is None and not self._starts_from_image
+            self.sampler = self._stack.enter_context(self._sampler_for(noise, from_noise))
             return self.next_latents(noise.dtype, self.layout.pack)
 
         return draw
@@ -337,7 +343,7 @@ class PipelineCall:
         # In place, because the pipeline has this tensor already.
         latents.copy_(self.scheduler.from_inner_scale(latents))
         self.layout = layout_of(latents, [], {})
-        self.sampler = self._stack.enter_context(self._sampler_for(latents))
+        self.sampler = self._stack.enter_context(self._sampler_for(latents, False))
         self.leaf = self.latents_out = latents.requires_grad_(self.sampler.needs_vjp)
         self._version = latents._version
 
@@ -360,15 +366,33 @@ class PipelineCall:
             return prepared
         return with_first_particles(prepared, original(**{**first, "generator": self.generator}), rows, particles)
 
-    def _sampler_for(self, latents: Tensor) -> SteppedSampler:
-        """A sampler for latents of this shape. It starts from them if the caller gave latents or an image."""
+    def _starts_from_noise(self, prepared: Any, draws: Sequence[Tensor]) -> bool:
+        """Whether prepared latents are noise alone. Otherwise they are a start that the caller gave: latents, a noised
+        image, or noise beside the latents of an image.
+        """
+        if self.call.get("latents") is not None or self._starts_from_image:
+            return False
+        latents = prepared[0] if isinstance(prepared, tuple) else prepared
+        return not self._conditions or any(is_multiple(latents, noise) for noise in draws)
+
+    @property
+    def _conditions(self) -> list[str]:
+        """The names of the images and videos of the call."""
+        return [name for name in CONDITIONS if self.call.get(name) is not None]
+
+    @property
+    def _starts_from_image(self) -> bool:
+        """Whether the pipeline noises an image or a video of the call by its `strength`."""
+        return bool(self._conditions) and "strength" in inspect.signature(type(self.pipe).__call__).parameters
+
+    def _sampler_for(self, latents: Tensor, from_noise: bool) -> SteppedSampler:
+        """A sampler for latents of this shape, which starts from them unless they are noise."""
         self._ran.clear()  # text encoders, through which no gradient passes
         state = self.layout.unpack(latents)
         state = state.to(torch.promote_types(state.dtype, torch.float32))
         rows = len(self.prompts) * self.method.selection.particles
         if len(state) != rows:
             raise ValueError(f"the pipeline prepared {len(state)} latents, expected {rows}; pass one per image")
-        from_noise = self.call.get("latents") is None and self.call.get("image") is None
         return SteppedSampler(
             self.method,
             self.scheduler.path,
@@ -464,16 +488,6 @@ class PipelineCall:
         if sample.shape != self.latents_out.shape:
             self.latents_out = view.to_sample(self.leaf.detach()).to(self.latents_out.dtype)
         return view
-
-
-def with_globals(function: Any, **changes: Any) -> Any:
-    """A copy of a function that sees other values of global variables. The module is not changed."""
-    variables = {**function.__globals__, **changes}
-    copy = types.FunctionType(
-        function.__code__, variables, function.__name__, function.__defaults__, function.__closure__
-    )
-    copy.__kwdefaults__ = function.__kwdefaults__
-    return copy
 
 
 def same_values(sample: Tensor, latents: Tensor) -> bool:
