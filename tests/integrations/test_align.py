@@ -266,6 +266,23 @@ def test_final_rewards_are_those_of_the_pictures():
     assert output.rewards[0] >= one[0] - 1e-6
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["best-of-n", "svdd"])
+def test_the_final_decoding_is_of_the_best_particles_alone(family, name, monkeypatch):
+    """Of all particles at once it would need the most memory of the call. A callback changes nothing about it."""
+    pipe, arguments = build(family)
+    rows, original = [], pipe.vae.decode
+    monkeypatch.setattr(pipe.vae, "decode", lambda z, *a, **k: rows.append(len(z)) or original(z, *a, **k))
+    prompts = [PROMPT, "blue cat"]
+    callback = lambda pipe, number, t, values: {}  # noqa: E731
+    inputs = dict(callback_on_step_end=callback, callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"])
+    method = METHODS[name].replace(particles=3)
+    output = align(pipe, RED, method)(prompts, seeds=[0, 1], **inputs, **arguments)
+    assert rows[-1] == 2 and set(rows[:-1]) == {1}
+    final = RED(field(output).flatten(0, -4), [""]) if family != "wan" else None
+    assert final is None or torch.allclose(final, output.rewards, atol=1e-4)
+
+
 def test_particles_are_selected_by_the_rewards_of_images():
     """A term of states, which guides the steps, is no part of them; "best-of-n" has no guidance."""
     method = METHODS["best-of-n"].replace(particles=4)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .support import DRAW
+from .continuation import DRAW
 
 
 def with_globals(function: Any, **changes: Any) -> Any:

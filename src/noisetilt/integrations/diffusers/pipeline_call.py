@@ -24,7 +24,7 @@ from ...sampling.rng import check_seeds
 from ..stepped_sampler import SteppedSampler, gradient_of_call
 from ..vjp import make_vjp
 from .callbacks import without_gradients
-from .continuation import IMAGE_COUNTS, Continuation
+from .continuation import DRAW, IMAGE_COUNTS, Continuation
 from .draws import is_multiple, with_globals, with_recorded_draws
 from .layout import Layout, SampleView, layout_of, recorded_packings, sample_view, without_latents
 from .offload import check_offload, decoder_of, load_again, recorded_runs
@@ -41,7 +41,7 @@ from .rows import (
     with_first_particles,
 )
 from .scheduler import GuidedScheduler
-from .support import DRAW, check_method, is_overwritten, prepare_name, reads_next_step, revisits
+from .support import check_method, is_overwritten, prepare_name, reads_next_step, revisits
 from .temporary import checkpointed, complete, frozen, normal_weights, temporarily_set, without_inference_mode
 
 # Arguments that pipelines start from, or that are a condition of their network only.

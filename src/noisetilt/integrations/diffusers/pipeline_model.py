@@ -189,8 +189,13 @@ class PipelineModel:
             return None if sampler is None else sampler.engine.shape
 
         rows = images * method.selection.particles
+
+        def decoded() -> int:
+            call = aligned.current_call
+            return rows if call is None or call.keeps_rows else images
+
         passes = 2 if "negative_prompt" in self.arguments(1) else None
-        return explained_memory_errors(self.pipe, self.device, setting, rows, chunk, latent_shape, passes)
+        return explained_memory_errors(self.pipe, self.device, setting, rows, chunk, latent_shape, passes, decoded)
 
 
 def _check_parameters(name: str, parameters: Any) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...methods import Method
-from .continuation import bodies, source_of
+from .continuation import DRAW, bodies, source_of
 
 # What cannot be read from the source: pipelines that make no images.
 NOT_IMAGES = {
@@ -30,7 +30,6 @@ NOT_IMAGES = {
     "LTX2LatentUpsamplePipeline": "larger latents without noise; align the pipeline that makes the latents",
 }
 PREPARE = ("prepare_latents", "prepare_intermediate_images")
-DRAW = "randn_tensor"
 PIPELINES = ("_pipe", "_pipeline")  # the ends of names of attributes that are pipelines
 # Methods of schedulers that change the state in the loop, besides or in place of `step`.
 FURTHER_STEPS = ("undo_step", "step_pred", "step_correct", "add_noise_to_input", "batch_step_no_noise")
