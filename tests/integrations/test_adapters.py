@@ -1,11 +1,13 @@
 """What people put into pipelines: adapters, and hooks that move networks about. Tiny instances of the real classes."""
 
 import accelerate
+import diffusers
 import pytest
 import torch
-from tiny_pipelines import build, check_same
+from tiny_pipelines import FAMILIES, build, cascade, check_same, ideogram, wan
 
 from noisetilt import align, rewards
+from noisetilt.integrations.diffusers import offload, pipeline_call
 
 RED = rewards.load("redness")
 PROMPT = "a red fox"
@@ -117,14 +119,22 @@ def elsewhere(monkeypatch):
     def fetch(hook, module, *args, **kwargs):
         if hook.prev_module_hook is not None:
             hook.prev_module_hook.offload()
+        move_back(module)
+        return args, kwargs
+
+    def move_back(module):
         away = [parameter for parameter in module.parameters() if parameter in kept]
         for parameter in away:
             parameter.data = kept.pop(parameter)
         fetched.extend([type(module).__name__] if away else [])
-        return args, kwargs
+
+    def load_again(modules):
+        for module in modules:
+            move_back(module)
 
     monkeypatch.setattr(CpuOffload, "init_hook", send_away)
     monkeypatch.setattr(CpuOffload, "pre_forward", fetch)
+    monkeypatch.setattr(pipeline_call, "load_again", load_again)
     return fetched
 
 
@@ -144,6 +154,56 @@ def test_model_offloading_changes_nothing(gradient_at, checkpointing, elsewhere)
         # x0: by each step's call; x_t: by each step's way back, where it then is for the next call.
         assert elsewhere.count("UNet2DConditionModel") == 4 + (gradient_at == "x_t")
     assert all(next(part.parameters()).isnan().all() for part in (pipe.unet, pipe.vae, pipe.text_encoder))
+
+
+def two_stages():
+    """Wan 2.2, whose second transformer is for the times of little noise."""
+    torch.manual_seed(0)
+    parts = {**wan().components, "transformer_2": wan().transformer}
+    pipe = diffusers.WanPipeline(**parts, boundary_ratio=0.8)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, dict(FAMILIES["wan"][1], guidance_scale=1.0)
+
+
+def two_networks():
+    """Ideogram, which calls both in every step."""
+    torch.manual_seed(0)
+    pipe = ideogram()
+    pipe.set_progress_bar_config(disable=True)
+    # It calls a part of its text encoder, which no hook notices.
+    pipe.model_cpu_offload_seq = "transformer->unconditional_transformer->vae"
+    pipe._exclude_from_cpu_offload = ["text_encoder"]
+    return pipe, dict(height=32, width=32, num_inference_steps=3, guidance_schedule=[3.0] * 3, output_type="pt")
+
+
+def decoded_embeddings():
+    """Stable Cascade, whose network is named decoder."""
+    torch.manual_seed(0)
+    pipe = cascade()
+    pipe.set_progress_bar_config(disable=True)
+    embeddings = torch.randn(1, 16, 4, 4)
+    return pipe, dict(image_embeddings=embeddings, num_inference_steps=3, output_type="pt", guidance_scale=2.0)
+
+
+@pytest.mark.parametrize("make", [two_stages, two_networks, decoded_embeddings])
+def test_model_offloading_of_other_networks_changes_nothing(make, elsewhere):
+    """Those that ran in a step are there for its way back, and no others are fetched."""
+    pipe, arguments = make()
+    expected = align(pipe, RED, "ntrk")(prompt=PROMPT, seeds=[0], **arguments)
+    pipe.enable_model_cpu_offload(device="cpu")
+    found = align(pipe, RED, "ntrk")(prompt=PROMPT, seeds=[0], **arguments)
+    assert torch.allclose(found.rewards, expected.rewards, atol=1e-5)
+    assert torch.allclose(found.trace.gradient_norm, expected.trace.gradient_norm, rtol=1e-4)
+    if make is two_stages:
+        assert elsewhere.count("WanTransformer3DModel") == 4
+
+
+def test_devices_without_an_index_are_any_of_their_type():
+    module = torch.nn.Linear(1, 1)
+    assert offload.is_on(module, torch.device("cpu")) and not offload.is_on(module, torch.device("meta"))
+    assert not offload.is_on(module, torch.device("cpu", 1))
+    offload.load_again({module: torch.device("meta")})
+    assert next(module.parameters()).device.type == "meta"
 
 
 def test_group_offloading_of_what_is_differentiated_is_refused():

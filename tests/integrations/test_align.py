@@ -266,6 +266,23 @@ def test_final_rewards_are_those_of_the_pictures():
     assert output.rewards[0] >= one[0] - 1e-6
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["best-of-n", "svdd"])
+def test_the_final_decoding_is_of_the_best_particles_alone(family, name, monkeypatch):
+    """Of all particles at once it would need the most memory of the call. A callback changes nothing about it."""
+    pipe, arguments = build(family)
+    rows, original = [], pipe.vae.decode
+    monkeypatch.setattr(pipe.vae, "decode", lambda z, *a, **k: rows.append(len(z)) or original(z, *a, **k))
+    prompts = [PROMPT, "blue cat"]
+    callback = lambda pipe, number, t, values: {}  # noqa: E731
+    inputs = dict(callback_on_step_end=callback, callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"])
+    method = METHODS[name].replace(particles=3)
+    output = align(pipe, RED, method)(prompts, seeds=[0, 1], **inputs, **arguments)
+    assert rows[-1] == 2 and set(rows[:-1]) == {1}
+    final = RED(field(output).flatten(0, -4), [""]) if family != "wan" else None
+    assert final is None or torch.allclose(final, output.rewards, atol=1e-4)
+
+
 def test_particles_are_selected_by_the_rewards_of_images():
     """A term of states, which guides the steps, is no part of them; "best-of-n" has no guidance."""
     method = METHODS["best-of-n"].replace(particles=4)
@@ -320,6 +337,19 @@ def test_a_heldout_reward_looks_on_and_changes_nothing(name, family):
     # The last step leads to x̂_0 itself.
     if METHODS[name].selection.particles == 1:
         assert torch.allclose(output.trace.heldout[-1], output.heldout, atol=1e-4)
+
+
+@pytest.mark.parametrize("name, needed", [("base", 0), ("best-of-n", 0), ("svdd", 4), ("ntrk", 4)])
+def test_untracked_rewards_are_evaluated_where_the_method_needs_them(name, needed):
+    pipe, arguments = build("sd")
+    calls, method = [], small(name)
+    reward = Reward("counted", lambda images: calls.append(len(images)) or RED(images, [""]))
+    tracked = align(pipe, reward, method, chunk=2)(PROMPT, seeds=[0], **arguments)
+    assert len(calls) == 5 and len(tracked.trace.rewards) == 4
+    calls.clear()
+    found = align(pipe, reward, method, chunk=2, track=False)(PROMPT, seeds=[0], **arguments)
+    assert len(calls) == needed + 1 and len(found.trace.rewards) == needed and len(found.trace.times) == 4
+    assert torch.equal(found.images, tracked.images) and torch.equal(found.rewards, tracked.rewards)
 
 
 def test_a_heldout_reward_without_a_value_is_named():
@@ -420,6 +450,37 @@ def test_a_call_that_failed_does_not_keep_the_networks_graph():
     assert outputs and all(output() is None for output in outputs)
 
 
+@pytest.mark.parametrize("family, first", [("flux", 0), ("sd3", 0), ("wan", 0), ("sd", 1)])
+def test_a_first_step_without_a_gradient_keeps_no_graph(family, first):
+    """From pure noise. The pipeline would hold it while the second step makes its own."""
+    pipe, arguments = build(family)
+    network = getattr(pipe, "unet", None) or pipe.transformer
+    calls, alive, at_call = [0], weakref.WeakSet(), []
+
+    class Saved:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+    def pack(tensor):
+        saved = Saved(tensor)
+        alive.add(saved)
+        return saved
+
+    def note(*_):
+        calls[0] += 1
+        gc.collect()
+        at_call.append(len(alive))
+
+    per_step = 2 if family == "wan" else 1  # Wan calls its network for each branch of guidance
+    network.register_forward_hook(note)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+        output = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], **arguments)
+    steps = at_call[per_step - 1 :: per_step]
+    assert steps[0] == steps[1] if first else steps[0] <= 1  # the order of Flux's packed latents
+    assert abs(steps[1] - steps[2]) <= 1 and abs(steps[2] - steps[3]) <= 1 and steps[3] > 10
+    assert (output.trace.gradient_norm[1 - first :] > 0).all()
+
+
 def test_checkpointing_and_chunks_change_nothing():
     pipe, arguments = build("sd")
     plain = align(pipe, RED, "ntrk")([PROMPT] * 3, seeds=[0, 1, 2], **arguments).images
@@ -476,6 +537,21 @@ def test_what_is_set_is_set_on_the_pipeline():
     assert not torch.allclose(torch.as_tensor(before), torch.as_tensor(aligned(PROMPT, seeds=[0], **arguments).images))
     aligned.reward, aligned.note = None, "mine"
     assert not hasattr(pipe, "reward") and not hasattr(pipe, "note") and aligned.note == "mine"
+
+
+def test_methods_that_return_the_pipeline_return_the_aligned_one():
+    class Chained(diffusers.StableDiffusionPipeline):
+        def enable_something(self, value):
+            self.something = value
+            return self
+
+    pipe, arguments = build("sd")
+    pipe = Chained(**pipe.components, requires_safety_checker=False)
+    aligned = align(pipe, RED, "ntrk")
+    assert aligned.to("cpu") is aligned and aligned.to(dtype=torch.float32).enable_something(3) is aligned
+    assert pipe.something == 3 and aligned.enable_something.__name__ == "enable_something"
+    assert aligned.enable_attention_slicing() is None and aligned.components.keys() == pipe.components.keys()
+    assert align(pipe, RED, "ntrk").to("cpu")(PROMPT, **arguments).rewards is not None
 
 
 @pytest.mark.parametrize("kind, more", [("StableDiffusionImg2ImgPipeline", {}), ("StableDiffusionInpaintPipeline", {})])

@@ -1,13 +1,15 @@
 """Pipelines that start from an image, from given latents, or from the latents of another pipeline."""
 
 import diffusers
+import PIL.Image
 import pytest
 import torch
-from test_variants import MAKE, PROMPT, RED, variant
-from tiny_pipelines import SIZE, build, check_same, sd
+from test_variants import MAKE, PROMPT, RED, controlled, variant
+from tiny_pipelines import SIZE, build, check_same, cogvideox, flux, ltx, sd
 from torch import Generator
 
 from noisetilt import METHODS, align
+from noisetilt.integrations.diffusers.rows import row_generator
 
 PLAIN = dict(reward=None, method="base", eta=0.0)
 KINDS = {**MAKE, "StableDiffusionImg2ImgPipeline": sd, "StableDiffusionInpaintPipeline": sd}
@@ -106,6 +108,85 @@ def test_a_base_and_a_refiner(scheduler, record_property):
             check_same(chain(one, two), plain, record_property, 2e-5)
     guided = chain(align(first, RED, "ntrk"), align(second, RED, "ntrk"))
     assert RED(guided, [PROMPT]) > RED(chain(align(first, RED, "base"), align(second, RED, "base")), [PROMPT])
+
+
+def condition_only(kind):
+    """A tiny pipeline with an image that is a condition, and its arguments."""
+    torch.manual_seed(0)
+    call = dict(prompt=PROMPT, num_inference_steps=3, output_type="pt")
+    size = dict(height=SIZE, width=SIZE)
+    image = torch.rand(1, 3, SIZE, SIZE)
+    if kind == "ControlNet":
+        return controlled(), dict(call, **size, image=image)
+    if kind == "InstructPix2Pix":
+        pipe = sd(diffusers.StableDiffusionInstructPix2PixPipeline, in_channels=8)
+        return pipe, dict(call, image=image)
+    if kind == "CogVideoX":
+        pipe = cogvideox()
+        network = diffusers.CogVideoXTransformer3DModel.from_config({**pipe.transformer.config, "in_channels": 8})
+        parts = {**pipe.components, "transformer": network.eval()}
+        return diffusers.CogVideoXImageToVideoPipeline(**parts), dict(
+            call, **size, image=image, num_frames=9, max_sequence_length=8
+        )
+    pipe = flux(diffusers.FluxKontextPipeline)
+    return pipe, dict(call, **size, image=image, max_sequence_length=8, _auto_resize=False, max_area=SIZE * SIZE)
+
+
+@pytest.mark.parametrize("kind", ["ControlNet", "InstructPix2Pix", "Kontext", "CogVideoX"])
+def test_noise_is_optimized_where_an_image_is_a_condition(kind, record_property):
+    pipe, call = condition_only(kind)
+    pipe.set_progress_bar_config(disable=True)
+    plain = next(iter(pipe(generator=Generator().manual_seed(1), **call).values()))
+    same = align(pipe, **PLAIN)(generator=Generator().manual_seed(1), **call)
+    check_same(next(iter(same.values())), plain, record_property, 2e-5)
+    base = align(pipe, RED, "base", eta=0.0)(seeds=[0], **call)
+    method = METHODS["gper"].replace(iterations=4, chain_steps=3)
+    ascended = align(pipe, RED, method, eta=0.0)(seeds=[0], **call)
+    assert ascended.rewards > base.rewards and ascended.trace.nfe == base.trace.nfe + 15
+    for name in () if kind == "CogVideoX" else ("psi", "langevin"):  # it has one image for all rows
+        options = {n: v for n, v in dict(particles=2, iterations=1).items() if n in METHODS[name].options()}
+        assert align(pipe, RED, METHODS[name].replace(**options))(seeds=[0], **call).rewards.isfinite().all()
+
+
+def test_latents_with_those_of_an_image_are_a_start(record_property):
+    """The first frame is fixed in them."""
+    torch.manual_seed(0)
+    pipe = ltx(diffusers.LTXImageToVideoPipeline)
+    pipe.set_progress_bar_config(disable=True)
+    call = dict(height=32, width=32, num_frames=9, num_inference_steps=2, output_type="latent", prompt=PROMPT)
+    image = torch.rand(1, 3, 32, 32)
+    plain = pipe(image=image, generator=[row_generator(0, 0)], **call).frames
+    check_same(align(pipe, **PLAIN)(image=image, seeds=[0], **call).frames, plain, record_property, 2e-5)
+    with pytest.raises(ValueError, match="this method chooses its own initial noise"):
+        align(pipe, RED, "gper")(image=image, seeds=[0], **call)
+
+
+def test_seeds_keep_a_video_as_the_start(record_property):
+    torch.manual_seed(0)
+    pipe = diffusers.CogVideoXVideoToVideoPipeline(**cogvideox().components)
+    pipe.set_progress_bar_config(disable=True)
+    video = [PIL.Image.new("RGB", (SIZE, SIZE), (20 * n, 99, 200)) for n in range(9)]
+    call = dict(prompt=PROMPT, video=video, height=SIZE, width=SIZE, num_inference_steps=4, strength=0.5)
+    call["max_sequence_length"] = 8
+    plain = pipe(generator=[row_generator(0, 0)], output_type="pt", **call).frames
+    check_same(align(pipe, **PLAIN)(seeds=[0], output_type="pt", **call).frames, plain, record_property, 2e-5)
+
+
+@pytest.mark.parametrize("name", ["ntrk", "best-of-n", "svdd"])
+def test_the_rewards_of_latents_with_noise_are_those_of_the_prediction(name):
+    """With denoising_end, which gives latents to a refiner; also the choice of the particle."""
+    first, _, call, size = refiner("ddim")
+    method = METHODS[name].replace(particles=3) if name != "ntrk" else METHODS[name]
+    seen = []
+    aligned = align(first, RED, method, heldout=RED)
+    aligned.callback = lambda report: seen.append(report.images())
+    output = aligned(**call, **size, denoising_end=0.5, seeds=[0])
+    assert torch.allclose(output.rewards, output.heldout)
+    assert torch.allclose(output.rewards, output.trace.rewards[-1], atol=1e-5)
+    assert torch.allclose(output.rewards, RED(seen[-1], [PROMPT]), atol=1e-5)
+    assert (RED(output.images, [PROMPT]) - output.rewards).abs().max() > 1e-3
+    whole = aligned(**call, **size, seeds=[0])
+    assert torch.allclose(RED(whole.images, [PROMPT]), whole.rewards, atol=1e-5)
 
 
 def test_a_pipeline_that_makes_its_latents_elsewhere_is_refused():

@@ -1,14 +1,17 @@
 """The pipeline's own arguments and set-ups, aligned: base at η = 0 equals the plain pipeline, and guidance works."""
 
 import importlib.util
+import warnings
 
 import diffusers
+import diffusers.callbacks
 import pytest
 import torch
-from tiny_pipelines import SIZE, build, check_same
+from tiny_pipelines import SIZE, build, cascade, check_same, kandinsky, sd
 from torch import Generator
 
-from noisetilt import align, load, optimize, rewards, sample
+from noisetilt import METHODS, align, load, optimize, rewards, sample
+from noisetilt.rewards import Reward
 
 RED = rewards.load("redness")
 PROMPT = "a red fox"
@@ -91,6 +94,51 @@ def test_a_callback_that_changes_latents(family, record_property):
     assert (check_plain(pipe, record_property, **arguments) - plain).abs().max() > 1e-3
     guided = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], callback_on_step_end=change, **arguments)
     assert (guided.trace.gradient_norm[1:-1] > 0).all()
+
+
+def look(pipe, number, timestep, values):
+    values["latents"].numpy()
+    assert not torch.is_grad_enabled()
+    return values
+
+
+def change_in_place(pipe, number, timestep, values):
+    values["latents"][:] *= 0.9
+    return values
+
+
+def replace(pipe, number, timestep, values):
+    return {"latents": torch.as_tensor(values["latents"].numpy() * 0.9)}
+
+
+@pytest.mark.parametrize("family", ["sd", "flux"])
+@pytest.mark.parametrize("callback", [look, change_in_place, replace])
+def test_a_callback_of_the_plain_pipeline(family, callback, record_property):
+    """Its tensors have no gradients, and those that it does not replace keep theirs."""
+    pipe, arguments = build(family)
+    check_plain(pipe, record_property, callback_on_step_end=callback, **arguments)
+    call = dict(prompt=PROMPT, seeds=[0], **arguments)
+    found = align(pipe, RED, "ntrk")(callback_on_step_end=callback, **call)
+    assert (found.trace.gradient_norm[family == "flux" :] > 0).all()
+    scale = 1.0 if callback is look else 0.9
+    scaled = lambda pipe, number, t, values: {"latents": values["latents"] * scale}  # noqa: E731
+    expected = align(pipe, RED, "ntrk")(callback_on_step_end=scaled, **call)
+    assert torch.allclose(found.images, expected.images, atol=1e-4)
+    if callback is look:
+        assert torch.equal(found.images, align(pipe, RED, "ntrk")(**call).images)
+
+
+def test_a_legacy_callback_and_one_of_diffusers(record_property):
+    pipe, arguments = build("sd")
+    seen = []
+    legacy = lambda number, t, latents: seen.append(latents.numpy())  # noqa: E731
+    expected = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], **arguments)
+    found = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], callback=legacy, callback_steps=1, **arguments)
+    assert len(seen) == 4 and torch.equal(found.images, expected.images)
+    cutoff = diffusers.callbacks.SDCFGCutoffCallback(cutoff_step_ratio=0.5)
+    check_plain(pipe, record_property, callback_on_step_end=cutoff, **arguments)
+    guided = align(pipe, RED, "ntrk")(PROMPT, seeds=[0], callback_on_step_end=cutoff, **arguments)
+    assert not torch.equal(guided.images, expected.images) and (guided.trace.gradient_norm > 0).all()
 
 
 def test_sigmas_split_over_two_calls(record_property):
@@ -220,3 +268,102 @@ def test_an_interrupted_call_gives_the_images_of_the_state_so_far(method, record
         plain = pipe(PROMPT, generator=Generator().manual_seed(1), **call).images
         check_same(torch.as_tensor(output.images), torch.as_tensor(plain), record_property)
     assert len(aligned(PROMPT, seeds=[0], **arguments).rewards) == 1  # the next call is not interrupted
+
+
+class Noted:
+    """Redness, and a note of the prompts."""
+
+    def __init__(self):
+        self.prompts = []
+
+    def __call__(self, images, prompts):
+        self.prompts += prompts
+        return RED(images, prompts)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_prompts_of_rewards_beside_embeddings(count):
+    pipe, arguments = build("sd")
+    reward, judge, texts = Noted(), Noted(), [PROMPT, "blue cat"]
+    aligned = align(pipe, reward, "base", heldout=judge)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        output = aligned(**EMBEDS, reward_prompts=texts, num_images_per_prompt=count, **arguments)
+    rows = [text for text in texts for _ in range(count)]
+    assert reward.prompts == judge.prompts == rows * 5 and output.rewards.shape == (2 * count,)
+
+
+def test_the_prompts_of_rewards_in_place_of_the_calls_own():
+    pipe, arguments = build("sd")
+    reward = Noted()
+    align(pipe, reward, "base")(PROMPT, reward_prompts="blue cat", **arguments)
+    assert set(reward.prompts) == {"blue cat"}
+    with pytest.raises(ValueError, match="1 reward_prompts for 2 prompts; pass one per prompt"):
+        align(pipe, reward, "base")([PROMPT, PROMPT], reward_prompts="blue cat", **arguments)
+
+
+def test_empty_prompts_of_rewards_are_warned_of():
+    pipe, arguments = build("sd")
+    of_images = Reward("plain", lambda images: images.mean((1, 2, 3)))
+    with pytest.warns(UserWarning, match=r"the reward 'redness' gets empty prompts; pass reward_prompts") as caught:
+        align(pipe, RED, "base")(**EMBEDS, **arguments)
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="the reward 'redness'"):
+        align(pipe, None, "base", heldout=RED)(**EMBEDS, **arguments)
+    for reward in (of_images, rewards.weighted_sum([(1.0, of_images)]), lambda images: images.mean((1, 2, 3)), None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            align(pipe, reward, "base")(**EMBEDS, **arguments)
+
+
+@pytest.mark.parametrize("form", ["batch", "list"])
+@pytest.mark.parametrize("method", ["ntrk", "svdd"])
+def test_a_batch_of_embeddings_of_images(method, form):
+    torch.manual_seed(0)
+    pipe = kandinsky()
+    pipe.set_progress_bar_config(disable=True)
+    image, negative = torch.randn(2, 2, 16)
+    if form == "list":
+        image, negative = (list(one.split(1)) for one in (image, negative))
+    method = "ntrk" if method == "ntrk" else METHODS["svdd"].replace(particles=2)
+    call = dict(height=SIZE, width=SIZE, num_inference_steps=2, output_type="pt", num_images_per_prompt=2)
+    output = align(pipe, RED, method)(image, negative, seeds=[0, 1, 2, 3], **call)
+    assert output.rewards.shape == (4,) and len(output.images) == 4
+    call["num_images_per_prompt"] = 1
+    alone = align(pipe, RED, method)(image[1:], negative[1:], seeds=[2], **call)
+    assert torch.allclose(alone.images[0], output.images[2], atol=1e-4)
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, [PROMPT, "blue cat"]])
+def test_several_embeddings_of_images_per_prompt(prompt):
+    torch.manual_seed(0)
+    pipe, reward = cascade(), Noted()
+    pipe.set_progress_bar_config(disable=True)
+    call = dict(prompt=prompt, num_inference_steps=2, output_type="pt", guidance_scale=2.0)
+    output = align(pipe, reward, "ntrk")(torch.randn(4, 16, 4, 4), seeds=[0, 1, 2, 3], **call)
+    texts = [prompt] if isinstance(prompt, str) else prompt
+    assert output.rewards.shape == (4,) and reward.prompts[:4] == [p for p in texts for _ in range(4 // len(texts))]
+
+
+@pytest.mark.parametrize("form", ["batch", "list"])
+def test_a_batch_of_images_without_prompts(form):
+    """Of a class that takes the image in place of a prompt."""
+
+    class OfImages(diffusers.StableDiffusionPipeline):
+        @torch.no_grad()
+        def __call__(self, image, num_inference_steps=2, generator=None, num_images_per_prompt=1):
+            rows = num_images_per_prompt * len(image)
+            self.scheduler.set_timesteps(num_inference_steps)
+            latents = self.prepare_latents(rows, 4, SIZE, SIZE, torch.float32, "cpu", generator)
+            condition = torch.zeros(rows, 8, 16)
+            for t in self.scheduler.timesteps:
+                output = self.unet(latents, t, condition, return_dict=False)[0]
+                latents = self.scheduler.step(output, t, latents, return_dict=False)[0]
+            image = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
+            return (self.image_processor.postprocess(image, output_type="pt"),)
+
+    pipe = OfImages(**sd().components, requires_safety_checker=False)
+    images = torch.rand(2, 3, SIZE, SIZE)
+    aligned = align(pipe, RED, "ntrk")
+    output = aligned(images if form == "batch" else list(images), num_images_per_prompt=2, seeds=[0, 1, 2, 3])
+    assert len(output[0]) == 4 and aligned.rewards.shape == (4,)

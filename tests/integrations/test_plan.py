@@ -188,6 +188,15 @@ def test_modes_are_ordered_and_rows_cost(tiny):
     assert two.peaks.decode == one.peaks.decode and two.weights == one.weights
 
 
+def test_particles_are_not_decoded_at_the_end(tiny):
+    """Only the best one of each image is; its network takes all of them."""
+    one, rows, particles = plan("tiny", 128), plan("tiny", 128, batch=4), plan("tiny", 128, batch=4, images=1)
+    assert particles.peaks.final == one.peaks.final < rows.peaks.final
+    assert particles.peaks.network == rows.peaks.network and particles.peaks.plain == rows.peaks.plain
+    with pytest.raises(ValueError, match="images = 0 must be 1 or more"):
+        plan("tiny", 128, images=0)
+
+
 def test_pictures_need_not_be_square(tiny):
     """Turned by a right angle they take the same; half of one takes less."""
     square, wide, tall = plan("tiny", 128), plan("tiny", 128, height=64), plan("tiny", height=128, width=64)

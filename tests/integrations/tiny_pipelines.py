@@ -7,6 +7,8 @@ from collections.abc import Callable
 import diffusers
 import torch
 import transformers
+from diffusers.models import StableCascadeUNet
+from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 WORDS = "<pad> <s> </s> <unk> a red fox blue cat in the snow on green hill".split()
@@ -428,6 +430,39 @@ def kandinsky() -> diffusers.KandinskyV22Pipeline:
         vq_embed_dim=4,
     ).eval()
     return diffusers.KandinskyV22Pipeline(unet=network, scheduler=ddim(), movq=autoencoder)
+
+
+def cascade() -> diffusers.StableCascadeDecoderPipeline:
+    """It makes an image of each embedding of an image, of which there may be several per prompt."""
+    network = StableCascadeUNet(
+        in_channels=4,
+        out_channels=4,
+        conditioning_dim=16,
+        block_out_channels=(8, 8),
+        num_attention_heads=(-1, 1),
+        down_num_layers_per_block=(1, 1),
+        up_num_layers_per_block=(1, 1),
+        down_blocks_repeat_mappers=(1, 1),
+        up_blocks_repeat_mappers=(1, 1),
+        block_types_per_layer=(
+            ("SDCascadeResBlock", "SDCascadeTimestepBlock"),
+            ("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"),
+        ),
+        clip_text_pooled_in_channels=16,
+        dropout=(0.1, 0.1),
+        effnet_in_channels=16,
+        timestep_ratio_embedding_dim=8,
+        patch_size=1,
+        timestep_conditioning_type=("sca",),
+    ).eval()
+    return diffusers.StableCascadeDecoderPipeline(
+        decoder=network,
+        tokenizer=tokenizer(),
+        text_encoder=clip(projection=True),
+        scheduler=diffusers.DDPMWuerstchenScheduler(),
+        vqgan=PaellaVQModel(bottleneck_blocks=1, num_vq_embeddings=2).eval(),
+        latent_dim_scale=4.0,
+    )
 
 
 def ideogram() -> diffusers.Ideogram4Pipeline:

@@ -70,11 +70,12 @@ def warn_of_memory(job: Any, method: Method) -> None:
     has = out_of_memory.gpu_memory(job.device)
     if has is None:
         return
-    dtype, rows = find_dtype(job.dtype, job.device), min(job.batch, len(job.prompts)) * method.selection.particles
+    dtype, images = find_dtype(job.dtype, job.device), min(job.batch, len(job.prompts))
+    rows = images * method.selection.particles
     sizes = dict(height=job.height, width=job.width)
     try:
         name = str(dtype).removeprefix("torch.")
-        found = plan(job.model, None, job.frames, rows, name, min(job.chunk, rows), **sizes)
+        found = plan(job.model, None, job.frames, rows, name, min(job.chunk, rows), images=images, **sizes)
     except (ValueError, OSError, ImportError):  # `load` reports what is wrong with the model
         return
     setting = memory_setting(job, method)

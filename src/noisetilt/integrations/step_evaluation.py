@@ -51,6 +51,7 @@ class StepEvaluation:
         index: of each row, (image · particle,) int64, by which the evaluators find its prompt.
         gradient_at, chunk: as in `SteppedSampler`.
         keep_images: whether states keep the images that were decoded for the reward.
+        track: whether steps evaluate rewards that the method does not need.
     Attributes:
         grid: the times from noise to data; None until the caller knows them.
         request: sends a request to the caller and returns its response; set before the first evaluation.
@@ -68,10 +69,13 @@ class StepEvaluation:
         gradient_at: GradientAt,
         chunk: int,
         keep_images: bool = False,
+        track: bool = True,
     ) -> None:
         self.engine, self.method, self.path = engine, method, path
         self.evaluator, self.heldout_evaluator, self.index = evaluator, heldout_evaluator, index
         self.gradient_at, self.chunk, self.keep_images = gradient_at, chunk, keep_images
+        needed = method.selection.needs_rewards or method.proposal.needs_gradient or heldout_evaluator is not None
+        self.evaluates_steps = evaluator.reward is not None and (track or needed)
         self.grid: Sequence[float] | None = None
         self.request: Callable[[Request], Response] | None = None
         self.nfe = 0
@@ -175,7 +179,7 @@ class StepEvaluation:
             response = self._denoise(self._full_batch(x, rows), t, needs_vjp)
         self.nfe += len(rows)
         x_t, x0_hat, index = response.x_t.detach()[rows], response.x0_hat.detach()[rows], self.index[rows]
-        if self.evaluator.reward is None:
+        if not self.evaluates_steps:
             return State(x_t, x0_hat, None, None)
         if not with_gradient:
             if not self.keep_images:

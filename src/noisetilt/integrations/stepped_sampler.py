@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..methods import Method
-from ..path import Path
+from ..path import Path, noise_fraction
 from ..rewards.reward import RewardFunction
 from ..sampling.check_inputs import GradientAt, check_chunk, check_descending, check_grid
 from ..sampling.engine import Engine, StepResult, run_steps
@@ -22,6 +22,10 @@ from ..sampling.trace import Trace
 from .coroutine import Coroutine
 from .step_evaluation import Request, Response, StepEvaluation
 from .vjp import VJP
+
+# Above this noise fraction at the end, as with `denoising_end`, the final rewards are those of x̂_0. Stable Diffusion's
+# grids end at 0.03.
+NOISY = 0.1
 
 
 class SteppedSampler:
@@ -52,6 +56,7 @@ class SteppedSampler:
         eta: stochasticity of the reverse kernel.
         gradient_at: "x_t": the gradient is taken through the network; "x0": only through reward and decoder.
         chunk: rows that are decoded and evaluated at a time, which bounds the memory.
+        track: whether to record r(x̂_0) at every step even if the method does not need it.
         device, dtype: of the states.
         step_noise: (t, s) → standard normal noise (image · particle, *event) of the step from t to s, or None for that
             of the seeds.
@@ -63,7 +68,8 @@ class SteppedSampler:
         x: the states of the current request, (image · particle, *event); the final states once done.
         trace: complete once done. Its nfe counts the evaluations that the method requested.
         rows, rewards, heldout_rewards: once done, the row of each image's best particle (image,) int64, its final
-            reward (image,) and its held-out reward (image,); None where there is no such reward.
+            reward (image,) and its held-out reward (image,); None where there is no such reward. They are those of the
+            last step's x̂_0 if the grid ends with more than a trace of noise.
     Raises:
         ValueError: if an argument is invalid, or the method needs an argument that is missing.
     """
@@ -85,6 +91,7 @@ class SteppedSampler:
         eta: float = 1.0,
         gradient_at: GradientAt = "x_t",
         chunk: int = 1,
+        track: bool = True,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         step_noise: Callable[[float, float], Tensor | None] | None = None,
@@ -111,7 +118,8 @@ class SteppedSampler:
             gradient_at,
             check_chunk(chunk),
             # One particle's images take as much memory as the result; those of several are decoded again where needed.
-            self.engine.particles == 1 and (heldout is not None or callback is not None),
+            keep_images=self.engine.particles == 1 and (heldout is not None or callback is not None),
+            track=track,
         )
         self.grid = grid
         self.trace = Trace() if trace is None else trace
@@ -217,18 +225,21 @@ class SteppedSampler:
         """Final states, rewards and held-out rewards; evaluates only what the last step has not."""
         self.x, engine, evaluation = step.x, self.engine, self._evaluation
         self.rows = engine.best(None)
+        noisy = noise_fraction(self.path, self.grid[-1]) > NOISY and engine.predicted is not None
+        x_0 = engine.predicted if noisy else self.x
         if evaluation.evaluator.reward is not None:
-            known = evaluation.evaluator.depends_on_images_only
-            rewards = engine.predicted_rewards(step) if known else None
+            rewards = (
+                None if noisy or not evaluation.evaluator.depends_on_images_only else engine.predicted_rewards(step)
+            )
             if rewards is None:
-                rows = engine.different_rows(self.x)
-                values = evaluation.image_values(self.x[rows], evaluation.index[rows], 0.0)
+                rows = engine.different_rows(x_0)
+                values = evaluation.image_values(x_0[rows], evaluation.index[rows], 0.0)
                 rewards = values.view(engine.images, -1).expand(-1, engine.particles)
             rows = engine.rows_of(self.method.selection.winner(rewards))
             self.rows, self.rewards = rows.to(self.x.device), rewards.flatten()[rows]
         predicted = step.x0_hat[engine.best(step.rewards).to(self.x.device)]
-        ends_there = torch.equal(self.x[self.rows], predicted)
-        self.heldout_rewards = heldout if ends_there else evaluation.heldout_values(self.x, self.rows, 0.0)
+        ends_there = torch.equal(x_0[self.rows], predicted)
+        self.heldout_rewards = heldout if ends_there else evaluation.heldout_values(x_0, self.rows, 0.0)
         self.trace.nfe = evaluation.nfe / engine.images
         self.trace.seconds = time.perf_counter() - self._started
 

@@ -43,6 +43,14 @@ def call_reward(function: Callable[..., Tensor], images: Tensor, prompts: Sequen
     return function(images, prompts) if takes_prompts(function) else function(images)
 
 
+def may_use_prompts(reward: RewardFunction | None) -> bool:
+    """Whether the values of a reward, or of a term of a sum, may depend on the prompts; True if that is not known."""
+    terms = getattr(reward, "terms", ())
+    if terms:
+        return any(may_use_prompts(term) for _, term in terms)
+    return reward is not None and takes_prompts(getattr(reward, "function", reward))
+
+
 def evaluate_reward(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Tensor:
     """r(images, prompts), or r(images) for a function of images alone, after a check that it is one number per image.
 

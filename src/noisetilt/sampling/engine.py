@@ -200,6 +200,11 @@ class Engine:
         first = torch.zeros(self.images, dtype=torch.long, device=self.device)
         return self.rows_of(first if rewards is None else rewards.argmax(1))
 
+    @property
+    def predicted(self) -> Tensor | None:
+        """x̂_0 of the last step, (image · particle, *event), in the rows of the state after it; None before a step."""
+        return None if self._step is None else self._step.x0_hat
+
     def _resample_particles(self, rewards: Tensor | None) -> Tensor | None:
         """Row indices of each particle's ancestor, or None if each particle continues from its own state."""
         candidates = Candidates(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from ...sampling.trace import Trace
 from ..stepped_sampler import check_guidance
 from .pipeline_call import PipelineCall
 from .schedules import first_order, prediction_of
-from .support import reason_against
+from .support import check_method, reason_against
 
 
 def align(
@@ -31,6 +32,7 @@ def align(
     chunk: int = 1,
     checkpointing: bool = False,
     heldout: RewardFunction | None = None,
+    track: bool = True,
 ) -> AlignedPipeline:
     """Guides a diffusers pipeline by a reward. The result has the same call and the same output class.
 
@@ -58,6 +60,7 @@ def align(
         heldout: held-out reward, of the same kind. It is evaluated on each image's x̂_0 after every step and on the
             final image, and never optimised. A reward that increases while the held-out reward decreases indicates
             reward hacking. The cost is one decoding per image and step, without gradient.
+        track: whether to record r(x̂_0) at every step even if the method does not need it, for which x̂_0 is decoded.
     Returns:
         An AlignedPipeline.
     Raises:
@@ -68,12 +71,14 @@ def align(
         import diffusers  # noqa: F401
     except ImportError as error:
         raise ImportError(missing_extra("diffusers", "align")) from error
-    return AlignedPipeline(pipe, reward, find_method(method), eta, decode, gradient_at, chunk, checkpointing, heldout)
+    return AlignedPipeline(
+        pipe, reward, find_method(method), eta, decode, gradient_at, chunk, checkpointing, heldout, track
+    )
 
 
 # The attributes of an AlignedPipeline; all others are read and set on its pipeline.
 OWN = frozenset(
-    "pipe reward method eta decode gradient_at chunk checkpointing heldout_reward "
+    "pipe reward method eta decode gradient_at chunk checkpointing heldout_reward track "
     "callback current_call rewards heldout trace".split()
 )
 
@@ -99,6 +104,7 @@ class AlignedPipeline:
         chunk: int,
         checkpointing: bool,
         heldout_reward: RewardFunction | None = None,
+        track: bool = True,
     ) -> None:
         self.pipe, self.reward, self.method, self.eta, self.decode = pipe, reward, method, eta, decode
         self.gradient_at, self.chunk, self.checkpointing, self.heldout_reward = (
@@ -107,27 +113,34 @@ class AlignedPipeline:
             checkpointing,
             heldout_reward,
         )
+        self.track = track
         self.callback: Callable[[StepReport], Any] | None = None
         self.current_call: PipelineCall | None = None
         self.rewards: Tensor | None = None
         self.heldout: Tensor | None = None
         self.trace: Trace | None = None
-        name = type(pipe).__name__
         reason = reason_against(pipe)
         if reason is not None:
             raise ValueError(reason)
-        if "Inpaint" in name and getattr(method.proposal, "needs_accumulated_noise", False):
-            raise ValueError(
-                f"{name} replaces the unmasked part of the latents at every step, so that whitened='path' cannot track "
-                "the accumulated noise; use whitened='mixture'"
-            )
+        check_method(pipe, method)
         check_guidance(method, reward, gradient_at)
         prediction_of(first_order(pipe.scheduler))
 
     def __getattr__(self, name: str) -> Any:
         if name == "pipe":
             raise AttributeError(name)
-        return getattr(self.pipe, name)
+        value = getattr(self.pipe, name)
+        return self._returning_self(value) if getattr(value, "__self__", None) is self.pipe else value
+
+    def _returning_self(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """A method of the pipeline which returns the aligned pipeline where it returns the pipeline itself."""
+
+        @functools.wraps(method)
+        def forwarded(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            return self if result is self.pipe else result
+
+        return forwarded
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in OWN or not hasattr(self.pipe, name):
@@ -135,13 +148,21 @@ class AlignedPipeline:
         else:
             setattr(self.pipe, name, value)
 
-    def __call__(self, *args: Any, seeds: Sequence[int] | None = None, **kwargs: Any) -> Any:
+    def __call__(
+        self,
+        *args: Any,
+        seeds: Sequence[int] | None = None,
+        reward_prompts: Sequence[str] | str | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """The pipeline's own call, with its own arguments.
 
         Args:
             seeds: one integer ≥ 0 per image. A seed gives the same image in any batch and with any number of
                 particles. If None, they follow from `generator` (from each, if it is a list), or from torch's global
                 generator, without advancing it.
+            reward_prompts: the prompts that the rewards get, one per prompt of the call; those of `prompt` if None.
+                With `prompt_embeds` alone they would be empty.
             eta: replaces `align`'s for this call.
             generator: as the pipeline documents; a list has one per image. The initial latents, and all else that the
                 pipeline draws, are the same as without guidance. With `seeds` too, these set the noise of the steps.
@@ -156,7 +177,7 @@ class AlignedPipeline:
             FloatingPointError: if a reward, gradient or state is not finite; the message has the reward and the step.
         """
         with torch.inference_mode(False):
-            self.current_call = call = PipelineCall(self, args, kwargs, seeds)
+            self.current_call = call = PipelineCall(self, args, kwargs, seeds, reward_prompts)
             output = call()
         sampler = call.sampler
         assert sampler is not None  # The pipeline has called prepare_latents.

@@ -25,6 +25,7 @@ LOCALS: dict[str, Any] = {
     "callback_on_step_end": None,
     "padding_mask_crop": None,
 }
+DRAW = "randn_tensor"  # diffusers' function that draws noise
 LIST_METHODS = ("append", "extend")
 # Of the pipelines that have no image processor, those whose images are in [0, 1]; those of all others are in [-1, 1].
 UNIT_RANGE = (
@@ -68,8 +69,22 @@ class Continuation:
 
     @property
     def per_row(self) -> bool:
-        """Whether the rest of the call uses other variables that have one entry per row of the batch."""
-        return any(self._multiple(self._locals[name]) for name in self._read if name in self._locals)
+        """Whether the rest of the call uses other variables that have one entry per row of the batch, or their number.
+
+        Generators are no such variables, unless the rest draws noise.
+        """
+        read = {name: self._locals[name] for name in self._read if name in self._locals}
+        counts = any(name in (*ROW_COUNTS, *IMAGE_COUNTS) or self._counts_rows(value) for name, value in read.items())
+        return DRAW in self._read or counts or any(self._multiple(v) or self._listed(v) for v in read.values())
+
+    def _counts_rows(self, value: Any) -> bool:
+        """Whether a value may be the number of rows."""
+        return isinstance(value, int) and value == self.rows > 1
+
+    def _listed(self, value: Any) -> bool:
+        """Whether a value is a list with entries for the rows of the batch."""
+        entries = isinstance(value, (list, tuple)) and self.rows > 1 and len(value) > 0 and len(value) % self.rows == 0
+        return entries and not isinstance(value[0], torch.Generator)
 
     def __call__(self, x_0: Tensor, rows: Tensor) -> Tensor:
         """Images (batch, channel, H, W) or videos (batch, frames, channel, H, W) in [0, 1].
@@ -254,10 +269,11 @@ def compile_rest(code: CodeType, line: int, names: frozenset[str]) -> tuple[Code
     assert isinstance(rest, ast.FunctionDef)
     rest.args.kwonlyargs = [ast.arg(name) for name in sorted(names)]
     rest.args.kw_defaults = [None] * len(names)
-    rest.body = [WithoutEffects().visit(statement) for statement in statements]
+    visited = (WithoutEffects(names).visit(statement) for statement in statements)
+    rest.body = [part for result in visited for part in (result if isinstance(result, list) else [result])]
     module = ast.fix_missing_locations(ast.Module([rest], []))
     filename = f"<the rest of {code.co_filename} after line {line}>"
-    return compile(module, filename, "exec"), frozenset(names_read(statements)), frozenset(names_changed(statements))
+    return compile(module, filename, "exec"), frozenset(names_needed(rest.body)), frozenset(names_changed(rest.body))
 
 
 def source_of(code: CodeType) -> ast.FunctionDef:
@@ -295,8 +311,20 @@ def statements_from(body: Sequence[ast.stmt], line: int) -> list[ast.stmt]:
 class WithoutEffects(ast.NodeTransformer):
     """Removes calls whose result is not used, such as those that offload or reset a module. Lists still grow.
 
-    Images (batch, channel, H, W) are not converted to arrays with channels last.
+    Images (batch, channel, H, W) are not converted to arrays with channels last. What does not run or is not used is
+    removed too, so that its variables are not taken for variables of the decoding: the arguments of the scheduler's
+    step, and branches for local variables (`names`) that are None in `LOCALS`.
     """
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self._none = {f"{name} is not None" for name in names if name in LOCALS and LOCALS[name] is None}
+
+    def visit_If(self, node: ast.If) -> ast.stmt | list[ast.stmt]:
+        """The other branch of `if callback_on_step_end is not None:`."""
+        self.generic_visit(node)
+        test = node.test
+        parts = test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) else [test]
+        return (node.orelse or [ast.Pass()]) if any(ast.unparse(part) in self._none for part in parts) else node
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         """The images in place of `images.cpu().permute(0, 2, 3, 1).numpy()`."""
@@ -305,6 +333,8 @@ class WithoutEffects(ast.NodeTransformer):
                 if isinstance(inner, ast.Call) and ast.unparse(inner).endswith(".permute(0, 2, 3, 1)"):
                     return inner.func.value  # type: ignore[attr-defined]
         self.generic_visit(node)
+        if ast.unparse(node.func) == "self.scheduler.step":
+            node.args, node.keywords = [], [k for k in node.keywords if k.arg == "return_dict"]
         return node
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
@@ -341,7 +371,55 @@ def last_index(loop: ast.stmt) -> list[ast.stmt]:
     return []
 
 
-def names_read(statements: Sequence[ast.stmt]) -> Iterator[str]:
+def names_needed(statements: Sequence[ast.stmt], given: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The names whose values statements read from before them, except for their dtype, device or shape.
+
+    `given` are names that are certainly assigned before.
+    """
+    assigned = set(given)
+    for number, statement in enumerate(statements):
+        blocks = certain_blocks(statement)
+        if blocks:
+            heads = [child for child in ast.iter_child_nodes(statement) if not isinstance(child, ast.stmt)]
+            yield from (name for name in names_read(heads) if name not in assigned)
+            for block in blocks:
+                yield from names_needed(block, frozenset(assigned))
+        else:
+            yield from (name for name in names_read([statement]) if name not in assigned)
+        assigned = set(given) | names_assigned(statements[: number + 1])
+
+
+def names_assigned(statements: Sequence[ast.stmt]) -> set[str]:
+    """The names that statements assign in any case, up to one that may leave a loop."""
+    assigned: set[str] = set()
+    for statement in statements:
+        if isinstance(statement, ast.If):
+            assigned |= names_assigned(statement.body) & names_assigned(statement.orelse)
+        elif certain_blocks(statement):
+            assigned |= names_assigned(certain_blocks(statement)[0])
+        elif isinstance(statement, ast.Assign):
+            entries = [e for t in statement.targets for e in (t.elts if isinstance(t, ast.Tuple) else [t])]
+            assigned |= {entry.id for entry in entries if isinstance(entry, ast.Name)}
+        if any(isinstance(node, (ast.Break, ast.Continue)) for node in ast.walk(statement)):
+            break
+    return assigned
+
+
+def certain_blocks(statement: ast.stmt) -> list[list[ast.stmt]]:
+    """The blocks of a statement of which one runs, and runs once; none for other statements."""
+    if isinstance(statement, ast.If):
+        return [statement.body, statement.orelse]
+    if isinstance(statement, ast.With) or (isinstance(statement, ast.For) and is_single(statement)):
+        return [statement.body]
+    return []
+
+
+def is_single(loop: ast.For) -> bool:
+    """Whether a loop is one of `single_iteration`."""
+    return ast.unparse(loop.iter) == ast.unparse(single_iteration([]).iter)  # type: ignore[attr-defined]
+
+
+def names_read(statements: Sequence[ast.AST]) -> Iterator[str]:
     """The names that statements read, except where they read only the dtype, device or shape."""
     scalar = {
         id(node.value)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
-NETWORKS = ("unet", "transformer", "transformer_2", "controlnet")
+NETWORKS = (
+    "unet",
+    "image_unet",
+    "transformer",
+    "transformer_2",
+    "unconditional_transformer",
+    "decoder",
+    "controlnet",
+)
+DECODERS = ("vae", "movq", "vqgan", "vqvae")
 
 
 def networks_of(pipe: Any) -> Iterator[tuple[str, nn.Module]]:
@@ -16,16 +27,51 @@ def networks_of(pipe: Any) -> Iterator[tuple[str, nn.Module]]:
     return ((name, network) for name, network in named if isinstance(network, nn.Module))
 
 
-def load_offloaded_networks(pipe: Any) -> None:
-    """Loads the networks that `enable_model_cpu_offload` offloaded when the decoder was called after them.
+def decoder_of(pipe: Any) -> Any:
+    """The module that decodes a pipeline's latents; None if it has none, as in pixel space."""
+    parts = (getattr(pipe, name, None) for name in DECODERS)
+    return next((part for part in parts if isinstance(part, nn.Module)), None)
 
-    Autograd refers to the parameters, and uses their data at the time of the backward pass.
+
+@contextlib.contextmanager
+def recorded_runs(pipe: Any) -> Iterator[dict[nn.Module, torch.device]]:
+    """Records which components under `enable_model_cpu_offload` run, and on which device."""
+    ran: dict[nn.Module, torch.device] = {}
+    parts = (part for part in pipe.components.values() if isinstance(part, nn.Module))
+    placed = [(part, device) for part in parts if (device := execution_device(part)) is not None]
+    hooks = [
+        part.register_forward_pre_hook(lambda module, _, device=device: ran.update({module: device}))
+        for part, device in placed
+    ]
+    try:
+        yield ran
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def execution_device(module: nn.Module) -> torch.device | None:
+    """Where a module under `enable_model_cpu_offload` runs; None for other modules."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    own = (part for part in getattr(hook, "hooks", [hook]) if type(part).__name__ == "CpuOffload")
+    return next((torch.device(part.execution_device) for part in own), None)
+
+
+def is_on(module: nn.Module, device: torch.device) -> bool:
+    """Whether a module is on a device; one without an index is any of its type."""
+    place = next((parameter.device for parameter in module.parameters()), device)
+    return place.type == device.type and device.index in (None, place.index)
+
+
+def load_again(modules: dict[nn.Module, torch.device]) -> None:
+    """Moves modules to devices, from which the call of another network or of the decoder has sent them away.
+
+    Autograd refers to the parameters, and uses their data at the time of the backward pass. The modules' hooks are not
+    called, because those would send other modules away whose backward pass is due too.
     """
-    for _, network in networks_of(pipe):
-        hook = getattr(network, "_hf_hook", None)
-        for part in getattr(hook, "hooks", [hook]):
-            if type(part).__name__ == "CpuOffload":
-                part.pre_forward(network)
+    for module, device in modules.items():
+        if not is_on(module, device):
+            module.to(device)
 
 
 def check_offload(pipe: Any, through_network: bool) -> None:
@@ -37,14 +83,14 @@ def check_offload(pipe: Any, through_network: bool) -> None:
     Raises:
         ValueError: if one is.
     """
-    vae = getattr(pipe, "vae", None)
-    parts = [("vae", vae)] if isinstance(vae, nn.Module) else []
-    for name, module in parts + (list(networks_of(pipe)) if through_network else []):
+    decoder = decoder_of(pipe)
+    decoders = [(name, decoder) for name in DECODERS if getattr(pipe, name, None) is decoder is not None]
+    for name, module in decoders + (list(networks_of(pipe)) if through_network else []):
         if any(is_group_offloaded(part) for part in module.modules()):
             advice = "use enable_model_cpu_offload or enable_sequential_cpu_offload"
             raise ValueError(
                 f"the pipeline's {name} is group-offloaded, which removes its weights before the backward pass; "
-                + (f"pass gradient_at='x0', or {advice}" if name != "vae" else advice)
+                + (f"pass gradient_at='x0', or {advice}" if module is not decoder else advice)
             )
 
 

@@ -148,7 +148,13 @@ def _components(pipe: Any) -> list[Component]:
 
 
 def call_plan(
-    pipe: Any, call: NetworkCall, shape: Sequence[int], rows: int, chunk: int, passes: int | None = None
+    pipe: Any,
+    call: NetworkCall,
+    shape: Sequence[int],
+    rows: int,
+    chunk: int,
+    passes: int | None = None,
+    images: int | None = None,
 ) -> Plan:
     """The plan of a pipeline whose network was called with these arguments, on the meta device.
 
@@ -159,11 +165,12 @@ def call_plan(
         rows: images times particles.
         chunk: rows that are decoded at a time.
         passes: calls of the network per step; if None, two for classifier-free guidance whose halves are not one batch.
+        images: how many rows are decoded at the end; all if None.
     """
     network, vae = (_on_meta(module) for module in (call.network, pipe.vae))
     dtype = next(pipe.vae.parameters()).dtype
     shape = (shape[0], 1, *shape[1:]) if len(shape) == 3 and _is_3d(vae) else tuple(shape)
-    chunk_latents, all_latents = (meta_tensor(n, *shape, dtype=dtype) for n in (min(chunk, rows), rows))
+    chunk_latents, final = (meta_tensor(n, *shape, dtype=dtype) for n in (min(chunk, rows), images or rows))
     args, kwargs, x = _without_latents(call)
 
     def run(latents: Tensor) -> Tensor:
@@ -172,7 +179,7 @@ def call_plan(
 
     if passes is None:
         passes = 2 if len(x) == rows and _is_guided(pipe) else 1
-    peaks, checkpointed = run_peaks(network, run, x, vae, chunk_latents, all_latents)
+    peaks, checkpointed = run_peaks(network, run, x, vae, chunk_latents, final)
     return Plan(_components(pipe), _with_passes(peaks, passes), _with_passes(checkpointed, passes))
 
 
@@ -260,6 +267,7 @@ def explained_memory_errors(
     chunk: int,
     shape: Callable[[], Sequence[int] | None],
     passes: int | None = None,
+    images: Callable[[], int] | None = None,
 ) -> Iterator[None]:
     """Replaces the error of a GPU that has too little memory by a MemoryError with the flags that would help.
 
@@ -269,6 +277,7 @@ def explained_memory_errors(
         rows, chunk: images times particles, and rows that are decoded at a time.
         shape: the shape of one image's latents at the decoder's input; None before the pipeline prepared them.
         passes: as in `call_plan`.
+        images: how many rows are decoded at the end; all if None.
     """
     with recorded_call(pipe) as calls:
         try:
@@ -277,7 +286,7 @@ def explained_memory_errors(
             if not is_out_of_memory(error):
                 raise
             latents = shape()
-            plan = _plan_or_weights(pipe, calls, latents, rows, chunk, passes)
+            plan = _plan_or_weights(pipe, calls, latents, rows, chunk, passes, images() if images else None)
             size = None if latents is None else _pixels(pipe, latents)
             found = choices(setting, rows, pipe.dtype, size)
             text = advice(plan, setting, found, gpu_memory(device))
@@ -285,13 +294,19 @@ def explained_memory_errors(
 
 
 def _plan_or_weights(
-    pipe: Any, calls: Sequence[NetworkCall], shape: Sequence[int] | None, rows: int, chunk: int, passes: int | None
+    pipe: Any,
+    calls: Sequence[NetworkCall],
+    shape: Sequence[int] | None,
+    rows: int,
+    chunk: int,
+    passes: int | None,
+    images: int | None,
 ) -> Plan:
     """The plan of the recorded call; that of the weights alone if no network ran, or one does not run on meta."""
     if calls and shape is not None:
         # The plan must not hide the error that it explains.
         with contextlib.suppress(Exception):
-            return call_plan(pipe, calls[0], shape, rows, chunk, passes)
+            return call_plan(pipe, calls[0], shape, rows, chunk, passes, images)
     return weights_plan(pipe)
 
 

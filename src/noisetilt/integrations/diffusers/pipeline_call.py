@@ -5,27 +5,32 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...methods import Method
-from ...path import to_x0
-from ...rewards.reward import RewardFunction
+from ...path import Path, to_x0
+from ...path.time_travel import TimeTravel
+from ...rewards.reward import RewardFunction, may_use_prompts, reward_name
 from ...sampling.check_inputs import GradientAt
 from ...sampling.engine import check_eta
 from ...sampling.result import StepReport
 from ...sampling.rng import check_seeds
 from ..stepped_sampler import SteppedSampler, gradient_of_call
 from ..vjp import make_vjp
-from .continuation import IMAGE_COUNTS, Continuation
+from .callbacks import without_gradients
+from .continuation import DRAW, IMAGE_COUNTS, Continuation
+from .draws import is_multiple, with_globals, with_recorded_draws
 from .layout import Layout, SampleView, layout_of, recorded_packings, sample_view, without_latents
-from .offload import check_offload, load_offloaded_networks
+from .offload import check_offload, decoder_of, load_again, recorded_runs
 from .rows import (
     advancing,
+    count_embeddings,
     count_images,
     device_of,
     first_particles,
@@ -36,8 +41,11 @@ from .rows import (
     with_first_particles,
 )
 from .scheduler import GuidedScheduler
-from .support import DRAW, is_overwritten, prepare_name
+from .support import check_method, is_overwritten, prepare_name, reads_next_step, revisits
 from .temporary import checkpointed, complete, frozen, normal_weights, temporarily_set, without_inference_mode
+
+# Arguments that pipelines start from, or that are a condition of their network only.
+CONDITIONS = ("image", "images", "video", "conditions")
 
 
 class Settings(Protocol):
@@ -52,7 +60,21 @@ class Settings(Protocol):
     chunk: int
     checkpointing: bool
     heldout_reward: RewardFunction | None
+    track: bool
     callback: Callable[[StepReport], Any] | None
+
+
+@dataclass(frozen=True)
+class ExceptLast:
+    """Time travel in all steps but the last, after which inpainting pipelines combine the latents with an image without
+    noise, and which may end before the data without noise.
+    """
+
+    times: TimeTravel
+
+    def expand(self, path: Path, grid: Sequence[float]) -> list[float]:
+        """The grid with repeated steps."""
+        return [*self.times.expand(path, grid[:-1]), grid[-1]]
 
 
 class PipelineCall:
@@ -60,18 +82,30 @@ class PipelineCall:
 
     Args:
         aligned: the aligned pipeline.
-        args, kwargs, seeds: of the call.
+        args, kwargs, seeds, reward_prompts: of the call.
     Attributes:
         sampler: the sampler, once the pipeline has prepared its latents.
     """
 
-    def __init__(self, aligned: Settings, args: tuple, kwargs: dict, seeds: Sequence[int] | None) -> None:
+    def __init__(
+        self,
+        aligned: Settings,
+        args: tuple,
+        kwargs: dict,
+        seeds: Sequence[int] | None,
+        reward_prompts: Sequence[str] | str | None = None,
+    ) -> None:
         self.aligned, self.pipe, self.method = aligned, aligned.pipe, aligned.method
         eta = kwargs.pop("eta", None)
         self.eta = aligned.eta if eta is None else eta
-        check_eta(aligned.method, self.eta)
+        check_method(self.pipe, self.method)
+        check_eta(self.method, self.eta)
+        kind: Any = type(self.pipe)
+        if revisits(self.method) and reads_next_step(kind):
+            times: Any = ExceptLast(self.method.times)
+            self.method = replace(self.method, times=times)
         self.call = self._bind(args, kwargs)
-        self.prompts = self._prompts()
+        self.prompts = self._prompts(reward_prompts)
         self.generator = self.call.get("generator")
         self.generators = self._generators()
         # The pipeline draws its own noise, unless only seeds are given.
@@ -94,7 +128,7 @@ class PipelineCall:
         call = inspect.signature(type(self.pipe).__call__).bind(self.pipe, *args, **kwargs).arguments
         further = call.pop("kwargs", {})
         given = {name: value for name, value in {**call, **further}.items() if name != "self"}
-        return {name: without_inference_mode(value) for name, value in given.items()}
+        return without_gradients({name: without_inference_mode(value) for name, value in given.items()})
 
     @property
     def _per_prompt(self) -> str | None:
@@ -104,19 +138,46 @@ class PipelineCall:
         own = (name for name in IMAGE_COUNTS if name in names and not is_overwritten(kind, name))
         return next(own, None)
 
-    def _prompts(self) -> list[str]:
+    def _prompts(self, reward_prompts: Sequence[str] | str | None) -> list[str]:
+        """The prompts of the rewards, one per image."""
         prompt = self.call.get("prompt")
         if prompt is None:
             prompt = [""] * self._images_without_prompts()
+            if self.call.get("prompt_embeds") is not None and reward_prompts is None:
+                self._warn_of_empty_prompts()
         prompt = [prompt] if isinstance(prompt, str) else list(prompt)
+        if reward_prompts is not None:
+            given = [reward_prompts] if isinstance(reward_prompts, str) else list(reward_prompts)
+            if len(given) != len(prompt):
+                raise ValueError(f"{len(given)} reward_prompts for {len(prompt)} prompts; pass one per prompt")
+            prompt = given
         per_prompt = self._per_prompt
         count = (self.call.get(per_prompt) if per_prompt else None) or 1
+        # A prior makes several embeddings per prompt, of which Stable Cascade's decoder makes one image each.
+        count *= max(1, count_embeddings(self.call.get("image_embeddings")) // len(prompt))
         return [p for p in prompt for _ in range(count)]
 
+    def _warn_of_empty_prompts(self) -> None:
+        of = (self.aligned.reward, self.aligned.heldout_reward)
+        names = [reward_name(reward) for reward in of if reward is not None and may_use_prompts(reward)]
+        if names:
+            warnings.warn(
+                f"prompt_embeds have no text, so that the reward {names[0]!r} gets empty prompts; pass "
+                "reward_prompts=[...] too, one per prompt",
+                stacklevel=5,
+            )
+
     def _images_without_prompts(self) -> int:
-        """The number of images of a call without prompts: from embeddings or class labels, or a batch size."""
+        """The number of images of a call without prompts: from embeddings, class labels, images or a batch size."""
         given = next((self.call[n] for n in ("prompt_embeds", "class_labels") if self.call.get(n) is not None), None)
-        return (self.call.get("batch_size") or 1) if given is None else len(given)
+        if given is not None:
+            return len(given)
+        if self.call.get("image_embeds") is not None:
+            return count_embeddings(self.call["image_embeds"])
+        image = self.call.get("image")
+        if image is not None and "prompt" not in inspect.signature(type(self.pipe).__call__).parameters:
+            return count_images(image)
+        return self.call.get("batch_size") or 1
 
     def _generators(self) -> list[torch.Generator | None]:
         """The generator of each image; None is torch's global generator."""
@@ -171,29 +232,32 @@ class PipelineCall:
 
     def __call__(self) -> Any:
         gradient_at = gradient_of_call(self.method, self.aligned.gradient_at)
-        differentiates, through_network = gradient_at is not None, gradient_at == "x_t"
+        differentiates, self._through_network = gradient_at is not None, gradient_at == "x_t"
         if differentiates:
-            check_offload(self.pipe, through_network)
+            check_offload(self.pipe, self._through_network)
         # diffusers decorates the call with no_grad; the function inside runs in the mode set here.
         call = inspect.unwrap(type(self.pipe).__call__)
         prepare = prepare_name(self.pipe)
         replaced: dict[str, Any] = {"scheduler": self.scheduler}
+        functions: dict[str, Any] = {"enumerate": self.scheduler.enumerate} if revisits(self.method) else {}
         if prepare is None:
-            call = with_globals(call, **{DRAW: self._draw_noise(call.__globals__[DRAW])})
+            functions[DRAW] = self._draw_noise(call.__globals__[DRAW])
         else:
             replaced[prepare] = self._prepare_latents()
+        call = with_globals(call, **functions) if functions else call
         with contextlib.ExitStack() as self._stack:
             stack = self._stack
             if self.draws_noise:
                 stack.enter_context(advancing(self.generators))
             if differentiates:
                 stack.enter_context(normal_weights(self.pipe))
+            self._ran = stack.enter_context(recorded_runs(self.pipe))
             stack.enter_context(frozen(self.pipe))
             stack.enter_context(complete(self.pipe))
             stack.enter_context(temporarily_set(self.pipe, **replaced))
             if self.aligned.checkpointing:
                 stack.enter_context(checkpointed(self.pipe))
-            stack.enter_context(torch.set_grad_enabled(through_network))
+            stack.enter_context(torch.set_grad_enabled(self._through_network))
             with self._explained_rows():
                 output = call(self.pipe, **self.call)
         return pick_rows(output, self._rows(), len(self.sampler.x)) if self.keeps_rows else output
@@ -226,14 +290,16 @@ class PipelineCall:
 
     def _prepare_latents(self) -> Callable[..., Any]:
         """The pipeline's own prepare_latents, with its noise replaced by the sampler's."""
-        original = getattr(self.pipe, prepare_name(self.pipe))
+        original, draws = with_recorded_draws(getattr(self.pipe, prepare_name(self.pipe)))
         signature = inspect.signature(original)
 
         @functools.wraps(original)
         def prepare(*args: Any, **kwargs: Any) -> Any:
             given = signature.bind(*args, **kwargs).arguments
             with torch.no_grad(), recorded_packings(self.pipe) as packings:
+                draws.clear()
                 prepared = original(*args, **kwargs)
+                from_noise = self._starts_from_noise(prepared, draws)
                 if given.get("latents") is not None and not packings:
                     original(**without_latents(given))  # to see how it packs them
                 prepared = self._with_first_particles(original, given, prepared)
@@ -241,7 +307,7 @@ class PipelineCall:
             if given.get("add_noise") is False:
                 latents = self.scheduler.from_inner_scale(latents)
             self.layout = layout_of(latents, packings, given)
-            self.sampler = self._stack.enter_context(self._sampler_for(latents))
+            self.sampler = self._stack.enter_context(self._sampler_for(latents, from_noise))
             latents = self.next_latents(latents.dtype, self.layout.pack)
             return (latents, *prepared[1:]) if isinstance(prepared, tuple) else latents
 
@@ -263,7 +329,8 @@ class PipelineCall:
                 first = original(**{**given, "shape": shape, "generator": self.generator})
                 noise = with_first_particles(noise, first, len(noise), particles)
             self.layout = layout_of(noise, [], {})
-            self.sampler = self._stack.enter_context(self._sampler_for(noise))
+            from_noise = self.call.get("latents") is None and not self._starts_from_image
+            self.sampler = self._stack.enter_context(self._sampler_for(noise, from_noise))
             return self.next_latents(noise.dtype, self.layout.pack)
 
         return draw
@@ -276,9 +343,17 @@ class PipelineCall:
         # In place, because the pipeline has this tensor already.
         latents.copy_(self.scheduler.from_inner_scale(latents))
         self.layout = layout_of(latents, [], {})
-        self.sampler = self._stack.enter_context(self._sampler_for(latents))
+        self.sampler = self._stack.enter_context(self._sampler_for(latents, False))
         self.leaf = self.latents_out = latents.requires_grad_(self.sampler.needs_vjp)
         self._version = latents._version
+
+    def loop_from(self, t: float) -> None:
+        """Turns gradients off for a first step from pure noise, whose gradient is zero.
+
+        The pipeline keeps the network's output, and with it a graph, until the next one has replaced it.
+        """
+        if not self.method.initial.needs_reward and self.scheduler.path.alpha(t) == 0:
+            torch.set_grad_enabled(False)
 
     def _with_first_particles(self, original: Callable[..., Any], given: dict[str, Any], prepared: Any) -> Any:
         """What the pipeline prepared, with the first particles' rows as they are without particles."""
@@ -291,14 +366,33 @@ class PipelineCall:
             return prepared
         return with_first_particles(prepared, original(**{**first, "generator": self.generator}), rows, particles)
 
-    def _sampler_for(self, latents: Tensor) -> SteppedSampler:
-        """A sampler for latents of this shape. It starts from them if the caller gave latents or an image."""
+    def _starts_from_noise(self, prepared: Any, draws: Sequence[Tensor]) -> bool:
+        """Whether prepared latents are noise alone. Otherwise they are a start that the caller gave: latents, a noised
+        image, or noise beside the latents of an image.
+        """
+        if self.call.get("latents") is not None or self._starts_from_image:
+            return False
+        latents = prepared[0] if isinstance(prepared, tuple) else prepared
+        return not self._conditions or any(is_multiple(latents, noise) for noise in draws)
+
+    @property
+    def _conditions(self) -> list[str]:
+        """The names of the images and videos of the call."""
+        return [name for name in CONDITIONS if self.call.get(name) is not None]
+
+    @property
+    def _starts_from_image(self) -> bool:
+        """Whether the pipeline noises an image or a video of the call by its `strength`."""
+        return bool(self._conditions) and "strength" in inspect.signature(type(self.pipe).__call__).parameters
+
+    def _sampler_for(self, latents: Tensor, from_noise: bool) -> SteppedSampler:
+        """A sampler for latents of this shape, which starts from them unless they are noise."""
+        self._ran.clear()  # text encoders, through which no gradient passes
         state = self.layout.unpack(latents)
         state = state.to(torch.promote_types(state.dtype, torch.float32))
         rows = len(self.prompts) * self.method.selection.particles
         if len(state) != rows:
             raise ValueError(f"the pipeline prepared {len(state)} latents, expected {rows}; pass one per image")
-        from_noise = self.call.get("latents") is None and self.call.get("image") is None
         return SteppedSampler(
             self.method,
             self.scheduler.path,
@@ -313,6 +407,7 @@ class PipelineCall:
             eta=self.eta,
             gradient_at=self.aligned.gradient_at,
             chunk=self.aligned.chunk,
+            track=self.aligned.track,
             device=state.device,
             dtype=state.dtype,
             heldout=self.aligned.heldout_reward,
@@ -358,8 +453,10 @@ class PipelineCall:
         x_step, x0_hat = scheduler.clip(x_t, x0_hat, t)
         latent_vjp = make_vjp(x0_hat, self.leaf if unchanged else sample)
 
+        ran = dict(self._ran)
+
         def vjp(gradient: Tensor) -> Tensor:
-            load_offloaded_networks(self.pipe)
+            load_again(ran)
             return latent_vjp(gradient) if unchanged else self.view.to_state(latent_vjp(gradient)).to(gradient)
 
         if self.aligned.decode is None and self.evaluates_images:
@@ -369,7 +466,9 @@ class PipelineCall:
             sampler.advance(x_step, x0_hat, vjp)
         finally:
             self.continuation = None
+            self._ran.clear()
         if not sampler.done:
+            torch.set_grad_enabled(self._through_network)
             return self.next_latents(sample.dtype, self.view.to_sample)
         # The rest of the call needs no gradient; the call restores the mode.
         torch.set_grad_enabled(False)
@@ -389,22 +488,6 @@ class PipelineCall:
         if sample.shape != self.latents_out.shape:
             self.latents_out = view.to_sample(self.leaf.detach()).to(self.latents_out.dtype)
         return view
-
-
-def with_globals(function: Any, **changes: Any) -> Any:
-    """A copy of a function that sees other values of global variables. The module is not changed."""
-    variables = {**function.__globals__, **changes}
-    copy = types.FunctionType(
-        function.__code__, variables, function.__name__, function.__defaults__, function.__closure__
-    )
-    copy.__kwdefaults__ = function.__kwdefaults__
-    return copy
-
-
-def decoder_of(pipe: Any) -> Any:
-    """The module that decodes a pipeline's latents; None if it has none, as in pixel space."""
-    parts = (getattr(pipe, name, None) for name in ("vae", "movq", "vqgan", "vqvae"))
-    return next((part for part in parts if isinstance(part, nn.Module)), None)
 
 
 def same_values(sample: Tensor, latents: Tensor) -> bool:

@@ -147,7 +147,7 @@ class PipelineModel:
         heldout: RewardFunction | None = None,
     ) -> Result:
         """As `noisetilt.sample`, which calls this. All images are one batch of the pipeline, and `chunk` is the number
-        of rows that are decoded at a time. Rewards are tracked always.
+        of rows that are decoded at a time.
 
         Raises:
             ValueError: if an argument is invalid; `grid` is not supported.
@@ -168,6 +168,7 @@ class PipelineModel:
             chunk=chunk,
             checkpointing=self.checkpointing,
             heldout=heldout,
+            track=track,
         )
         aligned.callback = callback
         with self._explained(aligned, len(prompts), gradient_at, aligned.chunk):
@@ -188,8 +189,13 @@ class PipelineModel:
             return None if sampler is None else sampler.engine.shape
 
         rows = images * method.selection.particles
+
+        def decoded() -> int:
+            call = aligned.current_call
+            return rows if call is None or call.keeps_rows else images
+
         passes = 2 if "negative_prompt" in self.arguments(1) else None
-        return explained_memory_errors(self.pipe, self.device, setting, rows, chunk, latent_shape, passes)
+        return explained_memory_errors(self.pipe, self.device, setting, rows, chunk, latent_shape, passes, decoded)
 
 
 def _check_parameters(name: str, parameters: Any) -> None:

@@ -47,7 +47,7 @@ class Peaks:
         graph: kept by autograd after a network call with gradient.
         network: during a network call with gradient and its backward pass.
         decode: while `chunk` rows are decoded with gradient, including the backward pass.
-        final: while all rows are decoded at the end.
+        final: while the images are decoded at the end.
     """
 
     plain: int
@@ -135,6 +135,7 @@ def plan(
     *,
     height: int | None = None,
     width: int | None = None,
+    images: int | None = None,
 ) -> Plan:
     """Estimates the memory of a model by running its networks on the meta device.
 
@@ -151,6 +152,8 @@ def plan(
         dtype: of weights and activations: "float32", "float16" or "bfloat16".
         chunk: rows that are decoded with gradient at a time, as in `align`.
         height, width: in pixels, if they differ from `resolution`.
+        images: how many images are decoded at the end; `batch` if None. With particles there are fewer, because only
+            each image's best one is decoded, except in pipelines that combine all rows with other images then.
     Raises:
         ValueError: for an unknown model, or a size, dtype or number that it does not support.
         ImportError: if diffusers is not installed.
@@ -158,8 +161,9 @@ def plan(
     model = find_model(name)
     if dtype not in DTYPES:
         raise ValueError(f"dtype = {dtype!r} is unknown{nearest_name(dtype, DTYPES)}; use one of {', '.join(DTYPES)}")
-    if batch < 1 or chunk < 1:
-        raise ValueError(f"batch = {batch} and chunk = {chunk} must be 1 or more")
+    images = batch if images is None else images
+    if min(batch, chunk, images) < 1:
+        raise ValueError(f"batch = {batch}, chunk = {chunk} and images = {images} must be 1 or more")
     modules: dict[str, Any]
     torch_dtype = DTYPES[dtype]
     if model["family"] is None:
@@ -173,24 +177,24 @@ def plan(
     if torch_dtype == torch.float16 and vae.config.get("force_upcast"):
         vae = nn.Module.to(vae, torch.float32)
     x = network_latents(model, shape, batch * model["guidance_rows"], torch_dtype)
-    chunk_latents, all_latents = (meta_tensor(rows, *shape, dtype=vae.dtype) for rows in (min(chunk, batch), batch))
-    peaks, checkpointed = run_peaks(network, network_call(model, network, x), x, vae, chunk_latents, all_latents)
+    chunk_latents, final = (meta_tensor(rows, *shape, dtype=vae.dtype) for rows in (min(chunk, batch), images))
+    peaks, checkpointed = run_peaks(network, network_call(model, network, x), x, vae, chunk_latents, final)
     return Plan([count_weights(*part) for part in modules.items()], peaks, checkpointed)
 
 
 def run_peaks(
-    network: Any, call: Callable[[Tensor], Tensor], x: Tensor, vae: Any, chunk_latents: Tensor, all_latents: Tensor
+    network: Any, call: Callable[[Tensor], Tensor], x: Tensor, vae: Any, chunk_latents: Tensor, final_latents: Tensor
 ) -> tuple[Peaks, Peaks]:
     """The peaks of a run without and with checkpointing, which stays on in the modules.
 
     Args:
         network, call, x: a diffusers network, a function that calls it on latents, and these latents.
         vae: the autoencoder.
-        chunk_latents, all_latents: the latents that are decoded at a time with gradient, and all latents.
+        chunk_latents, final_latents: the latents that are decoded at a time with gradient, and those at the end.
     """
     decode = lambda z: vae.decode(z, return_dict=False)[0]  # noqa: E731
-    with torch.no_grad(), count_memory(vae, all_latents) as final:
-        decode(all_latents)
+    with torch.no_grad(), count_memory(vae, final_latents) as final:
+        decode(final_latents)
     peaks = []
     for checkpointing in (False, True):
         if checkpointing:

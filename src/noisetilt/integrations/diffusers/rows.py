@@ -67,6 +67,13 @@ def count_images(given: Any) -> int:
     return len(given) if isinstance(given, list) or getattr(given, "ndim", 0) >= 4 else 1
 
 
+def count_embeddings(given: Any) -> int:
+    """The number of embeddings of images in a batch (image, …) or a list of batches, which pipelines concatenate."""
+    if given is None:
+        return 0
+    return sum(map(len, given)) if isinstance(given, list) else len(given)
+
+
 def first_particles(arguments: dict[str, Any], rows: int, particles: int, images: int) -> dict[str, Any] | None:
     """Arguments of `prepare_latents` as they are without particles, from those for `rows` rows with particles.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -34,6 +34,9 @@ class Call(Protocol):
 
     def start_unprepared(self) -> None:
         """Starts from latents that the pipeline does not prepare."""
+
+    def loop_from(self, t: float) -> None:
+        """Prepares for the first step of the pipeline's loop, at time t."""
 
     def interrupted(self) -> None:
         """Ends the steps before the last one."""
@@ -66,8 +69,10 @@ class GuidedScheduler:
         self._call = call
         self._visited: Tensor | None = None
         self._timestep: dict[float, Tensor] = {}
+        self._index: dict[float, int] = {}
+        self._current: Tensor | None = None
+        self._current_index = 0
         self._steps_taken = 0
-        self._times: list[float] = []
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner":
@@ -118,7 +123,7 @@ class GuidedScheduler:
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """α_t x_0 + σ_t ε at the timesteps (batch,)."""
-        timesteps = timesteps.as_subclass(Tensor)  # results would have the class of `timesteps`
+        timesteps = self._of_state(timesteps.as_subclass(Tensor))  # results would have the class of `timesteps`
         if not isinstance(self.path, RatioPath):
             return self.inner.add_noise(original_samples, noise, timesteps)
         return self._noised(original_samples, noise, timesteps)
@@ -127,7 +132,20 @@ class GuidedScheduler:
         """α_t x_0 + σ_t ε at the timesteps (batch,), under the name of flow schedulers, whose own depends on their
         step index.
         """
-        return self._noised(sample, noise, timestep)
+        return self._noised(sample, noise, self._of_state(timestep))
+
+    def _of_state(self, timesteps: Tensor) -> Tensor:
+        """The timesteps (batch,) at which a pipeline noises an image in its loop, as those of the state.
+
+        Inpainting pipelines noise the image to the timestep after that of the step, but time travel has renoised the
+        state that they combine it with.
+        """
+        if not self._steps_taken or self._call.sampler.done:
+            return timesteps
+        following, visited = self._current_index + 1, self._visited
+        due = self._timestep[self._call.sampler.t]
+        after_step = following < len(visited) and bool((timesteps == visited[following].to(timesteps.device)).all())
+        return torch.full_like(timesteps, float(due)) if after_step else timesteps
 
     def _noised(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         times, known = times_of(self.inner), self.inner.timesteps.tolist()
@@ -145,9 +163,9 @@ class GuidedScheduler:
 
     @property
     def sigmas(self) -> Tensor:
-        """The inner scheduler's σ; after the first step, those of the steps so far and of the next."""
+        """The inner scheduler's σ; after the first step, those of the timesteps that the pipeline iterates over."""
         sigmas = self.inner.sigmas
-        return sigmas.new_tensor(self._times) if self._steps_taken else sigmas
+        return sigmas.new_tensor(self._call.sampler.grid) if self._steps_taken else sigmas
 
     @property
     def has_stepped(self) -> bool:
@@ -160,17 +178,31 @@ class GuidedScheduler:
             self._visited = timesteps
         if self._call.sampler is None:
             self._call.start_unprepared()
+        known = self.inner.timesteps.tolist()
+        first = timesteps.flatten().tolist()[:1]
+        if not before and first and first[0] in known:
+            self._call.loop_from(times_of(self.inner)[known.index(first[0])])
         for number in range(len(timesteps)):
-            yield timesteps[number]
+            self._current, self._current_index = timesteps[number], number
+            yield self._current
             if self._steps_taken > before:
                 break
         while self._steps_taken > before and not self._call.sampler.done:
-            before = self._steps_taken
-            yield self._timestep[self._call.sampler.t]
+            before, t = self._steps_taken, self._call.sampler.t
+            self._current, self._current_index = self._timestep[t], self._index[t]
+            yield self._current
         # Some pipelines look through the timesteps before their loop.
         looped = self._steps_taken > 0 or getattr(self._call.pipe, "interrupt", False)
         if looped and self._call.sampler is not None and not self._call.sampler.done:
             self._call.interrupted()
+
+    def enumerate(self, items: Iterable[Any], start: int = 0) -> Iterator[tuple[int, Any]]:
+        """`enumerate` for the pipeline's loop, in which the index of a timestep is the same at each of its visits.
+
+        Pipelines find the entries for a step, such as the scale of a ControlNet, by this index.
+        """
+        for number, item in enumerate(items, start):
+            yield (start + self._current_index if item is self._current else number), item
 
     def _begin(self) -> None:
         """Sets the sampler's grid: the times of the timesteps that the pipeline iterates over, and the one after."""
@@ -178,6 +210,7 @@ class GuidedScheduler:
         visited = everything if self._visited is None else self._visited
         first, times = everything.tolist().index(float(visited[0])), times_of(self.inner)
         self._timestep = dict(zip(times, everything, strict=False))
+        self._index = {t: number for number, t in enumerate(times[first:])}
         self._call.sampler.grid = times[first : first + len(visited) + 1]
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True, **more: Any) -> Any:
@@ -189,7 +222,6 @@ class GuidedScheduler:
             raise RuntimeError(f"{name} does not make its latents by prepare_latents, so that it cannot be guided")
         if not self._steps_taken:
             self._begin()
-            self._times = [self._call.sampler.t]
         t = self._call.sampler.t
         at, due = (float(torch.as_tensor(time).flatten()[0]) for time in (timestep, self._timestep[t]))
         if at != due:
@@ -198,10 +230,7 @@ class GuidedScheduler:
                 "over the scheduler's timesteps, so use a method without time travel"
             )
         self._steps_taken += 1
-        previous = self._call.step(model_output, sample, t)
-        if not self._call.sampler.done:
-            self._times.append(self._call.sampler.t)
-        return step_output(previous, return_dict)
+        return step_output(self._call.step(model_output, sample, t), return_dict)
 
     def __deepcopy__(self, memo: dict) -> Any:
         """A copy of the inner scheduler: pipelines with sound copy their scheduler for it."""

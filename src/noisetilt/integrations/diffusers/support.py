@@ -8,7 +8,8 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from .continuation import bodies, source_of
+from ...methods import Method
+from .continuation import DRAW, bodies, source_of
 
 # What cannot be read from the source: pipelines that make no images.
 NOT_IMAGES = {
@@ -29,7 +30,6 @@ NOT_IMAGES = {
     "LTX2LatentUpsamplePipeline": "larger latents without noise; align the pipeline that makes the latents",
 }
 PREPARE = ("prepare_latents", "prepare_intermediate_images")
-DRAW = "randn_tensor"
 PIPELINES = ("_pipe", "_pipeline")  # the ends of names of attributes that are pipelines
 # Methods of schedulers that change the state in the loop, besides or in place of `step`.
 FURTHER_STEPS = ("undo_step", "step_pred", "step_correct", "add_noise_to_input", "batch_step_no_noise")
@@ -54,6 +54,35 @@ def reason_against(pipe: Any) -> str | None:
         return f"{name} has no attribute `scheduler`; pass a diffusers pipeline with one"
     kind: Any = type(pipe)
     return reason_against_call(kind)
+
+
+def check_method(pipe: Any, method: Method) -> None:
+    """Checks that the loop of a pipeline can follow a method.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    kind: Any = type(pipe)
+    if "Inpaint" in kind.__name__ and getattr(method.proposal, "needs_accumulated_noise", False):
+        raise ValueError(
+            f"{kind.__name__} replaces the unmasked part of the latents at every step, so that whitened='path' cannot "
+            "track the accumulated noise; use whitened='mixture'"
+        )
+    # Time travel is left out: the scheduler noises the image to where it has led.
+    repeats = method.initial.needs_reward or hasattr(method.selection, "wants_more")
+    if repeats and reads_next_step(kind):
+        part = type(method.initial if method.initial.needs_reward else method.selection).__name__
+        raise ValueError(
+            f"{kind.__name__} combines the latents after every step with an image at the noise of the next timestep, "
+            f"and {part} evaluates several latents at one timestep; use a method that does not, such as ntrk, dps, "
+            "freedom or svdd"
+        )
+
+
+def revisits(method: Method) -> bool:
+    """Whether a method may evaluate the network at a timestep more than once."""
+    repeats = getattr(method.times, "repeats", 2)
+    return repeats > 1 or method.initial.needs_reward or hasattr(method.selection, "wants_more")
 
 
 def inner_pipelines(name: str, inner: list[str]) -> str:
@@ -138,6 +167,26 @@ def is_overwritten(kind: type, argument: str) -> bool:
     function = source_of(inspect.unwrap(kind.__call__).__code__)
     assigned = (n for n in function.body if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant))
     return any(getattr(target, "id", None) == argument for node in assigned for target in node.targets)
+
+
+@functools.cache
+def reads_next_step(kind: Any) -> bool:
+    """Whether the loop of a class finds something by the loop's index after the step of the scheduler."""
+    for loop in loops(source_of(inspect.unwrap(kind.__call__).__code__)):
+        target = getattr(loop, "target", None)
+        index = getattr(target.elts[0], "id", None) if isinstance(target, ast.Tuple) else None
+        last: Any = max(step_calls(loop), key=lambda call: getattr(call, "lineno", 0))
+        reported = {id(part) for node in ast.walk(loop) if is_callback(node) for part in ast.walk(node)}
+        entries = (n for n in ast.walk(loop) if isinstance(n, ast.Subscript) and id(n) not in reported)
+        after = (node.slice for node in entries if node.lineno > last.end_lineno)
+        if any(getattr(name, "id", None) == index for entry in after for name in ast.walk(entry) if index):
+            return True
+    return False
+
+
+def is_callback(node: ast.AST) -> bool:
+    """Whether a node is the call of a callback of the user."""
+    return isinstance(node, ast.Call) and getattr(node.func, "id", "").startswith("callback")
 
 
 def is_method(node: ast.AST, *path: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .offload import networks_of
+from .offload import decoder_of, networks_of
 
 
 def modules_of(pipe: Any) -> list[nn.Module]:
@@ -25,8 +25,8 @@ def frozen(pipe: Any) -> Iterator[None]:
     """
     named = [(module, dict(module.named_parameters())) for module in modules_of(pipe)]
     trainable = [(module, name) for module, own in named for name, p in own.items() if p.requires_grad]
-    vae = getattr(pipe, "vae", None)
-    dtype = None if vae is None else vae.dtype
+    decoder = decoder_of(pipe)
+    dtype = None if decoder is None else decoder.dtype
     try:
         for module, name in trainable:
             module.get_parameter(name).requires_grad_(False)
@@ -37,8 +37,8 @@ def frozen(pipe: Any) -> Iterator[None]:
             parameter = module.get_parameter(name)
             with torch.inference_mode(parameter.is_inference()):
                 parameter.requires_grad_(True)
-        if vae is not None and vae.dtype != dtype:
-            vae.to(dtype)
+        if decoder is not None and decoder.dtype != dtype:
+            decoder.to(dtype)
 
 
 def without_inference_mode(value: Any) -> Any:
@@ -54,7 +54,7 @@ def without_inference_mode(value: Any) -> Any:
 def normal_weights(pipe: Any) -> Iterator[None]:
     """Copies the weights of networks and decoder that were made in inference mode, during the context."""
     replaced: list[tuple[dict[str, Any], str, Tensor]] = []
-    parts = [network for _, network in networks_of(pipe)] + [getattr(pipe, "vae", None)]
+    parts = [*(network for _, network in networks_of(pipe)), decoder_of(pipe)]
     own: Any  # a parameter's place may hold a plain tensor for the time of a call
     for module in (m for part in parts if isinstance(part, nn.Module) for m in part.modules()):
         for own in (module._parameters, module._buffers):
@@ -115,7 +115,7 @@ def complete(pipe: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def checkpointed(pipe: Any) -> Iterator[None]:
     """Turns on gradient checkpointing temporarily in the networks and the decoder that support it."""
-    networks = [*(network for _, network in networks_of(pipe)), getattr(pipe, "vae", None)]
+    networks = [*(network for _, network in networks_of(pipe)), decoder_of(pipe)]
     able = [n for n in networks if getattr(n, "_supports_gradient_checkpointing", False)]
     changed = [n for n in able if not n.is_gradient_checkpointing]
     try:
