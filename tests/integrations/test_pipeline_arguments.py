@@ -119,7 +119,8 @@ def test_a_callback_of_the_plain_pipeline(family, callback, record_property):
     check_plain(pipe, record_property, callback_on_step_end=callback, **arguments)
     call = dict(prompt=PROMPT, seeds=[0], **arguments)
     found = align(pipe, RED, "ntrk")(callback_on_step_end=callback, **call)
-    assert (found.trace.gradient_norm[family == "flux" :] > 0).all()
+    # The first and the last step of a flow need no gradient.
+    assert (found.trace.gradient_norm[1:-1] > 0).all()
     scale = 1.0 if callback is look else 0.9
     scaled = lambda pipe, number, t, values: {"latents": values["latents"] * scale}  # noqa: E731
     expected = align(pipe, RED, "ntrk")(callback_on_step_end=scaled, **call)
