@@ -272,6 +272,46 @@ def test_a_run_is_not_replaced_by_accident(tmp_path):
     assert len(records(tmp_path)) == 1
 
 
+def test_a_run_whose_record_was_lost_is_continued_from_its_rows(tmp_path):
+    batch(PROMPTS, tmp_path)
+    before, expected = digests(tmp_path), (tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run.json is not the record of a run; delete this file and give --resume"):
+        batch(PROMPTS, tmp_path, resume=True)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ValueError, match="has a run already; give --resume"):
+        batch(PROMPTS, tmp_path)
+    with pytest.raises(ValueError, match="row 0 has other settings"):
+        batch(["dog", *PROMPTS[1:]], tmp_path, resume=True)
+    assert digests(tmp_path) == before and not (tmp_path / "run.json").exists()
+    assert batch(PROMPTS, tmp_path, resume=True).done == 5
+    assert digests(tmp_path) == before and (tmp_path / "rows.jsonl").read_text() == expected
+    (tmp_path / "run.json").unlink()
+    assert batch(["dog"], tmp_path, overwrite=True).done == 1 and set(digests(tmp_path)) == {"0000000-dog.png"}
+
+
+@pytest.mark.parametrize("text", ['{"method": "ntrk", "seed": 1}\n{"method"', '\xff\n{"index": 0}\n'])
+def test_rows_that_are_not_of_a_batch_are_kept(text, tmp_path):
+    """Those of a benchmark, which has no run.json."""
+    (tmp_path / "rows.jsonl").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match="has a run already"):
+        batch(["cat"], tmp_path)
+    for option in ("resume", "overwrite"):
+        with pytest.raises(ValueError, match=r"rows.jsonl, line 1 is not "):
+            batch(["cat"], tmp_path, **{option: True})
+    assert (tmp_path / "rows.jsonl").read_bytes() == text.encode("latin-1")
+    assert sorted(file.name for file in tmp_path.iterdir() if file.name != ".lock") == ["rows.jsonl"]
+
+
+def test_a_damaged_record_deletes_no_image(tmp_path):
+    batch(PROMPTS, tmp_path)
+    before, lines = digests(tmp_path), (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_text("".join([*lines[:3], "{}\n", *lines[3:]]))
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 4 is not a record of a row; remove the line"):
+        batch(PROMPTS, tmp_path, overwrite=True)
+    assert digests(tmp_path) == before
+
+
 def test_the_report_reads_the_records_once_and_shows_the_highest_and_lowest_rewards(tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr("noisetilt.batch.ledger._check_record", read.append)

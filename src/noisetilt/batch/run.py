@@ -20,7 +20,7 @@ from ..methods import Method
 from ..models import check_device
 from ..rewards import load as load_reward
 from ..rewards.reward import RewardFunction, reward_name
-from ..runs import Interrupts, claim_folder, read_record, write_json
+from ..runs import ROWS, Interrupts, claim_folder, read_record, write_json
 from .in_process import run_in_process
 from .ledger import BatchLedger
 from .on_ray import run_on_ray, start_ray
@@ -196,7 +196,7 @@ def run_batch(
     run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report)
     fixed = {"chunk": chunk, "threads": threads, "device": device, "model_options": given, "heldout": heldout}
     description = {"engine": engine, "settings": json_value({**defaults, "n": n, **fixed})}
-    with claim_folder(out, overwrite=overwrite, resume=resume, command="batch") as continued:
+    with claim_folder(out, overwrite=overwrite, resume=resume, command="batch", finished=ROWS) as continued:
         return run(description, continued)
 
 
