@@ -245,6 +245,75 @@ def test_a_failed_attempt_is_freed_before_the_next_one(rows, attempts, tmp_path,
     assert reward.alive == [0] * attempts and len(freed) == attempts
 
 
+class ByName(TinyModel):
+    """A model as `load` returns it, which takes a guidance and has no more than one other beside it in memory."""
+
+    loaded = ()
+
+    def __init__(self, name, **options):
+        super().__init__()
+        self.loaded.append((name, weakref.ref(self)))
+        alive = {other for other, reference in self.loaded if reference() is not None}
+        if alive == {"first", "second"}:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.set_guidance(options["guidance"])
+
+    def set_guidance(self, guidance):
+        if guidance == 9.0:
+            raise ValueError("guidance = 9.0 is refused")
+        self.guidance = guidance
+
+    def decode(self, x_0):
+        return super().decode(x_0) * (0.5 if self.guidance is None else self.guidance)
+
+
+def test_rows_with_another_guidance_share_a_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("noisetilt.batch.worker.load_model", ByName)
+    monkeypatch.setattr(ByName, "loaded", [])
+    scales = [None, 0.25, 1.0, 9.0, 0.25, None]
+    rows = [{"prompt": "cat", "guidance": scale, "seed": 1} for scale in scales]
+    summary = batch(rows, tmp_path, model="emoji128", method="base")
+    assert summary.errors == {"guidance = 9.0 is refused": 1} and len(ByName.loaded) == 1
+    found = [record.get("reward") for record in records(tmp_path)]
+    assert found[0] == found[5] and found[1] == found[4] and found[3] is None
+    assert found[1] * 2 == pytest.approx(found[0]) == pytest.approx(found[2] / 2)
+
+
+def test_a_model_for_which_there_is_no_memory_is_loaded_without_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("noisetilt.batch.worker.load_model", ByName)
+    monkeypatch.setattr(ByName, "loaded", [])
+    rows = [{"prompt": "cat", "model": model} for model in ("first", "first", "second", "second", "first")]
+    assert batch(rows, tmp_path, method="base").complete
+    assert [name for name, _ in ByName.loaded] == ["first", "second", "second", "first", "first"]
+
+
+@pytest.mark.parametrize("name, refused", [("emoji128", None), ("emoji128-turbo", 2.0)])
+def test_a_loaded_model_takes_a_guidance_as_load_does(name, refused):
+    pytest.importorskip("diffusers")
+    model = load(name)
+    own = model.guidance
+    if refused is None:
+        model.set_guidance(5.0)
+        expected = sample(load(name, guidance=5.0), ["cat face"], None, "base", 1, [0]).images
+        assert torch.equal(sample(model, ["cat face"], None, "base", 1, [0]).images, expected)
+    else:
+        for take in (model.set_guidance, lambda scale: load(name, guidance=scale)):
+            with pytest.raises(ValueError, match=r"guidance = 2\.0 is not supported by emoji128-turbo"):
+                take(refused)
+    model.set_guidance(None)
+    assert model.guidance == own
+
+
+@pytest.mark.parametrize("models, device", [(["emoji128", "some/pipeline"], "cuda"), (["emoji128"], "cpu")])
+def test_the_device_is_that_of_the_models_of_all_rows(models, device, tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr("noisetilt.batch.run.default_device", lambda: "cuda")
+    monkeypatch.setattr("noisetilt.batch.run.check_device", used.append)
+    monkeypatch.setattr("noisetilt.batch.run._Run.__call__", lambda *arguments: None)
+    batch([{"prompt": "cat", "model": model} for model in models], tmp_path, model="emoji128-turbo")
+    assert used == [device]
+
+
 def test_fail_fast_stops_at_the_first_failure(tmp_path):
     with pytest.raises(ValueError, match="row 1 failed"):
         batch(PROMPTS, tmp_path, nan_for_dogs, fail_fast=True)
