@@ -103,6 +103,19 @@ def test_options_reach_the_pipeline(folders):
     assert not any(p.requires_grad for p in model.pipe.unet.parameters())
 
 
+def test_the_guidance_of_a_loaded_pipeline_is_replaced(folders):
+    model = load(folders("sd"))
+    own = model.guidance
+    model.set_guidance(2.5)
+    expected = sample(load(folders("sd"), guidance=2.5), PROMPT, None, "base", steps=1).images
+    assert torch.equal(sample(model, PROMPT, None, "base", steps=1).images, expected)
+    model.set_guidance(None)
+    assert model.guidance == own
+    model._guidance_name = None
+    with pytest.raises(ValueError, match="has no guidance scale; leave guidance out"):
+        model.set_guidance(2.5)
+
+
 def test_a_hub_id_is_loaded_from_the_cache(folders, tmp_path, monkeypatch):
     """The layout is that of huggingface_hub; nothing is downloaded."""
     place = tmp_path / "models--some--pipeline"
