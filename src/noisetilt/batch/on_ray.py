@@ -243,7 +243,7 @@ class _Pool:
         try:
             outcomes = self.ray.get(task)
         except self.ray.exceptions.RayError as error:
-            return actor, [], str(error).strip().splitlines()[-1]
+            return actor, [], str(error).strip().splitlines()[-1].partition(" Some common causes")[0]
         del self.tasks[task]
         if group is None:
             self.started.append(actor)

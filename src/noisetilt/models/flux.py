@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -50,11 +51,12 @@ class SchedulerPath(FlowPath):
             config.get("base_shift", 0.5),
             config.get("max_shift", 1.15),
         )
+        scheduler = copy.deepcopy(self.scheduler)  # threads share the scheduler
         if config.get("use_flow_sigmas"):
-            self.scheduler.set_timesteps(steps, mu=mu)
+            scheduler.set_timesteps(steps, mu=mu)
         else:
-            self.scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
-        return [float(sigma) for sigma in self.scheduler.sigmas]
+            scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
+        return [float(sigma) for sigma in scheduler.sigmas]
 
 
 def _has_dtype(module: nn.Module, dtype: torch.dtype) -> bool:
