@@ -103,25 +103,23 @@ class Progress:
 
     def __init__(self, job: Any, continued: bool) -> None:
         self.job, self.file, self.digest = job, start_progress(job, continued), settings_digest(job)
+        self._finished = {(line["variant"], line["first"]): line for line in read_progress(self.file, FIELDS)}
 
     def restore(self, variant: Variant, batch: ImageBatch) -> bool:
         """Adds the results of a finished batch to the variant; False if the batch is not finished."""
-        for line in read_progress(self.file, FIELDS):
-            if (line["variant"], line["first"]) != (variant.name, batch.first):
-                continue
-            indices = range(batch.first, batch.first + len(batch.seeds))
-            files = [Path(self.job.out) / image_name(self.job, index, variant) for index in indices]
-            if not all(file.is_file() for file in files):
-                return False
-            variant.images += [read_image(file) for file in files]
-            variant.rewards += line["rewards"]
-            variant.heldout += line["heldout"]
-            if line["curve"] is not None:
-                variant.curves.append(torch.tensor(line["curve"]))
-            variant.nfe = line["nfe"]
-            variant.seconds += line["seconds"]
-            return True
-        return False
+        line = self._finished.get((variant.name, batch.first))
+        indices = range(batch.first, batch.first + len(batch.seeds))
+        files = [Path(self.job.out) / image_name(self.job, index, variant) for index in indices]
+        if line is None or not all(file.is_file() for file in files):
+            return False
+        variant.keep([read_image(file) for file in files[: variant.missing]])
+        variant.rewards += line["rewards"]
+        variant.heldout += line["heldout"]
+        if line["curve"] is not None:
+            variant.curves.append(torch.tensor(line["curve"]))
+        variant.nfe = line["nfe"]
+        variant.seconds += line["seconds"]
+        return True
 
     def add(self, variant: Variant, batch: ImageBatch, seconds: float) -> None:
         """Writes the results of the batch that was added to the variant last, which took some seconds."""
