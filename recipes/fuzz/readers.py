@@ -33,7 +33,8 @@ with atheris.instrument_imports(include=["noisetilt", "PIL.PngImagePlugin"]):
     from noisetilt.batch import read_table
     from noisetilt.batch.ledger import BatchLedger
     from noisetilt.cli.audit import read_tensor
-    from noisetilt.cli.progress import Progress, read_image
+    from noisetilt.cli.progress import FIELDS, read_image
+    from noisetilt.cli.progress import read_progress as read_batches
     from noisetilt.integrations.diffusers.folder_plan import model_of_folder
     from noisetilt.rewards.hub.files import read_state
     from noisetilt.runs import read_record
@@ -41,17 +42,6 @@ with atheris.instrument_imports(include=["noisetilt", "PIL.PngImagePlugin"]):
 EXPECTED = (ValueError, OSError, ImportError)
 MAX_SECONDS, MAX_BYTES, MEMORY = 10, 1 << 14, 4 << 30
 FOLDER = Path(tempfile.mkdtemp())
-
-
-class Job:
-    """The part of a job that the reader of progress.jsonl needs."""
-
-    out = FOLDER
-
-    def settings(self) -> dict:
-        return {}
-
-    batch = chunk = 1
 
 
 def stored(name: str, data: bytes) -> Path:
@@ -62,10 +52,7 @@ def stored(name: str, data: bytes) -> Path:
 
 
 def read_progress(data: bytes) -> None:
-    stored("run.json", b"{}")
-    stored("progress.jsonl", data)
-    progress = Progress(Job(), continued=True)
-    progress._lines()
+    read_batches(stored("progress.jsonl", data), FIELDS)
 
 
 def read_ledger(data: bytes) -> None:
@@ -154,7 +141,7 @@ def seeds() -> dict[str, list[bytes]]:
         "tower as pickle": [pickled({"x": torch.zeros(2)})],
         "run.json": [b'{"command": "batch", "settings": {"chunk": 1}}'],
         "rows.jsonl": [json.dumps(record).encode() + b"\n"],
-        "progress.jsonl": [b'{"variant": "base", "seeds": [0], "rewards": [1.0]}\n'],
+        "progress.jsonl": [b'{"variant": "base", "first": 0, "rewards": [1.0]}\n'],
         "model_index.json": [json.dumps(index).encode()],
         "config.json": [json.dumps(config).encode()],
     }

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import random
+import signal
 import threading
 import time
 
@@ -76,6 +78,28 @@ def test_killed_workers_lose_no_row(tmp_path):
     )
     assert killed and summary.complete
     assert sorted(record["index"] for record in records(tmp_path)) == list(range(16))
+
+
+def kills_for_dogs(images, prompts):
+    if any("dog" in prompt for prompt in prompts):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return redness(images, prompts)
+
+
+def test_a_row_that_kills_its_worker_fails_and_more_workers_than_room_are_not_waited_for(tmp_path):
+    """test_ray_pool.py has more cases, on a test double."""
+    ray.shutdown()
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    arguments = {"model": TinyModel, "engine": "ray", **ARGUMENTS}
+    with pytest.raises(ValueError, match="threads = 2 and no machine of the Ray cluster has more than 1 cores"):
+        run_batch(PROMPTS, tmp_path, reward=redness, **{**arguments, "threads": 2})
+    with pytest.raises(ValueError, match="device = 'cuda' needs a GPU and the Ray cluster has none"):
+        run_batch(PROMPTS, tmp_path, reward=redness, device="cuda", **arguments)
+    table = ["dog", *["cat", "fox"] * 4]
+    summary = run_batch(table, tmp_path, reward=kills_for_dogs, workers=3, retries=1, **arguments)
+    assert (summary.done, summary.failed) == (8, 1)
+    (failed,) = (record for record in records(tmp_path) if record["status"] == "failed")
+    assert failed["index"] == 0 and failed["attempts"] == 2 and failed["error"].startswith("the worker died: ")
 
 
 def test_an_address_without_a_cluster_is_named(tmp_path):

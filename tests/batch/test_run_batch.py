@@ -254,6 +254,75 @@ def test_a_failed_attempt_is_freed_before_the_next_one(rows, attempts, tmp_path,
     assert reward.alive == [0] * attempts and len(freed) == attempts
 
 
+class ByName(TinyModel):
+    """A model as `load` returns it, which takes a guidance and has no more than one other beside it in memory."""
+
+    loaded = ()
+
+    def __init__(self, name, **options):
+        super().__init__()
+        self.loaded.append((name, weakref.ref(self)))
+        alive = {other for other, reference in self.loaded if reference() is not None}
+        if alive == {"first", "second"}:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.set_guidance(options["guidance"])
+
+    def set_guidance(self, guidance):
+        if guidance == 9.0:
+            raise ValueError("guidance = 9.0 is refused")
+        self.guidance = guidance
+
+    def decode(self, x_0):
+        return super().decode(x_0) * (0.5 if self.guidance is None else self.guidance)
+
+
+def test_rows_with_another_guidance_share_a_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("noisetilt.batch.worker.load_model", ByName)
+    monkeypatch.setattr(ByName, "loaded", [])
+    scales = [None, 0.25, 1.0, 9.0, 0.25, None]
+    rows = [{"prompt": "cat", "guidance": scale, "seed": 1} for scale in scales]
+    summary = batch(rows, tmp_path, model="emoji128", method="base")
+    assert summary.errors == {"guidance = 9.0 is refused": 1} and len(ByName.loaded) == 1
+    found = [record.get("reward") for record in records(tmp_path)]
+    assert found[0] == found[5] and found[1] == found[4] and found[3] is None
+    assert found[1] * 2 == pytest.approx(found[0]) == pytest.approx(found[2] / 2)
+
+
+def test_a_model_for_which_there_is_no_memory_is_loaded_without_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("noisetilt.batch.worker.load_model", ByName)
+    monkeypatch.setattr(ByName, "loaded", [])
+    rows = [{"prompt": "cat", "model": model} for model in ("first", "first", "second", "second", "first")]
+    assert batch(rows, tmp_path, method="base").complete
+    assert [name for name, _ in ByName.loaded] == ["first", "second", "second", "first", "first"]
+
+
+@pytest.mark.parametrize("name, refused", [("emoji128", None), ("emoji128-turbo", 2.0)])
+def test_a_loaded_model_takes_a_guidance_as_load_does(name, refused):
+    pytest.importorskip("diffusers")
+    model = load(name)
+    own = model.guidance
+    if refused is None:
+        model.set_guidance(5.0)
+        expected = sample(load(name, guidance=5.0), ["cat face"], None, "base", 1, [0]).images
+        assert torch.equal(sample(model, ["cat face"], None, "base", 1, [0]).images, expected)
+    else:
+        for take in (model.set_guidance, lambda scale: load(name, guidance=scale)):
+            with pytest.raises(ValueError, match=r"guidance = 2\.0 is not supported by emoji128-turbo"):
+                take(refused)
+    model.set_guidance(None)
+    assert model.guidance == own
+
+
+@pytest.mark.parametrize("models, device", [(["emoji128", "some/pipeline"], "cuda"), (["emoji128"], "cpu")])
+def test_the_device_is_that_of_the_models_of_all_rows(models, device, tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr("noisetilt.batch.run.default_device", lambda: "cuda")
+    monkeypatch.setattr("noisetilt.batch.run.check_device", used.append)
+    monkeypatch.setattr("noisetilt.batch.run._Run.__call__", lambda *arguments: None)
+    batch([{"prompt": "cat", "model": model} for model in models], tmp_path, model="emoji128-turbo")
+    assert used == [device]
+
+
 def test_fail_fast_stops_at_the_first_failure(tmp_path):
     with pytest.raises(ValueError, match="row 1 failed"):
         batch(PROMPTS, tmp_path, nan_for_dogs, fail_fast=True)
@@ -279,6 +348,46 @@ def test_a_run_is_not_replaced_by_accident(tmp_path):
         "mine.png",
     ]
     assert len(records(tmp_path)) == 1
+
+
+def test_a_run_whose_record_was_lost_is_continued_from_its_rows(tmp_path):
+    batch(PROMPTS, tmp_path)
+    before, expected = digests(tmp_path), (tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run.json is not the record of a run; delete this file and give --resume"):
+        batch(PROMPTS, tmp_path, resume=True)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ValueError, match="has a run already; give --resume"):
+        batch(PROMPTS, tmp_path)
+    with pytest.raises(ValueError, match="row 0 has other settings"):
+        batch(["dog", *PROMPTS[1:]], tmp_path, resume=True)
+    assert digests(tmp_path) == before and not (tmp_path / "run.json").exists()
+    assert batch(PROMPTS, tmp_path, resume=True).done == 5
+    assert digests(tmp_path) == before and (tmp_path / "rows.jsonl").read_text() == expected
+    (tmp_path / "run.json").unlink()
+    assert batch(["dog"], tmp_path, overwrite=True).done == 1 and set(digests(tmp_path)) == {"0000000-dog.png"}
+
+
+@pytest.mark.parametrize("text", ['{"method": "ntrk", "seed": 1}\n{"method"', '\xff\n{"index": 0}\n'])
+def test_rows_that_are_not_of_a_batch_are_kept(text, tmp_path):
+    """Those of a benchmark, which has no run.json."""
+    (tmp_path / "rows.jsonl").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match="has a run already"):
+        batch(["cat"], tmp_path)
+    for option in ("resume", "overwrite"):
+        with pytest.raises(ValueError, match=r"rows.jsonl, line 1 is not "):
+            batch(["cat"], tmp_path, **{option: True})
+    assert (tmp_path / "rows.jsonl").read_bytes() == text.encode("latin-1")
+    assert sorted(file.name for file in tmp_path.iterdir() if file.name != ".lock") == ["rows.jsonl"]
+
+
+def test_a_damaged_record_deletes_no_image(tmp_path):
+    batch(PROMPTS, tmp_path)
+    before, lines = digests(tmp_path), (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_text("".join([*lines[:3], "{}\n", *lines[3:]]))
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 4 is not a record of a row; remove the line"):
+        batch(PROMPTS, tmp_path, overwrite=True)
+    assert digests(tmp_path) == before
 
 
 def test_the_report_reads_the_records_once_and_shows_the_highest_and_lowest_rewards(tmp_path, monkeypatch):

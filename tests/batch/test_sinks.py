@@ -3,6 +3,7 @@
 import io
 import json
 import socket
+import sys
 import urllib.request
 
 import pytest
@@ -126,6 +127,15 @@ def test_a_port_that_is_taken_leaves_no_live_table_and_no_run(tmp_path):
 def test_ports_that_do_not_exist_are_refused(port):
     with pytest.raises(ValueError, match=f"prometheus = {port} must be a port, from 1 to 65535"):
         Prometheus(port)
+
+
+@pytest.mark.parametrize("module, package, sink", [("rich", "rich", LiveTable), ("opentelemetry", "opentelemetry-sdk",
+                         lambda: OpenTelemetry("out"))])  # fmt: skip
+def test_a_missing_package_is_named(module, package, sink, monkeypatch):
+    for name in [module, *(name for name in sys.modules if name.startswith(f"{module}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=f"needs {package}; run pip install"):
+        sink()
 
 
 def test_opentelemetry_collects_the_metrics(tmp_path):

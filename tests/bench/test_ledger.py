@@ -41,6 +41,14 @@ def test_another_run_s_folder_is_refused(tmp_path):
         Ledger(tmp_path, ("seed",), SETTINGS | {"budgets": (25, 100)})
 
 
+def test_rows_of_another_kind_are_kept_as_they_are(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"index": 0, "status": "done"}\nno JSON\n')
+    with pytest.raises(ValueError, match=r"rows.jsonl has rows without method, seed, of another run; choose another"):
+        Ledger(tmp_path, ("method", "seed"), SETTINGS)
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
+    assert (tmp_path / "rows.jsonl").read_text().endswith("no JSON\n")
+
+
 def test_published_rows_have_the_fields_of_the_suite(tmp_path):
     lines = gzip.decompress(PUBLISHED.read_bytes())
     (tmp_path / "rows.jsonl").write_bytes(lines)

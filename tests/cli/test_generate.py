@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from noisetilt import METHODS
-from noisetilt.cli import main
-from noisetilt.cli.comparison import Variant, variant_rows
+from noisetilt.cli import comparison, iterates, main, progress
+from noisetilt.cli.comparison import Variant, thumbnails, variant_rows
 from noisetilt.cli.generate import GenerateJob, run
+from noisetilt.cli.iterates import IterateImages, keep_iterates, merged_frames
 from noisetilt.report import table
 
 VARIANTS = ("base", "guided")
@@ -113,6 +114,40 @@ def test_the_grid_has_a_limited_number_of_images():
     variants = [Variant("base", METHODS["base"], images, [1.0] * 300, [None] * 300), Variant("guided", METHODS["ntrk"])]
     ((label, shown),) = variant_rows(variants, {"base": "base", "guided": "ntrk"})
     assert len(shown) == 256 and label == "base: reward +1.000; the first 256 of 300 images"
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 300, 200), (4, 5, 3, 16, 16)])
+def test_a_variant_keeps_thumbnails_of_the_images_that_the_grid_shows(shape, monkeypatch):
+    monkeypatch.setattr(comparison, "MAX_GRID", 6)
+    variant, images = Variant("base", METHODS["base"]), torch.rand(shape)
+    for _ in range(3):
+        variant.keep(images)
+    assert all(torch.equal(*pair) for pair in zip(variant.images, [*thumbnails(images)] * 2, strict=False))
+    assert len(variant.images) == 6 and variant.missing == 0
+    sides = 3 * 256 * 171 if len(shape) == 4 else 3 * 16 * 16
+    assert all(image.untyped_storage().nbytes() == 4 * sides for image in variant.images)
+
+
+@pytest.mark.parametrize("command, extra", [("generate", ["--steps", "1", "--animate"]),
+                                            ("optimize", ["--iterations", "1"])])  # fmt: skip
+def test_a_continued_run_reads_only_the_images_that_it_shows(command, extra, tmp_path, monkeypatch):
+    arguments = [command, "cat face", "--reward", "redness", "--n", "5", "--batch", "2", *extra, "--out", str(tmp_path)]
+    monkeypatch.setattr(comparison, "MAX_GRID", 3)
+    monkeypatch.setattr(iterates, "MAX_IMAGES", 3)
+    assert main(arguments) == 0
+    names = ["grid.png", "animation.webp"]
+    before, read, real = [(tmp_path / name).read_bytes() for name in names], [], progress.read_image
+    monkeypatch.setattr(progress, "read_image", lambda file: (read.append(file.name), real(file))[1])
+    assert main([*arguments, "--resume"]) == 0
+    assert read == [f"cat-face-{seed}-{variant}.png" for variant in ("base", "guided") for seed in range(3)]
+    assert before == [(tmp_path / name).read_bytes() for name in names]
+
+
+def test_iterates_are_kept_of_the_images_that_the_animation_shows():
+    batches = []
+    for _ in range(5):
+        keep_iterates(batches, IterateImages(1, {0: [torch.zeros(3, 4, 4)] * 3, 1: [torch.zeros(3, 4, 4)] * 3}))
+    assert len(batches) == 3 and {len(images) for images in merged_frames(batches).values()} == {8}
 
 
 def test_equal_rewards_neither_rise_nor_fall(tmp_path, capsys):

@@ -93,6 +93,32 @@ def test_a_run_is_continued_without_making_finished_images_again(photos, tmp_pat
     assert main([*arguments, *out, "--overwrite"]) == 0 and len(calls) == 8
 
 
+def test_a_run_whose_record_was_lost_is_continued(photos, tmp_path, monkeypatch, capsys):
+    arguments = ["invert", photos[0], "--prompt", "cat face", "--iterations", "0", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    before = digests(tmp_path)
+    (tmp_path / "run.json").unlink()
+    monkeypatch.setattr(invert, "invert", None)  # nothing is made again
+    assert main(arguments) == 2 and "has a run already; give --resume" in capsys.readouterr().err
+    assert main([*arguments, "--resume", "--seed", "7"]) == 2 and "other settings" in capsys.readouterr().err
+    assert main([*arguments, "--resume"]) == 0 and digests(tmp_path) == before
+
+
+def test_an_interrupt_in_the_last_batch_leaves_a_complete_run(photos, tmp_path, monkeypatch):
+    real, calls = invert.invert, []
+
+    def signalled(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(invert, "invert", signalled)
+    arguments = ["invert", *photos[:2], "--prompt", "cat face", "--iterations", "0", "--batch", "1"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "run.json").read_text())["complete"]
+
+
 @pytest.mark.parametrize("line", ["{", "{}", "[]"])
 def test_a_damaged_line_of_the_finished_batches_is_named(line, photos, tmp_path, capsys):
     arguments = ["invert", photos[0], "--prompt", "cat face", "--iterations", "0", "--out", str(tmp_path)]

@@ -1,6 +1,7 @@
 """What all commands share: help with examples, exit statuses and suggestions for wrong names."""
 
 import argparse
+import ast
 import os
 import re
 import shlex
@@ -144,6 +145,17 @@ def test_a_missing_extra_is_installed_from_the_checkout():
     extras = tomllib.loads(file.read_text())["project"]["optional-dependencies"]
     for extra, package in PACKAGES.items():
         assert any(line.startswith(package) for line in extras[extra])
+
+
+def test_every_extra_that_a_message_names_has_a_package():
+    source = Path(missing_extra.__code__.co_filename).parent
+    named = {
+        call.args[0].value
+        for file in source.rglob("*.py")
+        for call in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "missing_extra"
+    }
+    assert {"table", "opentelemetry"} <= named <= PACKAGES.keys()
 
 
 def test_without_diffusers_the_extra_is_named(monkeypatch, capsys):

@@ -118,6 +118,37 @@ def test_a_record_cannot_name_files_of_other_folders(tmp_path):
         assert other.exists() and not (out / "run.json").exists()
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_run_whose_record_was_lost_is_continued(command, tmp_path, monkeypatch, capsys):
+    arguments = [*COMMANDS[command], "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    before, (module, function) = digests(tmp_path), MODULES[command]
+    record, progress = ((tmp_path / name).read_text() for name in ("run.json", "progress.jsonl"))
+    (tmp_path / "run.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, None)  # nothing is made again
+        assert main(arguments) == 2 and "has a run already; give --resume" in capsys.readouterr().err
+        assert main([*arguments, "--resume", "--seed", "7"]) == 2 and "other settings" in capsys.readouterr().err
+        assert not (tmp_path / "run.json").exists() and (tmp_path / "progress.jsonl").read_text() == progress
+        assert main([*arguments, "--resume"]) == 0
+    assert digests(tmp_path) == before
+    assert json.loads((tmp_path / "run.json").read_text())["images"] == json.loads(record)["images"]
+    (tmp_path / "run.json").unlink()
+    assert main([*arguments, "--overwrite"]) == 0 and digests(tmp_path) == before
+    assert (tmp_path / "progress.jsonl").read_text().count("\n") == 4
+
+
+@pytest.mark.parametrize("command", ["generate", "optimize"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "progress.jsonl"])
+def test_finished_parts_of_something_else_are_kept(name, command, tmp_path, capsys):
+    (tmp_path / name).write_text('{"step": 1}\n')
+    arguments = [*COMMANDS[command], "--out", str(tmp_path)]
+    assert main(arguments) == 2 and "has a run already" in capsys.readouterr().err
+    assert main([*arguments, "--resume"]) == 2
+    assert main([*arguments, "--overwrite"]) == (2 if name == "progress.jsonl" else 0)
+    assert (tmp_path / name).read_text() == '{"step": 1}\n'
+
+
 @pytest.mark.parametrize("command", ["generate", "optimize"])
 def test_an_interrupt_in_the_last_batch_leaves_a_complete_run(command, tmp_path, monkeypatch):
     module, function = MODULES[command]

@@ -1,7 +1,9 @@
 """`load` of any pipeline, from a folder or a hub id, and `sample` with it; tiny pipelines with random weights."""
 
+import dataclasses
 import json
 import shutil
+import threading
 
 import diffusers
 import pytest
@@ -92,6 +94,37 @@ def test_every_step_is_reported(folders):
     assert torch.allclose(result.heldout, result.rewards, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["sd", "sdxl", "qwen", "sd3"])
+def test_a_model_is_checked_while_it_samples(family, folders):
+    """As the studio does for a second visitor, in another thread."""
+    model = load(folders(family), **SIDES)
+    path, errors = type(model.path), []
+
+    def check():
+        try:
+            model.check([PROMPT], "ntrk", RED, 1.0)
+            assert type(model.path) is path
+        except (ValueError, AssertionError) as error:
+            errors.append(error)
+
+    def in_thread(report):
+        thread = threading.Thread(target=check)
+        thread.start()
+        thread.join()
+
+    sample(model, PROMPT, RED, "ntrk", steps=2, callback=in_thread)
+    checking = dataclasses.replace(RED, function=lambda *inputs: (check(), RED(*inputs))[1])
+    sample(model, PROMPT, checking, "ntrk", steps=1)
+    assert errors == []
+
+
+def test_a_time_grid_does_not_change_the_scheduler_of_the_pipeline():
+    model = load(EMOJI128)
+    model.pipe.scheduler.set_timesteps(3, mu=0.5)
+    before = model.pipe.scheduler.sigmas.clone()
+    assert len(model.path.grid(5)) == 6 and torch.equal(model.pipe.scheduler.sigmas, before)
+
+
 def test_options_reach_the_pipeline(folders):
     model = load(folders("sd"), dtype="bf16", guidance=2.5, height=24, width=32)
     assert model.pipe.unet.dtype == torch.bfloat16 and model.steps == 50
@@ -100,6 +133,19 @@ def test_options_reach_the_pipeline(folders):
     )
     assert sample(model, PROMPT, None, "base", steps=1).images.shape == (1, 3, 24, 32)
     assert not any(p.requires_grad for p in model.pipe.unet.parameters())
+
+
+def test_the_guidance_of_a_loaded_pipeline_is_replaced(folders):
+    model = load(folders("sd"))
+    own = model.guidance
+    model.set_guidance(2.5)
+    expected = sample(load(folders("sd"), guidance=2.5), PROMPT, None, "base", steps=1).images
+    assert torch.equal(sample(model, PROMPT, None, "base", steps=1).images, expected)
+    model.set_guidance(None)
+    assert model.guidance == own
+    model._guidance_name = None
+    with pytest.raises(ValueError, match="has no guidance scale; leave guidance out"):
+        model.set_guidance(2.5)
 
 
 def test_a_hub_id_is_loaded_from_the_cache(folders, tmp_path, monkeypatch):

@@ -14,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from noisetilt import rewards, sample
+from noisetilt import METHODS, rewards, sample
 from noisetilt.cli import main
 from noisetilt.cli.arguments import build_parser
+from noisetilt.cli.comparison import Variant
 from noisetilt.cli.generate import GenerateJob
 from noisetilt.rewards import Reward
-from noisetilt.studio import markup
+from noisetilt.studio import markup, views
 from noisetilt.studio.files import read_settings, restore
 from noisetilt.studio.mix import mix_spec
 from noisetilt.studio.optimise_run import optimise
@@ -30,6 +31,7 @@ from noisetilt.studio.runs import Run
 from noisetilt.studio.sampling_runs import compare, generate
 from noisetilt.studio.session import OWN, OwnReward, Session, Visitor
 from noisetilt.studio.settings import Settings, check_compare, check_generate, check_optimise, particles_within
+from noisetilt.studio.views import Row
 
 SETTINGS = Settings("cat face", {"style:3d": 1.0, "redness": 0.5}, 0.6, steps=2, n=2, seed=3)
 
@@ -167,6 +169,15 @@ def test_optimise_keeps_every_iterate(session, capsys):
     capsys.readouterr()
     runpy.run_path(next(file for file in view.files if file.endswith(".py")), run_name="__main__")
     assert json.loads(capsys.readouterr().out) == pytest.approx(row.variant.rewards, abs=1e-3)
+
+
+def test_an_iterate_is_never_shown_without_its_rewards(monkeypatch):
+    """The page is drawn while the worker adds the images of an iterate."""
+    row, shown, real = Row(Variant("guided", METHODS["gper"]), "gper", [3, 4], 2, True), [], views.encode_thumbnail
+    monkeypatch.setattr(views, "encode_thumbnail", lambda image: (shown.append(markup.iterate(row)), real(image))[1])
+    for number in range(2):
+        row.record(number, 0, torch.zeros(2, 3, 8, 8), torch.ones(2), torch.ones(2))
+    assert len(shown) == 4 and all("nan" not in text for text in [*shown, markup.iterate(row)])
 
 
 def test_a_run_is_cancelled_within_a_step(session):

@@ -5,17 +5,23 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 
 import pytest
 
 from noisetilt.cli import main
+from noisetilt.studio import serve
 from noisetilt.studio.serve import check_address, free_port, is_local, set_environment
 
 
 @pytest.mark.long
-def test_it_serves_until_it_is_interrupted(tmp_path):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_it_serves_until_it_is_interrupted(name, tmp_path):
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip(f"this computer has no {name}")
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "noisetilt", "studio", "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -25,10 +31,34 @@ def test_it_serves_until_it_is_interrupted(tmp_path):
         page = urllib.request.build_opener(urllib.request.ProxyHandler({})).open(line.split()[4]).read().decode()
         assert "noisetilt studio" in page
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         output = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert not list(tmp_path.glob("noisetilt-studio-*"))
+
+
+def test_no_wait_is_without_limit(monkeypatch):
+    """On Windows such a wait cannot be interrupted."""
+    limits = []
+
+    class Event(threading.Event):
+        def wait(self, timeout=None):
+            limits.append(timeout)
+            signal.raise_signal(signal.SIGINT)
+            return super().wait(0)
+
+    monkeypatch.setattr(serve.threading, "Event", Event)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None:
+        before[hangup] = signal.signal(hangup, signal.SIG_IGN)
+    try:
+        serve._wait_for_end()
+        assert limits and None not in limits
+        assert hangup is None or signal.getsignal(hangup) is signal.SIG_IGN  # the page was started by `nohup`
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_a_port_that_is_taken_is_named(capsys):

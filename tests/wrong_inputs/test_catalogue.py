@@ -145,7 +145,8 @@ COMMANDS = [
         (["--set", "foo=1"], "no option 'foo'"), (["--track", "comet"], "tracker 'comet' is unknown"),
         (["--prometheus", "0"], "prometheus = 0"), (["--prometheus", "-5"], "prometheus = -5"),
         (["--prometheus", "99999"], "prometheus = 99999"), (["--keep", "propmt"], "did you mean 'prompt'"),
-        (["--workers", "4"], "the engine is process"), (["--address", "auto"], "the engine is process"),
+        (["--workers", "4"], "the engine is process"), (["--batch", "4"], "the engine is process"),
+        (["--address", "auto"], "the engine is process"),
     ]],
 ]  # fmt: skip
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..report import file_stem
-from ..runs import append_line, read_lines, write_bytes
+from ..runs import ROWS, append_line, read_lines, write_bytes
 from .settings import json_value
 from .table import Row
 from .worker import Outcome
 
-ROWS, IMAGES, PER_FOLDER = "rows.jsonl", "images", 1000
+IMAGES, PER_FOLDER = "images", 1000
 
 
 class BatchLedger:
@@ -24,7 +23,10 @@ class BatchLedger:
 
     Args:
         folder: of the run.
-        fresh: whether to forget the records of an earlier run.
+        fresh: whether to delete the images and the records of an earlier run.
+
+    Raises:
+        ValueError: if a line is not the record of a row, as in the folder of a benchmark; then nothing is deleted.
     """
 
     def __init__(self, folder: Path, fresh: bool) -> None:
@@ -43,10 +45,8 @@ class BatchLedger:
 
     def _remove(self) -> None:
         """Deletes the images and the records of an earlier run."""
-        with contextlib.suppress(ValueError):  # of a damaged line; the images after it stay
-            for record in self.records():
-                if record["status"] == "done":
-                    (self.folder / record["file"]).unlink(missing_ok=True)
+        for name in [record["file"] for record in self.records() if record["status"] == "done"]:
+            (self.folder / name).unlink(missing_ok=True)
         self.file.unlink(missing_ok=True)
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -56,7 +56,10 @@ class BatchLedger:
                 record = json.loads(line)
                 _check_record(record)
             except (ValueError, KeyError, TypeError, RecursionError):
-                raise ValueError(f"{self.file}, line {number} is not a record of a row; remove the line") from None
+                raise ValueError(
+                    f"{self.file}, line {number} is not a record of a row; remove the line if it is damaged, or choose "
+                    "another --out if the file is not of a batch"
+                ) from None
             yield record
 
     def finished(self, rows: int) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections import deque
+import sys
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from .worker import Groups, Outcome, Worker, WorkerOptions, error_sentence
 MAX_FRUITLESS = 5
 # Seconds that Ray may take to start; its own limit of 30 is too little on a busy machine.
 START_SECONDS = 180
+WAITING = "noisetilt: the Ray cluster has had no room for a worker so far; waiting until its other work ends"
 
 
 class RayWorker:
@@ -80,13 +82,51 @@ def start_ray(address: str | None, workers: int | None, cpus: int) -> bool:
     return True
 
 
+def cluster_has_gpu() -> bool:
+    """Whether a machine of the cluster has a GPU; the one that starts the batch may have none."""
+    import ray
+
+    return any(resources.get("GPU", 0) >= 1 for resources in _machines(ray))
+
+
+def _machines(ray: Any) -> list[dict[str, float]]:
+    """What each machine of the cluster has: CPU, GPU, …"""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def check_room(device: str, cpus: int) -> None:
+    """Raises a ValueError if no machine of the cluster has room for one worker, for which Ray would wait for ever.
+
+    Args:
+        device: of the workers.
+        cpus: cores per worker, on machines without GPU.
+    """
+    import ray
+
+    if _needs_gpu(device):
+        if not cluster_has_gpu():
+            raise ValueError(f"device = {device!r} needs a GPU and the Ray cluster has none; use --device cpu")
+        return
+    most = int(max((resources.get("CPU", 0) for resources in _machines(ray)), default=0))
+    if cpus > most:
+        raise ValueError(
+            f"threads = {cpus} and no machine of the Ray cluster has more than {most} cores; give at most "
+            f"--threads {most or 1}"
+        )
+
+
+def _needs_gpu(device: str) -> bool:
+    return device.startswith("cuda")
+
+
 def run_on_ray(
     groups: Groups, options: WorkerOptions, workers: int | None = None, batch: int = 8, cpus: int = 1
 ) -> Iterator[Outcome]:
     """The outcomes of all rows, in the order in which they finish.
 
     A worker gets new groups only when its results have been read, so results do not pile up. The groups of a worker
-    that died are given to the others, after their own, and a new worker takes its place.
+    that died are given to the others, after their own, and a new worker takes its place. A row during which
+    `options.retries` + 1 workers died has an error.
 
     Args:
         groups: rows that are sampled in one call.
@@ -96,32 +136,68 @@ def run_on_ray(
         cpus: cores per worker, on machines without GPU.
 
     Raises:
-        ChildProcessError: if workers died several times before any row was finished.
+        ChildProcessError: if several workers in turn died while they started.
     """
     import ray
 
-    gpu = options.device.startswith("cuda")
-    room = ray.cluster_resources().get("GPU" if gpu else "CPU", 1) / (1 if gpu else cpus)
+    gpu = _needs_gpu(options.device)
+    room = ray.cluster_resources().get("GPU" if gpu else "CPU", 0) / (1 if gpu else cpus)
     pool = _Pool(options, {"num_gpus": 1} if gpu else {"num_cpus": cpus}, batch)
     waiting, fruitless = deque(groups), 0
+    deaths: Counter[tuple[int, ...]] = Counter()
     try:
         for _ in range(max(1, min(workers or math.floor(room), len(groups)))):
             pool.start()
-        while waiting or pool.tasks:
+        # Workers for which there is no room have no group, and are not waited for.
+        while waiting or pool.has_groups():
             pool.give(waiting)
-            actor, group, outcomes, reason = pool.next()
+            actor, outcomes, reason = pool.next()
             if reason is None:
-                fruitless = fruitless if group is None else 0
+                fruitless = 0
                 yield from outcomes
                 continue
-            fruitless += 1
-            if fruitless >= MAX_FRUITLESS:
-                raise ChildProcessError(f"the workers of Ray died {fruitless} times without finishing a row: {reason}")
-            waiting.extend(pool.bury(actor))
-            if waiting or pool.tasks:
+            finished, lost = pool.bury(actor)
+            yield from finished
+            if lost:
+                # The others were only waiting behind the first one; they must not die with it again.
+                waiting.extend(lost[1:])
+                yield from _retry(lost[0], deaths, options.retries, reason, waiting)
+            else:
+                fruitless += 1
+                if fruitless >= MAX_FRUITLESS:
+                    raise ChildProcessError(f"{fruitless} workers of Ray in turn died while they started: {reason}")
+            if waiting:
                 pool.start()
     finally:
         pool.stop()
+
+
+def _retry(
+    group: Sequence[Row],
+    deaths: Counter[tuple[int, ...]],
+    retries: int,
+    reason: str,
+    waiting: deque[Sequence[Row]],
+) -> Iterator[Outcome]:
+    """Puts a group during which a worker died into the queue again; after too many deaths its rows, each alone, and
+    then yields the error of the row.
+
+    Args:
+        group: the rows.
+        deaths: of each group so far.
+        retries: how often a group is repeated.
+        reason: why the worker died.
+        waiting: the queue.
+    """
+    key = tuple(row.index for row in group)
+    deaths[key] += 1
+    if deaths[key] <= retries:
+        waiting.append(group)
+    elif len(group) > 1:
+        waiting.extend([row] for row in group)
+        deaths.update({(index,): retries for index in key})
+    else:
+        yield Outcome(key[0], {"attempts": deaths[key]}, error=f"the worker died: {reason}")
 
 
 class _Pool:
@@ -135,13 +211,18 @@ class _Pool:
         self.actor = ray.remote(RayWorker).options(max_restarts=0, max_task_retries=0, **resources)
         self.options = ray.put(options)
         self.started: list[Any] = []
-        # Task → (actor, group); the group of an actor's start is None.
+        self.waited = False
+        # Task → (actor, group); the group of an actor's start is None. An actor does its tasks in this order.
         self.tasks: dict[Any, tuple[Any, Sequence[Row] | None]] = {}
 
     def start(self) -> None:
         """Starts an actor, which gets groups once it is ready."""
         actor = self.actor.remote(self.options)
         self.tasks[actor.ready.remote()] = (actor, None)
+
+    def has_groups(self) -> bool:
+        """Whether an actor has a group."""
+        return any(group is not None for _, group in self.tasks.values())
 
     def give(self, waiting: deque[Sequence[Row]]) -> None:
         """Gives the started actors groups, evenly, as many as each may have."""
@@ -155,25 +236,52 @@ class _Pool:
             self.tasks[actor.make.remote(_text(group))] = (actor, group)
             held[actor] += 1
 
-    def next(self) -> tuple[Any, Sequence[Row] | None, list[Outcome], str | None]:
-        """Waits for a task: its actor, its group, the outcomes, and why the actor died, or None."""
-        task = self.ray.wait(list(self.tasks), num_returns=1)[0][0]
+    def next(self) -> tuple[Any, list[Outcome], str | None]:
+        """Waits for a task: its actor, the outcomes, and why the actor died, or None."""
+        task = self._wait()
         actor, group = self.tasks[task]
         try:
             outcomes = self.ray.get(task)
         except self.ray.exceptions.RayError as error:
-            return actor, group, [], str(error).strip().splitlines()[-1]
+            return actor, [], str(error).strip().splitlines()[-1].partition(" Some common causes")[0]
         del self.tasks[task]
         if group is None:
             self.started.append(actor)
-        return actor, group, outcomes or [], None
+        return actor, outcomes or [], None
 
-    def bury(self, actor: Any) -> list[Sequence[Row]]:
-        """Forgets an actor that died, and returns the groups that it had."""
-        lost = [task for task, (owner, _) in self.tasks.items() if owner == actor]
+    def _wait(self) -> Any:
+        """The first task that is done. Says so, once, if there is no room on the cluster for any actor."""
+        limit = None if self.started or self.waited else START_SECONDS
+        ready = self.ray.wait(list(self.tasks), num_returns=1, timeout=limit)[0]
+        if not ready:
+            self.waited = True
+            print(WAITING, file=sys.stderr)
+            ready = self.ray.wait(list(self.tasks), num_returns=1)[0]
+        return ready[0]
+
+    def bury(self, actor: Any) -> tuple[list[Outcome], list[Sequence[Row]]]:
+        """Forgets an actor that died; returns the outcomes that it had finished, and the groups that it had not, the
+        one that it was making first."""
+        finished: list[Outcome] = []
+        lost: list[Sequence[Row]] = []
+        for task in [task for task, (owner, _) in self.tasks.items() if owner == actor]:
+            group, outcomes = self.tasks.pop(task)[1], self._finished(task)
+            if outcomes is not None:
+                finished += outcomes
+            elif group is not None:
+                lost.append(group)
         self.started = [other for other in self.started if other != actor]
         self.ray.kill(actor)
-        return [group for _, group in map(self.tasks.pop, lost) if group is not None]
+        return finished, lost
+
+    def _finished(self, task: Any) -> list[Outcome] | None:
+        """The outcomes of a task of an actor that died, if it was done before."""
+        if not self.ray.wait([task], num_returns=1, timeout=0)[0]:
+            return None
+        try:
+            return self.ray.get(task) or []
+        except self.ray.exceptions.RayError:
+            return None
 
     def stop(self) -> None:
         """Ends all actors."""

@@ -20,10 +20,10 @@ from ..methods import Method
 from ..models import check_device
 from ..rewards import load as load_reward
 from ..rewards.reward import RewardFunction, reward_name
-from ..runs import Interrupts, claim_folder, read_record, write_json
+from ..runs import ROWS, Interrupts, claim_folder, read_record, write_json
 from .in_process import run_in_process
 from .ledger import BatchLedger
-from .on_ray import run_on_ray, start_ray
+from .on_ray import check_room, cluster_has_gpu, run_on_ray, start_ray
 from .settings import json_value
 from .sinks import Sink
 from .summary import Statistics, write_report
@@ -76,7 +76,7 @@ def run_batch(
     n: int = 1,
     engine: str = "process",
     workers: int | None = None,
-    batch: int = 8,
+    batch: int | None = None,
     chunk: int | None = None,
     threads: int | None = None,
     device: str | None = None,
@@ -116,11 +116,12 @@ def run_batch(
         n: images per row.
         engine: "process", or "ray": a pool of Ray actors, one per GPU, or per `threads` cores.
         workers: the largest number of actors; None: as many as there is room for.
-        batch: rows that a Ray actor is given at once.
+        batch: groups of rows that a Ray actor is given at once; None: 8.
         chunk: rows per network call; None: 8 on a GPU, and one image per call on a CPU and for pipelines. With another
             value, pixels depend on which rows are neighbours, within rounding errors.
         threads: of each worker; None: torch's own number in this process, 1 on Ray.
-        device: torch device of the workers. By default the GPU for a pipeline, if there is one; otherwise the CPU.
+        device: torch device of the workers. By default the GPU if there is one, of this machine or of the Ray cluster,
+            and a row's model is a pipeline; otherwise the CPU. A worker of Ray has a GPU of its own: "cuda".
         model_options: further arguments of `load` for models by name, such as {"dtype": "bfloat16"}.
         address: of a Ray cluster, such as "auto"; None starts Ray on this machine.
         retries: how often a row is tried again after an error that may pass.
@@ -151,8 +152,12 @@ def run_batch(
     ):
         _check_whole(name, value, least)
     _check_whole("threads", threads, 1)
-    if engine != "ray" and (workers is not None or address is not None):
-        raise ValueError(f"workers and address are for the engine ray and the engine is {engine}; leave them out")
+    if engine != "ray" and any(value is not None for value in (workers, batch, address)):
+        raise ValueError(
+            f"workers, batch and address are for the engine ray and the engine is {engine}; leave them out"
+        )
+    if engine == "ray" and str(device).startswith("cuda:"):
+        raise ValueError(f"device = {device!r} names one GPU, and Ray gives each worker its own; use 'cuda'")
     if isinstance(method, Method):
         raise ValueError("method is a Method, expected a name in METHODS; give its options as options={...}")
     models, rewards = {}, {}
@@ -183,21 +188,33 @@ def run_batch(
     }
     rows = read_table(table, {**defaults, "n": n}, keep)
     threads = 1 if threads is None and engine == "ray" else threads
-    device = device or (default_device() if is_pipeline(str(model)) else "cpu")
-    if engine == "process":  # the machines of a Ray cluster have other devices than this one
+    if engine == "ray":
+        start_ray(address, workers, threads or 1)
+    device = device or _default_device(rows, engine)
+    if engine == "ray":  # the machines of a cluster have other devices than this one
+        check_room(device, threads or 1)
+    else:
         check_device(device)
     given = {name: value for name, value in (model_options or {}).items() if value not in (None, [], False)}
     worker_options = WorkerOptions(device, threads, chunk, retries, heldout, given, models, rewards)
     run_groups: Callable[[Groups, WorkerOptions], Iterator[Outcome]] = run_in_process
     if engine == "ray":
-        start_ray(address, workers, threads or 1)
-        run_groups = functools.partial(run_on_ray, workers=workers, batch=batch, cpus=threads or 1)
+        run_groups = functools.partial(run_on_ray, workers=workers, batch=batch or 8, cpus=threads or 1)
     out = Path(out)
     run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report)
     fixed = {"chunk": chunk, "threads": threads, "device": device, "model_options": given, "heldout": heldout}
     description = {"engine": engine, "settings": json_value({**defaults, "n": n, **fixed})}
-    with claim_folder(out, overwrite=overwrite, resume=resume, command="batch") as continued:
+    with claim_folder(out, overwrite=overwrite, resume=resume, command="batch", finished=ROWS) as continued:
         return run(description, continued)
+
+
+def _default_device(rows: Sequence[Row], engine: str) -> str:
+    """The GPU, if there is one and a row's model is a pipeline; otherwise the CPU."""
+    if not any(map(is_pipeline, {row.settings.model for row in rows if row.settings})):
+        return "cpu"
+    if engine == "ray":
+        return "cuda" if cluster_has_gpu() else "cpu"
+    return default_device()
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:
@@ -218,6 +235,7 @@ class _Run:
     report: bool
     statistics: Statistics = field(default_factory=Statistics)
     written: float = 0.0
+    failure: str = ""
 
     def __call__(self, description: Mapping[str, Any], continued: bool) -> Summary:
         self.started, self.description = time.perf_counter(), description
@@ -276,12 +294,15 @@ class _Run:
         for row in missing:
             if row.settings is None:
                 self._add(row, Outcome(row.index, {"attempts": 0}, error=row.problem), interrupts)
+                self._check_failure()
         outcomes = self.run_groups(groups, self.options) if groups else iter(())
         for outcome in outcomes:
             if outcome.index in by_index:  # a group also has neighbours that are finished already
                 self._add(by_index.pop(outcome.index), outcome, interrupts)
             if outcome.index in last:  # the other images of the group are finished too
+                self._check_failure()
                 interrupts.check()
+        self._check_failure()
 
     def _add(self, row: Row, outcome: Outcome, interrupts: Interrupts) -> None:
         with interrupts.deferred():
@@ -292,8 +313,13 @@ class _Run:
                 self.written = time.perf_counter()
             for sink in self.sinks:
                 sink.row(record, self.statistics.as_json())
-        if outcome.error and self.fail_fast:
-            raise ValueError(f"row {row.index} failed: {outcome.error}")
+        if outcome.error and not self.failure:
+            self.failure = f"row {row.index} failed: {outcome.error}"
+
+    def _check_failure(self) -> None:
+        """Raises a ValueError if a row failed and the run stops at the first such row."""
+        if self.failure and self.fail_fast:
+            raise ValueError(self.failure)
 
     def _finish(self, started: contextlib.ExitStack) -> None:
         """Writes the final record and the report, and finishes all sinks, even if one of them fails."""

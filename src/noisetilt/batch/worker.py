@@ -108,28 +108,40 @@ class Worker:
         self.options = options
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        self._models: dict[tuple[str, float | None], Any] = {}
+        self._models: dict[str, Any] = {}
         self._rewards: dict[tuple[str, bool], RewardFunction] = {}
 
     def model(self, settings: Settings) -> Any:
-        """The model of some settings; the last two are kept."""
-        key = (settings.model, settings.guidance)
-        if key not in self._models:
+        """The model of some settings, with their guidance; the last two models are kept."""
+        name = settings.model
+        if name in self._models:
+            self._models[name] = self._models.pop(name)
+            self._set_guidance(self._models[name], settings)
+        else:
             while len(self._models) >= MODELS_KEPT:
                 del self._models[next(iter(self._models))]
-            self._models[key] = self._load_model(settings)
-        self._models[key] = self._models.pop(key)
-        return self._models[key]
+            self._models[name] = self._load_model(settings)
+        return self._models[name]
 
     def _load_model(self, settings: Settings) -> Any:
         given = self.options.models.get(settings.model)
         if given is None:
             options = dict(self.options.model_options)
             return load_model(settings.model, guidance=settings.guidance, device=self.options.device, **options)
-        if settings.guidance is not None:
-            raise ValueError(f"guidance = {settings.guidance} is for models by name; set it in the model that you pass")
+        self._set_guidance(given, settings)
         made = (hasattr(given, "denoiser") or hasattr(given, "sample")) and not isinstance(given, type)
         return given if made else given()
+
+    def _set_guidance(self, model: Any, settings: Settings) -> None:
+        """Gives a model the guidance of a row, with the checks that loading it makes.
+
+        Raises:
+            ValueError: if the model takes no other guidance.
+        """
+        if settings.model not in self.options.models:
+            model.set_guidance(settings.guidance)
+        elif settings.guidance is not None:
+            raise ValueError(f"guidance = {settings.guidance} is for models by name; set it in the model that you pass")
 
     def reward(self, name: str, heldout: bool = False) -> RewardFunction:
         """The reward of a name, or its held-out version."""
@@ -184,8 +196,13 @@ class Worker:
             return self._attempt(rows, attempt)
         except Exception as error:
             failure = Failure(error_sentence(error), isinstance(error, LASTING))
+            if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+                self._drop_other_models(rows[0].made().model)
         _free_memory()
         return failure
+
+    def _drop_other_models(self, name: str) -> None:
+        self._models = {kept: model for kept, model in self._models.items() if kept == name}
 
     def _attempt(self, rows: Sequence[Row], attempt: int) -> list[Outcome]:
         settings = rows[0].made()

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from .._files import json_object
-from ..runs import append_line, write_json, write_text
+from ..runs import ROWS, append_line, write_json, write_text
 
 Row = dict[str, Any]
-ROWS = "rows.jsonl"
+SETTINGS = "settings.json"
 PACKAGE = Path(__file__).parents[1]
 SCORED = ("rewards/scorers/concepts", "rewards/scorers/imagenet", "rewards/scorers/style", "bench/weights")
 
@@ -36,7 +36,7 @@ class Ledger:
         settings: everything else that the rows depend on, as JSON.
         mend: whether to remove incomplete lines from the file; pass False while another process writes to it.
     Raises:
-        ValueError: if the folder has a run with other settings.
+        ValueError: if the folder has a run with other settings, or of another kind; then nothing is written.
     """
 
     def __init__(self, folder: Path, key: Sequence[str], settings: Row, mend: bool = True) -> None:
@@ -45,19 +45,22 @@ class Ledger:
         self._check(settings)
         lines = self.file.read_text("utf-8").splitlines() if self.file.exists() else []
         rows = [row for row in map(_parsed, lines) if row is not None]
+        foreign = sorted({name for row in rows for name in self.key if name not in row})
+        if foreign:
+            raise ValueError(f"{self.file} has rows without {', '.join(foreign)}, of another run; choose another --out")
+        write_json(folder / SETTINGS, settings)
         if mend and len(rows) < len(lines):
             write_text(self.file, "".join(_line(row) for row in rows))
         self._rows = {self.key_of(row): row for row in rows}
 
     def _check(self, settings: Row) -> None:
-        file, settings = self.folder / "settings.json", json.loads(json.dumps(settings))
+        file, settings = self.folder / SETTINGS, json.loads(json.dumps(settings))
         before = json_object(file) if file.exists() else settings
         changed = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
         if changed:
             raise ValueError(
                 f"{self.folder} has a run with another {', '.join(changed)}; choose another --out, or empty the folder"
             )
-        write_json(file, settings)
 
     def key_of(self, row: Row) -> tuple:
         """The key of a row."""

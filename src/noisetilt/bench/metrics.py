@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..noise.float64 import as_float64
+
 
 def _checked(name: str, features: Tensor, least: int) -> Tensor:
     """The features in float64, if they are a finite (n, d) with n ≥ least."""
@@ -21,7 +23,7 @@ def _checked(name: str, features: Tensor, least: int) -> Tensor:
         )
     if not torch.isfinite(features).all():
         raise ValueError(f"{name} was given features that are not finite; leave out the images with NaN")
-    return features.detach().double()
+    return as_float64(features.detach())
 
 
 def _same_width(name: str, a: Tensor, b: Tensor) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from .._messages import unknown_name
 from ..report.plotting import require_matplotlib
-from ..runs import Interrupts, locked
+from ..runs import ROWS, Interrupts, locked
 from . import paper_plan
-from .ledger import ROWS
 
 SUITES = ("exact", "paper", "one-step")
 

@@ -69,7 +69,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     add("--engine", default="process", help="process, or ray: a pool of Ray actors (default: %(default)s)")
     add("--workers", type=int, help="largest number of Ray actors (default: as many as there is room for)")
     add("--address", help="address of a Ray cluster, such as auto (default: start Ray on this machine)")
-    add("--batch", type=int, default=8, help="rows that a Ray actor is given at once (default: %(default)s)")
+    add("--batch", type=int, help="groups of rows that a Ray actor is given at once (default: 8)")
     add("--chunk", type=int, help="rows per network call (default: 8 on a GPU, one image on a CPU and for pipelines)")
     add("--threads", type=int, help="threads per worker (default: torch's own; 1 with --engine ray)")
     add("--device", help="torch device (default: cpu; for pipelines the GPU, if there is one)")

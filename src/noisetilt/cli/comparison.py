@@ -31,7 +31,7 @@ from .console import filled, line_width, print_error, warn
 
 # Fields of a job that the images do not depend on, except for rounding errors.
 NOT_SETTINGS = ("out", "batch", "chunk", "resume", "overwrite", "animate", "show")
-# All images of a run are in memory until its grid is drawn.
+# The rewards and curves of a run are in memory until it ends.
 MAX_IMAGES, MAX_STEPS = 10_000, 100_000
 # Images of a variant in grid.png; Pillow does not open files of more than 179 million pixels.
 MAX_GRID = 256
@@ -40,7 +40,12 @@ MISSING_PLOT = missing_extra("plot", "the plot rewards.png")
 
 @dataclass
 class Variant:
-    """One of the two compared variants, "base" or "guided"; its results are added batch by batch."""
+    """One of the two compared variants, "base" or "guided"; its results are added batch by batch.
+
+    Attributes:
+        images: in the commands thumbnails of the first MAX_GRID images, in the studio all images.
+        rewards, heldout: of each image so far.
+    """
 
     name: str
     method: Method
@@ -51,9 +56,24 @@ class Variant:
     nfe: float = 0.0
     seconds: float = 0.0
 
+    @property
+    def count(self) -> int:
+        """Number of images so far."""
+        return len(self.rewards)
+
+    @property
+    def missing(self) -> int:
+        """How many more images grid.png shows."""
+        return MAX_GRID - len(self.images)
+
+    def keep(self, images: Tensor | Sequence[Tensor]) -> None:
+        """Keeps thumbnails of the next images, as long as grid.png has room for them."""
+        kept = [image.cpu() for image in images[: self.missing]]
+        self.images += [image.clone() for image in thumbnails(kept)]  # a view would keep the whole batch in memory
+
     def statistics(self) -> dict[str, float | None]:
         """Mean rewards of the images so far, network evaluations per image, total seconds and number of images."""
-        count = len(self.rewards)
+        count = self.count
         return {
             "reward_mean": sum(self.rewards) / count if count else None,
             "heldout_mean": None if None in self.heldout or not count else sum(self.heldout) / count,
@@ -203,9 +223,9 @@ def _shrunk(image: Tensor, side: int) -> Tensor:
 def variant_rows(variants: Sequence[Variant], methods: Mapping[str, str]) -> list[tuple[str, list[Tensor]]]:
     """The rows of grid.png: labels and images of the variants that have some, at most MAX_GRID of each."""
     rows = []
-    for variant in (variant for variant in variants if variant.images):
-        label, count = grid_label(variant, methods[variant.name]), len(variant.images)
-        label += f"; the first {MAX_GRID} of {count} images" if count > MAX_GRID else ""
+    for variant in (variant for variant in variants if variant.count):
+        label = grid_label(variant, methods[variant.name])
+        label += f"; the first {MAX_GRID} of {variant.count} images" if variant.count > MAX_GRID else ""
         rows.append((label, thumbnails(variant.images[:MAX_GRID])))
     return rows
 
@@ -268,7 +288,7 @@ def run_record(
 
 def write_record(job: Any, variants: Sequence[Variant], heldout_name: str, complete: bool) -> dict[str, Any]:
     """Writes run.json of the images finished so far, and returns its content."""
-    done = [variant for variant in variants if variant.images]
+    done = [variant for variant in variants if variant.count]
     record = run_record(job, variants[1].method, done, heldout_name, complete)
     write_json(job.out / "run.json", record)
     return record

@@ -33,7 +33,7 @@ from .comparison import (
     write_start,
 )
 from .console import progress_bar, warn
-from .iterates import IterateImages, read_iterates, write_animation, write_iterates
+from .iterates import IterateImages, keep_iterates, read_iterates, write_animation, write_iterates
 from .job import ComparisonJob
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
 from .progress import Progress
@@ -93,12 +93,12 @@ def run(job: GenerateJob) -> dict[str, Any]:
                         if job.animate:
                             write_iterates(job.out, variant, batch, images)
                         progress.add(variant, batch, variant.seconds - before)
-                    frames[variant.name].append(images)
-                    complete = all(len(variant.images) == len(job.prompts) for variant in variants)
+                    keep_iterates(frames[variant.name], images)
+                    complete = all(variant.count == len(job.prompts) for variant in variants)
                     if not complete:
                         interrupts.check()
         finally:
-            if variants[0].images:
+            if variants[0].count:
                 with interrupts.deferred():
                     record = _write_summary(job, variants, frames, heldout_name, complete)
     animation = "animation.webp, " if job.animate else ""
@@ -166,7 +166,7 @@ def _run_batch(
     results = zip(result.images, result.rewards, heldout_rewards, strict=True)
     for index, (image, value, heldout_value) in enumerate(results, batch.first):
         save_image(job, variant, index, image, reward_value=float(value), heldout_value=heldout_value)
-    variant.images += list(result.images.cpu())
+    variant.keep(result.images)
     variant.rewards += result.rewards.tolist()
     variant.heldout += heldout_rewards
     variant.curves.append(result.trace.rewards)
@@ -184,7 +184,7 @@ def _write_summary(
 ) -> dict[str, Any]:
     """Writes run.json and the pictures of the images finished so far, and returns the content of run.json."""
     record = write_record(job, variants, heldout_name, complete)
-    done = [variant for variant in variants if variant.images]
+    done = [variant for variant in variants if variant.count]
     methods = {"base": "base", "guided": job.method}
     save_image_file(comparison_grid(variant_rows(variants, methods)), job.out / "grid.png")
     if job.animate:

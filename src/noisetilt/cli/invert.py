@@ -25,14 +25,14 @@ from ..report import file_stem, save_picture, table
 from ..report import save_image as save_image_file
 from ..rewards import Reward
 from ..rewards import load as load_reward
-from ..runs import Interrupts, append_line, claim_folder, write_bytes, write_json
+from ..runs import PROGRESS, Interrupts, append_line, claim_folder, write_bytes, write_json
 from ..sampling import check_reward
 from ..sampling.noise_ascent import check_optimizable
 from .comparison import check_counts, check_numbers, comparison_grid, requested, thumbnails, write_start
 from .console import filled, line_width, progress_bar
 from .job import Job
 from .job_model import dtype_name, load_job_model, with_defaults
-from .progress import FILE, read_image, read_progress, refuse_other_settings
+from .progress import read_image, read_progress, settings_digest, start_progress
 
 Row = dict[str, Any]
 
@@ -126,18 +126,19 @@ def run(job: InvertJob) -> dict[str, Any]:
         claim_folder(job.out, overwrite=job.overwrite, resume=job.resume, command="invert") as continued,
         Interrupts() as interrupts,
     ):
-        if continued:
-            refuse_other_settings(job)
-        else:
-            (job.out / FILE).unlink(missing_ok=True)
+        progress, digest = start_progress(job, continued), settings_digest(job)
         write_start(job, "invert")
         rows: list[Row] = []
         try:
             with progress_bar(len(list(batches(job))) * (job.iterations + 1), "iteration") as bar:
                 for part in batches(job):
-                    done = _restore(job, part)
-                    rows += done or _run_batch(job, method, model, reward, targets[part.start : part.stop], part, bar)
-                    interrupts.check()
+                    made = _restore(job, part)
+                    if not made:
+                        made = _run_batch(job, method, model, reward, targets[part.start : part.stop], part, bar)
+                        append_line(progress, json.dumps({"digest": digest, "photos": list(part), "rows": made}))
+                    rows += made
+                    if len(rows) < job.n:
+                        interrupts.check()
         finally:
             if rows:
                 with interrupts.deferred():
@@ -185,9 +186,7 @@ def _run_batch(
     found = invert(model, targets, prompts, method, job.iterations, **options, callback=show)
     ascent: dict[str, Any] = dict(iterations=job.edit_iterations, keep=job.keep, layout=job.layout)
     edits = [found.edit(text, reward, **ascent).images.cpu() for text in job.edited]
-    rows = _write_batch(job, found, edits, part)
-    append_line(job.out / FILE, json.dumps({"photos": list(part), "rows": rows}))
-    return rows
+    return _write_batch(job, found, edits, part)
 
 
 def _write_batch(job: InvertJob, found: InversionResult, edits: list[Tensor], part: range) -> list[Row]:
@@ -211,7 +210,7 @@ def _write_batch(job: InvertJob, found: InversionResult, edits: list[Tensor], pa
 
 def _restore(job: InvertJob, part: range) -> list[Row] | None:
     """The rows of a finished batch, or None if it is not finished or a file of it is missing."""
-    for line in read_progress(job.out / FILE, ("photos", "rows")):
+    for line in read_progress(job.out / PROGRESS, ("photos", "rows")):
         if line["photos"] == list(part):
             files = [job.out / name for number in part for name in job.files(number).values()]
             return line["rows"] if all(file.is_file() for file in files) else None

@@ -50,6 +50,12 @@ class IterateImages:
             self.frames[number] = list(last)
 
 
+def keep_iterates(batches: list[IterateImages], images: IterateImages) -> None:
+    """Adds the iterates of a batch to those of the batches before it, unless these have MAX_IMAGES images already."""
+    if sum(len(next(iter(batch.frames.values()), ())) for batch in batches) < MAX_IMAGES:
+        batches.append(images)
+
+
 def merged_frames(batches: Sequence[IterateImages]) -> Frames:
     """The frames of all batches, at most MAX_IMAGES images each."""
     numbers = sorted(batches[0].frames)

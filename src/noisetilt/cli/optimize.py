@@ -33,7 +33,15 @@ from .comparison import (
     write_start,
 )
 from .console import progress_bar, warn
-from .iterates import IterateImages, draw_strip, merged_frames, read_iterates, write_animation, write_iterates
+from .iterates import (
+    IterateImages,
+    draw_strip,
+    keep_iterates,
+    merged_frames,
+    read_iterates,
+    write_animation,
+    write_iterates,
+)
 from .job import ComparisonJob
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
 from .progress import Progress
@@ -106,12 +114,13 @@ def run(job: OptimizeJob) -> dict[str, Any]:
                             images = _run_batch(job, variant, model, reward, heldout, batch, bar)
                         write_iterates(job.out, variant, batch, images)
                         progress.add(variant, batch, variant.seconds - before)
-                    iterates += [images] if variant is variants[1] else []
-                    complete = all(len(variant.images) == len(job.prompts) for variant in variants)
+                    if variant is variants[1]:
+                        keep_iterates(iterates, images)
+                    complete = all(variant.count == len(job.prompts) for variant in variants)
                     if not complete:
                         interrupts.check()
         finally:
-            if variants[0].images:
+            if variants[0].count:
                 with interrupts.deferred():
                     record = _write_summary(job, variants, iterates, heldout_name, complete)
     print_summary(job, variants, heldout_name, "strip.png, animation.webp, rewards.png and run.json")
@@ -165,7 +174,7 @@ def _run_batch(
 
 def _add_results(job: OptimizeJob, variant: Variant, result: OptimizeResult, first: int) -> None:
     """Adds a batch's results to the variant and writes its images; the first one has the index `first` in the run."""
-    done, trace, count = len(variant.images), result.trace, len(result.images)
+    done, trace, count = variant.count, result.trace, len(result.images)
     heldout_rewards = [None] * count if result.heldout is None else result.heldout.tolist()
     # Files first: a signal must not leave a record of an image that has none.
     for i in range(count):
@@ -173,7 +182,7 @@ def _add_results(job: OptimizeJob, variant: Variant, result: OptimizeResult, fir
         chosen = {"iteration": int(result.iterations[i]), "nfe": float(trace.nfe[i])}
         save_image(job, variant, first + i, result.images[i], **rewards, **chosen)
     variant.nfe = (variant.nfe * done + float(trace.nfe.sum())) / (done + count)
-    variant.images += list(result.images.cpu())
+    variant.keep(result.images)
     variant.rewards += result.rewards.tolist()
     variant.heldout += heldout_rewards
     variant.curves.append(torch.stack([trace.rewards] if result.heldout is None else [trace.rewards, trace.heldout]))
@@ -201,7 +210,7 @@ def _write_summary(
 ) -> dict[str, Any]:
     """Writes run.json, grid.png, rewards.png, strip.png and animation.webp of the images finished so far."""
     record = write_record(job, variants, heldout_name, complete)
-    done = [variant for variant in variants if variant.images]
+    done = [variant for variant in variants if variant.count]
     labels = {"base": "initial noise", "guided": job.method}
     save_image_file(comparison_grid(variant_rows(variants, labels)), job.out / "grid.png")
     if iterates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,23 +14,47 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from .._messages import one_line
-from ..runs import append_line, read_lines, read_record
+from ..runs import PROGRESS, append_line, read_lines, read_record
 from .comparison import ImageBatch, Variant, image_name, requested
 
-FILE = "progress.jsonl"
 FIELDS = ("variant", "first", "rewards", "heldout", "curve", "nfe", "seconds")
 
 
-def refuse_other_settings(job: Any) -> None:
-    """Raises a ValueError if the run in a job's folder has other settings."""
-    before, now = (read_record(job.out) or {}).get("requested", {}), requested(job)
-    changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-    if changed:
-        raise ValueError(f"{job.out} has a run with another {', '.join(changed)}; choose another --out, or --overwrite")
+def settings_digest(job: Any) -> str:
+    """A checksum of the settings that the images of a job depend on. Each finished batch has it, so that a run can be
+    continued whose run.json was lost."""
+    return hashlib.sha256(json.dumps(requested(job), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_progress(file: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
-    """These fields of each line of a file of finished batches.
+def start_progress(job: Any, continued: bool) -> Path:
+    """The file of a job's finished batches, which is deleted unless a run is continued.
+
+    Raises:
+        ValueError: if the run that is continued has other settings, or none that are known, or if a file that is to be
+            deleted is not one of finished batches.
+    """
+    file, record, digest = Path(job.out) / PROGRESS, read_record(Path(job.out)), settings_digest(job)
+    if not continued:
+        if not all("variant" in line or "photos" in line for line in _lines(file)):
+            raise ValueError(f"{file} is not the file of a run's finished batches; choose another --out")
+        file.unlink(missing_ok=True)
+    elif record is not None:
+        before, now = record.get("requested", {}), requested(job)
+        changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        if changed:
+            raise ValueError(
+                f"{job.out} has a run with another {', '.join(changed)}; choose another --out, or --overwrite"
+            )
+    elif any(line.get("digest") != digest for line in _lines(file)):
+        raise ValueError(
+            f"{file} has batches of other settings than those given, and run.json, which would name them, is missing; "
+            "choose another --out, or --overwrite"
+        )
+    return file
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a file of finished batches.
 
     Raises:
         ValueError: if a line is damaged; names it.
@@ -38,9 +63,28 @@ def read_progress(file: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
     for number, line in enumerate(read_lines(file), 1):
         try:
             value = json.loads(line)
-            lines.append({name: value[name] for name in fields})
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise ValueError(f"{file}, line {number} is damaged; remove the line") from None
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise _damaged(file, number)
+        lines.append(value)
+    return lines
+
+
+def _damaged(file: Path, number: int) -> ValueError:
+    return ValueError(f"{file}, line {number} is damaged; remove the line")
+
+
+def read_progress(file: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
+    """The lines of a file of finished batches, each of which has these fields.
+
+    Raises:
+        ValueError: if a line is damaged; names it.
+    """
+    lines = _lines(file)
+    for number, line in enumerate(lines, 1):
+        if not line.keys() >= set(fields):
+            raise _damaged(file, number)
     return lines
 
 
@@ -54,42 +98,34 @@ class Progress:
         continued: whether the folder has a run that is continued.
 
     Raises:
-        ValueError: if the run that is continued has other settings.
+        ValueError: as `start_progress`.
     """
 
     def __init__(self, job: Any, continued: bool) -> None:
-        self.job, self.file = job, Path(job.out) / FILE
-        if not continued:
-            self.file.unlink(missing_ok=True)
-            return
-        refuse_other_settings(job)
-
-    def _lines(self) -> list[dict[str, Any]]:
-        return read_progress(self.file, FIELDS)
+        self.job, self.file, self.digest = job, start_progress(job, continued), settings_digest(job)
+        self._finished = {(line["variant"], line["first"]): line for line in read_progress(self.file, FIELDS)}
 
     def restore(self, variant: Variant, batch: ImageBatch) -> bool:
         """Adds the results of a finished batch to the variant; False if the batch is not finished."""
-        for line in self._lines():
-            if (line["variant"], line["first"]) != (variant.name, batch.first):
-                continue
-            indices = range(batch.first, batch.first + len(batch.seeds))
-            files = [Path(self.job.out) / image_name(self.job, index, variant) for index in indices]
-            if not all(file.is_file() for file in files):
-                return False
-            variant.images += [read_image(file) for file in files]
-            variant.rewards += line["rewards"]
-            variant.heldout += line["heldout"]
-            if line["curve"] is not None:
-                variant.curves.append(torch.tensor(line["curve"]))
-            variant.nfe = line["nfe"]
-            variant.seconds += line["seconds"]
-            return True
-        return False
+        line = self._finished.get((variant.name, batch.first))
+        indices = range(batch.first, batch.first + len(batch.seeds))
+        files = [Path(self.job.out) / image_name(self.job, index, variant) for index in indices]
+        if line is None or not all(file.is_file() for file in files):
+            return False
+        variant.keep([read_image(file) for file in files[: variant.missing]])
+        variant.rewards += line["rewards"]
+        variant.heldout += line["heldout"]
+        if line["curve"] is not None:
+            variant.curves.append(torch.tensor(line["curve"]))
+        variant.nfe = line["nfe"]
+        variant.seconds += line["seconds"]
+        return True
 
     def add(self, variant: Variant, batch: ImageBatch, seconds: float) -> None:
         """Writes the results of the batch that was added to the variant last, which took some seconds."""
         count = len(batch.seeds)
         line = {
+            "digest": self.digest,
             "variant": variant.name,
             "first": batch.first,
             "rewards": variant.rewards[-count:],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -50,11 +51,12 @@ class SchedulerPath(FlowPath):
             config.get("base_shift", 0.5),
             config.get("max_shift", 1.15),
         )
+        scheduler = copy.deepcopy(self.scheduler)  # threads share the scheduler
         if config.get("use_flow_sigmas"):
-            self.scheduler.set_timesteps(steps, mu=mu)
+            scheduler.set_timesteps(steps, mu=mu)
         else:
-            self.scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
-        return [float(sigma) for sigma in self.scheduler.sigmas]
+            scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
+        return [float(sigma) for sigma in scheduler.sigmas]
 
 
 def _has_dtype(module: nn.Module, dtype: torch.dtype) -> bool:
@@ -78,6 +80,7 @@ class FluxModel:
     Attributes:
         pipe: the pipeline, which `align` takes too.
         path, shape: flow matching with the scheduler's own time grid, and the shape of one state.
+        fixed_guidance: whether guidance was distilled into the weights, which then take no other.
     """
 
     def __init__(
@@ -102,6 +105,18 @@ class FluxModel:
         pipe.vae.to(memory_format=torch.channels_last)
         self.shape = (pipe.vae.config.latent_channels, *latent_size(pipe, height, width))
         self.path = SchedulerPath(scheduler=pipe.scheduler, tokens=self.shape[1] * self.shape[2] // 4)
+        self.fixed_guidance = False
+
+    def set_guidance(self, guidance: float | None) -> None:
+        """Replaces the guidance scale; None is the default.
+
+        Raises:
+            ValueError: for any guidance but 1 if guidance was distilled into the weights.
+        """
+        if self.fixed_guidance:
+            self.guidance = _distilled_guidance(guidance)
+        else:
+            self.guidance = FLUX_GUIDANCE if guidance is None else guidance
 
     @property
     def words(self) -> list[str]:
@@ -259,9 +274,16 @@ def emoji128_turbo(dtype: torch.dtype = torch.float32, guidance: float = 1.0, **
         ValueError: if a file of the model is damaged or missing, or for any guidance but 1, because guidance was
             distilled into the weights.
     """
-    if guidance != 1.0:
+    _distilled_guidance(guidance)
+    model = FluxModel(_load_pipeline("emoji128-turbo", dtype), 1.0, dtype=dtype, steps=4, **options)
+    model.fixed_guidance = True
+    return model
+
+
+def _distilled_guidance(guidance: float | None) -> float:
+    if guidance not in (None, 1.0):
         raise ValueError(
             f"guidance = {guidance} is not supported by emoji128-turbo, whose weights include emoji128's guidance of "
             f"{FLUX_GUIDANCE:g}; leave it out or use 1"
         )
-    return FluxModel(_load_pipeline("emoji128-turbo", dtype), 1.0, dtype=dtype, steps=4, **options)
+    return 1.0

@@ -20,6 +20,7 @@ from torch import Tensor
 from . import _nulls as nulls
 from ._boxes import largest_divisor
 from ._checks import check_batch, without_autocast
+from .float64 import as_float64
 from .order_statistics import bounds
 
 SMALLEST_EVENT = 256
@@ -76,7 +77,7 @@ def audit(x: Tensor) -> Audit:
             f"x has shape {tuple(x.shape)}, expected at least one vector of {SMALLEST_EVENT} or more numbers, for which"
             " the tests are calibrated; join several small vectors into one."
         )
-    x = x.double()
+    x = as_float64(x)
     if x.ndim > 3 and x[0, 0].numel() == 1:  # space is a single position, so the event is a sequence
         x = x.flatten(1)
     field = x if x.ndim > 3 else x[:, None]

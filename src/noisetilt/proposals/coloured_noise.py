@@ -50,7 +50,7 @@ class ColouredNoise:
         axes = list(range(2, noise.ndim))
         if not axes:
             return noise
-        amplitude = self.amplitude(tuple(noise.shape[2:]), path, t).to(noise)
+        amplitude = self.amplitude(tuple(noise.shape[2:]), path, t).to(noise.dtype).to(noise.device)
         return torch.fft.irfftn(torch.fft.rfftn(noise, dim=axes) * amplitude, s=noise.shape[2:], dim=axes)
 
     def amplitude(self, space: tuple[int, ...], path: Path, t: float) -> Tensor:

@@ -1,11 +1,13 @@
 """What every command that writes a folder shares: whole files or none, one writer per folder, and signals."""
 
 from .atomic import append_line, read_lines, remove_partial, write_bytes, write_json, write_text
-from .folder import ITERATES, claim_folder, locked, read_record
+from .folder import ITERATES, PROGRESS, ROWS, claim_folder, locked, read_record
 from .interrupts import Interrupts, Terminated
 
 __all__ = [
     "ITERATES",
+    "PROGRESS",
+    "ROWS",
     "Interrupts",
     "Terminated",
     "append_line",

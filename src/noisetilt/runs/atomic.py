@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,15 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def append_line(file: Path, line: str) -> None:
-    """Appends a line to a file. A line that does not fit on the disk is removed again.
+    """Appends a line to a file. A line that does not fit on the disk is removed again, as is an incomplete last line,
+    which a killed process left.
 
     Raises:
         OSError: if the line cannot be written; names the file.
     """
     try:
-        with file.open("ab", buffering=0) as stream:
-            end = stream.seek(0, os.SEEK_END)
+        with file.open("a+b", buffering=0) as stream:
+            end = _remove_incomplete_line(stream)
             try:
                 _write_all(stream.fileno(), (line + "\n").encode("utf-8"))
                 os.fsync(stream.fileno())
@@ -78,29 +80,32 @@ def _write_all(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
+def _remove_incomplete_line(stream: FileIO) -> int:
+    """Removes the last line of an open file unless it is complete; returns the size of the file."""
+    end = stream.seek(0, os.SEEK_END)
+    stream.seek(max(end - 1, 0))
+    if stream.read(1) in (b"", b"\n"):
+        return end
+    stream.seek(0)
+    return stream.truncate(stream.readall().rfind(b"\n") + 1)
+
+
 def read_lines(file: Path) -> Iterator[str]:
-    """The complete lines of a file that `append_line` wrote, read one by one; first an incomplete last line is removed
-    from the file."""
+    """The complete lines of a file that `append_line` wrote, read one by one. The file is not changed.
+
+    Raises:
+        ValueError: if a line is not in UTF-8; names it.
+    """
     if not file.exists():
-        return iter(())
-    _remove_incomplete_line(file)
-    return _lines(file)
-
-
-def _remove_incomplete_line(file: Path) -> None:
+        return
     with file.open("rb") as stream:
-        end = stream.seek(0, os.SEEK_END)
-        stream.seek(max(end - 1, 0))
-        if stream.read() in (b"", b"\n"):
-            return
-    os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
-
-
-def _lines(file: Path) -> Iterator[str]:
-    with file.open("rb") as stream:
-        for line in stream:
-            if line.endswith(b"\n"):  # otherwise another process is writing it
-                yield line.decode("utf-8").rstrip("\r\n")
+        for number, line in enumerate(stream, 1):
+            if line.endswith(b"\n"):  # otherwise another process is writing it, or was killed
+                try:
+                    text = line.decode("utf-8")
+                except UnicodeDecodeError:
+                    raise ValueError(f"{file}, line {number} is not in UTF-8; remove the line") from None
+                yield text.rstrip("\r\n")
 
 
 def remove_partial(folder: Path) -> None:

@@ -14,20 +14,28 @@ from .._files import json_object
 from .atomic import _write_error, remove_partial
 
 LOCK, RECORD = ".lock", "run.json"
+# Files with a line for each finished part of a run: of batches and benchmarks, and of the other commands.
+ROWS, PROGRESS = "rows.jsonl", "progress.jsonl"
 # Files of a run that its record does not name.
-OTHERS = ("grid.png", "strip.png", "rewards.png", "animation.webp", "progress.jsonl")
+OTHERS = ("grid.png", "strip.png", "rewards.png", "animation.webp", PROGRESS)
 ITERATES = "iterates"
 
 
 @contextlib.contextmanager
-def claim_folder(folder: Path, *, overwrite: bool = False, resume: bool = False, command: str = "") -> Iterator[bool]:
+def claim_folder(
+    folder: Path, *, overwrite: bool = False, resume: bool = False, command: str = "", finished: str = PROGRESS
+) -> Iterator[bool]:
     """Makes a folder and holds its lock, which ends with the process.
+
+    A folder has a run if it has the record run.json, or finished parts of a run whose record was lost.
 
     Args:
         folder: of the run; created if missing.
         overwrite: whether a run in it may be replaced; its record run.json and the files that this names are deleted.
         resume: whether a run in it is continued.
         command: the command that may continue the run: a folder with a run of another command is refused.
+        finished: the name of the command's file of finished parts, ROWS or PROGRESS. This function does not delete it
+            where the record is lost.
 
     Yields:
         Whether a run is continued.
@@ -40,18 +48,26 @@ def claim_folder(folder: Path, *, overwrite: bool = False, resume: bool = False,
     if overwrite and resume:
         raise ValueError("overwrite and resume exclude each other; give one of them")
     with locked(folder):
-        record = read_record(folder)
-        if record is not None and not (overwrite or resume):
+        record, parts = read_record(folder), [name for name in (ROWS, PROGRESS) if _has_content(folder / name)]
+        if (record is not None or parts) and not (overwrite or resume):
             raise ValueError(
                 f"{folder} has a run already; give --resume to continue it, --overwrite to replace it, or another --out"
             )
         before = (record or {}).get("command", command)
         if resume and before != command:
             raise ValueError(f"{folder} has a run of {before!r}, expected one of {command!r}; choose another --out")
+        if resume and record is None and parts and finished not in parts:
+            raise ValueError(
+                f"{folder} has {parts[0]} and no {finished}, which {command!r} writes; choose another --out"
+            )
         remove_partial(folder)
         if record is not None and overwrite:
             _remove_run(folder, record)
-        yield record is not None and resume
+        yield resume and (record is not None or finished in parts)
+
+
+def _has_content(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
 
 
 @contextlib.contextmanager
@@ -102,4 +118,6 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     try:
         return json_object(file)
     except ValueError:
-        raise ValueError(f"{file} is not the record of a run; delete it, or choose another --out") from None
+        raise ValueError(
+            f"{file} is not the record of a run; delete this file and give --resume, or choose another --out"
+        ) from None

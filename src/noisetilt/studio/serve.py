@@ -15,6 +15,8 @@ from typing import Any
 from .._messages import missing_extra
 from ..cli.generate import GenerateJob
 
+# Seconds in which a signal is noticed.
+POLL = 0.5
 # Options of the command that are fields of a job.
 MODEL_OPTIONS = (
     "model",
@@ -60,11 +62,15 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _wait_for_end() -> None:
-    """Returns after Ctrl-C or SIGTERM, which is how a page ends, not an error."""
+    """Returns after Ctrl-C, SIGTERM or the end of the terminal, which is how a page ends, not an error."""
     ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is after `nohup`
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         signal.signal(number, lambda *_: ended.set())
-    ended.wait()
+    while not ended.wait(POLL):  # on Windows no signal interrupts a wait without limit, before Python 3.14
+        pass
 
 
 def set_environment() -> None:

@@ -63,14 +63,15 @@ class Row:
 
     def record(self, number: int, first: int, images: Tensor, target: Tensor | None, heldout: Tensor | None) -> None:
         """Adds a step (from 0) of the images from `first` on."""
-        for index, image in enumerate(images.cpu(), first):
-            self.frames[index].append(encode_thumbnail(image))
         columns = slice(first, first + len(images))
         if number < self.steps:
             if target is not None:
                 self.target[number, columns] = target.float().cpu().numpy()
             if heldout is not None:
                 self.heldout[number, columns] = heldout.float().cpu().numpy()
+        # After the rewards: the page is drawn while this runs, and shows those of the last image.
+        for index, image in enumerate(images.cpu(), first):
+            self.frames[index].append(encode_thumbnail(image))
         self.done = min(number + 1, self.steps)
 
     def curve(self, which: Literal["target", "heldout"]) -> np.ndarray:

@@ -65,10 +65,18 @@ class PipelineModel:
         if frames is not None and "num_frames" not in self._parameters:
             raise ValueError(f"frames = {frames} is for video pipelines and {name} makes images; leave it out")
         self._guidance_name = self._find_guidance_name()
-        self.guidance = self._default(self._guidance_name) if guidance is None else guidance
-        if guidance is not None and self._guidance_name is None:
-            raise ValueError(f"{name} has no guidance scale; leave guidance out")
+        self.set_guidance(guidance)
         self.steps: int = self._default("num_inference_steps") or 25
+
+    def set_guidance(self, guidance: float | None) -> None:
+        """Replaces the guidance scale; None is the pipeline's own default.
+
+        Raises:
+            ValueError: if the pipeline has no guidance scale.
+        """
+        if guidance is not None and self._guidance_name is None:
+            raise ValueError(f"{type(self.pipe).__name__} has no guidance scale; leave guidance out")
+        self.guidance = self._default(self._guidance_name) if guidance is None else guidance
 
     @property
     def words(self) -> list[str]:

@@ -17,6 +17,7 @@ from .schedules import (
     first_order,
     is_cosine,
     keeps_epsilon,
+    own_scheduler,
     path_of,
     prediction_of,
     sign_of,
@@ -59,6 +60,7 @@ class GuidedScheduler:
     order = 1
 
     def __init__(self, original: Any, call: Call) -> None:
+        self.original = original = own_scheduler(original)
         self.inner = first_order(original)
         self.path, self.prediction = path_of(self.inner), prediction_of(self.inner)
         self.unit, self.sign = unit_of(self.inner), sign_of(self.inner)

@@ -122,14 +122,24 @@ def unit_of(scheduler: Any) -> float:
     return float(scheduler.config.sigma_data) if is_edm(scheduler) else 1.0
 
 
+def own_scheduler(scheduler: Any) -> Any:
+    """The pipeline's own scheduler: during a guided call another one, which has it as `original`, is in its place."""
+    while (original := vars(scheduler).get("original")) is not None:
+        scheduler = original
+    return scheduler
+
+
 def first_order(original: Any) -> Any:
     """A scheduler with the original's timesteps and one network call per step. The original is not changed.
+
+    A pipeline may be checked by one thread while it is called by another, so that the original may be that of the call.
 
     Raises:
         ValueError: if its schedule is not one of flow matching, TrigFlow, EDM or a table of betas.
     """
     import diffusers
 
+    original = own_scheduler(original)
     name = type(original).__name__
     if name == "FlowMapEulerDiscreteScheduler":
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -78,9 +78,7 @@ def temporarily_set(pipe: Any, **changes: Any) -> Iterator[None]:
         own.update(changes)
         yield
     finally:
-        for name in changes:
-            own.pop(name, None)
-        own.update(before)
+        _restore(own, before, changes.keys() - before.keys())
 
 
 @contextlib.contextmanager
@@ -91,8 +89,14 @@ def restored(pipe: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        own.clear()
-        own.update(before)
+        _restore(own, before, own.keys() - before.keys())
+
+
+def _restore(own: dict[str, Any], before: dict[str, Any], added: Iterable[str]) -> None:
+    """Restores attributes one by one: another thread that reads them meanwhile must find them all."""
+    own.update(before)
+    for name in list(added):
+        own.pop(name, None)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,107 @@
+"""What is computed in float64 also works on a device that has none, as Apple's GPU: on a test double of one.
+
+The double is named "meta", the only device that torch differentiates on without its hardware. Its tensors hold tensors
+of the CPU, which compute, and creating one in float64 is an error.
+"""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from noisetilt import METHODS, sample
+from noisetilt.bench import metrics
+from noisetilt.models.exact import GaussianModel
+from noisetilt.noise import audit, float64
+from noisetilt.selection.smc import systematic_resampling
+
+DEVICE = "meta"
+
+
+class DeviceTensor(torch.Tensor):
+    """A tensor of the double."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        if inner.dtype in (torch.float64, torch.complex128):
+            raise TypeError("the device has no float64")
+        same = {"strides": inner.stride(), "storage_offset": inner.storage_offset(), "dtype": inner.dtype}
+        return torch.Tensor._make_wrapper_subclass(cls, inner.size(), device=DEVICE, **same)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def tolist(self):
+        return self.inner.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        return computed(function, args, kwargs or {})
+
+
+def computed(function, args, kwargs):
+    """The result of an operation, on the double if an argument is or if it is asked for."""
+    found, device = [], kwargs.get("device")
+    tree_map_only(DeviceTensor, found.append, (args, kwargs))
+    args, kwargs = tree_map_only(DeviceTensor, lambda x: x.inner, (args, kwargs))
+    result = function(*args, **(kwargs if device is None else {**kwargs, "device": "cpu"}))
+    here = bool(found) if device is None else torch.device(device).type == DEVICE
+    return tree_map_only(torch.Tensor, DeviceTensor, result) if here else result
+
+
+class Device(TorchDispatchMode):
+    """The mode in which the double exists."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return computed(function, args, kwargs or {})
+
+
+@pytest.fixture
+def device(monkeypatch):
+    monkeypatch.setattr(float64, "WITHOUT", (DEVICE,))
+    real = torch.tensor  # which does not dispatch
+    monkeypatch.setattr(torch, "tensor", lambda data, device=None, **options: real(data, **options).to(device or "cpu"))
+    with Device():
+        yield DEVICE
+
+
+def redness(images, prompts):
+    return images[:, 0].mean((1, 2)) - images[:, 1:].mean((1, 2, 3))
+
+
+def test_the_double_has_no_float64(device):
+    assert torch.zeros(2, device=device).device.type == DEVICE
+    with pytest.raises(TypeError, match="no float64"):
+        torch.zeros(2, device=device).double()
+
+
+def test_resampling(device):
+    torch.manual_seed(0)
+    weights, uniform = torch.randn(5, 8), torch.rand(5, 8)
+    expected = systematic_resampling(weights, uniform)
+    found = systematic_resampling(weights.to(device), uniform.to(device))
+    assert found.device.type == DEVICE and torch.equal(found.cpu(), expected)
+
+
+@pytest.mark.parametrize("method", ["fk", "das", "psi", "cns", "ntrk", "ntrk-smc", "gper"])
+def test_methods(method, device):
+    mean, power = torch.full((3, 8, 8), 0.5), torch.full((1, 8, 8), 0.05)
+    assert method in METHODS
+    results = [
+        sample(GaussianModel(mean.to(place), power.to(place)), ["a"], redness, method, 2, [3], track=False)
+        for place in ("cpu", device)
+    ]
+    assert torch.allclose(results[0].images, results[1].images.cpu(), atol=1e-5)
+
+
+def test_the_audit(device):
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(audit(x.to(device)).p_value, audit(x).p_value)
+
+
+def test_metrics(device):
+    torch.manual_seed(0)
+    real, fake = torch.randn(9, 4), torch.randn(9, 4)
+    for metric, sets in ((metrics.frechet_distance, 2), (metrics.precision_recall, 2), (metrics.vendi_score, 1)):
+        given = (real, fake)[:sets]
+        assert metric(*[x.to(device) for x in given]) == metric(*given)
