@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[1]
 BUILD_INPUTS = ("pyproject.toml", "README.md", "LICENSE")
 
@@ -41,7 +42,6 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
     assert {".safetensors", ".json", ".md"} <= kinds
 
 
-@pytest.mark.long
 def test_the_wheel_generates_an_image_outside_the_checkout(wheel, tmp_path):
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=False)

@@ -50,6 +50,7 @@ def peak(particles, chunk):
     return meter.megabytes * 1e6 / (WIDTH * 3 * 16 * 16 * 4)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is known on Linux alone")
 def test_peak_memory_grows_with_the_chunk_and_not_with_the_particles():
     """In a process of its own that gives freed memory back at once, so that peaks are those of tensors in use."""

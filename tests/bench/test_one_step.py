@@ -49,6 +49,7 @@ def test_few_settings_cover_the_same_rates_for_all_methods_of_adam():
     assert len({options["rate"] for options in settings_of("reno", 3)}) == 3
 
 
+@pytest.mark.long
 def test_a_row_has_the_whole_ascent(finished):
     for row in finished.ledger.where(phase="test", method="none"):
         assert len(row["targets"]) == len(row["alignments"]) == len(row["seconds"]) == 6
@@ -64,6 +65,7 @@ def drawn(run, row):
     return found
 
 
+@pytest.mark.long
 def test_the_chosen_knobs_were_tried_on_the_tuning_prompts_and_are_what_is_tested(finished):
     for method in ("none", "gper-rotation"):
         rows = finished.ledger.where(phase="tune", method=method)
@@ -138,6 +140,7 @@ def test_more_images_may_change_the_options_and_fewer_are_those_of_before(tmp_pa
         assert {row["options"] for row in found["gper"]} == {json.dumps({"rate": rate})}
 
 
+@pytest.mark.long
 def test_snapshots_are_iterates_of_the_ascent(finished):
     for row in finished.ledger.where(phase="test", method="gper-rotation"):
         assert set(row["snapshots"]) == {"2", "5"} and row["snapshots"]["5"]["cosine"] < 1
@@ -146,6 +149,7 @@ def test_snapshots_are_iterates_of_the_ascent(finished):
             assert np.array_equal(picture_of(finished.out, row), picture_of(finished.out, row, 5))
 
 
+@pytest.mark.long
 def test_measured_rows_are_kept_and_lost_ones_are_measured_again(finished):
     lines = finished.ledger.file.read_text().splitlines()
     finished.ledger.file.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:40])
@@ -157,6 +161,7 @@ def test_measured_rows_are_kept_and_lost_ones_are_measured_again(finished):
         Run(finished.out, size=replace(SMALL, iterations=9), model=finished.model)
 
 
+@pytest.mark.long
 def test_the_report_has_table_plots_and_images(finished):
     text = (finished.out / "report.md").read_text()
     assert "| gper-rotation |" in text and "named right" in text and "Target reward, highest first" in text

@@ -45,7 +45,7 @@ def run_on_a_bare_machine(folder, home, *arguments):
     return output, errors, {name for name in new if not name.startswith("tmp/torchinductor_")}
 
 
-@pytest.fixture(params=["read-only", "missing"])
+@pytest.fixture(params=[pytest.param("read-only", marks=pytest.mark.long), "missing"])
 def home(request, tmp_path):
     """A home folder that cannot be written, or that does not exist."""
     folder = tmp_path / "home"

@@ -31,6 +31,8 @@ COMMANDS = {
     ],
     "optimize": ["optimize", "cat face", "--reward", "redness", "--iterations", "1", "--n", "2", "--batch", "1"],
 }
+# The command with several prompts takes the same path as with one.
+EACH = [pytest.param(name, marks=pytest.mark.long if name == "prompts" else ()) for name in COMMANDS]
 MODULES = {"generate": (generate, "sample"), "prompts": (generate, "sample"), "optimize": (optimize, "optimize")}
 
 
@@ -38,7 +40,7 @@ def digests(out):
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in out.glob("cat-face*.png")}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", EACH)
 def test_a_run_is_continued_without_making_finished_images_again(command, tmp_path, monkeypatch, capsys):
     arguments = COMMANDS[command]
     assert main([*arguments, "--out", str(tmp_path / "whole")]) == 0
@@ -72,6 +74,7 @@ def run_and_exit(arguments):
     sys.exit(main(arguments))
 
 
+@pytest.mark.long
 def test_signals_leave_a_valid_record(tmp_path):
     arguments = [*COMMANDS["generate"][:-4], "--n", "300", "--batch", "1", "--out"]
     sent = {"first": [signal.SIGINT], "second": [signal.SIGINT] * 2, "term": [signal.SIGTERM]}
@@ -118,7 +121,7 @@ def test_a_record_cannot_name_files_of_other_folders(tmp_path):
         assert other.exists() and not (out / "run.json").exists()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", EACH)
 def test_a_run_whose_record_was_lost_is_continued(command, tmp_path, monkeypatch, capsys):
     arguments = [*COMMANDS[command], "--out", str(tmp_path)]
     assert main(arguments) == 0

@@ -190,6 +190,7 @@ def test_without_diffusers_the_error_says_what_to_install():
     assert 'pip install ".[diffusers]"' in run.stderr.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_loading_prints_nothing():
     run = subprocess.run([sys.executable, "-c", "from noisetilt import load; load('emoji128')"], capture_output=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")

@@ -149,6 +149,10 @@ def test_a_method_that_needs_more_than_the_budget_is_refused(session):
     assert "ntrk (" not in found["methods"].replace("gper-ntrk (", "")
     steps = session.model.steps
     assert check_compare(session, Visitor(), named(steps=steps), SELECTED, 2 * steps) == {}
+
+
+@pytest.mark.long
+def test_network_calls_for_the_initial_noise_are_counted(session):
     settings = replace(SETTINGS, n=1, sliders={"redness": 1.0})
     view, _ = finish(session, compare(session, Visitor(), settings, ["psi", "gper-ntrk"], 53))
     assert {row.variant.name: row.variant.nfe for row in view.rows} == {"psi": 45, "gper-ntrk": 53}
