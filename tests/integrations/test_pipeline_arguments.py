@@ -11,6 +11,7 @@ from tiny_pipelines import SIZE, build, cascade, check_same, kandinsky, sd
 from torch import Generator
 
 from noisetilt import METHODS, align, load, optimize, rewards, sample
+from noisetilt.integrations.diffusers.support import takes_prompts
 from noisetilt.rewards import Reward
 
 RED = rewards.load("redness")
@@ -368,3 +369,16 @@ def test_a_batch_of_images_without_prompts(form):
     aligned = align(pipe, RED, "ntrk")
     output = aligned(images if form == "batch" else list(images), num_images_per_prompt=2, seeds=[0, 1, 2, 3])
     assert len(output[0]) == 4 and aligned.rewards.shape == (4,)
+
+
+@pytest.mark.parametrize(
+    "name, takes",
+    [
+        ("StableDiffusionPipeline", True),
+        ("VisualClozeGenerationPipeline", True),  # task_prompt and content_prompt
+        ("KandinskyV22Pipeline", False),
+        ("StableVideoDiffusionPipeline", False),
+    ],
+)
+def test_images_are_counted_in_classes_without_prompts_only(name, takes):
+    assert takes_prompts(getattr(diffusers, name)) == takes

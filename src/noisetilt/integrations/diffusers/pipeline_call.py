@@ -41,7 +41,7 @@ from .rows import (
     with_first_particles,
 )
 from .scheduler import GuidedScheduler
-from .support import check_method, is_overwritten, prepare_name, reads_next_step, revisits
+from .support import check_method, is_overwritten, prepare_name, reads_next_step, revisits, takes_prompts
 from .temporary import checkpointed, complete, frozen, normal_weights, temporarily_set, without_inference_mode
 
 # Arguments that pipelines start from, or that are a condition of their network only.
@@ -175,7 +175,7 @@ class PipelineCall:
         if self.call.get("image_embeds") is not None:
             return count_embeddings(self.call["image_embeds"])
         image = self.call.get("image")
-        if image is not None and "prompt" not in inspect.signature(type(self.pipe).__call__).parameters:
+        if image is not None and not takes_prompts(type(self.pipe)):
             return count_images(image)
         return self.call.get("batch_size") or 1
 

@@ -79,6 +79,12 @@ def check_method(pipe: Any, method: Method) -> None:
         )
 
 
+def takes_prompts(kind: type) -> bool:
+    """Whether a class takes prompts, under the name `prompt` or, as VisualCloze, under one that ends with it."""
+    names = inspect.signature(kind.__call__).parameters
+    return any(name.endswith("prompt") and not name.endswith("_per_prompt") for name in names)
+
+
 def revisits(method: Method) -> bool:
     """Whether a method may evaluate the network at a timestep more than once."""
     repeats = getattr(method.times, "repeats", 2)
