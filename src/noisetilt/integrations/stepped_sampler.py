@@ -228,9 +228,8 @@ class SteppedSampler:
         noisy = noise_fraction(self.path, self.grid[-1]) > NOISY and engine.predicted is not None
         x_0 = engine.predicted if noisy else self.x
         if evaluation.evaluator.reward is not None:
-            rewards = (
-                None if noisy or not evaluation.evaluator.depends_on_images_only else engine.predicted_rewards(step)
-            )
+            known = evaluation.evaluator.depends_on_images_only and not noisy
+            rewards = engine.predicted_rewards(self.x) if known else None
             if rewards is None:
                 rows = engine.different_rows(x_0)
                 values = evaluation.image_values(x_0[rows], evaluation.index[rows], 0.0)

@@ -90,7 +90,6 @@ class Engine:
         self._given_noise = step_noise
         self._selection_state = None
         self._step: Step | None = None
-        self._ancestors: Tensor | None = None
         self._renoised: tuple[Tensor, float, float] | None = None
         self.process: ReverseProcess | None = None
         self.budget: Any = None
@@ -177,16 +176,13 @@ class Engine:
         """Whether all particles of an image continue from its best one in every step."""
         return self.particles > 1 and getattr(self.method.selection, "continues_from_best", False)
 
-    def predicted_rewards(self, step: StepResult) -> Tensor | None:
-        """The rewards r(x̂_0) (image, particle) of the states after a step that ends at x̂_0, as the last step of most
-        methods does; None if it does not, or without rewards."""
-
-        def of_ancestors(values: Tensor) -> Tensor:
-            return values if self._ancestors is None else values[self._ancestors]
-
-        if step.rewards is None or not torch.equal(step.x, of_ancestors(step.x0_hat)):
+    def predicted_rewards(self, x: Tensor) -> Tensor | None:
+        """The rewards r(x̂_0) (image, particle) of the last step if it ended at x̂_0, as that of most methods does; None
+        if it did not, or without rewards. x is the state after it, (image · particle, *event)."""
+        last = self._step
+        if last is None or last.rewards is None or not torch.equal(x, last.x0_hat):
             return None
-        return self.by_image(of_ancestors(step.rewards.flatten()))
+        return self.by_image(last.rewards)
 
     def different_rows(self, x: Tensor) -> Tensor:
         """The rows of one particle per image if all have the same state, as after a search that continues from one
@@ -255,7 +251,7 @@ class Engine:
         self.number += 1
         self._renoised = None
         accumulated = self._accumulated_noise(x_t)
-        self._ancestors = ancestors = self._resample_particles(rewards) if self.particles > 1 else None
+        ancestors = self._resample_particles(rewards) if self.particles > 1 else None
         if ancestors is not None:
             x_t, x0_hat = x_t[ancestors], x0_hat[ancestors]
             accumulated = None if accumulated is None else accumulated.rows(ancestors)

@@ -164,7 +164,7 @@ def _finish(
     if evaluator.reward is None:
         rows = engine.best(None)
         return images(rows), None, rows
-    rewards = engine.predicted_rewards(step) if evaluator.depends_on_images_only else None
+    rewards = engine.predicted_rewards(step.x) if evaluator.depends_on_images_only else None
     if rewards is None:
         rows = engine.different_rows(step.x)
         one_each = images(rows) if len(rows) == engine.images else None
