@@ -4,10 +4,11 @@
 
 needs these packages, and Noto Color Emoji as a font (Debian: fonts-noto-color-emoji):
 
-    npm install --prefix build/emoji128 @lobehub/fluent-emoji-3d @lobehub/fluent-emoji-flat @twemoji/svg@15.0.0 \\
-        @iconify-json/noto-v1 emojibase-data
-    pip install resvg-py
+    npm install --prefix build/emoji128 @lobehub/fluent-emoji-3d@1.1.0 @lobehub/fluent-emoji-flat@1.1.0 \\
+        @twemoji/svg@15.0.0 @iconify-json/noto-v1@1.2.5 emojibase-data@17.0.0
+    pip install resvg-py==0.5.0
 
+Which images are held out follows from the order of emojibase's table, so another version of it holds out others.
 It writes images.npz into the folder:
     pictures  (n, 128, 128, 3) uint8, on white
     style     (n,) index into STYLES
@@ -24,6 +25,7 @@ import argparse
 import io
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +51,8 @@ SKIN_TONES = {
 NOT_FLIPPABLE = {"time", "book-paper", "computer", "office", "award-medal", "money", "phone", "place-map"}
 LEFT_OUT = {"flags", "symbols", "component"}
 HELD_OUT_CHANCE = 0.25  # of a concept, to have one style held out
+# What the versions above give; the networks of the package were trained on these images.
+EXPECTED = {"images": 9702, "concepts": 1406, "held out": 504}
 TONE_WEIGHT, TONE_CHANCE, PEOPLE_WEIGHT = 0.1, 0.5, 0.5
 
 
@@ -229,6 +233,29 @@ def rows_of_emoji(
             }
 
 
+def check(style: np.ndarray, concept: np.ndarray, heldout: np.ndarray, complete: bool = True) -> dict[str, int]:
+    """The number of images, concepts and held-out images; warns if these are not what a complete run gives.
+
+    Raises:
+        ValueError: if a style has no image.
+    """
+    counts = np.bincount(style, minlength=len(STYLES))
+    missing = [name for name, count in zip(STYLES, counts, strict=True) if not count]
+    if missing:
+        raise ValueError(
+            f"the styles {', '.join(missing)} have no images, expected some of each style; install the packages and "
+            "the font in the versions of recipes/emoji128/README.md"
+        )
+    found = {"images": len(style), "concepts": len(np.unique(concept)), "held out": int(heldout.sum())}
+    if complete and found != EXPECTED:
+        warnings.warn(
+            f"read {found}, expected {EXPECTED}; other images are held out than from the networks of the package, "
+            "so install the versions of recipes/emoji128/README.md to compare with them",
+            stacklevel=2,
+        )
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", type=Path, help="folder with node_modules; images.npz is written into it")
@@ -245,9 +272,9 @@ def main() -> None:
             found = rows_of_emoji(emoji, groups[emoji["group"]], subgroups[emoji["subgroup"]], sets, random)
             rows += [{"concept": concept, **row} for row in found]
     arrays = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+    counts = check(*(arrays[key] for key in ("style", "concept", "heldout")), complete=options.limit is None)
     np.savez(options.build / "images.npz", **arrays)
-    concepts = len(set(arrays["concept"].tolist()))
-    print(f"{len(rows)} images of {concepts} concepts, {arrays['heldout'].sum()} held out")
+    print(", ".join(f"{count} {what}" for what, count in counts.items()))
 
 
 if __name__ == "__main__":

@@ -258,3 +258,20 @@ def test_words_of_the_scorers_share_rows_as_the_vocabulary_says(build):
     assert rows["foxes"] == rows["fox"] != rows["cat"] and "<pad>" not in rows
     assert sorted(set(rows.values())) == list(range(max(rows.values()) + 1))
     assert concepts(data)[0] == ["❤", "cat", "face"]
+
+
+def test_data_without_a_style_are_refused_and_other_numbers_warned_of():
+    import warnings
+
+    from data import EXPECTED, check
+
+    n, concepts, heldout = EXPECTED.values()
+    style, concept, held = np.arange(n) % 5, np.arange(n) % concepts, np.arange(n) < heldout
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert check(style, concept, held) == EXPECTED
+        check(style[:50], concept[:50], held[:50], complete=False)
+    with pytest.warns(UserWarning, match="9701"):
+        check(style[1:], concept[1:], held[1:])
+    with pytest.raises(ValueError, match="the styles flat have no images"):
+        check(style[style != 3], concept[style != 3], held[style != 3])
