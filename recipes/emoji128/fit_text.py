@@ -4,20 +4,20 @@
         --seconds 1800
 
 It lowers the flow matching loss at guidance 1, at the times at which the caption matters most. `out` gets
-text.safetensors (averaged weights, float16) every three minutes, and latents.pt and captions.pt, which are reused.
+text.safetensors (averaged weights, float16) every three minutes, and latents.pt and captions.pt, which are reused for
+the same images.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from dataset import draw_captions, encode_images, load_dataset
+from dataset import load_dataset
 from networks import WORD_ROWS, TextEncoders, autoencoder, pack, transformer_like
 from safetensors.torch import load_file
 from torch.nn import functional as F
@@ -27,10 +27,13 @@ from training import (
     TimeLimit,
     Velocity,
     average_into,
+    cached_captions,
+    cached_latents,
     keep_freed_memory,
     learning_rate_factor,
     load_weights,
     log,
+    read_scale,
     save_weights,
     set_learning_rate,
     update,
@@ -56,14 +59,12 @@ def main() -> None:
     keep_freed_memory()
     torch.manual_seed(time.time_ns())
     data = load_dataset(options.build, options.limit)
-    if not (options.out / "latents.pt").exists():
-        vae = load_weights(autoencoder(), options.build / "vae.safetensors").requires_grad_(False)
-        torch.save(encode_images(vae.to(memory_format=torch.channels_last), data), options.out / "latents.pt")
-    if not (options.out / "captions.pt").exists():
-        torch.save(draw_captions(data, 32), options.out / "captions.pt")
-    latents, captions = torch.load(options.out / "latents.pt"), torch.load(options.out / "captions.pt")
-    scale = json.loads((options.build / "scale.json").read_text("utf-8"))
-    latents = ((latents.float() - scale["shift"]) * scale["scale"]).half()
+    vae = load_weights(autoencoder(), options.build / "vae.safetensors").requires_grad_(False)
+    vae.to(memory_format=torch.channels_last)
+    latents = cached_latents(options.build, options.out, data, options.limit, vae)
+    captions = cached_captions(options.build, options.out, data, options.limit)
+    shift, scale = read_scale(options.network.parent, options.build)
+    latents = ((latents.float() - shift) * scale).half()
 
     network = transformer_like({k: v.float() for k, v in load_file(options.network).items()}).requires_grad_(False)
     text = load_weights(TextEncoders(len(data.index)), options.text)

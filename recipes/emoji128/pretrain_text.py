@@ -17,7 +17,7 @@ from dataset import draw_captions, load_dataset
 from networks import WORD_ROWS, TextEncoders, new_text_encoders
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training import TimeLimit, learning_rate_factor, log, save_weights, set_learning_rate, update
+from training import TimeLimit, learning_rate_factor, log, read_features, save_weights, set_learning_rate, update
 
 COMPONENTS, WIDTH, BATCH = 256, 128, 256
 
@@ -72,7 +72,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     data = load_dataset(options.build, options.limit)
-    target, captions = targets(torch.load(options.build / "features.pt")), draw_captions(data, 32)
+    target, captions = targets(read_features(options.build, options.limit)), draw_captions(data, 32)
     model = Predictors(new_text_encoders(len(data.index)), target.shape[1])
     optimizers, heldout = [optimizer_of(model)], data.heldout.nonzero()[:, 0]
     limit, losses = TimeLimit(options.seconds), []

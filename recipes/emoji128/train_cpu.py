@@ -3,10 +3,11 @@
     python recipes/emoji128/train_cpu.py build/emoji128 build/emoji128/run --seconds 8000 --text build/emoji128/text
 
 The first folder has pack.npz, vocabulary.json, vae.safetensors and features.pt. The second gets, every three minutes:
-    checkpoint.pt         where the next run goes on
-    before-decay.pt       the last checkpoint before the learning rate began to fall: the better start for more training
+    checkpoint.pt         where the next run goes on, at the learning rate of its --rate
+    before-decay.pt       the last checkpoint before the learning rate first fell: the better start for more training
     flow.safetensors, text.safetensors   averaged weights in float16, for assemble.py
-and at the end samples.png. The learning rate is constant for a fraction --flat of the time, then falls to zero.
+and scale.json, and at the end samples.png. The learning rate is constant for a fraction --flat of the time, then falls
+to zero. A run that goes on from weights with which it had fallen leaves before-decay.pt as it is.
 An early layer is held to ImageNet features (REPA, arXiv 2410.06940) if there is features.pt.
 """
 
@@ -16,13 +17,12 @@ import argparse
 import copy
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from dataset import Dataset, draw_captions, encode_images, load_dataset, save_grid
+from dataset import Dataset, load_dataset, save_grid
 from networks import HEAD_WIDTH, autoencoder, new_text_encoders, new_transformer, pack
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,19 +33,25 @@ from training import (
     TimeLimit,
     Velocity,
     average_into,
+    cached_captions,
+    cached_latents,
     decode_packed,
     encode_prompts,
     euler_sample,
     flow_optimizers,
     keep_freed_memory,
     learning_rate_factor,
+    load_parts,
     load_weights,
     log,
     normalisation,
+    read_features,
     sample_times,
     save_weights,
     set_learning_rate,
     update,
+    write_scale,
+    write_whole,
 )
 
 HEADS, SAVE_EVERY, MOST_AVERAGING, ALIGNMENT_WEIGHT = 4, 180, 0.999, 0.5
@@ -67,13 +73,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def cached(file: Path, make: Callable[[], Tensor]) -> Tensor:
-    """A tensor that is computed once and kept in a file."""
-    if not file.exists():
-        torch.save(make(), file)
-    return torch.load(file)
-
-
 def alignment_targets(middle: Tensor) -> Tensor:
     """Unit vectors (n, 2, 64, 112) from features (n, 2, 112, 8, 8): one for each image token."""
     middle = middle.float()
@@ -85,13 +84,13 @@ class Batches:
     """Random batches of images as latents, with a caption each."""
 
     def __init__(self, data: Dataset, vae: nn.Module, options: argparse.Namespace) -> None:
-        latents = cached(options.out / "latents.pt", lambda: encode_images(vae, data))
-        self.captions = cached(options.out / "captions.pt", lambda: draw_captions(data, 32))
+        latents = cached_latents(options.build, options.out, data, options.limit, vae)
+        self.captions = cached_captions(options.build, options.out, data, options.limit)
         self.shift, self.scale = normalisation(latents)
         self.latents = ((latents.float() - self.shift) * self.scale).half()
         self.chance, self.size = data.chance, options.batch
-        file = options.build / "features.pt"
-        self.targets = alignment_targets(torch.load(file)["middle"]) if file.exists() else None
+        aligned = (options.build / "features.pt").exists()
+        self.targets = alignment_targets(read_features(options.build, options.limit)["middle"]) if aligned else None
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """(x_0 (batch, 64, 64), token ids (batch, 16), features to align with (batch, 64, 112) or None)."""
@@ -122,6 +121,7 @@ class Trainer:
         self.velocity = Velocity(self.network, Precision("bf16", torch.device("cpu")))
         self._compiled = torch.compile(self._predict) if options.compile else self._predict
         self.one, self.images, self.middle = torch.ones(options.batch), 0, None
+        self.decayed = False  # whether the learning rate has fallen in this or an earlier run
 
     def _keep_middle(self, module: nn.Module, given: Any, result: tuple[Tensor, Tensor]) -> None:
         self.middle = result[1]
@@ -160,22 +160,20 @@ class Trainer:
         }
         return parts if self.head is None else {**parts, "head": self.head}
 
-    def save(self, out: Path, before_decay: bool) -> None:
-        """Checkpoint and averaged weights; an older checkpoint is replaced only once the new one is complete."""
+    def save(self, out: Path) -> None:
+        """Checkpoint, a copy of it until the learning rate has fallen, and averaged weights."""
         state = {name: part.state_dict() for name, part in self._parts().items()}
-        unfinished = out / "checkpoint.unfinished"
-        torch.save({**state, "images": self.images}, unfinished)
-        unfinished.replace(out / "checkpoint.pt")
-        if before_decay:
-            shutil.copy(out / "checkpoint.pt", out / "before-decay.pt")
+        state |= {"images": self.images, "decayed": self.decayed}
+        write_whole(out / "checkpoint.pt", lambda unfinished: torch.save(state, unfinished))
+        if not self.decayed:
+            write_whole(out / "before-decay.pt", lambda unfinished: shutil.copy(out / "checkpoint.pt", unfinished))
         save_weights(self.average, out / "flow.safetensors")
         save_weights(self.average_text, out / "text.safetensors")
 
     def resume(self, file: Path) -> None:
         state = torch.load(file)
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.images = state["images"]
+        load_parts(self._parts(), state)
+        self.images, self.decayed = state["images"], state.get("decayed", True)
 
 
 def train(trainer: Trainer, batches: Batches, options: argparse.Namespace) -> None:
@@ -190,10 +188,11 @@ def train(trainer: Trainer, batches: Batches, options: argparse.Namespace) -> No
                 rate = len(losses) * options.batch / limit.elapsed
                 mean = np.mean(losses[-options.every :])
                 log(f"{trainer.images} images, loss {mean:.4f}, cosine {cosine:.3f}, {rate:.1f} images/s")
+            trainer.decayed |= limit.progress > options.flat
             if time.time() - saved > SAVE_EVERY:
-                trainer.save(options.out, limit.progress < options.flat)
+                trainer.save(options.out)
                 saved = time.time()
-    trainer.save(options.out, False)
+    trainer.save(options.out)
     log(f"{trainer.images} images in all, loss {np.mean(losses[-200:]):.4f}")
 
 
@@ -206,6 +205,7 @@ def main() -> None:
     vae = load_weights(autoencoder(), options.build / "vae.safetensors").requires_grad_(False)
     vae.to(memory_format=torch.channels_last)
     batches = Batches(data, vae, options)
+    write_scale(options.out, batches.shift, batches.scale)
     trainer = Trainer(data, options, None if batches.targets is None else batches.targets.shape[-1])
     if (options.out / "checkpoint.pt").exists():
         trainer.resume(options.out / "checkpoint.pt")

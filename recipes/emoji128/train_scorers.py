@@ -24,7 +24,18 @@ from networks import TextEncoders, autoencoder, pack, transformer_like, unpack
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training import Precision, TimeLimit, Velocity, average_into, learning_rate_factor, load_weights, log, save_weights
+from training import (
+    MODES,
+    Precision,
+    TimeLimit,
+    Velocity,
+    average_into,
+    learning_rate_factor,
+    load_weights,
+    log,
+    read_scale,
+    save_weights,
+)
 
 from noisetilt.rewards.scorers.network import ScorerNetwork
 
@@ -53,19 +64,19 @@ def half_denoised(data: Dataset, flow: Path, vae: nn.Module, captions: Tensor, p
     device = precision.device
     network = transformer_like({k: v.float() for k, v in load_file(flow / "flow.safetensors").items()}).to(device)
     text = load_weights(TextEncoders(len(data.vocabulary["tokens"])), flow / "text.safetensors").to(device)
-    scale = json.loads((flow / "scale.json").read_text("utf-8"))
+    shift, scale = read_scale(flow)
     velocity, parts = Velocity(network, precision), []
     for begin in range(0, len(data.pictures), 256):
         rows = slice(begin, begin + 256)
         with precision.autocast():
             latents = vae.encode(data.images(rows, device)).latent_dist.mean.float()
             given = text(captions[rows, 0].long())
-        x_0 = pack((latents - scale["shift"]) * scale["scale"])
+        x_0 = pack((latents - shift) * scale)
         t = 0.2 + 0.7 * torch.rand(len(x_0), device=device)
         x_t = x_0 + t[:, None, None] * (torch.randn_like(x_0) - x_0)
         predicted = x_t - t[:, None, None] * velocity(x_t, t, *given, torch.ones_like(t))
         with precision.autocast():
-            images = vae.decode(unpack(predicted) / scale["scale"] + scale["shift"]).sample.float()
+            images = vae.decode(unpack(predicted) / scale + shift).sample.float()
         parts.append(((images.clamp(-1, 1) + 1) * 127.5).byte())
     return torch.cat(parts)
 
@@ -236,7 +247,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs=3, required=True, help="for target, heldout and judge")
     parser.add_argument("--flow", type=Path, help="folder with flow, text and scale.json, for half-denoised images")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--mode", default="bf16")
+    parser.add_argument("--mode", default="bf16", choices=MODES)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch", type=int, default=192)
     parser.add_argument("--radius", type=float, default=3.0, help="largest L2 norm of an attack on images in [0, 1]")

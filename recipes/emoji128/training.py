@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
+import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from captions import encode, split_words
+from dataset import Dataset, draw_captions, encode_images
 from networks import WORD_ROWS, TextEncoders, position_ids, unpack
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 START = time.time()
-MODES = ("bf16", "cublaslt", "compile", "tf32")
+MODES = ("bf16", "cublaslt", "tf32")
 PROMPTS = (
     "cat face 3d|red heart noto|green apple 3d|grinning face blob|house flat|red car twemoji|rose 3d|pizza noto"
     "|rocket 3d|tiger face blob|alarm clock 3d|guitar flat|sunflower twemoji|airplane noto|crown 3d|octopus blob"
@@ -126,6 +129,16 @@ def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
+
+
+def load_parts(parts: Mapping[str, Any], state: dict[str, Any]) -> None:
+    """Loads modules and optimizers by name. The learning rates stay those with which the optimizers were made."""
+    for name, part in parts.items():
+        given = state[name]
+        if isinstance(part, torch.optim.Optimizer):
+            groups = zip(given["param_groups"], part.param_groups, strict=True)
+            given = {**given, "param_groups": [{**theirs, "peak": ours["peak"]} for theirs, ours in groups]}
+        part.load_state_dict(given)
 
 
 def update(
@@ -258,6 +271,64 @@ def save_weights(module: nn.Module, file: Path, dtype: torch.dtype = torch.float
         name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
         for name, tensor in module.state_dict().items()
     }
+    write_whole(file, lambda unfinished: save_file(state, unfinished))
+
+
+def write_whole(file: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file by `write(path)`; an older file is replaced only once the new one is complete."""
     unfinished = file.with_suffix(".unfinished")
-    save_file(state, unfinished)
+    write(unfinished)
     unfinished.replace(file)
+
+
+def write_scale(folder: Path, shift: float, scale: float) -> None:
+    """Writes scale.json: (latents - shift) · scale is what the networks of the folder see."""
+    (folder / "scale.json").write_text(json.dumps({"shift": shift, "scale": scale}) + "\n")
+
+
+def read_scale(*folders: Path) -> tuple[float, float]:
+    """(shift, scale) of the first of some folders that has scale.json."""
+    for folder in folders:
+        if (folder / "scale.json").exists():
+            scale = json.loads((folder / "scale.json").read_text("utf-8"))
+            return scale["shift"], scale["scale"]
+    places = " or ".join(map(str, folders))
+    raise FileNotFoundError(f"there is no scale.json in {places}; train_cpu.py, train_gpu.py and others write it")
+
+
+def digest(*inputs: object) -> str:
+    """SHA-256 of the contents of files (paths), and of other values as they are printed."""
+    parts = (each.read_bytes() if isinstance(each, Path) else repr(each).encode() for each in inputs)
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def cached(file: Path, inputs: str, make: Callable[[], Tensor]) -> Tensor:
+    """A tensor that is kept in a file, and computed if the file is of other inputs, which `digest` describes."""
+    stored = torch.load(file) if file.exists() else None
+    if not isinstance(stored, dict) or stored.get("inputs") != inputs:
+        stored = {"inputs": inputs, "value": make()}
+        write_whole(file, lambda unfinished: torch.save(stored, unfinished))
+    return stored["value"]
+
+
+def cached_captions(build: Path, out: Path, data: Dataset, limit: int | None, copies: int = 32) -> Tensor:
+    """Captions (n, copies, 16) of the images, in captions.pt of a folder."""
+    inputs = digest(build / "pack.npz", build / "vocabulary.json", limit, copies)
+    return cached(out / "captions.pt", inputs, lambda: draw_captions(data, copies))
+
+
+def cached_latents(build: Path, out: Path, data: Dataset, limit: int | None, vae: nn.Module) -> Tensor:
+    """Latents (n, 2, 16, 16, 16) of the images and their mirror images, in latents.pt of a folder."""
+    inputs = digest(build / "pack.npz", build / "vae.safetensors", limit)
+    return cached(out / "latents.pt", inputs, lambda: encode_images(vae, data))
+
+
+def read_features(build: Path, limit: int | None) -> dict[str, Tensor]:
+    """The arrays of features.pt, which have to be of the same images."""
+    features = torch.load(build / "features.pt")
+    if features.get("inputs") != digest(build / "pack.npz", limit):
+        raise ValueError(
+            f"{build / 'features.pt'} is not of the images of pack.npz with --limit {limit}; run features.py again "
+            "with the same --limit"
+        )
+    return features

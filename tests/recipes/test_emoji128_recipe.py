@@ -1,6 +1,7 @@
 """The recipe of emoji128 on a handful of synthetic images: captions, tokenizers, packing, a training step, assembly."""
 
 import json
+import shutil
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_training_goes_on_and_its_weights_become_a_pipeline(build, tmp_path):
     from networks import autoencoder, position_ids
     from training import load_weights
 
-    options = Namespace(build=build, out=tmp_path, batch=2, rate=1e-3, text=None, start=None, compile=False)
+    options = Namespace(build=build, out=tmp_path, batch=2, rate=1e-3, text=None, start=None, compile=False, limit=None)
     torch.manual_seed(0)
     data = load_dataset(build)
     batches = train_cpu.Batches(data, load_weights(autoencoder(), build / "vae.safetensors"), options)
@@ -120,12 +121,26 @@ def test_training_goes_on_and_its_weights_become_a_pipeline(build, tmp_path):
     for _ in range(3):
         loss, _ = trainer.step(*batches.draw())
         assert np.isfinite(loss)
-    trainer.save(tmp_path, before_decay=True)
+    trainer.save(tmp_path)
+    options.rate = 5e-4
     resumed = train_cpu.Trainer(data, options, None)
     resumed.resume(tmp_path / "before-decay.pt")
-    assert resumed.images == 6
+    assert resumed.images == 6 and not resumed.decayed
+    assert resumed.optimizers[1].param_groups[0]["peak"] == 5e-4
     for ours, theirs in zip(resumed.average.parameters(), trainer.average.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+    # From weights with which the learning rate had fallen, also at a constant rate, before-decay.pt stays.
+    trainer.decayed = True
+    trainer.save(tmp_path)
+    resumed.resume(tmp_path / "checkpoint.pt")
+    resumed.images = 1000
+    resumed.save(tmp_path)
+    assert torch.load(tmp_path / "before-decay.pt")["images"] == 6
+    resumed.resume(tmp_path / "before-decay.pt")
+    resumed.images = 8
+    resumed.save(tmp_path)
+    assert torch.load(tmp_path / "before-decay.pt")["images"] == 8
 
     save(assemble(tmp_path, build), tmp_path / "pipeline")
     pipe = FluxPipeline.from_pretrained(tmp_path / "pipeline")
@@ -258,6 +273,46 @@ def test_words_of_the_scorers_share_rows_as_the_vocabulary_says(build):
     assert rows["foxes"] == rows["fox"] != rows["cat"] and "<pad>" not in rows
     assert sorted(set(rows.values())) == list(range(max(rows.values()) + 1))
     assert concepts(data)[0] == ["❤", "cat", "face"]
+
+
+def test_optimizers_go_on_at_their_own_learning_rates():
+    from training import load_parts
+
+    def optimizer_at(rate):
+        groups = [{"params": [torch.nn.Parameter(torch.ones(2))], "peak": factor * rate} for factor in (1, 5)]
+        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+
+    before, after = optimizer_at(1e-3), optimizer_at(1e-4)
+    for group in before.param_groups:
+        group["params"][0].grad = torch.ones(2)
+    before.step()
+    load_parts({"adamw": after}, {"adamw": before.state_dict()})
+    assert [group["peak"] for group in after.param_groups] == [1e-4, 5e-4]
+    assert after.state[after.param_groups[0]["params"][0]]["step"] == 1
+
+
+def test_cached_tensors_are_of_the_same_inputs(tmp_path, build):
+    from training import cached, digest, read_features
+
+    source, file = tmp_path / "source", tmp_path / "cache.pt"
+    source.write_bytes(b"one")
+
+    def made(value, limit=None):
+        return cached(file, digest(source, limit), lambda: torch.tensor(value)).item()
+
+    assert made(1) == 1 and made(2) == 1  # kept
+    source.write_bytes(b"two")
+    assert made(3) == 3 and made(4) == 3
+    assert made(5, limit=10) == 5
+    torch.save(torch.tensor(6), file)  # a file that does not say what it was made of
+    assert made(7) == 7
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cache.pt", "source"]
+
+    shutil.copy(build / "pack.npz", tmp_path)
+    torch.save({"inputs": digest(tmp_path / "pack.npz", 5), "pooled": torch.ones(5)}, tmp_path / "features.pt")
+    assert read_features(tmp_path, 5)["pooled"].shape == (5,)
+    with pytest.raises(ValueError, match=r"run features\.py again"):
+        read_features(tmp_path, None)
 
 
 def test_data_without_a_style_are_refused_and_other_numbers_warned_of():
