@@ -7,8 +7,8 @@ First it draws pairs of noise and the latents to which the guided model takes it
 the network on the straight lines between the two (Liu 2022, arXiv 2209.03003), most of the time from the noise itself,
 with a loss on decoded images for a part of each batch. The folder gets:
     pairs-*.safetensors   the pairs, 2 048 in each; those that are there are not drawn again
-    checkpoint.pt         where the next run goes on
-    flow.safetensors, text.safetensors   averaged weights in float16, for assemble.py
+    checkpoint.pt         where the next run goes on, at the learning rate of its --rate
+    turbo.safetensors, text.safetensors  averaged weights in float16, for assemble.py, with scale.json
     samples-1.png, samples-2.png, samples-4.png
 """
 
@@ -22,31 +22,36 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dataset import draw_captions, load_dataset, save_grid
+from dataset import load_dataset, save_grid
 from diffusers import FluxPipeline
 from networks import TextEncoders, unpack
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from train_cpu import cached
 from training import (
     PROMPTS,
     Precision,
     TimeLimit,
     Velocity,
     average_into,
+    cached_captions,
     decode_packed,
+    digest,
     encode_prompts,
     euler_sample,
     flow_optimizers,
     keep_freed_memory,
     learning_rate_factor,
+    load_parts,
     load_weights,
     log,
     save_weights,
     set_learning_rate,
     update,
+    write_scale,
+    write_whole,
 )
 
 from noisetilt.rewards.scorers.efficientnet_lite import EfficientNetLite
@@ -56,10 +61,25 @@ GUIDANCE, SHIFT, PERCEPTUAL_WEIGHT, FEATURE_BLOCKS = 3.0, 1.5, 0.3, (4, 10)
 
 
 class Model:
-    """The parts of a pipeline's folder, in float32."""
+    """The parts of a guidance-distilled pipeline's folder, in float32.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the pipeline.
+        index: token → id of the captions, which have to be those of the pipeline's tokenizers.
+    """
+
+    def __init__(self, folder: Path, index: dict[str, int]) -> None:
         pipe = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+        if not pipe.transformer.config.guidance_embeds:
+            raise ValueError(
+                f"{folder} takes no guidance, expected a guidance-distilled model: one that assemble.py --distilled "
+                "wrote, or src/noisetilt/models/emoji128"
+            )
+        if pipe.tokenizer_2.get_vocab() != index:
+            raise ValueError(
+                f"{folder} has another vocabulary than the images' vocabulary.json; train it on these images, or read "
+                "the images with the package versions of recipes/emoji128/README.md"
+            )
         self.network, self.vae = pipe.transformer, pipe.vae.to(memory_format=torch.channels_last)
         self.text = TextEncoders(pipe.text_encoder_2.config.vocab_size)
         self.text.sequence, self.text.pooled = pipe.text_encoder_2, pipe.text_encoder
@@ -85,8 +105,15 @@ def draw_pairs(model: Model, ids: Tensor, velocity, steps: int) -> tuple[Tensor,
     return noise, x
 
 
-def write_pairs(model: Model, captions: Tensor, chance: Tensor, options: argparse.Namespace) -> None:
-    """Draws the pairs that are missing."""
+def write_pairs(model: Model, captions: Tensor, chance: Tensor, inputs: str, options: argparse.Namespace) -> None:
+    """Draws the pairs that are missing; `inputs` says what they depend on."""
+    for file in sorted(options.out.glob("pairs-*.safetensors")):
+        with safe_open(file, "pt") as pairs:
+            if (pairs.metadata() or {}).get("inputs") != inputs:
+                raise ValueError(
+                    f"{file} was drawn with another --model, --teacher-steps or --limit, or of other images; delete "
+                    "the pairs and checkpoint.pt of that folder, or write into another one"
+                )
     network = Velocity(model.network, Precision("bf16", torch.device("cpu")))._network
     velocity = torch.compile(network) if options.compile else network
     for number in range(-(-options.pairs // IN_A_FILE)):
@@ -99,9 +126,8 @@ def write_pairs(model: Model, captions: Tensor, chance: Tensor, options: argpars
             ids = captions[chosen, torch.randint(captions.shape[1], (BATCH,))].long()
             parts.append((*draw_pairs(model, ids, velocity, options.teacher_steps), ids))
         noise, end, ids = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        unfinished = file.with_suffix(".unfinished")
-        save_file({"noise": noise.half(), "end": end.half(), "ids": ids.short()}, unfinished)
-        unfinished.replace(file)
+        pairs = {"noise": noise.half(), "end": end.half(), "ids": ids.short()}
+        write_whole(file, lambda unfinished, pairs=pairs: save_file(pairs, unfinished, {"inputs": inputs}))
         log(f"{(number + 1) * IN_A_FILE} pairs")
 
 
@@ -170,17 +196,16 @@ class Trainer:
         return {"network": self.network, "average": self.average, "muon": muon, "adamw": adamw}
 
     def save(self, out: Path) -> None:
-        """Checkpoint and averaged weights; an older checkpoint is replaced only once the new one is complete."""
-        state = {name: part.state_dict() for name, part in self._parts().items()}
-        torch.save({**state, "images": self.images}, out / "checkpoint.unfinished")
-        (out / "checkpoint.unfinished").replace(out / "checkpoint.pt")
-        save_weights(self.average, out / "flow.safetensors")
+        """Checkpoint and averaged weights."""
+        state = {name: part.state_dict() for name, part in self._parts().items()} | {"images": self.images}
+        write_whole(out / "checkpoint.pt", lambda unfinished: torch.save(state, unfinished))
+        save_weights(self.average, out / "turbo.safetensors")
         save_weights(self.model.text, out / "text.safetensors")
+        write_scale(out, self.model.shift, self.model.scale)
 
     def resume(self, file: Path) -> None:
         state = torch.load(file)
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        load_parts(self._parts(), state)
         self.images = state["images"]
 
 
@@ -230,10 +255,13 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
     torch.manual_seed(time.time_ns())
-    data, model = load_dataset(options.build, options.limit), Model(options.model)
-    captions = cached(options.out / "captions.pt", lambda: draw_captions(data, 32))
+    data = load_dataset(options.build, options.limit)
+    model = Model(options.model, data.index)
+    captions = cached_captions(options.build, options.out, data, options.limit)
+    files = (*sorted(options.model.rglob("*.safetensors")), options.build / "pack.npz")
+    inputs = digest(*files, options.limit, options.teacher_steps)
     with sdpa_kernel(SDPBackend.MATH):
-        write_pairs(model, captions, data.chance, options)
+        write_pairs(model, captions, data.chance, inputs, options)
         files = sorted(options.out.glob("pairs-*.safetensors"))
         loaded = [load_file(file) for file in files]
         pairs = {name: torch.cat([part[name] for part in loaded]) for name in loaded[0]}

@@ -235,17 +235,25 @@ def test_distillation_draws_pairs_once_and_goes_on(build, tmp_path, monkeypatch)
     torch.manual_seed(0)
     data = load_dataset(build)
     save_weights(networks.transformer(), tmp_path / "flow.safetensors")
+    save_weights(networks.transformer(), tmp_path / "guided.safetensors")
     save_weights(networks.new_text_encoders(len(data.index)), tmp_path / "text.safetensors")
-    save(assemble(tmp_path, build, distilled=True), tmp_path / "pipeline")
+    save(assemble(tmp_path, build), tmp_path / "undistilled")
+    save(assemble(tmp_path, build, "guided", distilled=True), tmp_path / "pipeline")
     save_weights(EfficientNetLite("lite0"), tmp_path / "lite0.safetensors")
     options = Namespace(out=tmp_path, backbones=tmp_path, pairs=8, teacher_steps=2, seconds=0.01, decoded=2)
     options = Namespace(**vars(options), rate=1e-3, flat=0.5, every=1, compile=False)
-    model = train_turbo.Model(tmp_path / "pipeline")
+    with pytest.raises(ValueError, match="takes no guidance"):
+        train_turbo.Model(tmp_path / "undistilled", data.index)
+    with pytest.raises(ValueError, match="another vocabulary"):
+        train_turbo.Model(tmp_path / "pipeline", {**data.index, "zebra": len(data.index)})
+    model = train_turbo.Model(tmp_path / "pipeline", data.index)
     captions = draw_captions(data, 2)
-    train_turbo.write_pairs(model, captions, data.chance, options)
+    train_turbo.write_pairs(model, captions, data.chance, "one model", options)
     first = load_file(tmp_path / "pairs-000.safetensors")
     (tmp_path / "pairs-001.safetensors").unlink()
-    train_turbo.write_pairs(model, captions, data.chance, options)
+    train_turbo.write_pairs(model, captions, data.chance, "one model", options)
+    with pytest.raises(ValueError, match="another --model"):
+        train_turbo.write_pairs(model, captions, data.chance, "another model", options)
     assert torch.equal(load_file(tmp_path / "pairs-000.safetensors")["noise"], first["noise"])
     pairs = {name: torch.cat([first[name], load_file(tmp_path / "pairs-001.safetensors")[name]]) for name in first}
     assert pairs["ids"].shape == (8, 16) and not torch.equal(pairs["noise"], pairs["end"])
@@ -255,12 +263,13 @@ def test_distillation_draws_pairs_once_and_goes_on(build, tmp_path, monkeypatch)
     assert trainer.image_loss(images, images) == 0 < trainer.image_loss(images, images.flip(-1))
     train_turbo.train(trainer, pairs, options)
     assert trainer.images >= 4
-    resumed = train_turbo.Trainer(model, options)
+    resumed = train_turbo.Trainer(model, Namespace(**{**vars(options), "rate": 1e-4}))
     resumed.resume(tmp_path / "checkpoint.pt")
     assert resumed.images == trainer.images
+    assert resumed.optimizers[1].param_groups[0]["peak"] == 1e-4
     for ours, theirs in zip(resumed.average.parameters(), trainer.average.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    save(assemble(tmp_path, build), tmp_path / "turbo", transformer_only=True)
+    save(assemble(tmp_path, build, "turbo"), tmp_path / "turbo", transformer_only=True)
     assert {file.name for file in (tmp_path / "turbo").iterdir()} == {"transformer", "checksums.json"}
 
 
@@ -313,6 +322,16 @@ def test_cached_tensors_are_of_the_same_inputs(tmp_path, build):
     assert read_features(tmp_path, 5)["pooled"].shape == (5,)
     with pytest.raises(ValueError, match=r"run features\.py again"):
         read_features(tmp_path, None)
+
+
+def test_assembly_names_the_network_that_is_missing(tmp_path):
+    from assemble import read_weights
+
+    (tmp_path / "flow.safetensors").touch()
+    with pytest.raises(FileNotFoundError, match=r"has no guided\*.safetensors; .* --network flow"):
+        read_weights(tmp_path, "guided")
+    with pytest.raises(FileNotFoundError, match=r"has no text\*.safetensors; train first"):
+        read_weights(tmp_path, "text")
 
 
 def test_data_without_a_style_are_refused_and_other_numbers_warned_of():
