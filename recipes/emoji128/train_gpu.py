@@ -10,7 +10,9 @@ earlier training or of pretrain_text.py (text alone). The stages, with their sec
    (Meng 2022, arXiv 2210.03142). Writes guided.safetensors.
 3. turbo: the straight ways from noise to where the guided model takes it (Liu 2022, arXiv 2209.03003), so that one to
    four steps are enough. Writes turbo.safetensors.
-All weights are float16. Each stage draws sample images, and figures.json says how far it came.
+All weights are float16. Each stage draws sample images, and figures.json says how far it came. --resume-at guidance or
+turbo goes on from the stage before: --start then has flow.safetensors or guided.safetensors, text.safetensors, and
+figures.json, whose figures of earlier stages are kept.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ from training import (
     save_weights,
     set_learning_rate,
     update,
+    write_scale,
+    write_whole,
 )
 
 from noisetilt.rewards.scorers.efficientnet_lite import EfficientNetLite
@@ -52,6 +56,7 @@ from noisetilt.rewards.scorers.efficientnet_lite import EfficientNetLite
 HEADS, MIDDLE_BLOCK, EARLY_BLOCK, ALIGNMENT_WEIGHT = 4, 10, 4, 0.5
 STRONGEST, DEFAULT_GUIDANCE, TEACHER_STEPS = 5.0, 3.0, 16
 PERCEPTUAL_WEIGHT, DECODED = 0.3, 64
+RESUMED_FROM = {"guidance": "flow", "turbo": "guided"}  # stage → the network that it begins with
 
 
 class Backbone:
@@ -116,6 +121,23 @@ class Batches:
         return pack(self.latents[chosen, variant].float()), ids, targets
 
 
+def start_network(start: Path, resume_at: str | None) -> Path | None:
+    """The file of the network that training begins with; None for a new one."""
+    file = start / f"{RESUMED_FROM.get(resume_at, 'flow')}.safetensors"
+    if resume_at is not None and not file.exists():
+        raise FileNotFoundError(f"{start} has no {file.name}, with which {resume_at} begins; finish that stage first")
+    return file if file.exists() else None
+
+
+def earlier_figures(start: Path, resume_at: str | None) -> dict[str, dict]:
+    """What figures.json of a folder says of the stages before `resume_at`."""
+    file, stages = start / "figures.json", ("flow", *RESUMED_FROM)
+    if resume_at is None or not file.exists():
+        return {}
+    figures = json.loads(file.read_text("utf-8"))
+    return {name: figures[name] for name in stages[: stages.index(resume_at)] if name in figures}
+
+
 class Stages:
     """The three stages of training, which share the networks."""
 
@@ -127,8 +149,9 @@ class Stages:
         network, text = new_transformer(HEADS), new_text_encoders(len(data.index))
         if options.start:
             load_weights(text, options.start / "text.safetensors")
-            if (options.start / "flow.safetensors").exists():
-                load_weights(network, options.start / "flow.safetensors")
+            if (file := start_network(options.start, options.resume_at)) is not None:
+                load_weights(network, file)
+            self.figures = earlier_figures(options.start, options.resume_at)
         self.network, self.text = network.to(self.device), text.to(self.device)
         self.velocity = Velocity(self.network, precision, options.compile)
         self.one = torch.ones(options.batch, device=self.device)
@@ -172,7 +195,14 @@ class Stages:
 
     def _write(self, name: str) -> None:
         save_weights(self.network, self.out / f"{name}.safetensors")
-        (self.out / "figures.json").write_text(json.dumps(self.figures, indent=1) + "\n")
+        text = json.dumps(self.figures, indent=1) + "\n"
+        write_whole(self.out / "figures.json", lambda unfinished: unfinished.write_text(text))
+
+    def write_text(self) -> None:
+        """The text encoders, which the later stages keep, and the scale of the latents."""
+        self.text.requires_grad_(False)
+        save_weights(self.text, self.out / "text.safetensors")
+        write_scale(self.out, self.batches.shift, self.batches.scale)
 
     def flow(self, seconds: float) -> None:
         """Flow matching (Lipman 2022, arXiv 2210.02747) with an early layer held to ImageNet features."""
@@ -199,10 +229,8 @@ class Stages:
 
         self._loop("flow", seconds, self.options.rate, self.text, 0.5, loss_of, head.parameters())
         hook.remove()
-        self.text.requires_grad_(False).tie_plurals(self.data.vocabulary["same_as"])
-        save_weights(self.text, self.out / "text.safetensors")
-        scale = {"shift": self.batches.shift, "scale": self.batches.scale}
-        (self.out / "scale.json").write_text(json.dumps(scale))
+        self.text.tie_plurals(self.data.vocabulary["same_as"])
+        self.write_text()
         self.figures["flow"]["heldout_loss"] = self._heldout_loss()
         log("held-out loss", self.figures["flow"]["heldout_loss"])
         self._write("flow")
@@ -318,7 +346,7 @@ def main() -> None:
     parser.add_argument("--backbones", type=Path, required=True, help="folder of convert_backbones.py")
     parser.add_argument("--seconds", type=float, nargs=3, required=True, help="for flow, guidance and turbo")
     parser.add_argument("--start", type=Path, help="folder with text.safetensors, and flow.safetensors if there is one")
-    parser.add_argument("--resume-at", choices=("guidance", "turbo"), help="--start has the stage before finished")
+    parser.add_argument("--resume-at", choices=RESUMED_FROM, help="go on from the stage before, which --start has")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--mode", default="bf16", choices=MODES)
     parser.add_argument("--no-compile", dest="compile", action="store_false")
@@ -332,6 +360,9 @@ def main() -> None:
     )
     parser.add_argument("--every", type=int, default=200)
     options = parser.parse_args()
+    if options.resume_at is not None and options.start is None:
+        needed = f"a folder with {RESUMED_FROM[options.resume_at]}.safetensors and text.safetensors"
+        parser.error(f"--resume-at {options.resume_at} needs --start, {needed}")
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     data = load_dataset(options.build, options.limit)
@@ -349,7 +380,7 @@ def main() -> None:
     if options.resume_at is None:
         stages.flow(flow)
     else:
-        stages.text.requires_grad_(False)
+        stages.write_text()
     if options.resume_at != "turbo":
         stages.guidance(guidance)
     stages.turbo(turbo, backbone)

@@ -324,6 +324,28 @@ def test_cached_tensors_are_of_the_same_inputs(tmp_path, build):
         read_features(tmp_path, None)
 
 
+def test_a_stage_begins_with_the_network_of_the_stage_before(tmp_path, monkeypatch, capsys):
+    import train_gpu
+
+    (tmp_path / "flow.safetensors").touch()
+    assert train_gpu.start_network(tmp_path, None).name == "flow.safetensors"
+    assert train_gpu.start_network(tmp_path, "guidance").name == "flow.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"no guided\.safetensors, with which turbo begins"):
+        train_gpu.start_network(tmp_path, "turbo")
+    (tmp_path / "guided.safetensors").touch()
+    assert train_gpu.start_network(tmp_path, "turbo").name == "guided.safetensors"
+    (tmp_path / "figures.json").write_text(json.dumps({"flow": {"steps": 1}, "guidance": {}, "turbo": {}}))
+    assert train_gpu.earlier_figures(tmp_path, "guidance") == {"flow": {"steps": 1}}
+    assert train_gpu.earlier_figures(tmp_path, "turbo") == {"flow": {"steps": 1}, "guidance": {}}
+    assert train_gpu.earlier_figures(tmp_path, None) == {}
+
+    command = f"train_gpu.py {tmp_path} {tmp_path} --backbones {tmp_path} --seconds 1 1 1 --resume-at turbo"
+    monkeypatch.setattr(sys, "argv", command.split())
+    with pytest.raises(SystemExit):
+        train_gpu.main()
+    assert "--resume-at turbo needs --start" in capsys.readouterr().err
+
+
 def test_assembly_names_the_network_that_is_missing(tmp_path):
     from assemble import read_weights
 
