@@ -1,7 +1,8 @@
 """Measure emoji128 or emoji128-turbo on held-out pairs of concept and style, and draw a sheet of 64.
 
-    python recipes/emoji128/gates.py build/emoji128 out --backbones backbones
-    python recipes/emoji128/gates.py build/emoji128 out --backbones backbones --model emoji128-turbo --steps 1 2 4
+    python recipes/emoji128/gates.py build/emoji128 out --backbones build/emoji128/backbones
+    python recipes/emoji128/gates.py build/emoji128 out --backbones build/emoji128/backbones --model emoji128-turbo \
+        --steps 1 2 4
 
 Each of 200 images has the prompt "label style" of a pair that was held out of all training. Figures:
 - concept_top5: the judge (`noisetilt.bench.judge`) names the concept among its first five of 1 406;
@@ -9,8 +10,8 @@ Each of 200 images has the prompt "label style" of a pair that was held out of a
 - frechet: Fréchet distance of features of an untouched EfficientNet-Lite2 to the real images (Heusel 2017,
   arXiv 1706.08500); with few images its value is biased, so compare it at equal numbers only;
 - precision: the fraction of images within the real images' manifold (Kynkäänniemi 2019, arXiv 1904.06991; k = 3).
-The row "real" has the real images of the same pairs. emoji128-turbo takes deterministic steps. Written: gates.json, and
-for each number of steps images-N.pt and sheet-N.png.
+The row "real" has the real images of the same pairs. emoji128-turbo takes deterministic steps. Written: gates.json,
+whose rows of other models and numbers of steps are kept, and for each number of steps images-N.pt and sheet-N.png.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from captions import STYLES, split_words
 from dataset import Dataset, load_dataset, save_grid
 from torch import Tensor
-from training import PROMPTS, load_weights, log
+from training import PROMPTS, load_weights, log, write_whole
 
 import noisetilt
 from noisetilt.bench import judge
@@ -73,6 +74,13 @@ def draw(model, prompts: list[str], seed: int, steps: int, **settings: float) ->
     return torch.cat(parts)
 
 
+def add_row(file: Path, name: str, row: dict[str, float]) -> None:
+    """Writes a row into a table, whose other rows are kept."""
+    table = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    text = json.dumps(table | {name: row}, indent=1) + "\n"
+    write_whole(file, lambda unfinished: unfinished.write_text(text, "utf-8"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", type=Path)
@@ -97,13 +105,12 @@ def main() -> None:
     real = torch.cat([untouched_features(untouched, data.images(part) / 2 + 0.5) for part in plain.split(64)])
     log("features of", len(real), "real images")
     model, settings = noisetilt.load(options.model), {"eta": 0.0} if options.model == "emoji128-turbo" else {}
-    table: dict[str, dict[str, float]] = {}
 
     def measure(name: str, images: Tensor) -> None:
         features = untouched_features(untouched, images)
-        table[name] = figures(images, features, concept[rows], data.style[rows].long(), real)
-        log(name, json.dumps(table[name]))
-        (options.out / "gates.json").write_text(json.dumps(table, indent=1) + "\n")
+        row = figures(images, features, concept[rows], data.style[rows].long(), real)
+        log(name, json.dumps(row))
+        add_row(options.out / "gates.json", name, row)
 
     measure("real", data.images(rows) / 2 + 0.5)
     for steps in options.steps:

@@ -371,3 +371,11 @@ def test_data_without_a_style_are_refused_and_other_numbers_warned_of():
         check(style[1:], concept[1:], held[1:])
     with pytest.raises(ValueError, match="the styles flat have no images"):
         check(style[style != 3], concept[style != 3], held[style != 3])
+
+
+def test_figures_of_other_runs_are_kept(tmp_path):
+    from gates import add_row
+
+    for name, value in (("one", 1.0), ("two", 2.0), ("one", 3.0)):
+        add_row(tmp_path / "gates.json", name, {"n": value})
+    assert json.loads((tmp_path / "gates.json").read_text()) == {"one": {"n": 3.0}, "two": {"n": 2.0}}
