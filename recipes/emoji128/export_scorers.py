@@ -1,11 +1,12 @@
-"""Write the scorers of concept and text that the package ships, from what train_scorers.py made.
+"""Write the scorers that the package ships, from what train_scorers.py and train_style.py made.
 
     python recipes/emoji128/export_scorers.py build/emoji128 build/emoji128/scorers build/emoji128/backbones \
-        build/emoji128/labels.txt src/noisetilt/rewards/scorers
+        build/emoji128/exported
 
 Written: concepts/ with target.safetensors and heldout.safetensors (float16, batch normalisation folded, one vector for
-each word), words.json and concepts.json; imagenet/ with an untouched EfficientNet-Lite0 with its classifier. labels.txt
-has the names of ImageNet's 1 000 classes in the order of the classifier, one per line.
+each word), words.json and concepts.json; style/ with target.safetensors and heldout.safetensors; imagenet/ with an
+untouched EfficientNet-Lite0 with its classifier, and the labels of its 1 000 classes: those of the package, or with
+--labels those of a file, one per line. They are the folders of src/noisetilt/rewards/scorers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -22,10 +24,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from training import load_weights
 
-from noisetilt.rewards.scorers.imagenet import ImageNetClassifier
+from noisetilt.rewards.scorers.imagenet import ImageNetClassifier, labels
 from noisetilt.rewards.scorers.network import BACKBONES, ScorerNetwork
 
-STYLES = 5
+STYLES, VERSIONS = 5, ("target", "heldout")
 
 
 def word_rows(data: Dataset) -> dict[str, int]:
@@ -61,10 +63,6 @@ def export(file: Path, kind: str, data: Dataset, rows: dict[str, int], number: i
     return half(state)
 
 
-def write(folder: Path, name: str, content: object) -> None:
-    (folder / name).write_text(json.dumps(content, ensure_ascii=False) + "\n", "utf-8")
-
-
 def write_json(file: Path, content: object) -> None:
     file.write_text(json.dumps(content, ensure_ascii=False) + "\n", "utf-8")
 
@@ -76,26 +74,29 @@ def write_checksums(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("build", "scorers", "backbones", "labels", "out"):
+    for name in ("build", "scorers", "backbones", "out"):
         parser.add_argument(name, type=Path)
+    parser.add_argument("--labels", type=Path, help="names of ImageNet's classes, one per line")
     options = parser.parse_args()
-    texts, photographs = options.out / "concepts", options.out / "imagenet"
-    for folder in (texts, photographs):
+    names = labels() if options.labels is None else options.labels.read_text("utf-8").splitlines()
+    folders = texts, styles, photographs = [options.out / name for name in ("concepts", "style", "imagenet")]
+    for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     data = load_dataset(options.build)
-    rows, names = word_rows(data), concepts(data)
-    for kind in ("target", "heldout"):
-        state = export(options.scorers / f"{kind}.safetensors", kind, data, rows, len(names))
+    rows, known = word_rows(data), concepts(data)
+    for kind in VERSIONS:
+        state = export(options.scorers / f"{kind}.safetensors", kind, data, rows, len(known))
         save_file(state, texts / f"{kind}.safetensors")
+        shutil.copy(options.scorers / f"style-{kind}.safetensors", styles / f"{kind}.safetensors")
     write_json(texts / "words.json", rows)
-    write_json(texts / "concepts.json", names)
+    write_json(texts / "concepts.json", known)
     classifier = ImageNetClassifier()
     load_weights(classifier.backbone, options.backbones / "lite0.safetensors")
     load_weights(classifier.classifier, options.backbones / "lite0-classifier.safetensors")
     classifier.backbone.fold()
     save_file(half(classifier.state_dict()), photographs / "network.safetensors")
-    write_json(photographs / "labels.json", options.labels.read_text("utf-8").splitlines())
-    for folder in (texts, photographs):
+    write_json(photographs / "labels.json", names)
+    for folder in folders:
         write_checksums(folder)
 
 

@@ -49,10 +49,14 @@ def pack(build: Path) -> Vocabulary:
     return vocabulary
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", type=Path)
     build = parser.parse_args().build
     vocabulary = pack(build)
     size = (build / "pack.npz").stat().st_size
     print(f"{len(vocabulary['tokens'])} tokens, {len(vocabulary['same_as'])} of them plurals; {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,12 @@
 """The recipe of emoji128 on a handful of synthetic images: captions, tokenizers, packing, a training step, assembly."""
 
 import json
+import re
+import shlex
 import shutil
 import sys
 from argparse import Namespace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +29,9 @@ def recipe_on_path():
     sys.modules.update(before)
 
 
-@pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    """A build folder with ten images, packed, and an untrained autoencoder."""
-    import networks
-    from pack import pack
-    from training import save_weights
-
-    folder = tmp_path_factory.mktemp("build")
-    random, n = np.random.default_rng(0), 10
+def write_images(folder, n=10, per_concept=5, heldout=1):
+    """images.npz as data.py writes it, of coarse noise."""
+    random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
     words = [
         json.dumps({"char": "❤️", "label": f"{noun} face", "name": [noun, "face"], "further": ["red"]})
@@ -44,12 +41,23 @@ def build(tmp_path_factory):
         folder / "images.npz",
         pictures=coarse.repeat(16, 1).repeat(16, 2),
         style=np.arange(n) % 5,
-        concept=np.arange(n) // 5,
+        concept=np.arange(n) // per_concept,
         weight=np.ones(n),
-        heldout=np.arange(n) == 0,
+        heldout=np.arange(n) < heldout,
         flippable=np.arange(n) % 2 == 0,
         words=np.array(words),
     )
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """A build folder with ten images, packed, and an untrained autoencoder."""
+    import networks
+    from pack import pack
+    from training import save_weights
+
+    folder = tmp_path_factory.mktemp("build")
+    write_images(folder)
     pack(folder)
     torch.manual_seed(0)
     save_weights(networks.autoencoder(), folder / "vae.safetensors")
@@ -379,3 +387,89 @@ def test_figures_of_other_runs_are_kept(tmp_path):
     for name, value in (("one", 1.0), ("two", 2.0), ("one", 3.0)):
         add_row(tmp_path / "gates.json", name, {"n": value})
     assert json.loads((tmp_path / "gates.json").read_text()) == {"one": {"n": 3.0}, "two": {"n": 2.0}}
+
+
+# Options for each script of the README's commands, which come last and so count.
+SMALL = {
+    "train_autoencoder": "--seconds 0.01 --device cpu --batch 6",
+    "pretrain_text": "--seconds 0.01",
+    "train_cpu": "--seconds 0.01 --no-compile --batch 4",
+    "train_scorers": "--seconds 0.01 0.01 0.01 --device cpu --batch 8 --workers 1",
+    "train_gpu": "--seconds 0.01 0.01 0.01 --device cpu --batch 4 --variants 2 --copies 4 --workers 1",
+    "fit_text": "--seconds 0.01 --no-compile --batch 4",
+    "train_turbo": "--seconds 0.01 --no-compile --pairs 4 --teacher-steps 1 --decoded 1",
+    "train_style": "--seconds 0.01 --batch 8",
+    "gates": "--n 4 --steps 1",
+}
+
+
+def readme_commands():
+    """[script or "cp", arguments …] of the indented lines of the recipe's README."""
+    text = (RECIPE / "README.md").read_text("utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^    (\S.*)$", text, re.M):
+        words = shlex.split(line.removesuffix("&"), comments=True)
+        if words[0] == "python":
+            yield Path(words[1]).stem, *words[2:]
+        elif words[0] == "cp":
+            yield words
+
+
+@pytest.mark.long
+def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path, monkeypatch):
+    import convert_backbones
+    import gates
+    import train_cpu
+    import train_scorers
+    import train_style
+    import train_turbo
+    from diffusers import FluxPipeline
+    from safetensors.torch import load_file
+
+    from noisetilt.rewards.scorers.efficientnet_lite import FEATURES, EfficientNetLite
+    from noisetilt.rewards.scorers.style import load_style_network
+
+    def random_backbone(number):
+        classifier = torch.nn.Linear(FEATURES, 1000)
+        return EfficientNetLite(f"lite{number}").state_dict(), classifier.state_dict()
+
+    fit_head, attack, features = train_style.fit_head, train_scorers.attack, gates.untouched_features
+    for module in (train_scorers, train_style):
+        monkeypatch.setattr(module, "attack", lambda loss, x, radius, steps, rate: attack(loss, x, radius, 1, rate))
+    monkeypatch.setattr(gates, "untouched_features", lambda *given: features(*given)[:, :32])
+    monkeypatch.setattr(convert_backbones, "convert", random_backbone)
+    monkeypatch.setattr(train_style, "fit_head", lambda *given: fit_head(*given, steps=2))
+    monkeypatch.setattr(gates, "SHEET", gates.SHEET[:8])
+    for module in (train_cpu, train_turbo):
+        monkeypatch.setattr(module, "keep_freed_memory", lambda: None)  # of the process
+    for name in ("BATCH", "IN_A_FILE"):
+        monkeypatch.setattr(train_turbo, name, 4)
+    monkeypatch.chdir(RECIPE.parents[1])
+    build, scripts = tmp_path / "build", set()
+    build.mkdir()
+    write_images(build, n=12, per_concept=2, heldout=4)
+    for script, *words in readme_commands():
+        # The vocabulary of the package's model is another one.
+        words = [str(build / "distilled") if word == "src/noisetilt/models/emoji128" else word for word in words]
+        words = [word.replace("build/emoji128", str(build)) for word in words]
+        if script == "cp":
+            shutil.copy(*words)
+        elif script != "data":
+            scripts.add(script)
+            monkeypatch.setattr(sys, "argv", [script, *words, *SMALL.get(script, "").split()])
+            import_module(script).main()
+    assert scripts == {*{file.stem for file in RECIPE.glob("*.py") if "argparse" in file.read_text("utf-8")} - {"data"}}
+
+    for folder, network, guidance in (("undistilled", "run/flow", False), ("distilled", "gpu/guided", True)):
+        pipe = FluxPipeline.from_pretrained(build / folder)
+        assert pipe.transformer.config.guidance_embeds is guidance
+        trained = load_file(build / f"{network}.safetensors")["x_embedder.weight"]
+        assert torch.equal(pipe.transformer.state_dict()["x_embedder.weight"], trained.float())
+    for folder, network in (("few-steps", "gpu"), ("turbo-transformer", "turbo")):
+        packed = load_file(build / folder / "transformer" / "diffusion_pytorch_model.safetensors")
+        trained = load_file(build / network / "turbo.safetensors")
+        assert torch.equal(packed["x_embedder.weight"], trained["x_embedder.weight"])
+    networks = [load_file(build / "gpu" / f"{name}.safetensors") for name in ("flow", "guided", "turbo")]
+    assert len({tuple(network["proj_out.weight"].flatten()[:50].tolist()) for network in networks}) == 3
+    assert set(json.loads((build / "gpu" / "figures.json").read_text())) == {"flow", "guidance", "turbo"}
+    load_style_network("target", folder=build / "exported" / "style")
+    assert {file.name for file in (build / "exported").iterdir()} == {"concepts", "style", "imagenet"}
