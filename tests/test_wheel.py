@@ -12,13 +12,14 @@ import pytest
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[1]
-BUILD_INPUTS = ("pyproject.toml", "README.md", "LICENSE")
+BUILD_INPUTS = ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "LICENSES/Apache-2.0.txt")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The wheel, built from a copy of the sources, so that no stale build folder gets into it."""
     folder = tmp_path_factory.mktemp("wheel")
+    (folder / "LICENSES").mkdir()
     for name in BUILD_INPUTS:
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -40,6 +41,18 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
     assert "noisetilt/py.typed" in names
     kinds = {Path(name).suffix for name in names}
     assert {".safetensors", ".json", ".md"} <= kinds
+
+
+def test_the_wheel_holds_the_licences(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        found = {
+            name.split("/licenses/")[1]: archive.read(name).decode("utf-8")
+            for name in archive.namelist()
+            if ".dist-info/licenses/" in name
+        }
+    assert set(found) == {"LICENSE", "NOTICE", "LICENSES/Apache-2.0.txt"}
+    assert "END OF TERMS AND CONDITIONS" in found["LICENSES/Apache-2.0.txt"]
+    assert all(name in found["NOTICE"] for name in ("imagenet/network.safetensors", "style-judge.safetensors"))
 
 
 def test_the_wheel_generates_an_image_outside_the_checkout(wheel, tmp_path):
