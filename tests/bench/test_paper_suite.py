@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from noisetilt import METHODS, load, sample
-from noisetilt.bench import paper_report, paper_verdict
+from noisetilt.bench import paper_report
 from noisetilt.bench.judge import real_features
 from noisetilt.bench.meter import CallCounter, PeakMemory, injected_p_values, record_noise
 from noisetilt.bench.paper_plan import (
@@ -47,14 +47,6 @@ RED_TARGET = next(target for target in TARGETS if target.reward == "redness")
 JPEG_TARGET = next(target for target in TARGETS if target.reward == "jpeg")
 PICTURE = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(4)).cumsum(-1)
 NEAR = Reward("near", lambda images, prompts: -(images - PICTURE).square().mean((1, 2, 3)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_draws():
-    """The bootstrap of Fréchet distances is slow, and no test depends on its number of draws."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paper_verdict, "DRAWS", 5)
-        yield
 
 
 @pytest.mark.parametrize(
@@ -408,8 +400,22 @@ def test_the_verdict_is_read_off_the_rows(tmp_path, mine, theirs, answer):
         runner.ledger.add(made_up("test", name, got, value, budget=500))
     assert compare_ntrk(runner, target).outcome == answer
     assert compare_combinations(runner, target).outcome == answer
-    # the same features and names as base's: the held-out reward decides
+    # the same names as base's: the held-out reward decides
     assert compare_with_base(runner, target).outcome == ("yes" if mine[0] > 5 else "no")
+
+
+@pytest.mark.parametrize(
+    ("right", "outcome", "said"), [(100, "yes", "no worse"), (95, "chance", "undecided"), (80, "no", "worse")]
+)
+def test_ntrk_is_no_worse_than_base_only_if_the_interval_says_so(tmp_path, right, outcome, said):
+    """100 images, of which base has all right: a small loss that is not significant does not show that none is lost."""
+    runner = of_plan(tmp_path, targets=(RED_TARGET,), images=100)
+    rho = runner.chosen_strength(RED_TARGET, "ntrk")
+    runner.ledger.add(made_up("test", "base", [0.0] * 100))
+    named = [i % 20 >= (100 - right) // 5 for i in range(100)]
+    runner.ledger.add(made_up("test", "ntrk", [1.0] * 100, rho, named=named))
+    found = compare_with_base(runner, RED_TARGET)
+    assert (found.outcome, str(found)) == (outcome, said) and "(margin 0.05)" in found.text
 
 
 @pytest.mark.parametrize(("leads", "said"), [(4, "reached"), (3, "not reached"), (2, "not decided yet")])

@@ -19,9 +19,8 @@ from .metrics import frechet_distance, precision_recall, vendi_score
 from .one_step import INITIAL, SETTINGS, Run, choose, options_label, picture_of
 from .paper_plan import TOLERANCE, Target
 from .paper_report import check_calls
-from .statistics import bootstrap, paired
+from .statistics import mean_interval, paired_interval
 
-PAIR = ("prompt", "seed")
 TIME_GOAL = 0.3
 
 
@@ -81,7 +80,7 @@ def stopped(run: Run, target: Target, steps: int, methods: dict[str, list[Row]])
 
 def _line(name: str, rows: list[Row], drawn: list[Row]) -> list[Any]:
     metrics = set_metrics(rows)
-    gain = "–" if name == INITIAL else str(bootstrap(paired(rows, drawn, "target", PAIR)))
+    gain = "–" if name == INITIAL else str(paired_interval(rows, drawn, "target"))
 
     def mean(field: str) -> float:
         return float(np.mean([row[field] for row in rows]))
@@ -91,11 +90,11 @@ def _line(name: str, rows: list[Row], drawn: list[Row]) -> list[Any]:
         ", ".join(sorted({row["options"].strip("{}").replace('"', "") for row in rows})),
         len(rows),
         mean("nfe"),
-        str(bootstrap([row["target"] for row in rows])),
+        str(mean_interval(rows, "target")),
         gain,
-        str(bootstrap([row["probability"] for row in rows])),
-        str(bootstrap([float(row["named"]) for row in rows])),
-        str(bootstrap([row["heldout_2"] for row in rows])),
+        str(mean_interval(rows, "probability")),
+        str(mean_interval(rows, "named")),
+        str(mean_interval(rows, "heldout_2")),
         mean("alignment"),
         metrics["frechet"],
         metrics["precision"],
@@ -128,7 +127,7 @@ def verdicts(rows: dict[str, list[Row]]) -> list[str]:
     lines = ["Target reward, highest first: " + ", ".join(f"{m} {means[m]:.2f}" for m in order) + "."] if order else []
     for rival in order[1:]:
         first = order[0]
-        ahead, more = (bootstrap(paired(ascents[first], ascents[rival], f, PAIR)) for f in ("target", "probability"))
+        ahead, more = (paired_interval(ascents[first], ascents[rival], f) for f in ("target", "probability"))
         significant = "significant" if ahead.excludes(0) else "not significant"
         lines.append(f"{first} minus {rival}: target {ahead} ({significant}), probability of the right concept {more}.")
     return lines
@@ -146,7 +145,7 @@ def goals(methods: dict[str, list[Row]]) -> list[str]:
     if "gper" in methods and rivals:
         lines += _probability_goals(methods["gper"], rivals)
     if "none" in methods:
-        change = bootstrap(paired(methods["none"], methods[INITIAL], "probability", PAIR))
+        change = paired_interval(methods["none"], methods[INITIAL], "probability")
         hacking = "reward hacking" if change.high < 0 else "no significant loss"
         lines.append(f"Without regularisation the probability of the right concept changes by {change}: {hacking}.")
     return lines
@@ -160,7 +159,7 @@ def _probability_goals(rows: list[Row], rivals: dict[str, list[Row]]) -> list[st
         level = min(max(_at_snapshots(some).values()) for some in (rows, theirs))
         at = [first_snapshot(some, level) for some in (rows, theirs)]
         pair = [[at_snapshot(row, number) for row in some] for some, number in zip((rows, theirs), at, strict=True)]
-        ahead = bootstrap(paired(pair[0], pair[1], "probability", PAIR))
+        ahead = paired_interval(pair[0], pair[1], "probability")
         lines.append(
             f"At a target of {level:.2f} the probability of the right concept is by {ahead} higher for gper's images "
             f"(iteration {at[0]}) than for {rival}'s (iteration {at[1]}), n = {len(rows)}: {_reached(ahead.low > 0)}."
@@ -194,9 +193,9 @@ def _time_goal(name: str, rows: list[Row], rival: list[Row]) -> str:
 
 def _reward_goal(name: str, rows: list[Row], rivals: dict[str, list[Row]], drawn: list[Row]) -> str:
     """Whether a method has a higher reward than all others, and its held-out rewards relative to the initial noise."""
-    ahead = {rival: bootstrap(paired(rows, theirs, "target", PAIR)) for rival, theirs in rivals.items()}
+    ahead = {rival: paired_interval(rows, theirs, "target") for rival, theirs in rivals.items()}
     nearest = min(ahead, key=lambda rival: ahead[rival].value)
-    alignment, second = (bootstrap(paired(rows, drawn, field, PAIR)) for field in ("alignment", "heldout_2"))
+    alignment, second = (paired_interval(rows, drawn, field) for field in ("alignment", "heldout_2"))
     kept = "preserved" if min(alignment.high, second.high) >= 0 else "not preserved"
     return (
         f"Goal: {name} above all others: {_reached(ahead[nearest].low > 0)} ({ahead[nearest]} above {nearest}, "

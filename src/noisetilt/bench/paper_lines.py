@@ -14,8 +14,8 @@ from .ledger import Row
 from .metrics import frechet_distance, precision_recall, vendi_score
 from .paper_plan import METHODS_OF_SUITE, SEARCHES, TOLERANCE, Target
 from .paper_suite import Runner
-from .paper_verdict import PAIR, complete
-from .statistics import Interval, bootstrap, paired
+from .paper_verdict import complete
+from .statistics import Interval, mean_interval, paired_interval
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ def _line(method: str, strength: str, note: str, rows: Sequence[Row], base: Sequ
         strength,
         note,
         rows,
-        bootstrap([row["reward"] for row in rows]),
-        bootstrap(paired(rows, base, "reward", PAIR)),
-        bootstrap([float(row["named"]) for row in rows]),
-        bootstrap([row["probability"] for row in rows]),
-        bootstrap(paired(rows, base, "probability", PAIR)),
-        bootstrap([row["heldout"] for row in rows]),
-        bootstrap(paired(rows, base, "heldout", PAIR)),
+        mean_interval(rows, "reward"),
+        paired_interval(rows, base, "reward"),
+        mean_interval(rows, "named"),
+        mean_interval(rows, "probability"),
+        paired_interval(rows, base, "probability"),
+        mean_interval(rows, "heldout"),
+        paired_interval(rows, base, "heldout"),
         mean_of(rows, "heldout_alignment"),
         frechet_distance(features, real_moments()) if len(rows) > 1 else float("nan"),
         precision,
@@ -117,7 +117,7 @@ def verdicts(target: Target, lines: Sequence[Line], constrained: bool = True) ->
     ]
     if len(methods) > 1:
         second = methods[1]
-        lead = bootstrap(paired(best.rows, second.rows, "reward", PAIR))
+        lead = paired_interval(best.rows, second.rows, "reward")
         significant = "significant" if lead.excludes(0) else "not significant"
         sentences.append(f"Its difference to the second best, {second.method}, is {lead}: {significant}.")
     by_heldout = max(methods, key=lambda line: line.heldout.value)
