@@ -9,6 +9,7 @@ import torch
 
 from noisetilt import METHODS, load, sample
 from noisetilt.bench import paper_report
+from noisetilt.bench.document import load_image
 from noisetilt.bench.judge import real_features
 from noisetilt.bench.meter import CallCounter, PeakMemory, injected_p_values, record_noise
 from noisetilt.bench.paper_plan import (
@@ -23,7 +24,7 @@ from noisetilt.bench.paper_plan import (
     fit_to_budget,
     restrict,
 )
-from noisetilt.bench.paper_plots import load_image, plot_fronts
+from noisetilt.bench.paper_plots import plot_fronts
 from noisetilt.bench.paper_suite import Runner, prompt_seeds
 from noisetilt.bench.paper_verdict import (
     GOALS,

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -123,12 +122,6 @@ def picture_file(out: Path, row: Row, iterate: int | None = None) -> Path:
     parts = [row["reward"], str(row["steps"]), row["method"], row["prompt"], str(row["seed"])]
     parts += [] if iterate is None else [str(iterate)]
     return out / "pictures" / f"{'-'.join(map(file_stem, parts))}.png"
-
-
-def picture_of(out: Path, row: Row, iterate: int | None = None) -> Tensor:
-    """The image of a test row, (3, H, W) in [0, 1]: of the best iterate, or of a snapshot."""
-    levels = np.asarray(Image.open(picture_file(out, row, iterate)).convert("RGB"))
-    return torch.from_numpy(levels.copy()).permute(2, 0, 1).float() / 255
 
 
 class Run:

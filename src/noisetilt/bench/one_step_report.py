@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..report import file_stem, grid
+from ..report import file_stem
 from ..report.plotting import Panel, Series, draw_panels, figure_bytes
-from .document import Document, picture_bytes
+from .document import Document
 from .judge import real_features, real_moments
 from .ledger import Row
 from .metrics import frechet_distance, precision_recall, vendi_score
-from .one_step import INITIAL, SETTINGS, Run, choose, options_label, picture_of
+from .one_step import INITIAL, SETTINGS, Run, choose, options_label, picture_file
 from .paper_plan import TOLERANCE, Target
 from .paper_report import check_calls
 from .statistics import mean_interval, paired_interval
@@ -44,11 +44,6 @@ def set_metrics(rows: Sequence[Row]) -> dict[str, float | None]:
     mine, real = torch.tensor([row["features"] for row in rows]), real_features()
     precision, recall = precision_recall(real, mine)
     return {"frechet": frechet_distance(real_moments(), mine), "precision": precision, "recall": recall}
-
-
-def pictures_of(out: Path, rows: Sequence[Row], iterate: int | None = None) -> torch.Tensor:
-    """The images of rows, (count, 3, H, W) in [0, 1]: of the best iterates, or of a snapshot."""
-    return torch.stack([picture_of(out, row, iterate) for row in rows])
 
 
 def diversity(rows: Sequence[Row]) -> float:
@@ -302,10 +297,10 @@ def _section(document: Document, run: Run, target: Target, steps: int, methods: 
     document.items(verdicts(early))
     document.table(HEADER, [_line(name, rows, methods[INITIAL]) for name, rows in early.items()])
     shown = [
-        (name if n is None else f"{name}, {n} iterations", list(pictures_of(out, early[name][:8], n)))
+        (name if n is None else f"{name}, {n} iterations", [picture_file(out, row, n) for row in early[name][:8]])
         for name, n in stops.items()
     ]
-    document.picture(f"{stem}-stopped.png", picture_bytes(grid(shown)), "The same seeds, at the chosen iterate.")
+    document.images(f"{stem}-stopped.png", shown, "The same seeds, at the chosen iterate.")
     document.text("At the best of all iterates:")
     document.items(verdicts(methods))
     lines = [_line(name, some, methods[INITIAL]) for name, some in methods.items()]
@@ -316,5 +311,5 @@ def _section(document: Document, run: Run, target: Target, steps: int, methods: 
         caption = "The iterates of each method: target reward against what it costs."
         document.picture(f"{stem}-frontier.png", _plot_frontier(ascents, target), caption)
     document.picture(f"{stem}-trade.png", _plot_costs(lines, reward), "Target reward against its costs.")
-    rows = [(name, list(pictures_of(out, some[:8]))) for name, some in methods.items()]
-    document.picture(f"{stem}-pictures.png", picture_bytes(grid(rows)), "The same seeds, at the best of all iterates.")
+    rows = [(name, [picture_file(out, row) for row in some[:8]]) for name, some in methods.items()]
+    document.images(f"{stem}-pictures.png", rows, "The same seeds, at the best of all iterates.")

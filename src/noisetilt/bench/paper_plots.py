@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
-from ..report import grid
 from ..report.plotting import Panel, Series, draw_panels, figure_bytes
-from .document import picture_bytes
 from .judge import real_moments
 from .ledger import Row
 from .metrics import frechet_distance
@@ -74,16 +69,11 @@ def plot_fronts(runner: Runner, target: Target, tried: dict[str, dict[float, lis
     return figure_bytes(draw_panels(panels, f"{target.reward}: every strength tried, n = {len(base)} images each"))
 
 
-def load_image(file: Path) -> Tensor:
-    """An image file as (3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).float() / 255
-
-
-def image_grid(out: Path, lines: Sequence[Line]) -> bytes:
-    """The first eight images of each method, at full size."""
+def image_files(out: Path, lines: Sequence[Line]) -> list[tuple[str, list[Path]]]:
+    """A label and the files of the first eight images of each method."""
     rows = []
     for line in lines:
         first = sorted(line.rows, key=lambda row: (row["seed"], row["prompt"]))[:8]
-        images = [load_image(out / "pictures" / row["picture"]) for row in first]
-        rows.append((f"{line.method} {line.strength}  {line.reward.value:.3g}", images))
-    return picture_bytes(grid(rows, scale=1))
+        files = [out / "pictures" / row["picture"] for row in first]
+        rows.append((f"{line.method} {line.strength}  {line.reward.value:.3g}", files))
+    return rows

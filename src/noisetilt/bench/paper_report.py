@@ -11,7 +11,7 @@ from .document import Document
 from .ledger import Row
 from .paper_lines import Line, lines_of, mean_of, verdicts
 from .paper_plan import METHODS_OF_SUITE, TOLERANCE, Target
-from .paper_plots import frechet_of, image_grid, plot_fronts, plot_lines
+from .paper_plots import frechet_of, image_files, plot_fronts, plot_lines
 from .paper_suite import Runner
 from .paper_verdict import GOALS, findings, summary
 
@@ -78,6 +78,11 @@ def write(out: Path, runner: Runner) -> Document:
                 lines = lines_of(runner, target, searches, constrained)
                 if lines:
                     _section(document, out, target, plan.budgets[searches], lines, constrained)
+        measured = runner.measured_images(target)
+        if 2 <= measured < plan.images:
+            document.text(
+                f"Base and a method are measured for {measured} test images: --report --images {measured} has them."
+            )
     document.write(out)
     return document
 
@@ -102,7 +107,8 @@ def _section(
     document.items(verdicts(target, lines, constrained))
     document.table(HEADER.format(target.heldout).split(","), [_table_row(line) for line in lines])
     document.picture(f"{stem}.png", plot_lines(target, lines, title), "Bars are 95 % intervals.")
-    document.picture(f"{stem}-pictures.png", image_grid(out, lines), "All rows have the same prompts and seeds.")
+    caption = "All rows have the same prompts and seeds."
+    document.images(f"{stem}-pictures.png", image_files(out, lines), caption, scale=1)
 
 
 def _table_row(line: Line) -> list[Any]:
