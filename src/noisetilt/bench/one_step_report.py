@@ -13,11 +13,11 @@ import torch
 from ..report import file_stem
 from ..report.plotting import Panel, Series, draw_panels, figure_bytes
 from .document import Document
-from .judge import real_features, real_moments
+from .judge import real_features, real_sample
 from .ledger import Row
-from .metrics import frechet_distance, precision_recall, vendi_score
+from .metrics import kernel_distance, precision_recall, vendi_score
 from .one_step import INITIAL, SETTINGS, Run, choose, options_label, picture_file
-from .paper_plan import TOLERANCE, Target
+from .paper_plan import POINTS, Target
 from .paper_report import check_calls
 from .statistics import mean_interval, paired_interval
 
@@ -38,12 +38,12 @@ def tested(run: Run, target: Target, steps: int) -> dict[str, list[Row]]:
 
 
 def set_metrics(rows: Sequence[Row]) -> dict[str, float | None]:
-    """Fréchet distance, precision and recall of rows against real emoji; None for fewer than four rows."""
+    """Kernel distance, precision and recall of rows against real emoji; None for fewer than four rows."""
     if len(rows) < 4:
-        return dict.fromkeys(("frechet", "precision", "recall"))
+        return dict.fromkeys(("distance", "precision", "recall"))
     mine, real = torch.tensor([row["features"] for row in rows]), real_features()
     precision, recall = precision_recall(real, mine)
-    return {"frechet": frechet_distance(real_moments(), mine), "precision": precision, "recall": recall}
+    return {"distance": kernel_distance(real_sample(), mine), "precision": precision, "recall": recall}
 
 
 def diversity(rows: Sequence[Row]) -> float:
@@ -91,7 +91,7 @@ def _line(name: str, rows: list[Row], drawn: list[Row]) -> list[Any]:
         str(mean_interval(rows, "named")),
         str(mean_interval(rows, "heldout_2")),
         mean("alignment"),
-        metrics["frechet"],
+        metrics["distance"],
         metrics["precision"],
         metrics["recall"],
         diversity(rows),
@@ -104,7 +104,7 @@ def _line(name: str, rows: list[Row], drawn: list[Row]) -> list[Any]:
 
 
 HEADER = (
-    "method, options, n, NFE, target, gain, probability, named right, held-out, held-out alignment, Fréchet, "
+    "method, options, n, NFE, target, gain, probability, named right, held-out, held-out alignment, kernel distance, "
     "precision, recall, Vendi, cosine to start, mean square, audit p, rejected, seconds"
 ).split(", ")
 
@@ -228,16 +228,16 @@ def _plot_frontier(methods: dict[str, list[Row]], target: Target) -> bytes:
     """Target reward against its costs, at the snapshots of each method."""
     labels = {
         "probability": "probability of the right concept",
-        "frechet": "Fréchet distance",
+        "distance": "kernel distance to real emoji",
         "heldout_2": f"held-out {target.heldout}",
     }
     series: dict[str, dict[str, Series]] = {field: {} for field in labels}
     for name, rows in methods.items():
         at = sorted(map(int, rows[0]["snapshots"]))
         ways = [[at_snapshot(row, number) for row in rows] for number in at]
-        frechet = [set_metrics(some)["frechet"] for some in ways]
+        distance = [set_metrics(some)["distance"] for some in ways]
         for field in labels:
-            cost = frechet if field == "frechet" else _means(ways, field)
+            cost = distance if field == "distance" else _means(ways, field)
             if None not in cost:
                 series[field][name] = Series(cost, _means(ways, "target"))
     panels = [Panel(label, target.reward, series[field]) for field, label in labels.items() if series[field]]
@@ -271,13 +271,13 @@ def write(out: Path, run: Run) -> Document:
     document.text(
         f"Settings: {run.settings}. Options and the iterate to stop at were tuned on the tuning prompts, with equally "
         "many settings and iterations per method: the highest mean target reward among the iterates where the judge "
-        f"gives the right concept a mean probability of at most {TOLERANCE:.0%} below that of the initial noise. No "
-        "method optimises the judge. Brackets are 95 % bootstrap intervals; 'gain' is the difference to the initial "
-        "noise at the same seeds. NFE are counted by a hook on the network, without recomputation in the backward "
-        "pass. Fréchet distance, precision and recall are against 3 000 real emoji and biased by the number of images; "
-        "Vendi is the effective number of different images per prompt. Cosine to start, mean square and audit p are "
-        "those of the noise; 'rejected' is the fraction that the typicality audit rejects at 1 %. Seconds do not "
-        "include the held-out rewards."
+        f"gives the right concept a mean probability of at most {POINTS} below that of the initial noise. No method "
+        "optimises the judge. Brackets are 95 % bootstrap intervals, in which the images of a concept are drawn "
+        "together; 'gain' is the difference to the initial noise at the same seeds. NFE are counted by a hook on the "
+        "network, without recomputation in the backward pass. Kernel distance (KID), precision and recall are against "
+        "3 000 real emoji; the last two depend on the number of images. Vendi is the effective number of different "
+        "images per prompt. Cosine to start, mean square and audit p are those of the noise; 'rejected' is the "
+        "fraction that the typicality audit rejects at 1 %. Seconds do not include the held-out rewards."
     )
     for target, steps in itertools.product(run.size.targets, run.size.steps):
         methods = tested(run, target, steps)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from .judge import real_features, real_moments
+from .judge import real_features, real_sample
 from .ledger import Row
-from .metrics import frechet_distance, precision_recall, vendi_score
-from .paper_plan import METHODS_OF_SUITE, SEARCHES, TOLERANCE, Target
+from .metrics import kernel_distance, precision_recall, vendi_score
+from .paper_plan import METHODS_OF_SUITE, POINTS, SEARCHES, TOLERANCE, Target
 from .paper_suite import Runner
 from .paper_verdict import complete
 from .statistics import Interval, mean_interval, paired_interval
@@ -34,7 +34,7 @@ class Line:
     heldout: Interval
     heldout_gain: Interval
     alignment: float
-    frechet: float
+    distance: float
     precision: float | None
     recall: float | None
     vendi: float
@@ -70,7 +70,7 @@ def _line(method: str, strength: str, note: str, rows: Sequence[Row], base: Sequ
         mean_interval(rows, "heldout"),
         paired_interval(rows, base, "heldout"),
         mean_of(rows, "heldout_alignment"),
-        frechet_distance(features, real_moments()) if len(rows) > 1 else float("nan"),
+        kernel_distance(features, real_sample()) if len(rows) > 1 else float("nan"),
         precision,
         recall,
         vendi_score(features),
@@ -136,7 +136,7 @@ def _warnings(target: Target, methods: Sequence[Line], constrained: bool) -> lis
     rejected = [line.method for line in methods if line.rejected is not None and line.rejected > 0.5]
     sentences: list[tuple[str, Any]] = [
         (f"Significantly higher target and significantly lower held-out {target.heldout} (reward hacking)", hacked),
-        (f"The judge gives the right concept a lower probability than base's, by more than {TOLERANCE:.0%}", lost),
+        (f"The judge gives the right concept a lower probability than base's, by more than {POINTS}", lost),
         ("No strength satisfied the rule in the tuning; the weakest is used", tuned("none")),
         ("The chosen strength is the weakest or strongest tried, so another value may be better", tuned("edge")),
         ("The audit rejects the injected noise of more than half of the images", rejected),

@@ -18,6 +18,7 @@ from ..selection import Independent, Search
 STEPS = 25
 # The rule of fairness: by how much the mean probability of the right concept may be below base's.
 TOLERANCE = 0.05
+POINTS = f"{100 * TOLERANCE:.0f} percentage points"
 # How many strengths beyond the five are tried at most: stronger ones while the rule chooses the strongest one tried,
 # weaker ones while none satisfies it.
 MORE_STRENGTHS = 2
