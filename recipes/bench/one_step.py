@@ -44,7 +44,8 @@ def summary(run: Run, target: Target, steps: int) -> str:
         )
     header = ["method", "options", "iterations", "target", "probability", "named right", "held-out", "mean square"]
     header.append("mpgr's best at")
-    goals = "\n".join(f"- {line}" for line in one_step_report.goals(methods))
+    notes = [*one_step_report.broken_rules(run, target, steps, methods), *one_step_report.goals(methods)]
+    goals = "\n".join(f"- {line}" for line in notes)
     return f"{target.reward}, {steps} steps, n = {len(methods[INITIAL])}\n\n{table(header, lines)}\n\n{goals}"
 
 

@@ -26,12 +26,9 @@ import numpy as np
 from noisetilt.bench.paper_lines import Line, lines_of
 from noisetilt.bench.paper_plan import SEARCHES, TARGETS, TOLERANCE, Plan, Target, restrict
 from noisetilt.bench.paper_suite import Runner
-from noisetilt.bench.statistics import PAIR, Interval, bootstrap, concepts_of, paired_interval
+from noisetilt.bench.statistics import PAIR, Interval, bootstrap, common_level, concepts_of, paired_interval, value_at
 
 LOSSES = (TOLERANCE, 0.2)
-# How far below the smallest of the methods' largest rewards the probabilities are compared, as a fraction of the gain
-# over base: most bootstrap draws of each method reach it.
-MARGIN = 0.05
 Read = Callable[[np.ndarray], float]
 HEADER = ("method", "strength", "calls", "target", "minus {}", "held-out", "probability, minus base's", "named right")
 
@@ -97,28 +94,18 @@ def front_points(runner: Runner, target: Target, name: str) -> np.ndarray:
     return np.array([[(row["reward"], row["probability"]) for row in rows] for rows in found]).swapaxes(0, 1)
 
 
-def probability_at(points: np.ndarray, reward: float) -> float:
-    """The probability in percent where the line through (reward, probability) points first has a reward; that of the
-    point with the largest reward if it never has."""
-    for (before, probability), (after, next_probability) in itertools.pairwise(points):
-        if before <= reward <= after and before < after:
-            return 100 * (probability + (reward - before) / (after - before) * (next_probability - probability))
-    return 100 * points[points[:, 0].argmax(), 1]
-
-
 def fronts(runner: Runner, target: Target, reference: str, digits: int) -> Iterator[str]:
     """The lines of a table in Markdown: the rewards at some losses, the probability at a reward that all methods reach,
     and their differences to those of the reference."""
     names = [name for name in runner.methods(target) if name not in SEARCHES and runner.tuning_rows(target, name)]
     images = {name: front_points(runner, target, name) for name in names}
     means = {name: found.mean(0) for name, found in images.items()}
-    common = min((1 - MARGIN) * points[:, 0].max() + MARGIN * points[0, 0] for points in means.values())
+    common = common_level([points[:, 0] for points in means.values()])
     readings: list[tuple[str, Read, int, float | None]] = [
         (f"{100 * loss:.0f} points below base's", functools.partial(reward_at, loss=loss), digits, loss)
         for loss in LOSSES
     ]
-    at_common = functools.partial(probability_at, reward=common)
-    readings.append((f"probability at {number(common, digits)}", at_common, 0, None))
+    readings.append((f"probability at {number(common, digits)}", lambda mean: 100 * value_at(mean, common), 0, None))
     yield f"| method | {' | '.join(f'{title} | minus `{reference}`' for title, *_ in readings)} |"
     yield "|---|" + "---:|" * (2 * len(readings))
     groups = concepts_of(runner.rows("tuning", target, "base"))

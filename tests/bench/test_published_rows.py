@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from noisetilt.bench import paper_lines, paper_plan
@@ -92,12 +91,6 @@ def test_measured_images_are_those_that_base_and_a_method_have(tmp_path):
 
 
 BASE = (0.0, 0.9)
-
-
-def test_the_probability_where_a_reward_is_never_reached_is_that_of_the_largest_reward(results):
-    points = np.array([BASE, (4.0, 0.7), (2.0, 0.1)])
-    assert results.probability_at(points, 2.0) == pytest.approx(80)
-    assert results.probability_at(points, 5.0) == pytest.approx(70)
 
 
 def front(results, fronts):

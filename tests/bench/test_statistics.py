@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from noisetilt.bench.statistics import bootstrap, mean_interval, paired
+from noisetilt.bench.statistics import bootstrap, common_level, mean_interval, paired, value_at
 
 
 def test_the_interval_of_a_mean_is_that_of_normal_theory():
@@ -52,6 +52,18 @@ def test_little_is_known_of_one_row_and_nothing_of_none():
     assert bootstrap([2.0]) == (2.0, -math.inf, math.inf)
     with pytest.raises(ValueError, match="at least one"):
         bootstrap([])
+
+
+def test_an_interval_of_another_level():
+    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    wide, half = bootstrap(values, level=0.99), 2.576 * values.std() / 20
+    assert (wide.low, wide.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.05)
+
+
+def test_the_value_where_a_level_is_never_reached_is_that_of_the_highest_point():
+    points = np.array([(0.0, 0.9), (4.0, 0.7), (2.0, 0.1)])
+    assert value_at(points, 2.0) == pytest.approx(0.8) and value_at(points, 5.0) == 0.7
+    assert common_level([points[:, 0], np.array([1.0, 3.0])]) == pytest.approx(2.9)
 
 
 def test_pairs_are_of_the_same_key_whatever_their_order():

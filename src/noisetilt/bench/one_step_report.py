@@ -19,7 +19,7 @@ from .metrics import kernel_distance, precision_recall, vendi_score
 from .one_step import INITIAL, SETTINGS, Run, choose, options_label, picture_file
 from .paper_plan import POINTS, Target
 from .paper_report import check_calls
-from .statistics import mean_interval, paired_interval
+from .statistics import PAIR, bootstrap, common_level, concepts_of, mean_interval, paired_interval, value_at
 
 TIME_GOAL = 0.3
 
@@ -71,6 +71,15 @@ def stopped(run: Run, target: Target, steps: int, methods: dict[str, list[Row]])
         stop = choose(run, target, steps, name).stop
         found[name] = [at_snapshot(row, stop) for row in methods[name]]
     return found
+
+
+def broken_rules(run: Run, target: Target, steps: int, methods: dict[str, list[Row]]) -> list[str]:
+    """A sentence with the methods of which no setting satisfies the rule of fairness, if there are any."""
+    names = [name for name in methods if name != INITIAL and not choose(run, target, steps, name).admissible]
+    text = (
+        "No setting satisfied the rule in the tuning; the one with the highest probability of the right concept is used"
+    )
+    return [f"{text}: {', '.join(names)}."] if names else []
 
 
 def _line(name: str, rows: list[Row], drawn: list[Row]) -> list[Any]:
@@ -138,7 +147,7 @@ def goals(methods: dict[str, list[Row]]) -> list[str]:
         if rivals:
             lines.append(_reward_goal(name, methods[name], rivals, methods[INITIAL]))
     if "gper" in methods and rivals:
-        lines += _probability_goals(methods["gper"], rivals)
+        lines += _probability_goals(methods["gper"], rivals, methods[INITIAL])
     if "none" in methods:
         change = paired_interval(methods["none"], methods[INITIAL], "probability")
         hacking = "reward hacking" if change.high < 0 else "no significant loss"
@@ -146,43 +155,50 @@ def goals(methods: dict[str, list[Row]]) -> list[str]:
     return lines
 
 
-def _probability_goals(rows: list[Row], rivals: dict[str, list[Row]]) -> list[str]:
-    """The judge's probability of the right concept for gper and each rival at equal target: at the first snapshot of
-    each that reaches the lower of the two highest mean targets."""
-    lines = []
+def _probability_goals(rows: list[Row], rivals: dict[str, list[Row]], drawn: list[Row]) -> list[str]:
+    """The judge's probability of the right concept for gper and each rival at equal target, interpolated between the
+    initial noise and the snapshots."""
+    lines, own, groups = [], _front(rows, drawn), concepts_of(drawn)
     for rival, theirs in rivals.items():
-        level = min(max(_at_snapshots(some).values()) for some in (rows, theirs))
-        at = [first_snapshot(some, level) for some in (rows, theirs)]
-        pair = [[at_snapshot(row, number) for row in some] for some, number in zip((rows, theirs), at, strict=True)]
-        ahead = paired_interval(pair[0], pair[1], "probability")
+        other = _front(theirs, drawn)
+        level = common_level([points.mean(0)[:, 0] for points in (own, other)])
+
+        def difference(mean: np.ndarray, level: float = level) -> float:
+            mine, their = np.split(mean, [own.shape[1]])
+            return value_at(mine, level) - value_at(their, level)
+
+        ahead = bootstrap(np.concatenate([own, other], axis=1), difference, groups=groups)
         lines.append(
-            f"At a target of {level:.2f} the probability of the right concept is by {ahead} higher for gper's images "
-            f"(iteration {at[0]}) than for {rival}'s (iteration {at[1]}), n = {len(rows)}: {_reached(ahead.low > 0)}."
+            f"At a target of {level:.2f}, interpolated between snapshots, the probability of the right concept is by "
+            f"{ahead} higher for gper's images than for {rival}'s, n = {len(rows)}: {_reached(ahead.low > 0)}."
         )
     return lines
 
 
-def _at_snapshots(rows: Sequence[Row]) -> dict[int, float]:
-    """The mean target reward at each snapshot."""
-    return {n: float(np.mean([row["targets"][n] for row in rows])) for n in sorted(map(int, rows[0]["snapshots"]))}
-
-
-def first_snapshot(rows: Sequence[Row], level: float) -> int:
-    """The first snapshot whose mean target reward reaches a level, or the one with the highest."""
-    means = _at_snapshots(rows)
-    return next((number for number, mean in means.items() if mean >= level), max(means, key=means.__getitem__))
+def _front(rows: Sequence[Row], drawn: Sequence[Row]) -> np.ndarray:
+    """Target reward and probability of each image at the initial noise and at each snapshot, (image, snapshot, 2), in
+    the order of the initial noises."""
+    partner = {tuple(row[name] for name in PAIR): row for row in rows}
+    found = []
+    for start in drawn:
+        row = partner[tuple(start[name] for name in PAIR)]
+        ways = [(number, row["snapshots"][str(number)]) for number in sorted(map(int, row["snapshots"]))]
+        points = [(row["targets"][number], way["probability"]) for number, way in ways]
+        found.append([(row["targets"][0], start["probability"]), *points])
+    return np.array(found, dtype=float)
 
 
 def _time_goal(name: str, rows: list[Row], rival: list[Row]) -> str:
-    """When a method reaches the best mean reward of mpgr, in iterations and seconds."""
-    level, own = mean_curve(rival, "targets").max(), mean_curve(rows, "targets")
+    """When a method reaches the best mean reward of mpgr, in iterations, and in the seconds that mpgr takes to it."""
+    theirs, own = mean_curve(rival, "targets"), mean_curve(rows, "targets")
+    level = theirs.max()
     reached = first_at(own, level)
     if reached is None:
         return f"{name} does not reach mpgr's best mean reward {level:.2f}: goal not reached."
-    fraction = mean_curve(rows, "seconds")[reached] / mean_curve(rival, "seconds")[-1]
+    fraction = mean_curve(rows, "seconds")[reached] / mean_curve(rival, "seconds")[theirs.argmax()]
     return (
-        f"{name} reaches mpgr's best mean reward {level:.2f} after {reached} of {len(own) - 1} iterations, "
-        f"in {fraction:.0%} of its seconds (goal: {TIME_GOAL:.0%}): {_reached(fraction <= TIME_GOAL)}."
+        f"{name} reaches mpgr's best mean reward {level:.2f} after {reached} of {len(own) - 1} iterations, in "
+        f"{fraction:.0%} of the seconds in which mpgr does (goal: {TIME_GOAL:.0%}): {_reached(fraction <= TIME_GOAL)}."
     )
 
 
@@ -294,7 +310,7 @@ def _section(document: Document, run: Run, target: Target, steps: int, methods: 
     early = stopped(run, target, steps, methods)
     stops = {name: None if name == INITIAL else len(rows[0]["seconds"]) - 1 for name, rows in early.items()}
     document.text("At the iterate chosen in the tuning:")
-    document.items(verdicts(early))
+    document.items([*verdicts(early), *broken_rules(run, target, steps, methods)])
     document.table(HEADER, [_line(name, rows, methods[INITIAL]) for name, rows in early.items()])
     shown = [
         (name if n is None else f"{name}, {n} iterations", [picture_file(out, row, n) for row in early[name][:8]])

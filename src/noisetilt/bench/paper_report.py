@@ -105,7 +105,7 @@ def _section(
     stem = f"{_stem(target)}-{budget}" + ("" if constrained else "-free")
     title = f"{target.reward}, {budget} calls per image, " + ("by the rule" if constrained else "without the rule")
     document.heading(title, 3)
-    document.items(verdicts(target, lines, constrained))
+    document.items(verdicts(target, lines))
     document.table(HEADER.format(target.heldout).split(","), [_table_row(line) for line in lines])
     document.picture(f"{stem}.png", plot_lines(target, lines, title), "Bars are 95 % intervals.")
     caption = "All rows have the same prompts and seeds."

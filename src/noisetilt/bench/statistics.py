@@ -9,6 +9,7 @@ ten concepts percentile intervals are too narrow.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,10 +20,12 @@ from ..rewards.scorers.words import STYLES
 DRAWS = 2000
 # The fields that rows of the same image have in common.
 PAIR = ("prompt", "seed")
+# How far below the highest points curves are compared, as a fraction of their rise: most bootstrap draws reach it.
+MARGIN = 0.05
 
 
 class Interval(NamedTuple):
-    """An estimate and its 95 % interval."""
+    """An estimate and its interval, 95 % unless another level is given."""
 
     value: float
     low: float
@@ -41,8 +44,9 @@ def bootstrap(
     statistic: Callable[[Any], float] = float,
     draws: int = DRAWS,
     groups: Sequence[Hashable] | None = None,
+    level: float = 0.95,
 ) -> Interval:
-    """A function of a mean, with its 95 % percentile bootstrap interval (Efron 1979), from a fixed seed.
+    """A function of a mean, with its percentile bootstrap interval (Efron 1979), from a fixed seed.
 
     Args:
         values: (n, …), n ≥ 1.
@@ -50,6 +54,7 @@ def bootstrap(
         draws: number of bootstrap draws.
         groups: (n,) labels; values of one group are drawn together (cluster bootstrap, Davison & Hinkley 1997). None:
             each value is a group. For a single group the interval is infinite.
+        level: of the interval.
     Raises:
         ValueError: if there is no value, or there are not as many labels as values.
     """
@@ -71,7 +76,7 @@ def bootstrap(
     times = np.bincount((drawn + many * np.arange(draws)[:, None]).ravel(), minlength=draws * many)
     times = times.reshape(draws, many).astype(np.float64)
     means = np.tensordot(times, sums, 1).T / (times @ np.bincount(of_value))
-    low, high = np.quantile([statistic(mean) for mean in means.T], [0.025, 0.975])
+    low, high = np.quantile([statistic(mean) for mean in means.T], [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high))
 
 
@@ -90,14 +95,31 @@ def mean_interval(rows: Sequence[Mapping[str, Any]], field: str) -> Interval:
     return bootstrap([float(row[field]) for row in rows], groups=concepts_of(rows))
 
 
-def paired_interval(rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], field: str) -> Interval:
+def paired_interval(
+    rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], field: str, level: float = 0.95
+) -> Interval:
     """The mean difference of a field between rows and base rows of the same prompts and seeds, with its interval over
     the concepts of the prompts.
 
     Raises:
         ValueError: if a row has no partner.
     """
-    return bootstrap(paired(rows, base, field, PAIR), groups=concepts_of(rows))
+    return bootstrap(paired(rows, base, field, PAIR), groups=concepts_of(rows), level=level)
+
+
+def common_level(curves: Sequence[np.ndarray]) -> float:
+    """A level that all curves (point,) reach: MARGIN of the rise from its first point below the highest point of a
+    curve, of the curve where this is least."""
+    return min(float((1 - MARGIN) * curve.max() + MARGIN * curve[0]) for curve in curves)
+
+
+def value_at(points: np.ndarray, level: float) -> float:
+    """The second coordinate where the line through points (point, 2) first has a level of the first coordinate; that of
+    the point with the highest if it never has."""
+    for (before, value), (after, next_value) in itertools.pairwise(points):
+        if before <= level <= after and before < after:
+            return float(value + (level - before) / (after - before) * (next_value - value))
+    return float(points[points[:, 0].argmax(), 1])
 
 
 def paired(
