@@ -106,6 +106,7 @@ def test_the_concept_that_a_target_asks_for_counts_as_right():
 
 def test_methods_targets_and_images_can_be_chosen_and_base_always_runs():
     assert restrict(Plan(), ["base", "dps"]).waves == (("dps",),)
+    assert restrict(Plan(), ["mpgd", "ntrk", "mpgd"]).waves == (("mpgd", "ntrk"),)  # and counts each image once
     assert restrict(Plan(), targets=["redness"]).targets == (RED_TARGET,)
     assert restrict(QUICK, targets=["style:3d"]).targets == QUICK.targets
     assert restrict(Plan(), images=8).images == restrict(Plan(), images=8).tuning_images == 8

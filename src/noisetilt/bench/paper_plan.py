@@ -295,7 +295,7 @@ def restrict(
     check_names("paper", "method", methods, ["base", *METHODS_OF_SUITE])
     check_names("paper", "target", targets, [target.reward for target in TARGETS])
     if methods:
-        plan = replace(plan, waves=(tuple(name for name in methods if name != "base"),))
+        plan = replace(plan, waves=(tuple(name for name in dict.fromkeys(methods) if name != "base"),))
     if targets:
         by_reward = {target.reward: target for target in (*TARGETS, *plan.targets)}
         plan = replace(plan, targets=tuple(by_reward[reward] for reward in dict.fromkeys(targets)))
