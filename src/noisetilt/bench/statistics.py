@@ -20,7 +20,7 @@ from ..rewards.scorers.words import STYLES
 DRAWS = 2000
 # The fields that rows of the same image have in common.
 PAIR = ("prompt", "seed")
-# How far below the highest points curves are compared, as a fraction of their rise: most bootstrap draws reach it.
+# How far below the highest points curves are compared, as a fraction of their rise, so that bootstrap draws reach it.
 MARGIN = 0.05
 
 
