@@ -102,6 +102,7 @@ def test_the_audit(device):
 def test_metrics(device):
     torch.manual_seed(0)
     real, fake = torch.randn(9, 4), torch.randn(9, 4)
-    for metric, sets in ((metrics.frechet_distance, 2), (metrics.precision_recall, 2), (metrics.vendi_score, 1)):
+    pairs = (metrics.frechet_distance, metrics.kernel_distance, metrics.precision_recall)
+    for metric, sets in (*((pair, 2) for pair in pairs), (metrics.vendi_score, 1)):
         given = (real, fake)[:sets]
         assert metric(*[x.to(device) for x in given]) == metric(*given)

@@ -16,11 +16,10 @@ import numpy as np
 
 from noisetilt.bench.ledger import Row
 from noisetilt.bench.paper_plan import METHODS_OF_SUITE, TOLERANCE
-from noisetilt.bench.statistics import bootstrap, paired
+from noisetilt.bench.statistics import PAIR, paired, paired_interval
 from noisetilt.report import table
 from noisetilt.report.plotting import Panel, Series, draw_panels, save_figure
 
-PAIR = ("prompt", "seed")
 FIELDS = {
     "reward": "target reward",
     "heldout": "held-out reward",
@@ -60,7 +59,7 @@ def main() -> None:
                 f"{option} = {value:g}",
                 len(some),
                 *figures(some),
-                str(bootstrap(paired(some, base, "probability", PAIR))),
+                str(paired_interval(some, base, "probability")),
             ]
         )
     print(table(["", "n", *FIELDS.values(), "probability minus base's"], printed))

@@ -17,7 +17,7 @@ import torch
 from noisetilt.bench import one_step_report
 from noisetilt.bench.one_step import FULL, INITIAL, SETTINGS, Run, Size, restrict
 from noisetilt.bench.paper_plan import Target
-from noisetilt.bench.statistics import bootstrap
+from noisetilt.bench.statistics import mean_interval
 from noisetilt.report import table
 
 
@@ -37,17 +37,15 @@ def summary(run: Run, target: Target, steps: int) -> str:
                 name,
                 rows[0]["options"].strip("{}").replace('"', ""),
                 "" if name == INITIAL else len(rows[0]["seconds"]) - 1,
-                *(
-                    str(bootstrap([float(row[field]) for row in rows]))
-                    for field in ("target", "probability", "named", "heldout_2")
-                ),
+                *(str(mean_interval(rows, field)) for field in ("target", "probability", "named", "heldout_2")),
                 float(np.mean([row["energy"] for row in rows])),
                 reached,
             ]
         )
     header = ["method", "options", "iterations", "target", "probability", "named right", "held-out", "mean square"]
     header.append("mpgr's best at")
-    goals = "\n".join(f"- {line}" for line in one_step_report.goals(methods))
+    notes = [*one_step_report.broken_rules(run, target, steps, methods), *one_step_report.goals(methods)]
+    goals = "\n".join(f"- {line}" for line in notes)
     return f"{target.reward}, {steps} steps, n = {len(methods[INITIAL])}\n\n{table(header, lines)}\n\n{goals}"
 
 

@@ -4,7 +4,7 @@
     python recipes/bench/publish.py build/bench/paper docs/paper
 
 Copies report.md with its plots and images, reduced to 256 colours, and writes rows.jsonl.gz, from which `--report`
-makes the report again.
+makes the report again, without its image grids: the single images of the folder pictures are not published.
 """
 
 from __future__ import annotations

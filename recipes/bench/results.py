@@ -6,8 +6,10 @@
 Of each target: every method that is measured for so many test images, at the strength that the rule of fairness chose
 on so many tuning images, and without the rule. A last table depends little on the steps between the strengths: the
 reward at which the probability of the right concept is 5 or 20 points below base's, interpolated between the strengths
-on the tuning images, and the probability at the largest reward that all methods reach. In brackets 95 % bootstrap
-intervals.
+on the tuning images, and the probability at a reward that all methods reach, 5 % of the gain over base below the
+smallest of their largest mean rewards. "≥" marks a method whose probability never falls so far at the strengths tried:
+the reward is that of its strongest effect. A difference to the reference is then "≥" or "≤", and left out if both are
+marked. In brackets 95 % bootstrap intervals, in which the images of a concept are drawn together.
 """
 
 from __future__ import annotations
@@ -24,8 +26,7 @@ import numpy as np
 from noisetilt.bench.paper_lines import Line, lines_of
 from noisetilt.bench.paper_plan import SEARCHES, TARGETS, TOLERANCE, Plan, Target, restrict
 from noisetilt.bench.paper_suite import Runner
-from noisetilt.bench.paper_verdict import PAIR
-from noisetilt.bench.statistics import Interval, bootstrap, paired
+from noisetilt.bench.statistics import PAIR, Interval, bootstrap, common_level, concepts_of, paired_interval, value_at
 
 LOSSES = (TOLERANCE, 0.2)
 Read = Callable[[np.ndarray], float]
@@ -47,7 +48,7 @@ def cells(line: Line, reference: Line | None, constrained: bool, digits: int) ->
     """A row of the table."""
     lead = ""
     if reference is not None and line.method != reference.method:
-        lead = interval(bootstrap(paired(line.rows, reference.rows, "reward", PAIR)), digits)
+        lead = interval(paired_interval(line.rows, reference.rows, "reward"), digits)
     calls = number(float(np.mean([row["nfe"] for row in line.rows])), 0)
     note = ", none satisfies the rule" if constrained and line.note == "none" else ""
     probability = "" if line.method == "base" else interval(line.probability_gain, 0, 100)
@@ -79,6 +80,11 @@ def reward_at(points: np.ndarray, loss: float) -> float:
     return best
 
 
+def never_falls(points: np.ndarray, loss: float) -> bool:
+    """Whether the probability of no point is more than `loss` below base's, so that `reward_at` is a lower bound."""
+    return bool((points[:, 1] >= points[0, 1] - loss).all())
+
+
 def front_points(runner: Runner, target: Target, name: str) -> np.ndarray:
     """Reward and probability of each tuning image without guidance and at each strength, (image, strength, 2)."""
     base = runner.rows("tuning", target, "base")
@@ -88,61 +94,80 @@ def front_points(runner: Runner, target: Target, name: str) -> np.ndarray:
     return np.array([[(row["reward"], row["probability"]) for row in rows] for rows in found]).swapaxes(0, 1)
 
 
-def probability_at(points: np.ndarray, reward: float) -> float:
-    """The probability in percent where the line through (reward, probability) points first has a reward; that of the
-    last point if it never has."""
-    for (before, probability), (after, next_probability) in itertools.pairwise(points):
-        if before <= reward <= after and before < after:
-            return 100 * (probability + (reward - before) / (after - before) * (next_probability - probability))
-    return 100 * points[-1, 1]
-
-
 def fronts(runner: Runner, target: Target, reference: str, digits: int) -> Iterator[str]:
-    """The lines of a table in Markdown: the rewards at some losses, the probability at the largest reward that all
-    methods reach, and their differences to those of the reference."""
+    """The lines of a table in Markdown: the rewards at some losses, the probability at a reward that all methods reach,
+    and their differences to those of the reference."""
     names = [name for name in runner.methods(target) if name not in SEARCHES and runner.tuning_rows(target, name)]
     images = {name: front_points(runner, target, name) for name in names}
-    common = min(found.mean(0)[:, 0].max() for found in images.values())
-    readings = {
-        f"{100 * loss:.0f} points below base's": (functools.partial(reward_at, loss=loss), digits) for loss in LOSSES
-    }
-    readings[f"probability at {number(common, digits)}"] = (functools.partial(probability_at, reward=common), 0)
-    yield f"| method | {' | '.join(f'{title} | minus `{reference}`' for title in readings)} |"
+    means = {name: found.mean(0) for name, found in images.items()}
+    common = common_level([points[:, 0] for points in means.values()])
+    readings: list[tuple[str, Read, int, float | None]] = [
+        (f"{100 * loss:.0f} points below base's", functools.partial(reward_at, loss=loss), digits, loss)
+        for loss in LOSSES
+    ]
+    readings.append((f"probability at {number(common, digits)}", lambda mean: 100 * value_at(mean, common), 0, None))
+    yield f"| method | {' | '.join(f'{title} | minus `{reference}`' for title, *_ in readings)} |"
     yield "|---|" + "---:|" * (2 * len(readings))
+    groups = concepts_of(runner.rows("tuning", target, "base"))
     for name in names:
         count, both = images[name].shape[1], np.concatenate([images[name], images.get(reference, images[name])], axis=1)
         found = []
-        for read, places in readings.values():
+        for _, read, places, loss in readings:
 
-            def own(drawn: np.ndarray, read: Read = read, count: int = count) -> float:
-                return read(drawn.mean(0)[:count])
+            def own(mean: np.ndarray, read: Read = read, count: int = count) -> float:
+                return read(mean[:count])
 
-            def lead(drawn: np.ndarray, read: Read = read, count: int = count) -> float:
-                return read(drawn.mean(0)[:count]) - read(drawn.mean(0)[count:])
+            def lead(mean: np.ndarray, read: Read = read, count: int = count) -> float:
+                return read(mean[:count]) - read(mean[count:])
 
-            found.append(interval(bootstrap(both, own), places))
-            found.append("" if name == reference else interval(bootstrap(both, lead), places))
+            bounded, other = (
+                loss is not None and never_falls(means.get(n, means[name]), loss) for n in (name, reference)
+            )
+            found.append(("≥ " if bounded else "") + interval(bootstrap(both, own, groups=groups), places))
+            if name == reference or reference not in images or (bounded and other):
+                found.append("")
+            else:
+                sign = "≥ " if bounded else "≤ " if other else ""
+                found.append(sign + interval(bootstrap(both, lead, groups=groups), places))
         yield f"| `{name}` | {' | '.join(found)} |"
+
+
+def images_of(runner: Runner, target: Target, wanted: int | None) -> int | None:
+    """The number of images to tabulate for a target: the one that is wanted, or as many as base and a method have; None
+    if they do not have so many, with a sentence."""
+    measured = runner.measured_images(target)
+    if measured >= (wanted or 2):
+        return wanted or measured
+    hint = f"use --images {measured}" if measured >= 2 else "measure more"
+    print(f"\n{target.reward}: base and a method are measured for {measured} test images; {hint}.")
+    return None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder with rows.jsonl")
     parser.add_argument("--targets", nargs="+", default=[target.reward for target in TARGETS])
-    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--images", type=int, help="default: of each target as many as base and a method have")
     parser.add_argument("--tuning-images", type=int, help="default: as many as --images, at most 32")
     parser.add_argument("--methods", nargs="+")
     parser.add_argument("--reference", default="ntrk")
     parser.add_argument("--digits", type=int, default=1, help="of the target reward")
     options = parser.parse_args()
-    plan = restrict(Plan(), options.methods, options.targets, options.images)
-    plan = replace(plan, tuning_images=options.tuning_images or plan.tuning_images)
-    runner = Runner(options.run, plan, measure=False)
-    for target in plan.targets:
+    runner = Runner(options.run, restrict(Plan(), options.methods, options.targets), measure=False)
+    for target in runner.plan.targets:
+        images = images_of(runner, target, options.images)
+        if images is None:
+            continue
+        plan = restrict(runner.plan, images=images)
+        runner.plan = replace(plan, tuning_images=options.tuning_images or min(images, Plan().tuning_images))
         for constrained in (True, False):
-            print(f"\n{target.reward}, {'by' if constrained else 'without'} the rule, n = {options.images}\n")
+            print(f"\n{target.reward}, {'by' if constrained else 'without'} the rule, n = {images}\n")
             print(*table(runner, target, constrained, options.reference, options.digits), sep="\n")
-        print(f"\n{target.reward}, equal probability and equal reward, n = {plan.tuning_images}\n")
+        tuning = runner.plan.tuning_images
+        if len(runner.rows("tuning", target, "base")) < tuning:
+            print(f"\n{target.reward}: base has fewer than {tuning} tuning images; use a smaller --tuning-images.")
+            continue
+        print(f"\n{target.reward}, equal probability and equal reward, n = {tuning}\n")
         print(*fronts(runner, target, options.reference, options.digits), sep="\n")
 
 

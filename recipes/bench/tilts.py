@@ -2,26 +2,35 @@
 
     python recipes/bench/tilts.py --images 8
     python recipes/bench/tilts.py --reward "concept:tiger face" "ntrk-x0 schedule=early rho=0.4" "freedom scale=0.4"
-    python recipes/bench/tilts.py --reward jpeg --calls 500 best-of-n svdd
+    python recipes/bench/tilts.py --reward jpeg --calls 500 --standardise --rows out/jpeg.jsonl best-of-n svdd
 
 The tuning prompts of the suite `paper` and the same seeds for all; at most `--calls` network calls per image, and 25
 for base. Prints means, the standard error of the reward, and the median p-value that the injected noise is white
-Gaussian.
+Gaussian. Scales and temperatures are for the reward itself, or with --standardise, as in the suite, for the reward
+divided by its standard deviation over base's images; the rewards that are printed are those of the reward itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from noisetilt import METHODS, Method, load, rewards, sample
+from noisetilt.bench.ledger import Row
 from noisetilt.bench.meter import injected_p_values, record_noise
 from noisetilt.bench.metrics import total_variation
-from noisetilt.bench.paper_plan import STEPS, TARGETS, fit_to_budget
+from noisetilt.bench.paper_plan import STEPS, TARGETS, Target, fit_to_budget
 from noisetilt.bench.paper_suite import judged_figures, prompt_seeds
 from noisetilt.cli.arguments import parse_option
 from noisetilt.report import table
+from noisetilt.rewards import Reward
+from noisetilt.runs import append_line
 
 HEADER = ["method", "n", "reward", "± error", "held-out", "probability", "named right", "total variation", "p"]
 SETTINGS = (
@@ -39,30 +48,59 @@ def method_of(setting: str) -> Method:
     return METHODS[name].replace(**dict(map(parse_option, options)))
 
 
+def rows_of(model: Any, target: Target, setting: str, images: int, calls: int, unit: float) -> list[Row]:
+    """A row per image; the method follows the target reward divided by `unit`."""
+    reward, heldout = rewards.load(target.reward), rewards.load(target.heldout, heldout=True)
+    followed = Reward(reward.name, lambda x, p: reward(x, p) / unit, reward.differentiable)
+    prompts, seeds = map(list, zip(*prompt_seeds(target, False, images), strict=True))
+    method, steps = fit_to_budget(method_of(setting), model.path, calls)
+    recorded, seen = record_noise(method, (steps // 4 + 1, steps // 2 + 1))
+    result = sample(model, prompts, followed, recorded, steps, seeds, track=False)
+    with torch.no_grad():
+        figures = {"reward": unit * result.rewards, "heldout": heldout(result.images, prompts)}
+    figures["roughness"] = total_variation(result.images)
+    figures["p_value"] = injected_p_values(seen, images, method.selection.particles)
+    judged = judged_figures(target, result.images, prompts)
+    shared = {"target": target.reward, "setting": setting, "reward_unit": unit, "nfe": result.trace.nfe}
+    return [
+        {**shared, "prompt": prompts[i], "seed": seeds[i], **{k: v[i].item() for k, v in figures.items()}, **judged[i]}
+        for i in range(images)
+    ]
+
+
+def printed(setting: str, rows: list[Row]) -> str:
+    """The means of a setting as a table."""
+    fields = ("heldout", "probability", "named", "roughness")
+    means = [float(np.mean([row[field] for row in rows])) for field in fields]
+    rewards_ = [row["reward"] for row in rows]
+    error = float(np.std(rewards_, ddof=1)) / len(rows) ** 0.5
+    p_value = float(np.median([row["p_value"] for row in rows]))
+    return table(HEADER, [[setting, len(rows), float(np.mean(rewards_)), error, *means, p_value]])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*", help='"METHOD OPTION=VALUE …" (default: the settings of SETTINGS)')
     parser.add_argument("--reward", default="style:3d", choices=[target.reward for target in TARGETS])
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--calls", type=int, default=STEPS, help="network calls per image (default: %(default)s)")
+    parser.add_argument(
+        "--standardise", action="store_true", help="methods follow the reward divided by base's deviation"
+    )
+    parser.add_argument("--rows", type=Path, help="append a JSON line per image to this file")
     args = parser.parse_args()
     target = next(target for target in TARGETS if target.reward == args.reward)
-    model, reward = load("emoji128"), rewards.load(args.reward)
-    heldout = rewards.load(target.heldout, heldout=True)
-    prompts, seeds = map(list, zip(*prompt_seeds(target, False, args.images), strict=True))
+    model, unit = load("emoji128"), 1.0
     for setting in ("base", *(args.settings or SETTINGS)):
-        calls = STEPS if setting == "base" else args.calls
-        method, steps = fit_to_budget(method_of(setting), model.path, calls)
-        recorded, seen = record_noise(method, (7, 13))
-        result = sample(model, prompts, reward, recorded, steps, seeds, track=False)
-        with torch.no_grad():
-            other = heldout(result.images, prompts).mean().item()
-        rows = judged_figures(target, result.images, prompts)
-        judged = [sum(float(row[name]) for row in rows) / len(rows) for name in ("probability", "named")]
-        error = result.rewards.std().item() / len(prompts) ** 0.5
-        p = injected_p_values(seen, len(prompts), 1).median().item()
-        figures = [len(prompts), result.rewards.mean().item(), error, other, *judged]
-        print(table(HEADER, [[setting, *figures, total_variation(result.images).mean().item(), p]]), flush=True)
+        rows = rows_of(model, target, setting, args.images, STEPS if setting == "base" else args.calls, unit)
+        print(printed(setting, rows), flush=True)
+        for row in rows if args.rows else ():
+            finite = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+            append_line(args.rows, json.dumps(finite))
+        if setting == "base":
+            unit = max(float(np.std([row["reward"] for row in rows])), 1e-3) if args.standardise else 1.0
+            of = "its standard deviation over these images" if args.standardise else "the reward itself"
+            print(f"Scales and temperatures are for {target.reward} divided by {unit:.4g}, {of}.", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import griffe
-import numpy as np
 from mkdocs.structure.files import File, Files
 
 from noisetilt import METHODS, Method
+from noisetilt.bench.paper_plan import BASE, METHODS_OF_SUITE, MORE_STRENGTHS, Entry
+from noisetilt.bench.statistics import mean_interval
 from noisetilt.initial_noise import Gaussian
 from noisetilt.path import TimeTravel
 from noisetilt.proposals import Base
@@ -138,9 +139,21 @@ def quoted(name: str, reward: str = "style:3d") -> str:
     return f'"cat face" --reward {reward} --method {name} --out out/{name}'
 
 
-def mean_and_error(values: list[float]) -> str:
-    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return f"{np.mean(values):.2f} ± {error:.2f}".replace("-", "−")
+def mean_text(rows: list[dict[str, Any]], field: str) -> str:
+    """The mean of a field with its 95 % interval."""
+    value, low, high = mean_interval(rows, field)
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+
+
+def ladder(entry: Entry) -> list[float | None]:
+    """All strengths that the suite may try for a method; None for methods without a strength."""
+    if entry.option is None:
+        return [None]
+    values = list(METHODS_OF_SUITE[entry.like].values if entry.like else entry.values)
+    for _ in range(MORE_STRENGTHS):
+        stronger = entry.stronger(values)
+        values = [entry.weaker(values), *values, *([] if stronger is None else [stronger])]
+    return values
 
 
 def benchmark_rows() -> dict[str, list[dict[str, Any]]]:
@@ -153,26 +166,29 @@ def benchmark_rows() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def measured_in_benchmark(rows: list[dict[str, Any]]) -> list[str]:
-    groups = collections.defaultdict(list)
+def measured_in_benchmark(name: str, rows: list[dict[str, Any]]) -> list[str]:
+    """A line per target and strength that the suite tries; earlier versions tried others."""
+    entry, groups = METHODS_OF_SUITE.get(name, BASE), collections.defaultdict(list)
+    kept = ladder(entry)
     for row in rows:
-        groups[row["stage"], row["target"], row["budget"], row["value"]].append(row)
+        if row["value"] in kept:
+            groups[row["stage"], row["target"], row["budget"], row["value"]].append(row)
     lines = []
     for (stage, target, budget, value), group in sorted(groups.items(), key=lambda item: (item[0][0], item[0][3] or 0)):
         fields = ("reward", "heldout", "probability")
-        values = " | ".join(mean_and_error([row[field] for row in group]) for field in fields)
-        strength = "–" if value is None else f"{value:g}"
+        values = " | ".join(mean_text(group, field) for field in fields)
+        strength = "–" if value is None else f"`{entry.option}={value:g}`"
         lines.append(f"| {stage} | `{target}` | {strength} | {budget} | {len(group)} | {values} |")
     return lines
 
 
 def results_text(name: str, rows: list[dict[str, Any]]) -> Iterator[str]:
-    lines = measured_in_benchmark(rows)
+    lines = measured_in_benchmark(name, rows)
     yield "\n## Results\n"
     if not lines:
         yield "Not in the benchmark's table of results. The tests compare the method with its formula."
         return
-    yield "Means and standard errors over images of emoji128 in the [benchmark](../bench.md). Scales are for the reward"
+    yield "Means and 95 % intervals over images of emoji128 in the [benchmark](../bench.md). Scales are for the reward"
     yield "divided by its standard deviation on images of `base`. The held-out reward is not optimised. The probability"
     yield "is the one that the judge gives the right concept.\n"
     yield "| prompts | target | strength | network calls | images | target reward | held-out reward | probability |"

@@ -123,11 +123,14 @@ def tune(model: Any, name: str, task: str, operator: inverse.Operator, real: Rea
 
     def mean(strength: float) -> float:
         row = {"stage": "tune", "method": name, "task": task, "strength": strength}
-        if not store.where(**row):
-            images, _, _ = reconstruct(model, name, strength, operator, real, [900, 901][: len(real.labels)])
-            store.add({**row, "psnr": psnr(images, real.images).tolist()})
-        values = store.where(**row)[0]["psnr"]
-        return sum(values) / len(values)
+        # Rows of as many images; those of fewer are of another tuning.
+        count = len(real.labels)
+        found = [stored["psnr"] for stored in store.where(**row) if len(stored["psnr"]) == count]
+        if not found:
+            images, _, _ = reconstruct(model, name, strength, operator, real, list(range(900, 900 + count)))
+            found = [psnr(images, real.images).tolist()]
+            store.add({**row, "psnr": found[0]})
+        return sum(found[0]) / count
 
     best = max(LADDERS[name], key=mean)
     print("tune", task, name, best, f"{mean(best):.2f} dB", flush=True)
@@ -142,11 +145,11 @@ def as_image(task: str, y: Tensor, side: int) -> Tensor:
 def measure(options: argparse.Namespace, store: Rows) -> None:
     model = noisetilt.load("emoji128")
     side = model.decode(torch.zeros(1, *model.shape)).shape[-1]
-    real = read_real_images(options.build, TUNING + options.n, side, lambda prompt: known(model, prompt))
+    real = read_real_images(options.build, options.tuning + options.n, side, lambda prompt: known(model, prompt))
     judge, operators = Judge(options.judge, real.concept_of), tasks(side)
     if options.tasks:
         operators = {task: operators[task] for task in options.tasks}
-    tuning, real = real.part(range(options.tuning)), real.part(range(TUNING, TUNING + options.n))
+    tuning, real = real.part(range(options.tuning)), real.part(range(options.tuning, options.tuning + options.n))
     strengths = {
         (task, name): tune(model, name, task, operator, tuning, store)
         for task, operator in operators.items()
@@ -159,11 +162,17 @@ def measure(options: argparse.Namespace, store: Rows) -> None:
         for task, operator in operators.items():
             for name in options.methods:
                 strength = strengths[task, name]
-                rows = store.where(stage="test", task=task, method=name, strength=strength)
-                if len([row for row in rows if row["image"] in part]) == len(part):
-                    continue
-                add_rows(store, model, judge, task, operator, name, strength, some, part, pictures)
+                if missing(store, task, name, strength, some, part):
+                    add_rows(store, model, judge, task, operator, name, strength, some, part, pictures)
         write_tensor(some.images, pictures / f"targets-{part.start}.pt")
+
+
+def missing(store: Rows, task: str, name: str, strength: float, real: RealImages, part: range) -> list[int]:
+    """The positions in a part of the images without a row. With another number of tuning images the test images are
+    others, which have other prompts."""
+    rows = store.where(stage="test", task=task, method=name, strength=strength)
+    measured = {(row["image"], row["prompt"]) for row in rows}
+    return [i for i, number in enumerate(part) if (number, real.prompts[i]) not in measured]
 
 
 def add_rows(
@@ -186,8 +195,8 @@ def add_rows(
     write_tensor(images, pictures / f"{task}-{name}-{part.start}.pt")
     side = real.images.shape[-1]
     write_tensor(torch.stack([as_image(task, y, side) for y in ys]), pictures / f"{task}-y-{part.start}.pt")
-    for i, number in enumerate(part):
-        row = {"stage": "test", "task": task, "method": name, "strength": strength, "image": number}
+    for i in missing(store, task, name, strength, real, part):
+        row = {"stage": "test", "task": task, "method": name, "strength": strength, "image": part[i]}
         row |= {"prompt": real.prompts[i], "psnr": float(distance[i]), "ssim": float(similar[i])}
         store.add(row | {"named": named[i], "styled": styled[i], "truth_named": truth[i], "seconds": seconds})
     print(task, name, strength, f"{distance.mean():.2f} dB", flush=True)
@@ -198,12 +207,13 @@ def show(store: Rows) -> str:
     test, lines = store.where(stage="test"), []
     for task in dict.fromkeys(row["task"] for row in test):
         for name in dict.fromkeys(row["method"] for row in test):
-            rows = [row for row in test if (row["task"], row["method"]) == (task, name)]
-            if rows:
+            some = [row for row in test if (row["task"], row["method"]) == (task, name)]
+            for strength in dict.fromkeys(row["strength"] for row in some):
+                rows = [row for row in some if row["strength"] == strength]
                 cells = [str(bootstrap([float(row[key]) for row in rows])) for key in ("psnr", "ssim", "named")]
                 truth = sum(row["truth_named"] for row in rows) / len(rows)
-                lines.append([task, name, rows[0]["strength"], len(rows), *cells, truth, rows[0]["seconds"]])
-    header = ["task", "method", "strength", "images", "PSNR dB", "SSIM", "concept named", "named, real", "CPU s"]
+                lines.append([task, name, strength, len(rows), *cells, truth, rows[0]["seconds"]])
+    header = ["task", "method", "strength", "images", "PSNR dB", "SSIM", "concept among five", "of real", "CPU s"]
     return table(header, lines)
 
 

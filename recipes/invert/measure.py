@@ -178,15 +178,18 @@ def measure(options: argparse.Namespace, store: Rows) -> None:
     pictures.mkdir(exist_ok=True)
     for part in (range(i, min(i + options.batch, options.n)) for i in range(0, options.n, options.batch)):
         for name in (RANDOM, *options.methods):
-            if len([r for r in store.where(stage="test", method=name) if r["image"] in part]) == len(part):
+            measured = {row["image"] for row in store.where(stage="test", method=name)}
+            if measured.issuperset(part):
                 continue
             arguments = (factors.get(name, 1.0), iterations.get(name, 0), part, real)
             kept = []
             for row, shown in measure_batch(model, judge, name, *arguments):
-                store.add(row)
+                if row["image"] not in measured:
+                    store.add(row)
                 kept.append(shown)
             write_tensor(torch.stack(kept), pictures / f"{name.replace(' ', '-')}-{part.start}.pt")
-            mean = sum(r["mse"] for r in store.where(stage="test", method=name)[-len(part) :]) / len(part)
+            rows = store.where(stage="test", method=name)
+            mean = sum(row["mse"] for row in rows if row["image"] in part) / len(part)
             print(name, part, f"{mean:.4f}", flush=True)
         write_tensor(real.part(part).images, pictures / f"targets-{part.start}.pt")
 
@@ -213,7 +216,7 @@ def show(store: Rows) -> str:
         keys = [f"{kind}_{what}" for what in ("correlation", "overlap", "named", "styled")]
         lines = [[name, *(column(rows, key) for key in keys)] for name, rows in groups.items()]
         text += f"\n\nedits: another {kind}\n\n"
-        text += table(["method", "luma correlation", "silhouette IoU", "concept named", "style named"], lines)
+        text += table(["method", "luma correlation", "silhouette IoU", "concept among five", "style named"], lines)
     return text
 
 

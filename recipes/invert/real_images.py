@@ -1,4 +1,5 @@
-"""Real images that were held out of emoji128's training, with their prompts, and the judge that names images.
+"""Real images that were held out of emoji128's training, with their prompts, and the judge that names images: a concept
+is named if it is among the first five. (In the benchmark, an image is named right if its concept is the first.)
 
 Used by recipes/invert/measure.py and recipes/inverse/measure.py.
 """

@@ -68,6 +68,21 @@ def test_the_card_has_the_measured_accuracy():
         assert f"{100 * row['concept_top5']:.0f} %" in line and f"{100 * row['style']:.0f} %" in line
 
 
+def imports_judge(source: str) -> bool:
+    """Whether a module imports the judge: the module itself, a name of it, or it as a name of its package."""
+    found = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = [f"{getattr(n, 'module', None) or ''}.{alias.name}" for n in found for alias in n.names]
+    return any("judge" in name.split(".") for name in names)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from ..bench import judge", "from noisetilt.bench.judge import evaluate", "import noisetilt.bench.judge as j"],
+)
+def test_imports_of_the_judge_are_seen(line):
+    assert imports_judge(line) and not imports_judge(line.replace("judge", "ledger"))
+
+
 def test_no_reward_loads_the_judge():
     """The scorers refuse its name, no module outside of the benchmark imports it, and its weights are there alone."""
     for load in (concepts.load_concept_network, style.load_style_network):
@@ -78,10 +93,7 @@ def test_no_reward_loads_the_judge():
             rewards.load(name)
     for file in PACKAGE.rglob("*.py"):
         if file.parent.name != "bench":
-            tree = ast.parse(file.read_text("utf-8"))
-            imported = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
-            imported += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
-            assert not any(module.split(".")[-1] == "judge" for module in imported), file
+            assert not imports_judge(file.read_text("utf-8")), file
     weights = {file.parent for file in PACKAGE.rglob("*judge*.safetensors")}
     assert weights == {judge.WEIGHTS}
     digests = {json.loads(f.read_text("utf-8")).get("target.safetensors") for f in PACKAGE.rglob("checksums.json")}

@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from noisetilt.bench.metrics import Moments, frechet_distance, precision_recall, total_variation, vendi_score
+from noisetilt.bench.judge import real_features, real_sample
+from noisetilt.bench.metrics import (
+    KernelSample,
+    Moments,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+    total_variation,
+    vendi_score,
+)
 
 
 def gaussian(n, d, seed=0):
@@ -45,6 +54,38 @@ def test_frechet_distance_of_moments_is_that_of_the_features(rows):
 def test_frechet_distance_with_fewer_rows_than_columns():
     a = gaussian(5, 20)
     assert frechet_distance(a, a + 2) == pytest.approx(80)
+
+
+def test_kernel_distance_is_the_mean_kernel_over_different_rows():
+    a, b = gaussian(4, 3), gaussian(5, 3, 1)
+
+    def k(x, y):
+        return (x @ y / 3 + 1).item() ** 3
+
+    within = [
+        sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / n / (n - 1) for x, n in ((a, 4), (b, 5))
+    ]
+    expected = sum(within) - 2 * sum(k(x, y) for x in a for y in b) / 20
+    assert kernel_distance(a, b) == pytest.approx(expected) == kernel_distance(b, a)
+    assert kernel_distance(KernelSample.of(a), b) == kernel_distance(a, b)
+
+
+@pytest.mark.parametrize("n", [8, 32, 256])
+def test_kernel_distance_of_real_emoji_is_zero_at_any_number_and_more_if_they_are_alike(n):
+    order = torch.randperm(3000, generator=torch.Generator().manual_seed(0))
+    draws = [real_features()[order[first : first + n]] for first in range(0, 8 * n, n)]
+    found = torch.tensor([kernel_distance(draw, real_sample()) for draw in draws])
+    assert found.mean().abs() < 3 * found.std() / 8**0.5 + 0.003
+    alike = [draw[: n // 4].repeat(4, 1) for draw in draws]
+    assert sum(kernel_distance(some, real_sample()) for some in alike) / 8 > found.mean() + 0.3 * 8 / n
+
+
+def test_frechet_distance_of_few_images_falls_and_kernel_distance_rises_if_they_become_alike():
+    real = real_features()
+    few = real[torch.randperm(3000, generator=torch.Generator().manual_seed(0))[:32]]
+    alike = few.mean(0) + 0.8 * (few - few.mean(0))
+    assert frechet_distance(alike, real) < frechet_distance(few, real)
+    assert kernel_distance(alike, real_sample()) > kernel_distance(few, real_sample())
 
 
 def test_precision_and_recall_of_the_same_and_of_distant_sets():
@@ -88,6 +129,8 @@ def test_total_variation_of_plain_steps_and_noise():
         (lambda: frechet_distance(torch.ones(1, 3), torch.ones(5, 3)), "more images"),
         (lambda: frechet_distance(torch.ones(5, 3), torch.ones(5, 4)), "3 and 4 columns"),
         (lambda: frechet_distance(torch.full((5, 3), math.nan), torch.ones(5, 3)), "not finite"),
+        (lambda: kernel_distance(torch.ones(1, 3), torch.ones(5, 3)), "more images"),
+        (lambda: kernel_distance(torch.ones(5, 3), torch.ones(5, 4)), "3 and 4 columns"),
         (lambda: precision_recall(torch.ones(3, 2), torch.ones(9, 2)), "at least 4"),
         (lambda: precision_recall(torch.ones(9, 2), torch.ones(9, 2), k=0), "k = 0"),
         (lambda: vendi_score(torch.zeros(2, 2)), "zeros"),

@@ -10,6 +10,7 @@ from PIL import Image
 
 from noisetilt import load
 from noisetilt.bench import one_step, one_step_report
+from noisetilt.bench.document import load_image
 from noisetilt.bench.one_step import (
     FULL,
     SETTINGS,
@@ -17,7 +18,6 @@ from noisetilt.bench.one_step import (
     Size,
     choose,
     picture_file,
-    picture_of,
     restrict,
     settings_of,
 )
@@ -101,11 +101,14 @@ def test_options_and_stop_have_the_highest_target_among_what_the_judge_names_rig
     ]
     run = Run(tmp_path, size=size, model=object())
     run.ledger.add([*rows(one_step.INITIAL, None, [0.0], [20]), *tried])
-    assert choose(run, TARGET, 1, "gper") == ({"rate": 0.1}, 5)
+    assert choose(run, TARGET, 1, "gper") == ({"rate": 0.1}, 5, True)
     strict = Run(tmp_path / "strict", size=size, model=object())
     assert choose(strict, TARGET, 1, "gper") is None
     strict.ledger.add([*rows(one_step.INITIAL, None, [0.0], [20]), *rows("gper", 0.2, [0.0, 3.0, 4.0], [20, 0, 0])])
-    assert choose(strict, TARGET, 1, "gper") == ({"rate": 0.2}, 2)
+    assert choose(strict, TARGET, 1, "gper") == ({"rate": 0.2}, 2, False)
+    methods = {one_step.INITIAL: [], "gper": []}
+    assert one_step_report.broken_rules(run, TARGET, 1, methods) == []
+    assert one_step_report.broken_rules(strict, TARGET, 1, methods)[0].endswith("is used: gper.")
 
 
 def made_up(run, phase, method, options, target, first=0):
@@ -146,7 +149,8 @@ def test_snapshots_are_iterates_of_the_ascent(finished):
         assert set(row["snapshots"]) == {"2", "5"} and row["snapshots"]["5"]["cosine"] < 1
         assert len(row["snapshots"]["5"]["features"]) == 192 and row["snapshots"]["5"]["named"] in (True, False)
         if row["iteration"] == 5:
-            assert np.array_equal(picture_of(finished.out, row), picture_of(finished.out, row, 5))
+            best, last = (load_image(picture_file(finished.out, row, number)) for number in (None, 5))
+            assert np.array_equal(best, last)
 
 
 @pytest.mark.long
@@ -184,17 +188,21 @@ def test_a_run_that_was_stopped_has_a_report_of_the_complete_methods(finished, t
     assert "| none |" in text and "| gper-rotation |" not in text
 
 
-def test_accuracy_is_compared_at_equal_target():
-    def rows(targets, right):
-        snapshots = {str(n): {"probability": float(right[n])} for n in (2, 5)}
-        shared = {"targets": targets, "alignments": targets, "seconds": targets, "nfe": 6.0, "snapshots": snapshots}
-        return [{"prompt": p, "seed": 0, **shared} for p in "abcdefgh"]
+def test_probabilities_are_compared_at_equal_target_between_the_snapshots():
+    """Of methods on one front, the one that climbs faster overshoots the common reward at each of its snapshots."""
 
-    fast = rows([0, 1, 4, 5, 6, 7], [1, 1, 1, 1, 1, 0])
-    slow = rows([0, 1, 2, 3, 3, 4], [1, 1, 1, 1, 1, 0])
-    assert one_step_report.first_snapshot(fast, 4.0) == 2 and one_step_report.first_snapshot(slow, 4.0) == 5
-    (line,) = one_step_report._probability_goals(fast, {"mpgr": slow})
-    assert "target of 4.00" in line and "1 [1, 1]" in line and line.endswith("n = 8: reached.")
+    def rows(rewards):
+        snapshots = {str(n): {"probability": 1 - 0.1 * rewards[n]} for n in (2, 5)}
+        return [{"prompt": p, "seed": 0, "targets": rewards, "snapshots": snapshots} for p in "abcdefgh"]
+
+    initial = [{"prompt": p, "seed": 0, "probability": 1.0} for p in "hgfedcba"]
+    fast, slow = rows([0, 2, 4, 5, 6, 7]), rows([0, 1, 1.5, 1.8, 1.9, 2])
+    (line,) = one_step_report._probability_goals(fast, {"mpgr": slow}, initial)
+    assert "target of 1.90" in line and line.endswith("n = 8: not reached.")
+    assert abs(float(line.split(" is by ")[1].split(" ")[0])) < 1e-9
+    better = [{**row, "snapshots": {k: {"probability": 1.0} for k in row["snapshots"]}} for row in fast]
+    (line,) = one_step_report._probability_goals(better, {"mpgr": slow}, initial)
+    assert "is by 0.19 [0.19, 0.19]" in line and line.endswith(": reached.")
 
 
 def test_the_first_iteration_that_reaches_a_level():
@@ -239,5 +247,9 @@ def test_the_race_counts_seconds_up_to_the_level_the_rival_ends_with():
         "gper": [{**row([0.0, 3.0, 4.0, 5.0], [1.0, 12.0, 24.0, 36.0]), "prompt": p} for p in "ab"],
     }
     race, lead = one_step_report.goals(methods)[:2]
-    assert "3.00 after 1 of 3 iterations, in 40% of its seconds" in race and race.endswith("not reached.")
+    assert "3.00 after 1 of 3 iterations, in 40% of the seconds in which mpgr does" in race
+    assert race.endswith("not reached.")
+    # what mpgr does after its best reward does not count
+    methods["mpgr"] = [{**row([0.0, 3.0, 2.0, 1.0], [1.0, 15.0, 20.0, 300.0]), "prompt": p} for p in "ab"]
+    assert "in 80% of the seconds" in one_step_report.goals(methods)[0]
     assert "above all others: reached" in lead and "above mpgr" in lead

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from noisetilt import METHODS, load, sample
-from noisetilt.bench import paper_report, paper_verdict
+from noisetilt.bench import paper_report
+from noisetilt.bench.document import load_image
 from noisetilt.bench.judge import real_features
 from noisetilt.bench.meter import CallCounter, PeakMemory, injected_p_values, record_noise
+from noisetilt.bench.paper_lines import lines_of, verdicts
 from noisetilt.bench.paper_plan import (
     METHODS_OF_SUITE,
     QUICK,
@@ -23,18 +25,20 @@ from noisetilt.bench.paper_plan import (
     fit_to_budget,
     restrict,
 )
-from noisetilt.bench.paper_plots import load_image, plot_fronts
+from noisetilt.bench.paper_plots import plot_fronts
 from noisetilt.bench.paper_suite import Runner, prompt_seeds
 from noisetilt.bench.paper_verdict import (
     GOALS,
     Finding,
     compare_combinations,
     compare_ntrk,
+    compare_single,
     compare_with_base,
     findings,
     summary,
 )
 from noisetilt.bench.run import bench
+from noisetilt.bench.statistics import bootstrap
 from noisetilt.models.exact import GaussianModel
 from noisetilt.path import FlowPath
 from noisetilt.rewards import Reward
@@ -47,14 +51,6 @@ RED_TARGET = next(target for target in TARGETS if target.reward == "redness")
 JPEG_TARGET = next(target for target in TARGETS if target.reward == "jpeg")
 PICTURE = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(4)).cumsum(-1)
 NEAR = Reward("near", lambda images, prompts: -(images - PICTURE).square().mean((1, 2, 3)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_draws():
-    """The bootstrap of Fréchet distances is slow, and no test depends on its number of draws."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paper_verdict, "DRAWS", 5)
-        yield
 
 
 @pytest.mark.parametrize(
@@ -110,6 +106,7 @@ def test_the_concept_that_a_target_asks_for_counts_as_right():
 
 def test_methods_targets_and_images_can_be_chosen_and_base_always_runs():
     assert restrict(Plan(), ["base", "dps"]).waves == (("dps",),)
+    assert restrict(Plan(), ["mpgd", "ntrk", "mpgd"]).waves == (("mpgd", "ntrk"),)  # and counts each image once
     assert restrict(Plan(), targets=["redness"]).targets == (RED_TARGET,)
     assert restrict(QUICK, targets=["style:3d"]).targets == QUICK.targets
     assert restrict(Plan(), images=8).images == restrict(Plan(), images=8).tuning_images == 8
@@ -272,6 +269,11 @@ def test_looking_on_leaves_alone_what_another_process_is_writing(run, tmp_path):
     assert (tmp_path / "rows.jsonl").read_text() == cut
 
 
+OTHER_FIGURES = dict.fromkeys(
+    ("heldout_alignment", "roughness", "p_value", "network_calls", "seconds", "processor_seconds", "megabytes"), 1.0
+)
+
+
 def made_up(stage, name, rewards_, value=None, target="redness", budget=25, named=True, heldout=0.0):
     """Rows of a cell with these target rewards, in the order of the plan's prompts and seeds."""
     cell = {"stage": stage, "target": target, "budget": budget, "method": name, "value": value}
@@ -283,7 +285,7 @@ def made_up(stage, name, rewards_, value=None, target="redness", budget=25, name
         {
             **cell,
             **{"prompt": prompt, "seed": seed, "reward": reward, "heldout": heldout},
-            **{"named": right, "probability": float(right)},
+            **{"named": right, "probability": float(right), **OTHER_FIGURES},
             "features": torch.rand(192, generator=generator).tolist(),
         }
         for (prompt, seed), reward, right in zip(pairs, rewards_, names, strict=True)
@@ -408,8 +410,69 @@ def test_the_verdict_is_read_off_the_rows(tmp_path, mine, theirs, answer):
         runner.ledger.add(made_up("test", name, got, value, budget=500))
     assert compare_ntrk(runner, target).outcome == answer
     assert compare_combinations(runner, target).outcome == answer
-    # the same features and names as base's: the held-out reward decides
+    # the same names as base's: the held-out reward decides
     assert compare_with_base(runner, target).outcome == ("yes" if mine[0] > 5 else "no")
+
+
+@pytest.mark.parametrize(
+    ("right", "outcome", "said"), [(100, "yes", "no worse"), (95, "chance", "undecided"), (80, "no", "worse")]
+)
+def test_ntrk_is_no_worse_than_base_only_if_the_interval_says_so(tmp_path, right, outcome, said):
+    """100 images, of which base has all right: a small loss that is not significant does not show that none is lost."""
+    runner = of_plan(tmp_path, targets=(RED_TARGET,), images=100)
+    rho = runner.chosen_strength(RED_TARGET, "ntrk")
+    runner.ledger.add(made_up("test", "base", [0.0] * 100))
+    named = [i % 20 >= (100 - right) // 5 for i in range(100)]
+    runner.ledger.add(made_up("test", "ntrk", [1.0] * 100, rho, named=named))
+    found = compare_with_base(runner, RED_TARGET)
+    assert (found.outcome, str(found)) == (outcome, said) and "(margin 0.05)" in found.text
+
+
+def test_above_every_other_method_is_open_while_a_method_of_the_suite_is_not_measured(tmp_path):
+    """Also if --methods left it out."""
+    runner, target = of_plan(tmp_path, targets=(RED_TARGET,), waves=(("ntrk", "dps"),)), RED_TARGET
+    for name in ("ntrk", "dps"):
+        rewards_ = [9.0, 8.0] if name == "ntrk" else [1.0, 2.0]
+        runner.ledger.add(made_up("test", name, rewards_, runner.chosen_strength(target, name)))
+    found = compare_ntrk(runner, target)
+    assert str(found) == "reached so far" and "not measured yet: lgd, mpgd, " in found.text
+    assert "reached for 0 of 1 measured targets (1 incomplete)" in summary(runner, findings(runner))[0]
+    others = [n for n in METHODS_OF_SUITE if n in runner.methods(target, WAVES[0] + WAVES[2])]
+    for name in others:
+        value, budget = runner.chosen_strength(target, name), runner.budget(name)
+        if not name.startswith("ntrk") and name != "dps":
+            runner.ledger.add(made_up("test", name, [1.0, 2.0], value, budget=budget))
+    assert str(compare_ntrk(runner, target)) == "reached"
+    dps_only = of_plan(tmp_path, targets=(RED_TARGET,), waves=(("dps",),))
+    assert compare_ntrk(dps_only, target).text.startswith("ntrk (25 calls) minus ")
+
+
+def test_the_best_of_several_variants_is_tested_for_all_comparisons(tmp_path):
+    """Its difference is significant for one comparison and not for ten."""
+    runner, target = of_plan(tmp_path, targets=(RED_TARGET,), images=32), RED_TARGET
+    gains = [0.1 + 0.05 * (-1) ** n * n for n in range(32)]
+    single = bootstrap(gains)
+    assert single.low < 0.1
+    shift = 0.02 - single.low
+    for name, rewards_ in (("ntrk", [0.0] * 32), ("ntrk-path", [gain + shift for gain in gains])):
+        runner.ledger.add(made_up("test", name, rewards_, runner.chosen_strength(target, name)))
+    found = compare_single(runner, target)
+    assert found.outcome == "chance" and found.open
+    assert re.search(r"ntrk-path, the best of 1, minus ntrk: .* an interval of 99\.\d+% for 8 comparisons", found.text)
+
+
+def test_without_the_rule_a_best_strength_at_the_end_of_those_tried_is_told(tmp_path):
+    runner, target = of_plan(tmp_path, targets=(RED_TARGET,)), RED_TARGET
+    for stage, count in (("tuning", 20), ("test", 2)):
+        runner.ledger.add(made_up(stage, "base", [0.0] * count))
+    for number, value in enumerate(METHODS_OF_SUITE["dps"].values):
+        runner.ledger.add(made_up("tuning", "dps", [float(number)] * 20, value, named=value < 30))
+    for value in (10.0, 30.0):
+        runner.ledger.add(made_up("test", "dps", [1.0, 1.0], value))
+    said = "The strength is the weakest or strongest tried, so another value may be better: dps (scale = 30)."
+    for constrained in (True, False):
+        lines = lines_of(runner, target, False, constrained)
+        assert (said in verdicts(target, lines)) == (not constrained)
 
 
 @pytest.mark.parametrize(("leads", "said"), [(4, "reached"), (3, "not reached"), (2, "not decided yet")])

@@ -19,6 +19,7 @@ from test_snippets import SMALLER, blocks, check_command, reduced
 
 import noisetilt
 from noisetilt import METHODS, rewards
+from noisetilt.bench.paper_plan import METHODS_OF_SUITE
 from noisetilt.models.exact import GaussianModel
 
 pytest.importorskip("material", reason="needs the extra docs")
@@ -134,6 +135,20 @@ def test_every_method_has_a_page_with_its_options(name, pages):
     for option, value in METHODS[name].options().items():
         assert f"{option} {value!r}" in text, option
     assert re.sub(r"\s*\(.*", "", METHODS[name].summary).split(":")[0] in text
+
+
+def test_results_of_a_method_name_the_option_and_leave_out_strengths_that_the_suite_does_not_try():
+    cell = {"stage": "tuning", "target": "redness", "budget": 25, "reward": -1.0, "heldout": 0.0, "probability": 0.5}
+    rows = [
+        {**cell, "value": value, "prompt": prompt} for value in (0.4, 2.0, 1e6) for prompt in ("key noto", "owl flat")
+    ]
+    lines = recipe("method_pages").measured_in_benchmark("ntrk-mixture", rows)
+    assert [line.split(" | ")[2] for line in lines] == ["`rho=0.4`"]
+    assert "| 2 | −1.00 [−1.00, −1.00] | " in lines[0]
+    ladder = recipe("method_pages").ladder
+    assert ladder(METHODS_OF_SUITE["ntrk"]) == [0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.4]
+    assert ladder(METHODS_OF_SUITE["ntrk-best-of-n"]) == ladder(METHODS_OF_SUITE["ntrk"])
+    assert ladder(METHODS_OF_SUITE["best-of-n"]) == [None] and ladder(METHODS_OF_SUITE["svdd"])[-1] == 0.0
 
 
 @pytest.mark.long

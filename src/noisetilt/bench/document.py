@@ -11,8 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
+from ..report import grid
 from ..runs import write_bytes, write_text
 
 STYLE = """
@@ -22,6 +26,11 @@ th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd
 th:first-child, td:first-child { text-align: left; }
 img { max-width: 100%; }
 """
+
+
+def load_image(file: Path) -> Tensor:
+    """An image file as (3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
 def picture_bytes(picture: Image.Image) -> bytes:
@@ -84,6 +93,16 @@ class Document:
         source = base64.b64encode(png).decode()
         alt = html.escape(caption)
         self.body.append(f'<p><img alt="{alt}" src="data:image/png;base64,{source}"><br><em>{alt}</em></p>')
+
+    def images(self, name: str, rows: Sequence[tuple[str, Sequence[Path]]], caption: str, scale: int = 2) -> None:
+        """A grid of image files with a label above each row. Rows of which a file is missing, as in a run whose images
+        were not published, are left out, and a sentence names them."""
+        lacking = [label for label, files in rows if not all(file.is_file() for file in files)]
+        shown = [(label, [load_image(file) for file in files]) for label, files in rows if label not in lacking]
+        if shown:
+            self.picture(name, picture_bytes(grid(shown, scale=scale)), caption)
+        if lacking:
+            self.text(f"Without images, whose files are not in the folder pictures of the run: {', '.join(lacking)}.")
 
     def write(self, folder: Path) -> None:
         """Writes report.md with its images, and report.html, to a folder."""

@@ -42,7 +42,7 @@ def points(rows: Sequence[Row]) -> list[Point]:
                 strength,
                 mine[0]["nfe"],
                 bootstrap(gains),
-                bootstrap(excess, lambda values: disturbance(float(np.mean(values)))),
+                bootstrap(excess, disturbance),
                 float((power / before).max()),
             )
         )

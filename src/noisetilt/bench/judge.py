@@ -24,7 +24,7 @@ from ..rewards.scorers.images import prepared
 from ..rewards.scorers.network import BACKBONES, WIDTH, ScorerNetwork, StyleNetwork
 from ..rewards.scorers.pretrained import one_per_device
 from ..rewards.scorers.words import STYLES
-from .metrics import Moments
+from .metrics import KernelSample
 
 WEIGHTS = Path(str(resources.files(__package__))) / "weights"
 FEATURES = WIDTH
@@ -126,10 +126,10 @@ def real_features() -> Tensor:
 
 
 @functools.cache
-def real_moments() -> Moments:
-    """Mean and covariance of the features of real emoji, for `frechet_distance`.
+def real_sample() -> KernelSample:
+    """The features of real emoji for `kernel_distance`.
 
     Raises:
         ValueError: if the file is missing or differs from the published one.
     """
-    return Moments.of(real_features())
+    return KernelSample.of(real_features())

@@ -51,7 +51,17 @@ class Ledger:
         write_json(folder / SETTINGS, settings)
         if mend and len(rows) < len(lines):
             write_text(self.file, "".join(_line(row) for row in rows))
-        self._rows = {self.key_of(row): row for row in rows}
+        self._rows: dict[tuple, Row] = {}
+        # Positions and rows by all fields of the key but the last two, so that `where` does not read all rows.
+        self._cells: dict[tuple, dict[tuple, tuple[int, Row]]] = {}
+        self._keep(rows)
+
+    def _keep(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            key = self.key_of(row)
+            self._rows[key] = row
+            cell = self._cells.setdefault(key[:-2], {})
+            cell[key] = (cell[key][0] if key in cell else len(self._rows), row)
 
     def _check(self, settings: Row) -> None:
         file, settings = self.folder / SETTINGS, json.loads(json.dumps(settings))
@@ -77,11 +87,19 @@ class Ledger:
         rows = list(rows)
         if rows:
             append_line(self.file, "".join(map(_line, rows)).rstrip("\n"))
-        self._rows |= {self.key_of(row): row for row in rows}
+        self._keep(rows)
 
     def where(self, **fields: Any) -> list[Row]:
         """The rows with these values, in the order of measurement."""
-        return [row for row in self._rows.values() if all(row[k] == v for k, v in fields.items())]
+        first = [(number, fields.pop(name)) for number, name in enumerate(self.key[:-2]) if name in fields]
+        cells = (rows for cell, rows in self._cells.items() if all(cell[number] == value for number, value in first))
+        found = [
+            (place, row)
+            for rows in cells
+            for place, row in rows.values()
+            if all(row[name] == value for name, value in fields.items())
+        ]
+        return [row for _, row in sorted(found, key=lambda one: one[0])]
 
 
 def _parsed(line: str) -> Row | None:

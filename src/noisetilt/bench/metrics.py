@@ -62,7 +62,8 @@ def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
 
     |μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½), the FID's formula (Heusel et al. 2017, arXiv 1706.08500). The trace
     of the root is the sum of singular values of R_a R_bᵀ for Σ = RᵀR, so no matrix root is computed. The estimate
-    is biased upwards for few images: compare only sets of equal size.
+    is biased upwards for few images, less so if they are alike: compare only sets of equal size with many more rows
+    than features, and smaller ones by `kernel_distance`.
 
     Args:
         a, b: features (n, d) and (m, d), or their moments.
@@ -75,6 +76,52 @@ def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
     cross = torch.linalg.svdvals(a.root @ b.root.T).sum()
     apart = (a.mean - b.mean).square().sum() + a.root.square().sum() + b.root.square().sum() - 2 * cross
     return max(0.0, apart.item())
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+@dataclass(frozen=True)
+class KernelSample:
+    """Features and their mean kernel value; reuse it when many sets are compared with the same one.
+
+    Attributes:
+        features: (n, d), float64.
+        within: the mean kernel value of two different rows.
+    """
+
+    features: Tensor
+    within: float
+
+    @classmethod
+    def of(cls, features: Tensor) -> KernelSample:
+        """The sample of features (n, d), n ≥ 2.
+
+        Raises:
+            ValueError: if there are fewer than two rows or values are not finite.
+        """
+        x = _checked("kernel_distance", features, 2)
+        values = _kernel(x, x)
+        return cls(x, ((values.sum() - values.trace()) / (len(x) * (len(x) - 1))).item())
+
+
+def kernel_distance(a: Tensor | KernelSample, b: Tensor | KernelSample) -> float:
+    """Kernel distance (KID, Bińkowski et al. 2018, arXiv 1801.01401), for sets of any size.
+
+    The unbiased estimate of the squared maximum mean discrepancy with the kernel (x·y/d + 1)³: 0 on average for two
+    samples of one distribution, whatever their sizes, so it may be negative. The Fréchet distance of sets that are not
+    much larger than the number of features falls if images become alike; this one rises.
+
+    Args:
+        a, b: features (n, d) and (m, d), or samples of them.
+
+    Raises:
+        ValueError: if a set has fewer than two rows, widths differ or values are not finite.
+    """
+    a, b = (x if isinstance(x, KernelSample) else KernelSample.of(x) for x in (a, b))
+    _same_width("kernel_distance", a.features, b.features)
+    return a.within + b.within - 2 * _kernel(a.features, b.features).mean().item()
 
 
 def _inside(points: Tensor, centres: Tensor, k: int) -> float:

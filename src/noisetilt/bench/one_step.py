@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -107,10 +106,11 @@ def restrict(size: Size, targets: Sequence[str] | None = None, images: int | Non
 
 
 class Choice(NamedTuple):
-    """The chosen options of a method, and the iterate to stop at."""
+    """The chosen options of a method, the iterate to stop at, and whether they satisfy the rule of fairness."""
 
     options: dict[str, float]
     stop: int
+    admissible: bool
 
 
 def settings_of(method: str, count: int) -> list[dict[str, float]]:
@@ -123,12 +123,6 @@ def picture_file(out: Path, row: Row, iterate: int | None = None) -> Path:
     parts = [row["reward"], str(row["steps"]), row["method"], row["prompt"], str(row["seed"])]
     parts += [] if iterate is None else [str(iterate)]
     return out / "pictures" / f"{'-'.join(map(file_stem, parts))}.png"
-
-
-def picture_of(out: Path, row: Row, iterate: int | None = None) -> Tensor:
-    """The image of a test row, (3, H, W) in [0, 1]: of the best iterate, or of a snapshot."""
-    levels = np.asarray(Image.open(picture_file(out, row, iterate)).convert("RGB"))
-    return torch.from_numpy(levels.copy()).permute(2, 0, 1).float() / 255
 
 
 class Run:
@@ -282,7 +276,7 @@ def _pair(row: Row) -> tuple[str, int]:
 
 def choose(run: Run, target: Target, steps: int, method: str) -> Choice | None:
     """The admissible setting and snapshot with the highest mean target reward; if none is admissible, the one with the
-    highest probability of the right concept; None if no setting is measured."""
+    highest probability of the right concept, marked; None if no setting is measured."""
     tried = run.complete(target, steps, "tune", method)
     if not tried:
         return None
@@ -292,7 +286,7 @@ def choose(run: Run, target: Target, steps: int, method: str) -> Choice | None:
         for number in sorted(map(int, some[0]["snapshots"])):
             reward = float(np.mean([row["targets"][number] for row in some]))
             probability = float(np.mean([row["snapshots"][str(number)]["probability"] for row in some]))
-            found.append((reward, probability, Choice(json.loads(options), number)))
-    kept = [(reward, choice) for reward, probability, choice in found if probability >= least]
+            found.append((reward, probability, Choice(json.loads(options), number, probability >= least)))
+    kept = [(reward, choice) for reward, _, choice in found if choice.admissible]
     every = kept or [(probability, choice) for _, probability, choice in found]
     return max(every, key=lambda one: one[0])[1]

@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..report import file_stem, grid
+from ..report import file_stem
 from ..report.plotting import Panel, Series, draw_panels, figure_bytes
-from .document import Document, picture_bytes
-from .judge import real_features, real_moments
+from .document import Document
+from .judge import real_features, real_sample
 from .ledger import Row
-from .metrics import frechet_distance, precision_recall, vendi_score
-from .one_step import INITIAL, SETTINGS, Run, choose, options_label, picture_of
-from .paper_plan import TOLERANCE, Target
+from .metrics import kernel_distance, precision_recall, vendi_score
+from .one_step import INITIAL, SETTINGS, Run, choose, options_label, picture_file
+from .paper_plan import POINTS, Target
 from .paper_report import check_calls
-from .statistics import bootstrap, paired
+from .statistics import PAIR, bootstrap, common_level, concepts_of, mean_interval, paired_interval, value_at
 
-PAIR = ("prompt", "seed")
 TIME_GOAL = 0.3
 
 
@@ -39,17 +38,12 @@ def tested(run: Run, target: Target, steps: int) -> dict[str, list[Row]]:
 
 
 def set_metrics(rows: Sequence[Row]) -> dict[str, float | None]:
-    """Fréchet distance, precision and recall of rows against real emoji; None for fewer than four rows."""
+    """Kernel distance, precision and recall of rows against real emoji; None for fewer than four rows."""
     if len(rows) < 4:
-        return dict.fromkeys(("frechet", "precision", "recall"))
+        return dict.fromkeys(("distance", "precision", "recall"))
     mine, real = torch.tensor([row["features"] for row in rows]), real_features()
     precision, recall = precision_recall(real, mine)
-    return {"frechet": frechet_distance(real_moments(), mine), "precision": precision, "recall": recall}
-
-
-def pictures_of(out: Path, rows: Sequence[Row], iterate: int | None = None) -> torch.Tensor:
-    """The images of rows, (count, 3, H, W) in [0, 1]: of the best iterates, or of a snapshot."""
-    return torch.stack([picture_of(out, row, iterate) for row in rows])
+    return {"distance": kernel_distance(real_sample(), mine), "precision": precision, "recall": recall}
 
 
 def diversity(rows: Sequence[Row]) -> float:
@@ -79,9 +73,18 @@ def stopped(run: Run, target: Target, steps: int, methods: dict[str, list[Row]])
     return found
 
 
+def broken_rules(run: Run, target: Target, steps: int, methods: dict[str, list[Row]]) -> list[str]:
+    """A sentence with the methods of which no setting satisfies the rule of fairness, if there are any."""
+    names = [name for name in methods if name != INITIAL and not choose(run, target, steps, name).admissible]
+    text = (
+        "No setting satisfied the rule in the tuning; the one with the highest probability of the right concept is used"
+    )
+    return [f"{text}: {', '.join(names)}."] if names else []
+
+
 def _line(name: str, rows: list[Row], drawn: list[Row]) -> list[Any]:
     metrics = set_metrics(rows)
-    gain = "–" if name == INITIAL else str(bootstrap(paired(rows, drawn, "target", PAIR)))
+    gain = "–" if name == INITIAL else str(paired_interval(rows, drawn, "target"))
 
     def mean(field: str) -> float:
         return float(np.mean([row[field] for row in rows]))
@@ -91,13 +94,13 @@ def _line(name: str, rows: list[Row], drawn: list[Row]) -> list[Any]:
         ", ".join(sorted({row["options"].strip("{}").replace('"', "") for row in rows})),
         len(rows),
         mean("nfe"),
-        str(bootstrap([row["target"] for row in rows])),
+        str(mean_interval(rows, "target")),
         gain,
-        str(bootstrap([row["probability"] for row in rows])),
-        str(bootstrap([float(row["named"]) for row in rows])),
-        str(bootstrap([row["heldout_2"] for row in rows])),
+        str(mean_interval(rows, "probability")),
+        str(mean_interval(rows, "named")),
+        str(mean_interval(rows, "heldout_2")),
         mean("alignment"),
-        metrics["frechet"],
+        metrics["distance"],
         metrics["precision"],
         metrics["recall"],
         diversity(rows),
@@ -110,7 +113,7 @@ def _line(name: str, rows: list[Row], drawn: list[Row]) -> list[Any]:
 
 
 HEADER = (
-    "method, options, n, NFE, target, gain, probability, named right, held-out, held-out alignment, Fréchet, "
+    "method, options, n, NFE, target, gain, probability, named right, held-out, held-out alignment, kernel distance, "
     "precision, recall, Vendi, cosine to start, mean square, audit p, rejected, seconds"
 ).split(", ")
 
@@ -128,7 +131,7 @@ def verdicts(rows: dict[str, list[Row]]) -> list[str]:
     lines = ["Target reward, highest first: " + ", ".join(f"{m} {means[m]:.2f}" for m in order) + "."] if order else []
     for rival in order[1:]:
         first = order[0]
-        ahead, more = (bootstrap(paired(ascents[first], ascents[rival], f, PAIR)) for f in ("target", "probability"))
+        ahead, more = (paired_interval(ascents[first], ascents[rival], f) for f in ("target", "probability"))
         significant = "significant" if ahead.excludes(0) else "not significant"
         lines.append(f"{first} minus {rival}: target {ahead} ({significant}), probability of the right concept {more}.")
     return lines
@@ -144,59 +147,66 @@ def goals(methods: dict[str, list[Row]]) -> list[str]:
         if rivals:
             lines.append(_reward_goal(name, methods[name], rivals, methods[INITIAL]))
     if "gper" in methods and rivals:
-        lines += _probability_goals(methods["gper"], rivals)
+        lines += _probability_goals(methods["gper"], rivals, methods[INITIAL])
     if "none" in methods:
-        change = bootstrap(paired(methods["none"], methods[INITIAL], "probability", PAIR))
+        change = paired_interval(methods["none"], methods[INITIAL], "probability")
         hacking = "reward hacking" if change.high < 0 else "no significant loss"
         lines.append(f"Without regularisation the probability of the right concept changes by {change}: {hacking}.")
     return lines
 
 
-def _probability_goals(rows: list[Row], rivals: dict[str, list[Row]]) -> list[str]:
-    """The judge's probability of the right concept for gper and each rival at equal target: at the first snapshot of
-    each that reaches the lower of the two highest mean targets."""
-    lines = []
+def _probability_goals(rows: list[Row], rivals: dict[str, list[Row]], drawn: list[Row]) -> list[str]:
+    """The judge's probability of the right concept for gper and each rival at equal target, interpolated between the
+    initial noise and the snapshots."""
+    lines, own, groups = [], _front(rows, drawn), concepts_of(drawn)
     for rival, theirs in rivals.items():
-        level = min(max(_at_snapshots(some).values()) for some in (rows, theirs))
-        at = [first_snapshot(some, level) for some in (rows, theirs)]
-        pair = [[at_snapshot(row, number) for row in some] for some, number in zip((rows, theirs), at, strict=True)]
-        ahead = bootstrap(paired(pair[0], pair[1], "probability", PAIR))
+        other = _front(theirs, drawn)
+        level = common_level([points.mean(0)[:, 0] for points in (own, other)])
+
+        def difference(mean: np.ndarray, level: float = level) -> float:
+            mine, their = np.split(mean, [own.shape[1]])
+            return value_at(mine, level) - value_at(their, level)
+
+        ahead = bootstrap(np.concatenate([own, other], axis=1), difference, groups=groups)
         lines.append(
-            f"At a target of {level:.2f} the probability of the right concept is by {ahead} higher for gper's images "
-            f"(iteration {at[0]}) than for {rival}'s (iteration {at[1]}), n = {len(rows)}: {_reached(ahead.low > 0)}."
+            f"At a target of {level:.2f}, interpolated between snapshots, the probability of the right concept is by "
+            f"{ahead} higher for gper's images than for {rival}'s, n = {len(rows)}: {_reached(ahead.low > 0)}."
         )
     return lines
 
 
-def _at_snapshots(rows: Sequence[Row]) -> dict[int, float]:
-    """The mean target reward at each snapshot."""
-    return {n: float(np.mean([row["targets"][n] for row in rows])) for n in sorted(map(int, rows[0]["snapshots"]))}
-
-
-def first_snapshot(rows: Sequence[Row], level: float) -> int:
-    """The first snapshot whose mean target reward reaches a level, or the one with the highest."""
-    means = _at_snapshots(rows)
-    return next((number for number, mean in means.items() if mean >= level), max(means, key=means.__getitem__))
+def _front(rows: Sequence[Row], drawn: Sequence[Row]) -> np.ndarray:
+    """Target reward and probability of each image at the initial noise and at each snapshot, (image, snapshot, 2), in
+    the order of the initial noises."""
+    partner = {tuple(row[name] for name in PAIR): row for row in rows}
+    found = []
+    for start in drawn:
+        row = partner[tuple(start[name] for name in PAIR)]
+        ways = [(number, row["snapshots"][str(number)]) for number in sorted(map(int, row["snapshots"]))]
+        points = [(row["targets"][number], way["probability"]) for number, way in ways]
+        found.append([(row["targets"][0], start["probability"]), *points])
+    return np.array(found, dtype=float)
 
 
 def _time_goal(name: str, rows: list[Row], rival: list[Row]) -> str:
-    """When a method reaches the best mean reward of mpgr, in iterations and seconds."""
-    level, own = mean_curve(rival, "targets").max(), mean_curve(rows, "targets")
+    """When a method reaches the best mean reward of mpgr, in iterations, and in the seconds that mpgr takes to it."""
+    theirs, own = mean_curve(rival, "targets"), mean_curve(rows, "targets")
+    level = theirs.max()
     reached = first_at(own, level)
     if reached is None:
         return f"{name} does not reach mpgr's best mean reward {level:.2f}: goal not reached."
-    fraction = mean_curve(rows, "seconds")[reached] / mean_curve(rival, "seconds")[-1]
+    fraction = mean_curve(rows, "seconds")[reached] / mean_curve(rival, "seconds")[theirs.argmax()]
     return (
-        f"{name} reaches mpgr's best mean reward {level:.2f} after {reached} of {len(own) - 1} iterations, "
-        f"in {fraction:.0%} of its seconds (goal: {TIME_GOAL:.0%}): {_reached(fraction <= TIME_GOAL)}."
+        f"{name} reaches mpgr's best mean reward {level:.2f} after {reached} of {len(own) - 1} iterations, in "
+        f"{fraction:.0%} of the seconds in which mpgr does (goal: {TIME_GOAL:.0%}): {_reached(fraction <= TIME_GOAL)}."
     )
 
 
 def _reward_goal(name: str, rows: list[Row], rivals: dict[str, list[Row]], drawn: list[Row]) -> str:
     """Whether a method has a higher reward than all others, and its held-out rewards relative to the initial noise."""
-    ahead = {rival: bootstrap(paired(rows, theirs, "target", PAIR)) for rival, theirs in rivals.items()}
+    ahead = {rival: paired_interval(rows, theirs, "target") for rival, theirs in rivals.items()}
     nearest = min(ahead, key=lambda rival: ahead[rival].value)
-    alignment, second = (bootstrap(paired(rows, drawn, field, PAIR)) for field in ("alignment", "heldout_2"))
+    alignment, second = (paired_interval(rows, drawn, field) for field in ("alignment", "heldout_2"))
     kept = "preserved" if min(alignment.high, second.high) >= 0 else "not preserved"
     return (
         f"Goal: {name} above all others: {_reached(ahead[nearest].low > 0)} ({ahead[nearest]} above {nearest}, "
@@ -234,16 +244,16 @@ def _plot_frontier(methods: dict[str, list[Row]], target: Target) -> bytes:
     """Target reward against its costs, at the snapshots of each method."""
     labels = {
         "probability": "probability of the right concept",
-        "frechet": "Fréchet distance",
+        "distance": "kernel distance to real emoji",
         "heldout_2": f"held-out {target.heldout}",
     }
     series: dict[str, dict[str, Series]] = {field: {} for field in labels}
     for name, rows in methods.items():
         at = sorted(map(int, rows[0]["snapshots"]))
         ways = [[at_snapshot(row, number) for row in rows] for number in at]
-        frechet = [set_metrics(some)["frechet"] for some in ways]
+        distance = [set_metrics(some)["distance"] for some in ways]
         for field in labels:
-            cost = frechet if field == "frechet" else _means(ways, field)
+            cost = distance if field == "distance" else _means(ways, field)
             if None not in cost:
                 series[field][name] = Series(cost, _means(ways, "target"))
     panels = [Panel(label, target.reward, series[field]) for field, label in labels.items() if series[field]]
@@ -277,13 +287,13 @@ def write(out: Path, run: Run) -> Document:
     document.text(
         f"Settings: {run.settings}. Options and the iterate to stop at were tuned on the tuning prompts, with equally "
         "many settings and iterations per method: the highest mean target reward among the iterates where the judge "
-        f"gives the right concept a mean probability of at most {TOLERANCE:.0%} below that of the initial noise. No "
-        "method optimises the judge. Brackets are 95 % bootstrap intervals; 'gain' is the difference to the initial "
-        "noise at the same seeds. NFE are counted by a hook on the network, without recomputation in the backward "
-        "pass. Fréchet distance, precision and recall are against 3 000 real emoji and biased by the number of images; "
-        "Vendi is the effective number of different images per prompt. Cosine to start, mean square and audit p are "
-        "those of the noise; 'rejected' is the fraction that the typicality audit rejects at 1 %. Seconds do not "
-        "include the held-out rewards."
+        f"gives the right concept a mean probability of at most {POINTS} below that of the initial noise. No method "
+        "optimises the judge. Brackets are 95 % bootstrap intervals, in which the images of a concept are drawn "
+        "together; 'gain' is the difference to the initial noise at the same seeds. NFE are counted by a hook on the "
+        "network, without recomputation in the backward pass. Kernel distance (KID), precision and recall are against "
+        "3 000 real emoji; the last two depend on the number of images. Vendi is the effective number of different "
+        "images per prompt. Cosine to start, mean square and audit p are those of the noise; 'rejected' is the "
+        "fraction that the typicality audit rejects at 1 %. Seconds do not include the held-out rewards."
     )
     for target, steps in itertools.product(run.size.targets, run.size.steps):
         methods = tested(run, target, steps)
@@ -300,13 +310,13 @@ def _section(document: Document, run: Run, target: Target, steps: int, methods: 
     early = stopped(run, target, steps, methods)
     stops = {name: None if name == INITIAL else len(rows[0]["seconds"]) - 1 for name, rows in early.items()}
     document.text("At the iterate chosen in the tuning:")
-    document.items(verdicts(early))
+    document.items([*verdicts(early), *broken_rules(run, target, steps, methods)])
     document.table(HEADER, [_line(name, rows, methods[INITIAL]) for name, rows in early.items()])
     shown = [
-        (name if n is None else f"{name}, {n} iterations", list(pictures_of(out, early[name][:8], n)))
+        (name if n is None else f"{name}, {n} iterations", [picture_file(out, row, n) for row in early[name][:8]])
         for name, n in stops.items()
     ]
-    document.picture(f"{stem}-stopped.png", picture_bytes(grid(shown)), "The same seeds, at the chosen iterate.")
+    document.images(f"{stem}-stopped.png", shown, "The same seeds, at the chosen iterate.")
     document.text("At the best of all iterates:")
     document.items(verdicts(methods))
     lines = [_line(name, some, methods[INITIAL]) for name, some in methods.items()]
@@ -317,5 +327,5 @@ def _section(document: Document, run: Run, target: Target, steps: int, methods: 
         caption = "The iterates of each method: target reward against what it costs."
         document.picture(f"{stem}-frontier.png", _plot_frontier(ascents, target), caption)
     document.picture(f"{stem}-trade.png", _plot_costs(lines, reward), "Target reward against its costs.")
-    rows = [(name, list(pictures_of(out, some[:8]))) for name, some in methods.items()]
-    document.picture(f"{stem}-pictures.png", picture_bytes(grid(rows)), "The same seeds, at the best of all iterates.")
+    rows = [(name, [picture_file(out, row) for row in some[:8]]) for name, some in methods.items()]
+    document.images(f"{stem}-pictures.png", rows, "The same seeds, at the best of all iterates.")

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from .judge import real_features, real_moments
+from .judge import real_features, real_sample
 from .ledger import Row
-from .metrics import frechet_distance, precision_recall, vendi_score
-from .paper_plan import METHODS_OF_SUITE, SEARCHES, TOLERANCE, Target
+from .metrics import kernel_distance, precision_recall, vendi_score
+from .paper_plan import METHODS_OF_SUITE, POINTS, SEARCHES, TOLERANCE, Target
 from .paper_suite import Runner
-from .paper_verdict import PAIR, complete
-from .statistics import Interval, bootstrap, paired
+from .paper_verdict import complete
+from .statistics import Interval, mean_interval, paired_interval
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Line:
     heldout: Interval
     heldout_gain: Interval
     alignment: float
-    frechet: float
+    distance: float
     precision: float | None
     recall: float | None
     vendi: float
@@ -62,15 +62,15 @@ def _line(method: str, strength: str, note: str, rows: Sequence[Row], base: Sequ
         strength,
         note,
         rows,
-        bootstrap([row["reward"] for row in rows]),
-        bootstrap(paired(rows, base, "reward", PAIR)),
-        bootstrap([float(row["named"]) for row in rows]),
-        bootstrap([row["probability"] for row in rows]),
-        bootstrap(paired(rows, base, "probability", PAIR)),
-        bootstrap([row["heldout"] for row in rows]),
-        bootstrap(paired(rows, base, "heldout", PAIR)),
+        mean_interval(rows, "reward"),
+        paired_interval(rows, base, "reward"),
+        mean_interval(rows, "named"),
+        mean_interval(rows, "probability"),
+        paired_interval(rows, base, "probability"),
+        mean_interval(rows, "heldout"),
+        paired_interval(rows, base, "heldout"),
         mean_of(rows, "heldout_alignment"),
-        frechet_distance(features, real_moments()) if len(rows) > 1 else float("nan"),
+        kernel_distance(features, real_sample()) if len(rows) > 1 else float("nan"),
         precision,
         recall,
         vendi_score(features),
@@ -92,20 +92,23 @@ def lines_of(runner: Runner, target: Target, searches: bool, constrained: bool =
     base = complete(runner, target, "base")
     if not (base and tests):
         return []
-    lines = [_line(name, *_strength(runner, target, name, rows), rows, base) for name, rows in tests.items()]
+    lines = [
+        _line(name, *_strength(runner, target, name, rows, constrained), rows, base) for name, rows in tests.items()
+    ]
     return [_line("base", "", "", base, base), *sorted(lines, key=lambda line: -line.reward.value)]
 
 
-def _strength(runner: Runner, target: Target, name: str, rows: Sequence[Row]) -> tuple[str, str]:
-    """The strength of rows as text, and a note: "none" was admissible, or it is at the "edge" of the tried range."""
+def _strength(runner: Runner, target: Target, name: str, rows: Sequence[Row], constrained: bool) -> tuple[str, str]:
+    """The strength of rows as text, and a note: "none" satisfied the rule, or it is at the "edge" of those tried."""
     tried, value = runner.values(target, name), rows[0]["value"]
     if not tried:
         return "", ""
-    note = "none" if not runner.admissible_strengths(target, name) else "edge" if value in (tried[0], tried[-1]) else ""
+    none = constrained and not runner.admissible_strengths(target, name)
+    note = "none" if none else "edge" if value in (tried[0], tried[-1]) else ""
     return f"{METHODS_OF_SUITE[name].option} = {value:g}", note
 
 
-def verdicts(target: Target, lines: Sequence[Line], constrained: bool = True) -> list[str]:
+def verdicts(target: Target, lines: Sequence[Line]) -> list[str]:
     """What the results say, in sentences."""
     methods = lines[1:]
     if not methods:
@@ -117,28 +120,28 @@ def verdicts(target: Target, lines: Sequence[Line], constrained: bool = True) ->
     ]
     if len(methods) > 1:
         second = methods[1]
-        lead = bootstrap(paired(best.rows, second.rows, "reward", PAIR))
+        lead = paired_interval(best.rows, second.rows, "reward")
         significant = "significant" if lead.excludes(0) else "not significant"
         sentences.append(f"Its difference to the second best, {second.method}, is {lead}: {significant}.")
     by_heldout = max(methods, key=lambda line: line.heldout.value)
     sentences.append(f"Highest held-out {target.heldout}: {by_heldout.method}, gain {by_heldout.heldout_gain}.")
-    return sentences + _warnings(target, methods, constrained)
+    return sentences + _warnings(target, methods)
 
 
-def _warnings(target: Target, methods: Sequence[Line], constrained: bool) -> list[str]:
+def _warnings(target: Target, methods: Sequence[Line]) -> list[str]:
     """Sentences on reward hacking, tuning and untypical noise."""
 
     def tuned(note: str) -> list[str]:
-        return [f"{line.method} ({line.strength})" for line in methods if constrained and line.note == note]
+        return [f"{line.method} ({line.strength})" for line in methods if line.note == note]
 
     hacked = [line.method for line in methods if line.gain.low > 0 and line.heldout_gain.high < 0]
     lost = [line.method for line in methods if line.probability_gain.value < -TOLERANCE]
     rejected = [line.method for line in methods if line.rejected is not None and line.rejected > 0.5]
     sentences: list[tuple[str, Any]] = [
         (f"Significantly higher target and significantly lower held-out {target.heldout} (reward hacking)", hacked),
-        (f"The judge gives the right concept a lower probability than base's, by more than {TOLERANCE:.0%}", lost),
+        (f"The judge gives the right concept a lower probability than base's, by more than {POINTS}", lost),
         ("No strength satisfied the rule in the tuning; the weakest is used", tuned("none")),
-        ("The chosen strength is the weakest or strongest tried, so another value may be better", tuned("edge")),
+        ("The strength is the weakest or strongest tried, so another value may be better", tuned("edge")),
         ("The audit rejects the injected noise of more than half of the images", rejected),
     ]
     return [f"{text}: {', '.join(names)}." for text, names in sentences if names]

@@ -18,6 +18,7 @@ from ..selection import Independent, Search
 STEPS = 25
 # The rule of fairness: by how much the mean probability of the right concept may be below base's.
 TOLERANCE = 0.05
+POINTS = f"{100 * TOLERANCE:.0f} percentage points"
 # How many strengths beyond the five are tried at most: stronger ones while the rule chooses the strongest one tried,
 # weaker ones while none satisfies it.
 MORE_STRENGTHS = 2
@@ -294,7 +295,7 @@ def restrict(
     check_names("paper", "method", methods, ["base", *METHODS_OF_SUITE])
     check_names("paper", "target", targets, [target.reward for target in TARGETS])
     if methods:
-        plan = replace(plan, waves=(tuple(name for name in methods if name != "base"),))
+        plan = replace(plan, waves=(tuple(name for name in dict.fromkeys(methods) if name != "base"),))
     if targets:
         by_reward = {target.reward: target for target in (*TARGETS, *plan.targets)}
         plan = replace(plan, targets=tuple(by_reward[reward] for reward in dict.fromkeys(targets)))

@@ -5,28 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
-from ..report import grid
 from ..report.plotting import Panel, Series, draw_panels, figure_bytes
-from .document import picture_bytes
-from .judge import real_moments
+from .judge import real_sample
 from .ledger import Row
-from .metrics import frechet_distance
+from .metrics import kernel_distance
 from .paper_lines import Line, mean_of
-from .paper_plan import TOLERANCE, Target
+from .paper_plan import POINTS, TOLERANCE, Target
 from .paper_suite import Runner
 from .statistics import Interval
 
 PROBABILITY = "probability of the right concept, by the judge"
-DISTANCE = "Fréchet distance to real emoji (lower is better)"
+DISTANCE = "kernel distance to real emoji (lower is better)"
 
 
 def plot_lines(target: Target, lines: Sequence[Line], title: str) -> bytes:
-    """Target reward against the judge's probability of the right concept, the Fréchet distance and the held-out
+    """Target reward against the judge's probability of the right concept, the kernel distance and the held-out
     reward, at the tested strengths."""
 
     def errors(interval: Interval) -> tuple[list[float], list[float]]:
@@ -40,33 +35,33 @@ def plot_lines(target: Target, lines: Sequence[Line], title: str) -> bytes:
 
     panels = [
         Panel(PROBABILITY, target.reward, {line.method: series(line, line.probability) for line in lines}),
-        Panel(DISTANCE, target.reward, {line.method: series(line, line.frechet) for line in lines}),
+        Panel(DISTANCE, target.reward, {line.method: series(line, line.distance) for line in lines}),
         Panel(f"held-out {target.heldout}", target.reward, {line.method: series(line, line.heldout) for line in lines}),
     ]
     return figure_bytes(draw_panels(panels, title))
 
 
-def frechet_of(rows: Sequence[Row]) -> float | None:
-    """Fréchet distance of rows to real emoji; None for fewer than two rows."""
+def distance_of(rows: Sequence[Row]) -> float | None:
+    """Kernel distance of rows to real emoji; None for fewer than two rows."""
     if len(rows) < 2:
         return None
-    return frechet_distance(torch.tensor([row["features"] for row in rows]), real_moments())
+    return kernel_distance(torch.tensor([row["features"] for row in rows]), real_sample())
 
 
 def plot_fronts(runner: Runner, target: Target, tried: dict[str, dict[float, list[Row]]]) -> bytes:
     """A line per method over its strengths in the tuning: target reward against the judge's probability of the right
-    concept, with the least one that the rule admits, and against the Fréchet distance."""
+    concept, with the least one that the rule admits, and against the kernel distance."""
     base = runner.rows("tuning", target, "base")
-    start, probability, distance = mean_of(base, "reward"), mean_of(base, "probability"), frechet_of(base)
+    start, probability, distance = mean_of(base, "reward"), mean_of(base, "probability"), distance_of(base)
     by_probability, by_distance = {"base": Series([probability], [start])}, {"base": Series([distance], [start])}
     for name, cells in tried.items():
         y = [mean_of(rows, "reward") for rows in cells.values()]
         circled = list(cells).index(runner.chosen_strength(target, name))
         by_probability[name] = Series([mean_of(rows, "probability") for rows in cells.values()], y, circled=circled)
-        by_distance[name] = Series([frechet_of(rows) for rows in cells.values()], y, circled=circled)
+        by_distance[name] = Series([distance_of(rows) for rows in cells.values()], y, circled=circled)
     heights = [y for series in by_probability.values() for y in series.y if y is not None]
     least = probability - TOLERANCE
-    guides = {f"base minus {TOLERANCE:.0%}": ([least, least], [min(heights), max(heights)])}
+    guides = {f"base minus {POINTS}": ([least, least], [min(heights), max(heights)])}
     panels = [
         Panel(PROBABILITY, target.reward, by_probability, guides=guides),
         Panel(DISTANCE, target.reward, by_distance),
@@ -74,16 +69,11 @@ def plot_fronts(runner: Runner, target: Target, tried: dict[str, dict[float, lis
     return figure_bytes(draw_panels(panels, f"{target.reward}: every strength tried, n = {len(base)} images each"))
 
 
-def load_image(file: Path) -> Tensor:
-    """An image file as (3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).float() / 255
-
-
-def image_grid(out: Path, lines: Sequence[Line]) -> bytes:
-    """The first eight images of each method, at full size."""
+def image_files(out: Path, lines: Sequence[Line]) -> list[tuple[str, list[Path]]]:
+    """A label and the files of the first eight images of each method."""
     rows = []
     for line in lines:
         first = sorted(line.rows, key=lambda row: (row["seed"], row["prompt"]))[:8]
-        images = [load_image(out / "pictures" / row["picture"]) for row in first]
-        rows.append((f"{line.method} {line.strength}  {line.reward.value:.3g}", images))
-    return picture_bytes(grid(rows, scale=1))
+        files = [out / "pictures" / row["picture"] for row in first]
+        rows.append((f"{line.method} {line.strength}  {line.reward.value:.3g}", files))
+    return rows

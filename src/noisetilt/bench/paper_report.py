@@ -10,25 +10,26 @@ from typing import Any
 from .document import Document
 from .ledger import Row
 from .paper_lines import Line, lines_of, mean_of, verdicts
-from .paper_plan import METHODS_OF_SUITE, TOLERANCE, Target
-from .paper_plots import frechet_of, image_grid, plot_fronts, plot_lines
+from .paper_plan import METHODS_OF_SUITE, POINTS, Target
+from .paper_plots import distance_of, image_files, plot_fronts, plot_lines
 from .paper_suite import Runner
 from .paper_verdict import GOALS, findings, summary
 
 HEADER = (
-    "method,strength,n,calls,reward,gain,probability,named right,style 3d,held-out {0},held-out alignment,Fréchet,"
-    "precision,recall,Vendi,roughness,p,rejected,s/image,CPU s/image,MB"
+    "method,strength,n,calls,reward,gain,probability,named right,style 3d,held-out {0},held-out alignment,"
+    "kernel distance,precision,recall,Vendi,roughness,p,rejected,s/image,CPU s/image,MB"
 )
 RULE = (
     "Rule of fairness: the strength of a method is the one with the highest mean target reward on the tuning prompts "
-    "among those where the mean probability that the judge gives the right concept, of 1 406, is at most "
-    f"{TOLERANCE:.0%} below base's, at the same prompts and seeds. Right is the prompt's concept, or the one that the "
-    "target asks for; 'named right' are the images where it has the highest probability. No method optimises the "
-    "judge. Searches are tuned with {0} calls; a method with a search around it has the strength of the method alone. "
-    "'gain' is the difference to base at the same prompts and seeds; brackets are 95 % "
-    "bootstrap intervals. 'calls' are counted by a hook on the network. 'style 3d' is the fraction of images whose "
-    "style the judge calls 3d. Fréchet distance, precision and recall are against 3 000 real emoji by the judge's "
-    "features and biased by the number of images: compare them only at equal n. 'p' is the median p-value for white "
+    f"among those where the mean probability that the judge gives the right concept, of 1 406, is at most {POINTS} "
+    "below base's, at the same prompts and seeds. Right is the prompt's concept, or the one that the target asks for; "
+    "'named right' are the images where it has the highest probability. No method optimises the judge. Searches are "
+    "tuned with {0} calls; a method with a search around it has the strength of the method alone. 'gain' is the "
+    "difference to base at the same prompts and seeds; brackets are 95 % bootstrap intervals, in which the images of a "
+    "concept are drawn together. 'calls' are counted by a hook on the network. 'style 3d' is the fraction of images "
+    "whose style the judge calls 3d. Kernel distance (KID), precision and recall are against 3 000 real emoji by the "
+    "judge's features; images of a few concepts are far from all emoji, so compare them with base. Precision, recall "
+    "and Vendi depend on the number of images: compare them only at equal n. 'p' is the median p-value for white "
     "Gaussian injected noise, 'rejected' the fraction of images where it is below 1 %. 's/image' is wall-clock time, "
     "'CPU s/image' processor time. MB is the peak memory."
 )
@@ -78,6 +79,11 @@ def write(out: Path, runner: Runner) -> Document:
                 lines = lines_of(runner, target, searches, constrained)
                 if lines:
                     _section(document, out, target, plan.budgets[searches], lines, constrained)
+        measured = runner.measured_images(target)
+        if 2 <= measured < plan.images:
+            document.text(
+                f"Base and a method are measured for {measured} test images: --report --images {measured} has them."
+            )
     document.write(out)
     return document
 
@@ -99,10 +105,11 @@ def _section(
     stem = f"{_stem(target)}-{budget}" + ("" if constrained else "-free")
     title = f"{target.reward}, {budget} calls per image, " + ("by the rule" if constrained else "without the rule")
     document.heading(title, 3)
-    document.items(verdicts(target, lines, constrained))
+    document.items(verdicts(target, lines))
     document.table(HEADER.format(target.heldout).split(","), [_table_row(line) for line in lines])
     document.picture(f"{stem}.png", plot_lines(target, lines, title), "Bars are 95 % intervals.")
-    document.picture(f"{stem}-pictures.png", image_grid(out, lines), "All rows have the same prompts and seeds.")
+    caption = "All rows have the same prompts and seeds."
+    document.images(f"{stem}-pictures.png", image_files(out, lines), caption, scale=1)
 
 
 def _table_row(line: Line) -> list[Any]:
@@ -119,7 +126,7 @@ def _table_row(line: Line) -> list[Any]:
         sum(styles) / len(styles),
         str(line.heldout),
         line.alignment,
-        line.frechet,
+        line.distance,
         line.precision,
         line.recall,
         line.vendi,
@@ -139,7 +146,7 @@ def _fronts(document: Document, runner: Runner, target: Target) -> None:
     if not (tried and base):
         return
     document.heading("Every strength tried", 3)
-    header = ["method", "strength", "n", "reward", "probability", "named right", "held-out", "Fréchet", "rule"]
+    header = ["method", "strength", "n", "reward", "probability", "named right", "held-out", "kernel distance", "rule"]
     rows: list[list[Any]] = [["base", "", *_figures(base), ""]]
     for name, cells in tried.items():
         admissible, chosen = runner.admissible_strengths(target, name), runner.chosen_strength(target, name)
@@ -159,7 +166,7 @@ def _tuned_names(runner: Runner, target: Target) -> list[str]:
 
 def _figures(rows: Sequence[Row]) -> list[Any]:
     means = (mean_of(rows, field) for field in ("reward", "probability", "named", "heldout"))
-    return [len(rows), *means, frechet_of(rows)]
+    return [len(rows), *means, distance_of(rows)]
 
 
 def _stem(target: Target) -> str:

@@ -56,13 +56,14 @@ class Runner:
     Args:
         out: folder of the run.
         plan: what is measured.
-        model: emoji128 if None; a FluxModel.
+        model: emoji128 if None; a FluxModel. Only measuring needs it.
         measure: False only reads the rows measured so far.
     """
 
     def __init__(self, out: Path, plan: Plan, model: Any = None, measure: bool = True) -> None:
         self.plan, self.out = plan, out
-        self.model = load(MODEL) if model is None else model
+        self.model = load(MODEL) if model is None and measure else model
+        self.measures = measure
         self.on_cpu = torch.device(getattr(self.model, "device", "cpu")).type == "cpu"
         settings: dict[str, Any] = {"suite": "paper", "noisetilt": __version__, "weights": weights_digest(MODEL)}
         settings |= {"budgets": plan.budgets, "tuning_budgets": plan.tuning_budgets}
@@ -169,6 +170,27 @@ class Runner:
         fields |= {"stage": stage, "target": target.reward, "budget": self.budget(name, stage), "method": name}
         return [row for row in self.ledger.where(**fields) if (row["prompt"], row["seed"]) in pairs]
 
+    def measured_images(self, target: Target, name: str | None = None) -> int:
+        """The largest number of test images that base and a method have, at one strength of the method.
+
+        Args:
+            target: the target.
+            name: the method; None: any of the plan.
+        """
+        pairs: dict[tuple[str, float | None], set[tuple[str, int]]] = {}
+        names = {"base", *(self.methods(target) if name is None else [name])}
+        for row in self.ledger.where(stage="test", target=target.reward):
+            if row["method"] in names:
+                pairs.setdefault((row["method"], row["value"]), set()).add((row["prompt"], row["seed"]))
+
+        def first(found: set[tuple[str, int]]) -> int:
+            """How many of the plan's pairs are measured, from the first one on without a gap."""
+            wanted = prompt_seeds(target, True, len(found))
+            return next((number for number, pair in enumerate(wanted) if pair not in found), len(wanted))
+
+        base = first(pairs.pop(("base", None), set()))
+        return base if name == "base" else min(base, max(map(first, pairs.values()), default=0))
+
     def tuning_rows(self, target: Target, name: str) -> dict[float, list[Row]]:
         """The tuning rows of each strength of a method that is measured for all prompts and seeds."""
         name, count = self.tuned_method(name), self.plan.tuning_images
@@ -195,12 +217,20 @@ class Runner:
         """Standard deviation of the target reward over base's images of the tuning prompts.
 
         The rows of methods hold the one that they were measured with, and further rows are measured with the same. Rows
-        of earlier versions do not hold it; it is that of base's images that were measured before them.
+        of earlier versions do not hold it; it is about that of base's images that were measured before them, which is
+        not exact enough to measure more.
 
         Raises:
-            ValueError: if the rows were measured with different ones.
+            ValueError: if the rows were measured with different ones, or rows do not hold it and more are measured.
         """
         rows = self.ledger.where(target=target.reward)
+        lacking = sum(row["method"] != "base" and "reward_std" not in row for row in rows)
+        if lacking and self.measures:
+            raise ValueError(
+                f"{self.out} has {lacking} rows of guided images of {target.reward} without reward_std, the deviation "
+                "that their rewards were divided by, so further images cannot be measured alike; choose another --out, "
+                "or --report to read these rows"
+            )
         stored = [row["reward_std"] for row in rows if "reward_std" in row]
         if stored and max(stored) > (1 + SAME_SCALE) * min(stored):
             raise ValueError(

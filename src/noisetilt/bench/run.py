@@ -32,7 +32,8 @@ def bench(
         methods: run only these methods, and base.
         targets: run only these target rewards; for the suites paper and one-step.
         measure: False only writes the report, which is safe while another process measures; for the same suites.
-        images: images per method and strength, instead of 64 in the test and 32 in the tuning; for the same suites.
+        images: images per method and strength, instead of 64 in the test and 32 in the tuning; for the same suites. A
+            report without it has as many as base has for one of the targets.
     Returns:
         The path of the HTML report.
     Raises:
@@ -54,7 +55,7 @@ def bench(
     with locked(out) if measure else contextlib.nullcontext(), Interrupts(unit=""):
         if suite == "paper":
             plan = paper_plan.restrict(paper_plan.QUICK if quick else paper_plan.Plan(), methods, targets, images)
-            _paper(out, plan, measure)
+            _paper(out, plan, measure, given=images is not None)
         elif suite == "one-step":
             _one_step(out, quick, methods, targets, images, measure)
         else:
@@ -72,10 +73,13 @@ def _exact(out: Path, quick: bool, methods: Sequence[str] | None) -> None:
         exact_report.write(out, exact)
 
 
-def _paper(out: Path, plan: paper_plan.Plan, measure: bool) -> None:
+def _paper(out: Path, plan: paper_plan.Plan, measure: bool, given: bool) -> None:
     from . import paper_report, paper_suite
 
     runner = paper_suite.Runner(out, plan, measure=measure)
+    if not measure and not given:
+        most = max(runner.measured_images(target, "base") for target in plan.targets)
+        runner.plan = paper_plan.restrict(plan, images=most) if most >= 2 else plan
     try:
         if measure:
             runner.run()

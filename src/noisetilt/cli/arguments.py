@@ -314,7 +314,9 @@ def _add_bench(commands: Any) -> None:
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="run only these methods, and base")
     parser.add_argument("--targets", nargs="+", metavar="REWARD", help="run only these target rewards (not for exact)")
     parser.add_argument("--images", type=int, help="images per method and strength (default: 64; not for exact)")
-    parser.add_argument("--report", action="store_true", help="only write the report of the rows measured so far")
+    parser.add_argument(
+        "--report", action="store_true", help="only write the report of the rows measured so far (not for exact)"
+    )
     parser.add_argument("--out", type=Path, help="folder of the run (default: out/bench-SUITE, or -SUITE-quick)")
 
 

@@ -1,0 +1,89 @@
+"""The recipe of inverse problems on made-up images: other numbers of tuning images, and a run that was interrupted."""
+
+import importlib.util
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture
+def recipe():
+    """The module; the modules of the recipes that it imports are removed again, whose names others have too."""
+    before, paths = dict(sys.modules), list(sys.path)
+    for name in ("measure", "stored", "real_images", "captions", "training"):
+        sys.modules.pop(name, None)
+    spec = importlib.util.spec_from_file_location("inverse_measure", RECIPES / "inverse" / "measure.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.path[:] = paths
+    for name in set(sys.modules) - set(before):
+        if str(RECIPES) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+    sys.modules.update(before)
+
+
+@pytest.fixture
+def run(recipe, monkeypatch, tmp_path):
+    """Runs the recipe with gray images, of which number n has n/100."""
+    seen = []
+
+    def real_images(build, count, side, known):
+        names = [f"concept{number}" for number in range(count)]
+        images = torch.arange(count).reshape(-1, 1, 1, 1).expand(-1, 3, 16, 16) / 100
+        return recipe.RealImages(images, names, ["3d"] * count, dict(zip(names, range(count), strict=True)))
+
+    def reconstruct(model, name, strength, operator, real, seeds):
+        assert len(seeds) == len(real.labels)
+        seen.append((name, strength, real.prompts))
+        return real.images + 0.1, list(real.images), 1.0
+
+    model = SimpleNamespace(decode=lambda x: torch.zeros(1, 3, 16, 16), shape=(4, 2, 2))
+    monkeypatch.setattr(recipe.noisetilt, "load", lambda name: model)
+    monkeypatch.setattr(recipe, "read_real_images", real_images)
+    monkeypatch.setattr(recipe, "reconstruct", reconstruct)
+    monkeypatch.setattr(recipe, "Judge", lambda *_: lambda images, labels, styles: ([True] * len(labels),) * 2)
+
+    def measure(tuning, n=4):
+        seen.clear()
+        out = tmp_path / "measured.jsonl"
+        options = Namespace(build=None, judge=None, out=out, methods=["base", "psld"], tasks=["deblurring"])
+        vars(options).update(tuning=tuning, n=n, batch=2)
+        recipe.measure(options, recipe.Rows(out))
+        return [json.loads(line) for line in out.read_text().splitlines()]
+
+    return SimpleNamespace(
+        measure=measure, seen=seen, out=tmp_path / "measured.jsonl", show=recipe.show, rows=recipe.Rows
+    )
+
+
+def test_tests_start_after_the_tuning_images(run):
+    rows = run.measure(tuning=3)
+    assert {len(prompts) for name, strength, prompts in run.seen[:4]} == {3}
+    assert [row["prompt"] for row in rows if row["stage"] == "test" and row["method"] == "base"] == [
+        f"concept{number} 3d" for number in range(3, 7)
+    ]
+
+
+def test_tuning_with_another_number_of_images_is_another_tuning(run):
+    run.measure(tuning=2)
+    rows = run.measure(tuning=3)
+    tuned = [len(row["psnr"]) for row in rows if row["stage"] == "tune"]
+    assert sorted(tuned) == [2] * 4 + [3] * 4
+    assert len([row for row in rows if row["stage"] == "test"]) == 2 * 8  # other test images
+
+
+def test_an_interrupted_run_is_continued_without_repeating_rows(run):
+    rows = run.measure(tuning=2)
+    assert "concept among five" in run.show(run.rows(run.out))
+    run.out.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))  # one image of a batch is lost
+    assert run.measure(tuning=2) == rows
+    run.measure(tuning=2)
+    assert not run.seen
