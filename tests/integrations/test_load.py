@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import threading
 
 import diffusers
 import pytest
 import torch
-from tiny_pipelines import SIZE, build
+from tiny_pipelines import SIZE, build, flux
 
 from noisetilt import align, load, optimize, rewards, sample
 from noisetilt.batch import run_batch
@@ -83,6 +84,55 @@ def test_the_native_loop_and_the_pipelines_own_agree():
     assert results[0].images.shape == (1, 3, 64, 96)
     assert torch.allclose(results[0].images, results[1].images, atol=2e-3)
     assert native.words == own.words
+
+
+@pytest.mark.parametrize("guidance_input, default", [(True, 3.5), (False, 1.0)])
+def test_a_flux_folder_has_the_guidance_of_its_pipeline(guidance_input, default, tmp_path):
+    """FLUX.1-dev has a guidance input, FLUX.1-schnell none and no classifier-free guidance either."""
+    torch.manual_seed(0)
+    flux(guidance=guidance_input).save_pretrained(tmp_path)
+    native, own = (load(tmp_path, checkpointing=checkpointing, **SIDES) for checkpointing in (False, True))
+    assert isinstance(native, FluxModel) and isinstance(own, PipelineModel)
+    for guidance in (None, 2.0, None):
+        for model in (native, own):
+            model.set_guidance(guidance)
+            assert model.guidance == (default if guidance is None else guidance)
+        images = [sample(model, PROMPT, None, "base", steps=2, seeds=[0]).images for model in (native, own)]
+        assert torch.allclose(*images, atol=1e-4)
+
+
+def test_a_copy_of_emoji128_has_its_guidance(tmp_path):
+    """Without options, with an option of pipelines, and from a copy of its folder; with other weights it has not."""
+    folder = shutil.copytree(EMOJI128, tmp_path / "copy")
+    for name, options in [("emoji128", {}), ("emoji128", {"checkpointing": True}), (folder, {"device": "cpu"})]:
+        model = load(name, guidance=2.0, **options)
+        model.set_guidance(None)
+        assert model.guidance == load(name, **options).guidance == 3.0
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+    assert load(folder, device="cpu").guidance == 3.5
+
+
+@pytest.mark.parametrize("guidance", [float("nan"), float("inf"), "x", True, [3.0]])
+@pytest.mark.parametrize("options", [{}, {"checkpointing": True}])
+def test_a_guidance_that_is_no_finite_number_is_refused(guidance, options):
+    message = re.escape(f"guidance = {guidance!r} must be a finite number; 1 is no guidance")
+    with pytest.raises(ValueError, match=message):
+        load("emoji128", guidance=guidance, **options)
+    model = load("emoji128", **options)
+    with pytest.raises(ValueError, match=message):
+        model.set_guidance(guidance)
+    assert model.guidance == 3.0
+
+
+@pytest.mark.parametrize("options", [{}, {"checkpointing": True}])
+def test_a_guidance_that_emoji128_was_not_trained_for_has_a_warning(options, recwarn):
+    model = load("emoji128", guidance=5.0, **options)
+    model.set_guidance(1)
+    assert not [one for one in recwarn if "guidance" in str(one.message)]
+    for guidance in (0.5, 7.5):
+        with pytest.warns(UserWarning, match=f"guidance = {guidance} is outside the range .* 1 to 5; its default is 3"):
+            model.set_guidance(guidance)
 
 
 def test_every_step_is_reported(folders):

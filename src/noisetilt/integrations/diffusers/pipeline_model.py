@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...methods import Method, find_method
+from ...models.guidance import TrainedGuidance, check_guidance_scale
 from ...models.prompts import check_prompts, is_word_level, known_words
 from ...path import Path
 from ...path.grids import check_steps
@@ -33,17 +34,19 @@ class PipelineModel:
 
     Args:
         pipe: a pipeline that makes images or videos from prompts, of a class that `align` supports.
-        guidance: the guidance scale; the pipeline's own default if None.
+        guidance: the guidance scale, a finite number; the default of `trained`, or else of the pipeline, if None.
         device: where it computes.
         height, width: of the images, in pixels; the pipeline's own defaults if None.
         checkpointing: whether gradients use gradient checkpointing.
         offload: how the pipeline was placed, for the advice when memory runs out.
         frames: number of frames of a video; the pipeline's own default if None.
+        trained: the guidance scales that the network was trained for, if they are known.
     Attributes:
         steps: the pipeline's own default number of steps.
         path: of the pipeline's scheduler.
     Raises:
-        ValueError: if `align` does not support the class, or it needs an input image.
+        ValueError: if `align` does not support the class, it needs an input image, or the guidance is not a finite
+            number.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class PipelineModel:
         checkpointing: bool = False,
         offload: str = "none",
         frames: int | None = None,
+        trained: TrainedGuidance | None = None,
     ) -> None:
         name, self._parameters = type(pipe).__name__, inspect.signature(type(pipe).__call__).parameters
         _check_parameters(name, self._parameters)
@@ -64,19 +68,22 @@ class PipelineModel:
         self.checkpointing, self.offload, self.frames = checkpointing, offload, frames
         if frames is not None and "num_frames" not in self._parameters:
             raise ValueError(f"frames = {frames} is for video pipelines and {name} makes images; leave it out")
-        self._guidance_name = self._find_guidance_name()
+        self._guidance_name, self._trained = self._find_guidance_name(), trained
         self.set_guidance(guidance)
         self.steps: int = self._default("num_inference_steps") or 25
 
     def set_guidance(self, guidance: float | None) -> None:
-        """Replaces the guidance scale; None is the pipeline's own default.
+        """Replaces the guidance scale; None is the default.
 
         Raises:
-            ValueError: if the pipeline has no guidance scale.
+            ValueError: if the pipeline has no guidance scale, or it is not a finite number.
         """
-        if guidance is not None and self._guidance_name is None:
-            raise ValueError(f"{type(self.pipe).__name__} has no guidance scale; leave guidance out")
-        self.guidance = self._default(self._guidance_name) if guidance is None else guidance
+        if guidance is not None:
+            if self._guidance_name is None:
+                raise ValueError(f"{type(self.pipe).__name__} has no guidance scale; leave guidance out")
+            self.guidance = check_guidance_scale(guidance, self._trained)
+        else:
+            self.guidance = self._default(self._guidance_name) if self._trained is None else self._trained.default
 
     @property
     def words(self) -> list[str]:
