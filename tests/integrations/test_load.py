@@ -113,6 +113,24 @@ def test_a_copy_of_emoji128_has_its_guidance(tmp_path):
     assert load(folder, device="cpu").guidance == 3.5
 
 
+@pytest.mark.parametrize("options", [{}, {"height": 128, "width": 128}, {"checkpointing": True}])
+def test_emoji128_computes_on_the_cpu_in_float32_unless_asked_otherwise(options, monkeypatch):
+    """On a machine with a GPU too, and whether it is loaded as a pipeline or not."""
+    monkeypatch.setattr("noisetilt.integrations.load.default_device", lambda: "cuda")
+    model = load("emoji128", **options)
+    assert model.device == "cpu" and model.pipe.transformer.dtype == torch.float32
+    assert load("emoji128", dtype="bf16", **options).pipe.transformer.dtype == torch.bfloat16
+
+
+def test_emoji128_on_a_gpu_computes_in_float32(monkeypatch):
+    """Whether it is loaded as a pipeline or not."""
+    found = []
+    monkeypatch.setattr("noisetilt.integrations.load.check_device", lambda device: None)
+    monkeypatch.setattr("noisetilt.integrations.load._load_pipeline", lambda *arguments, **_: found.append(arguments))
+    load("emoji128", device="cuda", height=128, width=128)
+    assert found[0][1:3] == ("cuda", torch.float32)
+
+
 @pytest.mark.parametrize("guidance", [float("nan"), float("inf"), "x", True, [3.0]])
 @pytest.mark.parametrize("options", [{}, {"checkpointing": True}])
 def test_a_guidance_that_is_no_finite_number_is_refused(guidance, options):

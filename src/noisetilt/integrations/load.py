@@ -33,8 +33,10 @@ def load(
 
     Args:
         name: one of MODELS; the folder of a diffusers pipeline, as `save_pretrained` writes it; or a hub id.
-        device: torch device. By default the GPU for a pipeline, if there is one; otherwise the CPU.
-        dtype: torch dtype, or its name, of the networks. By default bfloat16 for a pipeline on a GPU, else float32.
+        device: torch device. By default the CPU for one of MODELS without `offload`, and for a pipeline, or with
+            `offload`, the GPU, if there is one.
+        dtype: torch dtype, or its name, of the networks. By default bfloat16 for a pipeline on a GPU that is not one of
+            MODELS, else float32.
         guidance: classifier-free guidance scale, a finite number. By default the model's own: 3 for emoji128, also from
             a copy of its folder; that of the pipeline's call for others, such as 3.5 for FLUX.1-dev and 1 (none) for
             FLUX.1-schnell, whose network has no guidance input. There is a warning if emoji128 was not trained for it.
@@ -71,10 +73,13 @@ def load(
     if (height is None) != (width is None):
         # Stable Diffusion ignores one without the other.
         raise ValueError(f"height = {height} and width = {width} must be given together; give both, or neither")
-    device = default_device() if device is None else device
+    if device is None:
+        device = "cpu" if name in MODELS and offload in (None, "none") else default_device()
     check_device(device)
     import torch
 
+    if name in MODELS and dtype is None:
+        dtype = torch.float32
 
     # Tensors made in inference mode have no gradients.
     with torch.inference_mode(False):
