@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 import warnings
 
 import numpy as np
@@ -691,3 +692,25 @@ def test_a_prompt_longer_than_the_text_encoder_reads_warns_of_what_is_cut(name, 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         reward(images, ["a red fox"])
+
+
+def test_threads_may_share_a_reward(folders):
+    """Tokenizers keep padding and truncation as state, which a thread would change while another one tokenises."""
+    reward, images = load("imagereward", folders), torch.rand(1, 3, 16, 16)
+    texts = ["a red fox", "the blue cat in the snow", "red red fox", "cat"]
+    expected, wrong = [reward(images, [text]) for text in texts], []
+
+    def evaluate(text, value):
+        for _ in range(30):
+            try:
+                if not torch.allclose(reward(images, [text]), value, atol=1e-5):
+                    wrong.append(text)
+            except Exception as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=evaluate, args=pair) for pair in zip(texts, expected, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
