@@ -193,6 +193,18 @@ def test_a_time_grid_does_not_change_the_scheduler_of_the_pipeline():
     assert len(model.path.grid(5)) == 6 and torch.equal(model.pipe.scheduler.sigmas, before)
 
 
+def test_prompts_are_read_as_emoji128_reads_them():
+    """Also in the pipeline's own loop; checking them does not change the tokenizer that the loop uses."""
+    model = load("emoji128", checkpointing=True)
+    images = [sample(model, prompt, None, "base", steps=1, seeds=[0]).images for prompt in ("cat 3d", "cat 3-D")]
+    assert torch.equal(*images)
+    model.pipe.tokenizer("cat", padding="max_length", truncation=True, max_length=9)
+    for prompt, message in [("!!!", "has no word"), ("<eos> cat", "has '<eos>'"), ("smilng", "'smilng'.*smiling")]:
+        with pytest.raises(ValueError, match=message):
+            model.check([prompt], "base", None, 1.0)
+    assert model.pipe.tokenizer._tokenizer.padding["length"] == 9
+
+
 def test_options_reach_the_pipeline(folders):
     model = load(folders("sd"), dtype="bf16", guidance=2.5, height=24, width=32)
     assert model.pipe.unet.dtype == torch.bfloat16 and model.steps == 50

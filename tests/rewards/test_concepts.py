@@ -93,8 +93,9 @@ def test_a_concept_by_its_emoji_or_its_words_in_any_order():
 
 def test_style_words_and_stop_words_do_not_count_for_alignment(images):
     reward = rewards.load("alignment")
-    plain, styled = (reward(images[:2], [p] * 2) for p in ("cat face", "a cat face in 3d style"))
-    torch.testing.assert_close(plain, styled)
+    plain, *styled = (reward(images[:2], [p] * 2) for p in ("cat face", "a cat face in 3d style", "3-D cat face"))
+    for values in styled:
+        torch.testing.assert_close(plain, values)
 
 
 def test_plurals_and_emoji_are_words():
@@ -159,6 +160,8 @@ def test_a_wrong_number_of_prompts_is_refused(prompts, images):
     [
         ("concept:tigr", "no concept 'tigr'; nearest names: .*tiger"),
         ("concept:", "no concept ''"),
+        ("concept:👍🏽", "no concept '👍🏽'; nearest names: thumbs up$"),
+        ("concept:🧑🏽‍🚒", "nearest names: firefighter$"),
         ("classifier:imagenet:teapott", "no label 'teapott'; nearest labels: teapot"),
         ("classifier:imagenet:1000", "no label '1000'"),
     ],
@@ -172,6 +175,12 @@ def test_prompts_of_unknown_words_or_style_alone_are_refused(images):
     reward = rewards.load("alignment")
     with pytest.raises(ValueError, match="does not know the word 'xylograph'"):
         reward(images[:1], ["xylograph"])
+    with pytest.raises(ValueError, match="the word 'kat' of .*: at, skate, cat, hat$"):
+        reward(images[:1], ["kat face"])
+    with pytest.raises(ValueError, match="the word 'café' of .*: cafe, "):
+        reward(images[:1], ["café"])
+    with pytest.raises(ValueError, match="the word '👍🏽' of .*: 👍$"):
+        reward(images[:1], ["👍🏽"])
     with pytest.raises(ValueError, match="names no content"):
         reward(images[:1], ["twemoji"])
 

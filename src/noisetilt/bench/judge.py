@@ -19,11 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..rewards.checksums import read_verified
-from ..rewards.scorers.concepts import concepts
 from ..rewards.scorers.images import prepared
 from ..rewards.scorers.network import BACKBONES, WIDTH, ScorerNetwork, StyleNetwork
 from ..rewards.scorers.pretrained import one_per_device
-from ..rewards.scorers.words import STYLES
+from ..rewards.scorers.words import STYLES, concepts
 from .metrics import Moments
 
 WEIGHTS = Path(str(resources.files(__package__))) / "weights"

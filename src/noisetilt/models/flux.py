@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +22,13 @@ from .denoiser import Denoiser
 from .guidance import TrainedGuidance, check_guidance_scale, flux_guidance
 from .latents import decode_shifted, encode_shifted, pack_flux, unpack_flux
 from .pixels import clamp_unit
-from .prompts import check_prompts, is_word_level, known_words
+from .prompts import PromptReader, is_word_level
 
 EMOJI128, TURBO = (Path(__file__).with_name(name) for name in ("emoji128", "emoji128-turbo"))
 # As its model card says; the pipeline's own default is that of FLUX.1-dev.
 EMOJI128_GUIDANCE = TrainedGuidance(default=3.0, lowest=1.0, highest=5.0)
+# Tokenizers keep padding and truncation as state, which `encode_prompt` sets.
+_ENCODING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ class FluxModel:
         self.pipe, self.device, self.dtype, self.steps = pipe, device, dtype, steps
         self._trained, self.fixed_guidance = trained, False
         self.set_guidance(guidance)
+        # Of the two tokenizers, the first has the more special tokens.
+        self._reader = PromptReader(pipe.tokenizer) if is_word_level(pipe.tokenizer_2) else None
         for part in pipe.components.values():
             if isinstance(part, nn.Module):
                 # diffusers warns of every cast, also of one to the dtype that the part has.
@@ -132,16 +137,17 @@ class FluxModel:
     @property
     def words(self) -> list[str]:
         """All words, style names and emoji that prompts may have; empty if prompts are free text."""
-        return known_words(self.pipe.tokenizer_2) if is_word_level(self.pipe.tokenizer_2) else []
+        return [] if self._reader is None else list(self._reader.words)
 
     def _encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(sequence (prompt, token, width), pooled (prompt, width))."""
-        sequence, pooled, _ = self.pipe.encode_prompt(
-            list(prompts),
-            prompt_2=None,
-            device=self.device,
-            max_sequence_length=min(512, self.pipe.tokenizer_2.model_max_length),
-        )
+        with _ENCODING:
+            sequence, pooled, _ = self.pipe.encode_prompt(
+                list(prompts),
+                prompt_2=None,
+                device=self.device,
+                max_sequence_length=min(512, self.pipe.tokenizer_2.model_max_length),
+            )
         return sequence, pooled
 
     @torch.no_grad()
@@ -149,10 +155,10 @@ class FluxModel:
         """x̂_0 for these prompts, whose text is encoded once.
 
         Raises:
-            ValueError: if the tokenizers know whole words only, and a prompt has an unknown word or too many.
+            ValueError: if the tokenizers know whole words only, and a prompt has an unknown word, none or too many.
         """
-        if is_word_level(self.pipe.tokenizer_2):
-            check_prompts(self.pipe.tokenizer, prompts)  # which has the more special tokens
+        if self._reader is not None:
+            prompts = self._reader.read(prompts)
         text = self._encode(prompts)
         if self.pipe.transformer.config.guidance_embeds or self.guidance == 1.0:
             return Denoiser(self.path, self._conditional(text), "velocity")

@@ -25,13 +25,14 @@ def check_guidance_scale(guidance: Any, trained: TrainedGuidance | None = None) 
     """
     if isinstance(guidance, bool) or not isinstance(guidance, Real) or not math.isfinite(guidance):
         raise ValueError(f"guidance = {guidance!r} must be a finite number; 1 is no guidance")
-    if trained is not None and not trained.lowest <= guidance <= trained.highest:
+    scale = float(guidance)
+    if trained is not None and not trained.lowest <= scale <= trained.highest:
         warnings.warn(
-            f"guidance = {guidance:g} is outside the range that the model was trained for, {trained.lowest:g} to "
+            f"guidance = {scale:g} is outside the range that the model was trained for, {trained.lowest:g} to "
             f"{trained.highest:g}; its default is {trained.default:g}",
             stacklevel=3,
         )
-    return float(guidance)
+    return scale
 
 
 def flux_guidance(pipe: Any) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...methods import Method, find_method
 from ...models.guidance import TrainedGuidance, check_guidance_scale
-from ...models.prompts import check_prompts, is_word_level, known_words
+from ...models.prompts import PromptReader, is_word_level
 from ...path import Path
 from ...path.grids import check_steps
 from ...rewards.reward import RewardFunction
@@ -65,6 +65,8 @@ class PipelineModel:
         _check_parameters(name, self._parameters)
         align(pipe, None, "base")  # raises for classes that it does not support
         self.pipe, self.device, self.height, self.width = pipe, device, height, width
+        tokenizer = getattr(pipe, "tokenizer", None)
+        self._reader = PromptReader(tokenizer) if is_word_level(tokenizer) else None
         self.checkpointing, self.offload, self.frames = checkpointing, offload, frames
         if frames is not None and "num_frames" not in self._parameters:
             raise ValueError(f"frames = {frames} is for video pipelines and {name} makes images; leave it out")
@@ -88,8 +90,7 @@ class PipelineModel:
     @property
     def words(self) -> list[str]:
         """All words that prompts may have, if the tokenizer knows whole words only; otherwise empty."""
-        tokenizer = getattr(self.pipe, "tokenizer", None)
-        return known_words(tokenizer) if is_word_level(tokenizer) else []
+        return [] if self._reader is None else list(self._reader.words)
 
     @property
     def path(self) -> Path:
@@ -112,13 +113,13 @@ class PipelineModel:
 
         Raises:
             ValueError: if the method cannot follow the reward or needs noise that eta = 0 does not inject, or if a
-                word-level tokenizer does not know a word of a prompt.
+                word-level tokenizer does not represent a prompt completely.
         """
         method = find_method(method)
         align(self.pipe, reward, method, eta)
         Engine(method, self.path, (2,), [0], eta)
-        if self.words:
-            check_prompts(self.pipe.tokenizer, prompts)
+        if self._reader is not None:
+            self._reader.read(prompts)
 
     def arguments(self, steps: int) -> dict[str, Any]:
         """The arguments of the pipeline's call, without prompts."""
@@ -174,6 +175,8 @@ class PipelineModel:
         seeds = as_seeds(seeds, prompts)
         steps = check_steps(self.steps if steps is None else steps)
         self.check(prompts, method, reward, eta)
+        if self._reader is not None:
+            prompts = self._reader.read(prompts)
         aligned = align(
             self.pipe,
             reward,
