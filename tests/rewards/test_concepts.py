@@ -149,6 +149,23 @@ for name in ("alignment", "concept:cat face", "style:3d", "classifier:imagenet:t
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_rewards_first_evaluated_under_autocast_compute_in_float32():
+    """There and afterwards; in a process of its own, because networks and texts are kept in a process."""
+    code = """
+import torch
+from noisetilt import rewards
+
+for name in ("alignment", "concept:cat face", "style:3d", "classifier:imagenet:teapot"):
+    reward, images = rewards.load(name), torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = reward(images.requires_grad_(), ["cat face"])
+    outside = reward(images, ["cat face"])
+    outside.sum().backward()
+    assert inside.dtype == torch.float32 and torch.allclose(inside, outside, atol=1e-5), name
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 @pytest.mark.parametrize("prompts", [["cat"], "cat"])
 def test_a_wrong_number_of_prompts_is_refused(prompts, images):
     with pytest.raises(ValueError, match="one prompt per image"):

@@ -714,3 +714,12 @@ def test_threads_may_share_a_reward(folders):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_an_evaluation_under_autocast_does_not_change_later_ones(folders):
+    """Text embeddings are cached."""
+    reward, images = rewards.load("clipscore", path=folders[0]["clipscore"]), torch.rand(1, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        reward(images, ["a red fox"])
+    fresh = rewards.load("clipscore", path=folders[0]["clipscore"])
+    assert torch.equal(reward(images, ["a red fox"]), fresh(images, ["a red fox"]))

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..rewards.checksums import read_verified
-from ..rewards.scorers.images import prepared
+from ..rewards.scorers.images import in_float32, prepared
 from ..rewards.scorers.network import BACKBONES, WIDTH, ScorerNetwork, StyleNetwork
 from ..rewards.scorers.pretrained import one_per_device
 from ..rewards.scorers.words import STYLES, concepts
@@ -68,6 +68,7 @@ class Judgement(NamedTuple):
     features: Tensor
 
 
+@in_float32
 @torch.no_grad()
 def evaluate(images: Tensor, batch: int = 32) -> Judgement:
     """The judge's logits and features.

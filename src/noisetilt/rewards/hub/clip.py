@@ -95,10 +95,11 @@ class Cosine:
         texts = [self.template.format(prompt) for prompt in prompts]
         padding = True if self.has_projections else "max_length"
         text = tokens_of(self.name, self.tokenizer, texts, limit, padding).to(device)
-        if not self.has_projections:
-            return unit(self.model.text_model(input_ids=text.input_ids).pooler_output)
-        pooled = self.model.text_model(input_ids=text.input_ids, attention_mask=text.attention_mask).pooler_output
-        return unit(self.model.text_projection(pooled))
+        with torch.autocast(device.type, enabled=False):  # later calls without autocast have the same cache
+            if not self.has_projections:
+                return unit(self.model.text_model(input_ids=text.input_ids).pooler_output)
+            pooled = self.model.text_model(input_ids=text.input_ids, attention_mask=text.attention_mask).pooler_output
+            return unit(self.model.text_projection(pooled))
 
 
 def _cosine(name: str, model: nn.Module, texts: str | Path, dtype: torch.dtype, **options: Any) -> Reward:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .images import prepared
+from .images import in_float32, prepared
 from .network import BACKBONES, ScorerNetwork
 from .pretrained import check_version, frozen, one_per_device, read_state
 from .words import STYLES, VARIATION_SELECTOR, bags, base_form, concepts, content_words, split_words
@@ -72,6 +72,7 @@ def log_odds(logits: Tensor, chosen: Tensor) -> Tensor:
     return own - others
 
 
+@in_float32
 def concept_scores(images: Tensor, row: int, which: str = "target") -> Tensor:
     """How surely each image shows a concept.
 
@@ -130,6 +131,7 @@ def _has_content(name: str) -> bool:
         return False
 
 
+@in_float32
 def alignment(images: Tensor, prompts: Sequence[str], which: str = "target") -> Tensor:
     """How well each image matches the content of its prompt; style words in a prompt are ignored.
 

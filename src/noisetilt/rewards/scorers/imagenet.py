@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .efficientnet_lite import FEATURES, EfficientNetLite
-from .images import prepared
+from .images import in_float32, prepared
 from .pretrained import frozen, one_per_device, read_state
 
 WEIGHTS = resources.files(__package__) / "imagenet"
@@ -70,6 +70,7 @@ class ImageNetClassifier(nn.Module):
         return self.classifier(self.backbone.pooled(x))
 
 
+@in_float32
 def label_scores(images: Tensor, row: int) -> Tensor:
     """(batch,) logits of a class of ImageNet; see `concepts.concept_scores` for the images."""
     return load_imagenet_network(images.device)(prepared(images))[:, row].to(images)
