@@ -209,6 +209,29 @@ def test_images_of_another_shape_are_refused(name, x):
         rewards.load(name)(x, ["cat face"] * len(x))
 
 
+@pytest.mark.parametrize(
+    "module, place, name, read",
+    [
+        (words, "FOLDER", "words.json", words.rows),
+        (words, "FOLDER", "concepts.json", words.concepts),
+        (imagenet, "WEIGHTS", "labels.json", imagenet.labels),
+    ],
+)
+def test_damaged_and_missing_lists_of_names_are_refused(module, place, name, read, tmp_path, monkeypatch):
+    """The function without its cache."""
+    folder = Path(str(getattr(module, place)))
+    for file in ("checksums.json", name):
+        shutil.copy(folder / file, tmp_path)
+    monkeypatch.setattr(module, place, tmp_path)
+    assert read.__wrapped__() == read()
+    (tmp_path / name).write_bytes((folder / name).read_bytes() + b" ")
+    with pytest.raises(ValueError, match=rf"{name} has SHA-256 .* damaged or was replaced: install noisetilt again"):
+        read.__wrapped__()
+    (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match=f"{name} is missing; install noisetilt again"):
+        read.__wrapped__()
+
+
 def test_damaged_and_missing_weights_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no scorer 'judge'"):
         concepts.load_concept_network("judge")

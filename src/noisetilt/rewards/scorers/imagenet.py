@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 from importlib import resources
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ..checksums import read_json
 from .efficientnet_lite import FEATURES, EfficientNetLite
 from .images import in_float32, prepared
 from .pretrained import frozen, one_per_device, read_state
 
-WEIGHTS = resources.files(__package__) / "imagenet"
+WEIGHTS = Path(str(resources.files(__package__))) / "imagenet"
 
 
 @functools.cache
 def labels() -> tuple[str, ...]:
     """The names of ImageNet's 1 000 classes, each with its synonyms separated by commas."""
-    return tuple(json.loads((WEIGHTS / "labels.json").read_text("utf-8")))
+    return tuple(read_json(WEIGHTS / "labels.json"))
 
 
 def label_row(label: str) -> int:
@@ -56,7 +56,7 @@ def load_imagenet_network(device: str | torch.device = "cpu") -> nn.Module:
     """
     network = ImageNetClassifier()
     network.backbone.fold()
-    return frozen(network, read_state(Path(str(WEIGHTS)), "network"), device)
+    return frozen(network, read_state(WEIGHTS, "network"), device)
 
 
 class ImageNetClassifier(nn.Module):

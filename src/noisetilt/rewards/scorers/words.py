@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from importlib import resources
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-FOLDER = resources.files(__package__) / "concepts"
+from ..checksums import read_json
+
+FOLDER = Path(str(resources.files(__package__))) / "concepts"
 STYLES = ("3d", "noto", "twemoji", "flat", "blob")
 # Words that say nothing of what an image shows.
 STOP_WORDS = frozenset("a an the of in on with and for to at from without emoji style icon picture".split())
@@ -27,8 +29,7 @@ _HYPHENATED_3D = re.compile(r"\b3[-‐‑](d)\b", re.I)
 @functools.cache
 def concepts() -> tuple[tuple[str, str], ...]:
     """(emoji, name) of every concept, in the order of the networks' rows."""
-    listed = json.loads((FOLDER / "concepts.json").read_text("utf-8"))
-    return tuple((emoji, " ".join(words)) for emoji, *words in listed)
+    return tuple((emoji, " ".join(words)) for emoji, *words in read_json(FOLDER / "concepts.json"))
 
 
 @functools.cache
@@ -40,7 +41,7 @@ def _uses() -> Counter[str]:
 @functools.cache
 def rows() -> dict[str, int]:
     """The row of every word's vector: words, their plurals and emoji. Forms of one word have one row."""
-    return dict(json.loads((FOLDER / "words.json").read_text("utf-8")))
+    return dict(read_json(FOLDER / "words.json"))
 
 
 @functools.cache
