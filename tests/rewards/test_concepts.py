@@ -117,9 +117,27 @@ def test_log_odds():
     assert concepts.log_odds(logits, chosen).item() == pytest.approx(expected.item())
 
 
+def test_every_class_of_imagenet_has_a_name_of_its_own_or_is_refused():
+    """No name gives another class than one of those that have it."""
+    classes = {}
+    for row, line in enumerate(imagenet.labels()):
+        for name in line.split(","):
+            classes.setdefault(name.strip(), set()).add(row)
+    shared = {name for name, rows in classes.items() if len(rows) > 1}
+    assert len(shared) == 18
+    for name, rows in classes.items():
+        if name not in shared:
+            assert imagenet.label_row(name) in rows
+    for name in shared:
+        with pytest.raises(ValueError, match="2 classes with the label"):
+            imagenet.label_row(name)
+
+
 def test_a_label_by_its_number_or_one_of_its_names():
     assert imagenet.label_row("teapot") == imagenet.label_row("849") == 849
     assert imagenet.label_row("Carassius auratus") == imagenet.label_row("goldfish") == 1
+    assert imagenet.label_row("cardigan") == 474 and imagenet.label_row("Cardigan") == 264  # the garment, and the dog
+    assert imagenet.label_row("Giant_Panda") == 388 and imagenet.label_row("tam-tam") == 577
     assert len(imagenet.labels()) == 1000
     assert imagenet.load_imagenet_network("cpu").classifier.weight.shape == (1000, FEATURES)
 
@@ -181,6 +199,10 @@ def test_a_wrong_number_of_prompts_is_refused(prompts, images):
         ("concept:🧑🏽‍🚒", "nearest names: firefighter$"),
         ("classifier:imagenet:teapott", "no label 'teapott'; nearest labels: teapot"),
         ("classifier:imagenet:1000", "no label '1000'"),
+        ("classifier:imagenet:crane", "2 classes with the label 'crane': 134 is crane; 517 is crane; give the number"),
+        ("classifier:imagenet:Panda", "387 is lesser panda, .*; 388 is giant panda, .*; give the number"),
+        ("classifier:imagenet:maillot", "638 is maillot; 639 is maillot, tank suit; give the number"),
+        ("classifier:imagenet:CARDIGAN", "264 is Cardigan, Cardigan Welsh corgi; 474 is cardigan; give the number"),
     ],
 )
 def test_unknown_names_are_refused(name, message):
@@ -207,6 +229,11 @@ def test_prompts_of_unknown_words_or_style_alone_are_refused(images):
 def test_images_of_another_shape_are_refused(name, x):
     with pytest.raises(ValueError, match="expect a float batch"):
         rewards.load(name)(x, ["cat face"] * len(x))
+
+
+@pytest.mark.parametrize("name", ["concept:Cat Face", "Classifier:ImageNet:Teapot", "STYLE:3D"])
+def test_names_may_have_capitals(name):
+    assert rewards.load(name).name.lower() == name.lower()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from noisetilt import rewards
 from noisetilt.rewards import Reward, hub
 from noisetilt.rewards.catalogue import missing_heldout, split_terms
 from noisetilt.rewards.hub import blip
+from noisetilt.rewards.hub.classifier import find_label
 from noisetilt.rewards.hub.files import locate, read_state
 from noisetilt.rewards.hub.preprocess import Preprocess, difference, preprocess_of, resize
 
@@ -723,3 +724,10 @@ def test_an_evaluation_under_autocast_does_not_change_later_ones(folders):
         reward(images, ["a red fox"])
     fresh = rewards.load("clipscore", path=folders[0]["clipscore"])
     assert torch.equal(reward(images, ["a red fox"]), fresh(images, ["a red fox"]))
+
+
+def test_labels_of_the_same_case_come_first():
+    labels = {0: "Cardigan, Cardigan Welsh corgi", 1: "cardigan", 2: "crane", 3: "crane"}
+    assert [find_label(labels, label) for label in ("cardigan", "Cardigan", "cardigan_welsh corgi")] == [1, 0, 0]
+    with pytest.raises(ValueError, match=r"has 2 labels 'Crane' among its 4 \(2: crane, 3: crane, \.\.\.\)"):
+        find_label(labels, "Crane")

@@ -188,10 +188,10 @@ def _match_file(text: str) -> re.Match[str] | None:
 
 
 def _lower(name: str) -> str:
-    """The name in lower case, except for a path, a label or the name of a model."""
+    """The name in lower case, except for a path, a label or the name of a model of the hub."""
     if is_function_in_file(name):
         return name
-    keep = re.search(r"@|(?<=classifier:)|(?<=clip:)|(?<=objects:)|(?<=count:)|(?<=imscore:)", name, re.I)
+    keep = re.search(r"@|(?<=classifier:imagenet:)|(?<=classifier:)(?!imagenet:)|(?<=clip:)|(?<=objects:)|(?<=count:)|(?<=imscore:)", name, re.I)
     return name.lower() if keep is None else name[: keep.start()].lower() + name[keep.start() :]
 
 
