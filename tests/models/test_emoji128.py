@@ -176,7 +176,7 @@ def test_an_unknown_word_is_named_as_it_is_written_with_the_nearest_known_ones(p
 
 @pytest.mark.parametrize("prompt", ["<eos> cat", "cat <pad> face", "<bos>", "cat <unk>"])
 def test_tokens_that_control_the_text_encoder_are_refused(prompt, model):
-    with pytest.raises(ValueError, match="has '<(eos|pad|bos|unk)>', which controls the text encoder; leave it out"):
+    with pytest.raises(ValueError, match=r"has '<(eos|pad|bos|unk)>', which controls the text encoder; leave it out"):
         model.denoiser([prompt])
 
 

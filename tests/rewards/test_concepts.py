@@ -214,11 +214,11 @@ def test_prompts_of_unknown_words_or_style_alone_are_refused(images):
     reward = rewards.load("alignment")
     with pytest.raises(ValueError, match="does not know the word 'xylograph'"):
         reward(images[:1], ["xylograph"])
-    with pytest.raises(ValueError, match="the word 'kat' of .*: at, skate, cat, hat$"):
+    with pytest.raises(ValueError, match=r"the word 'kat' of .*: at, skate, cat, hat$"):
         reward(images[:1], ["kat face"])
-    with pytest.raises(ValueError, match="the word 'café' of .*: cafe, "):
+    with pytest.raises(ValueError, match=r"the word 'café' of .*: cafe, "):
         reward(images[:1], ["café"])
-    with pytest.raises(ValueError, match="the word '👍🏽' of .*: 👍$"):
+    with pytest.raises(ValueError, match=r"the word '👍🏽' of .*: 👍$"):
         reward(images[:1], ["👍🏽"])
     with pytest.raises(ValueError, match="names no content"):
         reward(images[:1], ["twemoji"])

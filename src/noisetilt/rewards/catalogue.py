@@ -71,6 +71,11 @@ _WEIGHT = r"\s*(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*"
 # Labels may have spaces and emoji; other names have neither, except for files that exist.
 _NAME = r"(?P<name>(?:concept|(?:video:)?(?:classifier|objects|count)):.*?|(?:[^\W\d]|[~./])[\w:#@~./\\-]*)\s*"
 _TERM = re.compile(_WEIGHT + _NAME, re.I)
+# Where the part of a name begins whose case matters.
+_KEPT = re.compile(
+    r"@|(?<=classifier:imagenet:)|(?<=classifier:)(?!imagenet:)|(?<=clip:)|(?<=objects:)|(?<=count:)|(?<=imscore:)",
+    re.I,
+)
 _FILE_TERMS = [re.compile(start + r"(?P<name>.+\.py:\w+)\s*", re.I) for start in (r"\s*(?P<weight>)", _WEIGHT)]
 
 
@@ -191,7 +196,7 @@ def _lower(name: str) -> str:
     """The name in lower case, except for a path, a label or the name of a model of the hub."""
     if is_function_in_file(name):
         return name
-    keep = re.search(r"@|(?<=classifier:imagenet:)|(?<=classifier:)(?!imagenet:)|(?<=clip:)|(?<=objects:)|(?<=count:)|(?<=imscore:)", name, re.I)
+    keep = _KEPT.search(name)
     return name.lower() if keep is None else name[: keep.start()].lower() + name[keep.start() :]
 
 
