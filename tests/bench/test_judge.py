@@ -40,6 +40,12 @@ def test_one_of_several_concepts_is_right():
     assert judge.names_concept(logits, [[2]], top=2).tolist() == [False]
 
 
+def test_the_judge_computes_in_float32_under_autocast(images):
+    with torch.autocast("cpu", torch.bfloat16):
+        found = judge.evaluate(images[:1])
+    assert all(torch.equal(*pair) for pair in zip(found, judge.evaluate(images[:1]), strict=True))
+
+
 def test_images_of_any_size_are_resized_and_wrong_shapes_refused(images):
     small = torch.nn.functional.interpolate(images, size=96, mode="bilinear", antialias=True)
     assert judge.features(small).shape == (3, judge.FEATURES)

@@ -47,6 +47,7 @@ def test_bash_completes_commands_options_and_names(capsys, tmp_path):
     assert tab("generate", "cat", "--offload", "m") == ["model"]
     assert tab("generate", "cat", "--out", "pic") == ["pictures"]
     assert tab("methods", "lang") == ["langevin"]
+    assert tab("rewards", "conc") == ["concept"] and tab("rewards", "picks") == ["pickscore"]
     assert tab("plan", "FLUX.1-d") == ["FLUX.1-dev"]
     assert tab("bench", "--suite", "o") == ["one-step"]
     assert tab("nothing") == []

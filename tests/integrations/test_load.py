@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import threading
 
 import diffusers
 import pytest
 import torch
-from tiny_pipelines import SIZE, build
+from tiny_pipelines import SIZE, build, flux
 
 from noisetilt import align, load, optimize, rewards, sample
 from noisetilt.batch import run_batch
@@ -85,6 +86,73 @@ def test_the_native_loop_and_the_pipelines_own_agree():
     assert native.words == own.words
 
 
+@pytest.mark.parametrize("guidance_input, default", [(True, 3.5), (False, 1.0)])
+def test_a_flux_folder_has_the_guidance_of_its_pipeline(guidance_input, default, tmp_path):
+    """FLUX.1-dev has a guidance input, FLUX.1-schnell none and no classifier-free guidance either."""
+    torch.manual_seed(0)
+    flux(guidance=guidance_input).save_pretrained(tmp_path)
+    native, own = (load(tmp_path, checkpointing=checkpointing, **SIDES) for checkpointing in (False, True))
+    assert isinstance(native, FluxModel) and isinstance(own, PipelineModel)
+    for guidance in (None, 2.0, None):
+        for model in (native, own):
+            model.set_guidance(guidance)
+            assert model.guidance == (default if guidance is None else guidance)
+        images = [sample(model, PROMPT, None, "base", steps=2, seeds=[0]).images for model in (native, own)]
+        assert torch.allclose(*images, atol=1e-4)
+
+
+def test_a_copy_of_emoji128_has_its_guidance(tmp_path):
+    """Without options, with an option of pipelines, and from a copy of its folder; with other weights it has not."""
+    folder = shutil.copytree(EMOJI128, tmp_path / "copy")
+    for name, options in [("emoji128", {}), ("emoji128", {"checkpointing": True}), (folder, {"device": "cpu"})]:
+        model = load(name, guidance=2.0, **options)
+        model.set_guidance(None)
+        assert model.guidance == load(name, **options).guidance == 3.0
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+    assert load(folder, device="cpu").guidance == 3.5
+
+
+@pytest.mark.parametrize("options", [{}, {"height": 128, "width": 128}, {"checkpointing": True}])
+def test_emoji128_computes_on_the_cpu_in_float32_unless_asked_otherwise(options, monkeypatch):
+    """On a machine with a GPU too, and whether it is loaded as a pipeline or not."""
+    monkeypatch.setattr("noisetilt.integrations.load.default_device", lambda: "cuda")
+    model = load("emoji128", **options)
+    assert model.device == "cpu" and model.pipe.transformer.dtype == torch.float32
+    assert load("emoji128", dtype="bf16", **options).pipe.transformer.dtype == torch.bfloat16
+
+
+def test_emoji128_on_a_gpu_computes_in_float32(monkeypatch):
+    """Whether it is loaded as a pipeline or not."""
+    found = []
+    monkeypatch.setattr("noisetilt.integrations.load.check_device", lambda device: None)
+    monkeypatch.setattr("noisetilt.integrations.load._load_pipeline", lambda *arguments, **_: found.append(arguments))
+    load("emoji128", device="cuda", height=128, width=128)
+    assert found[0][1:3] == ("cuda", torch.float32)
+
+
+@pytest.mark.parametrize("guidance", [float("nan"), float("inf"), "x", True, [3.0]])
+@pytest.mark.parametrize("options", [{}, {"checkpointing": True}])
+def test_a_guidance_that_is_no_finite_number_is_refused(guidance, options):
+    message = re.escape(f"guidance = {guidance!r} must be a finite number; 1 is no guidance")
+    with pytest.raises(ValueError, match=message):
+        load("emoji128", guidance=guidance, **options)
+    model = load("emoji128", **options)
+    with pytest.raises(ValueError, match=message):
+        model.set_guidance(guidance)
+    assert model.guidance == 3.0
+
+
+@pytest.mark.parametrize("options", [{}, {"checkpointing": True}])
+def test_a_guidance_that_emoji128_was_not_trained_for_has_a_warning(options, recwarn):
+    model = load("emoji128", guidance=5.0, **options)
+    model.set_guidance(1)
+    assert not [one for one in recwarn if "guidance" in str(one.message)]
+    for guidance in (0.5, 7.5):
+        with pytest.warns(UserWarning, match=f"guidance = {guidance} is outside the range .* 1 to 5; its default is 3"):
+            model.set_guidance(guidance)
+
+
 def test_every_step_is_reported(folders):
     reports = []
     result = sample(load(folders("sd")), PROMPT, RED, "ntrk", steps=3, callback=reports.append, heldout=RED)
@@ -123,6 +191,18 @@ def test_a_time_grid_does_not_change_the_scheduler_of_the_pipeline():
     model.pipe.scheduler.set_timesteps(3, mu=0.5)
     before = model.pipe.scheduler.sigmas.clone()
     assert len(model.path.grid(5)) == 6 and torch.equal(model.pipe.scheduler.sigmas, before)
+
+
+def test_prompts_are_read_as_emoji128_reads_them():
+    """Also in the pipeline's own loop; checking them does not change the tokenizer that the loop uses."""
+    model = load("emoji128", checkpointing=True)
+    images = [sample(model, prompt, None, "base", steps=1, seeds=[0]).images for prompt in ("cat 3d", "cat 3-D")]
+    assert torch.equal(*images)
+    model.pipe.tokenizer("cat", padding="max_length", truncation=True, max_length=9)
+    for prompt, message in [("!!!", "has no word"), ("<eos> cat", "has '<eos>'"), ("smilng", "'smilng'.*smiling")]:
+        with pytest.raises(ValueError, match=message):
+            model.check([prompt], "base", None, 1.0)
+    assert model.pipe.tokenizer._tokenizer.padding["length"] == 9
 
 
 def test_options_reach_the_pipeline(folders):

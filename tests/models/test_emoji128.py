@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -130,7 +131,7 @@ def test_weights_need_no_gradient(model):
     assert not any(p.requires_grad or p.grad is not None for part in parts for p in part.parameters())
 
 
-@pytest.mark.parametrize("prompt", ["sad kittens", "🐱", "❤️", "❤️‍🔥 flat", "Santa's rocket, in 3D style!", ""])
+@pytest.mark.parametrize("prompt", ["sad kittens", "🐱", "❤️", "❤️‍🔥 flat", "Santa's rocket, in 3D style!", "", " "])
 def test_known_words(model, prompt):
     model.denoiser([prompt])
 
@@ -151,6 +152,73 @@ def test_unknown_words_are_refused(model):
         model.denoiser(["house", "smilng cat"])
     with pytest.raises(ValueError, match="17 words and the model reads 14"):
         model.denoiser(["cat " * 17])
+
+
+def test_3d_may_have_a_hyphen(model):
+    plain, hyphenated = (model.denoiser([prompt]) for prompt in ("cat 3d", "cat 3-D"))
+    x = torch.randn(1, *model.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(plain(x, 0.5), hyphenated(x, 0.5))
+
+
+@pytest.mark.parametrize(
+    "prompt, message",
+    [
+        ("kat face", "word 'kat' of .*: at, skate, cat, hat$"),
+        ("a naïve cat", "word 'naïve' of .*: negative, active"),
+        ("cafe\u0301 house", "word 'cafe\u0301' of .*: cafe, "),
+        ("👍🏽", "word '👍🏽' of .*: 👍$"),
+    ],
+)
+def test_an_unknown_word_is_named_as_it_is_written_with_the_nearest_known_ones(prompt, message, model):
+    with pytest.raises(ValueError, match=message):
+        model.denoiser([prompt])
+
+
+@pytest.mark.parametrize("prompt", ["<eos> cat", "cat <pad> face", "<bos>", "cat <unk>"])
+def test_tokens_that_control_the_text_encoder_are_refused(prompt, model):
+    with pytest.raises(ValueError, match=r"has '<(eos|pad|bos|unk)>', which controls the text encoder; leave it out"):
+        model.denoiser([prompt])
+
+
+@pytest.mark.parametrize("prompt", ["!!!", "...", "\ufe0f"])
+def test_a_prompt_without_a_word_is_refused_unless_it_is_empty(prompt, model):
+    with pytest.raises(ValueError, match="has no word; write at least one, or leave the prompt empty"):
+        model.denoiser(["cat", prompt])
+
+
+def test_threads_may_check_and_encode_prompts_of_one_model(model, monkeypatch):
+    """Another visitor of the studio checks prompts while a run encodes its own."""
+    monkeypatch.setattr(model, "_conditional", lambda text: text)
+    prompts = [["cat face"], ["sad kittens in a house 3d", "red heart"], ["🐱"], ["green apple twemoji", "owl", "bell"]]
+    expected = [model.denoiser(group).network for group in prompts]
+    wrong = []
+
+    def encode(group, expected):
+        for _ in range(15):
+            try:
+                found = model.denoiser(group).network
+                same = all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+            except Exception as error:
+                wrong.append(error)
+            else:
+                wrong.extend([] if same else [group])
+
+    threads = [threading.Thread(target=encode, args=pair) for pair in zip(prompts, expected, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_checking_a_prompt_leaves_the_tokenizers_as_they_are(model):
+    """A pipeline that samples in another thread uses them."""
+    for tokenizer in (model.pipe.tokenizer, model.pipe.tokenizer_2):
+        tokenizer("cat", padding="max_length", truncation=True, max_length=9)
+    with pytest.raises(ValueError, match="does not know the word"):
+        model.denoiser(["house", "smilng"])
+    for tokenizer in (model.pipe.tokenizer, model.pipe.tokenizer_2):
+        assert tokenizer._tokenizer.padding["length"] == tokenizer._tokenizer.truncation["max_length"] == 9
 
 
 def test_words_lists_what_prompts_may_have(model):

@@ -93,8 +93,9 @@ def test_a_concept_by_its_emoji_or_its_words_in_any_order():
 
 def test_style_words_and_stop_words_do_not_count_for_alignment(images):
     reward = rewards.load("alignment")
-    plain, styled = (reward(images[:2], [p] * 2) for p in ("cat face", "a cat face in 3d style"))
-    torch.testing.assert_close(plain, styled)
+    plain, *styled = (reward(images[:2], [p] * 2) for p in ("cat face", "a cat face in 3d style", "3-D cat face"))
+    for values in styled:
+        torch.testing.assert_close(plain, values)
 
 
 def test_plurals_and_emoji_are_words():
@@ -116,9 +117,27 @@ def test_log_odds():
     assert concepts.log_odds(logits, chosen).item() == pytest.approx(expected.item())
 
 
+def test_every_class_of_imagenet_has_a_name_of_its_own_or_is_refused():
+    """No name gives another class than one of those that have it."""
+    classes = {}
+    for row, line in enumerate(imagenet.labels()):
+        for name in line.split(","):
+            classes.setdefault(name.strip(), set()).add(row)
+    shared = {name for name, rows in classes.items() if len(rows) > 1}
+    assert len(shared) == 18
+    for name, rows in classes.items():
+        if name not in shared:
+            assert imagenet.label_row(name) in rows
+    for name in shared:
+        with pytest.raises(ValueError, match="2 classes with the label"):
+            imagenet.label_row(name)
+
+
 def test_a_label_by_its_number_or_one_of_its_names():
     assert imagenet.label_row("teapot") == imagenet.label_row("849") == 849
     assert imagenet.label_row("Carassius auratus") == imagenet.label_row("goldfish") == 1
+    assert imagenet.label_row("cardigan") == 474 and imagenet.label_row("Cardigan") == 264  # the garment, and the dog
+    assert imagenet.label_row("Giant_Panda") == 388 and imagenet.label_row("tam-tam") == 577
     assert len(imagenet.labels()) == 1000
     assert imagenet.load_imagenet_network("cpu").classifier.weight.shape == (1000, FEATURES)
 
@@ -148,6 +167,23 @@ for name in ("alignment", "concept:cat face", "style:3d", "classifier:imagenet:t
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_rewards_first_evaluated_under_autocast_compute_in_float32():
+    """There and afterwards; in a process of its own, because networks and texts are kept in a process."""
+    code = """
+import torch
+from noisetilt import rewards
+
+for name in ("alignment", "concept:cat face", "style:3d", "classifier:imagenet:teapot"):
+    reward, images = rewards.load(name), torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = reward(images.requires_grad_(), ["cat face"])
+    outside = reward(images, ["cat face"])
+    outside.sum().backward()
+    assert inside.dtype == torch.float32 and torch.allclose(inside, outside, atol=1e-5), name
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 @pytest.mark.parametrize("prompts", [["cat"], "cat"])
 def test_a_wrong_number_of_prompts_is_refused(prompts, images):
     with pytest.raises(ValueError, match="one prompt per image"):
@@ -159,8 +195,14 @@ def test_a_wrong_number_of_prompts_is_refused(prompts, images):
     [
         ("concept:tigr", "no concept 'tigr'; nearest names: .*tiger"),
         ("concept:", "no concept ''"),
+        ("concept:👍🏽", "no concept '👍🏽'; nearest names: thumbs up$"),
+        ("concept:🧑🏽‍🚒", "nearest names: firefighter$"),
         ("classifier:imagenet:teapott", "no label 'teapott'; nearest labels: teapot"),
         ("classifier:imagenet:1000", "no label '1000'"),
+        ("classifier:imagenet:crane", "2 classes with the label 'crane': 134 is crane; 517 is crane; give the number"),
+        ("classifier:imagenet:Panda", "387 is lesser panda, .*; 388 is giant panda, .*; give the number"),
+        ("classifier:imagenet:maillot", "638 is maillot; 639 is maillot, tank suit; give the number"),
+        ("classifier:imagenet:CARDIGAN", "264 is Cardigan, Cardigan Welsh corgi; 474 is cardigan; give the number"),
     ],
 )
 def test_unknown_names_are_refused(name, message):
@@ -172,6 +214,12 @@ def test_prompts_of_unknown_words_or_style_alone_are_refused(images):
     reward = rewards.load("alignment")
     with pytest.raises(ValueError, match="does not know the word 'xylograph'"):
         reward(images[:1], ["xylograph"])
+    with pytest.raises(ValueError, match=r"the word 'kat' of .*: at, skate, cat, hat$"):
+        reward(images[:1], ["kat face"])
+    with pytest.raises(ValueError, match=r"the word 'café' of .*: cafe, "):
+        reward(images[:1], ["café"])
+    with pytest.raises(ValueError, match=r"the word '👍🏽' of .*: 👍$"):
+        reward(images[:1], ["👍🏽"])
     with pytest.raises(ValueError, match="names no content"):
         reward(images[:1], ["twemoji"])
 
@@ -181,6 +229,34 @@ def test_prompts_of_unknown_words_or_style_alone_are_refused(images):
 def test_images_of_another_shape_are_refused(name, x):
     with pytest.raises(ValueError, match="expect a float batch"):
         rewards.load(name)(x, ["cat face"] * len(x))
+
+
+@pytest.mark.parametrize("name", ["concept:Cat Face", "Classifier:ImageNet:Teapot", "STYLE:3D"])
+def test_names_may_have_capitals(name):
+    assert rewards.load(name).name.lower() == name.lower()
+
+
+@pytest.mark.parametrize(
+    "module, place, name, read",
+    [
+        (words, "FOLDER", "words.json", words.rows),
+        (words, "FOLDER", "concepts.json", words.concepts),
+        (imagenet, "WEIGHTS", "labels.json", imagenet.labels),
+    ],
+)
+def test_damaged_and_missing_lists_of_names_are_refused(module, place, name, read, tmp_path, monkeypatch):
+    """The function without its cache."""
+    folder = Path(str(getattr(module, place)))
+    for file in ("checksums.json", name):
+        shutil.copy(folder / file, tmp_path)
+    monkeypatch.setattr(module, place, tmp_path)
+    assert read.__wrapped__() == read()
+    (tmp_path / name).write_bytes((folder / name).read_bytes() + b" ")
+    with pytest.raises(ValueError, match=rf"{name} has SHA-256 .* damaged or was replaced: install noisetilt again"):
+        read.__wrapped__()
+    (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match=f"{name} is missing; install noisetilt again"):
+        read.__wrapped__()
 
 
 def test_damaged_and_missing_weights_are_refused(tmp_path):

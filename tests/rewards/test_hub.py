@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 import warnings
 
 import numpy as np
@@ -18,6 +19,7 @@ from noisetilt import rewards
 from noisetilt.rewards import Reward, hub
 from noisetilt.rewards.catalogue import missing_heldout, split_terms
 from noisetilt.rewards.hub import blip
+from noisetilt.rewards.hub.classifier import find_label
 from noisetilt.rewards.hub.files import locate, read_state
 from noisetilt.rewards.hub.preprocess import Preprocess, difference, preprocess_of, resize
 
@@ -691,3 +693,41 @@ def test_a_prompt_longer_than_the_text_encoder_reads_warns_of_what_is_cut(name, 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         reward(images, ["a red fox"])
+
+
+def test_threads_may_share_a_reward(folders):
+    """Tokenizers keep padding and truncation as state, which a thread would change while another one tokenises."""
+    reward, images = load("imagereward", folders), torch.rand(1, 3, 16, 16)
+    texts = ["a red fox", "the blue cat in the snow", "red red fox", "cat"]
+    expected, wrong = [reward(images, [text]) for text in texts], []
+
+    def evaluate(text, value):
+        for _ in range(30):
+            try:
+                if not torch.allclose(reward(images, [text]), value, atol=1e-5):
+                    wrong.append(text)
+            except Exception as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=evaluate, args=pair) for pair in zip(texts, expected, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_an_evaluation_under_autocast_does_not_change_later_ones(folders):
+    """Text embeddings are cached."""
+    reward, images = rewards.load("clipscore", path=folders[0]["clipscore"]), torch.rand(1, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        reward(images, ["a red fox"])
+    fresh = rewards.load("clipscore", path=folders[0]["clipscore"])
+    assert torch.equal(reward(images, ["a red fox"]), fresh(images, ["a red fox"]))
+
+
+def test_labels_of_the_same_case_come_first():
+    labels = {0: "Cardigan, Cardigan Welsh corgi", 1: "cardigan", 2: "crane", 3: "crane"}
+    assert [find_label(labels, label) for label in ("cardigan", "Cardigan", "cardigan_welsh corgi")] == [1, 0, 0]
+    with pytest.raises(ValueError, match=r"has 2 labels 'Crane' among its 4 \(2: crane, 3: crane, \.\.\.\)"):
+        find_label(labels, "Crane")

@@ -8,7 +8,6 @@ weights, `recipes/bench/references.py` the features of real images.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -18,12 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..rewards.checksums import read_verified
-from ..rewards.scorers.concepts import concepts
-from ..rewards.scorers.images import prepared
+from ..rewards.checksums import digest_of, read_verified
+from ..rewards.scorers.images import in_float32, prepared
 from ..rewards.scorers.network import BACKBONES, WIDTH, ScorerNetwork, StyleNetwork
 from ..rewards.scorers.pretrained import one_per_device
-from ..rewards.scorers.words import STYLES
+from ..rewards.scorers.words import STYLES, concepts
 from .metrics import KernelSample
 
 WEIGHTS = Path(str(resources.files(__package__))) / "weights"
@@ -32,8 +30,7 @@ TOP = 5
 
 
 def _read(name: str) -> dict[str, Tensor]:
-    digest = json.loads((WEIGHTS / "checksums.json").read_text("utf-8"))[name]
-    return {k: v.float() for k, v in read_verified(WEIGHTS / name, digest)[0].items()}
+    return {k: v.float() for k, v in read_verified(WEIGHTS / name, digest_of(WEIGHTS, name))[0].items()}
 
 
 @one_per_device
@@ -69,6 +66,7 @@ class Judgement(NamedTuple):
     features: Tensor
 
 
+@in_float32
 @torch.no_grad()
 def evaluate(images: Tensor, batch: int = 32) -> Judgement:
     """The judge's logits and features.

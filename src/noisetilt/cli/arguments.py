@@ -378,14 +378,19 @@ def _add_lists(commands: Any) -> None:
         "methods ntrk",
     )
     methods.add_argument("name", nargs="?", help="the method to describe")
-    _command(
+    rewards = _command(
         commands,
         "rewards",
-        "list the rewards",
-        "Prints the rewards, one per line. `generate` and `optimize` take them by name and in weighted sums.",
+        "list the rewards, or describe one",
+        "Prints the rewards, one per line, with their held-out versions in brackets, or one reward. For concept, style "
+        "and classifier:imagenet it prints all names. `generate` and `optimize` take rewards by name and in weighted "
+        "sums.",
         "rewards",
+        "rewards concept",
+        "rewards pickscore",
         'generate "cat face" --reward "style:3d + redness"',
     )
+    rewards.add_argument("name", nargs="?", help="the reward to describe, or concept, style or classifier:imagenet")
     models = _command(
         commands,
         "models",

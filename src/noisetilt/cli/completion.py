@@ -46,14 +46,14 @@ def _names(command: str) -> dict[str, list[str]]:
     from ..inversion.distances import DISTANCES
     from ..methods import METHODS
     from ..models import MODELS
-    from ..rewards.catalogue import complete_names
+    from ..rewards.catalogue import GROUPS, complete_names
 
     rewards, methods = complete_names(), list(METHODS)
     if command in ("optimize", "invert"):
         methods = [name for name in METHODS if _is_ascent(name)]
     return {
         "method": methods,
-        "name": methods,
+        "name": [*rewards, *GROUPS] if command == "rewards" else methods,
         "reward": rewards,
         "heldout": [*rewards, "none"],
         "model": _plan_models() if command == "plan" else list(MODELS),

@@ -1,4 +1,4 @@
-"""The commands `noisetilt methods`, `rewards` and `models`: what there is, one line each."""
+"""The commands `noisetilt methods`, `rewards` and `models`: what there is, one line each, or one of them in detail."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import inspect
 from ..methods import METHODS, find_method
 from ..models import MODELS
 from ..rewards import CATALOGUE
+from ..rewards.catalogue import GROUPS, find_entry, heldout_version
 from .console import filled
 
 # Models that have no name of their own.
@@ -19,8 +20,12 @@ PIPELINES = {
 
 def main(args: argparse.Namespace) -> None:
     """Prints the list that the command names."""
-    if args.command == "rewards":
-        _print_lines(CATALOGUE)
+    if args.command == "rewards" and args.name:
+        _describe_reward(args.name)
+    elif args.command == "rewards":
+        versions = {name: heldout_version(name) for name in CATALOGUE}
+        ends = {name: f"  [held-out: {version}]" if version else "" for name, version in versions.items()}
+        _print_lines({name: line + ends[name] for name, line in CATALOGUE.items()})
     elif args.command == "models":
         _print_vocabulary() if args.words else _print_lines({**MODELS, **PIPELINES})
     elif args.name:
@@ -40,6 +45,15 @@ def _print_vocabulary() -> None:
     from ..rewards.scorers.words import rows
 
     print(filled(" ".join(rows())))
+
+
+def _describe_reward(name: str) -> None:
+    entry = find_entry(name)
+    print(filled(f"{entry}: {CATALOGUE[entry]}", "    "))
+    print(f"\nheld-out version: {heldout_version(name) or 'none'}")
+    group = GROUPS.get(name.strip().lower())
+    if group is not None:
+        print("", *group(), sep="\n")
 
 
 def _describe_method(name: str) -> None:

@@ -33,9 +33,13 @@ def load(
 
     Args:
         name: one of MODELS; the folder of a diffusers pipeline, as `save_pretrained` writes it; or a hub id.
-        device: torch device. By default the GPU for a pipeline, if there is one; otherwise the CPU.
-        dtype: torch dtype, or its name, of the networks. By default bfloat16 for a pipeline on a GPU, else float32.
-        guidance: classifier-free guidance scale; the model's own by default.
+        device: torch device. By default the CPU for one of MODELS without `offload`, and for a pipeline, or with
+            `offload`, the GPU, if there is one.
+        dtype: torch dtype, or its name, of the networks. By default bfloat16 for a pipeline on a GPU that is not one of
+            MODELS, else float32.
+        guidance: classifier-free guidance scale, a finite number. By default the model's own: 3 for emoji128, also from
+            a copy of its folder; that of the pipeline's call for others, such as 3.5 for FLUX.1-dev and 1 (none) for
+            FLUX.1-schnell, whose network has no guidance input. There is a warning if emoji128 was not trained for it.
         offload: for pipelines on a GPU, "model": each network is on the GPU while it runs only; "sequential": each
             layer is.
         height, width: of the images in pixels, for pipelines.
@@ -69,9 +73,13 @@ def load(
     if (height is None) != (width is None):
         # Stable Diffusion ignores one without the other.
         raise ValueError(f"height = {height} and width = {width} must be given together; give both, or neither")
-    device = default_device() if device is None else device
+    if device is None:
+        device = "cpu" if name in MODELS and offload in (None, "none") else default_device()
     check_device(device)
     import torch
+
+    if name in MODELS and dtype is None:
+        dtype = torch.float32
 
     # Tensors made in inference mode have no gradients.
     with torch.inference_mode(False):
@@ -125,7 +133,7 @@ def _load_pipeline(
     checkpointing: bool,
     frames: int | None,
 ) -> Any:
-    from ..models.flux import FLUX_GUIDANCE, FluxModel
+    from ..models.flux import FluxModel, trained_guidance
     from .diffusers.load_pipeline import find_dtype, load_pipeline, pipeline_class_name, place_pipeline
     from .diffusers.out_of_memory import explained_loading
     from .diffusers.pipeline_model import PipelineModel
@@ -136,12 +144,12 @@ def _load_pipeline(
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise OSError(f"{str(source)!r} is no folder, and as a hub id it cannot be loaded: {reason}") from error
+    trained = trained_guidance(source) if flux else None
     pipe = load_pipeline(source, dtype, lora)
     if flux and height is None:
         height = width = pipe.vae.config.sample_size
     with explained_loading(pipe, device, offload):
         if flux and offload == "none" and not checkpointing and frames is None:
-            scale = FLUX_GUIDANCE if guidance is None else guidance
-            return FluxModel(pipe, scale, device, dtype, height=height, width=width)
+            return FluxModel(pipe, guidance, device, dtype, height=height, width=width, trained=trained)
         place_pipeline(pipe, device, offload)
-    return PipelineModel(pipe, guidance, device, height, width, checkpointing, offload, frames)
+    return PipelineModel(pipe, guidance, device, height, width, checkpointing, offload, frames, trained)

@@ -30,11 +30,12 @@ def load(name: str, **options: Any) -> Any:
 
     Args:
         name: one of MODELS.
-        options: passed to the model: `device`, `dtype` and, except for emoji128-turbo, `guidance` (default 3.0). None
-            means the default.
+        options: passed to the model: `device`, `dtype` and, except for emoji128-turbo, `guidance` (default 3, trained
+            for 1 to 5). None means the default.
     Raises:
         ImportError: if diffusers is not installed.
-        ValueError: if no model has this name, the device is not available, or guidance is given for emoji128-turbo.
+        ValueError: if no model has this name, the device is not available, guidance is not a finite number, or any but
+            1 is given for emoji128-turbo.
     """
     import torch
 

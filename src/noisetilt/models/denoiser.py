@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..path import PREDICTIONS, Path, Prediction, to_x0
+from .guidance import check_guidance_scale
 
 
 class Denoiser:
@@ -36,8 +36,7 @@ class Denoiser:
     ) -> None:
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction = {prediction!r} is unknown; use one of {', '.join(PREDICTIONS)}")
-        if not math.isfinite(guidance):
-            raise ValueError(f"guidance = {guidance} must be a finite number; 1 is no guidance")
+        guidance = check_guidance_scale(guidance)
         if guidance != 1.0 and unconditional is None:
             raise ValueError(f"guidance = {guidance} needs a prediction without prompt; pass unconditional=...")
         self.path, self.network, self.prediction = path, network, prediction

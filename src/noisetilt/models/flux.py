@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +19,16 @@ from .._messages import missing_extra
 from .._quiet import without_progress_bars, without_warnings
 from ..path import FlowPath
 from .denoiser import Denoiser
+from .guidance import TrainedGuidance, check_guidance_scale, flux_guidance
 from .latents import decode_shifted, encode_shifted, pack_flux, unpack_flux
 from .pixels import clamp_unit
-from .prompts import check_prompts, is_word_level, known_words
+from .prompts import PromptReader, is_word_level
 
 EMOJI128, TURBO = (Path(__file__).with_name(name) for name in ("emoji128", "emoji128-turbo"))
-FLUX_GUIDANCE = 3.0
+# As its model card says; the pipeline's own default is that of FLUX.1-dev.
+EMOJI128_GUIDANCE = TrainedGuidance(default=3.0, lowest=1.0, highest=5.0)
+# Tokenizers keep padding and truncation as state, which `encode_prompt` sets.
+_ENCODING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -73,30 +78,40 @@ class FluxModel:
 
     Args:
         pipe: the pipeline. Its weights are set to need no gradient.
-        guidance: guidance scale; without a guidance input, 1 is no guidance.
+        guidance: guidance scale, a finite number; without a guidance input, 1 is no guidance. If None, the default of
+            `trained`, or else of the pipeline's call: 3.5, and 1 without a guidance input.
         device, dtype: where and in what precision the networks run; states are float32.
         steps: the default number of steps for command lines.
         height, width: of the images in pixels; those of the autoencoder's training if None.
+        trained: the guidance scales that the network was trained for, if they are known.
     Attributes:
         pipe: the pipeline, which `align` takes too.
         path, shape: flow matching with the scheduler's own time grid, and the shape of one state.
         fixed_guidance: whether guidance was distilled into the weights, which then take no other.
+    Raises:
+        ValueError: if the scheduler is not supported, the guidance is not a finite number, or the size is no multiple
+            of two latents.
     """
 
     def __init__(
         self,
         pipe: Any,
-        guidance: float = FLUX_GUIDANCE,
+        guidance: float | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         steps: int = 25,
         height: int | None = None,
         width: int | None = None,
+        trained: TrainedGuidance | None = None,
     ) -> None:
         name = type(pipe.scheduler).__name__
         if name != "FlowMatchEulerDiscreteScheduler":
             raise ValueError(f"the scheduler {name} is not supported; use FlowMatchEulerDiscreteScheduler")
-        self.pipe, self.guidance, self.device, self.dtype, self.steps = pipe, guidance, device, dtype, steps
+        self.pipe, self.device, self.dtype, self.steps = pipe, device, dtype, steps
+        self._trained, self.fixed_guidance = trained, False
+        self.set_guidance(guidance)
+        # Of the two tokenizers, the first has the more special tokens.
+        self._reader = PromptReader(pipe.tokenizer) if is_word_level(pipe.tokenizer_2) else None
         for part in pipe.components.values():
             if isinstance(part, nn.Module):
                 # diffusers warns of every cast, also of one to the dtype that the part has.
@@ -105,32 +120,34 @@ class FluxModel:
         pipe.vae.to(memory_format=torch.channels_last)
         self.shape = (pipe.vae.config.latent_channels, *latent_size(pipe, height, width))
         self.path = SchedulerPath(scheduler=pipe.scheduler, tokens=self.shape[1] * self.shape[2] // 4)
-        self.fixed_guidance = False
 
     def set_guidance(self, guidance: float | None) -> None:
         """Replaces the guidance scale; None is the default.
 
         Raises:
-            ValueError: for any guidance but 1 if guidance was distilled into the weights.
+            ValueError: if it is not a finite number, or not 1 if guidance was distilled into the weights.
         """
         if self.fixed_guidance:
             self.guidance = _distilled_guidance(guidance)
+        elif guidance is None:
+            self.guidance = flux_guidance(self.pipe) if self._trained is None else self._trained.default
         else:
-            self.guidance = FLUX_GUIDANCE if guidance is None else guidance
+            self.guidance = check_guidance_scale(guidance, self._trained)
 
     @property
     def words(self) -> list[str]:
         """All words, style names and emoji that prompts may have; empty if prompts are free text."""
-        return known_words(self.pipe.tokenizer_2) if is_word_level(self.pipe.tokenizer_2) else []
+        return [] if self._reader is None else list(self._reader.words)
 
     def _encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(sequence (prompt, token, width), pooled (prompt, width))."""
-        sequence, pooled, _ = self.pipe.encode_prompt(
-            list(prompts),
-            prompt_2=None,
-            device=self.device,
-            max_sequence_length=min(512, self.pipe.tokenizer_2.model_max_length),
-        )
+        with _ENCODING:
+            sequence, pooled, _ = self.pipe.encode_prompt(
+                list(prompts),
+                prompt_2=None,
+                device=self.device,
+                max_sequence_length=min(512, self.pipe.tokenizer_2.model_max_length),
+            )
         return sequence, pooled
 
     @torch.no_grad()
@@ -138,10 +155,10 @@ class FluxModel:
         """x̂_0 for these prompts, whose text is encoded once.
 
         Raises:
-            ValueError: if the tokenizers know whole words only, and a prompt has an unknown word or too many.
+            ValueError: if the tokenizers know whole words only, and a prompt has an unknown word, none or too many.
         """
-        if is_word_level(self.pipe.tokenizer_2):
-            check_prompts(self.pipe.tokenizer, prompts)  # which has the more special tokens
+        if self._reader is not None:
+            prompts = self._reader.read(prompts)
         text = self._encode(prompts)
         if self.pipe.transformer.config.guidance_embeds or self.guidance == 1.0:
             return Denoiser(self.path, self._conditional(text), "velocity")
@@ -238,6 +255,16 @@ def verify_checksums(folder: Path) -> None:
             raise ValueError(f"the file {file} is {state}; install noisetilt again")
 
 
+def trained_guidance(folder: str | Path) -> TrainedGuidance | None:
+    """The guidance scales of emoji128 if the folder has its transformer, recognised by its SHA-256; otherwise None."""
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    file, own = Path(folder) / name, EMOJI128 / name
+    if not file.is_file() or file.stat().st_size != own.stat().st_size:
+        return None
+    digest = json.loads((EMOJI128 / "checksums.json").read_text("utf-8"))[name]
+    return EMOJI128_GUIDANCE if hashlib.sha256(file.read_bytes()).hexdigest() == digest else None
+
+
 def _load_pipeline(name: str, dtype: torch.dtype) -> Any:
     """The FluxPipeline of emoji128 or emoji128-turbo."""
     verify_checksums(EMOJI128)
@@ -259,11 +286,13 @@ def _load_pipeline(name: str, dtype: torch.dtype) -> Any:
 def emoji128(dtype: torch.dtype = torch.float32, **options: Any) -> FluxModel:
     """The embedded model: 128×128 emoji from words, such as "sad cat, 3d"; options are those of `FluxModel`.
 
+    Its guidance is 3 by default; outside 1 to 5, for which it was not trained, there is a warning.
+
     Raises:
         ImportError: if diffusers or transformers is not installed.
-        ValueError: if a file of the model is damaged or missing.
+        ValueError: if a file of the model is damaged or missing, or the guidance is not a finite number.
     """
-    return FluxModel(_load_pipeline("emoji128", dtype), dtype=dtype, **options)
+    return FluxModel(_load_pipeline("emoji128", dtype), dtype=dtype, trained=EMOJI128_GUIDANCE, **options)
 
 
 def emoji128_turbo(dtype: torch.dtype = torch.float32, guidance: float = 1.0, **options: Any) -> FluxModel:
@@ -284,6 +313,6 @@ def _distilled_guidance(guidance: float | None) -> float:
     if guidance not in (None, 1.0):
         raise ValueError(
             f"guidance = {guidance} is not supported by emoji128-turbo, whose weights include emoji128's guidance of "
-            f"{FLUX_GUIDANCE:g}; leave it out or use 1"
+            f"{EMOJI128_GUIDANCE.default:g}; leave it out or use 1"
         )
     return 1.0

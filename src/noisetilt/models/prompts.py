@@ -1,10 +1,12 @@
-"""Checks of prompts for models whose tokenizer knows whole words only."""
+"""Prompts for models whose tokenizer knows whole words only."""
 
 from __future__ import annotations
 
-import difflib
+import copy
 from collections.abc import Sequence
 from typing import Any
+
+from ..rewards.scorers.words import join_3d, nearest_words, written_word
 
 
 def is_word_level(tokenizer: Any) -> bool:
@@ -13,32 +15,57 @@ def is_word_level(tokenizer: Any) -> bool:
     return type(getattr(backend, "model", None)).__name__ == "WordLevel"
 
 
-def known_words(tokenizer: Any) -> list[str]:
-    """The vocabulary without special tokens, in the order of its ids."""
-    vocabulary = tokenizer.get_vocab()
-    return sorted(set(vocabulary) - set(tokenizer.all_special_tokens), key=vocabulary.__getitem__)
+class PromptReader:
+    """Reads prompts as a word-level tokenizer does, and refuses those that it does not represent completely.
 
+    It has a copy of the tokenizer: transformers' own keeps padding and truncation as state, which other threads change
+    while they encode prompts.
 
-def check_prompts(tokenizer: Any, prompts: Sequence[str]) -> None:
-    """Refuses prompts that a word-level tokenizer does not represent completely.
-
-    Raises:
-        ValueError: if a prompt has an unknown word, naming the nearest known ones, or more words than the text encoder
-            reads.
+    Args:
+        tokenizer: of transformers, with words as tokens.
+    Attributes:
+        words: the vocabulary without special tokens, in the order of its ids.
     """
-    for prompt in prompts:
-        encoded = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        for token, (begin, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
-            if token == tokenizer.unk_token_id:
-                raise ValueError(_unknown_word(tokenizer, prompt[begin:end], prompt))
-        limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
-        if len(encoded.input_ids) > limit:
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokens = copy.deepcopy(tokenizer.backend_tokenizer)
+        self._tokens.no_padding()
+        self._tokens.no_truncation()
+        self._unknown, self._special = tokenizer.unk_token_id, frozenset(tokenizer.all_special_tokens)
+        self._limit = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+        vocabulary = tokenizer.get_vocab()
+        self.words: list[str] = sorted(set(vocabulary) - self._special, key=vocabulary.__getitem__)
+
+    def read(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts as the tokenizer knows them: "3-D" is "3d".
+
+        Raises:
+            ValueError: if a prompt is no text, has an unknown word, naming the nearest known ones, a special token such
+                as "<eos>", no word at all but other characters than spaces, or more words than the text encoder reads.
+        """
+        return [self._read(prompt) for prompt in prompts]
+
+    def _read(self, prompt: str) -> str:
+        if not isinstance(prompt, str):
+            raise ValueError(f"the prompt is {prompt!r}, expected a text")
+        text = join_3d(prompt)
+        encoded = self._tokens.encode(text, add_special_tokens=False)
+        for token, (begin, end) in zip(encoded.ids, encoded.offsets, strict=True):
+            if text[begin:end] in self._special:
+                raise ValueError(
+                    f"the prompt {prompt!r} has {text[begin:end]!r}, which controls the text encoder; leave it out"
+                )
+            if token == self._unknown:
+                raise ValueError(self._unknown_word(written_word(text, begin, end), prompt))
+        if not encoded.ids and prompt.strip():
+            raise ValueError(f"the prompt {prompt!r} has no word; write at least one, or leave the prompt empty")
+        if len(encoded.ids) > self._limit:
             raise ValueError(
-                f"the prompt {prompt!r} has {len(encoded.input_ids)} words and the model reads {limit}; shorten it"
+                f"the prompt {prompt!r} has {len(encoded.ids)} words and the model reads {self._limit}; shorten it"
             )
+        return text
 
-
-def _unknown_word(tokenizer: Any, word: str, prompt: str) -> str:
-    nearest = difflib.get_close_matches(word.lower(), known_words(tokenizer), n=4, cutoff=0.6)
-    hint = f"; nearest known words: {', '.join(nearest)}" if nearest else "; use another word"
-    return f"the model does not know the word {word!r} of the prompt {prompt!r}{hint}"
+    def _unknown_word(self, word: str, prompt: str) -> str:
+        nearest = nearest_words(word, self.words)
+        hint = f"; nearest known words: {', '.join(nearest)}" if nearest else "; use another word"
+        return f"the model does not know the word {word!r} of the prompt {prompt!r}{hint}"

@@ -22,7 +22,8 @@ from .colour import (
     saturation,
 )
 from .from_file import is_function_in_file, load_from_file
-from .hub import heldout_names, is_hub, load_hub
+from .hub import HELDOUT, heldout_name, heldout_names, is_hub, load_hub
+from .hub.imscore import IMSCORE
 from .images import checked
 from .jpeg import jpeg_size
 from .ocr import ocr
@@ -71,6 +72,11 @@ _WEIGHT = r"\s*(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*"
 # Labels may have spaces and emoji; other names have neither, except for files that exist.
 _NAME = r"(?P<name>(?:concept|(?:video:)?(?:classifier|objects|count)):.*?|(?:[^\W\d]|[~./])[\w:#@~./\\-]*)\s*"
 _TERM = re.compile(_WEIGHT + _NAME, re.I)
+# Where the part of a name begins whose case matters.
+_KEPT = re.compile(
+    r"@|(?<=classifier:imagenet:)|(?<=classifier:)(?!imagenet:)|(?<=clip:)|(?<=objects:)|(?<=count:)|(?<=imscore:)",
+    re.I,
+)
 _FILE_TERMS = [re.compile(start + r"(?P<name>.+\.py:\w+)\s*", re.I) for start in (r"\s*(?P<weight>)", _WEIGHT)]
 
 
@@ -95,14 +101,26 @@ def _learned(name: str, heldout: bool) -> Reward:
     concepts.load_concept_network(which)
     if name == "alignment":
         return Reward(name, lambda images, prompts: concepts.alignment(images, prompts, which))
-    row = concepts.concept_row(name.removeprefix(_CONCEPT))
+    row = _concept_row(name.removeprefix(_CONCEPT))
     return Reward(name, lambda images, prompts: concepts.concept_scores(images, row, which))
+
+
+def _concept_row(name: str) -> int:
+    from .scorers.concepts import concept_row
+
+    return concept_row(name)
+
+
+def _label_row(label: str) -> int:
+    from .scorers.imagenet import label_row
+
+    return label_row(label)
 
 
 def _imagenet(name: str) -> Reward:
     from .scorers import imagenet
 
-    row = imagenet.label_row(name.removeprefix(_IMAGENET))
+    row = _label_row(name.removeprefix(_IMAGENET))
     imagenet.load_imagenet_network()
     return Reward(name, lambda images, prompts: imagenet.label_scores(images, row))
 
@@ -144,14 +162,102 @@ def _single(name: str, heldout: bool) -> Reward:
         return Reward(name, checked(_BLACK_BOXES[name]), differentiable=False)
     if name.startswith("colour:"):
         return Reward(name, checked(nearness_to(parse_colour(name.removeprefix("colour:")))))
-    hint = nearest_name(name, complete_names())
-    raise ValueError(f"reward {name!r} is unknown{hint}; the rewards are: {', '.join(CATALOGUE)}")
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> ValueError:
+    """The error for a reward that does not exist."""
+    hint = nearest_name(name, [*complete_names(), *GROUPS])
+    return ValueError(f"reward {name!r} is unknown{hint}; the rewards are: {', '.join(CATALOGUE)}")
 
 
 def complete_names() -> list[str]:
     """The names of all rewards that need no further word, such as a colour or a model."""
     listed = (name for name in CATALOGUE if name == name.lower() and "#" not in name)
     return list(dict.fromkeys([*listed, *LEARNED, *_CLOSED_FORMS, *_BLACK_BOXES]))
+
+
+def _concept_lines() -> list[str]:
+    from .scorers.words import concepts
+
+    return [f"concept:{name}  {emoji}" for emoji, name in concepts()]
+
+
+def _label_lines() -> list[str]:
+    from .scorers.imagenet import labels
+
+    return [f"classifier:imagenet:{row}  {label}" for row, label in enumerate(labels())]
+
+
+# Kinds of rewards with a list of names; the functions give a line for each.
+GROUPS: dict[str, Callable[[], list[str]]] = {
+    "style": lambda: [f"style:{style}" for style in STYLES],
+    "concept": _concept_lines,
+    "classifier:imagenet": _label_lines,
+}
+
+
+# The keys of CATALOGUE that describe other names, or kinds of names: what is before a label, a model and the like.
+_DESCRIBED_BY = {
+    "style": "style:3d",
+    "concept": "concept:NAME",
+    "classifier:imagenet": "classifier:imagenet:LABEL",
+    "greenness": "redness",
+    "blueness": "redness",
+    "darkness": "brightness",
+    "colour": "colour:#rrggbb",
+    "aesthetic-v2.5": "aesthetic",
+    "hpsv2.1": "hpsv2",
+    **dict.fromkeys(["imscore", *IMSCORE], "imscore:MODULE.CLASS"),
+    "clip": "clip:MODEL",
+    "objects": "objects:LABEL",
+    "count": "objects:LABEL",
+    "classifier": "classifier:MODEL:LABEL",
+    "video-consistency": "video:pickscore",
+    "video": "video:pickscore",
+}
+
+
+def find_entry(name: str) -> str:
+    """The key of CATALOGUE whose line describes a reward, or a kind of rewards, such as "concept".
+
+    Raises:
+        ValueError: if there is no such reward. Models and labels of the hub are not looked up.
+    """
+    if name.strip() in CATALOGUE:
+        return name.strip()
+    name = _lower(name.strip())
+    if is_function_in_file(name):
+        return "FILE.py:FUNCTION"
+    kind, part = _kind_and_part(name.partition("@")[0])
+    if kind == "concept" and part:
+        _concept_row(part)
+    elif kind == "classifier:imagenet" and part:
+        _label_row(part)
+    elif kind == "colour" and part:
+        parse_colour(part)
+    elif part and name not in LEARNED and name not in _BLACK_BOXES and kind != "ocr" and not _of_hub(name):
+        raise _unknown(name)
+    entry = _DESCRIBED_BY.get(kind, kind)
+    if entry not in CATALOGUE or name == "video":
+        raise _unknown(name)
+    return entry
+
+
+def _kind_and_part(name: str) -> tuple[str, str]:
+    """ "concept:cat face" as ("concept", "cat face"); the part is empty if there is none."""
+    kind = "classifier:imagenet" if f"{name}:".startswith(_IMAGENET) else name.partition(":")[0]
+    return kind, name.removeprefix(kind).removeprefix(":")
+
+
+def heldout_version(name: str) -> str | None:
+    """The held-out reward of a reward or a kind of rewards: the name of another reward, "a second network" for the
+    learned ones, or None if there is none."""
+    name = _lower(name.partition("@")[0].strip())
+    if is_learned(name) or name in ("style", "concept"):
+        return "a second network"
+    kind, _ = _kind_and_part(name.removeprefix("video:"))
+    return heldout_name(name) if kind in HELDOUT else None
 
 
 def split_terms(text: str) -> list[tuple[float, str]]:
@@ -188,10 +294,10 @@ def _match_file(text: str) -> re.Match[str] | None:
 
 
 def _lower(name: str) -> str:
-    """The name in lower case, except for a path, a label or the name of a model."""
+    """The name in lower case, except for a path, a label or the name of a model of the hub."""
     if is_function_in_file(name):
         return name
-    keep = re.search(r"@|(?<=classifier:)|(?<=clip:)|(?<=objects:)|(?<=count:)|(?<=imscore:)", name, re.I)
+    keep = _KEPT.search(name)
     return name.lower() if keep is None else name[: keep.start()].lower() + name[keep.start() :]
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ...methods import Method, find_method
-from ...models.prompts import check_prompts, is_word_level, known_words
+from ...models.guidance import TrainedGuidance, check_guidance_scale
+from ...models.prompts import PromptReader, is_word_level
 from ...path import Path
 from ...path.grids import check_steps
 from ...rewards.reward import RewardFunction
@@ -33,17 +34,19 @@ class PipelineModel:
 
     Args:
         pipe: a pipeline that makes images or videos from prompts, of a class that `align` supports.
-        guidance: the guidance scale; the pipeline's own default if None.
+        guidance: the guidance scale, a finite number; the default of `trained`, or else of the pipeline, if None.
         device: where it computes.
         height, width: of the images, in pixels; the pipeline's own defaults if None.
         checkpointing: whether gradients use gradient checkpointing.
         offload: how the pipeline was placed, for the advice when memory runs out.
         frames: number of frames of a video; the pipeline's own default if None.
+        trained: the guidance scales that the network was trained for, if they are known.
     Attributes:
         steps: the pipeline's own default number of steps.
         path: of the pipeline's scheduler.
     Raises:
-        ValueError: if `align` does not support the class, or it needs an input image.
+        ValueError: if `align` does not support the class, it needs an input image, or the guidance is not a finite
+            number.
     """
 
     def __init__(
@@ -56,33 +59,38 @@ class PipelineModel:
         checkpointing: bool = False,
         offload: str = "none",
         frames: int | None = None,
+        trained: TrainedGuidance | None = None,
     ) -> None:
         name, self._parameters = type(pipe).__name__, inspect.signature(type(pipe).__call__).parameters
         _check_parameters(name, self._parameters)
         align(pipe, None, "base")  # raises for classes that it does not support
         self.pipe, self.device, self.height, self.width = pipe, device, height, width
+        tokenizer = getattr(pipe, "tokenizer", None)
+        self._reader = PromptReader(tokenizer) if is_word_level(tokenizer) else None
         self.checkpointing, self.offload, self.frames = checkpointing, offload, frames
         if frames is not None and "num_frames" not in self._parameters:
             raise ValueError(f"frames = {frames} is for video pipelines and {name} makes images; leave it out")
-        self._guidance_name = self._find_guidance_name()
+        self._guidance_name, self._trained = self._find_guidance_name(), trained
         self.set_guidance(guidance)
         self.steps: int = self._default("num_inference_steps") or 25
 
     def set_guidance(self, guidance: float | None) -> None:
-        """Replaces the guidance scale; None is the pipeline's own default.
+        """Replaces the guidance scale; None is the default.
 
         Raises:
-            ValueError: if the pipeline has no guidance scale.
+            ValueError: if the pipeline has no guidance scale, or it is not a finite number.
         """
-        if guidance is not None and self._guidance_name is None:
-            raise ValueError(f"{type(self.pipe).__name__} has no guidance scale; leave guidance out")
-        self.guidance = self._default(self._guidance_name) if guidance is None else guidance
+        if guidance is not None:
+            if self._guidance_name is None:
+                raise ValueError(f"{type(self.pipe).__name__} has no guidance scale; leave guidance out")
+            self.guidance = check_guidance_scale(guidance, self._trained)
+        else:
+            self.guidance = self._default(self._guidance_name) if self._trained is None else self._trained.default
 
     @property
     def words(self) -> list[str]:
         """All words that prompts may have, if the tokenizer knows whole words only; otherwise empty."""
-        tokenizer = getattr(self.pipe, "tokenizer", None)
-        return known_words(tokenizer) if is_word_level(tokenizer) else []
+        return [] if self._reader is None else list(self._reader.words)
 
     @property
     def path(self) -> Path:
@@ -105,13 +113,13 @@ class PipelineModel:
 
         Raises:
             ValueError: if the method cannot follow the reward or needs noise that eta = 0 does not inject, or if a
-                word-level tokenizer does not know a word of a prompt.
+                word-level tokenizer does not represent a prompt completely.
         """
         method = find_method(method)
         align(self.pipe, reward, method, eta)
         Engine(method, self.path, (2,), [0], eta)
-        if self.words:
-            check_prompts(self.pipe.tokenizer, prompts)
+        if self._reader is not None:
+            self._reader.read(prompts)
 
     def arguments(self, steps: int) -> dict[str, Any]:
         """The arguments of the pipeline's call, without prompts."""
@@ -167,6 +175,8 @@ class PipelineModel:
         seeds = as_seeds(seeds, prompts)
         steps = check_steps(self.steps if steps is None else steps)
         self.check(prompts, method, reward, eta)
+        if self._reader is not None:
+            prompts = self._reader.read(prompts)
         aligned = align(
             self.pipe,
             reward,

@@ -25,7 +25,7 @@ from .files import (
     transformers,
 )
 from .preprocess import Preprocess
-from .prompts import warn_truncated
+from .prompts import tokens_of
 
 IMAGEREWARD, BERT = "THUDM/ImageReward", "google-bert/bert-base-uncased"
 WEIGHT_FILES = ("ImageReward.safetensors", "ImageReward.pt")
@@ -76,10 +76,7 @@ class ImageRewardScorer:
         dtype = moved(self.model, images)
         config: Any = self.model.text.config
         length = min(TOKENS, config.max_position_embeddings)
-        warn_truncated("imagereward", self.tokenizer, prompts, length)
-        text = self.tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        ).to(images.device)
+        text = tokens_of("imagereward", self.tokenizer, prompts, length, "max_length").to(images.device)
         return self.model(self.preprocess(images).to(dtype), text.input_ids, text.attention_mask).to(images.dtype)
 
 

@@ -35,17 +35,23 @@ class Logit:
 def find_label(labels: dict[int, str], label: str) -> int:
     """The number of a label: its number, its name, or one of the names between commas; spaces may be underscores.
 
+    Names of the same case come first.
+
     Raises:
-        ValueError: if no label or more than one matches.
+        ValueError: if no label or more than one matches; the message has the numbers of these.
     """
-    plain = lambda text: text.strip().lower().replace("_", " ")  # noqa: E731
+    plain = lambda text: text.strip().replace("_", " ")  # noqa: E731
     if label.strip().isdigit() and int(label) in labels:
         return int(label)
-    wanted = plain(label)
-    whole = [i for i, name in labels.items() if plain(name) == wanted]
-    found = whole or [i for i, name in labels.items() if wanted in [plain(part) for part in name.split(",")]]
+    wanted, found = plain(label), []
+    for case in (str, str.lower):
+        whole = [i for i, name in labels.items() if case(plain(name)) == case(wanted)]
+        parts = [i for i, name in labels.items() if case(wanted) in [case(plain(part)) for part in name.split(",")]]
+        found = whole or parts
+        if found:
+            break
     if len(found) != 1:
-        some = ", ".join(list(labels.values())[:3])
+        some = ", ".join(f"{i}: {labels[i]}" for i in (found or list(labels))[:3])
         raise ValueError(
             f"the classifier has {len(found)} labels {label!r} among its {len(labels)} ({some}, ...); "
             "pass the name of one label, or its number"

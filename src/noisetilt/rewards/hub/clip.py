@@ -24,7 +24,7 @@ from .files import (
     transformers,
 )
 from .preprocess import Preprocess, preprocess_of
-from .prompts import warn_truncated
+from .prompts import tokens_of
 
 CLIP_B32 = "openai/clip-vit-base-patch32"
 CLIP_H14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -93,18 +93,13 @@ class Cosine:
     def _encode(self, prompts: Sequence[str], device: torch.device) -> Tensor:
         limit = self.model.config.text_config.max_position_embeddings
         texts = [self.template.format(prompt) for prompt in prompts]
-        warn_truncated(self.name, self.tokenizer, texts, limit)
-        text = self.tokenizer(
-            texts,
-            padding=True if self.has_projections else "max_length",
-            truncation=True,
-            max_length=limit,
-            return_tensors="pt",
-        ).to(device)
-        if not self.has_projections:
-            return unit(self.model.text_model(input_ids=text.input_ids).pooler_output)
-        pooled = self.model.text_model(input_ids=text.input_ids, attention_mask=text.attention_mask).pooler_output
-        return unit(self.model.text_projection(pooled))
+        padding = True if self.has_projections else "max_length"
+        text = tokens_of(self.name, self.tokenizer, texts, limit, padding).to(device)
+        with torch.autocast(device.type, enabled=False):  # later calls without autocast have the same cache
+            if not self.has_projections:
+                return unit(self.model.text_model(input_ids=text.input_ids).pooler_output)
+            pooled = self.model.text_model(input_ids=text.input_ids, attention_mask=text.attention_mask).pooler_output
+            return unit(self.model.text_projection(pooled))
 
 
 def _cosine(name: str, model: nn.Module, texts: str | Path, dtype: torch.dtype, **options: Any) -> Reward:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import math
 from collections.abc import Sequence
 from importlib import resources
@@ -20,19 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .images import prepared
+from .images import in_float32, prepared
 from .network import BACKBONES, ScorerNetwork
 from .pretrained import check_version, frozen, one_per_device, read_state
-from .words import STYLES, VARIATION_SELECTOR, bags, content_words, split_words
+from .words import STYLES, VARIATION_SELECTOR, bags, base_form, concepts, content_words, split_words
 
 WEIGHTS = resources.files(__package__) / "concepts"
-
-
-@functools.cache
-def concepts() -> tuple[tuple[str, str], ...]:
-    """(emoji, name) of every concept, in the order of the networks' rows."""
-    listed = json.loads((WEIGHTS / "concepts.json").read_text("utf-8"))
-    return tuple((emoji, " ".join(words)) for emoji, *words in listed)
 
 
 def concept_row(name: str) -> int:
@@ -45,9 +37,11 @@ def concept_row(name: str) -> int:
     for row, (emoji, known) in enumerate(concepts()):
         if wanted == emoji or words == sorted(known.split()):
             return row
-    names = [known for _, known in concepts()]
+    wanted = base_form(wanted)
+    words, names = split_words(wanted), [known for _, known in concepts()]
     close = [known for known in names if set(words) & set(known.split())]
-    near = difflib.get_close_matches(" ".join(words), close, n=4, cutoff=0.3)
+    near = [known for emoji, known in concepts() if base_form(emoji) == wanted]
+    near = near or difflib.get_close_matches(" ".join(words), close, n=4, cutoff=0.3)
     near = near or difflib.get_close_matches(wanted, names, n=4, cutoff=0.5)
     hint = f"; nearest names: {', '.join(near)}" if near else "; use the name of an emoji, such as 'cat face'"
     raise ValueError(f"there is no concept {name!r}{hint}")
@@ -78,6 +72,7 @@ def log_odds(logits: Tensor, chosen: Tensor) -> Tensor:
     return own - others
 
 
+@in_float32
 def concept_scores(images: Tensor, row: int, which: str = "target") -> Tensor:
     """How surely each image shows a concept.
 
@@ -136,6 +131,7 @@ def _has_content(name: str) -> bool:
         return False
 
 
+@in_float32
 def alignment(images: Tensor, prompts: Sequence[str], which: str = "target") -> Tensor:
     """How well each image matches the content of its prompt; style words in a prompt are ignored.
 

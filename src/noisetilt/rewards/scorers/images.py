@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .network import SIDE
+
+Score = TypeVar("Score", bound=Callable[..., Any])
+
+
+def in_float32(score: Score) -> Score:
+    """The function of images without torch.autocast, so that it computes in float32 in any context."""
+
+    @functools.wraps(score)
+    def computed(images: Tensor, *args: Any, **options: Any) -> Any:
+        with torch.autocast(images.device.type, enabled=False):
+            return score(images, *args, **options)
+
+    return computed  # type: ignore[return-value]
 
 
 def prepared(images: Tensor) -> Tensor:

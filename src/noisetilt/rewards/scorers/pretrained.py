@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..checksums import read_verified
+from ..checksums import digest_of, read_verified
 
 Network = TypeVar("Network", bound=nn.Module)
 Load = TypeVar("Load", bound=Callable[..., Any])
@@ -25,8 +24,8 @@ def read_state(folder: Path, name: str) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file is missing or differs from the published one.
     """
-    digests = json.loads((folder / "checksums.json").read_text("utf-8"))
-    state, _ = read_verified(folder / f"{name}.safetensors", digests[f"{name}.safetensors"])
+    file = folder / f"{name}.safetensors"
+    state, _ = read_verified(file, digest_of(folder, file.name))
     return {key: value.float() for key, value in state.items()}
 
 

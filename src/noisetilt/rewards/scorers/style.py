@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .images import prepared
+from .images import in_float32, prepared
 from .network import BACKBONES, StyleNetwork
 from .pretrained import check_version, frozen, one_per_device, read_state
 from .words import STYLES
@@ -41,6 +41,7 @@ def load_style_network(which: str, device: str | torch.device = "cpu", folder: P
     return frozen(network, state, device)
 
 
+@in_float32
 def style_scores(images: Tensor, which: str = "target") -> Tensor:
     """How far each image is in each style.
 

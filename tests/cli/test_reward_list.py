@@ -1,0 +1,86 @@
+"""`noisetilt rewards NAME`: all names of a kind, and the description of a reward with its held-out version."""
+
+import pytest
+
+from noisetilt.cli import main
+from noisetilt.rewards import CATALOGUE, has_heldout
+from noisetilt.rewards.catalogue import complete_names
+from noisetilt.rewards.hub import HUB_NAMES, heldout_name, is_hub
+
+NAMES = list(dict.fromkeys([*complete_names(), *HUB_NAMES]))
+
+
+@pytest.mark.parametrize(
+    "kind, count, line",
+    [
+        ("style", 5, "style:noto"),
+        ("concept", 1406, "concept:tiger face  🐯"),
+        ("Classifier:ImageNet", 1000, "classifier:imagenet:849  teapot"),
+    ],
+)
+def test_all_names_of_a_kind_are_listed(kind, count, line, capsys):
+    assert main(["rewards", kind]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert line in lines and lines[3] == "" and len(lines[4:]) == count
+    assert all(one.startswith(f"{kind.lower()}:") for one in lines[4:])
+
+
+def described(name, capsys):
+    """What is before the first colon and a space, and the held-out version."""
+    assert main(["rewards", name]) == 0
+    line, blank, version = capsys.readouterr().out.splitlines()
+    assert blank == "" and version.startswith("held-out version: ")
+    return line.partition(": ")[0], version.partition(": ")[2]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_reward_is_described_with_the_held_out_version_that_load_takes(name, capsys):
+    expected = heldout_name(name) if is_hub(name) else "a second network" if has_heldout(name) else "none"
+    entry, version = described(name, capsys)
+    assert version == expected and name.split(":")[-1] in entry + CATALOGUE[entry]
+
+
+@pytest.mark.parametrize(
+    "name, entry, version",
+    [
+        *[(name, name, None) for name in CATALOGUE],
+        ("concept:🐯", "concept:NAME", "a second network"),
+        ("classifier:imagenet:Teapot", "classifier:imagenet:LABEL", "none"),
+        ("classifier:some/model:cup", "classifier:MODEL:LABEL", "clipscore"),
+        ("colour:#ff8800", "colour:#rrggbb", "none"),
+        ("count:cup:2", "objects:LABEL", "clipscore"),
+        ("clip", "clip:MODEL", "imagereward"),
+        ("video:objects:cup", "video:pickscore", "video:clipscore"),
+        ("aesthetic@/models/a", "aesthetic", "pickscore"),
+        ("ocr:tesseract", "ocr", "none"),
+    ],
+)
+def test_rewards_are_described_by_the_line_of_their_kind(name, entry, version, capsys):
+    found = described(name, capsys)
+    assert found[0] == entry and version in (None, found[1])
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("rednes", "did you mean 'redness'?"),
+        ("concpt", "did you mean 'concept'?"),
+        ("style:oil", "reward 'style:oil' is unknown"),
+        ("alignment:cat", "reward 'alignment:cat' is unknown"),
+        ("video", "reward 'video' is unknown"),
+        ("concept:tigr", "there is no concept 'tigr'; nearest names: tiger"),
+        ("classifier:imagenet:teapott", "no label 'teapott'; nearest labels: teapot"),
+        ("colour:red", "'red' is not a colour"),
+    ],
+)
+def test_unknown_rewards_are_refused(name, message, capsys):
+    assert main(["rewards", name]) == 2
+    output, error = capsys.readouterr()
+    assert message in error and output == ""
+
+
+def test_the_list_has_the_held_out_versions(capsys):
+    assert main(["rewards"]) == 0
+    lines = {line.split(" ", 1)[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["alignment"].endswith("[held-out: a second network]")
+    assert lines["pickscore"].endswith("[held-out: imagereward]") and "held-out" not in lines["redness"]
