@@ -167,6 +167,30 @@ def test_zero_gradient_keeps_the_noise(name):
     assert torch.equal(last.noise, x)
 
 
+def smooth(*shape, seed):
+    """Gradients with the spectrum 1/f², as those of rewards have."""
+    rows, columns = (torch.fft.fftfreq(n) for n in shape[-2:])
+    frequency = (rows[:, None].square() + columns.square()).sqrt().clamp_min(1 / shape[-1])
+    return torch.fft.ifft2(torch.fft.fft2(normal(*shape, seed=seed)) / frequency.square()).real.float()
+
+
+def similarity(a, b):
+    return torch.cosine_similarity(a.flatten(1), b.flatten(1)).abs()
+
+
+def test_whitened_gradients_of_different_images_and_steps_are_independent():
+    """W adds most of the noise to smooth gradients: it must be another for each image and at each step."""
+    ascent, event = make_ascent("gper-w", iterations=1), (3, 32, 32)
+    x, gradient = normal(8, *event).float(), smooth(8, *event, seed=1)
+    *_, last = ascent.iterate(x, lambda x, rows, with_gradient: ((x * gradient[rows]).flatten(1).sum(1), gradient))
+    moved = last.noise - x
+    assert similarity(moved[:-1], moved[1:]).mean() < 0.05
+    alone = ascent.iterate(x[3:4], lambda x, rows, with_gradient: (x.flatten(1).sum(1), gradient[3:4]))
+    assert similarity(list(alone)[-1].noise - x[3:4], moved[3:4]) > 0.999
+    first, second = (ascent.direction(x, smooth(8, *event, seed=1 + k), k, x) for k in (0, 1))
+    assert similarity(first, second).mean() < 0.05
+
+
 # Convergence
 
 
