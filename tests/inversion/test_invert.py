@@ -177,6 +177,8 @@ WRONG = [
     (dict(iterations=-1), "iterations = -1"),
     (dict(steps=0), "steps = 0"),
     (dict(steps=1.5), r"steps = 1\.5"),
+    (dict(steps=float("nan")), "steps = nan must be a whole number, 1 or more"),
+    (dict(steps=[2]), r"steps = \[2\] must be a whole number"),
     (dict(distance="lpips"), "distance = 'lpips' is unknown"),
     (dict(seeds=[1, 2]), "2 seeds for 1 prompts"),
     (dict(chunk=0), "chunk = 0"),
@@ -210,6 +212,8 @@ def test_wrong_images_and_prompts_are_refused():
         (dict(prompts=["dark"] * 2), "2 prompts"),
         (dict(keep=-1), "keep = -1"),
         (dict(steps=0), "steps = 0"),
+        (dict(steps=float("nan")), "steps = nan must be a whole number, 1 or more"),
+        (dict(steps=[2]), r"steps = \[2\] must be a whole number"),
     ):
         with pytest.raises(ValueError, match=message):
             found.edit(**options)

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from .._messages import whole_number
 from ..noise import audit, penalties, project_wgnc, whiten
 from ..noise.whitening import to_unit_rms
 from .objective import NoiseObjective
@@ -75,7 +76,7 @@ class Ascent:
         penalty: "none", "reno", "prno" or "mpgr"; the last two permute x anew at each step.
         penalty_weight: λ ≥ 0, in units of reward per unit of penalty. For each of the three, the penalty gradient
             at noise of mean square q is about λ (q − 1) x, so that λ is comparable between them. ReNO uses 0.01.
-        block_size: B of the projection or of the penalty.
+        block_size: B ≥ 1 of the projection (there 2 or more) or of the penalty.
         optimiser: "adam" (β = 0.9, 0.999), "sgd" with Nesterov momentum, or "rotation" (see `Rotation`).
         momentum: of "sgd" and "rotation", in [0, 1); 0 is plain gradient ascent.
         clip: maximum norm > 0 of an image's gradient; inf for no clipping.
@@ -110,9 +111,8 @@ class Ascent:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
-        for name, least in (("iterations", 0), ("draws", 0), ("chain_steps", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} = {getattr(self, name)} must be {least} or more")
+        for name, least in (("iterations", 0), ("draws", 0), ("chain_steps", 1), ("block_size", 1)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
         for name in ("rate", "clip", "width"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..initial_noise import Ascent
 from ..methods import Method, find_method
+from ..path.grids import check_steps
 from ..rewards.images import check_images
 from ..sampling import AscentReport, GradientAt, Model
 from ..sampling.check_inputs import as_seeds, check_call, check_chunk
@@ -122,12 +123,9 @@ def ascent_for(method: str | Method, iterations: int | None, steps: int | None) 
     """The method's noise ascent with these numbers of iterations and of deterministic steps; None: its own."""
     ascent = find_ascent(method)
     if iterations is not None:
-        check_iterations(iterations)
-        ascent = replace(ascent, iterations=int(iterations))
+        ascent = replace(ascent, iterations=check_iterations(iterations))
     if steps is not None:
-        if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-            raise ValueError(f"steps = {steps!r} must be a whole number, 1 or more")
-        ascent = replace(ascent, chain_steps=int(steps))
+        ascent = replace(ascent, chain_steps=check_steps(steps))
     return ascent
 
 

@@ -15,6 +15,7 @@ from ..initial_noise import Ascent
 from ..methods import Method
 from ..noise import audit
 from ..noise.typicality import SMALLEST_EVENT
+from ..path.grids import check_steps
 from ..report import save_picture
 from ..rewards.reward import RewardFunction, evaluate_any
 from ..runs import write_bytes, write_json
@@ -137,17 +138,15 @@ class InversionResult(ShortRepr):
             raise ValueError(f"{len(names)} prompts for {len(self.noise)} images; give one per image, or one for all")
         if not keep >= 0 or not layout >= 0:
             raise ValueError(f"keep = {keep} and layout = {layout} must be 0 or more")
-        check_iterations(iterations)
-        steps = self.ascent.chain_steps if steps is None else steps
-        if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-            raise ValueError(f"steps = {steps!r} must be a whole number, 1 or more")
+        iterations = check_iterations(iterations)
+        steps = self.ascent.chain_steps if steps is None else check_steps(steps)
         path = self.model.path
-        grid = deterministic_grid(path, path.grid(1)[0], int(steps))
+        grid = deterministic_grid(path, path.grid(1)[0], steps)
         images = self._images(names, grid)
         if reward is None and not layout:
             return EditResult(images, self.noise, names)
         rewards, _ = normalised_on_base((reward,), self.model, names, grid, 0.0, self.chunk)
-        ascent = replace(self.ascent, iterations=int(iterations), chain_steps=int(steps))
+        ascent = replace(self.ascent, iterations=iterations, chain_steps=steps)
         if reward is not None:
             check_reward(Method(initial=ascent), rewards[0])
         evaluator = self._evaluator(rewards[0], names, images, keep, layout)
