@@ -485,6 +485,9 @@ def test_images_stop_when_the_heldout_reward_stops_improving():
     assert (result.heldout > free.heldout + 1).all() and (result.rewards < free.rewards).all()
     assert torch.equal(result.trace.nfe, result.iterations + 4.0)
     assert (result.trace.rewards[-1] == result.trace.rewards[result.iterations + 3, range(3)]).all()
+    norms, stopped = result.trace.gradient_norm, result.iterations + 3
+    assert len(set(stopped.tolist())) > 1 and (norms > 0).all() and norms.shape == (80, 3)
+    assert all((norms[stop:, image] == norms[stop, image]).all() for image, stop in enumerate(stopped))
     alone = optimize(model, [""], reward, method, seeds=[2], heldout=half, patience=3)
     torch.testing.assert_close(alone.images[0], result.images[2], atol=1e-4, rtol=0)
 

@@ -229,7 +229,10 @@ class NoiseAscent:
         trace.rewards = _append(trace.rewards, iterate.rewards)
         trace.heldout = trace.heldout if heldout is None else _append(trace.heldout, heldout)
         if iterate.gradient is not None:
-            trace.gradient_norm = _append(trace.gradient_norm, iterate.gradient.flatten(1).norm(dim=1))
+            norm = iterate.gradient.flatten(1).norm(dim=1).cpu()
+            if len(trace.gradient_norm):  # the gradient of an image that stopped is zero
+                norm = norm.where(iterate.active.cpu(), trace.gradient_norm[-1].to(norm))
+            trace.gradient_norm = _append(trace.gradient_norm, norm)
         if self.callback is not None:
             self.callback(
                 AscentReport(
