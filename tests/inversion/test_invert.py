@@ -1,5 +1,6 @@
 """Inversion on a linear model, where the noise of an image is known, and its edits."""
 
+import importlib
 import json
 
 import pytest
@@ -127,6 +128,35 @@ def test_several_steps_are_differentiated_through():
     assert found.trace.nfe.item() == 12 and found.ascent.chain_steps == 3
     assert torch.allclose(found.edit().images, found.images, atol=1e-5)
     assert not torch.allclose(found.edit(steps=1).images, found.images, atol=1e-3)
+
+
+def test_images_of_several_devices_are_moved_to_the_device_of_the_model(monkeypatch):
+    """The device meta stands for a GPU, which is not needed here."""
+    module = importlib.import_module("noisetilt.inversion.invert")  # the function `invert` hides it
+    monkeypatch.setattr(module, "_as_target", lambda image, size: image)
+    images = [torch.zeros(SHAPE), torch.zeros(SHAPE, device="meta")]
+    assert module.as_targets(images, SHAPE[1:], "meta").device.type == "meta"
+
+
+def test_the_targets_are_encoded_and_represented_in_chunks():
+    sizes = {"encode": [], "distance": []}
+
+    class Counting(Mixing):
+        def encode(self, images):
+            sizes["encode"].append(len(images))
+            return super().encode(images)
+
+    def distance(images):
+        sizes["distance"].append(len(images))
+        return images
+
+    model = Counting()
+    found = invert(model, torch.rand(5, *SHAPE), "dark", iterations=0, distance="latents", chunk=2)
+    assert sizes["encode"] == [2, 2, 1]
+    other = invert(model, found.targets, "dark", iterations=0, distance="latents", chunk=5)
+    assert torch.allclose(found.distances, other.distances)
+    invert(model, torch.rand(5, *SHAPE), "dark", iterations=0, distance=distance, chunk=2)
+    assert max(sizes["distance"]) == 2
 
 
 def test_images_may_be_files_and_pillow_images(tmp_path):

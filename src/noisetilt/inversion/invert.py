@@ -86,7 +86,7 @@ def invert(
     ascent = ascent_for(inversion_method(method), iterations, steps)
     check_optimizable(model)
     check_distance(distance, model)
-    targets = as_targets(images, image_size(model)).to(getattr(model, "device", "cpu"))
+    targets = as_targets(images, image_size(model), getattr(model, "device", "cpu"))
     prompts = [prompts] * len(targets) if isinstance(prompts, str) else list(prompts)
     if len(prompts) != len(targets):
         raise ValueError(f"{len(prompts)} prompts for {len(targets)} images; give one prompt per image, or one for all")
@@ -94,7 +94,9 @@ def invert(
     grid = deterministic_grid(model.path, model.path.grid(1)[0], ascent.chain_steps)
     check_call(prompts, seeds, model.path, grid, gradient_at)
     chunk = check_chunk(chunk)
-    evaluator = TargetEvaluator(None, model.decode, prompts, model=model, distance=distance, targets=targets)
+    evaluator = TargetEvaluator(
+        None, model.decode, prompts, model=model, distance=distance, targets=targets, chunk=chunk
+    )
     run = NoiseAscent(model, prompts, evaluator, None, ascent, 0, gradient_at, chunk, callback, grid)
     best = run(seeds)
     return InversionResult(
@@ -142,8 +144,8 @@ def image_size(model: Model) -> tuple[int, int]:
     return blank.shape[-2], blank.shape[-1]
 
 
-def as_targets(images: Photo | Sequence[Photo], size: tuple[int, int]) -> Tensor:
-    """Images in any form that `invert` takes as (image, 3, *size) in [0, 1].
+def as_targets(images: Photo | Sequence[Photo], size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+    """Images in any form that `invert` takes, on any devices, as (image, 3, *size) in [0, 1] on one device.
 
     Raises:
         ValueError: if there is none, or one is no image.
@@ -155,7 +157,7 @@ def as_targets(images: Photo | Sequence[Photo], size: tuple[int, int]) -> Tensor
         images = images[None]
     if len(images) == 0:
         raise ValueError("images is empty; give at least one image")
-    return torch.stack([_as_target(image, size) for image in images])
+    return torch.stack([_as_target(image, size).to(device) for image in images])
 
 
 def _as_target(image: Photo, size: tuple[int, int]) -> Tensor:

@@ -160,7 +160,7 @@ class InversionResult(ShortRepr):
     def _evaluator(
         self, reward: RewardFunction | None, prompts: list[str], images: Tensor, keep: float, layout: float
     ) -> RewardEvaluator:
-        options: dict[str, Any] = dict(model=self.model, weight=layout or keep)
+        options: dict[str, Any] = dict(model=self.model, weight=layout or keep, chunk=self.chunk)
         if layout:
             return TargetEvaluator(reward, self.model.decode, prompts, distance=coarse, targets=self.targets, **options)
         if keep:
