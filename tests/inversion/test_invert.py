@@ -114,6 +114,29 @@ def test_an_edit_for_a_reward_raises_it_and_keep_holds_the_image():
     assert moved[1] < moved[0] / 4
 
 
+def test_an_edit_takes_its_gradient_where_the_inversion_did():
+    """With "x0" no edit is differentiated through the network; each iterate is reported."""
+    differentiated, reports = [], []
+
+    class Watched(Mixing):
+        def denoiser(self, prompts):
+            plain = super().denoiser(prompts)
+
+            def network(x_t, t, index):
+                differentiated.append(x_t.requires_grad)
+                return plain(x_t, t, index)
+
+            return Denoiser(self.path, network)
+
+    _, images = drawn(["dark"])
+    for gradient_at in ("x_t", "x0"):
+        found = invert(Watched(), images, "dark", iterations=1, gradient_at=gradient_at)
+        differentiated.clear()
+        found.edit(layout=1.0, iterations=3, callback=reports.append)
+        assert found.gradient_at == gradient_at and any(differentiated) == (gradient_at == "x_t")
+    assert [report.number for report in reports] == [0, 1, 2, 3] * 2 and reports[3].rewards > reports[0].rewards
+
+
 def test_an_edit_can_follow_the_layout_of_the_target():
     _, images = drawn(["dark"])
     found = invert(MODEL, images, "dark", iterations=10)

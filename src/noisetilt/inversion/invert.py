@@ -112,6 +112,7 @@ def invert(
         ascent=ascent,
         distance=distance,
         chunk=chunk,
+        gradient_at=gradient_at,
     )
 
 
