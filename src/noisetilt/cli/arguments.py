@@ -110,7 +110,8 @@ def _add_optimize(commands: Any) -> None:
         "--patience",
         type=int,
         help="stop an image when its held-out reward has not increased for this many iterations, and return the "
-        "iterate with the highest held-out reward; 0: do not stop early (default: 10 for learned rewards, else 0)",
+        "iterate with the highest held-out reward; 0: do not stop early (default: 10 with --heldout and for rewards "
+        "with a held-out version, which are style:*, alignment and concept:*; else 0)",
     )
     _add_set(parser, "rate=0.05")
     _add_run_options(parser)

@@ -138,9 +138,10 @@ def run(job: OptimizeJob) -> dict[str, Any]:
 
 
 def _with_patience(job: OptimizeJob) -> OptimizeJob:
-    """The job with its default patience filled in."""
+    """The job with its default patience filled in: that of early stops if the held-out reward was given, or is the
+    held-out version of the reward."""
     if job.patience is None:
-        heldout = job.heldout != "none" and has_heldout(job.reward)
+        heldout = has_heldout(job.reward) if job.heldout is None else job.heldout != "none"
         return replace(job, patience=PATIENCE if heldout else 0)
     if job.patience < 0:
         raise ValueError(f"patience = {job.patience} must be 0, for no early stop, or more")
