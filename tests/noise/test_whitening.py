@@ -221,6 +221,8 @@ def test_meta_tensors_have_a_shape_and_a_dtype():
         (torch.tensor([[1.0, math.nan]]), {}, "NaN"),
         (torch.zeros(1, 4), {"alpha": 2}, "alpha is 2"),
         (torch.zeros(1, 4), {"noise": torch.zeros(4)}, "noise has shape"),
+        (torch.zeros(1, 4), {"noise": torch.zeros(2, 4)}, "noise has shape"),
+        (torch.ones(1, 300), {"noise": torch.full((1, 300), math.nan)}, "noise holds 300 values that are NaN"),
         (torch.zeros(1, 4, dtype=torch.int32), {}, "int32"),
     ],
 )
