@@ -66,7 +66,8 @@ def whole_number(name: str, value: Any, least: int, remark: str = "") -> int:
     Raises:
         ValueError: if it is no whole number, or less than `least`.
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or value % 1 != 0 or value < least:
+    whole = isinstance(value, Real) and not isinstance(value, bool) and value % 1 == 0
+    if not whole or value < least:
         raise ValueError(f"{name} = {value!r} must be a whole number, {least} or more{remark}")
     return int(value)
 

@@ -159,7 +159,8 @@ def _run_batch(
     images: IterateImages | None,
 ) -> None:
     """Adds a batch's results to the variant, writes its images, and records its iterates in `images`."""
-    ascent, last = find_ascent(variant.method), []
+    ascent = find_ascent(variant.method)
+    last: list[AscentReport] = []
 
     def record_iterate(report: AscentReport) -> None:
         last[:] = [report]
