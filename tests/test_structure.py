@@ -27,7 +27,7 @@ ALLOWED = {
     "methods": {"_options", "initial_noise", "proposals", "selection", "path"},
     "sampling": {"methods", "initial_noise", "proposals", "selection", "noise", "path", "rewards", "models"},
     "integrations": {"sampling", "methods", "initial_noise", "path", "rewards", "models"},
-    "inversion": {"sampling", "methods", "initial_noise", "noise", "rewards", "models", "report", "runs"},
+    "inversion": {"sampling", "methods", "initial_noise", "noise", "path", "rewards", "models", "report", "runs"},
     "batch": {"integrations", "sampling", "methods", "rewards", "models", "report", "runs"},
     "bench": {"runs", "sampling", "methods", "selection", "proposals", "noise", "path", "rewards", "models", "report"},
     "studio": {"cli", "integrations", "methods", "models", "report", "rewards", "runs", "sampling"},

@@ -1,6 +1,7 @@
-"""Draw docs/images/invert.png from the images that recipes/invert/measure.py stored.
+"""Draw docs/images/edit.png from the images that recipes/invert/measure.py stored.
 
-    python recipes/invert/picture.py build/emoji128/invert.jsonl docs/images/invert.png
+    python recipes/invert/picture.py build/emoji128/invert.jsonl docs/images/edit.png \\
+        --kinds "another style" --methods gper-both
 
 Rows: the real images; what each method found; and the edits of its noise and of random noise.
 """

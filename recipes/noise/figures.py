@@ -18,7 +18,8 @@ from variants import VARIANTS
 
 from noisetilt.noise import _projections as projections
 from noisetilt.noise import audit, project_wgnc, whiten
-from noisetilt.noise.typicality import box_sums, radial_bands, sequence_bands
+from noisetilt.noise._boxes import box_sums
+from noisetilt.noise.typicality import radial_bands, sequence_bands
 from noisetilt.noise.whitening import to_unit_rms
 from noisetilt.report.plotting import Panel, Series, draw_images, draw_panels, save_figure
 
@@ -42,14 +43,14 @@ def fresh(x: Tensor) -> Tensor:
 
 
 def inputs() -> dict[str, Tensor]:
-    """A gradient and white noise, (1, 3, 64, 64) each."""
+    """A gradient and white noise, (1, channel, height, width) each, with sides that 8 divides."""
     gradient = load_file(GRADIENTS)["style:3d, step 8"][:1]
     white = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(3))
     return {"reward gradient": to_unit_rms(gradient), "white noise": white}
 
 
 def vectors(file: str) -> None:
-    """Each vector as a colour picture: grey at 0, black or a full channel at −3 and 3."""
+    """The first three channels of each vector as a colour picture: grey at 0, black or a full channel at −3 and 3."""
     rows = []
     for name, x in inputs().items():
         row = []
@@ -58,19 +59,20 @@ def vectors(file: str) -> None:
             kept = torch.cosine_similarity(x.flatten(), y.flatten(), dim=0).item()
             title = name if method == "input" else method
             text = f"{title}\naudit p = {audit(y).p_value.item():.1g}, cosine {kept:.3f}"
-            row.append((text, (0.5 + y[0].permute(1, 2, 0) / 6).clamp(0, 1).numpy()))
+            row.append((text, (0.5 + y[0, :3].permute(1, 2, 0) / 6).clamp(0, 1).numpy()))
         rows += [row[:5], row[5:]]
     save_figure(draw_images(rows), Path(file))
 
 
 def statistics(x: Tensor) -> dict[str, np.ndarray]:
-    """Title → scores of x (1, 3, 64, 64), about ±1 for noise: sorted values, tiles (less their mean), bands."""
+    """Title → scores of x (1, channel, height, width), about ±1 for noise: sorted values, tiles (less their mean),
+    bands."""
     count = x.numel()
     rank = (np.arange(count) + 0.5) / count
     normal = stats.norm.ppf(rank)
     spread = np.sqrt(rank * (1 - rank) / count) / stats.norm.pdf(normal)
     values = (x.flatten().sort().values.numpy() - normal) / spread
-    means, energy = box_sums(x, [8, 8])[0] / 8, box_sums(x.square(), [8, 8])[0].numpy()
+    means, energy = box_sums(x, (8, 8)).flatten() / 8, box_sums(x.square(), (8, 8)).flatten().numpy()
 
     def scores(energy: np.ndarray, df: np.ndarray | float) -> np.ndarray:
         return (np.cbrt(energy / df) - 1 + 2 / (9 * df)) / np.sqrt(2 / (9 * df))

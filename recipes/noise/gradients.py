@@ -2,8 +2,9 @@
 
     python recipes/noise/gradients.py build/noise/gradients.safetensors
 
-Runs the noise tilt on the embedded model for three rewards and keeps ∇_{x_t} r(x̂_0) at four of 25 steps,
-(16, 3, 64, 64) each, under a name such as "redness, step 3"; "pictures" are what plain sampling ends with, in [0, 1].
+Runs the noise tilt on the embedded model for three rewards and keeps ∇_{x_t} r(x̂_0) at four of 25 steps, 16 states each
+(of emoji128: (16, 16, 16, 16)), under a name such as "redness, step 3"; "pictures" are what plain sampling ends with,
+(16, 3, 128, 128) in [0, 1].
 """
 
 import sys

@@ -55,7 +55,10 @@ def structured(event: tuple[int, int, int], count: int, seed: int = 0) -> dict[s
 
 
 def real(file: Path, count: int) -> dict[str, Tensor]:
-    """Name → (count, 3, 64, 64): reward gradients, pictures and their edges, as gradients.py has stored them."""
+    """Name → (count, *event): reward gradients, pictures and their edges, as gradients.py has stored them.
+
+    Gradients have the shape of the model's states and pictures that of its images.
+    """
     if not file.exists():
         return {}
     found = {name: x[torch.arange(count) % len(x)] for name, x in load_file(file).items()}

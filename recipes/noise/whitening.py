@@ -5,7 +5,8 @@
 Rates are at the 1 % level. `others` are tests that the audit does not contain and W was not made by (`other_tests`).
 `kept` is the mean cosine between input and answer, for W and for WGNC, and `bound` what no white vector exceeds: the
 least of what one whose spectrum is even in bands of frequency, and one whose values are even in 8×8 tiles, can reach.
-Gradients and pictures come from build/noise/gradients.safetensors (gradients.py) and are left out where it is missing.
+Gradients and pictures come from build/noise/gradients.safetensors (gradients.py), in shapes of their own, and are left
+out where it is missing.
 The inputs below the line were not used in the making of W. --ablate leaves out each step in turn; --frontier varies
 how soon what is left is diluted; --passing tells how far white noise is turned.
 """
@@ -33,8 +34,12 @@ LEVELS = (Levels(1e-6, 1e-4), Levels(1e-3, 0.03), Levels(1e-2, 0.1), whitening.L
 GRADIENTS = Path("build/noise/gradients.safetensors")
 
 
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cosine_similarity(a.double().flatten(1), b.double().flatten(1))
+
+
 def cosine(a: Tensor, b: Tensor) -> float:
-    return torch.cosine_similarity(a.double().flatten(1), b.double().flatten(1)).mean().item()
+    return cosines(a, b).mean().item()
 
 
 def bound(g: Tensor) -> float:
@@ -100,8 +105,14 @@ def fresh(g: Tensor) -> Tensor:
     return torch.randn(g.shape, generator=torch.Generator().manual_seed(77))
 
 
+def rejected(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows the audit and the other tests reject, 0 or 1."""
+    return audit(x).rejected(0.01).double(), torch.from_numpy(other_tests(x) < 0.01).double()
+
+
 def rates(x: Tensor) -> tuple[float, float]:
-    return audit(x).rejected(0.01).double().mean().item(), float((other_tests(x) < 0.01).mean())
+    by_audit, by_others = rejected(x)
+    return by_audit.mean().item(), by_others.mean().item()
 
 
 def table(count: int) -> None:
@@ -117,17 +128,28 @@ def table(count: int) -> None:
         print("-" * 104)
 
 
-def averages(apply: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, real_ones: Tensor) -> list[float]:
+Group = tuple[Tensor, Tensor]
+
+
+def averages(apply: Callable[[Tensor, Tensor], Tensor], groups: list[Group]) -> list[float]:
     """Rates of the audit and of the other tests, and cosines over all inputs and over gradients and pictures."""
-    white = apply(inputs, fresh(inputs))
-    return [*rates(white), cosine(inputs, white), cosine(inputs[real_ones], white[real_ones])]
+    rows = []
+    for inputs, real_ones in groups:
+        white = apply(inputs, fresh(inputs))
+        rows.append((*rejected(white), cosines(inputs, white), real_ones))
+    by_audit, by_others, kept, real_ones = (torch.cat(column) for column in zip(*rows, strict=True))
+    return [each.mean().item() for each in (by_audit, by_others, kept, kept[real_ones])]
 
 
-def stacked(count: int) -> tuple[Tensor, Tensor]:
-    """All inputs of the bank but white noise, and which are real."""
+def stacked(count: int) -> list[Group]:
+    """All inputs of the bank but white noise, and which are real; one pair for each shape."""
     inputs = {name: g for name, g in bank(count).items() if name != "white noise"}
-    real_ones = torch.tensor([name in real(GRADIENTS, 1) for name in inputs]).repeat_interleave(count)
-    return torch.cat(list(inputs.values())), real_ones
+    names, groups = set(real(GRADIENTS, 1)), []
+    for event in dict.fromkeys(g.shape[1:] for g in inputs.values()):
+        same = {name: g for name, g in inputs.items() if g.shape[1:] == event}
+        real_ones = torch.tensor([name in names for name in same]).repeat_interleave(count)
+        groups.append((torch.cat(list(same.values())), real_ones))
+    return groups
 
 
 def ablate(count: int) -> None:
@@ -135,7 +157,7 @@ def ablate(count: int) -> None:
     print(f"{'variant':<28}{'audit':>9}{'others':>9}{'kept':>9}{'of real':>9}")
 
     for name, apply in (VARIANTS | CRUDE).items():
-        print(f"{name:<28}" + "".join(f"{v:>9.4f}" for v in averages(apply, *inputs)), flush=True)
+        print(f"{name:<28}" + "".join(f"{v:>9.4f}" for v in averages(apply, inputs)), flush=True)
 
 
 def frontier(count: int, file: str) -> None:
@@ -144,11 +166,11 @@ def frontier(count: int, file: str) -> None:
     ours = whitening.LIKELY
     for levels in LEVELS:
         whitening.LIKELY = levels
-        found.append(averages(lambda g, e: whiten(g, noise=e), *inputs))
+        found.append(averages(lambda g, e: whiten(g, noise=e), inputs))
         figures = "".join(f"{v:>9.4f}" for v in found[-1])
         print(f"detected {levels.detected:g}, hidden {levels.hidden:g}{figures}", flush=True)
     whitening.LIKELY = ours
-    found.append(averages(lambda g, e: project_wgnc(g), *inputs))
+    found.append(averages(lambda g, e: project_wgnc(g), inputs))
     print("WGNC" + "".join(f"{v:>9.4f}" for v in found[-1]))
     draw_frontier(np.array(found), np.mean([bound(g) for g in real(GRADIENTS, count).values()]), file)
 

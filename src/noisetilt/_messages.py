@@ -1,9 +1,11 @@
-"""Error messages that several parts of the package share. This module imports nothing of noisetilt."""
+"""Error messages, and a check, that several parts of the package share. This module imports nothing of noisetilt."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Real
+from typing import Any
 
 PACKAGES = {
     "plot": "matplotlib",
@@ -50,6 +52,24 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     folded = {each.casefold(): each for each in known}
     nearest = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     return f" (did you mean {folded[nearest[0]]!r}?)" if nearest else ""
+
+
+def whole_number(name: str, value: Any, least: int, remark: str = "") -> int:
+    """A whole number, also one such as 4.0, as an int.
+
+    Args:
+        name: of the argument, for the message.
+        value: the number.
+        least: the smallest that is allowed.
+        remark: the end of the message.
+
+    Raises:
+        ValueError: if it is no whole number, or less than `least`.
+    """
+    whole = isinstance(value, Real) and not isinstance(value, bool) and value % 1 == 0
+    if not whole or value < least:
+        raise ValueError(f"{name} = {value!r} must be a whole number, {least} or more{remark}")
+    return int(value)
 
 
 def one_line(error: BaseException) -> str:

@@ -25,6 +25,23 @@ def test_noise_passes_and_colour_does_not(tmp_path, capsys):
     assert "3 of 3 rejected" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("shape", [(1024,), (1024, 1), (1024, 1, 1)])
+def test_a_sequence_may_have_axes_of_one_position(shape, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", white(*shape).numpy())
+    assert main(["audit", str(tmp_path / "x.npy")]) == 0
+    assert "0 of 1 rejected" in capsys.readouterr().out and (tmp_path / "x.audit.png").exists()
+
+
+def test_an_array_without_a_batch_or_a_vector_is_refused(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", white(1024).numpy())
+    save_file({"number": torch.tensor(1.0)}, tmp_path / "number.safetensors")
+    for option in ([], ["--standardise"]):
+        assert main(["audit", str(tmp_path / "x.npy"), "--batch", *option]) == 2
+        assert "shape (1024,), expected a batch of vectors; leave out --batch" in capsys.readouterr().err
+        assert main(["audit", str(tmp_path / "number.safetensors"), *option]) == 2
+        assert "shape (), expected a vector" in capsys.readouterr().err
+
+
 def test_names_a_tensor(tmp_path, capsys):
     file = tmp_path / "two.safetensors"
     save_file({"a": white(3, 32, 32), "b": torch.ones(3, 32, 32)}, file)

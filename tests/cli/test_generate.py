@@ -9,9 +9,9 @@ from PIL import Image
 
 from noisetilt import METHODS
 from noisetilt.cli import comparison, iterates, main, progress
-from noisetilt.cli.comparison import Variant, thumbnails, variant_rows
+from noisetilt.cli.comparison import ImageBatch, Variant, thumbnails, variant_rows
 from noisetilt.cli.generate import GenerateJob, run
-from noisetilt.cli.iterates import IterateImages, keep_iterates, merged_frames
+from noisetilt.cli.iterates import IterateImages, are_drawn, merged_frames
 from noisetilt.report import table
 
 VARIANTS = ("base", "guided")
@@ -144,10 +144,24 @@ def test_a_continued_run_reads_only_the_images_that_it_shows(command, extra, tmp
 
 
 def test_iterates_are_kept_of_the_images_that_the_animation_shows():
+    drawn = [first for first in range(0, 15, 3) if are_drawn(ImageBatch(first, ["cat"] * 3, [0, 1, 2]))]
+    batches = [IterateImages(1, {0: [torch.zeros(3, 4, 4)] * 3, 1: [torch.zeros(3, 4, 4)] * 3}) for _ in drawn]
+    assert drawn == [0, 3, 6] and {len(images) for images in merged_frames(batches).values()} == {8}
+
+
+def test_a_batch_that_stopped_early_stays_on_its_last_iterate():
+    """Its images there are drawn, and no iteration that none ran is named."""
     batches = []
-    for _ in range(5):
-        keep_iterates(batches, IterateImages(1, {0: [torch.zeros(3, 4, 4)] * 3, 1: [torch.zeros(3, 4, 4)] * 3}))
-    assert len(batches) == 3 and {len(images) for images in merged_frames(batches).values()} == {8}
+    for end in (31, 42):
+        images = IterateImages(100)
+        for number in range(end + 1):
+            images.record(number, lambda number=number: torch.full((1, 3, 4, 4), number / 100))
+        images.record_end(end, torch.full((1, 3, 4, 4), end / 100))
+        batches.append(images)
+    frames = merged_frames(batches)
+    assert list(frames) == [0, 4, 9, 13, 17, 22, 26, 30, 35, 39, 42]
+    values = {number: [round(100 * image.mean().item()) for image in images] for number, images in frames.items()}
+    assert values[30] == [30, 30] and values[35] == [31, 35] and values[42] == [31, 42]
 
 
 def test_equal_rewards_neither_rise_nor_fall(tmp_path, capsys):

@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import json
 import signal
@@ -117,6 +118,73 @@ def test_an_interrupt_in_the_last_batch_leaves_a_complete_run(photos, tmp_path, 
     arguments = ["invert", *photos[:2], "--prompt", "cat face", "--iterations", "0", "--batch", "1"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "run.json").read_text())["complete"]
+
+
+def test_photographs_are_read_batch_by_batch_and_may_be_deleted_after_theirs(photos, tmp_path, monkeypatch):
+    copies = [tmp_path / f"{number}.png" for number in range(3)]
+    for copy, photo in zip(copies, photos, strict=True):
+        Image.open(photo).save(copy)
+    real_invert, real_read, read = invert.invert, invert.read_photo, []
+
+    def reading(photo, size):
+        if size != (8, 8):  # that is the check of the arguments
+            read.append(photo.name)
+        return real_read(photo, size)
+
+    def deleting(*args, **kwargs):
+        assert read == [copy.name for copy in copies[: len(read)]]
+        copies[len(read) - 1].unlink()
+        return real_invert(*args, **kwargs)
+
+    monkeypatch.setattr(invert, "read_photo", reading)
+    monkeypatch.setattr(invert, "invert", deleting)
+    arguments = ["invert", *map(str, copies), "--prompt", "cat face", "--iterations", "0", "--batch", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["complete"] and len(record["settings"]["sha256"]) == 3 == len(read)
+
+
+def test_a_photograph_that_changes_during_the_run_is_not_taken_for_the_first_one(photos, tmp_path, monkeypatch, capsys):
+    copies = [tmp_path / f"{number}.png" for number in range(2)]
+    for copy in copies:
+        Image.open(photos[0]).save(copy)
+    real = invert.invert
+
+    def changing(*args, **kwargs):
+        Image.open(photos[1]).save(copies[1])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(invert, "invert", changing)
+    arguments = ["invert", *map(str, copies), "--prompt", "cat face", "--iterations", "0", "--batch", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert "1.png has changed since the run began" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "out" / "run.json").read_text())["images"]) == 1
+
+
+def test_a_continued_run_reads_its_finished_batches_once_and_its_bar_reaches_the_end(photos, tmp_path, monkeypatch):
+    edits = ["--edit", "house", "--edit", "dog face", "--reward", "redness", "--edit-iterations", "1"]
+    arguments = ["invert", *photos[:2], "--prompt", "cat face", *edits, *SHORT, "--gradient-at", "x0"]
+    real, read, bars = invert.read_progress, [], []
+
+    class Bar(contextlib.nullcontext):
+        def __init__(self, total, unit):
+            self.total, self.count, self.texts = total, 0, []
+            super().__init__(self)
+            bars.append(self)
+
+        def update(self, count=1):
+            self.count += count
+
+        def set_postfix_str(self, text):
+            self.texts.append(text)
+
+    monkeypatch.setattr(invert, "progress_bar", Bar)
+    monkeypatch.setattr(invert, "read_progress", lambda *arguments: (read.append(1), real(*arguments))[1])
+    for resume in ([], ["--resume"]):
+        assert main([*arguments, "--out", str(tmp_path), *resume]) == 0
+    assert len(read) == 2 and [(bar.count, bar.total) for bar in bars] == [(14, 14)] * 2
+    assert sum(text.startswith("edit ") for text in bars[0].texts) == 8 and not bars[1].texts
+    assert json.loads((tmp_path / "run.json").read_text())["settings"]["gradient_at"] == "x0"
 
 
 @pytest.mark.parametrize("line", ["{", "{}", "[]"])

@@ -53,6 +53,20 @@ def test_a_learned_reward_without_a_heldout_reward_is_optimised_to_the_end(tmp_p
     assert json.loads((tmp_path / "run.json").read_text())["settings"]["patience"] == 0
 
 
+@pytest.mark.parametrize(
+    "reward, heldout, patience",
+    [
+        ("style:3d", None, 10),
+        ("style:3d", "none", 0),
+        ("redness", None, 0),
+        ("redness", "alignment", 10),
+        ("pickscore", "hpsv2", 10),
+    ],
+)
+def test_images_stop_early_with_a_heldout_version_or_a_given_heldout_reward(reward, heldout, patience):
+    assert _with_patience(OptimizeJob(prompt=["cat face"], reward=reward, heldout=heldout)).patience == patience
+
+
 # Each held-out reward of a hub reward has the network of a term.
 WITHOUT_HELDOUT = "style:3d + pickscore + imagereward + clipscore"
 

@@ -143,6 +143,26 @@ def test_a_full_gpu_is_one_sentence_and_loses_nothing(folder, tmp_path, monkeypa
     assert len(list(tmp_path.glob("a-red-fox-*.png"))) == 2
 
 
+def test_inversion_warns_of_a_full_gpu_and_explains_it(folder, tmp_path, monkeypatch, capsys):
+    import diffusers
+
+    forward = diffusers.FluxTransformer2DModel.forward
+
+    def full(self, *args, **kwargs):
+        if (args[0] if args else kwargs["hidden_states"]).is_meta:  # a call of the plan
+            return forward(self, *args, **kwargs)
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(diffusers.FluxTransformer2DModel, "forward", full)
+    monkeypatch.setattr(out_of_memory, "gpu_memory", lambda device: 1e5)
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    options = ["--model", folder("flux"), "--device", "cpu", "--height", "16", "--width", "16"]
+    assert main(["invert", str(tmp_path / "red.png"), "--prompt", "a", *options, "--out", str(tmp_path / "out")]) == 2
+    warning, error = (line for line in capsys.readouterr().err.splitlines() if line.startswith("noisetilt:"))
+    assert warning.startswith("noisetilt: warning: the run needs about") and warning.count("--") >= 3
+    assert error.startswith("noisetilt: the GPU ran out of memory: the run needs about")
+
+
 def test_the_native_loop_explains_a_full_gpu_too(folder, tmp_path, monkeypatch, capsys):
     import diffusers
 

@@ -9,9 +9,11 @@ import sys
 import time
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
-from noisetilt.cli import generate, main, optimize
+from noisetilt.cli import generate, iterates, main, optimize
 from noisetilt.runs import claim_folder, write_bytes
 
 COMMANDS = {
@@ -40,6 +42,10 @@ def digests(out):
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in out.glob("cat-face*.png")}
 
 
+def drawings(out):
+    return [(out / name).read_bytes() for name in ("strip.png", "animation.webp") if (out / name).exists()]
+
+
 @pytest.mark.parametrize("command", EACH)
 def test_a_run_is_continued_without_making_finished_images_again(command, tmp_path, monkeypatch, capsys):
     arguments = COMMANDS[command]
@@ -63,11 +69,74 @@ def test_a_run_is_continued_without_making_finished_images_again(command, tmp_pa
     assert len(calls) == 4
     assert main([*arguments, *out, "--resume"]) == 0 and len(calls) == 5
     assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
+    assert drawings(tmp_path / "parts") == drawings(tmp_path / "whole")
     whole, parts = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("whole", "parts"))
     assert parts["complete"] and parts["images"] == whole["images"]
     for variant in ("base", "guided"):
         assert {**parts[variant], "seconds": 0} == {**whole[variant], "seconds": 0}
     assert main([*arguments, *out, "--overwrite"]) == 0 and len(calls) == 9
+
+
+@pytest.mark.parametrize("command", ["generate", "optimize"])
+def test_the_iterates_are_stored_while_they_are_needed(command, tmp_path, monkeypatch):
+    """Of the images that are drawn, in 8 bits, until the run is complete; then a deleted image needs none of them."""
+    arguments = [*COMMANDS[command], *(["--animate"] if command == "generate" else []), "--n", "3", "--out"]
+    monkeypatch.setattr(iterates, "MAX_IMAGES", 2)
+    module, function = MODULES[command]
+    real, calls = getattr(module, function), []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, function, interrupted)
+    assert main([*arguments, str(tmp_path)]) == 130
+    stored = {file.name: load_file(file) for file in (tmp_path / "iterates").iterdir()}
+    variants = ["guided"] if command == "optimize" else ["base", "guided"]
+    assert sorted(stored) == [f"{variant}-{first}.safetensors" for variant in variants for first in (0, 1)]
+    assert {frame.dtype for frames in stored.values() for frame in frames.values()} == {torch.uint8}
+    assert main([*arguments, str(tmp_path), "--resume"]) == 0 and len(calls) == 7
+    before = drawings(tmp_path)
+    assert len(before) == len(variants) % 2 + 1 and not (tmp_path / "iterates").exists()
+    (tmp_path / "cat-face-1-guided.png").unlink()
+    assert main([*arguments, str(tmp_path), "--resume"]) == 0 and len(calls) == 8
+    assert drawings(tmp_path) == before and not (tmp_path / "iterates").exists()
+
+
+class Bar:
+    """A progress bar that counts."""
+
+    def __init__(self, total, unit):
+        self.total, self.count = total, 0
+        Bar.last = self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def update(self, count=1):
+        self.count += count
+
+    def set_postfix_str(self, text):
+        pass
+
+
+@pytest.mark.parametrize(
+    "command, extra",
+    [("generate", []), ("optimize", []), ("optimize", ["--iterations", "3", "--patience", "1", "--set", "rate=9"])],
+)
+def test_the_progress_bar_reaches_its_end(command, extra, tmp_path, monkeypatch):
+    """Also with finished batches, and with images that stop early."""
+    arguments = [*COMMANDS[command], *extra, "--n", "1", "--out", str(tmp_path)]
+    module, _ = MODULES[command]
+    monkeypatch.setattr(module, "progress_bar", Bar)
+    for resume in ([], ["--resume"]):
+        assert main([*arguments, *resume]) == 0
+        assert Bar.last.count == Bar.last.total > 1
 
 
 def run_and_exit(arguments):

@@ -1,5 +1,6 @@
 """Inversion on a linear model, where the noise of an image is known, and its edits."""
 
+import importlib
 import json
 
 import pytest
@@ -113,6 +114,29 @@ def test_an_edit_for_a_reward_raises_it_and_keep_holds_the_image():
     assert moved[1] < moved[0] / 4
 
 
+def test_an_edit_takes_its_gradient_where_the_inversion_did():
+    """With "x0" no edit is differentiated through the network; each iterate is reported."""
+    differentiated, reports = [], []
+
+    class Watched(Mixing):
+        def denoiser(self, prompts):
+            plain = super().denoiser(prompts)
+
+            def network(x_t, t, index):
+                differentiated.append(x_t.requires_grad)
+                return plain(x_t, t, index)
+
+            return Denoiser(self.path, network)
+
+    _, images = drawn(["dark"])
+    for gradient_at in ("x_t", "x0"):
+        found = invert(Watched(), images, "dark", iterations=1, gradient_at=gradient_at)
+        differentiated.clear()
+        found.edit(layout=1.0, iterations=3, callback=reports.append)
+        assert found.gradient_at == gradient_at and any(differentiated) == (gradient_at == "x_t")
+    assert [report.number for report in reports] == [0, 1, 2, 3] * 2 and reports[3].rewards > reports[0].rewards
+
+
 def test_an_edit_can_follow_the_layout_of_the_target():
     _, images = drawn(["dark"])
     found = invert(MODEL, images, "dark", iterations=10)
@@ -127,6 +151,35 @@ def test_several_steps_are_differentiated_through():
     assert found.trace.nfe.item() == 12 and found.ascent.chain_steps == 3
     assert torch.allclose(found.edit().images, found.images, atol=1e-5)
     assert not torch.allclose(found.edit(steps=1).images, found.images, atol=1e-3)
+
+
+def test_images_of_several_devices_are_moved_to_the_device_of_the_model(monkeypatch):
+    """The device meta stands for a GPU, which is not needed here."""
+    module = importlib.import_module("noisetilt.inversion.invert")  # the function `invert` hides it
+    monkeypatch.setattr(module, "_as_target", lambda image, size: image)
+    images = [torch.zeros(SHAPE), torch.zeros(SHAPE, device="meta")]
+    assert module.as_targets(images, SHAPE[1:], "meta").device.type == "meta"
+
+
+def test_the_targets_are_encoded_and_represented_in_chunks():
+    sizes = {"encode": [], "distance": []}
+
+    class Counting(Mixing):
+        def encode(self, images):
+            sizes["encode"].append(len(images))
+            return super().encode(images)
+
+    def distance(images):
+        sizes["distance"].append(len(images))
+        return images
+
+    model = Counting()
+    found = invert(model, torch.rand(5, *SHAPE), "dark", iterations=0, distance="latents", chunk=2)
+    assert sizes["encode"] == [2, 2, 1]
+    other = invert(model, found.targets, "dark", iterations=0, distance="latents", chunk=5)
+    assert torch.allclose(found.distances, other.distances)
+    invert(model, torch.rand(5, *SHAPE), "dark", iterations=0, distance=distance, chunk=2)
+    assert max(sizes["distance"]) == 2
 
 
 def test_images_may_be_files_and_pillow_images(tmp_path):
@@ -177,6 +230,8 @@ WRONG = [
     (dict(iterations=-1), "iterations = -1"),
     (dict(steps=0), "steps = 0"),
     (dict(steps=1.5), r"steps = 1\.5"),
+    (dict(steps=float("nan")), "steps = nan must be a whole number, 1 or more"),
+    (dict(steps=[2]), r"steps = \[2\] must be a whole number"),
     (dict(distance="lpips"), "distance = 'lpips' is unknown"),
     (dict(seeds=[1, 2]), "2 seeds for 1 prompts"),
     (dict(chunk=0), "chunk = 0"),
@@ -210,6 +265,8 @@ def test_wrong_images_and_prompts_are_refused():
         (dict(prompts=["dark"] * 2), "2 prompts"),
         (dict(keep=-1), "keep = -1"),
         (dict(steps=0), "steps = 0"),
+        (dict(steps=float("nan")), "steps = nan must be a whole number, 1 or more"),
+        (dict(steps=[2]), r"steps = \[2\] must be a whole number"),
     ):
         with pytest.raises(ValueError, match=message):
             found.edit(**options)

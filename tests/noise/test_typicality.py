@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from noisetilt.noise import _nulls as nulls
-from noisetilt.noise import audit
+from noisetilt.noise import audit, typicality
 
 
 def normal(*shape, seed=0):
@@ -80,6 +80,28 @@ def test_constant_and_zero_vectors_are_rejected():
 def test_vectors_of_a_batch_are_independent():
     x = normal(5, 2, 16, 16)
     torch.testing.assert_close(audit(x).p_value[3:4], audit(x[3:4]).p_value)
+
+
+@pytest.mark.parametrize("event", [(512, 1), (512, 1, 1), (512, 1, 1, 1)])
+def test_an_event_of_single_positions_is_a_sequence(event):
+    """Its spectrum is tested once."""
+    x = normal(3, 512)
+    flat, other = audit(x), audit(x.view(3, *event))
+    assert list(other.tests) == list(flat.tests) and "field line" not in other.tests
+    assert torch.equal(other.p_value, flat.p_value)
+
+
+def test_rows_are_tested_in_parts(monkeypatch):
+    """The parts bound the memory; one row is the least."""
+    x, sizes, real = normal(5, 3, 16, 16), [], typicality.p_values
+    whole = audit(x)
+    monkeypatch.setattr(typicality, "p_values", lambda part: (sizes.append(len(part)), real(part))[1])
+    for chunk, expected in ((1600, [2, 2, 1]), (1, [1] * 5)):
+        sizes.clear()
+        monkeypatch.setattr(typicality, "CHUNK", chunk)
+        parts = audit(x)
+        assert sizes == expected
+        torch.testing.assert_close(parts.p_value, whole.p_value)
 
 
 def test_prints_a_table():

@@ -19,10 +19,11 @@ def cosine(a, b):
     return torch.cosine_similarity(a.double().flatten(1), b.double().flatten(1))
 
 
-def smooth(*shape):
+def smooth(*shape, exponent=1):
+    """Noise with the spectrum 1/f^exponent."""
     wave = torch.fft.fftn(normal(*shape), dim=(-2, -1))
     f = sum(torch.fft.fftfreq(n).square().view(-1, *(1,) * i) for i, n in ((1, shape[-2]), (0, shape[-1])))
-    return torch.fft.ifftn(wave / (f + shape[-1] ** -2.0).sqrt(), dim=(-2, -1)).real
+    return torch.fft.ifftn(wave / (f + shape[-1] ** -2.0) ** (exponent / 2), dim=(-2, -1)).real
 
 
 EVENT = (3, 32, 32)
@@ -145,13 +146,20 @@ def test_zero_gradient_gives_noise():
     assert torch.equal(whiten(g)[1], w[1])
 
 
-def test_noise_matters_only_for_degenerate_gradients():
-    g = STRUCTURED["smooth"]
-    a, b = whiten(g, noise=normal(4, *EVENT, seed=1)), whiten(g, noise=normal(4, *EVENT, seed=2))
-    assert cosine(a, b).mean() > 0.5
-    g = STRUCTURED["constant"]
-    a, b = whiten(g, noise=normal(4, *EVENT, seed=1)), whiten(g, noise=normal(4, *EVENT, seed=2))
-    assert cosine(a, b).abs().max() < 0.1
+@pytest.mark.parametrize(
+    ("g", "low", "high"),
+    [
+        (normal(4, *EVENT), 0.999, 1),
+        (smooth(4, *EVENT), 0.9, 0.99),
+        (smooth(4, *EVENT, exponent=2), 0.3, 0.8),
+        (smooth(2, 16, 64, 64, exponent=2), 0.1, 0.5),
+        (STRUCTURED["constant"], -0.1, 0.1),
+    ],
+    ids=["white", "1/f", "1/f²", "1/f² at the size of FLUX", "constant"],
+)
+def test_the_noise_decides_the_more_the_more_structured_the_gradient_is(g, low, high):
+    a, b = (whiten(g, noise=normal(*g.shape, seed=seed)) for seed in (1, 2))
+    assert low < cosine(a, b).mean() <= high
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 7, 8, 16, 31, 64, 101, 1000])
@@ -213,6 +221,8 @@ def test_meta_tensors_have_a_shape_and_a_dtype():
         (torch.tensor([[1.0, math.nan]]), {}, "NaN"),
         (torch.zeros(1, 4), {"alpha": 2}, "alpha is 2"),
         (torch.zeros(1, 4), {"noise": torch.zeros(4)}, "noise has shape"),
+        (torch.zeros(1, 4), {"noise": torch.zeros(2, 4)}, "noise has shape"),
+        (torch.ones(1, 300), {"noise": torch.full((1, 300), math.nan)}, "noise holds 300 values that are NaN"),
         (torch.zeros(1, 4, dtype=torch.int32), {}, "int32"),
     ],
 )

@@ -197,6 +197,8 @@ def test_guided_samples_match_the_measurement_better(method):
         (lambda: inverse.gaussian_blur(0), "width = 0"),
         (lambda: inverse.jpeg(0), "quality = 0"),
         (lambda: inverse.jpeg(10.5), "quality = 10.5"),
+        (lambda: inverse.jpeg("10"), "quality = '10' must be a whole number"),
+        (lambda: inverse.downsample(float("nan")), "factor = nan must be a whole number"),
         (lambda: inverse.psld(inverse.grey(), torch.zeros(1, 16, 16), object()), "no `encode`"),
         (lambda: inverse.psld(inverse.grey(), torch.zeros(1, 16, 16), Autoencoder(), -1), "gluing = -1"),
         (lambda: inverse.gaussian_blur(9.0)(pictures(1)), "too wide"),

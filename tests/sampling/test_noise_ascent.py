@@ -167,6 +167,30 @@ def test_zero_gradient_keeps_the_noise(name):
     assert torch.equal(last.noise, x)
 
 
+def smooth(*shape, seed):
+    """Gradients with the spectrum 1/f², as those of rewards have."""
+    rows, columns = (torch.fft.fftfreq(n) for n in shape[-2:])
+    frequency = (rows[:, None].square() + columns.square()).sqrt().clamp_min(1 / shape[-1])
+    return torch.fft.ifft2(torch.fft.fft2(normal(*shape, seed=seed)) / frequency.square()).real.float()
+
+
+def similarity(a, b):
+    return torch.cosine_similarity(a.flatten(1), b.flatten(1)).abs()
+
+
+def test_whitened_gradients_of_different_images_and_steps_are_independent():
+    """W adds most of the noise to smooth gradients: it must be another for each image and at each step."""
+    ascent, event = make_ascent("gper-w", iterations=1), (3, 32, 32)
+    x, gradient = normal(8, *event).float(), smooth(8, *event, seed=1)
+    *_, last = ascent.iterate(x, lambda x, rows, with_gradient: ((x * gradient[rows]).flatten(1).sum(1), gradient))
+    moved = last.noise - x
+    assert similarity(moved[:-1], moved[1:]).mean() < 0.05
+    alone = ascent.iterate(x[3:4], lambda x, rows, with_gradient: (x.flatten(1).sum(1), gradient[3:4]))
+    assert similarity(list(alone)[-1].noise - x[3:4], moved[3:4]) > 0.999
+    first, second = (ascent.direction(x, smooth(8, *event, seed=1 + k), k, x) for k in (0, 1))
+    assert similarity(first, second).mean() < 0.05
+
+
 # Convergence
 
 
@@ -461,6 +485,9 @@ def test_images_stop_when_the_heldout_reward_stops_improving():
     assert (result.heldout > free.heldout + 1).all() and (result.rewards < free.rewards).all()
     assert torch.equal(result.trace.nfe, result.iterations + 4.0)
     assert (result.trace.rewards[-1] == result.trace.rewards[result.iterations + 3, range(3)]).all()
+    norms, stopped = result.trace.gradient_norm, result.iterations + 3
+    assert len(set(stopped.tolist())) > 1 and (norms > 0).all() and norms.shape == (80, 3)
+    assert all((norms[stop:, image] == norms[stop, image]).all() for image, stop in enumerate(stopped))
     alone = optimize(model, [""], reward, method, seeds=[2], heldout=half, patience=3)
     torch.testing.assert_close(alone.images[0], result.images[2], atol=1e-4, rtol=0)
 
@@ -499,6 +526,9 @@ def test_optimize_ends_when_all_images_have_stopped():
         ({"method": "ntrk"}, "not a noise ascent"),
         ({"method": "gper-ntrk"}, "use `sample`"),
         ({"patience": 2}, "patience = 2"),
+        ({"patience": "x"}, "patience = 'x' must be a whole number, 0 or more"),
+        ({"patience": 1.5}, r"patience = 1\.5 must be a whole number"),
+        ({"patience": True}, "patience = True must be a whole number"),
         ({"seeds": [1]}, "seeds"),
         ({"chunk": 0}, "chunk"),
         ({"iterations": -1}, "iterations = -1 must be a whole number, 0 or more"),
@@ -518,6 +548,8 @@ def test_optimize_rejects_invalid_arguments(change, word):
     "change",
     [
         {"iterations": -1},
+        {"iterations": 2.5},
+        {"iterations": "3"},
         {"rate": 0.0},
         {"gradient": "white"},
         {"latent": "fixed"},
@@ -529,6 +561,8 @@ def test_optimize_rejects_invalid_arguments(change, word):
         {"audit_level": 1.0},
         {"chain_steps": 0},
         {"draws": -1},
+        {"draws": 1.5},
+        {"block_size": 0},
         {"width": 0.0},
         {"perturb": "nowhere"},
     ],

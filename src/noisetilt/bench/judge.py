@@ -56,7 +56,7 @@ class Judgement(NamedTuple):
     """What the judge says of n images.
 
     Attributes:
-        concepts: (n, concepts) logits, in the order of `rewards.scorers.concepts.concepts`.
+        concepts: (n, concepts) logits, in the order of `rewards.scorers.words.concepts`.
         styles: (n, 5) logits of STYLES.
         features: (n, FEATURES) float32 for the metrics.
     """

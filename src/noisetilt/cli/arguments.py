@@ -110,7 +110,8 @@ def _add_optimize(commands: Any) -> None:
         "--patience",
         type=int,
         help="stop an image when its held-out reward has not increased for this many iterations, and return the "
-        "iterate with the highest held-out reward; 0: do not stop early (default: 10 for learned rewards, else 0)",
+        "iterate with the highest held-out reward; 0: do not stop early (default: 10 with --heldout and for rewards "
+        "with a held-out version, which are style:*, alignment and concept:*; else 0)",
     )
     _add_set(parser, "rate=0.05")
     _add_run_options(parser)
@@ -168,6 +169,7 @@ def _add_invert(commands: Any) -> None:
     parser.add_argument("--out", type=output_folder, default=Path("out"), help="output folder (default: %(default)s/)")
     add_run_folder_options(parser)
     parser.add_argument("--device", help="torch device (default: cpu; for pipelines the GPU, if there is one)")
+    _add_gradient_at(parser)
     parser.add_argument("--batch", type=int, help="photographs per batch (default: 8; for pipelines 1)")
     parser.add_argument("--chunk", type=int, help="rows per network call (default: 8; for pipelines 1)")
 
@@ -278,13 +280,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show grid.png in a terminal with kitty graphics, iTerm2 images or sixel",
     )
-    parser.add_argument(
-        "--gradient-at",
-        default="x_t",
-        choices=["x_t", "x0"],
-        help="x_t: differentiate through the network; x0: only through the reward, at the network's prediction, "
-        "which costs half (default: %(default)s)",
-    )
+    _add_gradient_at(parser)
     parser.add_argument(
         "--heldout",
         metavar="REWARD",
@@ -297,6 +293,16 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="rows per network call, or for pipelines rows decoded at a time; less takes less memory "
         "(default: 8; for pipelines 1)",
+    )
+
+
+def _add_gradient_at(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gradient-at",
+        default="x_t",
+        choices=["x_t", "x0"],
+        help="x_t: differentiate through the network; x0: only through the reward, at the network's prediction, "
+        "which costs half (default: %(default)s)",
     )
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .._messages import missing_extra, nearest_name, one_line
 from ..noise import audit
-from ..noise.typicality import radial_bands, sequence_bands
+from ..noise._events import as_field
+from ..noise.typicality import radial_bands, row_chunks, sequence_bands
 from ..report.plotting import Bands, draw_bands, has_matplotlib, save_figure
 
 SUFFIXES = (".npy", ".safetensors", ".png")
@@ -37,7 +38,8 @@ def audit_file(file: Path, out: Path | None, tensor: str | None, batch: bool, st
         level: significance level, in (0, 1).
 
     Raises:
-        ValueError: if the file's type or the tensor's name is unknown, or `audit` cannot test the tensor.
+        ValueError: if the file's type or the tensor's name is unknown, the tensor has no batch or no vector, or `audit`
+            cannot test it.
     """
     if not 0 < level < 1:
         raise ValueError(f"level = {level} must be greater than 0 and less than 1, such as 0.01")
@@ -50,6 +52,9 @@ def audit_file(file: Path, out: Path | None, tensor: str | None, batch: bool, st
         raise ValueError(f"tensor = {tensor!r} is for .safetensors files and the file is {file.name}; leave it out")
     x = read_tensor(file, tensor)
     x = x if batch else x[None]
+    if x.ndim < 2:
+        expected = "a batch of vectors; leave out --batch" if batch else "a vector of 256 or more numbers; join several"
+        raise ValueError(f"{file} has the shape {tuple(x.shape[not batch :])}, expected {expected}")
     if standardise or file.suffix.lower() == ".png":
         flat = x.double().flatten(1)
         spread = flat.std(1, keepdim=True, correction=0)
@@ -130,13 +135,15 @@ def plot_bands(x: Tensor, out: Path) -> bool:
     """
     if not has_matplotlib():
         return False
-    x = x.double()
-    field = x if x.ndim > 3 else x[:, None]
     panels = {
-        "bands of the flattened spectrum": sequence_bands(x.flatten(1)),
-        "half-octaves of spatial frequency": radial_bands(field),
+        "bands of the flattened spectrum": lambda part: sequence_bands(part.flatten(1)),
+        "half-octaves of spatial frequency": lambda part: radial_bands(as_field(part)),
     }
-    save_figure(draw_bands({title: _bands(energy.sum(0), df * len(x)) for title, (energy, df) in panels.items()}), out)
+    drawn = {}
+    for title, bands in panels.items():
+        energies, dfs = zip(*(bands(part.double()) for part in row_chunks(x)), strict=True)
+        drawn[title] = _bands(sum(energy.sum(0) for energy in energies), dfs[0] * len(x))
+    save_figure(draw_bands(drawn), out)
     return True
 
 

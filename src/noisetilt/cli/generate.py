@@ -33,7 +33,15 @@ from .comparison import (
     write_start,
 )
 from .console import progress_bar, warn
-from .iterates import IterateImages, keep_iterates, read_iterates, write_animation, write_iterates
+from .iterates import (
+    IterateImages,
+    are_drawn,
+    has_final_drawings,
+    read_iterates,
+    remove_iterates,
+    write_animation,
+    write_iterates,
+)
 from .job import ComparisonJob
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
 from .progress import Progress
@@ -80,20 +88,28 @@ def run(job: GenerateJob) -> dict[str, Any]:
         Interrupts() as interrupts,
     ):
         progress, complete = Progress(job, continued), False
+        final = continued and has_final_drawings(job.out, ("animation.webp",))
         frames: dict[str, list[IterateImages]] = {variant.name: [] for variant in variants}
         write_start(job, "generate")
         try:
-            with progress_bar(sum(_count_steps(job, variant, model) for variant in variants), "step") as bar:
+            steps_of = {variant.name: _count_steps(job, variant, model) for variant in variants}
+            batches = len(list(image_batches(job)))
+            with progress_bar(batches * sum(steps_of.values()), "step") as bar:
                 for variant, batch in ((variant, batch) for variant in variants for batch in image_batches(job)):
-                    images = read_iterates(job.out, variant, batch) if job.animate else IterateImages(0)
-                    if images is None or not progress.restore(variant, batch):
+                    drawn = job.animate and are_drawn(batch) and not final
+                    images = read_iterates(job.out, variant, batch) if drawn else None
+                    if (drawn and images is None) or not progress.restore(variant, batch):
                         before = variant.seconds
+                        images = IterateImages(0, first=1) if drawn else None
                         with explained_memory(job, model, variant.method):
-                            images = _run_batch(job, variant, model, reward, heldout, batch, bar)
-                        if job.animate:
+                            _run_batch(job, variant, model, reward, heldout, batch, bar, images)
+                        if images is not None:
                             write_iterates(job.out, variant, batch, images)
                         progress.add(variant, batch, variant.seconds - before)
-                    keep_iterates(frames[variant.name], images)
+                    else:
+                        bar.update(steps_of[variant.name])
+                    if images is not None:
+                        frames[variant.name].append(images)
                     complete = all(variant.count == len(job.prompts) for variant in variants)
                     if not complete:
                         interrupts.check()
@@ -101,6 +117,8 @@ def run(job: GenerateJob) -> dict[str, Any]:
             if variants[0].count:
                 with interrupts.deferred():
                     record = _write_summary(job, variants, frames, heldout_name, complete)
+                    if complete and job.animate:
+                        remove_iterates(job.out)
     animation = "animation.webp, " if job.animate else ""
     print_summary(job, variants, heldout_name, f"{animation}rewards.png and run.json")
     return record
@@ -123,11 +141,10 @@ def _check_variant(job: GenerateJob, variant: Variant, model: Any, reward: Rewar
 
 
 def _count_steps(job: GenerateJob, variant: Variant, model: Any) -> int:
-    """The steps of all batches of a variant; without those that time travel adds to a pipeline's own loop."""
-    batches = len(list(image_batches(job)))
-    return batches * (
-        job.steps if hasattr(model, "sample") else reverse_steps(model.path, _time_grid(job, variant.method, model))
-    )
+    """The steps of a batch of a variant; without those that time travel adds to a pipeline's own loop."""
+    if hasattr(model, "sample"):
+        return job.steps
+    return reverse_steps(model.path, _time_grid(job, variant.method, model))
 
 
 def _run_batch(
@@ -138,12 +155,12 @@ def _run_batch(
     heldout: Reward | None,
     batch: ImageBatch,
     bar: Any,
-) -> IterateImages:
-    """Adds a batch's results to the variant, writes its images, and returns those of its steps for the animation."""
-    predicted = IterateImages(0, first=1)
+    predicted: IterateImages | None,
+) -> None:
+    """Adds a batch's results to the variant, writes its images, and records those of its steps in `predicted`."""
 
     def show_progress(report: StepReport) -> None:
-        if job.animate:
+        if predicted is not None:
             predicted.last = report.steps
             predicted.record(report.number, report.images)
         bar.update()
@@ -172,7 +189,6 @@ def _run_batch(
     variant.curves.append(result.trace.rewards)
     variant.nfe = result.trace.nfe
     variant.seconds += result.trace.seconds
-    return predicted
 
 
 def _write_summary(
@@ -187,7 +203,7 @@ def _write_summary(
     done = [variant for variant in variants if variant.count]
     methods = {"base": "base", "guided": job.method}
     save_image_file(comparison_grid(variant_rows(variants, methods)), job.out / "grid.png")
-    if job.animate:
+    if any(frames.values()):
         write_animation([(methods[name], batches) for name, batches in frames.items() if batches], job.out, "step")
     if not has_matplotlib():
         warn(MISSING_PLOT)

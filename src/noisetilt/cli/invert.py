@@ -25,13 +25,13 @@ from ..report import file_stem, save_picture, table
 from ..report import save_image as save_image_file
 from ..rewards import Reward
 from ..rewards import load as load_reward
-from ..runs import PROGRESS, Interrupts, append_line, claim_folder, write_bytes, write_json
-from ..sampling import check_reward
+from ..runs import Interrupts, append_line, claim_folder, write_bytes, write_json
+from ..sampling import AscentReport, GradientAt, check_reward
 from ..sampling.noise_ascent import check_optimizable
 from .comparison import check_counts, check_numbers, comparison_grid, requested, thumbnails, write_start
 from .console import filled, line_width, progress_bar
 from .job import Job
-from .job_model import dtype_name, load_job_model, with_defaults
+from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
 from .progress import read_image, read_progress, settings_digest, start_progress
 
 Row = dict[str, Any]
@@ -39,7 +39,10 @@ Row = dict[str, Any]
 
 @dataclass(kw_only=True)
 class InvertJob(Job):
-    """The arguments of `invert`; `noisetilt invert --help` describes them."""
+    """The arguments of `invert`; `noisetilt invert --help` describes them.
+
+    `run` fills in sha256, the photographs' checksums.
+    """
 
     photos: list[Path]
     prompt: list[str]
@@ -53,6 +56,8 @@ class InvertJob(Job):
     keep: float = 1.0
     layout: float = 0.0
     model: str = "emoji128-turbo"
+    gradient_at: GradientAt = "x_t"
+    sha256: list[str] = field(default_factory=list)
 
     @property
     def n(self) -> int:
@@ -66,12 +71,21 @@ class InvertJob(Job):
     @property
     def edited(self) -> list[str | None]:
         """The prompts of the edits; None is the photograph's own."""
-        return [*self.edit] or ([None] if self.reward or self.layout else [])
+        return [*self.edit] or ([None] if self.edits_ascend else [])
 
     def settings(self) -> dict[str, Any]:
-        """The fields and the photographs' checksums, which determine the images."""
-        digests = [hashlib.sha256(photo.read_bytes()).hexdigest() for photo in self.photos]
-        return {**super().settings(), "photos": [str(photo) for photo in self.photos], "sha256": digests}
+        """The fields, which determine the images."""
+        return {**super().settings(), "photos": [str(photo) for photo in self.photos]}
+
+    @property
+    def edits_ascend(self) -> bool:
+        """Whether the edits are made by an ascent."""
+        return self.reward is not None or self.layout > 0
+
+    @property
+    def iterates(self) -> int:
+        """The iterates of a batch, with those of its edits."""
+        return self.iterations + 1 + (len(self.edited) * (self.edit_iterations + 1) if self.edits_ascend else 0)
 
     def ascent(self) -> Method:
         """The method with the job's options."""
@@ -112,7 +126,9 @@ def run(job: InvertJob) -> dict[str, Any]:
     """
     job = with_defaults(job)
     method = _check(job)
+    job = replace(job, sha256=[_sha256(photo) for photo in job.photos])
     reward = None if job.reward is None else load_reward(job.reward)
+    warn_of_memory(job, method)
     model = load_job_model(job)
     check_optimizable(model)
     check_distance(job.distance, model)
@@ -121,20 +137,24 @@ def run(job: InvertJob) -> dict[str, Any]:
     if reward is not None:
         check_reward(method, reward)
     size = image_size(model)
-    targets = torch.stack([read_photo(photo, size) for photo in job.photos])
     with (
         claim_folder(job.out, overwrite=job.overwrite, resume=job.resume, command="invert") as continued,
         Interrupts() as interrupts,
     ):
         progress, digest = start_progress(job, continued), settings_digest(job)
+        finished = {tuple(line["photos"]): line["rows"] for line in read_progress(progress, ("photos", "rows"))}
         write_start(job, "invert")
         rows: list[Row] = []
         try:
-            with progress_bar(len(list(batches(job))) * (job.iterations + 1), "iteration") as bar:
+            with progress_bar(len(list(batches(job))) * job.iterates, "iteration") as bar:
                 for part in batches(job):
-                    made = _restore(job, part)
-                    if not made:
-                        made = _run_batch(job, method, model, reward, targets[part.start : part.stop], part, bar)
+                    made = finished.get(tuple(part))
+                    if made and _has_files(job, part):
+                        bar.update(job.iterates)
+                    else:
+                        targets = _read_targets(job, part, size)
+                        with explained_memory(job, model, method):
+                            made = _run_batch(job, method, model, reward, targets, part, bar)
                         append_line(progress, json.dumps({"digest": digest, "photos": list(part), "rows": made}))
                     rows += made
                     if len(rows) < job.n:
@@ -161,9 +181,26 @@ def _check(job: InvertJob) -> Method:
     for name in ("keep", "layout", "edit_iterations"):
         if not getattr(job, name) >= 0:
             raise ValueError(f"{name} = {getattr(job, name)} must be 0 or more")
-    for photo in job.photos:
+    for photo in job.photos:  # decoded once more when it is inverted, so that no damaged one ends the run late
         read_photo(photo, (8, 8))
     return job.ascent()
+
+
+def _sha256(photo: Path) -> str:
+    return hashlib.sha256(photo.read_bytes()).hexdigest()
+
+
+def _read_targets(job: InvertJob, part: range, size: tuple[int, int]) -> Tensor:
+    """The photographs of a batch, (image, 3, *size) in [0, 1].
+
+    Raises:
+        ValueError, FileNotFoundError: if one is damaged or missing, or has changed since the run began.
+    """
+    targets = torch.stack([read_photo(job.photos[number], size) for number in part])
+    for number in part:
+        if _sha256(job.photos[number]) != job.sha256[number]:
+            raise ValueError(f"{job.photos[number]} has changed since the run began; start another run with --out")
+    return targets
 
 
 def batches(job: InvertJob) -> Iterator[range]:
@@ -176,16 +213,28 @@ def batches(job: InvertJob) -> Iterator[range]:
 def _run_batch(
     job: InvertJob, method: Method, model: Any, reward: Reward | None, targets: Tensor, part: range, bar: Any
 ) -> list[Row]:
-    def show(report: Any) -> None:
+    done = 0
+
+    def show(text: str) -> None:
+        nonlocal done
+        done += 1
         bar.update()
-        bar.set_postfix_str(f"distance {-report.rewards.mean() / 100:.4f}")
+        bar.set_postfix_str(text)
+
+    def show_found(report: AscentReport) -> None:
+        show(f"distance {-report.rewards.mean() / 100:.4f}")
+
+    def show_edit(report: AscentReport) -> None:
+        show(f"edit {report.rewards.mean():+.3f}")
 
     prompts = job.prompts[part.start : part.stop]
     seeds = [job.seed + number for number in part]
     options: dict[str, Any] = dict(distance=job.distance, steps=job.steps, seeds=seeds, chunk=job.chunk)
-    found = invert(model, targets, prompts, method, job.iterations, **options, callback=show)
+    options["gradient_at"] = job.gradient_at
+    found = invert(model, targets, prompts, method, job.iterations, **options, callback=show_found)
     ascent: dict[str, Any] = dict(iterations=job.edit_iterations, keep=job.keep, layout=job.layout)
-    edits = [found.edit(text, reward, **ascent).images.cpu() for text in job.edited]
+    edits = [found.edit(text, reward, **ascent, callback=show_edit).images.cpu() for text in job.edited]
+    bar.update(job.iterates - done)  # those that an early stop left out
     return _write_batch(job, found, edits, part)
 
 
@@ -208,13 +257,9 @@ def _write_batch(job: InvertJob, found: InversionResult, edits: list[Tensor], pa
     return rows
 
 
-def _restore(job: InvertJob, part: range) -> list[Row] | None:
-    """The rows of a finished batch, or None if it is not finished or a file of it is missing."""
-    for line in read_progress(job.out / PROGRESS, ("photos", "rows")):
-        if line["photos"] == list(part):
-            files = [job.out / name for number in part for name in job.files(number).values()]
-            return line["rows"] if all(file.is_file() for file in files) else None
-    return None
+def _has_files(job: InvertJob, part: range) -> bool:
+    """Whether the images and the noise of a batch are in the folder."""
+    return all((job.out / name).is_file() for number in part for name in job.files(number).values())
 
 
 def _write_summary(job: InvertJob, method: Method, rows: list[Row]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,23 +44,28 @@ class IterateImages:
             frame = self.frames.setdefault(number, [])
             frame += thumbnails(list(images()[: MAX_IMAGES - len(frame)].cpu()))
 
-    def close(self) -> None:
-        """Repeats the last frame for the iterates that an early stop left out."""
-        last = self.frames[max(self.frames)]
-        for number in self.recorded_numbers() - set(self.frames):
-            self.frames[number] = list(last)
+    def record_end(self, number: int, images: torch.Tensor) -> None:
+        """Keeps the images (image, 3, H, W) of the iterate at which an ascent ended, which may have stopped early."""
+        if number not in self.frames:
+            self.frames[number] = thumbnails(list(images[:MAX_IMAGES].cpu()))
+
+    def at(self, number: int) -> list[torch.Tensor]:
+        """The images of an iterate, or the last images before it."""
+        return self.frames[max(recorded for recorded in self.frames if recorded <= number)]
 
 
-def keep_iterates(batches: list[IterateImages], images: IterateImages) -> None:
-    """Adds the iterates of a batch to those of the batches before it, unless these have MAX_IMAGES images already."""
-    if sum(len(next(iter(batch.frames.values()), ())) for batch in batches) < MAX_IMAGES:
-        batches.append(images)
+def are_drawn(batch: ImageBatch) -> bool:
+    """Whether the iterates of a batch are drawn: it has some of the first MAX_IMAGES images of the run."""
+    return batch.first < MAX_IMAGES
 
 
 def merged_frames(batches: Sequence[IterateImages]) -> Frames:
-    """The frames of all batches, at most MAX_IMAGES images each."""
-    numbers = sorted(batches[0].frames)
-    return {number: [p for batch in batches for p in batch.frames[number]][:MAX_IMAGES] for number in numbers}
+    """The frames of all batches up to the last iterate of any, at most MAX_IMAGES images each.
+
+    A batch that stopped earlier than another stays on its last iterate.
+    """
+    numbers = sorted(max((batch.frames for batch in batches), key=max))
+    return {number: [image for batch in batches for image in batch.at(number)][:MAX_IMAGES] for number in numbers}
 
 
 def draw_strip(frames: Frames) -> Image.Image:
@@ -96,10 +102,13 @@ def _iterates_file(out: Path, variant: Variant, batch: ImageBatch) -> Path:
 
 
 def write_iterates(out: Path, variant: Variant, batch: ImageBatch, images: IterateImages) -> None:
-    """Writes the iterates of a batch, so that a run that is continued can draw them."""
+    """Writes the iterates of a batch in 8 bits, so that a run that is continued can draw them."""
     file = _iterates_file(out, variant, batch)
     file.parent.mkdir(parents=True, exist_ok=True)
-    frames = {str(number): torch.stack(frame).contiguous() for number, frame in images.frames.items()}
+    frames = {
+        str(number): (torch.stack(frame).float().clamp(0, 1) * 255).round().to(torch.uint8)
+        for number, frame in images.frames.items()
+    }
     write_bytes(file, save(frames, metadata={"last": str(images.last), "first": str(images.first)}))
 
 
@@ -107,8 +116,18 @@ def read_iterates(out: Path, variant: Variant, batch: ImageBatch) -> IterateImag
     """The iterates of a finished batch, or None if its file is missing or damaged."""
     try:
         with safe_open(_iterates_file(out, variant, batch), framework="pt") as stored:
-            frames = {int(number): list(stored.get_tensor(number)) for number in stored.keys()}  # noqa: SIM118
+            frames = {int(number): list(stored.get_tensor(number) / 255) for number in stored.keys()}  # noqa: SIM118
             metadata = stored.metadata()
             return IterateImages(int(metadata["last"]), frames, int(metadata["first"]))
     except (OSError, SafetensorError, ValueError, LookupError, TypeError):
         return None
+
+
+def remove_iterates(out: Path) -> None:
+    """Deletes the iterates of a run that is complete and drawn."""
+    shutil.rmtree(out / ITERATES, ignore_errors=True)
+
+
+def has_final_drawings(out: Path, names: Sequence[str]) -> bool:
+    """Whether the files drawn from the iterates are those of a complete run, of which `remove_iterates` was called."""
+    return all((out / name).is_file() for name in names) and not (out / ITERATES).exists()

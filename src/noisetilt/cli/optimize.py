@@ -35,10 +35,12 @@ from .comparison import (
 from .console import progress_bar, warn
 from .iterates import (
     IterateImages,
+    are_drawn,
     draw_strip,
-    keep_iterates,
+    has_final_drawings,
     merged_frames,
     read_iterates,
+    remove_iterates,
     write_animation,
     write_iterates,
 )
@@ -103,19 +105,25 @@ def run(job: OptimizeJob) -> dict[str, Any]:
         Interrupts() as interrupts,
     ):
         progress, complete = Progress(job, continued), False
+        final = continued and has_final_drawings(job.out, ("strip.png", "animation.webp"))
         write_start(job, "optimize")
         try:
             with progress_bar(batches * (job.iterations + 2), "iteration") as bar:
                 for variant, batch in ((variant, batch) for variant in variants for batch in image_batches(job)):
-                    images = read_iterates(job.out, variant, batch)
-                    if images is None or not progress.restore(variant, batch):
+                    drawn = variant is variants[1] and are_drawn(batch) and not final
+                    images = read_iterates(job.out, variant, batch) if drawn else None
+                    if (drawn and images is None) or not progress.restore(variant, batch):
                         before = variant.seconds
+                        images = IterateImages(find_ascent(variant.method).iterations) if drawn else None
                         with explained_memory(job, model, variant.method):
-                            images = _run_batch(job, variant, model, reward, heldout, batch, bar)
-                        write_iterates(job.out, variant, batch, images)
+                            _run_batch(job, variant, model, reward, heldout, batch, bar, images)
+                        if images is not None:
+                            write_iterates(job.out, variant, batch, images)
                         progress.add(variant, batch, variant.seconds - before)
-                    if variant is variants[1]:
-                        keep_iterates(iterates, images)
+                    else:
+                        bar.update(find_ascent(variant.method).iterations + 1)
+                    if images is not None:
+                        iterates.append(images)
                     complete = all(variant.count == len(job.prompts) for variant in variants)
                     if not complete:
                         interrupts.check()
@@ -123,14 +131,17 @@ def run(job: OptimizeJob) -> dict[str, Any]:
             if variants[0].count:
                 with interrupts.deferred():
                     record = _write_summary(job, variants, iterates, heldout_name, complete)
+                    if complete:
+                        remove_iterates(job.out)
     print_summary(job, variants, heldout_name, "strip.png, animation.webp, rewards.png and run.json")
     return record
 
 
 def _with_patience(job: OptimizeJob) -> OptimizeJob:
-    """The job with its default patience filled in."""
+    """The job with its default patience filled in: that of early stops if the held-out reward was given, or is the
+    held-out version of the reward."""
     if job.patience is None:
-        heldout = job.heldout != "none" and has_heldout(job.reward)
+        heldout = has_heldout(job.reward) if job.heldout is None else job.heldout != "none"
         return replace(job, patience=PATIENCE if heldout else 0)
     if job.patience < 0:
         raise ValueError(f"patience = {job.patience} must be 0, for no early stop, or more")
@@ -145,12 +156,16 @@ def _run_batch(
     heldout: Reward | None,
     batch: ImageBatch,
     bar: Any,
-) -> IterateImages:
+    images: IterateImages | None,
+) -> None:
+    """Adds a batch's results to the variant, writes its images, and records its iterates in `images`."""
     ascent = find_ascent(variant.method)
-    iterates = IterateImages(ascent.iterations)
+    last: list[AscentReport] = []
 
     def record_iterate(report: AscentReport) -> None:
-        iterates.record(report.number, lambda: report.images)
+        last[:] = [report]
+        if images is not None:
+            images.record(report.number, lambda: report.images)
         bar.update()
         text = f"{variant.name} reward {report.rewards.mean():+.3f}"
         bar.set_postfix_str(text if report.heldout is None else f"{text} held-out {report.heldout.mean():+.3f}")
@@ -167,9 +182,11 @@ def _run_batch(
         chunk=job.chunk,
         callback=record_iterate,
     )
-    iterates.close()
+    end = last[0].number
+    bar.update(ascent.iterations - end)  # those that an early stop left out
+    if images is not None:
+        images.record_end(end, last[0].images)
     _add_results(job, variant, result, batch.first)
-    return iterates
 
 
 def _add_results(job: OptimizeJob, variant: Variant, result: OptimizeResult, first: int) -> None:
@@ -208,15 +225,16 @@ def _write_summary(
     heldout_name: str,
     complete: bool,
 ) -> dict[str, Any]:
-    """Writes run.json, grid.png, rewards.png, strip.png and animation.webp of the images finished so far."""
+    """Writes run.json, grid.png, rewards.png, strip.png and animation.webp of the images finished so far; the last two
+    only from iterates."""
     record = write_record(job, variants, heldout_name, complete)
     done = [variant for variant in variants if variant.count]
     labels = {"base": "initial noise", "guided": job.method}
     save_image_file(comparison_grid(variant_rows(variants, labels)), job.out / "grid.png")
     if iterates:
-        frames = merged_frames(iterates)
-        save_image_file(draw_strip(frames), job.out / "strip.png")
+        save_image_file(draw_strip(merged_frames(iterates)), job.out / "strip.png")
         write_animation([(job.method, iterates)], job.out, "iteration")
+    if len(done) == len(variants):
         if has_matplotlib():
             save_figure(draw_panels(_reward_panels(job, done, heldout_name)), job.out / "rewards.png")
         else:

@@ -10,7 +10,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from .._messages import whole_number
 from ..noise import audit, penalties, project_wgnc, whiten
+from ..noise.whitening import to_unit_rms
 from .objective import NoiseObjective
 from .rotation import Rotation
 
@@ -56,7 +58,8 @@ class Ascent:
       50 iterations, clip 0.03; FLUX-schnell: rate 0.02, 200 iterations; B = 16).
     - gper-latent: x itself is projected, at the start and after each step (the same paper's v1).
     - gper-both: both, as in its released settings.
-    - gper-w: the whitening operator W instead of that projection.
+    - gper-w: the whitening operator W instead of that projection. The noise that W adds is the initial noise in another
+      random order at each step.
     - gper-rotation: gper's gradient, with `Rotation` instead of Adam (ours).
 
     In `sample` the first step keeps x: with η = 0 where the kernel would replace it, as at t = 1 of a flow. Later steps
@@ -73,7 +76,7 @@ class Ascent:
         penalty: "none", "reno", "prno" or "mpgr"; the last two permute x anew at each step.
         penalty_weight: λ ≥ 0, in units of reward per unit of penalty. For each of the three, the penalty gradient
             at noise of mean square q is about λ (q − 1) x, so that λ is comparable between them. ReNO uses 0.01.
-        block_size: B of the projection or of the penalty.
+        block_size: B ≥ 1 of the projection (there 2 or more) or of the penalty.
         optimiser: "adam" (β = 0.9, 0.999), "sgd" with Nesterov momentum, or "rotation" (see `Rotation`).
         momentum: of "sgd" and "rotation", in [0, 1); 0 is plain gradient ascent.
         clip: maximum norm > 0 of an image's gradient; inf for no clipping.
@@ -108,9 +111,8 @@ class Ascent:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
-        for name, least in (("iterations", 0), ("draws", 0), ("chain_steps", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} = {getattr(self, name)} must be {least} or more")
+        for name, least in (("iterations", 0), ("draws", 0), ("chain_steps", 1), ("block_size", 1)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
         for name in ("rate", "clip", "width"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive")
@@ -149,7 +151,8 @@ class Ascent:
             are not evaluated again.
         """
         # In float16 Adam's squares underflow, and sums of squares overflow.
-        x = self._feasible(noise.to(torch.promote_types(noise.dtype, torch.float32))).clone()
+        start = noise.to(torch.promote_types(noise.dtype, torch.float32))
+        x = self._feasible(start).clone()
         optimiser = self._optimiser(x)
         active = torch.ones(len(x), dtype=torch.bool, device=x.device)
         rewards = torch.zeros(len(x), device=x.device, dtype=x.dtype)
@@ -162,16 +165,22 @@ class Ascent:
             active = active if keep is None else active & keep.to(active.device)
             if last or not active.any():
                 return
-            active = self._step(x, gradient, optimiser, active, number)
+            active = self._step(x, gradient, optimiser, active, number, start)
             if not active.any():
                 return
 
     def _step(
-        self, x: Tensor, gradient: Tensor, optimiser: torch.optim.Optimizer | Rotation, active: Tensor, number: int
+        self,
+        x: Tensor,
+        gradient: Tensor,
+        optimiser: torch.optim.Optimizer | Rotation,
+        active: Tensor,
+        number: int,
+        start: Tensor,
     ) -> Tensor:
         """Update the active rows of x in place; returns the rows that remain active."""
         before = x.clone()
-        x.grad = self.direction(x, gradient, number)
+        x.grad = self.direction(x, gradient, number, start)
         optimiser.step()
         moved = self._feasible(x)
         if self.audit_level > 0:
@@ -181,21 +190,26 @@ class Ascent:
         x.copy_(torch.where(expand_like(active, x), moved, before))
         return active
 
-    def direction(self, x: Tensor, gradient: Tensor, number: int = 0) -> Tensor:
-        """g' (row, *event) of step `number` at x from ∇r; a row of zeros stays zero."""
+    def direction(self, x: Tensor, gradient: Tensor, number: int = 0, start: Tensor | None = None) -> Tensor:
+        """g' (row, *event) of step `number` at x from ∇r, for an ascent from `start` (x by default); a row of zeros
+        stays zero."""
         if self.penalty != "none" and self.penalty_weight > 0:
             gradient = gradient - self.penalty_weight * self._penalty_gradient(x, number)
         if self.gradient == "raw":
             return gradient if self.clip == math.inf else gradient * (self.clip / _norm(gradient)).clamp(max=1)
-        projected = project_wgnc(gradient, self.block_size) if self.gradient == "wgnc" else whiten(gradient)
+        if self.gradient == "wgnc":
+            projected = project_wgnc(gradient, self.block_size)
+        else:
+            # W must not add the same noise at each step or for each image. The noise of an inversion has another RMS.
+            noise = x if start is None else start
+            noise = to_unit_rms(noise.flatten(1)[:, _order(noise, number)].view_as(noise))
+            projected = whiten(gradient, noise=noise)
         return torch.where(expand_like((gradient != 0).flatten(1).any(1), gradient), projected, 0)
 
     def _penalty_gradient(self, x: Tensor, number: int) -> Tensor:
         penalty, scale = getattr(penalties, self.penalty), x[0].numel() / 8 if self.penalty == "mpgr" else 1
         if self.penalty != "reno":
-            # The order depends on the step alone, so that an image does not depend on the others of its batch.
-            order = torch.randperm(x[0].numel(), generator=torch.Generator().manual_seed(number)).to(x.device)
-            penalty = _permuted(penalty, self.block_size, order)
+            penalty = _permuted(penalty, self.block_size, _order(x, number))
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             return scale * torch.autograd.grad(penalty(leaf).sum(), leaf)[0]
@@ -217,6 +231,14 @@ def _norm(x: Tensor) -> Tensor:
     peak = x.flatten(1).abs().amax(1)
     scaled = peak * (x.flatten(1) / peak[:, None]).norm(dim=1)
     return expand_like(torch.where(norm.isinf(), scaled, norm), x)
+
+
+def _order(x: Tensor, number: int) -> Tensor:
+    """A random order of the numbers of an event of x (row, *event).
+
+    It depends on `number` alone, so that an image does not depend on the others of its batch.
+    """
+    return torch.randperm(x[0].numel(), generator=torch.Generator().manual_seed(number)).to(x.device)
 
 
 def _permuted(penalty: Callable[..., Tensor], block_size: int, order: Tensor) -> Callable[[Tensor], Tensor]:

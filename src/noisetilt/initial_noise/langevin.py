@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from .._messages import whole_number
 from .objective import NoiseObjective
 
 
@@ -31,8 +32,7 @@ class Langevin:
     needs_reward: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.iterations < 0:
-            raise ValueError(f"iterations = {self.iterations} must be 0 or more")
+        object.__setattr__(self, "iterations", whole_number("iterations", self.iterations, 0))
         if not 0 < self.gamma <= 1:
             raise ValueError(f"gamma = {self.gamma} must be in (0, 1]")
         if not self.temperature > 0:

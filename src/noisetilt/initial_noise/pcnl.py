@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .._messages import whole_number
 from .objective import NoiseObjective
 
 
@@ -47,8 +48,7 @@ class PCNL:
     needs_reward: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.iterations < 0:
-            raise ValueError(f"iterations = {self.iterations} must be 0 or more")
+        object.__setattr__(self, "iterations", whole_number("iterations", self.iterations, 0))
         if not 0 < self.delta <= 2:
             raise ValueError(f"delta = {self.delta} must be in (0, 2]")
         if not self.temperature > 0:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..rewards.reward import reward_name
 from ..rewards.scorers.network import SIDE
 from ..rewards.scorers.style import load_style_network
-from ..sampling.reward_evaluation import RewardEvaluator
+from ..sampling.reward_evaluation import RewardEvaluator, chunks
 
 Distance = Literal["pixels", "latents", "features"] | Callable[[Tensor], Tensor]
 DISTANCES = ("pixels", "latents", "features")
@@ -78,20 +78,25 @@ class TargetEvaluator(RewardEvaluator):
         distance: "pixels", "latents", "features", or a function images (batch, 3, H, W) → (batch, …).
         targets: (image, 3, H, W) in [0, 1].
         weight: of the distance.
+        chunk: targets that are encoded and represented at a time, ≥ 1.
     """
 
     model: Any = None
     distance: Distance = "pixels"
     targets: Tensor | None = None
     weight: float = 1.0
+    chunk: int = 16
     representations: Tensor = field(init=False)
     remedy: ClassVar[str] = "give a distance that is finite, or lower the rate of the method"
 
     def __post_init__(self) -> None:
         assert self.targets is not None
         with torch.no_grad():
-            latents = self.model.encode(self.targets) if self.distance == "latents" else self.targets
-            self.representations = self._represent(latents, self.targets)
+            parts = [self.targets[part] for part in chunks(len(self.targets), self.chunk)]
+            self.representations = torch.cat([self._represent_targets(part) for part in parts])
+
+    def _represent_targets(self, images: Tensor) -> Tensor:
+        return self._represent(self.model.encode(images) if self.distance == "latents" else images, images)
 
     def describe(self) -> str:
         name = f"the distance {distance_name(self.distance)!r}"

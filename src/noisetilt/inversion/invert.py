@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..initial_noise import Ascent
 from ..methods import Method, find_method
+from ..path.grids import check_steps
 from ..rewards.images import check_images
 from ..sampling import AscentReport, GradientAt, Model
 from ..sampling.check_inputs import as_seeds, check_call, check_chunk
@@ -85,7 +86,7 @@ def invert(
     ascent = ascent_for(inversion_method(method), iterations, steps)
     check_optimizable(model)
     check_distance(distance, model)
-    targets = as_targets(images, image_size(model)).to(getattr(model, "device", "cpu"))
+    targets = as_targets(images, image_size(model), getattr(model, "device", "cpu"))
     prompts = [prompts] * len(targets) if isinstance(prompts, str) else list(prompts)
     if len(prompts) != len(targets):
         raise ValueError(f"{len(prompts)} prompts for {len(targets)} images; give one prompt per image, or one for all")
@@ -93,7 +94,9 @@ def invert(
     grid = deterministic_grid(model.path, model.path.grid(1)[0], ascent.chain_steps)
     check_call(prompts, seeds, model.path, grid, gradient_at)
     chunk = check_chunk(chunk)
-    evaluator = TargetEvaluator(None, model.decode, prompts, model=model, distance=distance, targets=targets)
+    evaluator = TargetEvaluator(
+        None, model.decode, prompts, model=model, distance=distance, targets=targets, chunk=chunk
+    )
     run = NoiseAscent(model, prompts, evaluator, None, ascent, 0, gradient_at, chunk, callback, grid)
     best = run(seeds)
     return InversionResult(
@@ -109,6 +112,7 @@ def invert(
         ascent=ascent,
         distance=distance,
         chunk=chunk,
+        gradient_at=gradient_at,
     )
 
 
@@ -122,12 +126,9 @@ def ascent_for(method: str | Method, iterations: int | None, steps: int | None) 
     """The method's noise ascent with these numbers of iterations and of deterministic steps; None: its own."""
     ascent = find_ascent(method)
     if iterations is not None:
-        check_iterations(iterations)
-        ascent = replace(ascent, iterations=int(iterations))
+        ascent = replace(ascent, iterations=check_iterations(iterations))
     if steps is not None:
-        if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-            raise ValueError(f"steps = {steps!r} must be a whole number, 1 or more")
-        ascent = replace(ascent, chain_steps=int(steps))
+        ascent = replace(ascent, chain_steps=check_steps(steps))
     return ascent
 
 
@@ -144,8 +145,8 @@ def image_size(model: Model) -> tuple[int, int]:
     return blank.shape[-2], blank.shape[-1]
 
 
-def as_targets(images: Photo | Sequence[Photo], size: tuple[int, int]) -> Tensor:
-    """Images in any form that `invert` takes as (image, 3, *size) in [0, 1].
+def as_targets(images: Photo | Sequence[Photo], size: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+    """Images in any form that `invert` takes, on any devices, as (image, 3, *size) in [0, 1] on one device.
 
     Raises:
         ValueError: if there is none, or one is no image.
@@ -157,7 +158,7 @@ def as_targets(images: Photo | Sequence[Photo], size: tuple[int, int]) -> Tensor
         images = images[None]
     if len(images) == 0:
         raise ValueError("images is empty; give at least one image")
-    return torch.stack([_as_target(image, size) for image in images])
+    return torch.stack([_as_target(image, size).to(device) for image in images])
 
 
 def _as_target(image: Photo, size: tuple[int, int]) -> Tensor:

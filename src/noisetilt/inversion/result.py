@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from ..initial_noise import Ascent
 from ..methods import Method
 from ..noise import audit
 from ..noise.typicality import SMALLEST_EVENT
+from ..path.grids import check_steps
 from ..report import save_picture
 from ..rewards.reward import RewardFunction, evaluate_any
 from ..runs import write_bytes, write_json
-from ..sampling import AscentTrace
+from ..sampling import AscentReport, AscentTrace, GradientAt
 from ..sampling.deterministic import deterministic_chain, deterministic_grid
 from ..sampling.loop import normalised_on_base
 from ..sampling.noise_ascent import NoiseAscent, check_iterations
@@ -61,7 +62,7 @@ class InversionResult(ShortRepr):
         iterations: (image,) int64, number of the iterate, from 0.
         trace: the history of all iterates; its rewards are −100 · distance.
         prompts, seeds: one per image.
-        model, ascent, distance, chunk: as `invert` used them.
+        model, ascent, distance, chunk, gradient_at: as `invert` used them; `edit` uses them too.
     """
 
     images: Tensor
@@ -76,6 +77,7 @@ class InversionResult(ShortRepr):
     ascent: Ascent = field(default_factory=Ascent)
     distance: Distance = "pixels"
     chunk: int = 16
+    gradient_at: GradientAt = "x_t"
 
     def _repr_html_(self) -> str:
         """Targets, and below them the images from the noise found, which a notebook shows."""
@@ -111,6 +113,7 @@ class InversionResult(ShortRepr):
         iterations: int = 20,
         keep: float = 1.0,
         layout: float = 0.0,
+        callback: Callable[[AscentReport], Any] | None = None,
     ) -> EditResult:
         """Images from the found noise with other prompts, optionally moved towards a reward or the target's layout.
 
@@ -124,6 +127,8 @@ class InversionResult(ShortRepr):
                 100 · distance per unit of reward; not used with `layout`.
             layout: weight ≥ 0 of the distance to the target at 8×8 pixels, in the same units, which is minimised from
                 the found noise.
+            callback: called with an AscentReport at each iterate for the reward and the layout; its rewards are the
+                objective.
 
         Raises:
             ValueError: if an argument is invalid.
@@ -137,21 +142,20 @@ class InversionResult(ShortRepr):
             raise ValueError(f"{len(names)} prompts for {len(self.noise)} images; give one per image, or one for all")
         if not keep >= 0 or not layout >= 0:
             raise ValueError(f"keep = {keep} and layout = {layout} must be 0 or more")
-        check_iterations(iterations)
-        steps = self.ascent.chain_steps if steps is None else steps
-        if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-            raise ValueError(f"steps = {steps!r} must be a whole number, 1 or more")
+        iterations = check_iterations(iterations)
+        steps = self.ascent.chain_steps if steps is None else check_steps(steps)
         path = self.model.path
-        grid = deterministic_grid(path, path.grid(1)[0], int(steps))
+        grid = deterministic_grid(path, path.grid(1)[0], steps)
         images = self._images(names, grid)
         if reward is None and not layout:
             return EditResult(images, self.noise, names)
         rewards, _ = normalised_on_base((reward,), self.model, names, grid, 0.0, self.chunk)
-        ascent = replace(self.ascent, iterations=int(iterations), chain_steps=int(steps))
+        ascent = replace(self.ascent, iterations=iterations, chain_steps=steps)
         if reward is not None:
             check_reward(Method(initial=ascent), rewards[0])
         evaluator = self._evaluator(rewards[0], names, images, keep, layout)
-        run = NoiseAscent(self.model, names, evaluator, None, ascent, 0, "x_t", self.chunk, None, grid)
+        at = self.gradient_at
+        run = NoiseAscent(self.model, names, evaluator, None, ascent, 0, at, self.chunk, callback, grid)
         best = run(self.seeds, self.noise)
         if reward is None:
             return EditResult(best.images, best.noise, names)
@@ -161,7 +165,7 @@ class InversionResult(ShortRepr):
     def _evaluator(
         self, reward: RewardFunction | None, prompts: list[str], images: Tensor, keep: float, layout: float
     ) -> RewardEvaluator:
-        options: dict[str, Any] = dict(model=self.model, weight=layout or keep)
+        options: dict[str, Any] = dict(model=self.model, weight=layout or keep, chunk=self.chunk)
         if layout:
             return TargetEvaluator(reward, self.model.decode, prompts, distance=coarse, targets=self.targets, **options)
         if keep:

@@ -139,21 +139,39 @@ def spectral_bands(
     degrees of freedom of each band per channel (bands,); band index of each frequency (frequencies,)). The frequency 0
     is in no band; its index is the number of bands.
     """
-    axes = np.meshgrid(*(np.fft.fftfreq(n) for n in shape[:-1]), np.fft.rfftfreq(shape[-1]), indexing="ij")
-    radius = np.sqrt(sum(f**2 for f in axes)).ravel()
-    mirrored = np.where((np.abs(axes[-1]) > 0) & (np.abs(axes[-1]) < 0.5), 2.0, 1.0).ravel()
-    partitions = [np.floor(2 * np.log2(np.maximum(radius, 1e-9)))]
+    bands = [radial_partition(shape, device, dtype)]
     if len(shape) > 1:
-        partitions += [
-            np.floor(np.abs(f.ravel()) * 2 * min(BANDS, n // 2 + 1) - 1e-9) for f, n in zip(axes, shape, strict=True)
+        axes = half_frequencies(shape)
+        bands += [
+            spectral_partition(np.floor(np.abs(f) * 2 * min(BANDS, n // 2 + 1) - 1e-9), axes, device, dtype)
+            for f, n in zip(axes, shape, strict=True)
         ]
-    bands = []
-    for partition in partitions:
-        band = np.unique(np.where(radius > 0, partition, np.inf), return_inverse=True)[1].reshape(-1)
-        member = (band[:, None] == np.arange(band.max())) * mirrored[:, None]
-        member, index = torch.from_numpy(member).to(dtype).to(device), torch.from_numpy(band).to(device)
-        bands.append((member, member.sum(0), index))
     return bands
+
+
+@constant
+def radial_partition(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """The first partition of `spectral_bands`, into half-octaves of the radius."""
+    axes = half_frequencies(shape)
+    radius = np.sqrt(sum(f**2 for f in axes))
+    return spectral_partition(np.floor(2 * np.log2(np.maximum(radius, 1e-9))), axes, device, dtype)
+
+
+def half_frequencies(shape: tuple[int, ...]) -> list[np.ndarray]:
+    """The frequencies of the half spectrum of `shape` along each axis, (frequencies,) each."""
+    axes = np.meshgrid(*(np.fft.fftfreq(n) for n in shape[:-1]), np.fft.rfftfreq(shape[-1]), indexing="ij")
+    return [axis.ravel() for axis in axes]
+
+
+def spectral_partition(
+    partition: np.ndarray, axes: list[np.ndarray], device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A partition (frequencies,) of the `half_frequencies` as `spectral_bands` has it."""
+    mirrored = np.where((np.abs(axes[-1]) > 0) & (np.abs(axes[-1]) < 0.5), 2.0, 1.0)
+    band = np.unique(np.where(np.any(axes, axis=0), partition, np.inf), return_inverse=True)[1].reshape(-1)
+    member = (band[:, None] == np.arange(band.max())) * mirrored[:, None]
+    member, index = torch.from_numpy(member).to(dtype).to(device), torch.from_numpy(band).to(device)
+    return member, member.sum(0), index
 
 
 @constant

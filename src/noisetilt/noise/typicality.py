@@ -7,9 +7,8 @@ little as possible, so that the smallest p-value can be corrected as that of ind
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +17,16 @@ from scipy import special
 from torch import Tensor
 
 from . import _nulls as nulls
-from ._boxes import largest_divisor
+from ._boxes import box_sums, largest_divisor
 from ._checks import check_batch, without_autocast
+from ._events import as_field
+from ._groups import near_lags, radial_partition
 from .float64 import as_float64
 from .order_statistics import bounds
 
 SMALLEST_EVENT = 256
+# The audit tests so many numbers at a time, for which it takes 300 MiB.
+CHUNK = 2**22
 ORDER_ALPHA = 1e-6
 # The tests are slightly dependent: the effective number of independent tests is this fraction of their number
 # (measured by recipes/noise/calibration.py).
@@ -61,7 +64,8 @@ def audit(x: Tensor) -> Audit:
 
     Args:
         x: (batch, *event), real floating point, 256 or more numbers per event. An event of three or more axes is read
-            as (channel, *space), one of two axes as (height, width), one of one axis as a plain sequence.
+            as (channel, *space), one of two axes as (height, width), one of one axis, or whose space or rows are
+            single positions, as a plain sequence.
 
     Returns:
         An `Audit` of float64 p-values on the CPU.
@@ -77,18 +81,26 @@ def audit(x: Tensor) -> Audit:
             f"x has shape {tuple(x.shape)}, expected at least one vector of {SMALLEST_EVENT} or more numbers, for which"
             " the tests are calibrated; join several small vectors into one."
         )
-    x = as_float64(x)
-    if x.ndim > 3 and x[0, 0].numel() == 1:  # space is a single position, so the event is a sequence
-        x = x.flatten(1)
-    field = x if x.ndim > 3 else x[:, None]
-    p = {**value_tests(x.flatten(1)), **sequence_spectrum_tests(x.flatten(1)), **field_spectrum_tests(field)}
+    parts = [p_values(as_float64(part)) for part in row_chunks(x)]
+    p = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    tests = {name: torch.from_numpy(value) for name, value in p.items()}
+    return Audit(tests, torch.from_numpy(overall(p)))
+
+
+def row_chunks(x: Tensor) -> Sequence[Tensor]:
+    """The rows of x (batch, *event) in parts of at most CHUNK numbers, or of one row."""
+    return x.split(max(1, CHUNK // x.shape[1:].numel()))
+
+
+def p_values(x: Tensor) -> dict[str, np.ndarray]:
+    """The p-values (batch,) of all tests of x (batch, *event), float64, by name."""
+    flat, field = x.flatten(1), as_field(x)
+    p = {**value_tests(flat), **sequence_spectrum_tests(flat), **field_spectrum_tests(field)}
     p |= {**channel_tests(field), **tile_tests(field)}
     if field.shape[1:-1].numel() == 1:  # the event is a sequence, so both spectra are the same
         del p["field line"]
     # A statistic is 0/0 only for a constant vector, or a channel or tile of zeros, which noise never has.
-    p = {name: np.minimum(np.nan_to_num(value, nan=0.0), 1.0) for name, value in p.items()}
-    tests = {name: torch.from_numpy(value) for name, value in p.items()}
-    return Audit(tests, torch.from_numpy(overall(p)))
+    return {name: np.minimum(np.nan_to_num(value, nan=0.0), 1.0) for name, value in p.items()}
 
 
 def overall(tests: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -178,7 +190,7 @@ def field_spectrum_tests(field: Tensor) -> dict[str, np.ndarray]:
     correlation = torch.fft.irfftn(energy, s=shape, dim=tuple(range(1, field.ndim))).flatten(1)
     z = correlation / correlation[:, :1] * math.sqrt(correlation.shape[1] + 2)
     far = z[:, one_of_each_pair(shape, half=False).to(field.device)]
-    near = near_lags(shape)
+    near = near_lags(shape, field.device)[0]
     tests = {
         "field line": nulls.largest_of(np.exp(-to_numpy(power.amax(1))), power.shape[1]),
         "field powers": nulls.anderson_darling(-np.expm1(-to_numpy(power))),
@@ -187,7 +199,7 @@ def field_spectrum_tests(field: Tensor) -> dict[str, np.ndarray]:
     bands, expected = band_energies(energy, shape)
     if len(expected) > 1:
         tests["field bands"] = nulls.energy_spread(bands, expected)
-    if near:
+    if len(near):
         tests["near neighbours"] = nulls.chi2_two_sided(to_numpy(z[:, near].square().sum(1)), len(near))
     return tests
 
@@ -215,14 +227,6 @@ def one_of_each_pair(shape: tuple[int, ...], half: bool) -> Tensor:
     return torch.from_numpy(np.flatnonzero(chosen))
 
 
-def near_lags(shape: tuple[int, ...]) -> list[int]:
-    """Flat indices of spatial lags up to 2 per axis (1-D: 8) in (channel, *space), one of each pair ±lag."""
-    reach = 8 if len(shape) == 2 else 2
-    axes = [range(-min(reach, (n - 1) // 2), min(reach, (n - 1) // 2) + 1) for n in shape[1:]]
-    lags = [lag for lag in itertools.product(*axes) if lag > tuple(0 for _ in lag)]
-    return [int(np.ravel_multi_index(np.mod((0, *lag), shape), shape)) for lag in lags]
-
-
 def radial_bands(field: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Energies (batch, bands) of half-octaves of spatial frequency, from low to high, and their expectations.
 
@@ -233,19 +237,8 @@ def radial_bands(field: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 def band_energies(energy: Tensor, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """`radial_bands` from `half_energies`, of a field of this shape (channel, *space)."""
-    member = radial_membership(shape[1:])
-    return to_numpy(energy.sum(1).flatten(1) @ member.to(energy.device)), to_numpy(member.sum(0)) * shape[0]
-
-
-@functools.lru_cache(maxsize=16)
-def radial_membership(space: tuple[int, ...]) -> Tensor:
-    """(frequencies, bands): multiplicity of each half-spectrum frequency in each half-octave; 0 is in no band."""
-    axes = np.meshgrid(*(np.fft.fftfreq(n) for n in space[:-1]), np.fft.rfftfreq(space[-1]), indexing="ij")
-    radius = np.sqrt(sum(f**2 for f in axes)).ravel()
-    mirrored = np.where((axes[-1] > 0) & (axes[-1] < 0.5), 2.0, 1.0).ravel()
-    octave = np.floor(2 * np.log2(np.maximum(radius, 1e-12)))
-    _, band = np.unique(np.where(radius > 0, octave, octave[radius > 0].min()), return_inverse=True)
-    return torch.from_numpy(np.eye(band.max() + 1)[band.reshape(-1)] * (mirrored * (radius > 0))[:, None])
+    member, expected, _ = radial_partition(shape[1:], energy.device, energy.dtype)
+    return to_numpy(energy.sum(1).flatten(1) @ member), to_numpy(expected) * shape[0]
 
 
 def channel_tests(field: Tensor) -> dict[str, np.ndarray]:
@@ -270,30 +263,23 @@ def channel_tests(field: Tensor) -> dict[str, np.ndarray]:
 def tile_tests(field: Tensor) -> dict[str, np.ndarray]:
     """Tests of means and energies of small tiles, and energies of large tiles; none if space has no even tiling."""
     space = field.shape[2:]
-    small = [largest_divisor(n, {1: 64, 2: 8}.get(len(space), 4)) for n in space]
-    large = [n // largest_divisor(n, 16 if len(space) == 1 else 4) for n in space]
+    small = tuple(largest_divisor(n, {1: 64, 2: 8}.get(len(space), 4)) for n in space)
+    large = tuple(n // largest_divisor(n, 16 if len(space) == 1 else 4) for n in space)
     square, tests = field.square(), {}
-    if small != list(space) or len(field[0]) > 1:
-        means = box_sums(field, small) / math.prod(small)
+    if small != tuple(space) or len(field[0]) > 1:
+        means = box_sums(field, small).flatten(1) / math.prod(small)
         spread = (means - means.mean(1, keepdim=True)).square().sum(1) * math.prod(small)
         tests["tile means"] = nulls.chi2_two_sided(to_numpy(spread), means.shape[1] - 1)
         tests["tile energies"] = energy_spread_test(box_sums(square, small), math.prod(small))
-    if large != list(space) or len(field[0]) > 1:
+    if large != tuple(space) or len(field[0]) > 1:
         tests["large-tile energies"] = energy_spread_test(box_sums(square, large), math.prod(large))
     return tests
 
 
 def energy_spread_test(energy: Tensor, df: int) -> np.ndarray:
-    """p-values of the variance of normal scores of energies (batch, M), each χ² with df degrees of freedom."""
-    scores = nulls.chi2_scores(to_numpy(energy), df)
+    """p-values of the variance of normal scores of energies (batch, …), each χ² with df degrees of freedom."""
+    scores = nulls.chi2_scores(to_numpy(energy.flatten(1)), df)
     return nulls.chi2_two_sided(scores.var(1) * scores.shape[1], scores.shape[1] - 1)
-
-
-def box_sums(field: Tensor, sizes: list[int]) -> Tensor:
-    """Sums (batch, boxes) over boxes of these sizes in the space of the field (batch, channel, *space)."""
-    for axis, size in enumerate(sizes):
-        field = field.unflatten(2 + axis, (-1, size)).sum(3 + axis)
-    return field.flatten(1)
 
 
 def to_numpy(x: Tensor) -> np.ndarray:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ._checks import check_alpha, check_batch, without_autocast, working_dtype
 from ._constants import constant, fixed_noise
 from ._dilution import Group, Levels, Peak, signal_fractions, statistics
+from ._events import as_field
 from ._groups import TRIGGER_LEVEL, root_mean_square, unit_rms
 from ._projections import (
     clip_values,
@@ -73,8 +74,8 @@ def whiten(gradient: Tensor, alpha: float = 1e-4, noise: Tensor | None = None) -
 
     Args:
         gradient: (batch, *event), real floating point, any scale, two or more numbers per event. An event of three or
-            more axes is read as (channel, *space), one of two axes as (height, width). For events of fewer than
-            256 numbers only the values are whitened.
+            more axes is read as (channel, *space), one of two axes as (height, width), one whose space or rows are
+            single positions as a sequence. For events of fewer than 256 numbers only the values are whitened.
         alpha: probability in (0, 1) with which each order statistic of Gaussian input is clipped.
         noise: (batch, *event), standard normal. By default every row of every call uses the same fixed noise. In a
             sampler, pass fresh noise that is independent of the noise the result is mixed with (`shuffled`).
@@ -84,24 +85,24 @@ def whiten(gradient: Tensor, alpha: float = 1e-4, noise: Tensor | None = None) -
         in float32.
 
     Raises:
-        ValueError: for an alpha outside (0, 1), NaN or infinity, a dtype that is not real floating point, or noise of
-            another shape.
+        ValueError: for an alpha outside (0, 1), NaN or infinity in the gradient or the noise, a dtype that is not real
+            floating point, or noise of another shape.
     """
     check_batch(gradient, "gradient")
     check_alpha(alpha)
-    if noise is not None and noise.shape != gradient.shape:
-        raise ValueError(
-            f"noise has shape {tuple(noise.shape)}, expected the gradient's {tuple(gradient.shape)}; draw it with"
-            " torch.randn_like(gradient)."
-        )
+    if noise is not None:
+        check_batch(noise, "noise")
+        if noise.shape != gradient.shape:
+            raise ValueError(
+                f"noise has shape {tuple(noise.shape)}, expected the gradient's {tuple(gradient.shape)}; draw it with"
+                " torch.randn_like(gradient)."
+            )
     if gradient.shape[0] == 0:
         return gradient.detach().clone()
     x = to_unit_rms(gradient.to(working_dtype(gradient)))
     noise = fixed_noise(x[0].numel(), x.device, x.dtype).expand(len(x), -1) if noise is None else noise.to(x).flatten(1)
     x = unit_rms(x + DITHER * noise.view_as(x))
-    if x[0, 0].numel() == 1 and x.ndim > 2:  # space is a single position, so the event is a sequence
-        x = x.flatten(1)
-    field = x if x.ndim > 3 else x[:, None]
+    field = as_field(x)
     small = x[0].numel() < SMALLEST_EVENT
     white = clip_values(field, alpha) if small else whiten_field(field, noise, alpha)
     return unit_rms(white).reshape(gradient.shape).to(gradient.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Real
+from .._messages import whole_number
 
 MAX_STEPS = 100_000
 
@@ -13,11 +13,10 @@ def check_steps(steps: int) -> int:
     Raises:
         ValueError: if it is no whole number from 1 to MAX_STEPS.
     """
-    if isinstance(steps, bool) or not isinstance(steps, Real) or steps % 1 != 0 or steps < 1:
-        raise ValueError(f"steps = {steps!r} must be a whole number, 1 or more")
-    if steps > MAX_STEPS:
+    number = whole_number("steps", steps, 1)
+    if number > MAX_STEPS:
         raise ValueError(f"steps = {steps} must be at most {MAX_STEPS}")
-    return int(steps)
+    return number
 
 
 def uniform_grid(steps: int, start: float = 1.0, end: float = 0.0, shift: float = 1.0) -> list[float]:

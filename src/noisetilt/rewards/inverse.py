@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from .._messages import whole_number
 from .reward import Reward
 
 LUMA = (0.299, 0.587, 0.114)
@@ -76,8 +77,7 @@ def gaussian_blur(width: float) -> Operator:
 
 def downsample(factor: int = 4) -> Operator:
     """Means of boxes of factor × factor pixels, factor ≥ 2; (batch, 3, H/factor, W/factor)."""
-    if factor != int(factor) or factor < 2:
-        raise ValueError(f"factor = {factor} must be a whole number, 2 or more")
+    factor = whole_number("factor", factor, 2)
 
     def shrink(images: Tensor) -> Tensor:
         if images.shape[2] % factor or images.shape[3] % factor:
@@ -113,12 +113,13 @@ def jpeg(quality: int = 10) -> Operator:
     Args:
         quality: of Pillow's encoder, from 1 (worst) to 95.
     """
-    if isinstance(quality, bool) or int(quality) != quality or not 1 <= quality <= 95:
-        raise ValueError(f"quality = {quality} must be a whole number from 1 to 95")
+    quality = whole_number("quality", quality, 1, " and at most 95")
+    if quality > 95:
+        raise ValueError(f"quality = {quality} must be at most 95")
 
     def compress(images: Tensor) -> Tensor:
         with torch.no_grad():
-            stored = torch.stack([_compressed(image, int(quality)) for image in images]).to(images)
+            stored = torch.stack([_compressed(image, quality) for image in images]).to(images)
         return images + (stored - images).detach()
 
     return Operator(f"jpeg {quality}", compress, lambda measured, images: measured)

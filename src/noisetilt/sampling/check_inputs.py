@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from numbers import Real
 from typing import Literal
 
+from .._messages import whole_number
 from ..path import Path, is_noisier
 
 GradientAt = Literal["x_t", "x0"]
@@ -71,9 +71,7 @@ def check_chunk(chunk: int) -> int:
     Raises:
         ValueError: if it is no whole number ≥ 1.
     """
-    if isinstance(chunk, bool) or not isinstance(chunk, Real) or chunk % 1 != 0 or chunk < 1:
-        raise ValueError(f"chunk = {chunk!r} must be a whole number, 1 or more rows that are evaluated at a time")
-    return int(chunk)
+    return whole_number("chunk", chunk, 1, " rows that are evaluated at a time")
 
 
 def check_call(prompts: list[str], seeds: list[int], path: Path, grid: list[float], gradient_at: str) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from .._messages import whole_number
 from ..initial_noise import Ascent
 from ..initial_noise.ascent import expand_like
 from ..methods import Method, find_method
@@ -49,10 +49,13 @@ def check_optimizable(model: Any) -> None:
         )
 
 
-def check_iterations(iterations: int) -> None:
-    """Refuse anything but a whole number ≥ 0."""
-    if isinstance(iterations, bool) or not isinstance(iterations, Integral) or iterations < 0:
-        raise ValueError(f"iterations = {iterations!r} must be a whole number, 0 or more, such as 60")
+def check_iterations(iterations: int) -> int:
+    """The number of iterations, also of 60.0, as an int.
+
+    Raises:
+        ValueError: if it is no whole number ≥ 0.
+    """
+    return whole_number("iterations", iterations, 0, ", such as 60")
 
 
 @torch.inference_mode(False)
@@ -111,16 +114,16 @@ def optimize(
     ascent = find_ascent(method)
     check_optimizable(model)
     if iterations is not None:
-        check_iterations(iterations)
-        ascent = replace(ascent, iterations=int(iterations))
+        ascent = replace(ascent, iterations=check_iterations(iterations))
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     seeds = as_seeds(seeds, prompts)
     start = model.path.grid(1)[0]
     grid = deterministic_grid(model.path, start, ascent.chain_steps)
     check_call(prompts, seeds, model.path, grid, gradient_at)
     chunk = check_chunk(chunk)
-    if patience < 0 or (patience and heldout is None):
-        raise ValueError(f"patience = {patience} must be 0, or 1 or more together with heldout=...")
+    patience = whole_number("patience", patience, 0)
+    if patience and heldout is None:
+        raise ValueError(f"patience = {patience} needs a held-out reward; give heldout=..., or patience=0")
     rewards, extra_nfe = normalised_on_base((reward, heldout), model, prompts, grid, 0.0, chunk)
     reward, heldout = cast(RewardFunction, rewards[0]), rewards[1]
     check_reward(method, reward)
@@ -226,7 +229,10 @@ class NoiseAscent:
         trace.rewards = _append(trace.rewards, iterate.rewards)
         trace.heldout = trace.heldout if heldout is None else _append(trace.heldout, heldout)
         if iterate.gradient is not None:
-            trace.gradient_norm = _append(trace.gradient_norm, iterate.gradient.flatten(1).norm(dim=1))
+            norm = iterate.gradient.flatten(1).norm(dim=1).cpu()
+            if len(trace.gradient_norm):  # the gradient of an image that stopped is zero
+                norm = norm.where(iterate.active.cpu(), trace.gradient_norm[-1].to(norm))
+            trace.gradient_norm = _append(trace.gradient_norm, norm)
         if self.callback is not None:
             self.callback(
                 AscentReport(
