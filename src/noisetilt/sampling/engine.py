@@ -312,8 +312,11 @@ class Engine:
 
     @property
     def can_resample(self) -> bool:
-        """Whether `resample` would give new states: not after a step without noise."""
-        return self._renoised is not None or self._step is None or self._step.std > 0
+        """Whether `resample` would give new states of the same kind: not after a step without noise, and not of initial
+        noise that the reward chose."""
+        if self._renoised is not None:
+            return True
+        return not self.method.initial.needs_reward if self._step is None else self._step.std > 0
 
     def resample(self, images: Tensor) -> Tensor:
         """Repeat the last step, or the last re-noising, with fresh noise for some images (indices), with one particle
@@ -347,14 +350,18 @@ class Engine:
         return renoise(self.path, x_t, self._noise(), t, s)
 
 
-def draw_more_candidates(engine: Engine, state: State, evaluate_rows: Callable[[Tensor, Tensor], State]) -> State:
+def draw_more_candidates(
+    engine: Engine, state: State, evaluate_rows: Callable[[Tensor, Tensor], State], fixed: bool = False
+) -> State:
     """Draw and evaluate candidates until the selection needs no more; returns the best state of each image.
 
-    state has one particle per image; evaluate_rows evaluates new x_t of some images.
+    state has one particle per image; evaluate_rows evaluates new x_t of some images. A `fixed` state is the only
+    candidate.
     """
     selection = cast(RedrawingSelection, engine.method.selection)
-    engine.budget = selection.open_step(state.rewards, engine.budget)
-    while engine.can_resample and (unfinished := selection.wants_more(engine.budget)).any():
+    fixed = fixed or not engine.can_resample
+    engine.budget = selection.open_step(state.rewards, engine.budget, engine.number + 1, engine.steps, fixed)
+    while not fixed and (unfinished := selection.wants_more(engine.budget)).any():
         images = unfinished.nonzero().flatten()
         new = evaluate_rows(engine.resample(images), images)
         engine.budget = selection.update(engine.budget, images, new.rewards)
@@ -428,8 +435,8 @@ def run_steps(
             return gradient_at_x0(x_0, t)
 
         state = evaluate(x, all_rows)
-        if hasattr(engine.method.selection, "wants_more") and not (fixed_start and engine.number == 0):
-            state = draw_more_candidates(engine, state, evaluate)
+        if hasattr(engine.method.selection, "wants_more"):
+            state = draw_more_candidates(engine, state, evaluate, fixed_start and engine.number == 0)
         x, x0_hat, rewards, gradient, images = state
         x = engine.advance(x, x0_hat, t, s, rewards, gradient, reward_gradient)
         rewards, gradient = (None if values is None else engine.by_image(values) for values in (rewards, gradient))
