@@ -252,11 +252,24 @@ def test_svdd_keeps_the_best_candidate():
     assert choose(Search(3), rewards).tolist() == [[1, 1, 1], [0, 0, 0]]
 
 
-def test_soft_search_draws_in_proportion():
-    rewards = torch.tensor([[0.0, math.log(3.0)]]).expand(1, 2)
+def test_soft_search_draws_one_candidate_in_proportion():
+    """All particles of an image continue from it, whatever their own random numbers are."""
+    rewards = torch.tensor([[0.0, math.log(3.0)]])
     uniform = torch.linspace(0, 1, 1001)[:-1]
-    drawn = torch.stack([choose(Search(2, temperature=1.0), rewards, u.expand(1, 2)) for u in uniform])
+    drawn = torch.stack([choose(Search(2, temperature=1.0), rewards, torch.stack([u, 1 - u])[None]) for u in uniform])
     assert drawn.float().mean().item() == pytest.approx(0.75, abs=0.01)
+    assert torch.equal(drawn[..., 0], drawn[..., 1])
+
+
+@pytest.mark.parametrize("particles", [8, 64])
+def test_soft_search_approaches_the_tilted_distribution(particles):
+    """If r is Gaussian of mean 0 and variance v without guidance, its mean under p(x) exp(r) is v."""
+    model = gaussian(4)
+    reward = linear(smooth_direction(model))
+    variance = sample(model, [""] * 512, reward, "base", 8, chunk=4096).rewards.var()
+    method = METHODS["svdd"].replace(particles=particles, temperature=1.0)
+    rewards = sample(model, [""] * 192, reward, method, 8, chunk=4096).rewards
+    assert abs(rewards.mean() - variance) < 0.25 and 0.5 < rewards.var() / variance < 1.5
 
 
 def test_rollover_budget_exceeds_base_sampling():
