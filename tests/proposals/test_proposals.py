@@ -20,6 +20,7 @@ from noisetilt.proposals import (
     ManifoldShift,
     ManifoldTilt,
     MeanShift,
+    MonteCarloShift,
     NoiseTilt,
     NormalisedMeanShift,
     SphericalGaussian,
@@ -53,6 +54,12 @@ NOISE = torch.randn(2, 3, 2, 2, dtype=torch.float64, generator=torch.Generator()
 def test_dps_adds_the_gradient():
     now = step()
     assert torch.allclose(MeanShift(0.3)(now, NOISE), Base()(now, NOISE) + 0.3 * now.gradient)
+
+
+def test_lgd_adds_the_gradient_of_the_smoothed_reward():
+    """Its smoothing is tested below; the shift is that of DPS."""
+    now = step()
+    assert torch.allclose(MonteCarloShift(0.3)(now, NOISE), Base()(now, NOISE) + 0.3 * now.gradient)
 
 
 def test_freedom_shift_has_the_given_norm_relative_to_the_noise():
@@ -190,7 +197,18 @@ def test_ntrk_x0_does_not_differentiate_the_network(monkeypatch, name, different
 
 
 @pytest.mark.parametrize(
-    "proposal", [MeanShift(0.0), NormalisedMeanShift(0.0), ManifoldShift(0.0), NoiseTilt(0.0), ManifoldTilt(0.0)]
+    "proposal",
+    [
+        MeanShift(0.0),
+        MonteCarloShift(0.0),
+        NormalisedMeanShift(0.0),
+        ManifoldShift(0.0),
+        UniversalGuidance(scale=0.0, rate=0.0),
+        TrainingFreeGuidance(rho=0.0, mu=0.0),
+        NoiseTilt(0.0),
+        ManifoldTilt(0.0),
+    ],
+    ids=lambda p: type(p).__name__,
 )
 def test_zero_strength_is_the_base_proposal(proposal):
     assert torch.allclose(proposal(step(), NOISE), Base()(step(), NOISE))

@@ -336,7 +336,7 @@ def test_invalid_arguments_are_rejected(change, error, word):
         sample(model, **call)
 
 
-@pytest.mark.parametrize("name", ["ntrk", "dsg", "freedom", "svdd", "rbf", "das", "psi"])
+@pytest.mark.parametrize("name", ["ntrk", "dsg", "freedom", "svdd", "rbf", "fk", "das", "psi"])
 def test_methods_that_need_noise_refuse_eta_0(name):
     model = gaussian()
     with pytest.raises(ValueError, match="eta = 0 injects no noise, which this method needs"):

@@ -62,6 +62,8 @@ class SMC:
     correct: bool = True
     tilted_start: bool = False
     needs_rewards: ClassVar[bool] = True
+    # Without noise the copies of a resampled particle would stay equal.
+    needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_particles(self.particles)
