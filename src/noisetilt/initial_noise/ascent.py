@@ -59,8 +59,7 @@ class Ascent:
     - gper-w: the whitening operator W instead of that projection.
     - gper-rotation: gper's gradient, with `Rotation` instead of Adam (ours).
 
-    In `sample` the first step keeps x: with η = 0 where the kernel would replace it, as at t = 1 of a flow. Later steps
-    replace it little by little if η > 0.
+    In `sample` the first step has η = 0 and keeps x. Later steps replace it little by little if η > 0.
 
     The cost is (iterations + 1) · chain_steps network calls per particle. Clipping is before the projection, which
     depends on the direction only, so it has no effect with "wgnc" or "whiten".

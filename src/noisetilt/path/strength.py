@@ -92,7 +92,7 @@ class ReverseProcess:
         steps, number = [], 0
         for t, s in itertools.pairwise(self.grid):
             number += not is_noisier(self.path, s, t)
-            eta = step_eta(self.path, t, s, self.eta, keep_noise=self.chosen_start and number == 1)
+            eta = step_eta(self.eta, keep_noise=self.chosen_start and number == 1)
             steps.append(self._linear_step(t, s, eta))
         products = np.cumprod([factor for factor, _ in reversed(steps)], axis=0)[::-1]
         after = np.concatenate([products[1:], np.ones((1, len(VARIANCES)))])

@@ -59,8 +59,8 @@ class Engine:
         path: the Gaussian path.
         shape: of one event.
         seeds: one per image.
-        eta: stochasticity of the reverse kernel. The first step keeps initial noise that the reward chose: where the
-            kernel would replace it, as at α = 0, that step has η = 0 (`step_eta`), and no noise to tilt.
+        eta: stochasticity of the reverse kernel. The first step keeps initial noise that the reward chose: it has η = 0
+            (`step_eta`), and no noise to tilt.
         device, dtype: of the states.
         steps: number of reverse steps, for methods that temper the reward.
         step_noise: (t, s) → standard normal noise (image · particle, *event) of the step from t to s, or None for that
@@ -257,7 +257,7 @@ class Engine:
             accumulated = None if accumulated is None else accumulated.rows(ancestors)
             rewards = None if rewards is None else rewards[ancestors]
             gradient = None if gradient is None else gradient[ancestors]
-        eta = self._eta(self.number, t, s)
+        eta = self._eta(self.number)
         mean, std = reverse_kernel(self.path, x_t, x0_hat, t, s, eta)
         accumulated = None if accumulated is None else accumulated.propagate(self.path, t, s, eta)
         step = Step(
@@ -285,9 +285,9 @@ class Engine:
             )
         return x_s
 
-    def _eta(self, number: int, t: float, s: float) -> float:
-        """η of the reverse step with this number, from t to s."""
-        return step_eta(self.path, t, s, self.eta, keep_noise=self.method.initial.needs_reward and number == 1)
+    def _eta(self, number: int) -> float:
+        """η of the reverse step with this number."""
+        return step_eta(self.eta, keep_noise=self.method.initial.needs_reward and number == 1)
 
     def needs_gradient(self, t: float, s: float) -> bool:
         """Whether the next step, from t to s, uses the gradient: not at α_t = 0, where x_t does not depend on x_0 and
@@ -295,7 +295,7 @@ class Engine:
         proposal = self.method.proposal
         if not proposal.needs_gradient or self.path.alpha(t) == 0:
             return False
-        std = reverse_kernel(self.path, 0.0, 0.0, t, s, self._eta(self.number + 1, t, s))[1]
+        std = reverse_kernel(self.path, 0.0, 0.0, t, s, self._eta(self.number + 1))[1]
         return std > 0 or not getattr(proposal, "needs_noise", False)
 
     def _accumulated_noise(self, x_t: Tensor) -> AccumulatedNoise | None:

@@ -60,8 +60,8 @@ def sample(
         steps: steps of the path's default time grid, 1 or more; ignored if `grid` is given.
         seeds: one whole number ≥ 0 per image; 0, 1, 2, … by default. A seed gives the same noise in any batch and with
             any number of particles.
-        eta: stochasticity of the reverse kernel: 0 is the ODE (no noise to tilt), 1 DDPM, inf full re-noising. A step
-            from pure noise (t = 1 of a flow) has η = 0 if the reward chose the initial noise, which it would replace.
+        eta: stochasticity of the reverse kernel: 0 is the ODE (no noise to tilt), 1 DDPM, inf full re-noising. The
+            first step has η = 0 if the reward chose the initial noise, except for inf.
         grid: times from noise to data, at least two. A step to a noisier time re-noises the state.
         gradient_at: "x_t" differentiates through the network, as the papers do; "x0" does not, which saves the
             network's backward pass.
