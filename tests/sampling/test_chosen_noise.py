@@ -11,7 +11,7 @@ from noisetilt import METHODS, Method, sample
 from noisetilt.initial_noise import Gaussian
 from noisetilt.integrations.diffusers.schedules import TrigPath
 from noisetilt.models.exact import GaussianModel
-from noisetilt.path import FlowPath, VPPath, reverse_kernel
+from noisetilt.path import FlowPath, VEPath, VPPath, reverse_kernel
 from noisetilt.proposals import Base, NoiseTilt, TwistedShift
 from noisetilt.rewards import Reward
 from noisetilt.sampling import Engine
@@ -85,6 +85,33 @@ def test_ascent_raises_the_reward_of_several_steps_of_a_flow(eta):
     method = METHODS["none"].replace(iterations=30, chain_steps=4)
     plain, chosen = (sample(model, [""] * 8, reward, m, 4, eta=eta).rewards for m in ("base", method))
     assert (chosen > plain + 0.5).all()
+
+
+class Timed(GaussianModel):
+    """A model that records the times of its network calls."""
+
+    def denoiser(self, prompts):
+        denoiser, self.times = super().denoiser(prompts), []
+        network = denoiser.network
+        denoiser.network = lambda x, t, index: (self.times.append(t), network(x, t, index))[1]
+        return denoiser
+
+
+@pytest.mark.parametrize(
+    "grid, times",
+    [
+        ([5.0, 2.0, 1.0, 0.3, 0.0], [5.0, 1.0]),
+        # Times after a noisier one, and an end with noise.
+        ([5.0, 1.0, 2.0, 1.0, 0.3, 0.1], [5.0, 0.3]),
+    ],
+)
+def test_the_chain_of_an_ascent_has_times_of_the_call(grid, times):
+    model = Timed(torch.zeros(3, 8, 8), torch.ones(8, 8), VEPath())
+    mean = Reward("mean", lambda images, prompts: images.mean((1, 2, 3)))
+    sample(model, [""], mean, METHODS["none"].replace(iterations=0, chain_steps=2), grid=grid)
+    assert model.times[:2] == times
+    with pytest.raises(ValueError, match=r"chain_steps = 9 exceeds the \d steps of this call"):
+        sample(model, [""], mean, METHODS["none"].replace(iterations=0, chain_steps=9), grid=grid)
 
 
 def test_a_step_without_noise_is_not_redrawn():

@@ -77,7 +77,8 @@ class Ascent:
         momentum: of "sgd" and "rotation", in [0, 1); 0 is plain gradient ascent.
         clip: maximum norm > 0 of an image's gradient; inf for no clipping.
         audit_level: an image stops before the audit rejects its noise at this level in [0, 1); 0 disables the audit.
-        chain_steps: number K ≥ 1 of deterministic steps (η = 0) from noise to image, differentiated through (DNO).
+        chain_steps: number K ≥ 1 of deterministic steps (η = 0) from noise to image, differentiated through (DNO). In
+            `sample` and pipelines their times are among those of the call, which has K steps or more.
         draws: 0 uses the gradient of the reward; n > 0 estimates it from n pairs of rewards, see `perturb`.
         width: standard deviation > 0 of the perturbation δ.
         perturb: "noise" evaluates the images of x ± δ (DNO's Hybrid-2, in pairs; its code has width 0.01), at 2n·K

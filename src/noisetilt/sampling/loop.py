@@ -122,7 +122,7 @@ def sample(
         return state._replace(gradient=gradient.repeat_interleave(engine.particles, 0))
 
     before, trace = denoiser.nfe, Trace()
-    x = engine.start(grid[0], noise_objective(evaluate_start, method, grid[0], index))
+    x = engine.start(grid[0], noise_objective(evaluate_start, method, grid, index))
     for step in run_steps(engine, x, grid, evaluate_rows, lambda x_0, t: evaluate.gradient_at_x0(x_0, index, t)):
         rows = engine.best(step.rewards)
         predicted = functools.partial(_images, evaluator, step.x0_hat[rows], index[rows], chunk, step.images)
