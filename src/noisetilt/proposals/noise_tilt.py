@@ -60,6 +60,8 @@ class NoiseTilt:
     whitened: Literal["gradient", "mixture", "path"] = "gradient"
     needs_gradient: ClassVar[bool] = True
     needs_noise: ClassVar[bool] = True
+    # W also depends on the noise.
+    known_density: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.rho <= 1:

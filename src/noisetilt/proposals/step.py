@@ -74,6 +74,8 @@ class Proposal(Protocol):
     - `needs_noise` = True: it moves the mean by multiples of std alone. It needs η > 0, and steps with std = 0 compute
       no gradient.
     - `needs_accumulated_noise` = True: it needs the noise of all previous steps.
+    - `known_density` = False: it does more with the noise than to add std · noise to a mean, or a linear map of it that
+      is the same for all particles, so that the engine does not know its density ratio to the base kernel.
     """
 
     needs_gradient: ClassVar[bool]

@@ -49,6 +49,15 @@ def check_eta(method: Method, eta: float) -> None:
         raise ValueError("eta = 0 injects no noise, which this method needs; give eta = 1 or another method")
 
 
+def check_density(method: Method) -> None:
+    """Raises a ValueError if the selection weights particles by a density ratio that is not known of the proposal."""
+    if getattr(method.selection, "correct", False) and not getattr(method.proposal, "known_density", True):
+        raise ValueError(
+            f"correct = True weights particles by the density of the proposal, which is not known of "
+            f"{type(method.proposal).__name__}; give correct = False"
+        )
+
+
 class Engine:
     """Computes x_s from x_t and x̂_0 of all particles, with a method's proposal and selection.
 
@@ -66,7 +75,7 @@ class Engine:
         step_noise: (t, s) → standard normal noise (image · particle, *event) of the step from t to s, or None for that
             of the seeds; called only where the step injects noise. All other noise is that of the seeds.
     Raises:
-        ValueError: if the method needs noise in the steps and eta = 0.
+        ValueError: if the method needs noise in the steps and eta = 0, or weights by an unknown density.
     """
 
     def __init__(
@@ -82,6 +91,7 @@ class Engine:
         step_noise: Callable[[float, float], Tensor | None] | None = None,
     ) -> None:
         check_eta(method, eta)
+        check_density(method)
         self.method, self.path, self.shape, self.eta = method, path, tuple(shape), eta
         self.number, self.steps = 0, steps
         self.images, self.particles = len(seeds), method.selection.particles
@@ -331,7 +341,7 @@ class Engine:
 
     def _density_ratio(self, x_s: Tensor, mean: Tensor, std: float, noise: Tensor) -> Tensor:
         """log N(x_s; mean, std²) − log N(ε; 0, I), (image, particle): the log density ratio of the base kernel to a
-        proposal that shifts the mean. Zero if std = 0."""
+        proposal with a known density, up to a constant. Zero if std = 0."""
         if std == 0 or self.particles == 1:
             return torch.zeros_like(self._log_ratio)
         perturbation = ((x_s - mean) / std).flatten(1)
