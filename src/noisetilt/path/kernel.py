@@ -29,6 +29,18 @@ def has_signal(path: Path, t: float) -> bool:
     return path.alpha(t) > 1e-3 * path.sigma(t)
 
 
+def state_scale(path: Path, t: float) -> float:
+    """n_t = max(1, sqrt(α_t² + σ_t²)): x_t / n_t is the state of a variance-preserving path of the same noise-to-signal
+    ratio. It is 1 on variance-preserving paths, and on flows, whose states are up to sqrt(2) times smaller."""
+    return max(1.0, math.hypot(path.alpha(t), path.sigma(t)))
+
+
+def signal_ratio(path: Path, t: float, s: float) -> float:
+    """ᾱ_t / ᾱ_s in [0, 1] of a step from t to a less noisy s, with sqrt(ᾱ_t) = α_t / n_t (`state_scale`)."""
+    alpha_t, alpha_s = (path.alpha(time) / state_scale(path, time) for time in (t, s))
+    return (alpha_t / alpha_s) ** 2 if alpha_s else 0.0
+
+
 def noise_correlation(path: Path, t: float, s: float) -> float:
     """α_t σ_s / (α_s σ_t) ∈ [0, 1], for a step from t to a less noisy s: the part of the noise ε̂ of x_t that the
     posterior of DDPM keeps in x_s. 0 if x_t is pure noise (α_t = 0)."""

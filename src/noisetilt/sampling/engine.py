@@ -21,6 +21,7 @@ from ..path.accumulated_noise import AccumulatedNoise
 from ..path.strength import ReverseProcess
 from ..proposals import PathStrengthProposal, SmoothingProposal, Step
 from ..selection import Candidates, RedrawingSelection
+from .check_inputs import GradientAt
 from .rng import PerImageRNG
 
 
@@ -74,6 +75,7 @@ class Engine:
         steps: number of reverse steps, for methods that temper the reward.
         step_noise: (t, s) → standard normal noise (image · particle, *event) of the step from t to s, or None for that
             of the seeds; called only where the step injects noise. All other noise is that of the seeds.
+        gradient_at: whether the driver's gradients are with respect to x_t or x̂_0, unless the proposal decides.
     Raises:
         ValueError: if the method needs noise in the steps and eta = 0, or weights by an unknown density.
     """
@@ -89,6 +91,7 @@ class Engine:
         dtype: torch.dtype = torch.float32,
         steps: int = 1,
         step_noise: Callable[[float, float], Tensor | None] | None = None,
+        gradient_at: GradientAt = "x_t",
     ) -> None:
         check_eta(method, eta)
         check_density(method)
@@ -96,6 +99,8 @@ class Engine:
         self.number, self.steps = 0, steps
         self.images, self.particles = len(seeds), method.selection.particles
         self.device, self.dtype = device, dtype
+        estimated = getattr(method.proposal, "zeroth_order", False)
+        self.gradient_at: GradientAt = "x0" if estimated else getattr(method.proposal, "gradient_at", gradient_at)
         self._rng = PerImageRNG(seeds, self.particles, shape)
         self._given_noise = step_noise
         self._selection_state = None
@@ -285,6 +290,7 @@ class Engine:
             self.steps,
             self.process,
             accumulated,
+            self.gradient_at,
         )
         noise = self._step_noise(t, s, std)
         x_s, self._step = self.method.proposal(step, noise), step

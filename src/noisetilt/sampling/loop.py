@@ -92,7 +92,7 @@ def sample(
 
     device = getattr(model, "device", "cpu")
     denoiser = model.denoiser(prompts)
-    engine = Engine(method, model.path, model.shape, seeds, eta, device)
+    engine = Engine(method, model.path, model.shape, seeds, eta, device, gradient_at=gradient_at)
     engine.set_grid(grid)
     heldout_evaluator = (
         None if heldout is None else RewardEvaluator(heldout, model.decode, prompts, role="held-out reward")
