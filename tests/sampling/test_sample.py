@@ -421,6 +421,9 @@ def test_method_replaces_parts_and_options():
     assert method.proposal == NoiseTilt(rho=0.2) and method.selection == Independent(4)
     assert METHODS["ntrk"].proposal == NoiseTilt()
     assert METHODS["base"].replace(proposal=MeanShift(2.0)).options()["scale"] == 2.0
+    das = METHODS["das"].replace(temperature=0.3, tempering=0.05)
+    for part in (das.proposal, das.selection):
+        assert (part.temperature, part.tempering) == (0.3, 0.05)
     with pytest.raises(ValueError, match=r"option 'rhoo'.*rho"):
         METHODS["ntrk"].replace(rhoo=1)
     with pytest.raises(ValueError, match="rho = 2"):
