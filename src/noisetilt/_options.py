@@ -14,6 +14,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "particles": (1, 10_000),
     "repeats": (1, 1_000),
     "budget": (1, 100_000),
+    "initial_noises": (1, 100_000),
     "draws": (0, 10_000),
     "iterations": (0, 1_000_000),
     "chain_steps": (1, 1_000),

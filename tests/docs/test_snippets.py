@@ -216,6 +216,16 @@ def test_blocks_work(document, tmp_path, monkeypatch, request):
 
 
 @documents
+def test_loops_give_whiten_new_noise(document):
+    """With its default noise, which is the same in every call, the steps of a sampler add up to a fixed pattern."""
+    trees = [ast.parse(block.text) for block in blocks(document) if block.language == "python"]
+    loops = [node for tree in trees for node in ast.walk(tree) if isinstance(node, (ast.For, ast.While))]
+    for call in (node for loop in loops for node in ast.walk(loop) if isinstance(node, ast.Call)):
+        if ast.unparse(call.func).split(".")[-1] == "whiten":
+            assert "noise" in [keyword.arg for keyword in call.keywords]
+
+
+@documents
 def test_blocks_are_fenced_and_named(document):
     """Code stands in fences with a language, never in indented blocks, and markers are known ones."""
     for block in blocks(document):

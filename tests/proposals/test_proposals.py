@@ -11,7 +11,7 @@ from noisetilt import METHODS, Method, sample
 from noisetilt.integrations.diffusers.schedules import RatioPath, TrigPath
 from noisetilt.models.denoiser import Denoiser
 from noisetilt.models.exact import GaussianModel
-from noisetilt.path import FlowPath, VEPath, VPPath, reverse_kernel
+from noisetilt.path import FlowPath, ReverseProcess, VEPath, VPPath, reverse_kernel
 from noisetilt.path.accumulated_noise import AccumulatedNoise
 from noisetilt.path.tempering import temper
 from noisetilt.path.time_travel import TimeTravel
@@ -20,6 +20,7 @@ from noisetilt.proposals import (
     ManifoldShift,
     ManifoldTilt,
     MeanShift,
+    MonteCarloShift,
     NoiseTilt,
     NormalisedMeanShift,
     SphericalGaussian,
@@ -53,6 +54,12 @@ NOISE = torch.randn(2, 3, 2, 2, dtype=torch.float64, generator=torch.Generator()
 def test_dps_adds_the_gradient():
     now = step()
     assert torch.allclose(MeanShift(0.3)(now, NOISE), Base()(now, NOISE) + 0.3 * now.gradient)
+
+
+def test_lgd_adds_the_gradient_of_the_smoothed_reward():
+    """Its smoothing is tested below; the shift is that of DPS."""
+    now = step()
+    assert torch.allclose(MonteCarloShift(0.3)(now, NOISE), Base()(now, NOISE) + 0.3 * now.gradient)
 
 
 def test_freedom_shift_has_the_given_norm_relative_to_the_noise():
@@ -123,20 +130,51 @@ def test_universal_guidance_backward_reaches_the_optimum():
 
 
 def test_training_free_guidance_contains_dps_and_mpgd():
-    """Ye et al. 2024, algorithm 1: Sample(x_t, x̂_0) + Δ_t / √(ᾱ_t/ᾱ_s) + √ᾱ_s Δ_0, with strengths that grow as α_t."""
+    """Without a known grid the schedule is not normalised: its strengths are those times ᾱ_t/ᾱ_s."""
     now = step(eta=0.5)
-    alpha = VP.alpha(2)
+    ratio = (VP.alpha(2) / VP.alpha(1)) ** 2
     only_variance = TrainingFreeGuidance(rho=0.3, mu=0.0, gamma=0.0)
-    assert torch.allclose(only_variance(now, NOISE), MeanShift(0.3 * alpha / (alpha / VP.alpha(1)))(now, NOISE))
+    assert torch.allclose(only_variance(now, NOISE), MeanShift(0.3 * ratio / math.sqrt(ratio))(now, NOISE))
     only_mean = TrainingFreeGuidance(rho=0.0, mu=0.2, iterations=1)
     at_x0 = replace(now, gradient=towards(now.x0_hat))
-    assert torch.allclose(only_mean(now, NOISE), ManifoldShift(0.2 * alpha)(at_x0, NOISE))
-    shift = towards(now.x0_hat) * (1 - (1 - 0.2 * alpha) ** 3)  # three steps on a quadratic reward
+    assert torch.allclose(only_mean(now, NOISE), ManifoldShift(0.2 * ratio)(at_x0, NOISE))
+    shift = towards(now.x0_hat) * (1 - (1 - 0.2 * ratio) ** 3)  # three steps on a quadratic reward
     assert torch.allclose(replace(only_mean, iterations=3)(now, NOISE), Base()(now, NOISE) + VP.alpha(1) * shift)
 
 
-@pytest.mark.parametrize("options", [{"rho": 0.3, "mu": 0.0}, {"rho": 0.0, "mu": 0.1}, {"gamma": 0.5, "rho": 0.3}])
-def test_training_free_guidance_is_the_same_on_paths_of_the_same_noise_levels(options):
+@pytest.mark.parametrize("t, s", [(3, 2), (2, 1), (1, 0)])
+def test_training_free_guidance_has_the_strengths_of_its_code(t, s):
+    """Ye et al. 2024, algorithm 1: Sample(x_t, x̂_0) + Δ_t / √(ᾱ_t/ᾱ_s) + √ᾱ_s Δ_0. The code's schedule "increase" is
+    ρ̄ · ratio · len(ratios) / ratios.sum() with ratio = ᾱ_t/ᾱ_s, and the same with μ̄."""
+    alpha_bar = [*VP.alphas_cumprod[::-1], 1.0]
+    ratios = [before / after for before, after in itertools.pairwise(alpha_bar)]
+    ratio = ratios[3 - t]
+    increase = ratio * len(ratios) / sum(ratios)
+    # A step that time travel repeats counts once.
+    now = replace(step(t=t, s=s, eta=0.5), process=ReverseProcess(VP, [3, 2, 1, 2, 1, 0, -1]))
+    shift = math.sqrt(alpha_bar[3 - s]) * 0.2 * increase * towards(now.x0_hat)
+    expected = Base()(now, NOISE) + 0.3 * increase * now.gradient / math.sqrt(ratio) + shift
+    assert torch.allclose(TrainingFreeGuidance(rho=0.3, mu=0.2, iterations=1)(now, NOISE), expected)
+
+
+def test_training_free_guidance_of_one_step_from_pure_noise_is_the_base_proposal():
+    """ᾱ_t/ᾱ_s and its mean are 0."""
+    now = replace(step(FlowPath(), 1.0, 0.0), process=ReverseProcess(FlowPath(), [1.0, 0.0]))
+    assert torch.equal(TrainingFreeGuidance()(now, NOISE), Base()(now, NOISE))
+
+
+SCALED = {
+    "tfg variance": METHODS["tfg"].replace(rho=0.1, mu=0.0),
+    "tfg mean": METHODS["tfg"].replace(rho=0.0, mu=0.05),
+    "tfg smoothed": METHODS["tfg"].replace(gamma=0.5, rho=0.1),
+    "ugd": METHODS["ugd"].replace(scale=0.1),
+    "das": METHODS["das"].replace(particles=3, temperature=5.0),
+}
+
+
+@pytest.mark.parametrize("gradient_at", ["x_t", "x0"])
+@pytest.mark.parametrize("name", SCALED)
+def test_images_are_the_same_on_paths_of_the_same_noise_levels(name, gradient_at):
     """States of the variance-exploding path are sqrt(1 + σ²) times those of the variance-preserving one."""
     grid, target = [80.0, 10.0, 3.0, 1.0, 0.3, 0.0], torch.linspace(-1, 1, 48).view(3, 4, 4)
     near = Reward("near", lambda x, p: -0.5 * (x - target).square().sum((1, 2, 3)))
@@ -145,8 +183,9 @@ def test_training_free_guidance_is_the_same_on_paths_of_the_same_noise_levels(op
             GaussianModel(torch.zeros(3, 4, 4), torch.ones(4, 4), path),
             [""] * 2,
             near,
-            METHODS["tfg"].replace(**options),
+            SCALED[name],
             grid=grid,
+            gradient_at=gradient_at,
         )
         for path in (VEPath(), RatioPath())
     )
@@ -190,7 +229,18 @@ def test_ntrk_x0_does_not_differentiate_the_network(monkeypatch, name, different
 
 
 @pytest.mark.parametrize(
-    "proposal", [MeanShift(0.0), NormalisedMeanShift(0.0), ManifoldShift(0.0), NoiseTilt(0.0), ManifoldTilt(0.0)]
+    "proposal",
+    [
+        MeanShift(0.0),
+        MonteCarloShift(0.0),
+        NormalisedMeanShift(0.0),
+        ManifoldShift(0.0),
+        UniversalGuidance(scale=0.0, rate=0.0),
+        TrainingFreeGuidance(rho=0.0, mu=0.0),
+        NoiseTilt(0.0),
+        ManifoldTilt(0.0),
+    ],
+    ids=lambda p: type(p).__name__,
 )
 def test_zero_strength_is_the_base_proposal(proposal):
     assert torch.allclose(proposal(step(), NOISE), Base()(step(), NOISE))

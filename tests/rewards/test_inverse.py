@@ -149,7 +149,7 @@ def test_the_gradient_of_initial_noise_is_that_of_both_terms(initial):
     evaluator = RewardEvaluator(TORN, model.decode, [""])
     evaluate = Evaluator(model.path, model.denoiser([""]), evaluator, "x_t", 1)
     start, index = model.path.grid(4)[2], torch.zeros(1, dtype=torch.long)
-    objective = noise_objective(evaluate, Method(initial=initial), start, index)
+    objective = noise_objective(evaluate, Method(initial=initial), [start, 0.0], index)
     noise = pictures(1, 3, torch.float32)
     leaf = noise.clone().requires_grad_()
     x_0 = model.denoiser([""])(leaf, start)

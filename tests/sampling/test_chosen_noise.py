@@ -1,4 +1,4 @@
-"""Initial noise that the reward chose is kept by the first step, on paths that start at pure noise."""
+"""Initial noise that the reward chose is kept by the first step."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from noisetilt import METHODS, Method, sample
 from noisetilt.initial_noise import Gaussian
 from noisetilt.integrations.diffusers.schedules import TrigPath
 from noisetilt.models.exact import GaussianModel
-from noisetilt.path import FlowPath, VPPath, reverse_kernel
+from noisetilt.path import FlowPath, VEPath, VPPath, reverse_kernel
 from noisetilt.proposals import Base, NoiseTilt, TwistedShift
 from noisetilt.rewards import Reward
 from noisetilt.sampling import Engine
@@ -40,30 +40,30 @@ def zero_snr():
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("path", [FlowPath(), TrigPath(), zero_snr()], ids=["flow", "trig", "zero-snr"])
+@pytest.mark.parametrize(
+    "path",
+    [FlowPath(), TrigPath(), zero_snr(), VPPath.from_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)],
+    ids=["flow", "trig", "zero-snr", "stable-diffusion"],
+)
 @pytest.mark.parametrize("proposal", [Base(), NoiseTilt(0.1), TwistedShift()], ids=["base", "ntrk", "twisted"])
 def test_chosen_noise_survives_the_first_step(path, eta, proposal):
-    """x_s = α_s x̂_0 + σ_s x_T in the first step. The next steps draw noise, as with drawn initial noise."""
+    """x_s = α_s x̂_0 + σ_s ε̂ in the first step. The next steps draw noise, as with drawn initial noise."""
     x_T, x0_hat = normal(1, 3, 8, 8, seed=1), normal(1, 3, 8, 8, seed=2)
     grid, zeros, reward = path.grid(4), torch.zeros(1, 3, 8, 8), torch.zeros(1)
     engine = Engine(Method(initial=Chosen(x_T), proposal=proposal), path, (3, 8, 8), [0], eta)
     engine.set_grid(grid)
     x = engine.start(grid[0], lambda *_: None)
     x_s = engine.advance(x, x0_hat, grid[0], grid[1], reward, zeros)
-    torch.testing.assert_close(x_s, path.alpha(grid[1]) * x0_hat + path.sigma(grid[1]) * x_T, rtol=1e-3, atol=1e-3)
+    epsilon = (x - path.alpha(grid[0]) * x0_hat) / path.sigma(grid[0])
+    torch.testing.assert_close(x_s, path.alpha(grid[1]) * x0_hat + path.sigma(grid[1]) * epsilon, rtol=1e-4, atol=1e-4)
     later = engine.advance(x_s, x0_hat, grid[1], grid[2], reward, zeros)
     mean, std = reverse_kernel(path, x_s, x0_hat, grid[1], grid[2], eta)
     assert ((later - mean) / std).std() > 0.8
     assert (engine.process.weights[:, 0] == 0).all() and (engine.process.weights[:, 1] > 0).all()
 
 
-def test_drawn_noise_and_kernels_that_keep_the_noise_are_unchanged():
-    path = VPPath.from_betas(torch.linspace(1e-3, 0.1, 30))
-    grid = path.grid(6)
-    chosen, drawn = (Engine(Method(initial=i), path, (3, 8, 8), [0]) for i in (Chosen(normal(1, 3, 8, 8)), Gaussian()))
+def test_drawn_noise_is_replaced_as_by_the_kernel():
     x, x0_hat = normal(1, 3, 8, 8, seed=1), normal(1, 3, 8, 8, seed=2)
-    first, second = (engine.advance(x, x0_hat, grid[0], grid[1], None, None) for engine in (chosen, drawn))
-    assert torch.equal(first, second)
     flow = Engine(Method(), FlowPath(), (3, 8, 8), [0])
     x_s = flow.advance(x, x0_hat, 1.0, 0.5, None, None)
     torch.testing.assert_close(x_s, 0.5 * x0_hat + 0.5 * PerImageRNG([0], 1, (3, 8, 8)).normal()[0])
@@ -85,6 +85,33 @@ def test_ascent_raises_the_reward_of_several_steps_of_a_flow(eta):
     method = METHODS["none"].replace(iterations=30, chain_steps=4)
     plain, chosen = (sample(model, [""] * 8, reward, m, 4, eta=eta).rewards for m in ("base", method))
     assert (chosen > plain + 0.5).all()
+
+
+class Timed(GaussianModel):
+    """A model that records the times of its network calls."""
+
+    def denoiser(self, prompts):
+        denoiser, self.times = super().denoiser(prompts), []
+        network = denoiser.network
+        denoiser.network = lambda x, t, index: (self.times.append(t), network(x, t, index))[1]
+        return denoiser
+
+
+@pytest.mark.parametrize(
+    "grid, times",
+    [
+        ([5.0, 2.0, 1.0, 0.3, 0.0], [5.0, 1.0]),
+        # Times after a noisier one, and an end with noise.
+        ([5.0, 1.0, 2.0, 1.0, 0.3, 0.1], [5.0, 0.3]),
+    ],
+)
+def test_the_chain_of_an_ascent_has_times_of_the_call(grid, times):
+    model = Timed(torch.zeros(3, 8, 8), torch.ones(8, 8), VEPath())
+    mean = Reward("mean", lambda images, prompts: images.mean((1, 2, 3)))
+    sample(model, [""], mean, METHODS["none"].replace(iterations=0, chain_steps=2), grid=grid)
+    assert model.times[:2] == times
+    with pytest.raises(ValueError, match=r"chain_steps = 9 exceeds the \d steps of this call"):
+        sample(model, [""], mean, METHODS["none"].replace(iterations=0, chain_steps=9), grid=grid)
 
 
 def test_a_step_without_noise_is_not_redrawn():

@@ -152,7 +152,7 @@ def test_errors_name_the_row_of_the_batch_where_only_some_rows_are_evaluated():
         return torch.tensor([number, -number, number])
 
     with pytest.raises(FloatingPointError, match=r"step 2 \(t = 0.6667, row 1\)"):
-        sample(Recorded(), [""] * 3, reward, Method(selection=RolloverBudget(2)), 3)
+        sample(Recorded(), [""] * 3, reward, Method(selection=RolloverBudget(2, initial_noises=1)), 3)
     assert calls == [3, 3, 1]
 
 

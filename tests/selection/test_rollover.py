@@ -23,16 +23,73 @@ def narrow_gaussian(variance=1e-4, size=8):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_count_of_calls_is_exact_for_rewards_of_any_precision(dtype):
     """bfloat16 has no 299 and no 301."""
-    rbf = RolloverBudget(budget=302)
-    state = rbf.open_step(torch.tensor([1.0, 1.0], dtype=dtype), None)
+    rbf = RolloverBudget(budget=302, initial_noises=1)
+    state = rbf.open_step(torch.tensor([1.0, 1.0], dtype=dtype), None, 1, 1000)
+    state = rbf.open_step(torch.tensor([1.0, 1.0], dtype=dtype), state, 2, 1000)
     state = rbf.update(state, torch.tensor([1]), torch.tensor([0.5], dtype=dtype))
     assert state.remaining.dtype == torch.int64 and state.remaining.tolist() == [301, 300]
     state = rbf.update(state, torch.tensor([1]), torch.tensor([0.5], dtype=dtype))
     assert state.remaining.tolist() == [301, 299]
 
 
+def test_a_middle_step_ends_at_the_first_improvement_and_passes_its_calls_on():
+    """A step without calls left uses its best candidate."""
+    rbf = RolloverBudget(budget=3, initial_noises=1)
+    state = rbf.open_step(torch.tensor([1.0, 1.0]), None, 1, 5)
+    assert not rbf.wants_more(state).any()
+    state = rbf.open_step(torch.tensor([2.0, 0.5]), state, 2, 5)
+    assert rbf.wants_more(state).tolist() == [False, True]
+    # 14 calls are left for four steps: 3, 4, 3 and 4.
+    assert state.remaining.tolist() == [2, 2]
+    for _ in range(2):
+        state = rbf.update(state, torch.tensor([1]), torch.tensor([0.7]))
+    assert not rbf.wants_more(state).any() and state.remaining.tolist() == [2, 0]
+    state = rbf.open_step(torch.tensor([0.0, 0.0]), state, 3, 5)
+    assert state.highest.tolist() == [2.0, 1.0] and state.remaining.tolist() == [5, 3]
+
+
+def test_the_first_step_evaluates_the_initial_noises_and_the_last_uses_all_calls():
+    rbf, steps = RolloverBudget(budget=4, initial_noises=6), 3
+    state, drawn = None, []
+    for number in range(1, steps + 1):
+        state = rbf.open_step(torch.tensor([float(number)]), state, number, steps)
+        drawn.append(1)
+        while rbf.wants_more(state).any():
+            state = rbf.update(state, torch.tensor([0]), torch.tensor([number + 0.5]))
+            drawn[-1] += 1
+    assert drawn == [6, 1, 5]
+
+
+@pytest.mark.parametrize("budget, steps, first", [(20, 25, 25), (2, 4, 5), (1, 4, 1), (3, 1, 3), (100, 2, 25)])
+def test_initial_noises_leave_each_other_step_one_call(budget, steps, first):
+    rbf = RolloverBudget(budget)
+    noises = rbf.open_step(torch.zeros(1), None, 1, steps).noises
+    granted = [rbf._granted(number, steps, noises) for number in range(steps + 1)]
+    assert granted[1] == first and granted[-1] == budget * steps
+    assert all(after > before for before, after in itertools.pairwise(granted))
+
+
+@pytest.mark.parametrize("initial_noises", [1, 25])
+def test_a_run_uses_its_whole_budget_where_every_candidate_improves(initial_noises):
+    """The first candidate of each step is better than all before, so that the middle steps leave their calls."""
+    calls = itertools.count()
+    rising = lambda images: torch.tensor([float(next(calls)) for _ in images])  # noqa: E731
+    method = Method(selection=RolloverBudget(6, initial_noises))
+    result = sample(narrow_gaussian(), [""], rising, method, steps=5)
+    assert result.trace.nfe == 30
+    first = min(initial_noises, 30 - 4)
+    assert result.trace.rewards[:, 0].tolist() == [first - 1, first, first + 1, first + 2, 29]
+
+
+def test_a_given_start_leaves_its_calls_to_the_other_steps_evenly():
+    rbf, start = RolloverBudget(budget=4), torch.zeros(1)
+    state = rbf.open_step(start, None, 1, 4, fixed=True)
+    assert state.remaining.tolist() == [0]
+    assert rbf.open_step(start, state, 2, 4).remaining.tolist() == [4]
+
+
 def test_a_half_precision_reward_uses_the_budget_and_ends():
-    """A reward that never improves takes all calls: 300 in each of two steps."""
+    """A reward that never improves takes all calls: 600 in two steps."""
     calls = []
 
     def constant(images):
@@ -68,7 +125,7 @@ def falling_reward():
 @pytest.mark.parametrize("path", [FlowPath(), VPPath([0.95, 0.8, 0.5, 0.01])])
 def test_candidates_have_the_noise_level_of_their_time_after_a_renoising(path):
     model = Recording(torch.zeros(3, 16, 16), torch.full((16, 16), 1e-4), path)
-    method = Method(selection=RolloverBudget(3), times=TimeTravel(repeats=2))
+    method = Method(selection=RolloverBudget(3, initial_noises=3), times=TimeTravel(repeats=2))
     sample(model, ["", ""], falling_reward(), method, steps=4)
     assert len(model.calls) == 2 * 3 * reverse_steps(path, method.times.expand(path, path.grid(4)))
     for t, std in model.calls:

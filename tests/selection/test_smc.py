@@ -6,12 +6,24 @@ import math
 import pytest
 import torch
 
+from noisetilt import sample
 from noisetilt.methods import METHODS, Method
 from noisetilt.models.exact import GaussianModel
-from noisetilt.path import reverse_kernel
-from noisetilt.proposals import Base, MeanShift, TwistedShift
+from noisetilt.path import FlowPath, reverse_kernel
+from noisetilt.proposals import (
+    Base,
+    BlackBoxTilt,
+    ColouredNoise,
+    ManifoldTilt,
+    MeanShift,
+    NoiseTilt,
+    SphericalGaussian,
+    Step,
+    TwistedShift,
+)
+from noisetilt.rewards import Reward
 from noisetilt.sampling import Engine
-from noisetilt.selection import SMC, Candidates
+from noisetilt.selection import SMC, Candidates, Independent
 from noisetilt.selection.smc import Weights, systematic_resampling
 
 
@@ -139,14 +151,42 @@ def test_shifted_proposal_without_density_ratio_is_biased():
     assert mean - prior > 0.2 * prior + 4 * error
 
 
-@pytest.mark.parametrize("name", ["fk", "das"])
-def test_named_methods_increase_the_reward(name):
-    from noisetilt import sample
-    from noisetilt.rewards import Reward
+@pytest.mark.parametrize(
+    "proposal",
+    [NoiseTilt(), ManifoldTilt(), BlackBoxTilt(draws=2), SphericalGaussian()],
+    ids=lambda p: type(p).__name__,
+)
+def test_proposals_of_unknown_density_are_refused_with_the_density_ratio(proposal):
+    model = GaussianModel(torch.zeros(3, 8, 8), torch.ones(8, 8))
+    reward = Reward("mean", lambda images, prompts: images.mean((1, 2, 3)))
+    method = Method(proposal=proposal, selection=SMC(particles=3))
+    words = f"correct = True .* not known of {type(proposal).__name__}; give correct = False"
+    with pytest.raises(ValueError, match=words):
+        sample(model, [""], reward, method, 3)
+    assert sample(model, [""], reward, method.replace(correct=False), 3).rewards.isfinite().all()
 
+
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if getattr(m.proposal, "known_density", True)])
+def test_proposals_of_known_density_add_the_noise_to_a_mean(name):
+    """Or, for coloured noise, a linear map of it that depends on the time alone."""
+    proposal = METHODS[name].proposal
+    x_t, x0_hat, gradient, first, second = torch.randn(5, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    mean, std = reverse_kernel(FlowPath(), x_t, x0_hat, 0.6, 0.4)
+    step = Step(FlowPath(), 0.6, 0.4, x_t, x0_hat, mean, std, None, gradient, lambda x_0: -x_0)
+    difference = first - second
+    if isinstance(proposal, ColouredNoise):
+        difference = proposal.coloured(difference, FlowPath(), 0.6)
+    torch.testing.assert_close(proposal(step, first) - proposal(step, second), std * difference, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["fk", "das"])
+def test_named_methods_reach_higher_rewards_than_best_of_n_with_as_many_particles(name):
     model = GaussianModel(torch.zeros(1, 2, 2), torch.ones(2, 2))
     reward = Reward("sum", lambda x, p: x.sum((1, 2, 3)) / 2)  # standard normal under the prior
-    assert sample(model, [""] * 64, reward, METHODS[name], 10, chunk=2048).rewards.mean() > 0.8
+    best_of_n = Method(selection=Independent(METHODS[name].selection.particles))
+    rewards = {m: sample(model, [""] * 128, reward, m, 10, chunk=4096).rewards for m in (METHODS[name], best_of_n)}
+    difference = rewards[METHODS[name]] - rewards[best_of_n]
+    assert difference.mean() > 0.1 + 2 * difference.std() / math.sqrt(len(difference))
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ OPTIONS = [
     ("das", "correct", NOT_BOOLS, [], "must be true or false"),
     ("das", "tilted_start", NOT_BOOLS, [], "must be true or false"),
     ("rbf", "budget", NOT_WHOLE, [0, -1, 10**9], "budget ="),
+    ("rbf", "initial_noises", NOT_WHOLE, [0, -1, 10**9], "initial_noises ="),
     ("dps", "scale", NOT_NUMBERS, [INF, -INF], "scale ="),
     ("lgd", "draws", NOT_WHOLE, [0, -1, 10**9], "draws ="),
     ("dsg", "guidance_rate", NOT_NUMBERS, [-0.1, 1.1], "guidance_rate ="),

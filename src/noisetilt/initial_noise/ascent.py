@@ -62,8 +62,7 @@ class Ascent:
       random order at each step.
     - gper-rotation: gper's gradient, with `Rotation` instead of Adam (ours).
 
-    In `sample` the first step keeps x: with η = 0 where the kernel would replace it, as at t = 1 of a flow. Later steps
-    replace it little by little if η > 0.
+    In `sample` the first step has η = 0 and keeps x. Later steps replace it little by little if η > 0.
 
     The cost is (iterations + 1) · chain_steps network calls per particle. Clipping is before the projection, which
     depends on the direction only, so it has no effect with "wgnc" or "whiten".
@@ -81,7 +80,8 @@ class Ascent:
         momentum: of "sgd" and "rotation", in [0, 1); 0 is plain gradient ascent.
         clip: maximum norm > 0 of an image's gradient; inf for no clipping.
         audit_level: an image stops before the audit rejects its noise at this level in [0, 1); 0 disables the audit.
-        chain_steps: number K ≥ 1 of deterministic steps (η = 0) from noise to image, differentiated through (DNO).
+        chain_steps: number K ≥ 1 of deterministic steps (η = 0) from noise to image, differentiated through (DNO). In
+            `sample` and pipelines their times are among those of the call, which has K steps or more.
         draws: 0 uses the gradient of the reward; n > 0 estimates it from n pairs of rewards, see `perturb`.
         width: standard deviation > 0 of the perturbation δ.
         perturb: "noise" evaluates the images of x ± δ (DNO's Hybrid-2, in pairs; its code has width 0.01), at 2n·K

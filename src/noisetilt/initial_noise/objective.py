@@ -29,9 +29,8 @@ class InitialNoise(Protocol):
     """Chooses the initial noise.
 
     `needs_reward` is whether it evaluates the reward; sampling then keeps the noise in the first step, which has η = 0
-    where the reverse kernel would replace it (`path.step_eta`). The optional attribute `selects_images` = True: of a
-    reward with a term of states it is given the rewards of images, by which it selects; otherwise the sum, whose
-    gradient it has.
+    (`path.step_eta`). The optional attribute `selects_images` = True: of a reward with a term of states it is given the
+    rewards of images, by which it selects; otherwise the sum, whose gradient it has.
     """
 
     needs_reward: ClassVar[bool]

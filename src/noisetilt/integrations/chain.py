@@ -42,18 +42,3 @@ def step_weights(path: Path, t: float, s: float) -> tuple[float, float]:
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     of_x_t, of_x_0 = (reverse_kernel(path, x_t, x_0, t, s, eta=0)[0] for x_t, x_0 in ((one, zero), (zero, one)))
     return float(of_x_t), float(of_x_0)
-
-
-def chain_times(grid: Sequence[float], steps: int) -> list[float]:
-    """The times at which a chain of `steps` evaluates the network, evenly spaced over a grid.
-
-    Raises:
-        ValueError: if the grid has fewer than `steps` steps.
-    """
-    available = len(grid) - 1
-    if steps > available:
-        raise ValueError(
-            f"chain_steps = {steps} exceeds the {available} steps of this call; reduce chain_steps or increase "
-            "num_inference_steps"
-        )
-    return [grid[round(number * available / steps)] for number in range(steps)]

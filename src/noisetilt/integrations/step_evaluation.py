@@ -13,10 +13,11 @@ from ..initial_noise import ZerothOrderInitialNoise
 from ..methods import Method
 from ..path import Path
 from ..sampling.check_inputs import GradientAt
+from ..sampling.deterministic import chain_times
 from ..sampling.engine import Engine, State
 from ..sampling.rescaled_vjp import rescaled_vjp
 from ..sampling.reward_evaluation import RewardEvaluator, chunks
-from .chain import ChainResult, ChainStep, chain_times, step_weights
+from .chain import ChainResult, ChainStep, step_weights
 from .vjp import VJP
 
 

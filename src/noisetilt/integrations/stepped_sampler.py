@@ -104,7 +104,9 @@ class SteppedSampler:
         if start is not None and method.initial.needs_reward:
             raise ValueError("this method chooses its own initial noise; start from noise, without latents or an image")
         self.method, self.path = method, path
-        self.engine = Engine(method, path, shape, seeds, eta, device, dtype, step_noise=step_noise)
+        self.engine = Engine(
+            method, path, shape, seeds, eta, device, dtype, step_noise=step_noise, gradient_at=gradient_at
+        )
         of_rows = [prompt for prompt in prompts for _ in range(self.engine.particles)]
         self._evaluation = StepEvaluation(
             self.engine,

@@ -7,7 +7,16 @@ nothing else of noisetilt.
 from .accumulated_noise import AccumulatedNoise
 from .gaussian import FlowPath, Path, VEPath, VPPath
 from .grids import karras_grid, uniform_grid
-from .kernel import has_signal, is_noisier, noise_fraction, renoise, reverse_kernel, step_eta
+from .kernel import (
+    has_signal,
+    is_noisier,
+    noise_fraction,
+    renoise,
+    reverse_kernel,
+    signal_ratio,
+    state_scale,
+    step_eta,
+)
 from .prediction import PREDICTIONS, Prediction, to_x0
 from .strength import ReverseProcess
 from .tempering import temper
@@ -29,6 +38,8 @@ __all__ = [
     "noise_fraction",
     "renoise",
     "reverse_kernel",
+    "signal_ratio",
+    "state_scale",
     "step_eta",
     "temper",
     "to_x0",

@@ -26,7 +26,7 @@ import numpy as np
 from scipy import special
 
 from .gaussian import Path
-from .kernel import is_noisier, noise_fraction, reverse_kernel, step_eta
+from .kernel import is_noisier, noise_fraction, reverse_kernel, signal_ratio, step_eta
 
 VARIANCES = np.logspace(-4, 4, 65)
 
@@ -92,7 +92,7 @@ class ReverseProcess:
         steps, number = [], 0
         for t, s in itertools.pairwise(self.grid):
             number += not is_noisier(self.path, s, t)
-            eta = step_eta(self.path, t, s, self.eta, keep_noise=self.chosen_start and number == 1)
+            eta = step_eta(self.eta, keep_noise=self.chosen_start and number == 1)
             steps.append(self._linear_step(t, s, eta))
         products = np.cumprod([factor for factor, _ in reversed(steps)], axis=0)[::-1]
         after = np.concatenate([products[1:], np.ones((1, len(VARIANCES)))])
@@ -111,6 +111,12 @@ class ReverseProcess:
     def times(self) -> list[float]:
         """t of the reverse steps."""
         return [t for t, s in itertools.pairwise(self.grid) if not is_noisier(self.path, s, t)]
+
+    @cached_property
+    def mean_signal_ratio(self) -> float:
+        """Mean of ᾱ_t/ᾱ_s (`signal_ratio`) over the reverse steps; a step that is repeated counts once."""
+        steps = {(t, s) for t, s in itertools.pairwise(self.grid) if not is_noisier(self.path, s, t)}
+        return sum(signal_ratio(self.path, t, s) for t, s in steps) / len(steps)
 
     @cached_property
     def noise_fractions(self) -> list[float | None]:

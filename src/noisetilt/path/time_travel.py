@@ -30,8 +30,12 @@ class TimeTravel:
             raise ValueError(f"repeats = {self.repeats} must be 1 or more")
 
     def expand(self, path: Path, grid: Sequence[float]) -> list[float]:
-        """The grid with each step t → s of the window as t → s → t → s …. Steps from pure noise (`has_signal`) or
-        to σ_s = 0 are not repeated: re-noising would leave nothing of them, or is not possible."""
+        """The grid with each step t → s of the window as t → s → t → s ….
+
+        Steps from pure noise (`has_signal`) are not repeated, because re-noising would leave nothing of them. Steps to
+        σ_s = 0 are not repeated, because they complete the image: re-noising from there would replace all of x_t's
+        noise, where other steps keep a part of it.
+        """
         times = [grid[0]]
         for t, s in itertools.pairwise(grid):
             inside = self.after < noise_fraction(path, t) < self.before and has_signal(path, t) and path.sigma(s) > 0

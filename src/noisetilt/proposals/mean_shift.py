@@ -30,8 +30,10 @@ class MeanShift:
     The standardised perturbation is ε plus a deterministic part, hence not N(0, I): quality drops as the scale grows.
 
     Args:
-        scale: step size ≥ 0, in units of x per unit of reward gradient. The paper's ζ_i (0.3 to 1) is divided by
-            ‖y − A(x̂_0)‖, which gives the gradient of that norm.
+        scale: step size ≥ 0, in units of x_t per unit of reward gradient; on variance-exploding paths, whose x_t is
+            larger, the same scale guides less. For the reward −‖y − A(x̂_0)‖ it is the `scale` of the paper's code, and
+            2ζ' of the paper, whose step ζ'/‖y − A(x̂_0)‖ multiplies the gradient of the squared norm (ζ' = 0.3 to 1, for
+            images in [−1, 1]).
     """
 
     scale: float = 1.0

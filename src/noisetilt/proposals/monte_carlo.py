@@ -20,7 +20,7 @@ class MonteCarloShift:
     r_t is the standard deviation of x_0 given x_t for data of unit variance, σ/sqrt(α² + σ²).
 
     Args:
-        scale: as for DPS, ≥ 0.
+        scale: as for DPS (`MeanShift`), ≥ 0.
         draws: number n of samples near x̂_0, 1 or more. Each costs a reward evaluation, but no network call.
     """
 

@@ -27,6 +27,8 @@ class SphericalGaussian:
     guidance_rate: float = 0.02
     needs_gradient: ClassVar[bool] = True
     needs_noise: ClassVar[bool] = True
+    # x_s lies on a sphere.
+    known_density: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.guidance_rate <= 1:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
-from ..path import Path
+from ..path import Path, state_scale
 from ..path.accumulated_noise import AccumulatedNoise
 from ..path.strength import ReverseProcess
 
@@ -18,7 +18,8 @@ class Step:
     """One reverse step of a batch of particles, from t to s.
 
     x_t, x0_hat and mean are (batch, *event); rewards is (batch,) = r(x̂_0); gradient is ∇_{x_t} r(x̂_0), (batch,
-    *event). Rewards and gradient are None unless the method needs them. std is that of the reverse kernel.
+    *event), or ∇_{x̂_0} r(x̂_0) if gradient_at is "x0". Rewards and gradient are None unless the method needs them. std
+    is that of the reverse kernel.
     reward_gradient computes ∇r at any x̂_0 (batch, *event), without a network call. number is 1 to steps. process holds
     the whole time grid, None if the driver does not know it. accumulated is the noise of all previous steps at its
     scale in the mean, for proposals with `needs_accumulated_noise`.
@@ -38,6 +39,14 @@ class Step:
     steps: int = 1
     process: ReverseProcess | None = None
     accumulated: AccumulatedNoise | None = None
+    gradient_at: Literal["x_t", "x0"] = "x_t"
+
+    @property
+    def preserving_gradient(self) -> Tensor:
+        """The gradient with respect to x_t / n_t (`path.state_scale`), the state of the variance-preserving path, for
+        methods that were published for such paths; ∇_{x̂_0} r, which is the same on all paths, if it is that."""
+        assert self.gradient is not None
+        return self.gradient if self.gradient_at == "x0" else state_scale(self.path, self.t) * self.gradient
 
     def rows(self, index: Tensor) -> Step:
         """The same step for the particles with these indices."""
@@ -74,6 +83,8 @@ class Proposal(Protocol):
     - `needs_noise` = True: it moves the mean by multiples of std alone. It needs η > 0, and steps with std = 0 compute
       no gradient.
     - `needs_accumulated_noise` = True: it needs the noise of all previous steps.
+    - `known_density` = False: it does more with the noise than to add std · noise to a mean, or a linear map of it that
+      is the same for all particles, so that the engine does not know its density ratio to the base kernel.
     """
 
     needs_gradient: ClassVar[bool]

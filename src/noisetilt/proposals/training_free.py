@@ -8,27 +8,24 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..path import Path
+from ..path import Path, signal_ratio, state_scale
 from .mean_shift import check_count, check_scale
 from .step import Step
 from .universal import ascend_reward
-
-
-def state_scale(path: Path, t: float) -> float:
-    """n_t = max(1, sqrt(α_t² + σ_t²)), which states of unit data are divided by to have the scale of the paper's
-    variance-preserving paths; 1 on these and on flows."""
-    return max(1.0, math.hypot(path.alpha(t), path.sigma(t)))
 
 
 @dataclass(frozen=True)
 class TrainingFreeGuidance:
     """TFG (Ye et al. 2024, arXiv 2409.15761), with strengths that increase towards the data.
 
-    x_s = mean + std · ε + (α_s/α_t) Δ_t + α_s Δ_0 (algorithm 1). Δ_t = ρ_t ∇_{x_t} log E exp r(x̂_0 + γ̄ σ_t δ) is the
-    variance guidance; the mean guidance Δ_0 is the sum of `iterations` steps of gradient ascent on r from x̂_0, of size
-    μ_t. ρ_t = rho · α_t and μ_t = mu · α_t. The recurrence is a TimeTravel. Unlike the paper, the mean guidance is not
-    smoothed. On variance-exploding paths α, σ and x_t are those of the variance-preserving path with the same σ/α
-    (`state_scale`), so that the image is the same.
+    x_s = mean + std · ε + (ᾱ_s/ᾱ_t)^½ Δ_t + ᾱ_s^½ Δ_0 (algorithm 1). Δ_t = ρ_t ∇_{x_t} log E exp r(x̂_0 + γ̄ σ_t δ) is
+    the variance guidance; the mean guidance Δ_0 is the sum of `iterations` steps of gradient ascent on r from x̂_0, of
+    size μ_t. ρ_t = rho · q_t and μ_t = mu · q_t, with the paper's schedule "increase": q_t is ᾱ_t/ᾱ_s, divided by its
+    mean over the steps of the grid where the grid is known. The recurrence is a TimeTravel. Unlike the paper, the mean
+    guidance is not smoothed.
+
+    ᾱ, σ and x_t are those of the variance-preserving path of the same noise levels (`path.state_scale`), so that images
+    are the same on variance-exploding paths.
 
     Args:
         rho: strength ρ̄ of the variance guidance ≥ 0; mu = 0 gives DPS, with smoothing LGD.
@@ -56,7 +53,11 @@ class TrainingFreeGuidance:
         return self.gamma * path.sigma(t) / state_scale(path, t)
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:
-        scale = state_scale(step.path, step.t)
-        rate = self.mu * step.path.alpha(step.t) / scale
-        shift = ascend_reward(step, step.x0_hat, rate, self.iterations) - step.x0_hat
-        return step.mean + step.std * noise + step.path.alpha(step.s) * (self.rho * scale * step.gradient + shift)
+        ratio = signal_ratio(step.path, step.t, step.s)
+        mean_ratio = 1.0 if step.process is None else step.process.mean_signal_ratio
+        increase = ratio / mean_ratio if mean_ratio else 0.0
+        # q_t (ᾱ_s/ᾱ_t)^½ without a division by ᾱ_t, which may be 0.
+        variance_rate = self.rho * math.sqrt(ratio) / mean_ratio if mean_ratio else 0.0
+        shift = ascend_reward(step, step.x0_hat, self.mu * increase, self.iterations) - step.x0_hat
+        guidance = state_scale(step.path, step.s) * variance_rate * step.preserving_gradient
+        return step.mean + step.std * noise + guidance + step.path.alpha(step.s) * shift

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..path import has_signal
+from ..path import has_signal, state_scale
 from .mean_shift import check_count, check_scale
 from .step import Step
 
@@ -32,7 +32,8 @@ class UniversalGuidance:
     Its recurrence is a TimeTravel.
 
     Forward: ε̂ ← ε̂ − scale · σ_t · ∇_{x_t} r(x̂_0), where x_t has signal (`path.has_signal`). Backward: x̂_0 moves by
-    `iterations` steps of gradient ascent, and ε̂ is recomputed.
+    `iterations` steps of gradient ascent, and ε̂ is recomputed. On variance-exploding paths the image is that of the
+    variance-preserving path of the same noise levels.
 
     Args:
         scale: strength s ≥ 0 of the forward guidance.
@@ -56,5 +57,7 @@ class UniversalGuidance:
             return step.mean + step.std * noise
         forward = step.x0_hat
         if has_signal(step.path, step.t):
-            forward = forward + (self.scale * sigma**2 / alpha) * step.gradient
+            # σ²/α of the variance-preserving path is that of this path divided by its scale.
+            rate = self.scale * sigma**2 / alpha / state_scale(step.path, step.t)
+            forward = forward + rate * step.preserving_gradient
         return mean_at(step, ascend_reward(step, forward, self.rate, self.iterations)) + step.std * noise

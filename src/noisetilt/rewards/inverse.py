@@ -154,9 +154,10 @@ def matching(operator: Operator, y: Tensor, power: int = 2) -> Reward:
     Args:
         operator: A.
         y: one measurement, of the shape of A(x) for one image.
-        power: 2 is the Gaussian log-likelihood for noise of variance 1/2. 1 has the gradient that DPS uses, which
-            is divided by the distance (Chung et al. 2023, arXiv 2209.14687, algorithm 1), so that one scale suits all
-            operators. Noise tilting does not depend on the gradient's norm, so both are equivalent for it.
+        power: 2 is the Gaussian log-likelihood for noise of variance 1/2. 1 has the gradient that the code of DPS uses,
+            so that one scale suits all operators; that of its paper, the gradient of the square divided by the distance
+            (Chung et al. 2023, arXiv 2209.14687, algorithm 1), is twice as large. Noise tilting does not depend on the
+            gradient's norm, so both powers are equivalent for it.
     Raises:
         ValueError: if power is neither 1 nor 2, y is not finite, or A(x) has another shape than y.
     """

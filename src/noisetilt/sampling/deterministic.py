@@ -10,12 +10,43 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..models.denoiser import Denoiser
-from ..path import Path, reverse_kernel
+from ..path import Path, is_noisier, reverse_kernel
 
 
 def deterministic_grid(path: Path, start: float, steps: int) -> list[float]:
     """The path's default grid with `steps` steps, with its first time replaced by `start`."""
     return [start, *path.grid(steps)[1:]]
+
+
+def chain_times(grid: Sequence[float], steps: int) -> list[float]:
+    """The times at which a chain of `steps` evaluates the network, evenly spaced over a grid.
+
+    Raises:
+        ValueError: if the grid has fewer than `steps` steps.
+    """
+    available = len(grid) - 1
+    if steps > available:
+        raise ValueError(
+            f"chain_steps = {steps} exceeds the {available} steps of this call; reduce chain_steps or take more steps"
+        )
+    return [grid[round(number * available / steps)] for number in range(steps)]
+
+
+def chain_grid(path: Path, grid: Sequence[float], steps: int) -> list[float]:
+    """The times of a chain of `steps` over a grid, from its first to no noise; times after a noisier one are left out
+    until the noise is lower than before.
+
+    Raises:
+        ValueError: if the grid has fewer than `steps` such steps.
+    """
+    clean = path.grid(1)[-1]
+    if steps == 1:
+        return [grid[0], clean]
+    descending = list(grid[:1])
+    for t in grid[1:]:
+        if is_noisier(path, descending[-1], t):
+            descending.append(t)
+    return [*chain_times(descending, steps), clean]
 
 
 def deterministic_chain(denoiser: Denoiser, x: Tensor, grid: Sequence[float], index: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from ..path.accumulated_noise import AccumulatedNoise
 from ..path.strength import ReverseProcess
 from ..proposals import PathStrengthProposal, SmoothingProposal, Step
 from ..selection import Candidates, RedrawingSelection
+from .check_inputs import GradientAt
 from .rng import PerImageRNG
 
 
@@ -49,6 +50,15 @@ def check_eta(method: Method, eta: float) -> None:
         raise ValueError("eta = 0 injects no noise, which this method needs; give eta = 1 or another method")
 
 
+def check_density(method: Method) -> None:
+    """Raises a ValueError if the selection weights particles by a density ratio that is not known of the proposal."""
+    if getattr(method.selection, "correct", False) and not getattr(method.proposal, "known_density", True):
+        raise ValueError(
+            f"correct = True weights particles by the density of the proposal, which is not known of "
+            f"{type(method.proposal).__name__}; give correct = False"
+        )
+
+
 class Engine:
     """Computes x_s from x_t and x̂_0 of all particles, with a method's proposal and selection.
 
@@ -59,14 +69,15 @@ class Engine:
         path: the Gaussian path.
         shape: of one event.
         seeds: one per image.
-        eta: stochasticity of the reverse kernel. The first step keeps initial noise that the reward chose: where the
-            kernel would replace it, as at α = 0, that step has η = 0 (`step_eta`), and no noise to tilt.
+        eta: stochasticity of the reverse kernel. The first step keeps initial noise that the reward chose: it has η = 0
+            (`step_eta`), and no noise to tilt.
         device, dtype: of the states.
         steps: number of reverse steps, for methods that temper the reward.
         step_noise: (t, s) → standard normal noise (image · particle, *event) of the step from t to s, or None for that
             of the seeds; called only where the step injects noise. All other noise is that of the seeds.
+        gradient_at: whether the driver's gradients are with respect to x_t or x̂_0, unless the proposal decides.
     Raises:
-        ValueError: if the method needs noise in the steps and eta = 0.
+        ValueError: if the method needs noise in the steps and eta = 0, or weights by an unknown density.
     """
 
     def __init__(
@@ -80,12 +91,16 @@ class Engine:
         dtype: torch.dtype = torch.float32,
         steps: int = 1,
         step_noise: Callable[[float, float], Tensor | None] | None = None,
+        gradient_at: GradientAt = "x_t",
     ) -> None:
         check_eta(method, eta)
+        check_density(method)
         self.method, self.path, self.shape, self.eta = method, path, tuple(shape), eta
         self.number, self.steps = 0, steps
         self.images, self.particles = len(seeds), method.selection.particles
         self.device, self.dtype = device, dtype
+        estimated = getattr(method.proposal, "zeroth_order", False)
+        self.gradient_at: GradientAt = "x0" if estimated else getattr(method.proposal, "gradient_at", gradient_at)
         self._rng = PerImageRNG(seeds, self.particles, shape)
         self._given_noise = step_noise
         self._selection_state = None
@@ -257,7 +272,7 @@ class Engine:
             accumulated = None if accumulated is None else accumulated.rows(ancestors)
             rewards = None if rewards is None else rewards[ancestors]
             gradient = None if gradient is None else gradient[ancestors]
-        eta = self._eta(self.number, t, s)
+        eta = self._eta(self.number)
         mean, std = reverse_kernel(self.path, x_t, x0_hat, t, s, eta)
         accumulated = None if accumulated is None else accumulated.propagate(self.path, t, s, eta)
         step = Step(
@@ -275,6 +290,7 @@ class Engine:
             self.steps,
             self.process,
             accumulated,
+            self.gradient_at,
         )
         noise = self._step_noise(t, s, std)
         x_s, self._step = self.method.proposal(step, noise), step
@@ -285,9 +301,9 @@ class Engine:
             )
         return x_s
 
-    def _eta(self, number: int, t: float, s: float) -> float:
-        """η of the reverse step with this number, from t to s."""
-        return step_eta(self.path, t, s, self.eta, keep_noise=self.method.initial.needs_reward and number == 1)
+    def _eta(self, number: int) -> float:
+        """η of the reverse step with this number."""
+        return step_eta(self.eta, keep_noise=self.method.initial.needs_reward and number == 1)
 
     def needs_gradient(self, t: float, s: float) -> bool:
         """Whether the next step, from t to s, uses the gradient: not at α_t = 0, where x_t does not depend on x_0 and
@@ -295,7 +311,7 @@ class Engine:
         proposal = self.method.proposal
         if not proposal.needs_gradient or self.path.alpha(t) == 0:
             return False
-        std = reverse_kernel(self.path, 0.0, 0.0, t, s, self._eta(self.number + 1, t, s))[1]
+        std = reverse_kernel(self.path, 0.0, 0.0, t, s, self._eta(self.number + 1))[1]
         return std > 0 or not getattr(proposal, "needs_noise", False)
 
     def _accumulated_noise(self, x_t: Tensor) -> AccumulatedNoise | None:
@@ -312,8 +328,11 @@ class Engine:
 
     @property
     def can_resample(self) -> bool:
-        """Whether `resample` would give new states: not after a step without noise."""
-        return self._renoised is not None or self._step is None or self._step.std > 0
+        """Whether `resample` would give new states of the same kind: not after a step without noise, and not of initial
+        noise that the reward chose."""
+        if self._renoised is not None:
+            return True
+        return not self.method.initial.needs_reward if self._step is None else self._step.std > 0
 
     def resample(self, images: Tensor) -> Tensor:
         """Repeat the last step, or the last re-noising, with fresh noise for some images (indices), with one particle
@@ -328,7 +347,7 @@ class Engine:
 
     def _density_ratio(self, x_s: Tensor, mean: Tensor, std: float, noise: Tensor) -> Tensor:
         """log N(x_s; mean, std²) − log N(ε; 0, I), (image, particle): the log density ratio of the base kernel to a
-        proposal that shifts the mean. Zero if std = 0."""
+        proposal with a known density, up to a constant. Zero if std = 0."""
         if std == 0 or self.particles == 1:
             return torch.zeros_like(self._log_ratio)
         perturbation = ((x_s - mean) / std).flatten(1)
@@ -347,14 +366,18 @@ class Engine:
         return renoise(self.path, x_t, self._noise(), t, s)
 
 
-def draw_more_candidates(engine: Engine, state: State, evaluate_rows: Callable[[Tensor, Tensor], State]) -> State:
+def draw_more_candidates(
+    engine: Engine, state: State, evaluate_rows: Callable[[Tensor, Tensor], State], fixed: bool = False
+) -> State:
     """Draw and evaluate candidates until the selection needs no more; returns the best state of each image.
 
-    state has one particle per image; evaluate_rows evaluates new x_t of some images.
+    state has one particle per image; evaluate_rows evaluates new x_t of some images. A `fixed` state is the only
+    candidate.
     """
     selection = cast(RedrawingSelection, engine.method.selection)
-    engine.budget = selection.open_step(state.rewards, engine.budget)
-    while engine.can_resample and (unfinished := selection.wants_more(engine.budget)).any():
+    fixed = fixed or not engine.can_resample
+    engine.budget = selection.open_step(state.rewards, engine.budget, engine.number + 1, engine.steps, fixed)
+    while not fixed and (unfinished := selection.wants_more(engine.budget)).any():
         images = unfinished.nonzero().flatten()
         new = evaluate_rows(engine.resample(images), images)
         engine.budget = selection.update(engine.budget, images, new.rewards)
@@ -428,8 +451,8 @@ def run_steps(
             return gradient_at_x0(x_0, t)
 
         state = evaluate(x, all_rows)
-        if hasattr(engine.method.selection, "wants_more") and not (fixed_start and engine.number == 0):
-            state = draw_more_candidates(engine, state, evaluate)
+        if hasattr(engine.method.selection, "wants_more"):
+            state = draw_more_candidates(engine, state, evaluate, fixed_start and engine.number == 0)
         x, x0_hat, rewards, gradient, images = state
         x = engine.advance(x, x0_hat, t, s, rewards, gradient, reward_gradient)
         rewards, gradient = (None if values is None else engine.by_image(values) for values in (rewards, gradient))

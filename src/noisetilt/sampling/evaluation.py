@@ -14,7 +14,7 @@ from ..methods import Method
 from ..models.denoiser import Denoiser
 from ..path import Path
 from .check_inputs import GradientAt
-from .deterministic import deterministic_chain, deterministic_grid
+from .deterministic import chain_grid, deterministic_chain
 from .rescaled_vjp import rescaled_vjp
 from .reward_evaluation import RewardEvaluator, chunks, perturbed, weighted_sum
 
@@ -211,15 +211,18 @@ class Evaluator:
 
 
 def noise_objective(
-    evaluate: Evaluator, method: Method, start: float, index: Tensor
+    evaluate: Evaluator, method: Method, grid: Sequence[float], index: Tensor
 ) -> Callable[..., tuple[Tensor, Tensor | None]]:
     """The function that the method's initial noise evaluates: x_T → rewards and gradients of the samples of its
-    deterministic steps.
+    deterministic steps, at times of the call's grid.
 
     An ascent selects by the rewards of images; a Markov chain accepts by the values that have the gradients.
+
+    Raises:
+        ValueError: if the method has more deterministic steps than the grid.
     """
     initial = method.initial
-    grid = deterministic_grid(evaluate.path, start, getattr(initial, "chain_steps", 1))
+    grid = chain_grid(evaluate.path, grid, getattr(initial, "chain_steps", 1))
     options: dict[str, Any] = {}
     if getattr(initial, "draws", 0):
         zeroth_order = cast(ZerothOrderInitialNoise, initial)

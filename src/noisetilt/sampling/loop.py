@@ -60,8 +60,8 @@ def sample(
         steps: steps of the path's default time grid, 1 or more; ignored if `grid` is given.
         seeds: one whole number ≥ 0 per image; 0, 1, 2, … by default. A seed gives the same noise in any batch and with
             any number of particles.
-        eta: stochasticity of the reverse kernel: 0 is the ODE (no noise to tilt), 1 DDPM, inf full re-noising. A step
-            from pure noise (t = 1 of a flow) has η = 0 if the reward chose the initial noise, which it would replace.
+        eta: stochasticity of the reverse kernel: 0 is the ODE (no noise to tilt), 1 DDPM, inf full re-noising. The
+            first step has η = 0 if the reward chose the initial noise, except for inf.
         grid: times from noise to data, at least two. A step to a noisier time re-noises the state.
         gradient_at: "x_t" differentiates through the network, as the papers do; "x0" does not, which saves the
             network's backward pass.
@@ -92,7 +92,7 @@ def sample(
 
     device = getattr(model, "device", "cpu")
     denoiser = model.denoiser(prompts)
-    engine = Engine(method, model.path, model.shape, seeds, eta, device)
+    engine = Engine(method, model.path, model.shape, seeds, eta, device, gradient_at=gradient_at)
     engine.set_grid(grid)
     heldout_evaluator = (
         None if heldout is None else RewardEvaluator(heldout, model.decode, prompts, role="held-out reward")
@@ -122,7 +122,7 @@ def sample(
         return state._replace(gradient=gradient.repeat_interleave(engine.particles, 0))
 
     before, trace = denoiser.nfe, Trace()
-    x = engine.start(grid[0], noise_objective(evaluate_start, method, grid[0], index))
+    x = engine.start(grid[0], noise_objective(evaluate_start, method, grid, index))
     for step in run_steps(engine, x, grid, evaluate_rows, lambda x_0, t: evaluate.gradient_at_x0(x_0, index, t)):
         rows = engine.best(step.rewards)
         predicted = functools.partial(_images, evaluator, step.x0_hat[rows], index[rows], chunk, step.images)

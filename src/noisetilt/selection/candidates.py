@@ -48,8 +48,9 @@ class Selection(Protocol):
 class RedrawingSelection(Selection, Protocol):
     """A selection with one particle that draws several candidates in a step; see `RolloverBudget`."""
 
-    def open_step(self, rewards: Tensor, state: Any) -> Any:
-        """The state after the first candidate of a step, with its rewards (image,)."""
+    def open_step(self, rewards: Tensor, state: Any, number: int, steps: int, fixed: bool = False) -> Any:
+        """The state after the first candidate of step `number`, 1 to `steps`, with its rewards (image,). If it is
+        `fixed`, there are no other candidates."""
 
     def wants_more(self, state: Any) -> Tensor:
         """Which images need another candidate, (image,) bool."""

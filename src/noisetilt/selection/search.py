@@ -14,15 +14,17 @@ from .independent import check_particles
 
 @dataclass(frozen=True)
 class Search:
-    """SVDD: at every step all particles continue from the best candidate (Li et al. 2024, arXiv 2408.08252).
+    """SVDD: at every step all particles continue from one candidate, by default the best (Li et al. 2024, arXiv
+    2408.08252).
 
     A candidate x_s is scored by r(x̂_0(x_s)). The next step needs the same x̂_0, so K candidates cost K network calls
     per step.
 
     Args:
         particles: candidates K per step, 1 or more; the paper uses 20.
-        temperature: 0 selects the best, as in the paper's experiments; a value > 0 draws each particle's ancestor with
-            probability ∝ exp(r/temperature).
+        temperature: τ. 0 selects the best, as in the paper's experiments. A value > 0 draws the candidate from which
+            all particles continue with probability ∝ exp(r/τ), as the paper's algorithm does, so that the returned
+            image is about a draw from p(x) exp(r/τ).
     """
 
     particles: int = 20
@@ -45,8 +47,8 @@ class Search:
         if self.temperature == 0:
             return rewards.argmax(dim=1, keepdim=True).expand_as(rewards), None
         cumulative = torch.softmax(rewards / self.temperature, dim=1).cumsum(dim=1)
-        drawn = torch.searchsorted(cumulative, candidates.uniform.to(cumulative).contiguous())
-        return drawn.clamp(max=self.particles - 1), None
+        drawn = torch.searchsorted(cumulative, candidates.uniform[:, :1].to(cumulative).contiguous())
+        return drawn.clamp(max=self.particles - 1).expand_as(rewards), None
 
     def winner(self, rewards: Tensor) -> Tensor:
         return rewards.argmax(dim=1)

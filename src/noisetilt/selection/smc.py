@@ -38,8 +38,9 @@ class SMC:
     """Particles weighted by exp(λ r(x̂_0)/τ) and resampled: FK steering, DAS and Ψ-Sampler's second stage.
 
     At each step a weight is multiplied by exp(λ_s r_s/τ − λ_t r_t/τ) (FK's difference potential) and by the density
-    ratio of the base kernel to the proposal. With any proposal of full support the particles converge to
-    p(x) exp(r(x)/τ) as their number grows (Singhal et al. 2025, arXiv 2501.06848; Kim et al. 2025, arXiv 2501.05803).
+    ratio of the base kernel to the proposal. With the base kernel and proposals that shift its mean, the particles
+    converge to p(x) exp(r(x)/τ) as their number grows (Singhal et al. 2025, arXiv 2501.06848; Kim et al. 2025,
+    arXiv 2501.05803).
 
     Args:
         particles: particles per image, 1 or more; FK steering uses 4, DAS 16.
@@ -48,8 +49,9 @@ class SMC:
         ess: resample an image when its effective sample size is below this fraction of `particles`, in [0, 1]; 0 is
             never, 1 always.
         interval: resample at most every `interval` steps; FK uses 20 of 100.
-        correct: whether weights include the density ratio. False treats the proposal as the base kernel, which is a
-            good approximation for noise tilting, whose noise is typical.
+        correct: whether weights include the density ratio. It is known for mean shifts. False treats the proposal as
+            the base kernel; the proposals that tilt or turn the noise (`NoiseTilt` and its variants,
+            `SphericalGaussian`) need it and are refused with True.
         tilted_start: whether the initial noise is a draw from its reward-tilted distribution, as Ψ-Sampler's is, so
             that the first weights are exp((λ − 1) r/τ), which is 1 without tempering.
     """
@@ -62,6 +64,8 @@ class SMC:
     correct: bool = True
     tilted_start: bool = False
     needs_rewards: ClassVar[bool] = True
+    # Without noise the copies of a resampled particle would stay equal.
+    needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_particles(self.particles)

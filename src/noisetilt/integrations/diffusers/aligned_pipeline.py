@@ -49,7 +49,7 @@ def align(
             allowed for the method "base" only.
         method: a name of METHODS, or a Method. Its particles become rows of the pipeline's batch.
         eta: stochasticity of the reverse kernel: 0 is DDIM or the flow's ODE (no noise to tilt), 1 is DDPM, inf is
-            full re-noising. A step from pure noise (t = 1 of a flow) has η = 0 if the reward chose the initial noise.
+            full re-noising. The first step has η = 0 if the reward chose the initial noise, except for inf.
         decode: images in [0, 1] from the pipeline's latents (batch, …), differentiable, in place of its own decoding.
         gradient_at: "x_t": the gradient is taken through the network, still with one call per step; "x0": only through
             the decoder, at x̂_0. "x0" takes half the time and a fraction of the memory, and the network's weights can

@@ -18,7 +18,7 @@ from ...path import Path, to_x0
 from ...path.time_travel import TimeTravel
 from ...rewards.reward import RewardFunction, may_use_prompts, reward_name
 from ...sampling.check_inputs import GradientAt
-from ...sampling.engine import check_eta
+from ...sampling.engine import check_density, check_eta
 from ...sampling.result import StepReport
 from ...sampling.rng import check_seeds
 from ..stepped_sampler import SteppedSampler, gradient_of_call
@@ -100,6 +100,7 @@ class PipelineCall:
         self.eta = aligned.eta if eta is None else eta
         check_method(self.pipe, self.method)
         check_eta(self.method, self.eta)
+        check_density(self.method)
         kind: Any = type(self.pipe)
         if revisits(self.method) and reads_next_step(kind):
             times: Any = ExceptLast(self.method.times)
