@@ -1,7 +1,10 @@
-"""Threads and order of the tests: workers of pytest-xdist have one thread each, and start with the slowest files."""
+"""Threads, order and random numbers of the tests: workers of pytest-xdist have one thread each, and start with the
+slowest files."""
 
 import os
 from pathlib import Path
+
+import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Set before torch is imported, and inherited by the processes that tests start.
@@ -18,3 +21,14 @@ SLOW_FILES = (
 def pytest_collection_modifyitems(items):
     places = {Path(__file__).parent / name: place for place, name in enumerate(SLOW_FILES)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(autouse=True)
+def random_state():
+    """Tests that draw from torch's global generator draw the same numbers in any order."""
+    import torch  # not before the number of threads is set
+
+    before = torch.get_rng_state()
+    torch.manual_seed(0)
+    yield
+    torch.set_rng_state(before)

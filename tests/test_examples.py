@@ -3,6 +3,7 @@
 import importlib
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ RUN = {
 
 
 @pytest.fixture
-def example(monkeypatch):
+def example(monkeypatch, tmp_path):
+    """Imports an example, whose temporary folders are made where pytest removes them."""
     monkeypatch.setattr(sys, "path", [str(EXAMPLES), *sys.path])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return importlib.import_module
 
 

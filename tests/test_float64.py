@@ -83,15 +83,22 @@ def test_resampling(device):
     assert found.device.type == DEVICE and torch.equal(found.cpu(), expected)
 
 
-@pytest.mark.parametrize("method", ["fk", "das", "psi", "cns", "ntrk", "ntrk-smc", "gper"])
+LONG = ("psi", "cns", "ntrk-x0", "ntrk-smc")
+GUIDED = ["fk", "das", "ntrk", "dsg", "freedom", "gper", *(pytest.param(m, marks=pytest.mark.long) for m in LONG)]
+
+
+@pytest.mark.parametrize("method", GUIDED)
 def test_methods(method, device):
-    mean, power = torch.full((3, 8, 8), 0.5), torch.full((1, 8, 8), 0.05)
-    assert method in METHODS
-    results = [
-        sample(GaussianModel(mean.to(place), power.to(place)), ["a"], redness, method, 2, [3], track=False)
-        for place in ("cpu", device)
-    ]
-    assert torch.allclose(results[0].images, results[1].images.cpu(), atol=1e-5)
+    """In steps of which some are guided, on images that are large enough for all of their whitening."""
+    mean, power = torch.full((3, 16, 16), 0.5), torch.full((1, 16, 16), 0.05)
+    few = {name: 2 for name in ("iterations", "particles") if METHODS[method].options().get(name, 0) > 1}
+    guided, steps, seeds = METHODS[method].replace(**few), 4 if "x0" in method else 3, [3, 4]
+    base, *found = (
+        sample(GaussianModel(mean.to(place), power.to(place)), ["a", "a"], redness, m, steps, seeds, track=False)
+        for m, place in (("base", "cpu"), (guided, "cpu"), (guided, device))
+    )
+    assert torch.allclose(found[0].images, found[1].images.cpu(), atol=1e-4)
+    assert (found[0].images - base.images).abs().max() > 1e-3
 
 
 def test_the_audit(device):

@@ -16,6 +16,7 @@ import noisetilt
 from noisetilt import METHODS, align, load, rewards, sample
 
 FILE = Path(__file__).parent / "data" / "pinned.json"
+PIPELINES = str(Path(__file__).parent / "integrations")
 FEW = {"budget": 2, "iterations": 2, "draws": 2, "particles": 2}
 ASCENTS = ("none", "reno", "prno", "mpgr", "gper", "gper-latent", "gper-both", "gper-w", "gper-rotation")
 
@@ -40,7 +41,6 @@ def ascent(name):
 
 
 def pipeline(family, name):
-    sys.path.insert(0, str(Path(__file__).parent / "integrations"))
     from tiny_pipelines import build
 
     torch.manual_seed(0)
@@ -88,7 +88,8 @@ def summary(found):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_pinned(case):
+def test_pinned(case, monkeypatch):
+    monkeypatch.syspath_prepend(PIPELINES)
     pinned = json.loads(FILE.read_text())[case]
     found = summary(CASES[case]())
     assert found.keys() == pinned.keys()
@@ -97,6 +98,7 @@ def test_pinned(case):
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, PIPELINES)
     torch.set_num_threads(1)
     pins = {}
     for case, run in CASES.items():

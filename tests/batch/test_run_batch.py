@@ -19,8 +19,10 @@ import torch
 from PIL import Image
 from tiny_batch import Flaky, TinyModel, nan_for_dogs, raises_for_dogs, redness
 
-from noisetilt import load, sample
+from noisetilt import METHODS, load, sample
 from noisetilt.batch import run_batch
+from noisetilt.batch.settings import Settings
+from noisetilt.batch.worker import WorkerOptions
 from noisetilt.cli import main
 from noisetilt.rewards import Reward
 
@@ -532,3 +534,66 @@ def test_the_command(tmp_path, capsys):
     assert (tmp_path / "run" / "report.html").stat().st_size > 500
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 2
     assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("chunk", [None, 8])
+def test_options_eta_and_the_place_of_the_gradient_reach_sample(chunk, tmp_path):
+    """Five steps, of which three are guided; rows of other settings share no network call."""
+    rows = [
+        {"prompt": "cat", "rho": 0.5},
+        {"prompt": "cat", "method": "dps", "gradient_at": "x0", "scale": 0.3},
+        {"prompt": "cat", "eta": 0.3},
+        {"prompt": "cat", "rho": 0.2},
+        {"prompt": "cat", "rho": 0.5},
+    ]
+    assert batch(rows, tmp_path, steps=5, chunk=chunk).complete
+    found = {record["index"]: record["reward"] for record in records(tmp_path)}
+    for seed, row in enumerate(rows):
+        options = {name: value for name, value in row.items() if name in ("rho", "scale")}
+        how = {name: value for name, value in row.items() if name in ("eta", "gradient_at")}
+        method = METHODS[row.get("method", "ntrk")]
+        one, default = (
+            sample(TinyModel(), ["cat"], redness, m, 5, [seed], **h)
+            for m, h in ((method.replace(**options), how), (method, {}))
+        )
+        assert found[seed] == pytest.approx(float(one.rewards[0]), abs=1e-5)
+        assert abs(found[seed] - float(default.rewards[0])) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "changed", [{"steps": 3}, {"eta": 0.5}, {"options": {"rho": 0.2}}, {"guidance": 2.0}, {"gradient_at": "x0"}]
+)
+def test_a_run_is_not_continued_with_other_settings(changed, tmp_path, monkeypatch):
+    monkeypatch.setattr("noisetilt.batch.worker.load_model", ByName)
+    monkeypatch.setattr(ByName, "loaded", [])
+    assert batch(["cat"], tmp_path, model="emoji128").complete
+    with pytest.raises(ValueError, match="row 0 has other settings"):
+        batch(["cat"], tmp_path, model="emoji128", resume=True, **changed)
+    assert batch(["cat"], tmp_path, model="emoji128", resume=True).complete and len(records(tmp_path)) == 1
+
+
+def test_the_chunk_counts_particles():
+    of_four = Settings("cat", method="best-of-n", options={"particles": 4})
+    assert WorkerOptions(chunk=8).together(of_four) == 2 and WorkerOptions(chunk=2).together(of_four) == 1
+    assert WorkerOptions(chunk=8).together(Settings("cat")) == 8 and WorkerOptions().together(Settings("cat")) == 1
+
+
+def test_the_last_two_models_stay_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("noisetilt.batch.worker.load_model", ByName)
+    monkeypatch.setattr(ByName, "loaded", [])
+    alive = []
+
+    class Counts:
+        def start(self, run):
+            return
+
+        def row(self, record, statistics):
+            alive.append([name for name, model in ByName.loaded if model() is not None])
+
+        def finish(self, run):
+            return
+
+    rows = [{"prompt": "cat", "model": name} for name in ("a", "b", "c", "b", "a")]
+    assert batch(rows, tmp_path, method="base", sinks=[Counts()]).complete
+    assert [name for name, _ in ByName.loaded] == ["a", "b", "c", "a"]
+    assert alive == [["a"], ["a", "b"], ["b", "c"], ["b", "c"], ["b", "a"]]

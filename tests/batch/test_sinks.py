@@ -129,8 +129,17 @@ def test_ports_that_do_not_exist_are_refused(port):
         Prometheus(port)
 
 
-@pytest.mark.parametrize("module, package, sink", [("rich", "rich", LiveTable), ("opentelemetry", "opentelemetry-sdk",
-                         lambda: OpenTelemetry("out"))])  # fmt: skip
+@pytest.mark.parametrize(
+    "module, package, sink",
+    [
+        ("rich", "rich", LiveTable),
+        ("opentelemetry", "opentelemetry-sdk", lambda: OpenTelemetry("out")),
+        ("prometheus_client", "prometheus-client", lambda: Prometheus(9123)),
+        ("torch.utils.tensorboard", "tensorboard", lambda: tracker("tensorboard", "out")),
+        ("wandb", "wandb", lambda: tracker("wandb", "out")),
+        ("mlflow", "mlflow", lambda: tracker("mlflow", "out")),
+    ],
+)
 def test_a_missing_package_is_named(module, package, sink, monkeypatch):
     for name in [module, *(name for name in sys.modules if name.startswith(f"{module}."))]:
         monkeypatch.setitem(sys.modules, name, None)

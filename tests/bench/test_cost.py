@@ -44,9 +44,10 @@ def test_all_particles_of_all_images_are_one_network_call_a_step(name):
 
 
 def peak(particles, chunk):
-    """Most memory in use, in what one tensor of the network takes for one row."""
+    """Most memory in use in three steps, of which the second is guided, in what one tensor of the network takes for one
+    row."""
     with PeakMemory("cpu") as meter:
-        sample(Wide(), [""], RED, METHODS["ntrk-svdd"].replace(particles=particles), 2, chunk=chunk, track=False)
+        sample(Wide(), [""], RED, METHODS["ntrk-svdd"].replace(particles=particles), 3, chunk=chunk, track=False)
     return meter.megabytes * 1e6 / (WIDTH * 3 * 16 * 16 * 4)
 
 

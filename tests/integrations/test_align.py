@@ -9,7 +9,7 @@ from dataclasses import replace
 import diffusers
 import pytest
 import torch
-from tiny_pipelines import FAMILIES, SIZE, build, check_same, ddim, sd, tokenizer
+from tiny_pipelines import FAMILIES, SIZE, build, check_same, ddim, sd
 
 from noisetilt import METHODS, Method, align, rewards
 from noisetilt.proposals import Base
@@ -637,12 +637,31 @@ def test_schedulers_that_are_not_supported_are_refused():
         align(pipe, RED)
 
 
-def test_tokenizer_knows_the_words():
-    assert tokenizer()(PROMPT).input_ids == [4, 5, 6]
-
-
 @pytest.mark.parametrize("seed", [-1, 0.5, "a", float("inf")])
 def test_a_seed_that_is_no_whole_number_is_refused(seed):
     pipe, arguments = build("sd")
     with pytest.raises(ValueError, match="must be a whole number, 0 or more"):
         align(pipe, RED, "ntrk")(PROMPT, seeds=[seed], **arguments)
+
+
+def test_eta_of_a_call_is_that_of_align():
+    pipe, arguments = build("sd")
+    latents = torch.randn(1, 4, SIZE // 2, SIZE // 2)
+    drawn, of_call, of_align = (
+        field(align(pipe, None, "base", **own)(PROMPT, latents=latents, seeds=[3], **given, **arguments))
+        for own, given in (({}, {}), ({}, {"eta": 0.0}), ({"eta": 0.0}, {}))
+    )
+    assert torch.equal(of_call, of_align)
+    assert (of_call - drawn).abs().max() > 1e-2
+
+
+def test_a_state_that_is_not_finite_names_the_step():
+    class Escapes(Base):
+        def __call__(self, step, noise):
+            return step.mean * torch.inf
+
+    pipe, arguments = build("sd")
+    with pytest.raises(
+        FloatingPointError, match=r"the state is not finite after step 1 \(t = .*\); lower the strength"
+    ):
+        align(pipe, None, Method(proposal=Escapes()))(PROMPT, seeds=[0], **arguments)

@@ -159,6 +159,64 @@ def test_what_happened_is_told():
     assert torch.allclose(trace.heldout[-1], darkness(out, None), atol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_particle_is_returned(seed):
+    """Of particles with the same start and other noise; the last step has none, and ends at their predictions."""
+    calls, method = [], METHODS["best-of-n"].replace(particles=4)
+    seeds = [2 * seed, 2 * seed + 1]
+    out = sample_noisetilt(model, noise(), SIGMAS, None, calls.append, True, reward=RED, method=method, seeds=seeds)
+    final = calls[-1]["denoised"].unflatten(0, (2, 4))
+    values = torch.stack([RED(particles.float(), [""] * 4) for particles in final])
+    assert torch.allclose(RED(out.float(), [""] * 2), values.amax(1), atol=1e-5)
+    assert torch.allclose(out, final[torch.arange(2), values.argmax(1)])
+    assert (values.argmax(1) != 0).any() and (values.amax(1) > values.amin(1) + 1e-3).all()
+
+
+def test_the_place_of_the_gradient():
+    """At x̂_0 the model is called without gradient, and the images differ."""
+    differentiated = []
+
+    def seen(x, sigma):
+        differentiated.append(x.requires_grad)
+        return model(x, sigma).sin()
+
+    def guided(**options):
+        differentiated.clear()
+        method = METHODS["dps"].replace(scale=20.0)
+        options = {"reward": RED, "method": method, "seeds": [0, 1], **options}
+        return sample_noisetilt(seen, noise(), SIGMAS, disable=True, **options), any(differentiated)
+
+    (default, first), (through, second), (without, third) = (
+        guided(**options) for options in ({}, {"gradient_at": "x_t"}, {"gradient_at": "x0"})
+    )
+    assert torch.equal(default, through) and (through - without).abs().max() > 1e-3
+    assert (first, second, third) == (True, True, False)
+
+
+@pytest.mark.parametrize("options, rows", [({}, 1), ({"chunk": 2}, 2), ({"chunk": 8}, 5)])
+def test_the_chunk_bounds_the_rows_that_are_decoded(options, rows):
+    decoded = []
+
+    def decode(x_0):
+        decoded.append(len(x_0))
+        return x_0
+
+    x = noise(rows=5)
+    call = dict(disable=True, reward=RED, rho=0.5, seeds=range(5))
+    out = sample_noisetilt(model, x, SIGMAS, decode=decode, **call, **options)
+    assert max(decoded) == rows
+    assert torch.allclose(out, sample_noisetilt(model, x, SIGMAS, chunk=5, **call), atol=1e-5)
+
+
+def test_without_seeds_the_noise_is_that_of_the_global_generator():
+    x, images = noise(rows=1).repeat(2, 1, 1, 1), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        images.append(sample_noisetilt(model, x, SIGMAS, disable=True, reward=RED, method="base"))
+    assert torch.equal(images[0], images[1])
+    assert (images[0] - images[2]).abs().max() > 0.01 and (images[0][0] - images[0][1]).abs().max() > 0.01
+
+
 def test_rows_of_conditioning_follow_the_particles():
     seen = []
 

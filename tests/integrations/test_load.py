@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_pipelines import SIZE, build, flux
 
-from noisetilt import align, load, optimize, rewards, sample
+from noisetilt import METHODS, align, load, optimize, rewards, sample
 from noisetilt.batch import run_batch
 from noisetilt.batch.settings import Settings
 from noisetilt.batch.worker import WorkerOptions
@@ -56,10 +56,13 @@ def test_a_folder_is_sampled_as_its_pipeline_is_aligned(family, folders):
     assert isinstance(model, FluxModel if family == "flux" else PipelineModel)
     if family == "flux":
         return
-    found = sample(model, [PROMPT, "blue cat"], RED, "ntrk", steps=2, seeds=[3, 4], chunk=2)
-    output = align(model.pipe, RED, "ntrk", chunk=2)([PROMPT, "blue cat"], seeds=[3, 4], **model.arguments(2))
+    call, method = dict(steps=3, seeds=[3, 4], chunk=2), METHODS["ntrk"].replace(rho=0.5)
+    found = sample(model, [PROMPT, "blue cat"], RED, method, **call)
+    output = align(model.pipe, RED, method, chunk=2)([PROMPT, "blue cat"], seeds=[3, 4], **model.arguments(3))
     assert torch.equal(found.images, next(iter(output.values()))) and torch.equal(found.rewards, output.rewards)
-    assert found.images.shape[-3:] == (3, SIZE, SIZE) and found.trace.rewards.shape == (2, 2)
+    assert found.images.shape[-3:] == (3, SIZE, SIZE) and found.trace.rewards.shape == (3, 2)
+    base = sample(model, [PROMPT, "blue cat"], None, "base", **call)
+    assert (found.images - base.images).abs().max() > 1e-3
 
 
 def test_a_batch_takes_a_pipeline_that_is_loaded_already(folders, tmp_path):
@@ -80,9 +83,12 @@ def test_the_native_loop_and_the_pipelines_own_agree():
     options = dict(height=64, width=96, device="cpu")
     native, own = load(EMOJI128, **options), load(EMOJI128, checkpointing=True, guidance=3.0, **options)
     assert isinstance(native, FluxModel) and isinstance(own, PipelineModel)
-    results = [sample(model, "cat face", RED, "ntrk", steps=2) for model in (native, own)]
-    assert results[0].images.shape == (1, 3, 64, 96)
-    assert torch.allclose(results[0].images, results[1].images, atol=2e-3)
+    base = sample(native, "cat face", None, "base", steps=3)
+    for method in (METHODS["ntrk"].replace(rho=0.1), METHODS["dps"].replace(scale=20.0)):
+        results = [sample(model, "cat face", RED, method, steps=3) for model in (native, own)]
+        assert results[0].images.shape == (1, 3, 64, 96)
+        assert torch.allclose(results[0].images, results[1].images, atol=5e-3)
+        assert (results[0].images - base.images).abs().max() > 0.01
     assert native.words == own.words
 
 
@@ -160,6 +166,14 @@ def test_every_step_is_reported(folders):
     assert all(isinstance(report, StepReport) for report in reports)
     assert torch.equal(torch.stack([report.rewards for report in reports]), result.trace.rewards)
     assert torch.allclose(result.heldout, result.rewards, atol=1e-5)
+
+
+def test_the_place_of_the_gradient_reaches_the_pipeline(folders):
+    model, method = load(folders("sd"), device="cpu", **SIDES), METHODS["dps"].replace(scale=20.0)
+    through, without = (sample(model, PROMPT, RED, method, steps=3, gradient_at=place) for place in ("x_t", "x0"))
+    output = align(model.pipe, RED, method, gradient_at="x0", chunk=1)(PROMPT, seeds=[0], **model.arguments(3))
+    assert torch.equal(without.images, next(iter(output.values())))
+    assert (through.images - without.images).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "qwen", "sd3"])

@@ -145,6 +145,29 @@ def test_an_edit_can_follow_the_layout_of_the_target():
     assert apart[1] < 0.8 * apart[0] and held.rewards is None
 
 
+def test_an_edit_with_another_prompt_keeps_its_own_image_and_not_that_of_the_inversion():
+    _, images = drawn(["dark"])
+    found = invert(MODEL, images, "dark", iterations=10)
+    red = Reward("red", lambda images: images[:, 0].mean((1, 2)))
+    plain = found.edit("bright").images
+    free, kept = (found.edit("bright", red, iterations=10, keep=keep).images for keep in (0.0, 100.0))
+    assert (kept - plain).square().mean() < (free - plain).square().mean() / 4
+    assert (kept - plain).square().mean() < (kept - found.images).square().mean() / 4
+
+
+def test_the_weight_of_the_layout_is_not_that_of_the_image():
+    _, images = drawn(["dark"])
+    found = invert(MODEL, images, "dark", iterations=10)
+    red = Reward("red", lambda images: images[:, 0].mean((1, 2)))
+
+    def edited(layout, keep):
+        return found.edit("bright", red, iterations=10, layout=layout, keep=keep).images
+
+    assert torch.equal(edited(0.1, 0.0), edited(0.1, 100.0))
+    apart = [(coarse(edited(w, 1.0)) - coarse(found.targets)).square().mean() for w in (0.001, 10.0)]
+    assert apart[1] < 0.9 * apart[0]
+
+
 def test_several_steps_are_differentiated_through():
     _, images = drawn(["dark"])
     found = invert(MODEL, images, "dark", iterations=3, steps=3)

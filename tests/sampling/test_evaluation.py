@@ -11,6 +11,7 @@ from noisetilt.models.denoiser import Denoiser
 from noisetilt.path import FlowPath
 from noisetilt.proposals import BlackBoxTilt, ManifoldTilt, MeanShift
 from noisetilt.rewards import Reward
+from noisetilt.sampling import Engine
 from noisetilt.sampling.reward_evaluation import RewardEvaluator
 from noisetilt.selection import Independent, RolloverBudget, Search
 
@@ -234,11 +235,17 @@ def test_smoothed_rewards_that_are_not_finite_are_refused_without_a_trace(name):
         sample(Recorded(), [""], broken, METHODS[name], 3, track=False)
 
 
+SEEDS = [2, 3]
+
+
 @pytest.mark.parametrize("name", ["base", "ntrk", "best-of-n", "svdd", "ntrk-svdd", "fk", "das", "rbf"])
-def test_final_images_that_are_the_last_predictions_are_not_evaluated_again(name):
-    """Of several particles the winner alone is decoded again."""
+def test_final_images_that_are_the_last_predictions_are_not_evaluated_again(name, monkeypatch):
+    """Of several particles the winner alone is decoded again, which is not the first one of both images."""
+    rows_of, winners = Engine.rows_of, []
+    monkeypatch.setattr(Engine, "rows_of", lambda self, chosen: (winners.append(chosen), rows_of(self, chosen))[1])
     particles = 3 if METHODS[name].selection.particles > 1 else 1
-    calls, result = calls_of(name, particles, heldout=True)
+    calls, result = calls_of(name, particles, heldout=True, seeds=SEEDS)
+    assert particles == 1 or (winners[-1] != 0).any()
     assert calls["reward"] == result.trace.nfe * 2
     assert calls["decoder"] == calls["reward"] + (particles > 1) * (3 + 1) * 2
     assert calls["heldout"] == 3 * 2

@@ -31,9 +31,12 @@ from noisetilt.studio.runs import Run
 from noisetilt.studio.sampling_runs import compare, generate
 from noisetilt.studio.session import OWN, OwnReward, Session, Visitor
 from noisetilt.studio.settings import Settings, check_compare, check_generate, check_optimise, particles_within
+from noisetilt.studio.strengths import options_for
 from noisetilt.studio.views import Row
 
 SETTINGS = Settings("cat face", {"style:3d": 1.0, "redness": 0.5}, 0.6, steps=2, n=2, seed=3)
+# A noise tilt guides the second of three steps alone, none of two.
+GENERATED = replace(SETTINGS, steps=3)
 
 
 def named(**changes):
@@ -54,7 +57,7 @@ def finish(session, work):
 
 @pytest.fixture(scope="module")
 def generated(session):
-    return finish(session, generate(session, Visitor(), SETTINGS, "ntrk"))
+    return finish(session, generate(session, Visitor(), GENERATED, "ntrk"))
 
 
 def pngs(view):
@@ -65,19 +68,32 @@ def test_generate_gives_the_images_of_sample(session, generated):
     view, _ = generated
     assert view.state == "done", view.message
     assert [row.variant.name for row in view.rows] == ["base", "guided"]
-    method = view.rows[1].method
+    method = METHODS["ntrk"].replace(**options_for("ntrk", 0.6))
     reward = rewards.load("style:3d + 50*redness")
-    result = sample(session.model, ["cat face"] * 2, reward, method, steps=2, seeds=[3, 4], chunk=8)
+    result = sample(session.model, ["cat face"] * 2, reward, method, steps=3, seeds=[3, 4], chunk=8)
+    assert view.rows[1].method == method
+    assert (torch.stack(view.rows[0].variant.images) - result.images).abs().max() > 0.01
     assert torch.allclose(torch.stack(view.rows[1].variant.images), result.images, atol=1e-5)
     assert view.rows[1].variant.rewards == pytest.approx(result.rewards.tolist(), abs=1e-4)
     assert np.allclose(view.rows[1].curve("target"), result.trace.rewards.numpy(), atol=1e-4)
-    assert view.rows[1].variant.nfe == 2 and view.rows[1].curve("heldout").shape == (2, 2)
+    assert view.rows[1].variant.nfe == 3 and view.rows[1].curve("heldout").shape == (3, 2)
+
+
+def test_the_strength_changes_the_images(session):
+    shown = []
+    for strength in (0.0, 1.0):
+        settings = replace(GENERATED, n=1, strength=strength)
+        view, _ = finish(session, compare(session, Visitor(), settings, ["ntrk"], 3))
+        assert view.state == "done", view.message
+        assert view.rows[0].variant.method == METHODS["ntrk"].replace(**options_for("ntrk", strength))
+        shown.append(view.rows[0].variant.images[0])
+    assert (shown[0] - shown[1]).abs().max() > 0.01
 
 
 def test_it_shows_each_step(generated):
     view, seen = generated
-    assert len({done for _, done in seen}) >= 3 and seen[-1] == ("done", 4)
-    assert [len(frames) for frames in view.rows[0].frames] == [3, 3]  # after each of two steps, and the result
+    assert len({done for _, done in seen}) >= 3 and seen[-1] == ("done", 6)
+    assert [len(frames) for frames in view.rows[0].frames] == [4, 4]  # after each of three steps, and the result
 
 
 @pytest.mark.long
@@ -116,7 +132,7 @@ def test_a_png_restores_its_settings(session, generated):
     fields, notes = restore(pngs(view)[-1], session.names, session.job, session.one_step)
     assert notes == [] and fields["tab"] == "generate" and fields["method"] == "ntrk"
     for name in ("prompt", "strength", "steps", "n", "seed"):
-        assert fields[name] == getattr(SETTINGS, name)
+        assert fields[name] == getattr(GENERATED, name)
     assert {name: value for name, value in fields["sliders"].items() if value} == dict(SETTINGS.sliders)
 
 

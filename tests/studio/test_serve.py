@@ -135,3 +135,20 @@ def test_the_style_names_no_other_site():
 
     text = Path(package).with_name("style.css").read_text("utf-8")
     assert "http" not in text and "@import" not in text
+
+
+@pytest.mark.parametrize("flags, opened", [([], False), (["--open"], True)])
+def test_it_opens_the_browser_if_asked(flags, opened, monkeypatch, capsys):
+    from noisetilt.studio import session
+
+    taken = []
+
+    def stopped(*args):
+        taken.append(args[1:])
+        raise ValueError("stopped")
+
+    monkeypatch.setattr(session, "Session", lambda *args: type("Session", (), {"close": lambda self: None})())
+    monkeypatch.setattr(serve, "start", stopped)
+    monkeypatch.setattr(serve, "set_environment", lambda: None)
+    assert main(["studio", "--port", "0", *flags]) == 2 and "stopped" in capsys.readouterr().err
+    assert taken == [("127.0.0.1", 0, opened)]
