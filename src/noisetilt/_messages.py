@@ -5,6 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+
+class UnguidedWarning(UserWarning):
+    """No step of a method that guides its steps by a gradient can be guided, so that it samples as without guidance."""
+
+
 PACKAGES = {
     "plot": "matplotlib",
     "completion": "shtab",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from ..report import grid, save_picture, table
 from ..report.terminal import show
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
-from ..rewards.catalogue import missing_heldout
+from ..rewards.catalogue import heldout_spec, missing_heldout
 from ..rewards.reward import evaluate_reward, mean_over_frames, reward_name
 from ..runs import write_json
 from .console import filled, line_width, print_error, warn
@@ -142,9 +143,9 @@ def image_batches(job: Any) -> Iterator[ImageBatch]:
 def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
     """The held-out reward of a run, with its name; "none" and None if there is none.
 
-    By default it is the held-out version of the reward if the reward is learned. A closed-form reward, such as a
-    colour, has no held-out version; there it is the held-out alignment with the prompt, which detects images that lost
-    their content. Pipelines from a folder or the hub have a held-out reward only if the reward is one of this
+    By default it is the held-out version of the reward, or of those terms of a sum that have one. A closed-form reward,
+    such as a colour, has none; there it is the held-out alignment with the prompt, if it is defined for all prompts,
+    which detects images that lost their content. Pipelines from a folder or the hub have a held-out reward only if the reward is one of this
     package's learned ones, or the user names one. A warning says so if there is none because all of them are related to
     a term of the reward.
 
@@ -157,9 +158,10 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
         return job.heldout, load_reward(job.heldout)
     if is_pipeline(job.model) and not has_heldout(job.reward):
         return _no_heldout_reward(job.reward)
-    if not hasattr(model, "decode"):  # the size of its images is not known before a run
-        return job.reward, load_reward(job.reward, heldout=True)
-    blank = model.decode(torch.zeros(1, *model.shape, device=model.device))
+    # The size of a pipeline's images is not known before a run; the scorers resize.
+    blank = torch.zeros(1, 3, 128, 128)
+    if hasattr(model, "decode"):
+        blank = model.decode(torch.zeros(1, *model.shape, device=model.device))
     if not has_heldout(job.reward):
         heldout = load_reward("alignment", heldout=True)
         try:
@@ -168,9 +170,13 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
         except ValueError:  # a prompt of style words alone has no alignment
             if missing_heldout(job.reward) is not None:
                 return _no_heldout_reward(job.reward)
+    name = heldout_spec(job.reward)
+    if name is None:
+        return "none", None
     heldout = load_reward(job.reward, heldout=True)
-    _check_prompts(heldout, blank, job.prompt)
-    return job.reward, heldout
+    if hasattr(model, "decode"):
+        _check_prompts(heldout, blank, job.prompt)
+    return name, heldout
 
 
 def _no_heldout_reward(reward: str) -> tuple[str, None]:
@@ -311,16 +317,29 @@ def comparison_table(job: Any, variants: Sequence[Variant], heldout_name: str) -
 
 
 def comparison_sentence(job: Any, variants: Sequence[Variant], heldout_name: str) -> str:
-    """How the mean rewards differ between the variants, in a sentence; a second one if the reward may be exploited."""
+    """How the mean rewards differ between the variants, in a sentence; a second one if the reward may be exploited: it
+    rises and the held-out reward falls, both by more than two standard errors of the differences at equal seeds."""
     before, after = (variant.statistics() for variant in variants)
     changes = {job.reward: (before["reward_mean"], after["reward_mean"])}
-    # The held-out version of a closed-form reward is the reward itself.
-    if after["heldout_mean"] is not None and (heldout_name != job.reward or has_heldout(job.reward)):
+    if after["heldout_mean"] is not None:
         changes[f"held-out {heldout_name}"] = (before["heldout_mean"], after["heldout_mean"])
     texts = [f"{name} {_change(a, b)}" for name, (a, b) in changes.items()]
-    reward, *heldout = (b - a for a, b in changes.values())
+    exploited = len(changes) == 2 and (
+        _change_in_errors(variants, "rewards") > 2 and _change_in_errors(variants, "heldout") < -2
+    )
     hacked = " The reward rises and the held-out reward falls: the images may exploit errors of the reward."
-    return ", ".join(texts) + "." + (hacked if reward > 0 and heldout and heldout[0] < 0 else "")
+    return ", ".join(texts) + "." + (hacked if exploited else "")
+
+
+def _change_in_errors(variants: Sequence[Variant], name: str) -> float:
+    """The mean difference between the second and the first variant at equal seeds, in its standard errors; 0 with one
+    image, of which no spread is known."""
+    before, after = (getattr(variant, name) for variant in variants)
+    changes = [b - a for a, b in zip(before, after, strict=False)]
+    if len(changes) < 2:
+        return 0.0
+    mean, error = statistics.fmean(changes), statistics.stdev(changes) / math.sqrt(len(changes))
+    return mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
 
 
 def _change(before: float, after: float) -> str:
