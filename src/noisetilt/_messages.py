@@ -47,7 +47,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
         known: the names that exist.
     """
     known = list(known)
-    return f"{kind} {name!r} is unknown{nearest_name(name, known)}; the {kind}s are: {', '.join(known) or 'none'}"
+    return f"{kind} {shown(name)} is unknown{nearest_name(name, known)}; the {kind}s are: {', '.join(known) or 'none'}"
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
@@ -55,6 +55,12 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     folded = {each.casefold(): each for each in known}
     nearest = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     return f" (did you mean {folded[nearest[0]]!r}?)" if nearest else ""
+
+
+def shown(text: object, limit: int = 60) -> str:
+    """A text in quotes, with its middle left out beyond a number of characters."""
+    text = str(text)
+    return repr(text if len(text) <= limit else f"{text[: limit - 21]} … {text[-18:]}")
 
 
 def one_line(error: BaseException) -> str:

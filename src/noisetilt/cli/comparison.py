@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import __version__
-from .._messages import missing_extra
+from .._messages import missing_extra, shown
 from ..integrations.load import is_pipeline
 from ..methods import Method
 from ..report import grid, save_picture, table
@@ -114,14 +114,17 @@ def check_prompts(job: Any) -> None:
     as those of a prompt without quotes are."""
     repeated = [prompt for prompt, count in Counter(job.prompt).items() if count > 1]
     if repeated:
-        raise ValueError(f"the prompt {repeated[0]!r} is given twice; for more images of it give --n")
+        raise ValueError(f"the prompt {shown(repeated[0])} is given twice; for more images of it give --n")
     if len(job.prompts) > MAX_IMAGES:
         raise ValueError(
             f"{len(job.prompt)} prompts with n = {job.n} are {len(job.prompts)} images, expected at most {MAX_IMAGES}; "
             "for more use `noisetilt batch`"
         )
+    if not is_pipeline(job.model) and not all(prompt.strip() for prompt in job.prompt):
+        warn("a prompt is empty; write what the image shows, such as 'cat face'")
     if len(job.prompt) > 1 and not any(" " in prompt.strip() for prompt in job.prompt):
-        warn(f"these are {len(job.prompt)} prompts: {', '.join(job.prompt)}; put a prompt of several words in quotes")
+        names = ", ".join(job.prompt)[:200]
+        warn(f"these are {len(job.prompt)} prompts: {names}; put a prompt of several words in quotes")
 
 
 class ImageBatch(NamedTuple):
@@ -145,9 +148,9 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
 
     By default it is the held-out version of the reward, or of those terms of a sum that have one. A closed-form reward,
     such as a colour, has none; there it is the held-out alignment with the prompt, if it is defined for all prompts,
-    which detects images that lost their content. Pipelines from a folder or the hub have a held-out reward only if the reward is one of this
-    package's learned ones, or the user names one. A warning says so if there is none because all of them are related to
-    a term of the reward.
+    which detects images that lost their content. Pipelines from a folder or the hub have a held-out reward only if the
+    reward is one of this package's learned ones, or the user names one. A warning says so if there is none because all
+    of them are related to a term of the reward.
 
     Raises:
         ValueError: if the reward is unknown or cannot be evaluated for a prompt.
@@ -256,6 +259,8 @@ def save_image(job: Any, variant: Variant, index: int, image: torch.Tensor, **re
     """Writes an image with the settings that reproduce it, and its results, in the PNG's text."""
     prompt, seed = job.image(index)
     settings = {**job.settings(), "prompt": prompt, "seed": seed, "n": 1, "variant": variant.name, **results}
+    if variant.name == "base":  # made without the job's method, or with none of its updates
+        settings |= {"iterations": 0} if hasattr(job, "iterations") else {"method": "base", "options": {}}
     save_picture(image, job.out / image_name(job, index, variant), settings)
 
 

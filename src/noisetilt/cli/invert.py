@@ -156,6 +156,8 @@ def _check(job: InvertJob) -> Method:
     check_numbers(job)
     if len(job.prompt) not in (1, job.n):
         raise ValueError(f"{len(job.prompt)} prompts for {job.n} photographs; give one --prompt for all, or one each")
+    if not all(text.strip() for text in (*job.prompt, *job.edit)):
+        raise ValueError("a prompt is empty; write what the photograph shows, such as 'cat face'")
     if job.distance not in DISTANCES:
         raise ValueError(f"distance = {job.distance!r} is unknown; use one of {', '.join(DISTANCES)}")
     for name in ("keep", "layout", "edit_iterations"):
@@ -223,7 +225,10 @@ def _write_summary(job: InvertJob, method: Method, rows: list[Row]) -> dict[str,
         "command": "invert",
         "complete": len(rows) == job.n,
         "requested": requested(job),
-        "settings": {**job.settings(), "options": method.options()},
+        "settings": {
+            **job.settings(),
+            "options": {**method.options(), "iterations": job.iterations, "chain_steps": job.steps},
+        },
         "distance_mean": sum(row["distance"] for row in rows) / len(rows),
         "images": rows,
         "versions": {"noisetilt": __version__, "torch": torch.__version__, "python": platform.python_version()},

@@ -51,6 +51,12 @@ def may_use_prompts(reward: RewardFunction | None) -> bool:
     return reward is not None and takes_prompts(getattr(reward, "function", reward))
 
 
+def check_callable(reward: RewardFunction | None) -> None:
+    """Raises a ValueError for a reward that is neither a function nor None."""
+    if reward is not None and not callable(reward):
+        raise ValueError(f"the reward is {reward!r}, expected a function; load a reward by name with rewards.load")
+
+
 def evaluate_reward(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Tensor:
     """r(images, prompts), or r(images) for a function of images alone, after a check that it is one number per image.
 
@@ -60,8 +66,9 @@ def evaluate_reward(reward: RewardFunction, images: Tensor, prompts: Sequence[st
     Raises:
         ValueError: if the reward returns anything but a (batch,) tensor, or changes its images in place.
     """
-    if not callable(reward):
-        raise ValueError(f"the reward is {reward!r}, expected a function; load a reward by name with rewards.load")
+    if reward is None:
+        raise ValueError("the reward is None, expected a function; load a reward by name with rewards.load")
+    check_callable(reward)
     version = None if images.is_inference() else images._version
     values = call_reward(reward, images, prompts)
     if version is not None and images._version != version:
