@@ -86,8 +86,9 @@ class Variant:
 
 def check_counts(n: int, batch: int, seed: int = 0) -> None:
     """Raises a ValueError for a number of images, or a seed, that no run can have."""
-    if n < 1 or batch < 1:
-        raise ValueError(f"n = {n} and batch = {batch} must be 1 or more")
+    for name, number in (("n", n), ("batch", batch)):
+        if number < 1:
+            raise ValueError(f"{name} = {number} must be 1 or more")
     if n > MAX_IMAGES:
         raise ValueError(f"n = {n} must be at most {MAX_IMAGES}; for more use `noisetilt batch`")
     if seed < 0 or seed + n > 2**63:

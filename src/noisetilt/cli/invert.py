@@ -163,6 +163,9 @@ def _check(job: InvertJob) -> Method:
     for name in ("keep", "layout", "edit_iterations"):
         if not getattr(job, name) >= 0:
             raise ValueError(f"{name} = {getattr(job, name)} must be 0 or more")
+    folders = [photo for photo in job.photos if photo.is_dir()]
+    if folders:
+        raise ValueError(f"{folders[0]} is a folder; give the files of photographs, such as {folders[0]}/*.png")
     for photo in job.photos:
         read_photo(photo, (8, 8))
     return job.ascent()

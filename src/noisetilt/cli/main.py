@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as interrupt:
         print(file=sys.stderr)
-        print_error("interrupted; finished results are kept")
+        print_error("interrupted; finished results, if any, are kept")
         return getattr(interrupt, "status", 130)
 
 

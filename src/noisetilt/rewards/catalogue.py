@@ -146,6 +146,13 @@ def _single(name: str, heldout: bool) -> Reward:
         return Reward(name, checked(_BLACK_BOXES[name]), differentiable=False)
     if name.startswith("colour:"):
         return Reward(name, checked(nearness_to(parse_colour(name.removeprefix("colour:")))))
+    if name.startswith("style:"):
+        style = name.removeprefix("style:")
+        raise ValueError(
+            f"style {style!r} is unknown{nearest_name(name, complete_names())}; the styles are: {', '.join(STYLES)}"
+        )
+    if name.endswith(".py"):
+        raise ValueError(f"the reward {name!r} names no function of the file; write {name}:FUNCTION")
     hint = nearest_name(name, complete_names())
     raise ValueError(f"reward {name!r} is unknown{hint}; the rewards are: {', '.join(CATALOGUE)}")
 
@@ -290,6 +297,8 @@ def load(
     """
     if not isinstance(spec, str):
         raise ValueError(f"the reward is {spec!r}, expected a name, such as 'style:3d'")
+    if not isinstance(heldout, bool):
+        raise ValueError(f"heldout = {heldout!r} must be True or False; load the held-out reward by a call of its own")
     names = split_terms(spec)
     if path is not None and not any(_of_hub(name) for _, name in names):
         raise ValueError(f"path = {path} is for hub rewards and {spec!r} has none; leave it out")

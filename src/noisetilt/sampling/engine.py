@@ -296,6 +296,10 @@ class Engine:
         )
         noise = self._step_noise(t, s, std)
         x_s, self._step = self.method.proposal(step, noise), step
+        if not isinstance(x_s, Tensor) or x_s.shape != x_t.shape:
+            got = tuple(x_s.shape) if isinstance(x_s, Tensor) else type(x_s).__name__
+            name = type(self.method.proposal).__name__
+            raise ValueError(f"the proposal {name} returned {got}, expected a tensor of shape {tuple(x_t.shape)}")
         self._log_ratio = self._density_ratio(x_s, mean, std, noise)
         if not x_s.isfinite().all():
             raise FloatingPointError(
