@@ -7,6 +7,11 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
+
+class UnguidedWarning(UserWarning):
+    """No step of a method that guides its steps by a gradient can be guided, so that it samples as without guidance."""
+
+
 PACKAGES = {
     "plot": "matplotlib",
     "completion": "shtab",
@@ -44,7 +49,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
         known: the names that exist.
     """
     known = list(known)
-    return f"{kind} {name!r} is unknown{nearest_name(name, known)}; the {kind}s are: {', '.join(known) or 'none'}"
+    return f"{kind} {shown(name)} is unknown{nearest_name(name, known)}; the {kind}s are: {', '.join(known) or 'none'}"
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
@@ -70,6 +75,12 @@ def whole_number(name: str, value: Any, least: int, remark: str = "") -> int:
     if not whole or value < least:
         raise ValueError(f"{name} = {value!r} must be a whole number, {least} or more{remark}")
     return int(value)
+
+
+def shown(text: object, limit: int = 60) -> str:
+    """A text in quotes, with its middle left out beyond a number of characters."""
+    text = str(text)
+    return repr(text if len(text) <= limit else f"{text[: limit - 21]} … {text[-18:]}")
 
 
 def one_line(error: BaseException) -> str:

@@ -40,8 +40,15 @@ _ROLES = {
 def _check_part(role: str, part: Any) -> None:
     """Check that a part of a method can have this role."""
     names, example = _ROLES[role]
-    if isinstance(part, type) or not dataclasses.is_dataclass(part) or not all(hasattr(part, n) for n in names):
-        raise ValueError(f"{role} = {part!r} must be a part of a method, such as {example}")
+    missing = [name for name in names if not hasattr(part, name)]
+    if isinstance(part, type) and not missing:
+        reason = f"; it is a class, so give an object of it: {part.__name__}()"
+    elif isinstance(part, type) or not dataclasses.is_dataclass(part):
+        reason = "; a part is an object of a dataclass (@dataclass(frozen=True))"
+    else:
+        reason = f"; it has no attribute {missing[0]}" if missing else ""
+    if reason:
+        raise ValueError(f"{role} = {part!r} must be a part of a method, such as {example}{reason}")
 
 
 @dataclass(frozen=True)
@@ -231,6 +238,10 @@ def find_method(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
+    if not isinstance(method, str):
+        raise ValueError(f"method = {method!r} is no method; give a name of METHODS, or Method(proposal=...)")
     if method not in METHODS:
+        if method.lower() in METHODS:
+            return METHODS[method.lower()]
         raise ValueError(unknown_name("method", method, METHODS))
     return METHODS[method]

@@ -70,7 +70,7 @@ def test_colours_of_help(capsys, monkeypatch):
         (["--versoin"], "did you mean '--version'?"),
         (["generate", "cat", "--rewrd", "redness"], "option --rewrd is unknown (did you mean '--reward'?)"),
         (["generate", "cat", "-reward", "redness"], "did you mean '--reward'?"),
-        (["generate", "cat", "--reward", "-redness"], "write --reward=-redness"),
+        (["generate", "cat", "--reward", "redness", "--model", "-fox"], "write --model=-fox"),
         (["generate", "cat", "--reward", "redness", "--offload", "modle"], "did you mean 'model'?"),
         (["generate", "cat", "--reward", "redness", "--gradient-at", "xt"], "did you mean 'x_t'?"),
         (["plan", "SDXL", "--resoluton", "512"], "did you mean '--resolution'?"),
@@ -88,7 +88,9 @@ def test_options_may_be_shortened_and_values_may_be_negative():
     assert (parsed.reward, parsed.guidance, parsed.heldout) == ("-redness", -1.0, "none")
 
 
-@pytest.mark.parametrize("reward", ["-1*style:3d", "-.5*redness", "-1e-1*a.py:r", "-1*redness - 2*brightness"])
+@pytest.mark.parametrize(
+    "reward", ["-redness", "- redness", "-1*style:3d", "-.5*redness", "-1e-1*a.py:r", "-1*redness - 2*brightness"]
+)
 @pytest.mark.parametrize("command", ["generate", "optimize", "invert"])
 def test_a_reward_may_begin_with_a_negative_weight(command, reward):
     more = ["--prompt", "cat"] if command == "invert" else []

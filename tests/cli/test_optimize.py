@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from noisetilt import METHODS
 from noisetilt.cli import main
-from noisetilt.cli.comparison import choose_heldout_reward
+from noisetilt.cli.comparison import Variant, choose_heldout_reward, comparison_sentence
 from noisetilt.cli.optimize import OptimizeJob, _with_patience, run
+from noisetilt.rewards import load as load_reward
+from noisetilt.sampling import check_reward
 
 FEW = ["--reward", "redness", "--iterations", "3", "--n", "2"]
 
@@ -69,6 +72,40 @@ def test_images_stop_early_with_a_heldout_version_or_a_given_heldout_reward(rewa
 
 # Each held-out reward of a hub reward has the network of a term.
 WITHOUT_HELDOUT = "style:3d + pickscore + imagereward + clipscore"
+
+
+@pytest.mark.parametrize(
+    "reward, prompt, expected",
+    [
+        ("redness", "", "none"),
+        ("redness", "3d", "none"),
+        ("redness", "cat face", "alignment"),
+        ("0.5*style:3d + 2*redness", "cat face", "0.5*style:3d"),
+        ("style:3d", "3d", "style:3d"),
+    ],
+)
+def test_no_reward_is_its_own_heldout_reward(reward, prompt, expected):
+    blank = SimpleNamespace(shape=(3, 128, 128), device="cpu", decode=lambda x: x)
+    for model in (blank, SimpleNamespace()):
+        assert choose_heldout_reward(OptimizeJob(prompt=[prompt], reward=reward), model)[0] == expected
+
+
+def test_a_black_box_gets_the_advice_of_its_command(tmp_path, capsys):
+    assert main(["optimize", "cat face", "--reward", "jpeg", "--out", str(tmp_path / "run")]) == 2
+    assert "--set draws=32), or sample with ntrk-black-box (noisetilt generate)" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="use best-of-n, svdd or ntrk-black-box, or a differentiable reward"):
+        check_reward(METHODS["ntrk"], load_reward("jpeg"))
+
+
+@pytest.mark.parametrize(
+    "falls, expected", [([0.01, -0.018], False), ([-0.02], False), ([-0.5, -0.6, -0.4], True), ([0.5, 0.4, 0.6], False)]
+)
+def test_exploited_errors_are_named_where_they_exceed_the_spread(falls, expected):
+    base = Variant("base", METHODS["base"], rewards=[0.0] * len(falls), heldout=[0.0] * len(falls))
+    rises = [1.0 + 0.1 * i for i in range(len(falls))]
+    guided = Variant("guided", METHODS["ntrk"], rewards=rises, heldout=falls)
+    sentence = comparison_sentence(SimpleNamespace(reward="redness"), [base, guided], "alignment")
+    assert ("exploit errors" in sentence) == expected
 
 
 @pytest.mark.parametrize(

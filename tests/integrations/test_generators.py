@@ -123,18 +123,6 @@ def test_calls_with_the_same_latents_have_other_noise(given):
     assert not torch.allclose(first, second, atol=1e-3)
 
 
-def test_seeds_and_a_generator():
-    """The generator sets the latents, the seeds the noise of the steps."""
-    pipe, arguments = build("sd")
-    spy = Starts()
-    aligned = align(pipe, RED, Method(proposal=spy))
-    calls = [dict(seeds=[1]), dict(seeds=[2]), dict(seeds=[1], generator=Generator().manual_seed(9))]
-    for call in calls:
-        aligned(PROMPT, **{"generator": FORMS["one"](), **call}, **arguments)
-    (a, a2), (b, b2), (c, _) = (spy.x[4 * i : 4 * i + 2] for i in range(3))
-    assert torch.equal(a, b) and not torch.allclose(a2, b2, atol=1e-3) and not torch.allclose(a, c, atol=1e-3)
-
-
 def test_noise_ascent_climbs_from_the_generators_noise():
     pipe, arguments = build("sd")
     seen = start_of(pipe)

@@ -264,12 +264,41 @@ def test_an_interrupted_call_gives_the_images_of_the_state_so_far(method, record
     call = dict(arguments, num_inference_steps=4, callback_on_step_end=interrupting, output_type="np")
     aligned = align(pipe, RED, method, eta=0.0 if method == "base" else 1.0)
     output = aligned(PROMPT, generator=Generator().manual_seed(1), **call)
-    assert output.images.shape == (1, SIZE, SIZE, 3) and output.rewards is None
-    assert output.trace.nfe is not None and len(output.trace.rewards) == 2
+    assert output.images.shape == (1, SIZE, SIZE, 3) and len(output.trace.rewards) == 2
+    assert torch.equal(output.rewards, output.trace.rewards[-1]) and output.heldout is None  # of the last prediction
+    assert output.trace.nfe == 2 * METHODS[method].selection.particles and output.trace.seconds > 0
     if method == "base":
         plain = pipe(PROMPT, generator=Generator().manual_seed(1), **call).images
         check_same(torch.as_tensor(output.images), torch.as_tensor(plain), record_property)
     assert len(aligned(PROMPT, seeds=[0], **arguments).rewards) == 1  # the next call is not interrupted
+
+
+@pytest.mark.parametrize(
+    "pipe, reward, message",
+    [
+        (lambda: "some/model", RED, "pipe is 'some/model', expected a diffusers pipeline"),
+        (lambda: diffusers.FluxPipeline, RED, "use FluxPipeline.from_pretrained"),
+        (lambda: align(build("sd")[0], RED), RED, "aligned already; pass its attribute pipe"),
+        (lambda: build("sd")[0], "redness", "the reward is 'redness', expected a function"),
+    ],
+)
+def test_wrong_objects_are_refused_at_once(pipe, reward, message):
+    with pytest.raises(ValueError, match=message):
+        align(pipe(), reward)
+
+
+@pytest.mark.parametrize(
+    "prompt, call, message",
+    [
+        (PROMPT, dict(seeds=0), "seeds = 0 must have one seed per prompt"),
+        ([], {}, "prompts is empty"),
+        (PROMPT, dict(seeds=[1], generator=Generator()), "seeds and generator both set the noise"),
+    ],
+)
+def test_wrong_arguments_of_a_call(prompt, call, message):
+    pipe, arguments = build("sd")
+    with pytest.raises(ValueError, match=message):
+        align(pipe, RED)(prompt, **call, **arguments)
 
 
 class Noted:

@@ -6,7 +6,7 @@ import torch
 
 from noisetilt import METHODS, load, optimize, rewards, sample
 from noisetilt.rewards import Reward
-from noisetilt.rewards.catalogue import split_terms
+from noisetilt.rewards.catalogue import heldout_spec, split_terms
 from noisetilt.rewards.reward import evaluate_reward
 
 PROMPTS, SEEDS = ["cat face", "house"], [0, 1]
@@ -143,3 +143,37 @@ def test_empty_prompts_are_refused_before_the_base_images(call):
         call(model, [], reward)
     with pytest.raises(ValueError, match="1 seeds for 2 prompts"):
         call(model, PROMPTS, reward, seeds=[1])
+
+
+@pytest.mark.parametrize(
+    "text, terms",
+    [
+        ("-redness", [(-1.0, "redness")]),
+        ("- redness", [(-1.0, "redness")]),
+        ("- 2*redness + brightness", [(-2.0, "redness"), (1.0, "brightness")]),
+        ("brightness + -redness", [(1.0, "brightness"), (-1.0, "redness")]),
+        ("brightness - -redness", [(1.0, "brightness"), (1.0, "redness")]),
+        (" - redness", [(-1.0, "redness")]),
+    ],
+)
+def test_a_sign_alone_is_a_weight(text, terms):
+    assert split_terms(text) == terms
+
+
+def test_terms_without_a_heldout_version_are_left_out_of_a_heldout_sum(tmp_path):
+    """The optimised reward itself is no judge of it."""
+    file = tmp_path / "mine.py"
+    file.write_text("def warm(images):\n    return images[:, 0].mean((1, 2))\n")
+    held = rewards.load(f"0.5*style:3d + 2*{file}:warm - redness", heldout=True)
+    assert [(weight, term.name) for weight, term in held.terms] == [(0.5, "style:3d")] and held.name == "0.5*style:3d"
+    assert heldout_spec("redness + jpeg") is None and heldout_spec("style:3d + concept:cat face") is not None
+
+
+def test_a_reward_that_changes_its_images_is_refused():
+    def darkened(images):
+        return images.mul_(0.5).mean((1, 2, 3))
+
+    with pytest.raises(ValueError, match=r"'darkened' changes its images in place.*images.clone"):
+        sample(load("emoji128"), PROMPTS, darkened, "base", 2, SEEDS)
+    with pytest.raises(ValueError, match="changes its images in place"):
+        evaluate_reward(darkened, torch.rand(2, 3, 8, 8), PROMPTS)

@@ -16,15 +16,16 @@ import torch
 from .. import __version__
 from .._messages import unknown_name
 from ..integrations.load import default_device, is_pipeline
-from ..methods import Method
+from ..methods import Method, find_method
 from ..models import check_device
 from ..rewards import load as load_reward
 from ..rewards.reward import RewardFunction, reward_name
 from ..runs import ROWS, Interrupts, claim_folder, read_record, write_json
+from ..sampling import check_reward
 from .in_process import run_in_process
 from .ledger import BatchLedger
 from .on_ray import check_room, cluster_has_gpu, run_on_ray, start_ray
-from .settings import json_value
+from .settings import Settings, json_value
 from .sinks import Sink
 from .summary import Statistics, write_report
 from .table import Row, Table, read_table
@@ -187,6 +188,7 @@ def run_batch(
         "gradient_at": gradient_at,
     }
     rows = read_table(table, {**defaults, "n": n}, keep)
+    _check_rewards(rows)
     threads = 1 if threads is None and engine == "ray" else threads
     if engine == "ray":
         start_ray(address, workers, threads or 1)
@@ -206,6 +208,27 @@ def run_batch(
     description = {"engine": engine, "settings": json_value({**defaults, "n": n, **fixed})}
     with claim_folder(out, overwrite=overwrite, resume=resume, command="batch", finished=ROWS) as continued:
         return run(description, continued)
+
+
+def _check_rewards(rows: Sequence[Row]) -> None:
+    """Raises a ValueError if all methods need a reward and no row has one."""
+    methods: dict[tuple[str, str], Settings] = {}
+    for settings in (row.settings for row in rows if row.settings is not None):
+        if settings.reward is not None:
+            return
+        methods.setdefault((settings.method, str(settings.options)), settings)
+    for settings in methods.values():
+        try:
+            check_reward(find_method(settings.method).replace(**settings.options), None)
+            return
+        except ValueError:
+            continue
+    if methods:
+        name = next(iter(methods.values())).method
+        raise ValueError(
+            f"the method {name} needs a reward and neither `reward` (--reward) nor a column reward gives one; give a "
+            "reward, such as redness, or the method base"
+        )
 
 
 def _default_device(rows: Sequence[Row], engine: str) -> str:

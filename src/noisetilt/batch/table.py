@@ -151,6 +151,12 @@ def _decoded_lines(file: Path) -> Iterator[str]:
             raise ValueError(f"{file} is not in UTF-8; save it in this encoding") from None
 
 
+def _instead(header: Sequence[str]) -> str:
+    """The column that may be the prompts under a misspelt name, for a message."""
+    near = [name for name in header if nearest_name(name, ["prompt"])]
+    return f" (rename the column {near[0]!r}?)" if near else ""
+
+
 def _csv(file: Path) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     reader = csv.DictReader(_decoded_lines(file), strict=True)
@@ -159,8 +165,13 @@ def _csv(file: Path) -> Iterator[Mapping[str, Any]]:
         repeated = sorted({name for name in header if header.count(name) > 1})
         if repeated:
             raise ValueError(f"{file} has the column {repeated[0]!r} twice; remove one")
+        if len(header) == 1 and ";" in header[0]:
+            raise ValueError(f"{file} separates its columns by ';'; save it with commas")
         if "prompt" not in header:
-            raise ValueError(f"{file} has no column prompt; its first line must name the columns, such as prompt,seed")
+            raise ValueError(
+                f"{file} has no column prompt{_instead(header)}; its first line must name the columns, such as "
+                "prompt,seed"
+            )
         for row in reader:
             if None in row:
                 raise ValueError(f"{file}, line {reader.line_num}: more cells than columns; quote prompts with commas")

@@ -19,7 +19,7 @@ from ..models import MODELS
 from ..report import encode_picture
 from ..rewards import has_heldout
 from ..rewards import load as load_reward
-from ..rewards.catalogue import missing_heldout
+from ..rewards.catalogue import heldout_spec, missing_heldout
 from ..rewards.reward import RewardFunction, evaluate_reward, mean_over_frames
 from ..sampling import Result, sample
 from .settings import Settings
@@ -163,7 +163,7 @@ class Worker:
         if isinstance(name, str):
             return name, self.reward(name)
         if settings.reward not in self.options.rewards and has_heldout(settings.reward):
-            return settings.reward, self.reward(settings.reward, heldout=True)
+            return heldout_spec(settings.reward) or settings.reward, self.reward(settings.reward, heldout=True)
         if settings.model in MODELS and settings.model not in self.options.models:
             return "alignment", self.reward("alignment", heldout=True)
         return None

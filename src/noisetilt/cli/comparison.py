@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +18,14 @@ from PIL import Image
 from torch import Tensor
 
 from .. import __version__
-from .._messages import missing_extra
+from .._messages import missing_extra, shown
 from ..integrations.load import is_pipeline
 from ..methods import Method
 from ..report import grid, save_picture, table
 from ..report.terminal import show
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
-from ..rewards.catalogue import missing_heldout
+from ..rewards.catalogue import heldout_spec, missing_heldout
 from ..rewards.reward import evaluate_reward, mean_over_frames, reward_name
 from ..runs import write_json
 from .console import filled, line_width, print_error, warn
@@ -85,8 +86,9 @@ class Variant:
 
 def check_counts(n: int, batch: int, seed: int = 0) -> None:
     """Raises a ValueError for a number of images, or a seed, that no run can have."""
-    if n < 1 or batch < 1:
-        raise ValueError(f"n = {n} and batch = {batch} must be 1 or more")
+    for name, number in (("n", n), ("batch", batch)):
+        if number < 1:
+            raise ValueError(f"{name} = {number} must be 1 or more")
     if n > MAX_IMAGES:
         raise ValueError(f"n = {n} must be at most {MAX_IMAGES}; for more use `noisetilt batch`")
     if seed < 0 or seed + n > 2**63:
@@ -113,14 +115,17 @@ def check_prompts(job: Any) -> None:
     as those of a prompt without quotes are."""
     repeated = [prompt for prompt, count in Counter(job.prompt).items() if count > 1]
     if repeated:
-        raise ValueError(f"the prompt {repeated[0]!r} is given twice; for more images of it give --n")
+        raise ValueError(f"the prompt {shown(repeated[0])} is given twice; for more images of it give --n")
     if len(job.prompts) > MAX_IMAGES:
         raise ValueError(
             f"{len(job.prompt)} prompts with n = {job.n} are {len(job.prompts)} images, expected at most {MAX_IMAGES}; "
             "for more use `noisetilt batch`"
         )
+    if not is_pipeline(job.model) and not all(prompt.strip() for prompt in job.prompt):
+        warn("a prompt is empty; write what the image shows, such as 'cat face'")
     if len(job.prompt) > 1 and not any(" " in prompt.strip() for prompt in job.prompt):
-        warn(f"these are {len(job.prompt)} prompts: {', '.join(job.prompt)}; put a prompt of several words in quotes")
+        names = ", ".join(job.prompt)[:200]
+        warn(f"these are {len(job.prompt)} prompts: {names}; put a prompt of several words in quotes")
 
 
 class ImageBatch(NamedTuple):
@@ -142,11 +147,11 @@ def image_batches(job: Any) -> Iterator[ImageBatch]:
 def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
     """The held-out reward of a run, with its name; "none" and None if there is none.
 
-    By default it is the held-out version of the reward if the reward is learned. A closed-form reward, such as a
-    colour, has no held-out version; there it is the held-out alignment with the prompt, which detects images that lost
-    their content. Pipelines from a folder or the hub have a held-out reward only if the reward is one of this
-    package's learned ones, or the user names one. A warning says so if there is none because all of them are related to
-    a term of the reward.
+    By default it is the held-out version of the reward, or of those terms of a sum that have one. A closed-form reward,
+    such as a colour, has none; there it is the held-out alignment with the prompt, if it is defined for all prompts,
+    which detects images that lost their content. Pipelines from a folder or the hub have a held-out reward only if the
+    reward is one of this package's learned ones, or the user names one. A warning says so if there is none because all
+    of them are related to a term of the reward.
 
     Raises:
         ValueError: if the reward is unknown or cannot be evaluated for a prompt.
@@ -157,9 +162,10 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
         return job.heldout, load_reward(job.heldout)
     if is_pipeline(job.model) and not has_heldout(job.reward):
         return _no_heldout_reward(job.reward)
-    if not hasattr(model, "decode"):  # the size of its images is not known before a run
-        return job.reward, load_reward(job.reward, heldout=True)
-    blank = model.decode(torch.zeros(1, *model.shape, device=model.device))
+    # The size of a pipeline's images is not known before a run; the scorers resize.
+    blank = torch.zeros(1, 3, 128, 128)
+    if hasattr(model, "decode"):
+        blank = model.decode(torch.zeros(1, *model.shape, device=model.device))
     if not has_heldout(job.reward):
         heldout = load_reward("alignment", heldout=True)
         try:
@@ -168,9 +174,13 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
         except ValueError:  # a prompt of style words alone has no alignment
             if missing_heldout(job.reward) is not None:
                 return _no_heldout_reward(job.reward)
+    name = heldout_spec(job.reward)
+    if name is None:
+        return "none", None
     heldout = load_reward(job.reward, heldout=True)
-    _check_prompts(heldout, blank, job.prompt)
-    return job.reward, heldout
+    if hasattr(model, "decode"):
+        _check_prompts(heldout, blank, job.prompt)
+    return name, heldout
 
 
 def _no_heldout_reward(reward: str) -> tuple[str, None]:
@@ -250,6 +260,8 @@ def save_image(job: Any, variant: Variant, index: int, image: torch.Tensor, **re
     """Writes an image with the settings that reproduce it, and its results, in the PNG's text."""
     prompt, seed = job.image(index)
     settings = {**job.settings(), "prompt": prompt, "seed": seed, "n": 1, "variant": variant.name, **results}
+    if variant.name == "base":  # made without the job's method, or with none of its updates
+        settings |= {"iterations": 0} if hasattr(job, "iterations") else {"method": "base", "options": {}}
     save_picture(image, job.out / image_name(job, index, variant), settings)
 
 
@@ -311,16 +323,29 @@ def comparison_table(job: Any, variants: Sequence[Variant], heldout_name: str) -
 
 
 def comparison_sentence(job: Any, variants: Sequence[Variant], heldout_name: str) -> str:
-    """How the mean rewards differ between the variants, in a sentence; a second one if the reward may be exploited."""
+    """How the mean rewards differ between the variants, in a sentence; a second one if the reward may be exploited: it
+    rises and the held-out reward falls, both by more than two standard errors of the differences at equal seeds."""
     before, after = (variant.statistics() for variant in variants)
     changes = {job.reward: (before["reward_mean"], after["reward_mean"])}
-    # The held-out version of a closed-form reward is the reward itself.
-    if after["heldout_mean"] is not None and (heldout_name != job.reward or has_heldout(job.reward)):
+    if after["heldout_mean"] is not None:
         changes[f"held-out {heldout_name}"] = (before["heldout_mean"], after["heldout_mean"])
     texts = [f"{name} {_change(a, b)}" for name, (a, b) in changes.items()]
-    reward, *heldout = (b - a for a, b in changes.values())
+    exploited = len(changes) == 2 and (
+        _change_in_errors(variants, "rewards") > 2 and _change_in_errors(variants, "heldout") < -2
+    )
     hacked = " The reward rises and the held-out reward falls: the images may exploit errors of the reward."
-    return ", ".join(texts) + "." + (hacked if reward > 0 and heldout and heldout[0] < 0 else "")
+    return ", ".join(texts) + "." + (hacked if exploited else "")
+
+
+def _change_in_errors(variants: Sequence[Variant], name: str) -> float:
+    """The mean difference between the second and the first variant at equal seeds, in its standard errors; 0 with one
+    image, of which no spread is known."""
+    before, after = (getattr(variant, name) for variant in variants)
+    changes = [b - a for a, b in zip(before, after, strict=False)]
+    if len(changes) < 2:
+        return 0.0
+    mean, error = statistics.fmean(changes), statistics.stdev(changes) / math.sqrt(len(changes))
+    return mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
 
 
 def _change(before: float, after: float) -> str:

@@ -176,11 +176,16 @@ def _check(job: InvertJob) -> Method:
     check_numbers(job)
     if len(job.prompt) not in (1, job.n):
         raise ValueError(f"{len(job.prompt)} prompts for {job.n} photographs; give one --prompt for all, or one each")
+    if not all(text.strip() for text in (*job.prompt, *job.edit)):
+        raise ValueError("a prompt is empty; write what the photograph shows, such as 'cat face'")
     if job.distance not in DISTANCES:
         raise ValueError(f"distance = {job.distance!r} is unknown; use one of {', '.join(DISTANCES)}")
     for name in ("keep", "layout", "edit_iterations"):
         if not getattr(job, name) >= 0:
             raise ValueError(f"{name} = {getattr(job, name)} must be 0 or more")
+    folders = [photo for photo in job.photos if photo.is_dir()]
+    if folders:
+        raise ValueError(f"{folders[0]} is a folder; give the files of photographs, such as {folders[0]}/*.png")
     for photo in job.photos:  # decoded once more when it is inverted, so that no damaged one ends the run late
         read_photo(photo, (8, 8))
     return job.ascent()
@@ -268,7 +273,10 @@ def _write_summary(job: InvertJob, method: Method, rows: list[Row]) -> dict[str,
         "command": "invert",
         "complete": len(rows) == job.n,
         "requested": requested(job),
-        "settings": {**job.settings(), "options": method.options()},
+        "settings": {
+            **job.settings(),
+            "options": {**method.options(), "iterations": job.iterations, "chain_steps": job.steps},
+        },
         "distance_mean": sum(row["distance"] for row in rows) / len(rows),
         "images": rows,
         "versions": {"noisetilt": __version__, "torch": torch.__version__, "python": platform.python_version()},

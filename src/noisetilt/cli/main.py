@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from .._messages import UnguidedWarning
 from .arguments import build_parser
-from .console import allow_all_characters, print_error
+from .console import allow_all_characters, print_error, warn
 
 # The module of each command, relative to this package; its function `main` takes the parsed arguments.
 MODULES = {"methods": "list", "rewards": "list", "models": "list", "studio": ".studio.serve"}
@@ -36,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         module = importlib.import_module(f".{MODULES.get(args.command, args.command)}", __package__)
-        status = module.main(args) or 0
+        with _own_warnings():
+            status = module.main(args) or 0
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of the output has gone, as in `noisetilt methods | head -1`
@@ -47,8 +52,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as interrupt:
         print(file=sys.stderr)
-        print_error("interrupted; finished results are kept")
+        print_error("interrupted; finished results, if any, are kept")
         return getattr(interrupt, "status", 130)
+
+
+@contextlib.contextmanager
+def _own_warnings() -> Iterator[None]:
+    """The warnings of this package as one line each, once; all others as Python shows them."""
+    shown: set[str] = set()
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *place: Any, **further: Any) -> None:
+            if not issubclass(category, UnguidedWarning):
+                before(message, category, *place, **further)
+            elif str(message) not in shown:
+                shown.add(str(message))
+                warn(str(message))
+
+        warnings.showwarning = show
+        yield
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from .console import painted
 NARROW = 60
 # A value such as "-1*style:3d", which argparse would take for an option.
 NEGATIVE_TERM = re.compile(r"-\.?\d\S*\*.*", re.S)
+# The same without a number, such as "-redness", after an option that takes a reward.
+NEGATIVE_NAME, OF_REWARDS = re.compile(r"-\s*[^\W\d].*", re.S), ("--reward", "--heldout")
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -93,11 +95,13 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def _with_negative_terms(self, args: Sequence[str]) -> list[str]:
-        """The arguments, with "--reward", "-1*redness" as "--reward=-1*redness"."""
+        """The arguments, with "--reward", "-1*redness" as "--reward=-1*redness", and so "-redness"."""
         joined: list[str] = []
         for text in args:
             before = joined[-1] if joined and "--" not in joined else ""
-            if re.fullmatch(r"--[a-z-]+", before) and NEGATIVE_TERM.fullmatch(text):
+            of_reward = len(before) > 4 and any(option.startswith(before) for option in OF_REWARDS)
+            name = of_reward and NEGATIVE_NAME.fullmatch(text) and text not in self._option_string_actions
+            if name or (re.fullmatch(r"--[a-z-]+", before) and NEGATIVE_TERM.fullmatch(text)):
                 joined[-1] = f"{before}={text}"
             else:
                 joined.append(text)

@@ -187,6 +187,16 @@ class SteppedSampler:
         if not self.done:
             self.x = self._coroutine.request.x
 
+    def stop(self) -> None:
+        """Ends sampling before the last step: the rewards are those of the last predictions, if there are any."""
+        trace, engine = self.trace, self.engine
+        self.rewards, self.heldout_rewards = (
+            values[-1].to(engine.device) if values is not None and values.numel() else None
+            for values in (trace.rewards, trace.heldout)
+        )
+        trace.nfe = self._evaluation.nfe / engine.images
+        trace.seconds = time.perf_counter() - self._started
+
     def _body(self, request: Callable[[Request], Response]) -> None:
         def request_and_resume(of: Request) -> Response:
             response = request(of)

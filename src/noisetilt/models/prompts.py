@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+from .._messages import shown
 from ..rewards.scorers.words import join_3d, nearest_words, written_word
 
 
@@ -50,22 +51,29 @@ class PromptReader:
             raise ValueError(f"the prompt is {prompt!r}, expected a text")
         text = join_3d(prompt)
         encoded = self._tokens.encode(text, add_special_tokens=False)
+        unknown: dict[str, None] = {}
         for token, (begin, end) in zip(encoded.ids, encoded.offsets, strict=True):
             if text[begin:end] in self._special:
                 raise ValueError(
-                    f"the prompt {prompt!r} has {text[begin:end]!r}, which controls the text encoder; leave it out"
+                    f"the prompt {shown(prompt)} has {text[begin:end]!r}, which controls the text encoder; leave it out"
                 )
             if token == self._unknown:
-                raise ValueError(self._unknown_word(written_word(text, begin, end), prompt))
+                unknown[written_word(text, begin, end)] = None
+        if unknown:
+            raise ValueError(self._unknown_words(list(unknown), prompt))
         if not encoded.ids and prompt.strip():
-            raise ValueError(f"the prompt {prompt!r} has no word; write at least one, or leave the prompt empty")
+            raise ValueError(f"the prompt {shown(prompt)} has no word; write at least one, or leave the prompt empty")
         if len(encoded.ids) > self._limit:
             raise ValueError(
-                f"the prompt {prompt!r} has {len(encoded.ids)} words and the model reads {self._limit}; shorten it"
+                f"the prompt {shown(prompt)} has {len(encoded.ids)} words and the model reads {self._limit}; shorten it"
             )
         return text
 
-    def _unknown_word(self, word: str, prompt: str) -> str:
-        nearest = nearest_words(word, self.words)
-        hint = f"; nearest known words: {', '.join(nearest)}" if nearest else "; use another word"
-        return f"the model does not know the word {word!r} of the prompt {prompt!r}{hint}"
+    def _unknown_words(self, words: Sequence[str], prompt: str) -> str:
+        """The message for unknown words, with the words nearest to the first of them."""
+        nearest = nearest_words(words[0], self.words)
+        of = f" to {shown(words[0])}" if len(words) > 1 else ""
+        hint = f"; nearest known words{of}: {', '.join(nearest)}" if nearest else "; use another word"
+        names = ", ".join(map(shown, words[:5])) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
+        kind = "words" if len(words) > 1 else "word"
+        return f"the model does not know the {kind} {names} of the prompt {shown(prompt)}{hint}"

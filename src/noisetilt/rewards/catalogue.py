@@ -68,7 +68,7 @@ _CLOSED_FORMS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
     "colourfulness": colourfulness,
 }
 _BLACK_BOXES = {"jpeg": jpeg_size(-1.0), "jpeg:small": jpeg_size(-1.0), "jpeg:large": jpeg_size(1.0)}
-_WEIGHT = r"\s*(?:(?P<weight>[+-]?\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*"
+_WEIGHT = r"\s*(?P<sign>[+-]?)\s*(?:(?P<weight>\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*"
 # Labels may have spaces and emoji; other names have neither, except for files that exist.
 _NAME = r"(?P<name>(?:concept|(?:video:)?(?:classifier|objects|count)):.*?|(?:[^\W\d]|[~./])[\w:#@~./\\-]*)\s*"
 _TERM = re.compile(_WEIGHT + _NAME, re.I)
@@ -77,7 +77,9 @@ _KEPT = re.compile(
     r"@|(?<=classifier:imagenet:)|(?<=classifier:)(?!imagenet:)|(?<=clip:)|(?<=objects:)|(?<=count:)|(?<=imscore:)",
     re.I,
 )
-_FILE_TERMS = [re.compile(start + r"(?P<name>.+\.py:\w+)\s*", re.I) for start in (r"\s*(?P<weight>)", _WEIGHT)]
+_FILE_TERMS = [
+    re.compile(start + r"(?P<name>.+\.py:\w+)\s*", re.I) for start in (r"\s*(?P<sign>)(?P<weight>)", _WEIGHT)
+]
 
 
 LEARNED = ("alignment", *(f"style:{style}" for style in STYLES))
@@ -167,6 +169,13 @@ def _single(name: str, heldout: bool) -> Reward:
 
 def _unknown(name: str) -> ValueError:
     """The error for a reward that does not exist."""
+    if name.startswith("style:"):
+        hint = nearest_name(name, complete_names())
+        return ValueError(
+            f"style {name.removeprefix('style:')!r} is unknown{hint}; the styles are: {', '.join(STYLES)}"
+        )
+    if name.endswith(".py"):
+        return ValueError(f"the reward {name!r} names no function of the file; write {name}:FUNCTION")
     hint = nearest_name(name, [*complete_names(), *GROUPS])
     return ValueError(f"reward {name!r} is unknown{hint}; the rewards are: {', '.join(CATALOGUE)}")
 
@@ -261,14 +270,14 @@ def heldout_version(name: str) -> str | None:
 
 
 def split_terms(text: str) -> list[tuple[float, str]]:
-    """The weights and names of a weighted sum: "0.7*a - 2*b" as [(0.7, "a"), (-2.0, "b")].
+    """The weights and names of a weighted sum: "0.7*a - 2*b" as [(0.7, "a"), (-2.0, "b")]; "-a" as [(-1.0, "a")].
 
     A minus between terms needs spaces around it. The path of a Python file that exists may have any character.
 
     Raises:
         ValueError: if a term cannot be read.
     """
-    pieces = re.split(r"(\s*(?<![\d.]e)\+\s*|\s+-\s+)", text, flags=re.I)
+    pieces = re.split(r"(\s*(?<![\d.]e)\+\s*|\s+-\s+)", text.strip(), flags=re.I)
     terms: list[tuple[float, str]] = []
     sign, start = 1.0, 0
     while start < len(pieces):
@@ -281,7 +290,8 @@ def split_terms(text: str) -> list[tuple[float, str]]:
             raise ValueError(
                 f"cannot read {piece.strip()!r} in the reward {text!r}; write it like 0.7*alignment + 0.3*redness"
             )
-        terms.append((sign * float(match["weight"] or 1.0), _lower(match["name"])))
+        weight = float(match["weight"] or 1.0) * (-1.0 if match["sign"] == "-" else 1.0)
+        terms.append((sign * weight, _lower(match["name"])))
         sign = -1.0 if "".join(pieces[found : found + 1]).strip() == "-" else 1.0
         start = found + 1
     return terms
@@ -309,6 +319,21 @@ def has_heldout(spec: str) -> bool:
     """Whether a term of the reward is learned and has a second, independently trained version in this package, and no
     term lacks a held-out reward."""
     return any(is_learned(name) for _, name in split_terms(spec)) and missing_heldout(spec) is None
+
+
+def heldout_spec(spec: str) -> str | None:
+    """The part of a reward that has a held-out version: the sum of its learned terms and those of the hub; None if
+    there is no such term. A closed form, a black box and a function of a file have none but themselves."""
+    terms = split_terms(spec)
+    paired = _paired(terms)
+    if len(paired) == len(terms):
+        return spec
+    return " + ".join(name if weight == 1 else f"{weight:g}*{name}" for weight, name in paired) or None
+
+
+def _paired(terms: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """The terms that have a held-out version."""
+    return [(weight, name) for weight, name in terms if is_learned(name) or _of_hub(name)]
 
 
 def missing_heldout(spec: str) -> str | None:
@@ -357,13 +382,14 @@ def load(
     """A reward by name ("style:3d"), or a weighted sum of names ("0.7*alignment + 0.3*redness").
 
     Args:
-        spec: names of CATALOGUE, each with an optional weight, joined by + or −. "calm.py:calm" is the function
-            `calm` of a Python file, which is executed. A hub reward may be followed
-            by the path of its weights: "aesthetic@/models/aesthetic".
+        spec: names of CATALOGUE, each with an optional weight, joined by + or −; "-redness" is -1*redness.
+            "calm.py:calm" is the function `calm` of a Python file, which is executed. A hub reward may be followed by
+            the path of its weights: "aesthetic@/models/aesthetic".
         heldout: whether to load the held-out version, which must not be optimised. A reward that increases while its
             held-out version decreases indicates reward hacking. For the learned rewards of this package it is a second,
             independently trained network; for a hub reward it is another reward with another network and other data
-            than any term of the sum (`hub.HELDOUT`); closed-form rewards have one version only.
+            than any term of the sum (`hub.HELDOUT`). Closed forms, black boxes and functions of a file have one version
+            only: beside terms that have two they are left out of a held-out sum, and alone they are returned.
         path: hub id or local folder of the hub reward, instead of the published one; for a sum, a mapping from the
             names of the loaded rewards (held-out ones included) to their paths.
         dtype: in which hub rewards compute.
@@ -377,9 +403,13 @@ def load(
     """
     if not isinstance(spec, str):
         raise ValueError(f"the reward is {spec!r}, expected a name, such as 'style:3d'")
+    if not isinstance(heldout, bool):
+        raise ValueError(f"heldout = {heldout!r} must be True or False; load the held-out reward by a call of its own")
     names = split_terms(spec)
     if path is not None and not any(_of_hub(name) for _, name in names):
         raise ValueError(f"path = {path} is for hub rewards and {spec!r} has none; leave it out")
+    if heldout and (paired := _paired(names)):
+        names, spec = paired, heldout_spec(spec) or spec
     terms = load_terms(names, heldout, path, dtype)
     if len(terms) == 1 and terms[0][0] == 1.0:
         return terms[0][1]  # alone it has nothing to be normalised against

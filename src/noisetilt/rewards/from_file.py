@@ -89,4 +89,5 @@ def describe_error(error: BaseException, file: str | Path) -> str:
         if trace.tb_frame.f_code.co_filename in (str(file), os.path.abspath(file)):
             line = trace.tb_lineno
         trace = trace.tb_next
-    return f"{type(error).__name__}: {error}" + (f" ({Path(file).name}, line {line})" if line else "")
+    text, place = f"{type(error).__name__}: {error}", f" ({Path(file).name}, line {line})"
+    return text + (place if line and not text.endswith(place) else "")

@@ -51,6 +51,12 @@ def may_use_prompts(reward: RewardFunction | None) -> bool:
     return reward is not None and takes_prompts(getattr(reward, "function", reward))
 
 
+def check_callable(reward: RewardFunction | None) -> None:
+    """Raises a ValueError for a reward that is neither a function nor None."""
+    if reward is not None and not callable(reward):
+        raise ValueError(f"the reward is {reward!r}, expected a function; load a reward by name with rewards.load")
+
+
 def evaluate_reward(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Tensor:
     """r(images, prompts), or r(images) for a function of images alone, after a check that it is one number per image.
 
@@ -58,11 +64,18 @@ def evaluate_reward(reward: RewardFunction, images: Tensor, prompts: Sequence[st
         (batch,) on the device of the images, in float32 or, if the reward returns float64, in float64. Half precision
         and integers are converted, so that sums and comparisons of rewards do not lose digits.
     Raises:
-        ValueError: if the reward returns anything but a (batch,) tensor.
+        ValueError: if the reward returns anything but a (batch,) tensor, or changes its images in place.
     """
-    if not callable(reward):
-        raise ValueError(f"the reward is {reward!r}, expected a function; load a reward by name with rewards.load")
+    if reward is None:
+        raise ValueError("the reward is None, expected a function; load a reward by name with rewards.load")
+    check_callable(reward)
+    version = None if images.is_inference() else images._version
     values = call_reward(reward, images, prompts)
+    if version is not None and images._version != version:
+        raise ValueError(
+            f"the reward {reward_name(reward)!r} changes its images in place, which are the images that are returned; "
+            "work on a copy, images.clone()"
+        )
     if not isinstance(values, Tensor) or values.shape != images.shape[:1]:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(

@@ -1,5 +1,6 @@
 """The native sampling loop `sample`, noise ascent `optimize`, and the sampling engine shared by all drivers."""
 
+from .._messages import UnguidedWarning
 from .check_inputs import GradientAt
 from .engine import Engine, reverse_steps
 from .evaluation import Model
@@ -20,6 +21,7 @@ __all__ = [
     "Result",
     "StepReport",
     "Trace",
+    "UnguidedWarning",
     "check_reward",
     "optimize",
     "reverse_steps",

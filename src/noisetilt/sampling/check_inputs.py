@@ -5,12 +5,44 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from .._messages import whole_number
 from ..path import Path, is_noisier
 
 GradientAt = Literal["x_t", "x0"]
+
+
+def check_model(model: Any) -> None:
+    """Check that an object has the members of a model; see `Model`.
+
+    Raises:
+        ValueError: names the first that is missing.
+    """
+    expected = "a model has denoiser(prompts), path, shape and decode(x_0)"
+    kind = model.__name__ if isinstance(model, type) else type(model).__name__
+    if isinstance(model, type):
+        raise ValueError(f"the model is the class {kind}, expected an object of it; {expected}")
+    for name in ("denoiser", "path", "shape", "decode"):
+        if getattr(model, name, None) is None:
+            raise ValueError(f"the model {kind} has no {name}; {expected}")
+    missing = [name for name in ("alpha", "sigma", "grid", "prior_std") if not hasattr(model.path, name)]
+    if missing:
+        raise ValueError(f"the path of the model {kind} has no {missing[0]}; give a path such as FlowPath()")
+
+
+def check_denoiser(denoiser: Any) -> None:
+    """Check that what `denoiser(prompts)` of a model returned can be called and counts its evaluations.
+
+    Raises:
+        ValueError: if not.
+    """
+    if not callable(denoiser) or not hasattr(denoiser, "nfe"):
+        kind = type(denoiser).__name__
+        raise ValueError(
+            f"denoiser(prompts) of the model returned {kind}, expected a function (x_t, t, index) with the attribute "
+            "nfe; wrap the network in noisetilt.models.denoiser.Denoiser"
+        )
 
 
 def check_grid(path: Path, grid: Sequence[float]) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from .._messages import UnguidedWarning
 from ..initial_noise import NoiseObjective
 from ..methods import Method
 from ..path import Path, is_noisier, renoise, reverse_kernel, step_eta
@@ -124,7 +126,8 @@ class Engine:
         return self._noise() if given is None else given.to(self.device, self.dtype)
 
     def set_grid(self, grid: Sequence[float]) -> None:
-        """Set the time grid, which methods with a strength over the whole path (`best_of`) need.
+        """Set the time grid, which methods with a strength over the whole path (`best_of`) need. A warning says so if
+        the method has a gradient and none of its steps can use it.
 
         Raises:
             ValueError: if the method cannot reach the requested strength on this grid.
@@ -133,6 +136,21 @@ class Engine:
         self.steps = reverse_steps(self.path, grid)
         if getattr(self.method.proposal, "best_of", None) is not None:
             cast(PathStrengthProposal, self.method.proposal).rho_for(self.process, math.prod(self.shape))
+        self._warn_if_unguided(grid)
+
+    def _warn_if_unguided(self, grid: Sequence[float]) -> None:
+        if not self.method.proposal.needs_gradient:
+            return
+        reverse = [(t, s) for t, s in itertools.pairwise(grid) if not is_noisier(self.path, s, t)]
+        if any(self._uses_gradient(number, t, s) for number, (t, s) in enumerate(reverse, 1)):
+            return
+        count = f"{len(reverse)} step" if len(reverse) == 1 else f"{len(reverse)} steps"
+        warnings.warn(
+            f"0 of {count} can be guided: pure noise has no gradient, and a step without noise has none to tilt; give "
+            f"{'3 steps or more' if len(reverse) < 3 else 'more steps'}, or use a noise ascent, such as gper",
+            UnguidedWarning,
+            stacklevel=2,
+        )
 
     def start(
         self,
@@ -294,6 +312,10 @@ class Engine:
         )
         noise = self._step_noise(t, s, std)
         x_s, self._step = self.method.proposal(step, noise), step
+        if not isinstance(x_s, Tensor) or x_s.shape != x_t.shape:
+            got = tuple(x_s.shape) if isinstance(x_s, Tensor) else type(x_s).__name__
+            name = type(self.method.proposal).__name__
+            raise ValueError(f"the proposal {name} returned {got}, expected a tensor of shape {tuple(x_t.shape)}")
         self._log_ratio = self._density_ratio(x_s, mean, std, noise)
         if not x_s.isfinite().all():
             raise FloatingPointError(
@@ -308,10 +330,14 @@ class Engine:
     def needs_gradient(self, t: float, s: float) -> bool:
         """Whether the next step, from t to s, uses the gradient: not at α_t = 0, where x_t does not depend on x_0 and
         the gradient is zero, whatever the network returns; and not in a step without noise if it tilts the noise."""
+        return self._uses_gradient(self.number + 1, t, s)
+
+    def _uses_gradient(self, number: int, t: float, s: float) -> bool:
+        """`needs_gradient` of the step with this number."""
         proposal = self.method.proposal
         if not proposal.needs_gradient or self.path.alpha(t) == 0:
             return False
-        std = reverse_kernel(self.path, 0.0, 0.0, t, s, self._eta(self.number + 1))[1]
+        std = reverse_kernel(self.path, 0.0, 0.0, t, s, self._eta(number))[1]
         return std > 0 or not getattr(proposal, "needs_noise", False)
 
     def _accumulated_noise(self, x_t: Tensor) -> AccumulatedNoise | None:

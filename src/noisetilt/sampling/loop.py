@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..methods import Method, find_method
 from ..rewards.reward import Reward, RewardFunction
-from .check_inputs import GradientAt, as_seeds, check_call, check_chunk
+from .check_inputs import GradientAt, as_seeds, check_call, check_chunk, check_denoiser, check_model
 from .engine import Engine, State, StepResult, run_steps
 from .evaluation import Evaluator, Model, noise_objective
 from .result import Result, StepReport
@@ -80,6 +80,7 @@ def sample(
         options = dict(eta=eta, grid=grid, gradient_at=gradient_at, chunk=chunk, track=track)
         return model.sample(prompts, reward, method, steps, seeds, **options, callback=callback, heldout=heldout)
     started = time.perf_counter()
+    check_model(model)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     seeds = as_seeds(seeds, prompts)
     method = find_method(method)
@@ -92,6 +93,7 @@ def sample(
 
     device = getattr(model, "device", "cpu")
     denoiser = model.denoiser(prompts)
+    check_denoiser(denoiser)
     engine = Engine(method, model.path, model.shape, seeds, eta, device, gradient_at=gradient_at)
     engine.set_grid(grid)
     heldout_evaluator = (

@@ -16,7 +16,7 @@ from ..initial_noise.ascent import expand_like
 from ..methods import Method, find_method
 from ..proposals import Base
 from ..rewards.reward import RewardFunction
-from .check_inputs import GradientAt, as_seeds, check_call, check_chunk
+from .check_inputs import GradientAt, as_seeds, check_call, check_chunk, check_denoiser, check_model
 from .deterministic import deterministic_grid
 from .evaluation import Evaluator, Model
 from .loop import normalised_on_base
@@ -41,6 +41,8 @@ def find_ascent(method: str | Method) -> Ascent:
 
 def check_optimizable(model: Any) -> None:
     """Raises a ValueError for a model that runs its own loop only, such as most pipelines."""
+    if not hasattr(model, "sample"):
+        check_model(model)
     if not hasattr(model, "denoiser"):
         name = type(getattr(model, "pipe", model)).__name__
         raise ValueError(
@@ -160,6 +162,7 @@ class NoiseAscent:
         self.scale = self.model.path.prior_std(self.grid[0])
         self.rng = PerImageRNG(seeds, 1, self.model.shape)
         self.denoiser = self.model.denoiser(self.prompts)
+        check_denoiser(self.denoiser)
         self.heldout_evaluator = RewardEvaluator(self.heldout, self.model.decode, self.prompts, role="held-out reward")
         self.evaluator = Evaluator(self.model.path, self.denoiser, self.reward_evaluator, self.gradient_at, self.chunk)
         drawn = self.rng.normal()[:, 0] if noise is None else noise

@@ -15,11 +15,16 @@ from ..rewards.reward import RewardFunction, evaluate_any, require_normalised, r
 from .rescaled_vjp import rescaled_vjp
 
 
-def no_gradient(reward: RewardFunction) -> ValueError:
-    """The error for a reward without a gradient."""
+def no_gradient(reward: RewardFunction, ascends: bool | None = None) -> ValueError:
+    """The error for a reward without a gradient; `ascends`: whether the method needs it for the initial noise alone,
+    None if that is not known."""
+    start = "estimate the gradient of the initial noise with the option draws=32 (--set draws=32)"
+    steps = "best-of-n, svdd or ntrk-black-box"
+    remedies = {True: f"{start}, or sample with ntrk-black-box (noisetilt generate)", False: f"use {steps}"}
+    remedy = f"use {steps}, or draws=32 in a noise ascent" if ascends is None else remedies[ascends]
     return ValueError(
-        f"the reward {reward_name(reward)!r} has no gradient and the method needs one; "
-        "use best-of-n, svdd or ntrk-black-box, or a differentiable reward"
+        f"the reward {reward_name(reward)!r} has no gradient and the method needs one; {remedy}, or a differentiable "
+        "reward"
     )
 
 
@@ -33,9 +38,8 @@ def check_reward(method: Method, reward: RewardFunction | None) -> None:
         require_normalised(reward)
     estimated = getattr(method.proposal, "zeroth_order", False)
     zeroth_order_start = getattr(method.initial, "zeroth_order", False)
-    differentiates = (method.proposal.needs_gradient and not estimated) or (
-        method.initial.needs_reward and not zeroth_order_start
-    )
+    in_steps = method.proposal.needs_gradient and not estimated
+    differentiates = in_steps or (method.initial.needs_reward and not zeroth_order_start)
     needs_reward = (
         differentiates
         or estimated
@@ -46,7 +50,8 @@ def check_reward(method: Method, reward: RewardFunction | None) -> None:
     if reward is None and needs_reward:
         raise ValueError("this method needs a reward and none was given; pass reward=..., or method='base'")
     if reward is not None and differentiates and getattr(reward, "differentiable", True) is False:
-        raise no_gradient(reward)
+        has_draws = hasattr(method.initial, "draws")
+        raise no_gradient(reward, None if in_steps and has_draws else not in_steps and has_draws)
 
 
 def chunks(rows: int, size: int) -> list[slice]:

@@ -18,7 +18,7 @@ from ..cli.optimize import OptimizeJob
 from ..integrations.load import is_pipeline, load
 from ..rewards import Reward, has_heldout, weighted_sum
 from ..rewards import load as load_reward
-from ..rewards.catalogue import load_terms, split_terms
+from ..rewards.catalogue import heldout_spec, load_terms, split_terms
 from ..rewards.reward import evaluate_any
 from .mix import OFFERED, slider_name, supported
 from .run_queue import RunQueue
@@ -129,7 +129,7 @@ class Session:
         Raises:
             ValueError: if a reward cannot be loaded, or the visitor has no own reward.
         """
-        named = split_terms(spec)
+        named = split_terms(heldout_spec(spec) or spec if heldout else spec)
         if own is None and any(name == OWN for _, name in named):
             raise ValueError('there is no reward of your own yet; type one in the tab "My reward" and press Use')
         # Together, because the held-out reward of a term may be that of no other.
@@ -144,7 +144,7 @@ class Session:
         prompt, where the images have one.
         """
         if has_heldout(spec):
-            return spec, self.load_mix(spec, own, heldout=True)
+            return heldout_spec(spec) or spec, self.load_mix(spec, own, heldout=True)
         if blank is None or is_pipeline(self.job.model):
             return "none", None
         try:

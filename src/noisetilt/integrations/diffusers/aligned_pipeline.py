@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._messages import missing_extra
+from ..._messages import missing_extra, shown
 from ...methods import Method, find_method
-from ...rewards.reward import RewardFunction
+from ...rewards.reward import RewardFunction, check_callable
 from ...sampling.check_inputs import GradientAt, check_chunk
 from ...sampling.result import StepReport
 from ...sampling.trace import Trace
@@ -76,6 +77,19 @@ def align(
     )
 
 
+def _check_pipe(pipe: Any) -> None:
+    """Raises a ValueError for what people pass in place of a pipeline."""
+    if isinstance(pipe, AlignedPipeline):
+        raise ValueError("the pipeline is aligned already; pass its attribute pipe")
+    if isinstance(pipe, type):
+        raise ValueError(f"pipe is the class {pipe.__name__}, expected a pipeline; use {pipe.__name__}.from_pretrained")
+    if isinstance(pipe, (str, Path)):
+        raise ValueError(
+            f"pipe is {shown(pipe)}, expected a diffusers pipeline; load it with DiffusionPipeline.from_pretrained, or "
+            "use noisetilt.load and sample"
+        )
+
+
 # The attributes of an AlignedPipeline; all others are read and set on its pipeline.
 OWN = frozenset(
     "pipe reward method eta decode gradient_at chunk checkpointing heldout_reward track "
@@ -106,6 +120,9 @@ class AlignedPipeline:
         heldout_reward: RewardFunction | None = None,
         track: bool = True,
     ) -> None:
+        _check_pipe(pipe)
+        check_callable(reward)
+        check_callable(heldout_reward)
         self.pipe, self.reward, self.method, self.eta, self.decode = pipe, reward, method, eta, decode
         self.gradient_at, self.chunk, self.checkpointing, self.heldout_reward = (
             gradient_at,
@@ -165,13 +182,13 @@ class AlignedPipeline:
                 With `prompt_embeds` alone they would be empty.
             eta: replaces `align`'s for this call.
             generator: as the pipeline documents; a list has one per image. The initial latents, and all else that the
-                pipeline draws, are the same as without guidance. With `seeds` too, these set the noise of the steps.
+                pipeline draws, are the same as without guidance. It excludes `seeds`.
             latents and all others: as the pipeline documents; latents are one per image, of unit variance.
         Returns:
             The pipeline's output, with the additional attributes `rewards` and `heldout` (image,), the final rewards,
             or None where there is no such reward, and `trace` (see `Trace`). With return_dict=False it is the
             pipeline's tuple, and these attributes are on the aligned pipeline only. If a callback sets
-            `pipe._interrupt`, the images are those of the state so far, and `rewards` and `heldout` are None.
+            `pipe._interrupt`, the images are those of the state so far, and the rewards are those of the last x̂_0.
         Raises:
             ValueError: for invalid input, in one sentence.
             FloatingPointError: if a reward, gradient or state is not finite; the message has the reward and the step.

@@ -17,7 +17,7 @@ from ...methods import Method
 from ...path import Path, to_x0
 from ...path.time_travel import TimeTravel
 from ...rewards.reward import RewardFunction, may_use_prompts, reward_name
-from ...sampling.check_inputs import GradientAt
+from ...sampling.check_inputs import GradientAt, as_seeds
 from ...sampling.engine import check_density, check_eta
 from ...sampling.result import StepReport
 from ...sampling.rng import check_seeds
@@ -108,9 +108,10 @@ class PipelineCall:
         self.call = self._bind(args, kwargs)
         self.prompts = self._prompts(reward_prompts)
         self.generator = self.call.get("generator")
+        if seeds is not None and self.generator is not None:
+            raise ValueError("seeds and generator both set the noise; give one of them")
         self.generators = self._generators()
-        # The pipeline draws its own noise, unless only seeds are given.
-        self.draws_noise = seeds is None or self.generator is not None
+        self.draws_noise = seeds is None
         self.seeds = self._seeds(seeds)
         self._expand_particles()
         self.scheduler = GuidedScheduler(self.pipe.scheduler, self)
@@ -147,6 +148,8 @@ class PipelineCall:
             if self.call.get("prompt_embeds") is not None and reward_prompts is None:
                 self._warn_of_empty_prompts()
         prompt = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompt:
+            raise ValueError("prompts is empty; give at least one prompt")
         if reward_prompts is not None:
             given = [reward_prompts] if isinstance(reward_prompts, str) else list(reward_prompts)
             if len(given) != len(prompt):
@@ -190,6 +193,7 @@ class PipelineCall:
     def _seeds(self, seeds: Sequence[int] | None) -> list[int]:
         if seeds is None:
             return seeds_of(self.generators)
+        seeds = as_seeds(seeds, self.prompts)
         self._check_count(len(seeds), "seeds")
         check_seeds(seeds)
         return [int(seed) for seed in seeds]
@@ -288,6 +292,8 @@ class PipelineCall:
         """Ends the steps before the last one: the pipeline makes images of its present latents, without gradient."""
         torch.set_grad_enabled(False)
         self.keeps_rows = True
+        assert self.sampler is not None
+        self.sampler.stop()
 
     def _prepare_latents(self) -> Callable[..., Any]:
         """The pipeline's own prepare_latents, with its noise replaced by the sampler's."""

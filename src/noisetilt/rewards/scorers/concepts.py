@@ -150,7 +150,7 @@ def alignment(images: Tensor, prompts: Sequence[str], which: str = "target") -> 
     x = prepared(images)
     if isinstance(prompts, str) or len(prompts) != len(images):
         raise ValueError(
-            f"alignment was given {len(images)} images and the prompts {prompts!r}; "
+            f"alignment was given {len(images)} images and the prompts {str(prompts)[:60]!r}; "
             "pass a list with one prompt per image"
         )
     network = load_concept_network(which, images.device)

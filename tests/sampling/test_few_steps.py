@@ -1,0 +1,50 @@
+"""With few steps a method may have none to guide: a warning says so, from the noise and the signal of the kernel."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from noisetilt import align, rewards, sample
+from noisetilt.cli import main
+from noisetilt.models.exact import GaussianModel
+from noisetilt.sampling import UnguidedWarning
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "integrations"))
+from tiny_pipelines import build
+
+RED = rewards.load("redness")
+MODEL = GaussianModel(torch.full((3, 8, 8), 0.5), torch.ones(8, 8))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("method", ["ntrk", "ntrk-x0", "das", "dsg"])
+def test_a_method_that_cannot_guide_says_so(method, steps):
+    with pytest.warns(UnguidedWarning, match=f"0 of {steps} steps? can be guided.*give 3 steps or more, or use"):
+        sample(MODEL, [""], RED, method, steps)
+
+
+@pytest.mark.parametrize("method, steps", [("ntrk", 3), ("base", 1), ("svdd", 2), ("gper", 1)])
+def test_others_do_not(method, steps):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnguidedWarning)
+        sample(MODEL, [""], RED, method, steps)
+
+
+def test_a_pipeline_decides_by_its_own_kernel():
+    """A flow has nothing to guide in two steps; Stable Diffusion starts with a trace of signal and ends with noise."""
+    pipe, arguments = build("flux")
+    with pytest.warns(UnguidedWarning, match="0 of 2 steps"):
+        align(pipe, RED, "ntrk")("a red fox", seeds=[0], **{**arguments, "num_inference_steps": 2})
+    pipe, arguments = build("sd")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnguidedWarning)
+        align(pipe, RED, "ntrk")("a red fox", seeds=[0], **{**arguments, "num_inference_steps": 2})
+
+
+def test_the_command_shows_it_once(tmp_path, capsys):
+    arguments = ["generate", "cat face", "--reward", "redness", "--steps", "2", "--n", "2", "--batch", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().err.count("noisetilt: warning: 0 of 2 steps can be guided") == 1
