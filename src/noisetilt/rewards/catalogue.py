@@ -21,7 +21,7 @@ from .colour import (
     parse_colour,
     saturation,
 )
-from .from_file import is_function_in_file, load_from_file
+from .from_file import function_names, is_function_in_file, load_from_file
 from .hub import heldout_names, is_hub, load_hub
 from .images import checked
 from .jpeg import jpeg_size
@@ -152,7 +152,10 @@ def _single(name: str, heldout: bool) -> Reward:
             f"style {style!r} is unknown{nearest_name(name, complete_names())}; the styles are: {', '.join(STYLES)}"
         )
     if name.endswith(".py"):
-        raise ValueError(f"the reward {name!r} names no function of the file; write {name}:FUNCTION")
+        names = ", ".join(function_names(name)) or "none that can be read"
+        raise ValueError(
+            f"the reward {name!r} names no function of the file; write {name}:FUNCTION; the functions are: {names}"
+        )
     hint = nearest_name(name, complete_names())
     raise ValueError(f"reward {name!r} is unknown{hint}; the rewards are: {', '.join(CATALOGUE)}")
 
