@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from noisetilt import METHODS, Method, optimize, rewards, sample
+from noisetilt import METHODS, Method, load, optimize, rewards, sample
 from noisetilt.methods import find_method
 from noisetilt.models.exact import GaussianModel
 
@@ -77,6 +77,27 @@ def test_what_a_model_lacks(model, message):
     for run in (lambda: sample(model, [""], None, "base", 2), lambda: optimize(model, [""], rewards.load("redness"))):
         with pytest.raises(ValueError, match=message):
             run()
+
+
+def test_the_shape_of_a_prediction():
+    def network(x, t, index):
+        return x[:, :1]
+
+    network.nfe = 0
+    with pytest.raises(ValueError, match=r"returned \(1, 1, 8, 8\), expected the shape of x_t, \(1, 3, 8, 8\)"):
+        sample(changed(denoiser=lambda prompts: network), [""], None, "base", 2)
+
+
+def test_the_functions_of_a_file_are_listed(tmp_path):
+    (tmp_path / "mine.py").write_text("def warm(images):\n    return images\n")
+    with pytest.raises(ValueError, match="the functions are: warm"):
+        rewards.load(str(tmp_path / "mine.py"))
+
+
+def test_names_of_models_and_devices():
+    assert load("EMOJI128").shape == load("emoji128").shape
+    with pytest.raises(ValueError, match=r"device = 'gpu' is unknown; use 'cpu' or 'cuda'$"):
+        load("emoji128", device="gpu")
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ def load(
         OSError: if the hub cannot be reached.
         MemoryError: if the weights do not fit into the GPU's memory; the message has the options that would help.
     """
+    if isinstance(name, str) and name.lower() in MODELS and not Path(name).is_dir():
+        name = name.lower()
     lora = [lora] if isinstance(lora, str) else list(lora)
     for_pipelines: dict[str, Any] = dict(
         offload=offload or "none", height=height, width=width, lora=lora, checkpointing=checkpointing, frames=frames

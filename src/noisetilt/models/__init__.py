@@ -19,6 +19,8 @@ def check_device(device: Any) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if "Expected one of" in str(error):
+            raise ValueError(f"device = {str(device)!r} is unknown; use 'cpu' or 'cuda'") from None
         reason = str(error).splitlines()[0]
         raise ValueError(f"device = {str(device)!r} is not available: {reason}; use 'cpu'") from None
     if torch.device(device).type == "meta":

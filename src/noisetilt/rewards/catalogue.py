@@ -21,7 +21,7 @@ from .colour import (
     parse_colour,
     saturation,
 )
-from .from_file import is_function_in_file, load_from_file
+from .from_file import function_names, is_function_in_file, load_from_file
 from .hub import HELDOUT, heldout_name, heldout_names, is_hub, load_hub
 from .hub.imscore import IMSCORE
 from .images import checked
@@ -175,7 +175,10 @@ def _unknown(name: str) -> ValueError:
             f"style {name.removeprefix('style:')!r} is unknown{hint}; the styles are: {', '.join(STYLES)}"
         )
     if name.endswith(".py"):
-        return ValueError(f"the reward {name!r} names no function of the file; write {name}:FUNCTION")
+        names = ", ".join(function_names(name)) or "none that can be read"
+        return ValueError(
+            f"the reward {name!r} names no function of the file; write {name}:FUNCTION; the functions are: {names}"
+        )
     hint = nearest_name(name, [*complete_names(), *GROUPS])
     return ValueError(f"reward {name!r} is unknown{hint}; the rewards are: {', '.join(CATALOGUE)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import os
@@ -21,6 +22,15 @@ from .reward import Reward, as_reward, call_reward
 def is_function_in_file(name: str) -> bool:
     """Whether the name of a reward has the form "file.py:function"."""
     return ".py:" in name
+
+
+def function_names(file: str) -> list[str]:
+    """The public functions that a Python file defines, without executing it; none if it cannot be read."""
+    try:
+        tree = ast.parse(Path(file).expanduser().read_text("utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        return []
+    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
 
 
 def load_from_file(name: str) -> Reward:

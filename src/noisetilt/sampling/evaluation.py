@@ -104,6 +104,9 @@ class Evaluator:
         with torch.set_grad_enabled(through):
             x_t = x_t.detach().requires_grad_(through)
             x0_hat = self.denoiser(x_t, t, index)
+        if x0_hat.shape != x_t.shape:
+            got, expected = tuple(x0_hat.shape), tuple(x_t.shape)
+            raise ValueError(f"the denoiser of the model returned {got}, expected the shape of x_t, {expected}")
         if not with_reward and not with_gradient:
             return x0_hat, None, None, None
         gradient = None
