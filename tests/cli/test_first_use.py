@@ -74,7 +74,7 @@ def test_a_picture_without_a_home(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     home.chmod(0o555)
-    options = ["--model", "emoji128", "--reward", "redness", "--heldout", "none", "--steps", "2", "--n", "1"]
+    options = ["--model", "emoji128", "--reward", "redness", "--heldout", "none", "--steps", "3", "--n", "1"]
     output, errors, files = run_on_a_bare_machine(tmp_path, home, "generate", "cat face", *options, "--out", "new")
     assert files and all(name == "work/new" or name.startswith("work/new/") for name in files)
     assert "work/new/grid.png" in files and "work/new/rewards.png" in files

@@ -10,6 +10,11 @@ from noisetilt.rewards.hub import HUB_NAMES, heldout_name, is_hub
 NAMES = list(dict.fromkeys([*complete_names(), *HUB_NAMES]))
 
 
+@pytest.fixture(autouse=True)
+def _no_line_is_broken(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.mark.parametrize(
     "kind, count, line",
     [
@@ -65,7 +70,7 @@ def test_rewards_are_described_by_the_line_of_their_kind(name, entry, version, c
     [
         ("rednes", "did you mean 'redness'?"),
         ("concpt", "did you mean 'concept'?"),
-        ("style:oil", "reward 'style:oil' is unknown"),
+        ("style:oil", "style 'oil' is unknown"),
         ("alignment:cat", "reward 'alignment:cat' is unknown"),
         ("video", "reward 'video' is unknown"),
         ("concept:tigr", "there is no concept 'tigr'; nearest names: tiger"),

@@ -80,7 +80,7 @@ def grid(
     Raises:
         ValueError: if there is no image.
     """
-    if not rows or not all(pictures for _, pictures in rows):
+    if not rows or not all(len(pictures) for _, pictures in rows):
         raise ValueError("a row of the grid has no picture; give at least one per row")
     height, width = (side * scale for side in rows[0][1][0].shape[1:])
     columns = min(per_line, max(len(pictures) for _, pictures in rows))

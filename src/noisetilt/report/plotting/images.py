@@ -9,7 +9,7 @@ import numpy as np
 
 from .figures import FONT_SIZE, new_figure, own_settings, wrapped
 
-SIDE, TEXT = 2.2, 0.55
+SIDE, TEXT = 2.2, 0.6
 
 
 @own_settings
