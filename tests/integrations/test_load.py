@@ -287,7 +287,7 @@ def test_lora_weights_are_added_with_their_scale(folders, tmp_path):
         (dict(lora="/nowhere"), "there is no LoRA '/nowhere'; give a file or folder that exists"),
         (dict(lora="x.safetensors=0.5"), "there is no LoRA 'x.safetensors'"),
         (dict(lora="a/x.safetensors"), "there is no LoRA 'a/x.safetensors'"),
-        (dict(device="gpu"), "device = 'gpu' is not available"),
+        (dict(device="gpu"), "device = 'gpu' is unknown; use 'cpu'"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, word, folders):
