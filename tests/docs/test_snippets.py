@@ -160,7 +160,9 @@ def check_command(line: str) -> None:
     elif program == "python":
         check_script(arguments)
     elif program == "mkdir":
-        assert arguments[:3] == ["-p", "out/curve", "&&"] and (ROOT / arguments[5]).exists()
+        flag, folder, then = arguments[:3]
+        assert (flag, then) == ("-p", "&&") and arguments[-1] == f"{folder}/rows.jsonl"
+        assert (ROOT / arguments[5]).exists()
     else:
         pytest.fail(f"no check is known for {line!r}")
 
