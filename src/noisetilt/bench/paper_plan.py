@@ -14,6 +14,7 @@ from ..methods import METHODS, Method
 from ..path import Path as GaussianPath
 from ..sampling import reverse_steps
 from ..selection import Independent, Search
+from .statistics import prompted_concept
 
 STEPS = 25
 # The rule of fairness: by how much the mean probability of the right concept may be below base's.
@@ -57,8 +58,7 @@ class Target:
 
     def concepts(self, prompt: str) -> list[str]:
         """The names of the concepts that count as right for a prompt of this target."""
-        words = set(self.words)
-        name = " ".join(word for word in prompt.split(" ") if word not in words)
+        name = prompted_concept(prompt)
         return [name] if self.concept is None else [name, self.concept]
 
 
