@@ -22,6 +22,7 @@ from tiny_batch import Flaky, TinyModel, nan_for_dogs, raises_for_dogs, redness
 from noisetilt import METHODS, load, sample
 from noisetilt.batch import run_batch
 from noisetilt.batch.settings import Settings
+from noisetilt.batch.summary import Statistics, message_lines
 from noisetilt.batch.worker import WorkerOptions
 from noisetilt.cli import main
 from noisetilt.rewards import Reward
@@ -98,6 +99,8 @@ def test_a_bad_row_does_not_stop_the_others(reward, word, chunk, tmp_path):
     failed = {r["index"]: r["error"] for r in records(tmp_path) if r["status"] == "failed"}
     assert word in failed[1] and "zebra" in failed[5] and "steps = 'many'" in failed[6]
     assert sum(summary.errors.values()) == 3
+    named = {row for message in summary.errors for row in summary.first_rows[message]}
+    assert named == {1, 5, 6} and summary.first_rows == json.loads((tmp_path / "run.json").read_text())["first_rows"]
     mended = Reward(reward.__name__, redness)
     batch(["cat", "fox", "red fox", "fox", "cat", "cat", "cat"], tmp_path, mended, resume=True, chunk=chunk)
     done = [r["index"] for r in records(tmp_path) if r["status"] == "done"]
@@ -597,3 +600,13 @@ def test_the_last_two_models_stay_in_memory(tmp_path, monkeypatch):
     assert batch(rows, tmp_path, method="base", sinks=[Counts()]).complete
     assert [name for name, _ in ByName.loaded] == ["a", "b", "c", "a"]
     assert alive == [["a"], ["a", "b"], ["b", "c"], ["b", "c"], ["b", "a"]]
+
+
+def test_messages_name_their_first_rows():
+    statistics = Statistics()
+    for row in range(9):
+        statistics.add({"status": "failed", "index": row, "error": "away" if row != 4 else "unknown"})
+    assert message_lines(statistics.errors, statistics.first_rows) == [
+        "8 × away (rows 0, 1, 2, 3, 5, …)",
+        "1 × unknown (row 4)",
+    ]

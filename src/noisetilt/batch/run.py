@@ -7,7 +7,7 @@ import functools
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Summary:
         seconds: wall-clock time of this call.
         errors: message → number of the rows that failed with it; the most frequent ones.
         warnings: message → number of the rows that are done with it, such as those without a held-out reward.
+        first_rows: message of an error or a warning → the numbers of the first rows with it, five at most.
     """
 
     out: Path
@@ -59,6 +60,7 @@ class Summary:
     seconds: float
     errors: Mapping[str, int]
     warnings: Mapping[str, int]
+    first_rows: Mapping[str, Sequence[int]]
 
 
 def run_batch(
@@ -355,14 +357,17 @@ class _Run:
                 write_report(self.out, self.record, self.ledger.finished(len(self.rows)))
 
     def _record(self, complete: bool) -> dict[str, Any]:
+        errors = dict(self.statistics.errors.most_common(MAX_MESSAGES))
+        warnings = dict(self.statistics.warnings.most_common(MAX_MESSAGES))
         return {
             "command": "batch",
             "complete": complete,
             **self.description,
             "rows": len(self.rows),
             **self.statistics.as_json(),
-            "errors": dict(self.statistics.errors.most_common(MAX_MESSAGES)),
-            "warnings": dict(self.statistics.warnings.most_common(MAX_MESSAGES)),
+            "errors": errors,
+            "warnings": warnings,
+            "first_rows": {message: self.statistics.first_rows[message] for message in (*errors, *warnings)},
             "seconds": round(time.perf_counter() - self.started, 3),
             "versions": {"noisetilt": __version__, "torch": torch.__version__, "python": platform.python_version()},
             "processor": platform.processor() or platform.machine(),
@@ -370,5 +375,5 @@ class _Run:
         }
 
     def _summary(self) -> Summary:
-        names = ("rows", "done", "failed", "complete", "reward_mean", "heldout_mean", "seconds", "errors", "warnings")
+        names = [f.name for f in fields(Summary) if f.name != "out"]
         return Summary(self.out, **{name: self.record[name] for name in names})

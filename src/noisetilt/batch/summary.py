@@ -15,7 +15,7 @@ import numpy as np
 from ..report.plotting import draw_histograms, has_matplotlib, save_figure
 from ..runs import write_text
 
-GALLERY, MAX_MESSAGES = 12, 1000
+GALLERY, MAX_MESSAGES, ROWS_NAMED = 12, 1000, 5
 TITLES = {"reward": "reward", "heldout": "held-out reward", "seconds": "seconds per row"}
 Record = Mapping[str, Any]
 
@@ -29,15 +29,17 @@ class Statistics:
         self._counts = {"reward": 0, "heldout": 0}
         self.errors: Counter[str] = Counter()
         self.warnings: Counter[str] = Counter()
+        # Message of an error or a warning → the numbers of the first rows with it.
+        self.first_rows: dict[str, list[int]] = {}
 
     def add(self, record: Record) -> None:
         """Adds the record of a row."""
         if record["status"] != "done":
             self.failed += 1
-            _count(self.errors, record["error"])
+            self._count(self.errors, record["error"], record["index"])
             return
         if record.get("warning"):
-            _count(self.warnings, record["warning"])
+            self._count(self.warnings, record["warning"], record["index"])
         self.done += 1
         for name in self._sums:
             if record.get(name) is not None:
@@ -50,10 +52,22 @@ class Statistics:
         return {"done": self.done, "failed": self.failed, **means}
 
 
-def _count(messages: Counter[str], message: str) -> None:
-    message = message[:300]
-    if message in messages or len(messages) < MAX_MESSAGES:
-        messages[message] += 1
+    def _count(self, messages: Counter[str], message: str, row: int) -> None:
+        message = message[:300]
+        if message in messages or len(messages) < MAX_MESSAGES:
+            messages[message] += 1
+            rows = self.first_rows.setdefault(message, [])
+            if len(rows) < ROWS_NAMED:
+                rows.append(row)
+
+
+def message_lines(messages: Mapping[str, int], first_rows: Mapping[str, Sequence[int]]) -> list[str]:
+    """Each message with how many rows have it, and the numbers of the first ones."""
+    lines = []
+    for message, count in messages.items():
+        rows = [*map(str, first_rows[message]), *(["…"] if count > len(first_rows[message]) else [])]
+        lines.append(f"{count} × {message} (row{'s' if count > 1 else ''} {', '.join(rows)})")
+    return lines
 
 
 def write_report(out: Path, run: Record, records: Iterable[Record]) -> None:
@@ -69,7 +83,7 @@ def write_report(out: Path, run: Record, records: Iterable[Record]) -> None:
     body = [_progress(run), _figures(values)]
     body.append(_PLOT if plotted else "")
     body += [_gallery("Highest rewards", best), _gallery("Lowest rewards", worst)]
-    body += [_messages("Failures", run["errors"]), _messages("Warnings", run["warnings"])]
+    body += [_messages(title, run[title.lower()], run["first_rows"]) for title in ("Errors", "Warnings")]
     write_text(
         out / "report.html",
         _PAGE.format(title=html.escape(out.resolve().name), body="\n".join(part for part in body if part)),
@@ -147,10 +161,10 @@ def _heldout(record: Record) -> str:
     return "" if record["heldout"] is None else f", held-out {record['heldout']:+.3f}"
 
 
-def _messages(title: str, messages: Mapping[str, int]) -> str:
+def _messages(title: str, messages: Mapping[str, int], first_rows: Mapping[str, Sequence[int]]) -> str:
     if not messages:
         return ""
-    lines = [f"<li>{count} × {html.escape(message)}</li>" for message, count in messages.items()]
+    lines = [f"<li>{html.escape(line)}</li>" for line in message_lines(messages, first_rows)]
     return f"<h2>{title}</h2><ul>" + "\n".join(lines) + "</ul>"
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 from ..batch import Summary, run_batch
 from ..batch.sinks import LOGS, Prometheus, Sink, tracker
+from ..batch.summary import message_lines
 
 # The exit status when rows failed and the others are done.
 FAILED_ROWS = 1
@@ -32,13 +34,16 @@ def print_summary(summary: Summary) -> None:
     print(", ".join([f"{summary.done} of {summary.rows} rows done", *figures]))
     if summary.failed:
         print(f"{_rows(summary.failed)} failed:")
-        for message, count in summary.errors.items():
-            print(f"  {count} × {message}")
+        _print_messages(summary.errors, summary)
     if summary.warnings:
         print(f"done with a warning: {_rows(sum(summary.warnings.values()))}")
-        for message, count in summary.warnings.items():
-            print(f"  {count} × {message}")
+        _print_messages(summary.warnings, summary)
     print(f"the images, rows.jsonl, run.json and report.html are in {summary.out}/")
+
+
+def _print_messages(messages: Mapping[str, int], summary: Summary) -> None:
+    for line in message_lines(messages, summary.first_rows):
+        print(f"  {line}")
 
 
 def _rows(count: int) -> str:
