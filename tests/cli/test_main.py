@@ -128,6 +128,19 @@ def test_a_wrong_name_suggests_the_nearest(arguments, nearest, capsys):
     assert f"did you mean {nearest}?" in error
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["invert", "a.png", "--prompt", "cat", "dog"], "repeat the option: --prompt dog"),
+        (["invert", "a.png", "--prompt", "red cat", "--steps", "2", "red dog"], "'red dog' is left over; put quotes"),
+        (["methods", "ntrk", "dps"], "'dps' is one too many"),
+    ],
+)
+def test_an_argument_that_is_left_over_is_named(arguments, message, capsys):
+    status, _, error = run(capsys, *arguments)
+    assert status == 2 and message in error
+
+
 def test_an_output_that_nothing_reads_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -88,11 +89,23 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> Any:
-        """Also refuses unknown options before argparse looks for missing arguments, and takes a reward with a negative
-        weight for the value of the option before it."""
+        """Also refuses unknown options before argparse looks for missing arguments, takes a reward with a negative
+        weight for the value of the option before it, and names the option before an argument that is left over."""
         args = self._with_negative_terms(sys.argv[1:] if args is None else args)
         self._refuse_unknown_options(args)
-        return super().parse_known_args(args, namespace)
+        found, left_over = super().parse_known_args(args, namespace)
+        if left_over and self._subparsers is None:
+            self._refuse_left_over(args, left_over[0])
+        return found, left_over
+
+    def _refuse_left_over(self, args: Sequence[str], text: str) -> NoReturn:
+        options = [word for word in args[: args.index(text)] if word in self._option_string_actions]
+        if not options:
+            self.error(f"the argument {text!r} is one too many")
+        hint = "put quotes around a value of several words"
+        if isinstance(self._option_string_actions[options[-1]], argparse._AppendAction):
+            hint += f", or repeat the option: {options[-1]} {shlex.quote(text)}"
+        self.error(f"the argument {text!r} is left over; {hint}")
 
     def _with_negative_terms(self, args: Sequence[str]) -> list[str]:
         """The arguments, with "--reward", "-1*redness" as "--reward=-1*redness", and so "-redness"."""
