@@ -609,6 +609,14 @@ def test_decode_replaces_the_pipelines_own_decoding():
     assert torch.allclose(own.rewards, given.rewards, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale, offset", [(2, -1), (255, 0)])
+def test_images_of_a_decode_in_another_range_are_refused(scale, offset):
+    known, arguments = build("sd")
+    decode = lambda x: scale * x[:, :3].sigmoid() + offset  # noqa: E731
+    with pytest.raises(ValueError, match=r"decode returned values from -?[\d.]+ to [\d.]+, expected images in \[0, 1\]"):
+        align(known, RED, decode=decode)(PROMPT, seeds=[0], **arguments)
+
+
 @pytest.mark.parametrize(
     "options, call, word",
     [

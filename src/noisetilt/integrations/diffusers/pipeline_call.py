@@ -425,7 +425,7 @@ class PipelineCall:
         """Images in [0, 1] from states; `index` (batch,) is the row of each in the full batch."""
         x_0 = self.scheduler.unit * x_0
         if self.aligned.decode is not None:
-            return self.aligned.decode(self.layout.pack(x_0))
+            return _in_unit_range(self.aligned.decode(self.layout.pack(x_0)))
         decoder = decoder_of(self.pipe)
         if decoder is not None and decoder.dtype == torch.float16 and decoder.config.get("force_upcast"):
             decoder.to(torch.float32)
@@ -495,6 +495,21 @@ class PipelineCall:
         if sample.shape != self.latents_out.shape:
             self.latents_out = view.to_sample(self.leaf.detach()).to(self.latents_out.dtype)
         return view
+
+
+def _in_unit_range(images: Tensor) -> Tensor:
+    """The images of the caller's `decode`. Those of an unclamped decoder may leave [0, 1] a little.
+
+    Raises:
+        ValueError: if their values are those of images in [-1, 1] or [0, 255].
+    """
+    low, high = images.detach().aminmax()
+    if low < -0.5 or high > 2:
+        raise ValueError(
+            f"decode returned values from {low:.3g} to {high:.3g}, expected images in [0, 1]; map images in [-1, 1] by "
+            "x / 2 + 0.5 and those in [0, 255] by x / 255"
+        )
+    return images
 
 
 def same_values(sample: Tensor, latents: Tensor) -> bool:
