@@ -84,6 +84,8 @@ def refiner(scheduler):
     pipe, arguments = build("sdxl")
     if scheduler == "euler":
         euler(pipe)
+    elif scheduler == "dpm-solver":
+        pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, solver_order=1)
     parts = {**pipe.components, "image_encoder": None, "feature_extractor": None}
     second = diffusers.StableDiffusionXLImg2ImgPipeline(**parts, add_watermarker=False)
     second.set_progress_bar_config(disable=True)
@@ -91,7 +93,7 @@ def refiner(scheduler):
     return pipe, second, {**arguments, "num_inference_steps": 4, "prompt": PROMPT}, size
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "dpm-solver"])
 def test_a_base_and_a_refiner(scheduler, record_property):
     """One denoises to 0.5 and gives its latents, the other goes on: each aligned or plain."""
     first, second, call, size = refiner(scheduler)

@@ -15,6 +15,7 @@ from .schedules import (
     RatioPath,
     clip_of,
     first_order,
+    has_unit_variance,
     is_cosine,
     keeps_epsilon,
     own_scheduler,
@@ -89,8 +90,7 @@ class GuidedScheduler:
     @property
     def init_noise_sigma(self) -> float:
         """The factor by which the pipeline scales its noise, for states of unit variance."""
-        scale = float(self.inner.init_noise_sigma)
-        return scale * self._scale(self._first_time) if scale != 1 else scale
+        return float(self.inner.init_noise_sigma) * self._scale(self._first_time)
 
     @property
     def _first_time(self) -> float:
@@ -99,7 +99,9 @@ class GuidedScheduler:
 
     def _scale(self, t: float) -> float:
         """The factor from states in the scale of the inner scheduler to those of the path."""
-        return self.path.alpha(t) / self.unit if isinstance(self.path, RatioPath) else 1.0
+        if not isinstance(self.path, RatioPath) or has_unit_variance(self.inner):
+            return 1.0
+        return self.path.alpha(t) / self.unit
 
     def from_inner_scale(self, x: Tensor) -> Tensor:
         """First states, given in the scale of the inner scheduler, in that of the path."""

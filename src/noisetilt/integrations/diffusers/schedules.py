@@ -122,6 +122,12 @@ def unit_of(scheduler: Any) -> float:
     return float(scheduler.config.sigma_data) if is_edm(scheduler) else 1.0
 
 
+def has_unit_variance(scheduler: Any) -> bool:
+    """Whether the scheduler's states are α x_0 + σ ε with α² + σ² = 1, as those of DPM-Solver are. Those of Euler's
+    are x_0 + σ ε."""
+    return float(scheduler.init_noise_sigma) == 1 and not is_edm(scheduler)
+
+
 def own_scheduler(scheduler: Any) -> Any:
     """The pipeline's own scheduler: during a guided call another one, which has it as `original`, is in its place."""
     while (original := vars(scheduler).get("original")) is not None:
