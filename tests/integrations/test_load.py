@@ -65,6 +65,49 @@ def test_a_folder_is_sampled_as_its_pipeline_is_aligned(family, folders):
     assert (found.images - base.images).abs().max() > 1e-3
 
 
+class KontextModel(PipelineModel):
+    """Its pipeline has `image` before `prompt`, and a size of its own."""
+
+    def arguments(self, steps):
+        return super().arguments(steps) | dict(max_area=SIZE * SIZE)
+
+
+def test_prompts_are_those_of_a_pipeline_whose_first_argument_is_an_image():
+    model = KontextModel(flux(diffusers.FluxKontextPipeline), **SIDES)
+    prompts = [PROMPT, "blue cat"]
+    found = sample(model, prompts, None, "base", steps=2, seeds=[3, 4], chunk=2)
+    plain = align(model.pipe, None, "base")(prompt=prompts, seeds=[3, 4], **model.arguments(2))
+    assert torch.equal(found.images, plain.images) and len(found.images) == 2
+
+
+class Tokenizer:
+    model_max_length = 77
+
+
+class CLIPTokenizer(Tokenizer):
+    pass
+
+
+class Processor:
+    """As Flux 2's `tokenizer`, without a length."""
+
+
+@pytest.mark.parametrize(
+    "first, second, expected",
+    [
+        (Tokenizer, CLIPTokenizer, 77),  # as Kandinsky 5's, with max_sequence_length for the first one
+        (Processor, CLIPTokenizer, None),
+        (Processor, None, None),
+        (CLIPTokenizer, Tokenizer, 77),
+        (CLIPTokenizer, None, None),
+    ],
+)
+def test_the_length_of_prompts_is_that_of_the_tokenizer_that_it_is_for(first, second, expected):
+    model = PipelineModel(flux(), **SIDES)
+    model.pipe.tokenizer, model.pipe.tokenizer_2 = first(), second and second()
+    assert model.arguments(2).get("max_sequence_length") == expected
+
+
 def test_a_batch_takes_a_pipeline_that_is_loaded_already(folders, tmp_path):
     """Each image in a call of its own, as of a pipeline by name, also on a GPU."""
     model = load(folders("sdxl"), device="cpu", **SIDES)
@@ -316,7 +359,7 @@ def test_names_that_cannot_be_loaded_are_refused(folders, tmp_path):
     index = tmp_path / "image" / "model_index.json"
     content = json.loads(index.read_text())
     index.write_text(json.dumps({**content, "_class_name": "StableDiffusionImg2ImgPipeline"}))
-    with pytest.raises(ValueError, match="StableDiffusionImg2ImgPipeline needs an input image"):
+    with pytest.raises(ValueError, match="StableDiffusionImg2ImgPipeline needs the input 'image'"):
         load(tmp_path / "image")
 
 

@@ -25,8 +25,10 @@ from .aligned_pipeline import AlignedPipeline, align
 from .out_of_memory import Setting, explained_memory_errors
 from .schedules import first_order, path_of
 
-# Pipelines of these classes start from an image, which `sample` and the command line do not pass.
-NEEDS_IMAGE = re.compile(r"Img2Img|Inpaint|ControlNet|Edit|InstructPix2Pix|Upscale|Fill|Control|ImageToVideo|Redux")
+# Pipelines of these classes start from an image or a video, which `sample` and the command line do not pass.
+NEEDS_INPUT = re.compile(
+    "Img2Img|Inpaint|ControlNet|Edit|InstructPix2Pix|Upscale|Fill|Control|ImageToVideo|VideoToVideo|VideoToWorld|Redux"
+)
 
 
 class PipelineModel:
@@ -138,13 +140,14 @@ class PipelineModel:
         return given
 
     def _text_length(self) -> int | None:
-        """The pipeline's default of max_sequence_length, unless its tokenizer reads fewer tokens."""
+        """How many tokens the tokenizer that max_sequence_length is for reads, if fewer than the pipeline's default;
+        None for the default."""
         default = self._default("max_sequence_length")
-        names = ("tokenizer_3", "tokenizer_2", "tokenizer")
-        tokenizer = next((t for t in (getattr(self.pipe, name, None) for name in names) if t is not None), None)
-        if default is None or tokenizer is None:
-            return default
-        return min(default, tokenizer.model_max_length)
+        found = [getattr(self.pipe, name, None) for name in ("tokenizer_3", "tokenizer_2", "tokenizer")]
+        # CLIP's always reads 77 tokens, whatever the argument is.
+        tokenizer = next((t for t in found if t is not None and "CLIP" not in type(t).__name__), None)
+        limit = getattr(tokenizer, "model_max_length", None)
+        return None if default is None or limit is None or limit >= default else limit
 
     def sample(
         self,
@@ -190,7 +193,7 @@ class PipelineModel:
         )
         aligned.callback = callback
         with self._explained(aligned, len(prompts), gradient_at, aligned.chunk):
-            output = aligned(prompts, seeds=seeds, **self.arguments(steps))
+            output = aligned(prompt=prompts, seeds=seeds, **self.arguments(steps))
         trace = aligned.trace
         assert trace is not None
         return Result(_images_of(output), aligned.rewards, trace, aligned.heldout)
@@ -221,9 +224,15 @@ def _check_parameters(name: str, parameters: Any) -> None:
     missing = [n for n in ("prompt", "num_inference_steps", "output_type") if n not in parameters]
     if missing:
         raise ValueError(f"{name} has no argument {missing[0]!r}; use `align`, with the pipeline's own arguments")
-    image = parameters.get("image")
-    if image is not None and (image.default is image.empty or NEEDS_IMAGE.search(name)):
-        raise ValueError(f"{name} needs an input image, which is not passed here; use `align` in Python")
+    needed = [n for n in parameters if _is_required(parameters[n]) and n not in ("self", "prompt")]
+    needed += [n for n in ("image", "video") if n in parameters and NEEDS_INPUT.search(name)]
+    if needed:
+        raise ValueError(f"{name} needs the input {needed[0]!r}, which is not passed here; use `align` in Python")
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    ordinary = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return ordinary and parameter.default is parameter.empty
 
 
 def _images_of(output: Any) -> Tensor:
