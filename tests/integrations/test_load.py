@@ -487,3 +487,5 @@ def test_what_is_on_already_is_not_advised():
     setting = Setting(None, False, "model")
     assert list(choices(setting, 1, torch.bfloat16, None)) == ["--offload sequential"]
     assert list(choices(Setting("x0", True, "sequential"), 4, torch.float32, None)) == ["--batch 1", "--dtype bfloat16"]
+    assert list(choices(Setting("x0", True, "sequential"), 4, torch.float32, None, rows_of_one=4)) == ["--dtype bfloat16"]
+    assert choices(setting, 8, torch.float32, None, rows_of_one=4)["--batch 1"].activations == 0.5

@@ -5,7 +5,7 @@ import json
 import diffusers
 import pytest
 import torch
-from tiny_pipelines import build
+from tiny_pipelines import build, flux
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -15,6 +15,7 @@ from noisetilt.integrations.diffusers.components import build_component, find_mo
 from noisetilt.integrations.diffusers.memory import LiveMemory, fused_attention
 from noisetilt.integrations.diffusers.out_of_memory import call_plan, recorded_call, weights_plan
 from noisetilt.integrations.diffusers.plan import Component, Peaks, Plan, call_peaks, count_weights, plan
+from noisetilt.models.flux import EMOJI128
 
 UNET = dict(
     sample_size=32,
@@ -251,6 +252,20 @@ def test_shapes_of_latents():
     assert latent_shape(find_model("FLUX.1-schnell"), 1024, 512, 1) == (16, 128, 64)
     assert latent_shape(find_model("Wan-AI/Wan2.1-T2V-14B-Diffusers"), 480, 832, 81) == (16, 21, 60, 104)
     assert latent_shape(find_model("Sana-1.6B"), 1024, 1024, 1) == (32, 32, 32)
+
+
+@pytest.mark.parametrize("name, size", [("stabilityai/sdxl-turbo", (512, 512)), ("Wan2.1-1.3B", (480, 832))])
+def test_the_size_is_that_of_the_pipelines_own_call(name, size):
+    frames = 1 if "Wan" in name else None
+    own, given = plan(name, frames=frames), plan(name, frames=frames, height=size[0], width=size[1])
+    assert own.peaks == given.peaks
+
+
+@pytest.mark.parametrize("embeds", [False, True])
+def test_a_flux_folder_is_planned_without_classifier_free_guidance(embeds, tmp_path):
+    flux(guidance=embeds).save_pretrained(tmp_path)
+    assert find_model(str(tmp_path))["guidance_rows"] == 1
+    assert find_model(str(EMOJI128))["guidance_rows"] == 2
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux", "sana", "wan"])

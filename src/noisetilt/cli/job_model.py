@@ -81,7 +81,7 @@ def warn_of_memory(job: Any, method: Method) -> None:
     setting = memory_setting(job, method)
     if setting.bytes_of(found) > has:
         size = None if job.height is None else (job.height, job.width)
-        changed = out_of_memory.choices(setting, rows, dtype, size)
+        changed = out_of_memory.choices(setting, rows, dtype, size, method.selection.particles)
         print(f"noisetilt: warning: {out_of_memory.advice(found, setting, changed, has)}", file=sys.stderr)
 
 
@@ -91,9 +91,11 @@ def explained_memory(job: Any, model: Any, method: Method) -> contextlib.Abstrac
         return contextlib.nullcontext()
     from ..integrations.diffusers.out_of_memory import explained_memory_errors
 
-    rows = min(job.chunk, job.batch * method.selection.particles)
+    rows, rows_of_one = (min(job.chunk, images * method.selection.particles) for images in (job.batch, 1))
     setting = memory_setting(job, method)
-    return explained_memory_errors(model.pipe, job.device, setting, rows, rows, lambda: model.shape, passes=1)
+    return explained_memory_errors(
+        model.pipe, job.device, setting, rows, rows, lambda: model.shape, passes=1, rows_of_one=rows_of_one
+    )
 
 
 def dtype_name(model: Any) -> str | None:

@@ -34,7 +34,7 @@ def find_model(name: str) -> dict[str, Any]:
     short_name = "" if Path(name).is_dir() else name.split("/")[-1].lower()
     for known, model in models.items():
         if short_name in (known.lower(), *(alias.lower() for alias in model.get("aliases", []))):
-            return model
+            return {**model, "resolution": model.get("resolutions", {}).get(short_name, model["resolution"])}
     folder = find_folder(name)
     if folder is None:
         raise ValueError(unknown_name("model", name, models) + ", or give the folder or the hub id of a pipeline")

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..._files import json_object
 from ..._messages import one_line
+from ...models.flux import trained_guidance
 
 # The classes whose network `components.network_call` can call, and the number of text tokens of their last encoder.
 FAMILIES = {
@@ -81,7 +82,8 @@ def _model(folder: Path, index: dict[str, Any]) -> dict[str, Any]:
         "patch": _patch(network, config) if family != "flux" else 2,
         "channels": vae.get("latent_channels") or vae.get("z_dim", 16),
         "text": [_tokens(folder, family, tokens), next(config[width] for width in TEXT_WIDTHS if config.get(width))],
-        "guidance_rows": 1 if family == "flux" and config.get("guidance_embeds") else 2,
+        # FLUX's default is no classifier-free guidance; emoji128's is not.
+        "guidance_rows": 1 if family == "flux" and trained_guidance(folder) is None else 2,
         "parts": parts,
     }
 
@@ -110,11 +112,12 @@ def _patch(network: str, config: dict[str, Any]) -> int:
     return patch[-1] if isinstance(patch, list) else patch
 
 
-def _resolution(family: str, config: dict[str, Any], vae: dict[str, Any], factor: int) -> int:
+def _resolution(family: str, config: dict[str, Any], vae: dict[str, Any], factor: int) -> int | list[int]:
+    """The pipeline's own size in pixels; a list is height and width."""
     if family == "flux":
         return vae.get("sample_size") or 1024
     if family == "wan":
-        return 480
+        return [480, 832]
     return (config.get("sample_size") or 128) * factor
 
 

@@ -54,14 +54,17 @@ class NetworkCall:
     kwargs: dict[str, Any]
 
 
-def choices(setting: Setting, rows: int, dtype: torch.dtype, size: tuple[int, int] | None) -> dict[str, Setting]:
+def choices(
+    setting: Setting, rows: int, dtype: torch.dtype, size: tuple[int, int] | None, rows_of_one: int = 1
+) -> dict[str, Setting]:
     """The flags that would change a setting, each with the setting that it makes.
 
     Args:
         setting: that of the run.
-        rows: images per batch.
+        rows: of a batch, images times particles.
         dtype: of the weights.
         size: height and width in pixels, if they are known.
+        rows_of_one: rows of a batch of one image.
     """
     found = {}
     for offload in ("model", "sequential"):
@@ -71,8 +74,8 @@ def choices(setting: Setting, rows: int, dtype: torch.dtype, size: tuple[int, in
         found["--gradient-at x0"] = replace(setting, gradient_at="x0")
     if setting.gradient_at is not None and not setting.checkpointing:
         found["--checkpointing"] = replace(setting, checkpointing=True)
-    if rows > 1:
-        found["--batch 1"] = replace(setting, activations=setting.activations / rows)
+    if rows > rows_of_one:
+        found["--batch 1"] = replace(setting, activations=setting.activations * rows_of_one / rows)
     if dtype == torch.float32:
         found["--dtype bfloat16"] = replace(setting, precision=setting.precision / 2)
     if size is not None and min(size) >= 256:
@@ -268,6 +271,7 @@ def explained_memory_errors(
     shape: Callable[[], Sequence[int] | None],
     passes: int | None = None,
     images: Callable[[], int] | None = None,
+    rows_of_one: int = 1,
 ) -> Iterator[None]:
     """Replaces the error of a GPU that has too little memory by a MemoryError with the flags that would help.
 
@@ -278,6 +282,7 @@ def explained_memory_errors(
         shape: the shape of one image's latents at the decoder's input; None before the pipeline prepared them.
         passes: as in `call_plan`.
         images: how many rows are decoded at the end; all if None.
+        rows_of_one: rows of a batch of one image.
     """
     with recorded_call(pipe) as calls:
         try:
@@ -288,7 +293,7 @@ def explained_memory_errors(
             latents = shape()
             plan = _plan_or_weights(pipe, calls, latents, rows, chunk, passes, images() if images else None)
             size = None if latents is None else _pixels(pipe, latents)
-            found = choices(setting, rows, pipe.dtype, size)
+            found = choices(setting, rows, pipe.dtype, size, rows_of_one)
             text = advice(plan, setting, found, gpu_memory(device))
             raise MemoryError(f"the GPU ran out of memory: {text}") from None
 

@@ -216,7 +216,9 @@ class PipelineModel:
             return rows if call is None or call.keeps_rows else images
 
         passes = 2 if "negative_prompt" in self.arguments(1) else None
-        return explained_memory_errors(self.pipe, self.device, setting, rows, chunk, latent_shape, passes, decoded)
+        return explained_memory_errors(
+            self.pipe, self.device, setting, rows, chunk, latent_shape, passes, decoded, method.selection.particles
+        )
 
 
 def _check_parameters(name: str, parameters: Any) -> None:

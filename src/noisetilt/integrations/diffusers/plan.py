@@ -170,8 +170,10 @@ def plan(
         modules = {part: build_component(component, torch_dtype) for part, component in model["parts"].items()}
         return Plan([count_weights(*part) for part in modules.items()], NO_PEAKS, NO_PEAKS, weights_only=True)
     video = model["family"] == "wan"
-    side = resolution or model["resolution"]
-    shape = latent_shape(model, height or side, width or side, frames or (81 if video else 1))
+    own = model["resolution"]
+    own_height, own_width = own if isinstance(own, list) else (own, own)
+    sides = height or resolution or own_height, width or resolution or own_width
+    shape = latent_shape(model, *sides, frames or (81 if video else 1))
     modules = {name: build_component(component, torch_dtype) for name, component in model["parts"].items()}
     network, vae = modules[model["network"]], modules["vae"]
     if torch_dtype == torch.float16 and vae.config.get("force_upcast"):
