@@ -206,6 +206,14 @@ def test_devices_without_an_index_are_any_of_their_type():
     assert next(module.parameters()).device.type == "meta"
 
 
+def test_layerwise_casting_of_what_is_differentiated_is_refused():
+    pipe, arguments = build("sd")
+    pipe.unet.enable_layerwise_casting(storage_dtype=torch.float16, compute_dtype=torch.float32)
+    assert align(pipe, RED, "ntrk", gradient_at="x0")(PROMPT, seeds=[0], **arguments).images.isfinite().all()
+    with pytest.raises(ValueError, match=r"unet has layerwise casting.*gradient_at='x0'"):
+        align(pipe, RED, "ntrk")(PROMPT, seeds=[0], **arguments)
+
+
 def test_group_offloading_of_what_is_differentiated_is_refused():
     pipe, arguments = build("sd")
     where = dict(onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level")

@@ -613,7 +613,9 @@ def test_decode_replaces_the_pipelines_own_decoding():
 def test_images_of_a_decode_in_another_range_are_refused(scale, offset):
     known, arguments = build("sd")
     decode = lambda x: scale * x[:, :3].sigmoid() + offset  # noqa: E731
-    with pytest.raises(ValueError, match=r"decode returned values from -?[\d.]+ to [\d.]+, expected images in \[0, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"decode returned values from -?[\d.]+ to [\d.]+, expected images in \[0, 1\]"
+    ):
         align(known, RED, decode=decode)(PROMPT, seeds=[0], **arguments)
 
 

@@ -66,6 +66,21 @@ def test_the_first_particle_starts_from_the_image_as_the_plain_pipeline_does(kin
     assert torch.allclose(found[:, 0], plain, atol=1e-5) and not torch.allclose(found[:, 1], plain, atol=1e-2)
 
 
+@pytest.mark.parametrize("name, images", [("ntrk", 2), ("svdd", 1)])
+def test_a_crop_of_the_mask(name, images):
+    """For which a pipeline takes one PIL image, with several images per prompt or particles."""
+    pipe = sd(diffusers.StableDiffusionInpaintPipeline)
+    pipe.set_progress_bar_config(disable=True)
+    mask = PIL.Image.new("L", (SIZE, SIZE))
+    mask.paste(255, (SIZE // 2, 0, SIZE, SIZE))
+    call = dict(image=PIL.Image.new("RGB", (SIZE, SIZE), (200, 90, 20)), mask_image=mask, padding_mask_crop=2)
+    call |= dict(num_images_per_prompt=images, strength=0.8, num_inference_steps=3, height=SIZE, width=SIZE)
+    method = METHODS[name].replace(particles=2) if name == "svdd" else METHODS[name]
+    found = align(pipe, RED, method)(PROMPT, seeds=range(images), **call).images
+    assert len(found) == images and all(image.size == (SIZE, SIZE) for image in found)
+    assert found[0].getpixel((0, 0)) == (200, 90, 20)  # outside of the mask
+
+
 @pytest.mark.parametrize("kind", ["StableDiffusionXLImg2ImgPipeline", "StableDiffusion3Img2ImgPipeline"])
 @pytest.mark.parametrize("name", ["ntrk", "svdd"])
 def test_latents_that_a_pipeline_takes_as_they_are_are_guided(kind, name):

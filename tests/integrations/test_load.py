@@ -461,7 +461,7 @@ def test_advice_is_the_plans_arithmetic():
     text = advice(PLAN, setting, found, 60 * GIB)
     assert text == (
         "the run needs about 67.0 GiB and the GPU has 60.0 GiB; use --checkpointing (43.0 GiB), --gradient-at x0 "
-        "(47.0 GiB) or --offload model (57.0 GiB), together 26.0 GiB (estimated, without the reward's network)"
+        "(47.0 GiB) or --offload model (57.0 GiB), together 27.0 GiB (estimated, without the reward's network)"
     )
     assert "--offload sequential (57.0 GiB), together 7.5 GiB" in advice(PLAN, setting, found, 12 * GIB)
 
@@ -477,7 +477,7 @@ def test_advice_is_short_where_little_helps():
 
 def test_offloaded_weights_count_while_they_are_needed():
     plain, x0 = (PLAN.total(at, offload="model") for at in (None, "x0"))
-    assert plain == (24 + 2) * GIB and x0 == (24 + 2) * GIB
+    assert plain == (24 + 2) * GIB and x0 == (1 + 24 + 2) * GIB
     assert PLAN.total("x0", offload="sequential") == (1 + 12 + 0.5) * GIB
     assert PLAN.total("x_t", True, offload="model") == (24 + 1 + 8) * GIB
     assert PLAN.total("x_t", True, offload="model", activations=0.5) == (24 + 1 + 4) * GIB
@@ -487,5 +487,7 @@ def test_what_is_on_already_is_not_advised():
     setting = Setting(None, False, "model")
     assert list(choices(setting, 1, torch.bfloat16, None)) == ["--offload sequential"]
     assert list(choices(Setting("x0", True, "sequential"), 4, torch.float32, None)) == ["--batch 1", "--dtype bfloat16"]
-    assert list(choices(Setting("x0", True, "sequential"), 4, torch.float32, None, rows_of_one=4)) == ["--dtype bfloat16"]
+    assert list(choices(Setting("x0", True, "sequential"), 4, torch.float32, None, rows_of_one=4)) == [
+        "--dtype bfloat16"
+    ]
     assert choices(setting, 8, torch.float32, None, rows_of_one=4)["--batch 1"].activations == 0.5

@@ -83,10 +83,18 @@ def test_latent_output(family, record_property):
     assert torch.equal(latents.rewards, images.rewards) and latents.images.shape != images.images.shape
 
 
-@pytest.mark.parametrize("family", ["sd", "flux"])
+def with_scheduler(family):
+    """A tiny pipeline; for "euler" one whose latents are x_0 + σ ε."""
+    pipe, arguments = build("sd" if family == "euler" else family)
+    if family == "euler":
+        pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    return pipe, arguments
+
+
+@pytest.mark.parametrize("family", ["sd", "flux", "euler"])
 def test_a_callback_that_changes_latents(family, record_property):
     """The next step starts from them, and its gradient is taken at them."""
-    pipe, arguments = build(family)
+    pipe, arguments = with_scheduler(family)
 
     def change(pipe, number, timestep, values):
         return {"latents": values["latents"] * 0.9 + 0.01}
@@ -112,11 +120,11 @@ def replace(pipe, number, timestep, values):
     return {"latents": torch.as_tensor(values["latents"].numpy() * 0.9)}
 
 
-@pytest.mark.parametrize("family", ["sd", "flux"])
+@pytest.mark.parametrize("family", ["sd", "flux", "euler"])
 @pytest.mark.parametrize("callback", [look, change_in_place, replace])
 def test_a_callback_of_the_plain_pipeline(family, callback, record_property):
     """Its tensors have no gradients, and those that it does not replace keep theirs."""
-    pipe, arguments = build(family)
+    pipe, arguments = with_scheduler(family)
     check_plain(pipe, record_property, callback_on_step_end=callback, **arguments)
     call = dict(prompt=PROMPT, seeds=[0], **arguments)
     found = align(pipe, RED, "ntrk")(callback_on_step_end=callback, **call)
@@ -258,9 +266,9 @@ def interrupting(pipe, number, timestep, values):
     return values
 
 
-@pytest.mark.parametrize("method", ["base", "ntrk", "svdd"])
-def test_an_interrupted_call_gives_the_images_of_the_state_so_far(method, record_property):
-    pipe, arguments = build("sd")
+@pytest.mark.parametrize("family, method", [("sd", "base"), ("euler", "base"), ("sd", "ntrk"), ("sd", "svdd")])
+def test_an_interrupted_call_gives_the_images_of_the_state_so_far(family, method, record_property):
+    pipe, arguments = with_scheduler(family)
     call = dict(arguments, num_inference_steps=4, callback_on_step_end=interrupting, output_type="np")
     aligned = align(pipe, RED, method, eta=0.0 if method == "base" else 1.0)
     output = aligned(PROMPT, generator=Generator().manual_seed(1), **call)
@@ -271,6 +279,37 @@ def test_an_interrupted_call_gives_the_images_of_the_state_so_far(method, record
         plain = pipe(PROMPT, generator=Generator().manual_seed(1), **call).images
         check_same(torch.as_tensor(output.images), torch.as_tensor(plain), record_property)
     assert len(aligned(PROMPT, seeds=[0], **arguments).rewards) == 1  # the next call is not interrupted
+
+
+def test_an_interrupted_call_gives_the_particle_that_its_reward_is_of():
+    pipe, arguments = build("sd")
+    values, latents = [], []
+
+    def noted(images, prompts):
+        values.append(RED(images, prompts))
+        return values[-1]
+
+    def interrupt(pipe, number, timestep, given):
+        latents.append(given["latents"].clone())
+        return interrupting(pipe, number, timestep, given)
+
+    call = dict(arguments, num_inference_steps=4, seeds=[2], callback_on_step_end=interrupt)
+    found = align(pipe, noted, METHODS["best-of-n"].replace(particles=8), chunk=8)(PROMPT, **call)
+    best = int(values[-1].argmax())
+    assert best > 0 and found.rewards == values[-1].max()
+    with torch.no_grad():
+        expected = pipe.vae.decode(latents[-1][best : best + 1] / pipe.vae.config.scaling_factor).sample
+    assert torch.allclose(found.images, (expected / 2 + 0.5).clamp(0, 1), atol=1e-5)
+
+
+def test_the_callback_of_an_euler_scheduler_gets_its_latents():
+    pipe, arguments = with_scheduler("euler")
+    seen = []
+    note = lambda pipe, number, timestep, values: seen.append(values["latents"].clone()) or values  # noqa: E731
+    for own in (pipe, align(pipe, None, "base", eta=0.0)):
+        own(PROMPT, generator=Generator().manual_seed(1), callback_on_step_end=note, **arguments)
+    plain, aligned = (torch.stack(part) for part in (seen[: len(seen) // 2], seen[len(seen) // 2 :]))
+    assert torch.allclose(plain, aligned, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

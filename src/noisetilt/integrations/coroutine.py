@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
+
+import torch
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -21,7 +24,7 @@ class Coroutine(Generic[Request, Response]):
     The body calls `request(value)` where it needs something from the caller, and is suspended until the caller passes
     the response to `send`. This connects two loops neither of which can call the other: the sampler needs predictions
     in the middle of its loop, and a pipeline calls its scheduler in the middle of its own. The body runs in a thread,
-    but only while the caller waits in `start` or `send`.
+    but only while the caller waits in `start` or `send`, and with torch's default device of the thread that made this.
 
     Attributes:
         request: the request that waits for its response; None once the body has returned.
@@ -33,11 +36,15 @@ class Coroutine(Generic[Request, Response]):
         self.result: Any = None
         self._responses: queue.SimpleQueue = queue.SimpleQueue()
         self._events: queue.SimpleQueue = queue.SimpleQueue()
+        self._device = torch.get_default_device()
         self._thread = threading.Thread(target=self._run, args=(body,), daemon=True)
 
     def _run(self, body: Callable[[Callable[[Request], Response]], Any]) -> None:
         try:
-            self._events.put(("returned", body(self._suspend)))
+            # A default device costs time in every call of torch, so that the usual one is not set.
+            with contextlib.nullcontext() if self._device.type == "cpu" else self._device:
+                result = body(self._suspend)
+            self._events.put(("returned", result))
         except _Closed:
             pass
         except BaseException as error:

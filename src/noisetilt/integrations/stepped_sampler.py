@@ -130,6 +130,8 @@ class SteppedSampler:
         self.rows: Tensor | None = None
         self.rewards: Tensor | None = None
         self.heldout_rewards: Tensor | None = None
+        # Of each image's best prediction in the last step.
+        self._best_rows: Tensor | None = None
         self._started = time.perf_counter()
         autocast = torch.is_autocast_enabled(torch.device(device).type)
         self._autocast = torch.autocast(torch.device(device).type, enabled=autocast)
@@ -188,8 +190,9 @@ class SteppedSampler:
             self.x = self._coroutine.request.x
 
     def stop(self) -> None:
-        """Ends sampling before the last step: the rewards are those of the last predictions, if there are any."""
+        """Ends sampling before the last step: rows and rewards are those of the last predictions, if there are any."""
         trace, engine = self.trace, self.engine
+        self.rows = self._best_rows
         self.rewards, self.heldout_rewards = (
             values[-1].to(engine.device) if values is not None and values.numel() else None
             for values in (trace.rewards, trace.heldout)
@@ -224,7 +227,7 @@ class SteppedSampler:
         engine.set_grid(grid)
         given = self.start is not None
         for step in run_steps(engine, x, grid, evaluation.evaluate, evaluation.gradient_at_x0, given):
-            rows = engine.best(step.rewards)
+            rows = self._best_rows = engine.best(step.rewards)
             heldout = evaluation.heldout_values(step.x0_hat, rows, step.t, step.images)
             self.trace.record(step.t, step.rewards, step.gradient, heldout)
             if self.callback is not None:

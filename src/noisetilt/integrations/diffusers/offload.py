@@ -19,6 +19,17 @@ NETWORKS = (
     "controlnet",
 )
 DECODERS = ("vae", "movq", "vqgan", "vqvae")
+# diffusers' hooks that no backward pass can follow: what they do, and what to use instead.
+HOOKS = {
+    "group_offloading": (
+        "is group-offloaded, which removes its weights before the backward pass",
+        "use enable_model_cpu_offload or enable_sequential_cpu_offload",
+    ),
+    "layerwise_casting": (
+        "has layerwise casting, which stores its weights in another dtype before the backward pass",
+        "load it without enable_layerwise_casting",
+    ),
+}
 
 
 def networks_of(pipe: Any) -> Iterator[tuple[str, nn.Module]]:
@@ -75,7 +86,8 @@ def load_again(modules: dict[nn.Module, torch.device]) -> None:
 
 
 def check_offload(pipe: Any, through_network: bool) -> None:
-    """Checks that no differentiated module is group-offloaded: its weights would be missing in the backward pass.
+    """Checks that no differentiated module is group-offloaded or casts its weights layer by layer: in the backward pass
+    its weights would be missing, or in the dtype in which they are stored.
 
     Args:
         pipe: the pipeline.
@@ -86,15 +98,13 @@ def check_offload(pipe: Any, through_network: bool) -> None:
     decoder = decoder_of(pipe)
     decoders = [(name, decoder) for name in DECODERS if getattr(pipe, name, None) is decoder is not None]
     for name, module in decoders + (list(networks_of(pipe)) if through_network else []):
-        if any(is_group_offloaded(part) for part in module.modules()):
-            advice = "use enable_model_cpu_offload or enable_sequential_cpu_offload"
-            raise ValueError(
-                f"the pipeline's {name} is group-offloaded, which removes its weights before the backward pass; "
-                + (f"pass gradient_at='x0', or {advice}" if module is not decoder else advice)
-            )
+        for hook, (problem, advice) in HOOKS.items():
+            if any(has_hook(part, hook) for part in module.modules()):
+                advice = advice if module is decoder else f"pass gradient_at='x0', or {advice}"
+                raise ValueError(f"the pipeline's {name} {problem}; {advice}")
 
 
-def is_group_offloaded(module: nn.Module) -> bool:
-    """Whether diffusers' group offloading is on for a module."""
+def has_hook(module: nn.Module, name: str) -> bool:
+    """Whether a module has a hook of diffusers."""
     registry = getattr(module, "_diffusers_hook", None)
-    return registry is not None and registry.get_hook("group_offloading") is not None
+    return registry is not None and registry.get_hook(name) is not None

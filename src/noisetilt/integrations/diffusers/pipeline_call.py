@@ -23,7 +23,7 @@ from ...sampling.result import StepReport
 from ...sampling.rng import check_seeds
 from ..stepped_sampler import SteppedSampler, gradient_of_call
 from ..vjp import make_vjp
-from .callbacks import without_gradients
+from .callbacks import as_pipelines_own
 from .continuation import DRAW, IMAGE_COUNTS, Continuation
 from .draws import is_multiple, with_globals, with_recorded_draws
 from .layout import Layout, SampleView, layout_of, recorded_packings, sample_view, without_latents
@@ -124,13 +124,15 @@ class PipelineCall:
         self.evaluates_images = aligned.reward is not None or aligned.heldout_reward is not None
         self.leaf: Tensor | None = None
         self.latents_out: Tensor | None = None
+        # What the last callback returned as latents.
+        self._present: Tensor | None = None
         self._version = 0
 
     def _bind(self, args: tuple, kwargs: dict) -> dict[str, Any]:
         call = inspect.signature(type(self.pipe).__call__).bind(self.pipe, *args, **kwargs).arguments
         further = call.pop("kwargs", {})
         given = {name: value for name, value in {**call, **further}.items() if name != "self"}
-        return without_gradients({name: without_inference_mode(value) for name, value in given.items()})
+        return as_pipelines_own({name: without_inference_mode(value) for name, value in given.items()}, self)
 
     @property
     def _per_prompt(self) -> str | None:
@@ -211,7 +213,9 @@ class PipelineCall:
             self.call["latents"] = self.call["latents"].repeat_interleave(particles, 0)
         self.input_images = count_images(self.call.get("image"))
         own_rows = particles > 1 or not self.draws_noise
-        if own_rows and "strength" in inspect.signature(type(self.pipe).__call__).parameters:
+        # With a crop of the mask, a pipeline takes one image, and repeats it itself.
+        expands = own_rows and self.call.get("padding_mask_crop") is None
+        if expands and "strength" in inspect.signature(type(self.pipe).__call__).parameters:
             for name in ("image", "mask_image"):
                 if self.call.get(name) is not None:
                     self.call[name] = per_row(self.call[name], len(self.prompts) * particles)
@@ -284,15 +288,29 @@ class PipelineCall:
             ) from error
 
     def _rows(self) -> Tensor:
-        """The row of each image's best particle; of its first one if the call was interrupted."""
+        """The row of each image's best particle; of its first one before the first step."""
         first = torch.arange(0, len(self.sampler.x), self.method.selection.particles)
         return first if self.sampler.rows is None else self.sampler.rows
+
+    @property
+    def to_pipeline(self) -> float:
+        """The factor from the present states to the latents of the pipeline's own scheduler."""
+        # The last step has returned the pipeline's own latents.
+        return 1.0 if self.sampler is None or self.sampler.done else 1.0 / self.scheduler.scale_at(self.sampler.t)
+
+    def note_replaced(self, latents: Tensor) -> None:
+        """Notes the latents that the pipeline goes on with after a callback."""
+        self._present = latents
 
     def interrupted(self) -> None:
         """Ends the steps before the last one: the pipeline makes images of its present latents, without gradient."""
         torch.set_grad_enabled(False)
         self.keeps_rows = True
         assert self.sampler is not None
+        present = self.latents_out if self._present is None else self._present
+        if self.to_pipeline != 1 and present is not None:
+            # In place, because the pipeline has this tensor already.
+            present.detach().mul_(self.to_pipeline)
         self.sampler.stop()
 
     def _prepare_latents(self) -> Callable[..., Any]:
@@ -450,6 +468,7 @@ class PipelineCall:
     def step(self, output: Tensor, sample: Tensor, t: float) -> Tensor:
         """The next sample, from the network's output at the current one; after the last step, the final one."""
         sampler, scheduler = self.sampler, self.scheduler
+        self._present = None
         if self.view is None:
             self.view = self._view_of(sample)
         # Latents that the pipeline changed (a mask, a callback) are used; otherwise the more precise state is.

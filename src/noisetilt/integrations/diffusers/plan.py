@@ -122,7 +122,9 @@ class Plan:
         if offload == "sequential":
             layer = max(component.largest_layer for component in self.components)
             return max((0 if gradient_at is None else decoder) + decode, network) + layer
-        return max([*encoders, networks + network, decoder + decode])
+        # A module's call sends away only the module before it, so that the decoder stays beside the network.
+        beside = 0 if gradient_at is None else decoder
+        return max([*encoders, beside + networks + network, decoder + decode])
 
 
 def plan(

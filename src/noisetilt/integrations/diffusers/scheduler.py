@@ -90,14 +90,14 @@ class GuidedScheduler:
     @property
     def init_noise_sigma(self) -> float:
         """The factor by which the pipeline scales its noise, for states of unit variance."""
-        return float(self.inner.init_noise_sigma) * self._scale(self._first_time)
+        return float(self.inner.init_noise_sigma) * self.scale_at(self._first_time)
 
     @property
     def _first_time(self) -> float:
         """The time at which the pipeline starts, which is later than the first one if it starts from an image."""
         return times_of(self.inner)[getattr(self.inner, "begin_index", None) or 0]
 
-    def _scale(self, t: float) -> float:
+    def scale_at(self, t: float) -> float:
         """The factor from states in the scale of the inner scheduler to those of the path."""
         if not isinstance(self.path, RatioPath) or has_unit_variance(self.inner):
             return 1.0
@@ -105,11 +105,11 @@ class GuidedScheduler:
 
     def from_inner_scale(self, x: Tensor) -> Tensor:
         """First states, given in the scale of the inner scheduler, in that of the path."""
-        return self._scale(self._first_time) * x
+        return self.scale_at(self._first_time) * x
 
     def to_inner_scale(self, x: Tensor) -> Tensor:
         """Final states in the scale of the inner scheduler."""
-        return x / self._scale(self._call.sampler.grid[-1])
+        return x / self.scale_at(self._call.sampler.grid[-1])
 
     def clip(self, x_t: Tensor, x0_hat: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """x_t and x̂_0 (batch, channel, *space) of a step, where the scheduler clips x̂_0."""
