@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 import noisetilt
-from noisetilt import rewards
+from noisetilt import Method, rewards
+from noisetilt.cli.arguments import parse_option
+from noisetilt.methods import find_method
 
 TINY = "tiny"
 TINY_TOWERS = {
@@ -30,25 +32,45 @@ TINY_TOWERS = {
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 
 
-def options(description: str, real: str, argv: Sequence[str] | None, **further: Any) -> argparse.Namespace:
+def options(
+    description: str, real: str, argv: Sequence[str] | None, method: str = "ntrk", rho: float = 0.004, **further: Any
+) -> argparse.Namespace:
     """The command line of an example.
 
     Args:
         description: its docstring.
         real: the hub name of a model for the example.
         argv: the command line, or None for the program's.
+        method: the default of --method.
+        rho: the strength of noise tilting for the size of this model's latents, unless --set gives another.
         further: additional options, by name and default value.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", default=TINY, help=f"a hub name or folder, such as {real} (default: tiny)")
     parser.add_argument("--prompt", default="a red fox in the snow")
-    parser.add_argument("--method", default="ntrk", help="see `noisetilt methods` (default: %(default)s)")
+    parser.add_argument("--method", default=method, help="see `noisetilt methods` (default: %(default)s)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        type=parse_option,
+        default=[],
+        metavar="OPTION=VALUE",
+        help=f"an option of the method, such as scale=3 (default of noise tilting: rho={rho})",
+    )
+    parser.set_defaults(rho=rho)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out"), help="output folder")
     for name, default in further.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     return parser.parse_args(argv)
+
+
+def method(given: argparse.Namespace) -> Method:
+    """The method of --method, with the options of --set."""
+    found = find_method(given.method)
+    strength = {"rho": given.rho} if given.method.startswith("ntrk") and given.method != "ntrk-black-box" else {}
+    return found.replace(**{**strength, **dict(given.set)})
 
 
 def pipeline(given: argparse.Namespace, family: str) -> tuple[Any, dict[str, Any]]:
@@ -97,11 +119,11 @@ def compare(
         options: further arguments of `align`.
     """
     images = {}
-    for method in ("base", given.method):
-        aligned = noisetilt.align(pipe, reward, method, heldout=heldout, **options)
+    for name, used in (("base", "base"), (given.method, method(given))):
+        aligned = noisetilt.align(pipe, reward, used, heldout=heldout, **options)
         output = aligned(given.prompt, seeds=[given.seed], **call)
-        images[method] = output[0].float().cpu()
-        line = f"{method:8} reward {output.rewards.item():+.4f}"
+        images[name] = output[0].float().cpu()
+        line = f"{name:8} reward {output.rewards.item():+.4f}"
         if heldout is not None:
             line += f"  held-out {output.heldout.item():+.4f}"
         print(f"{line}  {output.trace.nfe:g} evaluations, {output.trace.seconds:.1f} s")

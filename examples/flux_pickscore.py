@@ -12,7 +12,7 @@ import common
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    given = common.options(__doc__, "black-forest-labs/FLUX.1-dev", argv)
+    given = common.options(__doc__, "black-forest-labs/FLUX.1-dev", argv, rho=0.0002)
     pipe, call = common.pipeline(given, "flux")
     reward, heldout = common.reward(given, "pickscore"), common.reward(given, "pickscore", heldout=True)
     images = common.compare(pipe, given, call, reward, heldout, eta=1.0, checkpointing=True)

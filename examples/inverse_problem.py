@@ -12,23 +12,21 @@ import common
 import torch
 
 import noisetilt
-from noisetilt import METHODS
 from noisetilt.rewards import inverse
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    given = common.options(__doc__, "stable-diffusion-v1-5/stable-diffusion-v1-5", argv, factor=4)
+    given = common.options(__doc__, "stable-diffusion-v1-5/stable-diffusion-v1-5", argv, method="dps", factor=4)
     pipe, call = common.pipeline(given, "sd")
 
     truth = noisetilt.align(pipe, None, "base")(given.prompt, seeds=[given.seed + 1], **call).images.float().cpu()
     operator = inverse.downsample(given.factor)
     measured = inverse.measure(operator, truth[0], noise=0.01)
 
-    method = METHODS["dps"]
     reward = inverse.matching(operator, measured, power=1)
-    guided = noisetilt.align(pipe, reward, method)(given.prompt, seeds=[given.seed], **call)
+    guided = noisetilt.align(pipe, reward, common.method(given))(given.prompt, seeds=[given.seed], **call)
     plain = noisetilt.align(pipe, reward, "base")(given.prompt, seeds=[given.seed], **call)
-    for name, output in (("base", plain), ("dps", guided)):
+    for name, output in (("base", plain), (given.method, guided)):
         error = (output.images.float().cpu() - truth).square().mean()
         print(f"{name:8} distance of the measurements {-output.rewards.item():.4f}  PSNR {-10 * error.log10():.2f} dB")
 
@@ -37,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "truth": truth,
         "measured": enlarged,
         "base": plain.images.float().cpu(),
-        "dps": guided.images.float().cpu(),
+        given.method: guided.images.float().cpu(),
     }
     common.save(images, given.out, "inverse_problem")
 

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import common
 from torch import Tensor
 
-import noisetilt
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     given = common.options(__doc__, "stable-diffusion-v1-5/stable-diffusion-v1-5", argv)
@@ -19,11 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         top = images[:, :, : images.shape[2] // 3]
         return (top[:, 2] - top[:, 0]).mean((1, 2))
 
-    aligned = noisetilt.align(pipe, reward=blue_sky, method=given.method)
-    output = aligned(given.prompt, seeds=[given.seed], **call)
-
-    print(f"reward {output.rewards.item():+.4f} after {output.trace.nfe:g} evaluations")
-    common.save({given.method: output.images.float().cpu()}, given.out, "own_reward")
+    common.save(common.compare(pipe, given, call, blue_sky), given.out, "own_reward")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import common
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    given = common.options(__doc__, "stabilityai/stable-diffusion-xl-base-1.0", argv)
+    given = common.options(__doc__, "stabilityai/stable-diffusion-xl-base-1.0", argv, rho=0.001)
     pipe, call = common.pipeline(given, "sdxl")
     reward, heldout = common.reward(given, "aesthetic"), common.reward(given, "aesthetic", heldout=True)
     # Gradient checkpointing takes less memory and more time; docs/diffusers.md has measurements.

@@ -17,7 +17,8 @@ from noisetilt.rewards.reward import weighted_sum
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    given = common.options(__doc__, "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", argv, frames=5, steadiness=0.1, videoreward="")
+    further = dict(frames=5, steadiness=0.1, videoreward="")
+    given = common.options(__doc__, "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", argv, rho=0.0003, **further)
     pipe, call = common.pipeline(given, "wan")
     if given.videoreward:
         reward = rewards.load("videoreward", path=given.videoreward)

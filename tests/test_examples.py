@@ -11,7 +11,7 @@ from PIL import Image
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 RUN = {
-    "own_reward": ("png", 16),
+    "own_reward": ("png", 32),
     "sdxl_aesthetic": ("png", 32),
     "flux_pickscore": ("png", 32),
     "wan_video": ("gif", 32),

@@ -138,7 +138,7 @@ class NoisetiltSampler:
                 "method": (supported, {"default": "ntrk"}),
                 "strength": (
                     "FLOAT",
-                    {"default": 0.05, "min": 0.0, "max": 1000.0, "step": 0.005, "round": 0.0001, "tooltip": strength},
+                    {"default": 0.004, "min": 0.0, "max": 1000.0, "step": 0.001, "round": 0.00001, "tooltip": strength},
                 ),
                 "eta": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.05}),
                 "gradient": (["through the model", "at the predicted image"],),

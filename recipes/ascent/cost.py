@@ -5,8 +5,8 @@
 An iteration is one forward pass of the generator and the reward, and one backward pass to the noise. A transformer of P
 parameters on T tokens needs 4 P T multiplications for that (and more for its attention, which is left out, so that the
 share comes out too large rather than too small); the time for each is measured on growing transformers. A projection is
-measured at the size of FLUX's latent itself, N = 65 536. On the CPU the clock is the processor's own, on one thread, so
-that other programs do not count.
+measured at the size of FLUX's latent itself at 1024², N = 262 144. On the CPU the clock is the processor's own, on one
+thread, so that other programs do not count.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from noisetilt.bench.one_step import MODEL
 from noisetilt.noise import project_wgnc, whiten
 from noisetilt.report import table
 
-FLUX = {"parameters": 12e9, "tokens": 4096 + 512, "latent": (16, 64, 64)}
+FLUX = {"parameters": 12e9, "tokens": 4096 + 512, "latent": (16, 128, 128)}
 GROWTH = ((128, 2, 256), (256, 2, 256), (256, 4, 512), (512, 4, 512), (512, 6, 1024))
 
 
@@ -96,7 +96,7 @@ def at_the_size_of_flux(device: str) -> None:
     for name, project in (("project_wgnc", project_wgnc), ("whiten", whiten)):
         cost = seconds(lambda project=project: project(noise), device)
         rows.append([name, whole, cost * 1000, f"{cost / (cost + whole):.4%}"])
-    print(table(["FLUX's size, N = 65536", "iteration, s", "projection, ms", "share"], rows))
+    print(table(["FLUX's size, N = 262144", "iteration, s", "projection, ms", "share"], rows))
     print("\nThe iteration follows from the rate of the largest transformer above; the projection is measured.")
 
 

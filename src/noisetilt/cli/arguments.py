@@ -72,7 +72,7 @@ def _add_generate(commands: Any) -> None:
         "Samples images with the base model and with a guided method from the same seeds, and compares their rewards.",
         'generate "cat face" --reward style:3d --out out/cat',
         'generate "red heart" "light bulb" bell --reward style:3d --n 1 --out out/three',
-        'generate "a red fox" --model black-forest-labs/FLUX.1-dev --reward pickscore --n 1 --offload model',
+        'generate "a red fox" --model black-forest-labs/FLUX.1-dev --reward pickscore --set rho=0.0002 --n 1 --offload model',
     )
     _add_prompt_and_reward(parser)
     parser.add_argument("--method", default="ntrk", help="see `noisetilt methods` (default: %(default)s)")
@@ -302,7 +302,7 @@ def _add_gradient_at(parser: argparse.ArgumentParser) -> None:
         default="x_t",
         choices=["x_t", "x0"],
         help="x_t: differentiate through the network; x0: only through the reward, at the network's prediction, "
-        "which costs half (default: %(default)s)",
+        "which costs less time and memory (default: %(default)s)",
     )
 
 

@@ -26,10 +26,11 @@ def load(
 ) -> Any:
     """A model for `sample` and, where it supports it, `optimize`.
 
-        from noisetilt import load, rewards, sample
+        from noisetilt import METHODS, load, rewards, sample
 
         model = load("black-forest-labs/FLUX.1-dev", device="cuda", offload="model", height=768, width=1024)
-        result = sample(model, ["a red fox"], rewards.load("pickscore"), "ntrk", steps=model.steps, chunk=1)
+        method = METHODS["ntrk"].replace(rho=0.0002)
+        result = sample(model, ["a red fox"], rewards.load("pickscore"), method, steps=model.steps, chunk=1)
 
     Args:
         name: one of MODELS; the folder of a diffusers pipeline, as `save_pretrained` writes it; or a hub id.

@@ -85,10 +85,10 @@ def optimize(
         from noisetilt import load, optimize, rewards
 
         model = load("emoji128-turbo")
-        result = optimize(model, ["cat face", "house"], rewards.load("style:3d"), "gper", iterations=60, seeds=[0, 1])
+        result = optimize(model, ["cat face", "house"], rewards.load("style:3d"), "gper", iterations=10, seeds=[0, 1])
         result.images           # (2, 3, 128, 128) in [0, 1]
         result.rewards          # (2,)
-        result.trace.rewards    # (61, 2), of each iterate
+        result.trace.rewards    # (11, 2), of each iterate
 
     Args:
         model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`, such as `load("emoji128-turbo")`.

@@ -21,7 +21,7 @@ class Independent:
     """Independent trajectories; the particle with the highest final reward is returned (Best-of-N).
 
     Args:
-        particles: trajectories per image, 1 or more; 1 is unguided sampling.
+        particles: trajectories per image, 1 or more; 1 is a single trajectory.
     """
 
     particles: int = 1

@@ -53,8 +53,8 @@ def align(
             full re-noising. The first step has η = 0 if the reward chose the initial noise, except for inf.
         decode: images in [0, 1] from the pipeline's latents (batch, …), differentiable, in place of its own decoding.
         gradient_at: "x_t": the gradient is taken through the network, still with one call per step; "x0": only through
-            the decoder, at x̂_0. "x0" takes half the time and a fraction of the memory, and the network's weights can
-            be offloaded while the decoder runs.
+            the decoder, at x̂_0. "x0" takes less time and memory (docs/diffusers.md has measurements), and the network's
+            weights can be offloaded while the decoder runs.
         chunk: rows that are decoded and evaluated at a time, which bounds the decoder's memory.
         checkpointing: whether network and decoder use gradient checkpointing, if they support it. It takes less memory
             and more time.
