@@ -10,8 +10,8 @@ WORKERS ?= 3
 .PHONY: demo studio test test-long coverage lint format clean bench-noise wheel docs notebooks
 
 demo: $(LIBRARY)
-	$(BIN)/noisetilt generate "cat face" "red heart" mushroom pear owl bell tomato "light bulb" --model emoji128 \
-		--reward style:3d --method ntrk-x0 --steps 25 --n 1 --seed 0 --out out/demo --overwrite
+	$(BIN)/noisetilt generate octopus "red heart" mushroom pear owl bell tomato "light bulb" --model emoji128 \
+		--reward "0.5*style:3d + 0.5*alignment" --method ntrk-x0 --steps 25 --n 1 --seed 0 --out out/demo --overwrite
 
 studio: $(READY)
 	$(BIN)/noisetilt studio
