@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from noisetilt.bench.ledger import Row
-from noisetilt.bench.paper_plan import METHODS_OF_SUITE, TOLERANCE
+from noisetilt.bench.paper_plan import METHODS_OF_SUITE, POINTS, TOLERANCE
 from noisetilt.bench.statistics import PAIR, paired, paired_interval
 from noisetilt.report import table
 from noisetilt.report.plotting import Panel, Series, draw_panels, save_figure
@@ -78,7 +78,9 @@ def main() -> None:
     changed = {FIELDS[field]: more(field) for field in ("probability", "is_3d")}
     panels = [
         panel(args.target, reached, {"base": mean(base, "reward")}),
-        panel("judge, minus base's at the same seeds", changed, {"least of the rule": -TOLERANCE}),
+        panel(
+            "judge, minus base's at the same seeds", changed, {f"limit of the rule: {POINTS} below base": -TOLERANCE}
+        ),
     ]
     counts = sorted({len(some) for some in cells.values()})
     count = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"

@@ -70,10 +70,11 @@ def plot_fronts(runner: Runner, target: Target, tried: dict[str, dict[float, lis
 
 
 def image_files(out: Path, lines: Sequence[Line]) -> list[tuple[str, list[Path]]]:
-    """A label and the files of the first eight images of each method."""
+    """A label with the mean target reward, and the files of the first eight images, of each method."""
     rows = []
     for line in lines:
         first = sorted(line.rows, key=lambda row: (row["seed"], row["prompt"]))[:8]
         files = [out / "pictures" / row["picture"] for row in first]
-        rows.append((f"{line.method} {line.strength}  {line.reward.value:.3g}", files))
+        name = f"{line.method}, {line.strength}" if line.strength else line.method
+        rows.append((f"{name}: reward {line.reward.value:.3g}", files))
     return rows

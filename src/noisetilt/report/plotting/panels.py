@@ -18,6 +18,8 @@ Numbers = Sequence[float] | Sequence[float | None] | np.ndarray
 # Inches.
 PANEL_WIDTH, PANEL_HEIGHT, LEGEND_TEXT, LEGEND_LINE, LEGEND_HEIGHT = 4.6, 3.7, 2.4, 0.2, 9.0
 GREY = "#8a8a8a"
+# Line styles of the guides of a plot, in their order.
+GUIDE_DASHES = ("-", "--", ":")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Panel:
     Args:
         xlabel, ylabel, title: texts; they are broken into lines.
         series: name → points. Methods have their own colours, see `styles_of`.
-        guides: name → (x, y) of thin grey lines to compare with.
+        guides: name → (x, y) of thin grey lines to compare with, the first one solid.
         limits: the first and last number of the x axis and of the y axis; None: from the points.
         scales: of the x axis and of the y axis.
     """
@@ -81,9 +83,11 @@ def draw_panels(panels: Sequence[Panel], heading: str = "") -> Any:
     width, height, columns = _legend_size(entries)
     figure = new_figure(len(panels) * PANEL_WIDTH + width, max(PANEL_HEIGHT, height) + (0.5 if heading else 0))
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _draw_panel(axes, panel, styles)
+        _draw_panel(axes, panel, styles, guides)
     if entries:
-        handles = [_handle(styles[name], _drawn(panels, name)) for name in names] + [_guide_handle() for _ in guides]
+        handles = [_handle(styles[name], _drawn(panels, name)) for name in names] + [
+            _guide_handle(guides, name) for name in guides
+        ]
         texts = [_legend_text(name) for name in entries]
         figure.legend(handles, texts, loc="outside right upper", frameon=False, ncols=columns, handlelength=3.2)
     if heading:
@@ -129,10 +133,15 @@ def _handle(style: Style, drawn: Sequence[Series]) -> Any:
     return Line2D([], [], **_line_style(style, connected, markers))
 
 
-def _guide_handle() -> Any:
+def _guide_style(guides: Sequence[str], name: str) -> dict[str, Any]:
+    dashes = GUIDE_DASHES[guides.index(name) % len(GUIDE_DASHES)] if name else "-"
+    return {"color": GREY, "linewidth": 0.9, "linestyle": dashes}
+
+
+def _guide_handle(guides: Sequence[str], name: str) -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], color=GREY, linewidth=0.9)
+    return Line2D([], [], **_guide_style(guides, name))
 
 
 def _numbers(values: Numbers) -> np.ndarray:
@@ -140,9 +149,9 @@ def _numbers(values: Numbers) -> np.ndarray:
     return np.where(np.isfinite(numbers), numbers, math.nan)
 
 
-def _draw_panel(axes: Any, panel: Panel, styles: Mapping[str, Style]) -> None:
-    for along, up in panel.guides.values():
-        axes.plot(along, up, color=GREY, linewidth=0.9, zorder=1)
+def _draw_panel(axes: Any, panel: Panel, styles: Mapping[str, Style], guides: Sequence[str]) -> None:
+    for name, (along, up) in panel.guides.items():
+        axes.plot(along, up, **_guide_style(guides, name), zorder=1)
     for name, series in panel.series.items():
         x, y, style = _numbers(series.x), _numbers(series.y), styles[name]
         if series.band is not None:
