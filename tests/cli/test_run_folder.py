@@ -254,3 +254,17 @@ def test_an_empty_output_folder_is_refused(capsys):
     with pytest.raises(SystemExit) as ended:
         main([*COMMANDS["generate"], "--out", ""])
     assert ended.value.code == 2 and "output folder is empty" in capsys.readouterr().err
+
+
+def test_only_what_a_killed_process_left_is_deleted(tmp_path):
+    left = [tmp_path / ".run.json.12.partial", tmp_path / "images" / "00001" / ".x.png.7.partial"]
+    kept = [
+        tmp_path / ".notes.partial",
+        tmp_path / "mine" / ".x.png.7.partial",
+        tmp_path / "images" / "other" / ".x.png.7.partial",
+    ]
+    for file in (*left, *kept, tmp_path / "images" / "other" / ".lock"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    with claim_folder(tmp_path):
+        assert not any(file.exists() for file in left) and all(file.exists() for file in kept)

@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..report import file_stem
-from ..runs import ROWS, append_line, read_lines, write_bytes
+from ..runs import IMAGES, ROWS, append_line, read_lines, write_bytes
 from .settings import json_value
 from .table import Row
 from .worker import Outcome
 
-IMAGES, PER_FOLDER = "images", 1000
+PER_FOLDER = 1000
 
 
 class BatchLedger:

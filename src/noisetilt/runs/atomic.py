@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 SUFFIX = ".partial"
+# The name under which `write_bytes` writes: .NAME.PID.partial.
+LEFT = re.compile(rf"\..*\.\d+{re.escape(SUFFIX)}", re.DOTALL)
 
 
 def _write_error(file: Path, error: OSError) -> OSError:
@@ -109,9 +112,11 @@ def read_lines(file: Path) -> Iterator[str]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Deletes what killed processes left of files that they were writing; only for the one writer of a folder."""
-    for file in folder.rglob(f".*{SUFFIX}"):
-        _remove(file)
+    """Deletes what killed processes left in a folder of files that they were writing; only for its one writer. Other
+    files, and those of folders in it, are kept."""
+    for file in folder.glob(f".*{SUFFIX}"):
+        if LEFT.fullmatch(file.name):
+            _remove(file)
 
 
 def _remove(file: Path) -> None:

@@ -18,7 +18,8 @@ LOCK, RECORD = ".lock", "run.json"
 ROWS, PROGRESS = "rows.jsonl", "progress.jsonl"
 # Files of a run that its record does not name.
 OTHERS = ("grid.png", "strip.png", "rewards.png", "animation.webp", PROGRESS)
-ITERATES = "iterates"
+# Folders of images: of iterates until a run is complete, and of a batch, in parts.
+ITERATES, IMAGES = "iterates", "images"
 
 
 @contextlib.contextmanager
@@ -60,7 +61,9 @@ def claim_folder(
             raise ValueError(
                 f"{folder} has {parts[0]} and no {finished}, which {command!r} writes; choose another --out"
             )
-        remove_partial(folder)
+        for place in (folder, folder / ITERATES, *(folder / IMAGES).glob("*")):
+            if place == folder or not (place / LOCK).exists():  # otherwise it has a run of its own
+                remove_partial(place)
         if record is not None and overwrite:
             _remove_run(folder, record)
         yield resume and (record is not None or finished in parts)
