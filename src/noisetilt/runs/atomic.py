@@ -20,9 +20,22 @@ def _write_error(file: Path, error: OSError) -> OSError:
     """The error for a file that could not be written, with its name; keeps the error number."""
     of_name = error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
     hint = "choose another name" if of_name else "check the free space and permissions there"
+    hint = "make its folder first" if error.errno == errno.ENOENT else hint
     failure = OSError(f"cannot write {file}: {(error.strerror or str(error)).lower()}; {hint}")
     failure.errno = error.errno
     return failure
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, unless they exist.
+
+    Raises:
+        OSError: if it cannot be made; names it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _write_error(folder, error) from None
 
 
 def write_bytes(file: Path, data: bytes) -> None:

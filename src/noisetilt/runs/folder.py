@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .._files import json_object
-from .atomic import _write_error, remove_partial
+from .atomic import _write_error, make_folder, remove_partial
 
 LOCK, RECORD = ".lock", "run.json"
 # Files with a line for each finished part of a run: of batches and benchmarks, and of the other commands.
@@ -81,8 +81,8 @@ def locked(folder: Path) -> Iterator[None]:
         ValueError: if another process holds it.
         OSError: if the folder cannot be written to.
     """
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
         lock.acquire(timeout=0)
     except Timeout:
