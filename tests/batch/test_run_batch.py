@@ -26,6 +26,7 @@ from noisetilt.batch.summary import Statistics, message_lines
 from noisetilt.batch.worker import WorkerOptions
 from noisetilt.cli import main
 from noisetilt.rewards import Reward
+from noisetilt.runs import Interrupts, Terminated
 
 # Of pixel values in [0, 1], between images of emoji128 that share a network call and images that do not.
 TOLERANCE = 0.03
@@ -202,15 +203,20 @@ def test_whole_numbers_may_be_written_as_pandas_does(tmp_path):
 
 
 class InterruptsAfterFirst:
-    """A sink that sends Ctrl-C to this process once, after the first row."""
+    """A sink that sends signals, by default Ctrl-C, to this process once, after the first row."""
+
+    def __init__(self, *signals):
+        self.signals = signals or (signal.SIGINT,)
 
     def start(self, run):
-        self.sent = False
+        self.sent = self.received = False
 
     def row(self, record, statistics):
         if not self.sent:
             self.sent = True
-            os.kill(os.getpid(), signal.SIGINT)
+            for number in self.signals:
+                signal.raise_signal(number)
+            self.received = True
 
     def finish(self, run):
         return
@@ -221,6 +227,25 @@ def test_ctrl_c_keeps_all_images_of_a_finished_group(chunk, kept, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         batch(["cat"] * 10, tmp_path, chunk=chunk, sinks=[InterruptsAfterFirst()])
     assert [record["index"] for record in records(tmp_path)] == list(range(kept))
+
+
+def test_ctrl_c_in_the_last_row_leaves_a_complete_run(tmp_path):
+    assert batch(["cat", {"prompt": "dog", "n": 2}], tmp_path, chunk=4, sinks=[InterruptsAfterFirst()]).complete
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)])
+def test_signals_end_the_wait_of_a_sink(signals, tmp_path):
+    """As that of a tracker for its server."""
+    sink = InterruptsAfterFirst(*signals)
+    with pytest.raises(KeyboardInterrupt):
+        batch(["cat"], tmp_path, sinks=[sink])
+    assert not sink.received and json.loads((tmp_path / "run.json").read_text())["complete"]
+
+
+def test_ctrl_c_after_sigterm_does_not_replace_it():
+    with Interrupts() as interrupts, pytest.raises(Terminated), interrupts.deferred():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
 
 
 def test_errors_that_may_pass_are_tried_again(tmp_path):

@@ -282,7 +282,7 @@ class _Run:
                     self._make(missing, groups, interrupts)
                 finally:
                     with interrupts.deferred():
-                        self._finish(started)
+                        self._finish()
         return self._summary()
 
     def _check_settings(self, before: Mapping[str, Any]) -> None:
@@ -315,7 +315,8 @@ class _Run:
         return [group for group in groups if any(row.index in missing for row in group)]
 
     def _make(self, missing: Sequence[Row], groups: Groups, interrupts: Interrupts) -> None:
-        by_index, last = {row.index: row for row in missing}, {group[-1].index for group in groups}
+        by_index = {row.index: row for row in missing if row.settings is not None}
+        last = {group[-1].index for group in groups}
         for row in missing:
             if row.settings is None:
                 self._add(row, Outcome(row.index, {"attempts": 0}, error=row.problem), interrupts)
@@ -326,18 +327,19 @@ class _Run:
                 self._add(by_index.pop(outcome.index), outcome, interrupts)
             if outcome.index in last:  # the other images of the group are finished too
                 self._check_failure()
-                interrupts.check()
+                if by_index:
+                    interrupts.check()
         self._check_failure()
 
     def _add(self, row: Row, outcome: Outcome, interrupts: Interrupts) -> None:
         with interrupts.deferred():
             record = self.ledger.add(row, outcome)
             self.statistics.add(record)
-            if time.perf_counter() - self.written > RECORD_SECONDS:
-                write_json(self.out / "run.json", self._record(False))
-                self.written = time.perf_counter()
-            for sink in self.sinks:
-                sink.row(record, self.statistics.as_json())
+        if time.perf_counter() - self.written > RECORD_SECONDS:
+            write_json(self.out / "run.json", self._record(False))
+            self.written = time.perf_counter()
+        for sink in self.sinks:  # which may wait for a server, and then must not hold signals back
+            sink.row(record, self.statistics.as_json())
         if outcome.error and not self.failure:
             self.failure = f"row {row.index} failed: {outcome.error}"
 
@@ -346,15 +348,12 @@ class _Run:
         if self.failure and self.fail_fast:
             raise ValueError(self.failure)
 
-    def _finish(self, started: contextlib.ExitStack) -> None:
-        """Writes the final record and the report, and finishes all sinks, even if one of them fails."""
+    def _finish(self) -> None:
+        """Writes the final record and the report."""
         self.record = self._record(self.statistics.done == len(self.rows))
         write_json(self.out / "run.json", self.record)
-        try:
-            started.close()
-        finally:
-            if self.report and self.statistics.done:
-                write_report(self.out, self.record, self.ledger.finished(len(self.rows)))
+        if self.report and self.statistics.done:
+            write_report(self.out, self.record, self.ledger.finished(len(self.rows)))
 
     def _record(self, complete: bool) -> dict[str, Any]:
         errors = dict(self.statistics.errors.most_common(MAX_MESSAGES))
