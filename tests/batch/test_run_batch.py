@@ -411,13 +411,17 @@ def test_rows_that_are_not_of_a_batch_are_kept(text, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir() if file.name != ".lock") == ["rows.jsonl"]
 
 
-def test_a_damaged_record_deletes_no_image(tmp_path):
+def test_a_damaged_record_deletes_nothing(tmp_path):
     batch(PROMPTS, tmp_path)
-    before, lines = digests(tmp_path), (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    run, before, lines = (
+        (tmp_path / "run.json").read_text(),
+        digests(tmp_path),
+        (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True),
+    )
     (tmp_path / "rows.jsonl").write_text("".join([*lines[:3], "{}\n", *lines[3:]]))
     with pytest.raises(ValueError, match=r"rows.jsonl, line 4 is not a record of a row; remove the line"):
         batch(PROMPTS, tmp_path, overwrite=True)
-    assert digests(tmp_path) == before
+    assert digests(tmp_path) == before and (tmp_path / "run.json").read_text() == run
 
 
 def test_the_report_reads_the_records_once_and_shows_the_highest_and_lowest_rewards(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ class BatchLedger:
         # The finished rows: index → (digest, number of the record).
         self._done: dict[int, tuple[str, int]] = {}
         self._count = 0
-        for record in self.records():
+        for record in read_records(self.folder):
             if record["status"] == "done" and self._has_image(record):
                 self._done[record["index"]] = record["digest"], self._count
             else:
@@ -45,26 +45,13 @@ class BatchLedger:
 
     def _remove(self) -> None:
         """Deletes the images and the records of an earlier run."""
-        for name in [record["file"] for record in self.records() if record["status"] == "done"]:
+        for name in [record["file"] for record in read_records(self.folder) if record["status"] == "done"]:
             (self.folder / name).unlink(missing_ok=True)
         self.file.unlink(missing_ok=True)
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """All records, in the order of writing; incomplete lines are dropped."""
-        for number, line in enumerate(read_lines(self.file), 1):
-            try:
-                record = json.loads(line)
-                _check_record(record)
-            except (ValueError, KeyError, TypeError, RecursionError):
-                raise ValueError(
-                    f"{self.file}, line {number} is not a record of a row; remove the line if it is damaged, or choose "
-                    "another --out if the file is not of a batch"
-                ) from None
-            yield record
-
     def finished(self, rows: int) -> Iterator[dict[str, Any]]:
         """The records of the finished rows with numbers below `rows`."""
-        for number, record in enumerate(self.records()):
+        for number, record in enumerate(read_records(self.folder)):
             index = record["index"]
             if index in self._done and index < rows and self._done[index][1] == number:
                 yield record
@@ -114,6 +101,31 @@ class BatchLedger:
             self._done[row.index] = record["digest"], self._count
         self._count += 1
         return record
+
+
+def read_records(folder: Path) -> Iterator[dict[str, Any]]:
+    """All records of the run in a folder, in the order of writing; incomplete lines are dropped.
+
+    Raises:
+        ValueError: if a line is not the record of a row; names it.
+    """
+    file = folder / ROWS
+    for number, line in enumerate(read_lines(file), 1):
+        try:
+            record = json.loads(line)
+            _check_record(record)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ValueError(
+                f"{file}, line {number} is not a record of a row; remove the line if it is damaged, or choose another "
+                "--out if the file is not of a batch"
+            ) from None
+        yield record
+
+
+def check_records(folder: Path) -> None:
+    """Raises a ValueError as `read_records` does."""
+    for _ in read_records(folder):
+        pass
 
 
 def _check_record(record: Any) -> None:

@@ -23,7 +23,7 @@ from ..rewards.reward import RewardFunction, reward_name
 from ..runs import ROWS, Interrupts, claim_folder, read_record, write_json
 from ..sampling import check_reward
 from .in_process import run_in_process
-from .ledger import BatchLedger
+from .ledger import BatchLedger, check_records
 from .on_ray import check_room, cluster_has_gpu, run_on_ray, start_ray
 from .settings import Settings, json_value
 from .sinks import Sink
@@ -208,7 +208,8 @@ def run_batch(
     run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report)
     fixed = {"chunk": chunk, "threads": threads, "device": device, "model_options": given, "heldout": heldout}
     description = {"engine": engine, "settings": json_value({**defaults, "n": n, **fixed})}
-    with claim_folder(out, overwrite=overwrite, resume=resume, command="batch", finished=ROWS) as continued:
+    claim = claim_folder(out, overwrite=overwrite, resume=resume, command="batch", finished=ROWS, check=check_records)
+    with claim as continued:
         return run(description, continued)
 
 

@@ -51,7 +51,6 @@ class Statistics:
         means = {f"{k}_mean": self._sums[k] / count if count else None for k, count in self._counts.items()}
         return {"done": self.done, "failed": self.failed, **means}
 
-
     def _count(self, messages: Counter[str], message: str, row: int) -> None:
         message = message[:300]
         if message in messages or len(messages) < MAX_MESSAGES:

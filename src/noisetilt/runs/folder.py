@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,13 @@ ITERATES, IMAGES = "iterates", "images"
 
 @contextlib.contextmanager
 def claim_folder(
-    folder: Path, *, overwrite: bool = False, resume: bool = False, command: str = "", finished: str = PROGRESS
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    command: str = "",
+    finished: str = PROGRESS,
+    check: Callable[[Path], None] = lambda folder: None,
 ) -> Iterator[bool]:
     """Makes a folder and holds its lock, which ends with the process.
 
@@ -37,6 +43,7 @@ def claim_folder(
         command: the command that may continue the run: a folder with a run of another command is refused.
         finished: the name of the command's file of finished parts, ROWS or PROGRESS. This function does not delete it
             where the record is lost.
+        check: called with the folder before a run in it is replaced; what it raises leaves the run as it is.
 
     Yields:
         Whether a run is continued.
@@ -61,6 +68,8 @@ def claim_folder(
             raise ValueError(
                 f"{folder} has {parts[0]} and no {finished}, which {command!r} writes; choose another --out"
             )
+        if overwrite:
+            check(folder)
         for place in (folder, folder / ITERATES, *(folder / IMAGES).glob("*")):
             if place == folder or not (place / LOCK).exists():  # otherwise it has a run of its own
                 remove_partial(place)
