@@ -424,6 +424,39 @@ def test_a_damaged_record_deletes_nothing(tmp_path):
     assert digests(tmp_path) == before and (tmp_path / "run.json").read_text() == run
 
 
+def test_a_run_is_not_continued_with_another_content_of_a_reward_file(tmp_path):
+    file, out = tmp_path / "calm.py", tmp_path / "out"
+    file.write_text("def calm(images):\n    return images.mean((1, 2, 3))\n")
+    rows = [{"prompt": "cat", "reward": f"{file}:calm"}, {"prompt": "dog", "reward": "calm ("}]
+    assert batch(rows, out, None).done == 1
+    with file.open("a") as stream:
+        stream.write("# changed\n")
+    with pytest.raises(ValueError, match=r"calm.py has changed since the run in .* began; restore it, or"):
+        batch(rows, out, None, resume=True)
+    record = json.loads((out / "run.json").read_text())
+    assert list(record.pop("checksums")) == [str(file)]
+    (out / "run.json").write_text(json.dumps(record))  # as an earlier version wrote it
+    assert batch(rows, out, None, resume=True).done == 1
+
+
+def test_a_table_that_would_be_replaced_is_refused(tmp_path):
+    table = tmp_path / "progress.jsonl"
+    table.write_text('{"prompt": "cat"}\n')
+    with pytest.raises(ValueError, match=r"progress.jsonl is an input and a file of the run in"):
+        batch(table, tmp_path, overwrite=True)
+    assert table.exists()
+
+
+def test_a_report_is_that_of_the_run_also_if_no_row_is_done(tmp_path):
+    files = [tmp_path / name for name in ("report.html", "histograms.png")]
+    assert batch(["dog"], tmp_path, raises_for_dogs, retries=0, report=True).done == 0
+    assert "the server is away" in files[0].read_text() and "<table>" not in files[0].read_text()
+    batch(["cat"], tmp_path, overwrite=True, report=True)
+    assert all(file.exists() for file in files)
+    batch(["cat"], tmp_path, overwrite=True)
+    assert not any(file.exists() for file in files)
+
+
 def test_the_report_reads_the_records_once_and_shows_the_highest_and_lowest_rewards(tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr("noisetilt.batch.ledger._check_record", read.append)

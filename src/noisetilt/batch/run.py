@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from .. import __version__
+from .._files import changed_file
 from .._messages import unknown_name
-from ..integrations.load import default_device, is_pipeline
+from ..integrations.load import default_device, is_pipeline, local_checksums
 from ..methods import Method, find_method
 from ..models import check_device
 from ..rewards import load as load_reward
@@ -207,8 +208,19 @@ def run_batch(
     out = Path(out)
     run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report)
     fixed = {"chunk": chunk, "threads": threads, "device": device, "model_options": given, "heldout": heldout}
-    description = {"engine": engine, "settings": json_value({**defaults, "n": n, **fixed})}
-    claim = claim_folder(out, overwrite=overwrite, resume=resume, command="batch", finished=ROWS, check=check_records)
+    checksums = local_checksums(_rewards_by_name(rows, worker_options), given.get("lora", []))
+    settings = json_value({**defaults, "n": n, **fixed})
+    description = {"engine": engine, "settings": settings, "checksums": checksums}
+    inputs = [*([Path(table)] if isinstance(table, (str, Path)) else []), *map(Path, checksums)]
+    claim = claim_folder(
+        out,
+        overwrite=overwrite,
+        resume=resume,
+        command="batch",
+        finished=ROWS,
+        inputs=inputs,
+        check=check_records,
+    )
     with claim as continued:
         return run(description, continued)
 
@@ -232,6 +244,12 @@ def _check_rewards(rows: Sequence[Row]) -> None:
             f"the method {name} needs a reward and neither `reward` (--reward) nor a column reward gives one; give a "
             "reward, such as redness, or the method base"
         )
+
+
+def _rewards_by_name(rows: Sequence[Row], options: WorkerOptions) -> set[str]:
+    """The rewards of all rows, and the held-out one, without those that are given as functions."""
+    names = {row.settings.reward for row in rows if row.settings is not None and row.settings.reward is not None}
+    return (names | ({options.heldout} if isinstance(options.heldout, str) else set())) - set(options.rewards)
 
 
 def _default_device(rows: Sequence[Row], engine: str) -> str:
@@ -294,6 +312,12 @@ class _Run:
             old = before.get("settings", {}).get(name, new)
             if old != new:
                 raise ValueError(f"{name} = {new} and the run in {self.out} has {old}; give the same to --resume")
+        file = changed_file(before.get("checksums", {}), self.description["checksums"])
+        if file is not None:
+            raise ValueError(
+                f"{file} has changed since the run in {self.out} began; restore it, or choose another --out, or "
+                "--overwrite"
+            )
 
     def _groups(self, missing: set[int]) -> list[list[Row]]:
         """Rows that are sampled in one call: neighbours with the same settings.
@@ -353,7 +377,7 @@ class _Run:
         """Writes the final record and the report."""
         self.record = self._record(self.statistics.done == len(self.rows))
         write_json(self.out / "run.json", self.record)
-        if self.report and self.statistics.done:
+        if self.report:
             write_report(self.out, self.record, self.ledger.finished(len(self.rows)))
 
     def _record(self, complete: bool) -> dict[str, Any]:

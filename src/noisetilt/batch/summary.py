@@ -137,6 +137,8 @@ def _progress(run: Record) -> str:
 
 
 def _figures(values: Mapping[str, np.ndarray]) -> str:
+    if not any(len(numbers) for numbers in values.values()):
+        return ""
     rows = ["<table><tr><th></th><th>mean</th><th>10 %</th><th>median</th><th>90 %</th></tr>"]
     for name, numbers in values.items():
         if len(numbers):

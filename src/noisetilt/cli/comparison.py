@@ -31,7 +31,7 @@ from ..runs import write_json
 from .console import filled, line_width, print_error, warn
 
 # Fields of a job that the images do not depend on, except for rounding errors.
-NOT_SETTINGS = ("out", "batch", "chunk", "resume", "overwrite", "animate", "show")
+NOT_SETTINGS = ("out", "batch", "chunk", "resume", "overwrite", "animate", "show", "checksums")
 # The rewards and curves of a run are in memory until it ends.
 MAX_IMAGES, MAX_STEPS = 10_000, 100_000
 # Images of a variant in grid.png; Pillow does not open files of more than 179 million pixels.
@@ -268,7 +268,8 @@ def save_image(job: Any, variant: Variant, index: int, image: torch.Tensor, **re
 def write_start(job: Any, command: str) -> None:
     """Writes run.json of a run that begins or continues, if it has none."""
     if not (job.out / "run.json").exists():
-        record = {"command": command, "complete": False, "requested": requested(job), "settings": job.settings()}
+        inputs = {"requested": requested(job), "checksums": job.checksums}
+        record = {"command": command, "complete": False, **inputs, "settings": job.settings()}
         write_json(job.out / "run.json", json.loads(json.dumps(record)))
 
 
@@ -285,6 +286,7 @@ def run_record(
         "command": "optimize" if hasattr(job, "patience") else "generate",
         "complete": complete,
         "requested": requested(job),
+        "checksums": job.checksums,
         "heldout_reward": heldout_name,
         "settings": {**job.settings(), "options": method.options()},
         **{variant.name: variant.statistics() for variant in variants},
