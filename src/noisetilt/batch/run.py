@@ -207,7 +207,8 @@ def run_batch(
         run_groups = functools.partial(run_on_ray, workers=workers, batch=batch or 8, cpus=threads or 1)
     out = Path(out)
     run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report)
-    fixed = {"chunk": chunk, "threads": threads, "device": device, "model_options": given, "heldout": heldout}
+    used = torch.get_num_threads() if threads is None else threads
+    fixed = {"chunk": chunk, "threads": used, "device": device, "model_options": given, "heldout": heldout}
     checksums = local_checksums(_rewards_by_name(rows, worker_options), given.get("lora", []))
     settings = json_value({**defaults, "n": n, **fixed})
     description = {"engine": engine, "settings": settings, "checksums": checksums}
@@ -310,7 +311,8 @@ class _Run:
         for name in ("chunk", "threads", "device", "model_options", "heldout"):
             new = self.description["settings"][name]
             old = before.get("settings", {}).get(name, new)
-            if old != new:
+            unknown = name == "threads" and old is None  # in runs of earlier versions
+            if old != new and not unknown:
                 raise ValueError(f"{name} = {new} and the run in {self.out} has {old}; give the same to --resume")
         file = changed_file(before.get("checksums", {}), self.description["checksums"])
         if file is not None:

@@ -83,10 +83,9 @@ def write_report(out: Path, run: Record, records: Iterable[Record]) -> None:
     body.append(_PLOT if plotted else "")
     body += [_gallery("Highest rewards", best), _gallery("Lowest rewards", worst)]
     body += [_messages(title, run[title.lower()], run["first_rows"]) for title in ("Errors", "Warnings")]
-    write_text(
-        out / "report.html",
-        _PAGE.format(title=html.escape(out.resolve().name), body="\n".join(part for part in body if part)),
-    )
+    # A folder's name may have bytes that are no UTF-8.
+    title = html.escape(out.resolve().name.encode("utf-8", errors="replace").decode())
+    write_text(out / "report.html", _PAGE.format(title=title, body="\n".join(part for part in body if part)))
 
 
 _PLOT = '<h2>Distributions</h2><img class="plot" src="histograms.png" alt="histograms">'
