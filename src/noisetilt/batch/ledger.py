@@ -24,6 +24,8 @@ class BatchLedger:
     Args:
         folder: of the run.
         fresh: whether to delete the images and the records of an earlier run.
+    Attributes:
+        count: of the records, also of those that do not count any more.
 
     Raises:
         ValueError: if a line is not the record of a row, as in the folder of a benchmark; then nothing is deleted.
@@ -35,13 +37,13 @@ class BatchLedger:
             self._remove()
         # The finished rows: index → (digest, number of the record).
         self._done: dict[int, tuple[str, int]] = {}
-        self._count = 0
+        self.count = 0
         for record in read_records(self.folder):
             if record["status"] == "done" and self._has_image(record):
-                self._done[record["index"]] = record["digest"], self._count
+                self._done[record["index"]] = record["digest"], self.count
             else:
                 self._done.pop(record["index"], None)
-            self._count += 1
+            self.count += 1
 
     def _remove(self) -> None:
         """Deletes the images and the records of an earlier run."""
@@ -98,8 +100,8 @@ class BatchLedger:
             record |= {"file": file.relative_to(self.folder).as_posix(), "bytes": len(outcome.image)}
         append_line(self.file, json.dumps(record))
         if not outcome.error:
-            self._done[row.index] = record["digest"], self._count
-        self._count += 1
+            self._done[row.index] = record["digest"], self.count
+        self.count += 1
         return record
 
 

@@ -44,10 +44,14 @@ class Summary:
         out: the folder of the run.
         rows, done, failed: number of rows, and of those that are finished and that failed.
         complete: whether every row is finished.
-        reward_mean, heldout_mean: means over the finished rows, or None.
-        seconds: wall-clock time of this call.
-        errors: message → number of the rows that failed with it; the most frequent ones.
-        warnings: message → number of the rows that are done with it, such as those without a held-out reward.
+        reward_mean, heldout_mean: means over the finished rows, or None; None too if they have several rewards or
+            held-out rewards.
+        groups: reward, heldout_reward, rows, reward_mean and heldout_mean of the rows with the same rewards.
+        seconds: wall-clock time of this call and of those that it continues.
+        errors: message → number of the rows that failed with it; the 20 most frequent ones.
+        warned: number of the rows that are done with a warning.
+        warnings: message → number of the rows that are done with it, such as those without a held-out reward; the 20
+            most frequent ones.
         first_rows: message of an error or a warning → the numbers of the first rows with it, five at most.
     """
 
@@ -58,8 +62,10 @@ class Summary:
     complete: bool
     reward_mean: float | None
     heldout_mean: float | None
+    groups: Sequence[Mapping[str, Any]]
     seconds: float
     errors: Mapping[str, int]
+    warned: int
     warnings: Mapping[str, int]
     first_rows: Mapping[str, Sequence[int]]
 
@@ -281,11 +287,14 @@ class _Run:
     statistics: Statistics = field(default_factory=Statistics)
     written: float = 0.0
     failure: str = ""
+    earlier: float = 0.0
 
     def __call__(self, description: Mapping[str, Any], continued: bool) -> Summary:
         self.started, self.description = time.perf_counter(), description
         if continued:
-            self._check_settings(read_record(self.out) or {})
+            before = read_record(self.out) or {}
+            self._check_settings(before)
+            self.earlier = before.get("seconds", 0.0)
         self.ledger = BatchLedger(self.out, fresh=not continued)
         missing = [row for row in self.rows if not self.ledger.is_done(row)]
         for record in self.ledger.finished(len(self.rows)):
@@ -390,11 +399,14 @@ class _Run:
             "complete": complete,
             **self.description,
             "rows": len(self.rows),
+            "records": self.ledger.count,
             **self.statistics.as_json(),
+            "groups": self.statistics.groups(),
+            "warned": self.statistics.warned,
             "errors": errors,
             "warnings": warnings,
             "first_rows": {message: self.statistics.first_rows[message] for message in (*errors, *warnings)},
-            "seconds": round(time.perf_counter() - self.started, 3),
+            "seconds": round(self.earlier + time.perf_counter() - self.started, 3),
             "versions": {"noisetilt": __version__, "torch": torch.__version__, "python": platform.python_version()},
             "processor": platform.processor() or platform.machine(),
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
