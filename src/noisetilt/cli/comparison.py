@@ -326,17 +326,23 @@ def comparison_table(job: Any, variants: Sequence[Variant], heldout_name: str) -
 
 def comparison_sentence(job: Any, variants: Sequence[Variant], heldout_name: str) -> str:
     """How the mean rewards differ between the variants, in a sentence; a second one if the reward may be exploited: it
-    rises and the held-out reward falls, both by more than two standard errors of the differences at equal seeds."""
+    rises and the held-out reward falls, both by more than two standard errors of the differences at equal seeds. With
+    one image, which has none, the second one says that it cannot tell."""
     before, after = (variant.statistics() for variant in variants)
     changes = {job.reward: (before["reward_mean"], after["reward_mean"])}
     if after["heldout_mean"] is not None:
         changes[f"held-out {heldout_name}"] = (before["heldout_mean"], after["heldout_mean"])
     texts = [f"{name} {_change(a, b)}" for name, (a, b) in changes.items()]
-    exploited = len(changes) == 2 and (
-        _change_in_errors(variants, "rewards") > 2 and _change_in_errors(variants, "heldout") < -2
-    )
+    return ", ".join(texts) + "." + (_exploitation(variants) if len(changes) == 2 else "")
+
+
+def _exploitation(variants: Sequence[Variant]) -> str:
+    """Whether the reward may be exploited, for a reader of a comparison with a held-out reward; empty if not."""
+    if variants[1].count == 1:
+        return " One image cannot tell whether the reward is exploited; give --n 4 or more."
+    exploited = _change_in_errors(variants, "rewards") > 2 and _change_in_errors(variants, "heldout") < -2
     hacked = " The reward rises and the held-out reward falls: the images may exploit errors of the reward."
-    return ", ".join(texts) + "." + (hacked if exploited else "")
+    return hacked if exploited else ""
 
 
 def _change_in_errors(variants: Sequence[Variant], name: str) -> float:
