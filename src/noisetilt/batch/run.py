@@ -25,7 +25,7 @@ from ..runs import ROWS, Interrupts, claim_folder, read_record, write_json
 from ..sampling import check_reward
 from .in_process import run_in_process
 from .ledger import BatchLedger, check_records
-from .on_ray import check_room, cluster_has_gpu, run_on_ray, start_ray
+from .on_ray import check_room, cluster_has_gpu, connected_ray, run_on_ray
 from .settings import Settings, json_value
 from .sinks import Sink
 from .summary import Statistics, write_report
@@ -133,7 +133,8 @@ def run_batch(
         device: torch device of the workers. By default the GPU if there is one, of this machine or of the Ray cluster,
             and a row's model is a pipeline; otherwise the CPU. A worker of Ray has a GPU of its own: "cuda".
         model_options: further arguments of `load` for models by name, such as {"dtype": "bfloat16"}.
-        address: of a Ray cluster, such as "auto"; None starts Ray on this machine.
+        address: of a Ray cluster, such as "auto"; None uses the Ray to which this process is connected, or starts it on
+            this machine until the call ends.
         retries: how often a row is tried again after an error that may pass.
         heldout: whether to evaluate the held-out version of the reward on each image; a name: this reward instead. A
             row whose held-out reward is not defined is done, and its record has a warning.
@@ -199,37 +200,38 @@ def run_batch(
     rows = read_table(table, {**defaults, "n": n}, keep)
     _check_rewards(rows)
     threads = 1 if threads is None and engine == "ray" else threads
-    if engine == "ray":
-        start_ray(address, workers, threads or 1)
-    device = device or _default_device(rows, engine)
-    if engine == "ray":  # the machines of a cluster have other devices than this one
-        check_room(device, threads or 1)
-    else:
-        check_device(device)
-    given = {name: value for name, value in (model_options or {}).items() if value not in (None, [], False)}
-    worker_options = WorkerOptions(device, threads, chunk, retries, heldout, given, models, rewards)
-    run_groups: Callable[[Groups, WorkerOptions], Iterator[Outcome]] = run_in_process
-    if engine == "ray":
-        run_groups = functools.partial(run_on_ray, workers=workers, batch=batch or 8, cpus=threads or 1)
-    out = Path(out)
-    run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report)
-    used = torch.get_num_threads() if threads is None else threads
-    fixed = {"chunk": chunk, "threads": used, "device": device, "model_options": given, "heldout": heldout}
-    checksums = local_checksums(_rewards_by_name(rows, worker_options), given.get("lora", []))
-    settings = json_value({**defaults, "n": n, **fixed})
-    description = {"engine": engine, "settings": settings, "checksums": checksums}
-    inputs = [*([Path(table)] if isinstance(table, (str, Path)) else []), *map(Path, checksums)]
-    claim = claim_folder(
-        out,
-        overwrite=overwrite,
-        resume=resume,
-        command="batch",
-        finished=ROWS,
-        inputs=inputs,
-        check=check_records,
-    )
-    with claim as continued:
-        return run(description, continued)
+    with contextlib.ExitStack() as ending:
+        if engine == "ray":
+            ending.enter_context(connected_ray(address, workers, threads or 1))
+        device = device or _default_device(rows, engine)
+        if engine == "ray":  # the machines of a cluster have other devices than this one
+            check_room(device, threads or 1)
+        else:
+            check_device(device)
+        given = {name: value for name, value in (model_options or {}).items() if value not in (None, [], False)}
+        worker_options = WorkerOptions(device, threads, chunk, retries, heldout, given, models, rewards)
+        run_groups: Callable[[Groups, WorkerOptions], Iterator[Outcome]] = run_in_process
+        if engine == "ray":
+            run_groups = functools.partial(run_on_ray, workers=workers, batch=batch or 8, cpus=threads or 1)
+        out = Path(out)
+        run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report)
+        used = torch.get_num_threads() if threads is None else threads
+        fixed = {"chunk": chunk, "threads": used, "device": device, "model_options": given, "heldout": heldout}
+        checksums = local_checksums(_rewards_by_name(rows, worker_options), given.get("lora", []))
+        settings = json_value({**defaults, "n": n, **fixed})
+        description = {"engine": engine, "settings": settings, "checksums": checksums}
+        inputs = [*([Path(table)] if isinstance(table, (str, Path)) else []), *map(Path, checksums)]
+        claim = claim_folder(
+            out,
+            overwrite=overwrite,
+            resume=resume,
+            command="batch",
+            finished=ROWS,
+            inputs=inputs,
+            check=check_records,
+        )
+        with claim as continued:
+            return run(description, continued)
 
 
 def _check_rewards(rows: Sequence[Row]) -> None:

@@ -97,7 +97,7 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def local_checksums(rewards: Iterable[str], lora: Sequence[str] = ()) -> dict[str, str]:
+def local_checksums(rewards: Iterable[str], lora: Sequence[str] | str = ()) -> dict[str, str]:
     """The checksums of what images depend on besides names: path → SHA-256 of the Python files of rewards, and of the
     LoRA files on this machine.
 
@@ -110,6 +110,7 @@ def local_checksums(rewards: Iterable[str], lora: Sequence[str] = ()) -> dict[st
     """
     from .diffusers.load_pipeline import lora_files
 
+    lora = [lora] if isinstance(lora, str) else lora
     return checksums({*(file for reward in rewards for file in reward_files(reward)), *lora_files(lora)})
 
 
