@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 import weakref
 
@@ -23,10 +24,14 @@ from noisetilt import METHODS, load, sample
 from noisetilt.batch import run_batch
 from noisetilt.batch.settings import Settings
 from noisetilt.batch.summary import Statistics, message_lines
-from noisetilt.batch.worker import WorkerOptions
+from noisetilt.batch.worker import Worker, WorkerOptions
+from noisetilt.cli import batch as batch_command
 from noisetilt.cli import main
+from noisetilt.cli.batch import print_summary
+from noisetilt.cli.generate import GenerateJob
 from noisetilt.rewards import Reward
 from noisetilt.runs import Interrupts, Terminated
+from noisetilt.studio.files import restore
 
 # Of pixel values in [0, 1], between images of emoji128 that share a network call and images that do not.
 TOLERANCE = 0.03
@@ -131,7 +136,12 @@ def test_a_sum_whose_terms_leave_no_held_out_reward_is_sampled_with_a_warning(tm
         monkeypatch.setattr(f"noisetilt.batch.{module}.load_reward", lambda name, heldout=False: redness)
     summary = batch(PROMPTS, tmp_path, "style:3d + pickscore + imagereward + clipscore", heldout=True)
     [(warning, count)] = summary.warnings.items()
-    assert (summary.done, summary.failed, count) == (5, 0, 5) and "no held-out reward for 'pickscore'" in warning
+    assert (summary.done, summary.failed, summary.warned, count) == (
+        5,
+        0,
+        5,
+        5,
+    ) and "no held-out reward for 'pickscore'" in warning
     assert all(record["heldout"] is None for record in records(tmp_path))
 
 
@@ -165,10 +175,13 @@ def test_numbers_of_any_kind_are_those_of_python(options, tmp_path):
 
 def test_kept_columns_of_any_kind_are_recorded(tmp_path):
     day = datetime.date(2020, 1, 31)
+    missing = {"number": float("nan"), "steps": np.float32("nan"), "rho": float("nan")}  # as pandas has them
     rows = [{"prompt": "cat", "when": day, "number": np.int64(4), "tags": ("a", day)}, {"prompt": "dog", "when": None}]
+    rows[1] |= missing
     assert batch(rows, tmp_path, keep=["when", "number", "tags"]).complete
     first, second = (record["columns"] for record in records(tmp_path))
-    assert first == {"when": "2020-01-31", "number": 4, "tags": ["a", "2020-01-31"]} and second == {"when": None}
+    assert first == {"when": "2020-01-31", "number": 4, "tags": ["a", "2020-01-31"]}
+    assert second == {"when": None, "number": None}
 
 
 def test_dates_of_a_parquet_file_are_kept(tmp_path):
@@ -448,6 +461,8 @@ def test_a_table_that_would_be_replaced_is_refused(tmp_path):
 
 
 def test_a_report_is_that_of_the_run_also_if_no_row_is_done(tmp_path):
+    """Also in a folder whose name is not in UTF-8."""
+    tmp_path /= os.fsdecode(b"caf\xe9")
     files = [tmp_path / name for name in ("report.html", "histograms.png")]
     assert batch(["dog"], tmp_path, raises_for_dogs, retries=0, report=True).done == 0
     assert "the server is away" in files[0].read_text() and "<table>" not in files[0].read_text()
@@ -526,7 +541,8 @@ def pixels_by_prompt(out):
 
 def run_long_batch(out):
     torch.set_num_threads(1)
-    batch(["cat"] * 2000, out, model=TinyModel(0.05), steps=1)
+    batch_command.run_batch = lambda **values: batch(["cat"] * 2000, out, model=TinyModel(0.05), steps=1)
+    sys.exit(main(["batch", "prompts.txt", "--out", str(out)]))
 
 
 def wait_for(file, process):
@@ -539,7 +555,7 @@ def test_signals_keep_what_is_done_and_two_writers_are_refused(tmp_path):
     sent = [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM], [signal.SIGKILL]]
     outs = [tmp_path / str(number) for number in range(len(sent))]
     context = multiprocessing.get_context("forkserver")  # the processes share one import of torch
-    context.set_forkserver_preload(["noisetilt.batch", "tiny_batch"])
+    context.set_forkserver_preload(["noisetilt.cli.batch", "tiny_batch"])
     processes = [context.Process(target=run_long_batch, args=(out,), daemon=True) for out in outs]
     for process in processes:
         process.start()
@@ -551,9 +567,9 @@ def test_signals_keep_what_is_done_and_two_writers_are_refused(tmp_path):
         for number in numbers:
             os.kill(process.pid, number)
             time.sleep(0.02)
-    for process, out in zip(processes, outs, strict=True):
+    for process, out, status in zip(processes, outs, (130, 130, 143, -signal.SIGKILL), strict=True):
         process.join(timeout=300)
-        assert process.exitcode not in (0, None)
+        assert process.exitcode == status
         done = [r["index"] for r in records(out)]
         assert 0 < len(done) < 2000 and done == list(range(len(done)))
         assert not json.loads((out / "run.json").read_text())["complete"]
@@ -664,11 +680,62 @@ def test_the_last_two_models_stay_in_memory(tmp_path, monkeypatch):
     assert alive == [["a"], ["a", "b"], ["b", "c"], ["b", "c"], ["b", "a"]]
 
 
+def test_the_last_rewards_stay_in_memory(monkeypatch):
+    loaded = []
+    monkeypatch.setattr("noisetilt.batch.worker.load_reward", lambda name, heldout=False: loaded.append(name))
+    worker = Worker(WorkerOptions())
+    for name in [*"abcdefgh", "a", "i", "a", "b"]:
+        worker.reward(name)
+    assert loaded == [*"abcdefgh", "i", "b"]
+    worker._drop_others(Settings("cat", reward="a"))  # after a lack of memory
+    for name in "ab":
+        worker.reward(name)
+    assert loaded[10:] == ["b"]
+
+
+def test_the_text_of_an_image_restores_in_the_studio(tmp_path):
+    batch(["cat"], tmp_path, options={"rho": 0.02}, heldout=True)
+    (record,) = records(tmp_path)
+    file, page = tmp_path / record["file"], GenerateJob(prompt="", reward="", model="TinyModel")
+    restored = restore(file, ["redness"], page, "")
+    assert restored.fields["sliders"] == {"redness": pytest.approx(0.01)} and restored.fields["steps"] == 2
+    assert restored.notes == []
+    text = json.loads(Image.open(file).text["noisetilt"])
+    assert text["reward_value"] == record["reward"] and text["heldout_value"] is None
+    batch(["cat"], tmp_path / "other", options={"rho": 0.02}, heldout="brightness")
+    (record,) = records(tmp_path / "other")
+    (note,) = restore(tmp_path / "other" / record["file"], ["redness"], page, "").notes
+    assert "heldout = brightness" in note and record["heldout_reward"] == "brightness"
+
+
+def test_rows_of_several_rewards_are_not_averaged_together(tmp_path, capsys):
+    rows = [{"prompt": "cat", "reward": name} for name in ("brightness", "redness", "redness")]
+    summary = batch(rows, tmp_path, None, heldout="saturation", report=True)
+    values = [record["reward"] for record in records(tmp_path)]
+    assert summary.reward_mean is None and summary.heldout_mean is None
+    expected = [("redness", 2, sum(values[1:]) / 2), ("brightness", 1, values[0])]
+    assert [(group["reward"], group["rows"], group["reward_mean"]) for group in summary.groups] == expected
+    assert {group["heldout_reward"] for group in summary.groups} == {"saturation"}
+    print_summary(summary)
+    printed, report = capsys.readouterr().out, (tmp_path / "report.html").read_text()
+    assert f"redness: 2 rows, reward {expected[0][2]:+.3f}, held-out saturation +" in printed
+    assert "<h2>brightness, held-out saturation</h2>" in report and report.count("Highest rewards") == 2
+    assert batch(rows[1:], tmp_path / "one", None).reward_mean is not None
+
+
+def test_the_seconds_are_those_of_all_calls(tmp_path):
+    batch(["cat"], tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(record | {"seconds": 1000.0}))
+    assert 1000 < batch(["cat", "dog"], tmp_path, resume=True).seconds < 2000
+
+
 def test_messages_name_their_first_rows():
     statistics = Statistics()
     for row in range(9):
         statistics.add({"status": "failed", "index": row, "error": "away" if row != 4 else "unknown"})
-    assert message_lines(statistics.errors, statistics.first_rows) == [
+    assert message_lines(statistics.errors, statistics.first_rows, statistics.failed + 2) == [
         "8 × away (rows 0, 1, 2, 3, 5, …)",
         "1 × unknown (row 4)",
+        "2 × other messages, which rows.jsonl has",
     ]

@@ -62,7 +62,7 @@ def start_ray(address: str | None, workers: int | None, cpus: int) -> bool:
     except ImportError:
         raise ImportError(missing_extra("ray", "the engine ray")) from None
     if ray.is_initialized():
-        _check_address(address, ray.get_runtime_context().gcs_address)
+        _check_address(address, ray)
         return False
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
@@ -84,9 +84,12 @@ def start_ray(address: str | None, workers: int | None, cpus: int) -> bool:
     return True
 
 
-def _check_address(address: str | None, connected: str) -> None:
+def _check_address(address: str | None, ray: Any) -> None:
     """Raises a ValueError if an address is not that of the Ray to which this process is connected."""
-    if address not in (None, "auto", connected):
+    if address in (None, "auto"):
+        return
+    connected = ray.get_runtime_context().gcs_address
+    if address != connected:
         raise ValueError(
             f"address = {address!r} and this process is connected to the Ray at {connected!r}; leave the address out, "
             "or call ray.shutdown() first"
