@@ -244,6 +244,10 @@ def test_an_interrupt_in_the_last_batch_leaves_a_complete_run(command, tmp_path,
 def test_names_of_many_bytes_are_written(tmp_path):
     write_bytes(tmp_path / ("漢" * 80 + ".txt"), b"1")
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"1"]
+    with pytest.raises(
+        OSError, match=r"cannot write .*missing/a.txt: no such file or directory; make its folder first"
+    ):
+        write_bytes(tmp_path / "missing" / "a.txt", b"1")
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])

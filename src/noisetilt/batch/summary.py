@@ -115,7 +115,8 @@ def group_lines(groups: Sequence[Record]) -> list[str]:
     """A line with the means of each reward and held-out reward of a batch; of the first ones, if there are many."""
     lines = []
     for group in groups[:MAX_GROUPS]:
-        names = {"reward": "reward", "heldout": f"held-out {group['heldout_reward']}"}
+        # Records of earlier versions do not name the held-out reward.
+        names = {"reward": "reward", "heldout": f"held-out {group['heldout_reward'] or ''}".strip()}
         means = [f"{names[k]} {group[f'{k}_mean']:+.3f}" for k in names if group[f"{k}_mean"] is not None]
         rows = "1 row" if group["rows"] == 1 else f"{group['rows']} rows"
         lines.append(f"{group['reward']}: {', '.join([rows, *means])}")
@@ -256,7 +257,7 @@ def _lines(title: str, lines: Sequence[str]) -> str:
 def _plot(file: Path, groups: Mapping[Rewards, _Group], seconds: array[float]) -> bool:
     """Histograms of the first groups and of the seconds; False, and no file, if there is no value or matplotlib is not
     installed."""
-    shown = {}
+    shown: dict[str, np.ndarray] = {}
     for (reward, heldout), group in list(groups.items())[:PLOTTED_GROUPS]:
         of = f" ({_pair(reward, heldout)})" if len(groups) > 1 else ""
         shown |= {f"{TITLES[name]}{of}": np.array(numbers) for name, numbers in group.values.items() if numbers}
