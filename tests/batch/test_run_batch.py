@@ -466,8 +466,7 @@ def test_a_report_is_that_of_the_run_also_if_no_row_is_done(tmp_path):
     files = [tmp_path / name for name in ("report.html", "histograms.png")]
     assert batch(["dog"], tmp_path, raises_for_dogs, retries=0, report=True).done == 0
     assert "the server is away" in files[0].read_text() and "<table>" not in files[0].read_text()
-    batch(["cat"], tmp_path, overwrite=True, report=True)
-    assert all(file.exists() for file in files)
+    files[1].write_text("")
     batch(["cat"], tmp_path, overwrite=True)
     assert not any(file.exists() for file in files)
 
@@ -708,7 +707,11 @@ def test_the_text_of_an_image_restores_in_the_studio(tmp_path):
     assert "heldout = brightness" in note and record["heldout_reward"] == "brightness"
 
 
-def test_rows_of_several_rewards_are_not_averaged_together(tmp_path, capsys):
+def test_rows_of_several_rewards_are_not_averaged_together(tmp_path, capsys, monkeypatch):
+    drawn = []
+    for name, double in (("has_matplotlib", lambda: True), ("save_figure", lambda figure, file: None)):
+        monkeypatch.setattr(f"noisetilt.batch.summary.{name}", double)
+    monkeypatch.setattr("noisetilt.batch.summary.draw_histograms", lambda values, label: drawn.extend(values))
     rows = [{"prompt": "cat", "reward": name} for name in ("brightness", "redness", "redness")]
     summary = batch(rows, tmp_path, None, heldout="saturation", report=True)
     values = [record["reward"] for record in records(tmp_path)]
@@ -720,6 +723,7 @@ def test_rows_of_several_rewards_are_not_averaged_together(tmp_path, capsys):
     printed, report = capsys.readouterr().out, (tmp_path / "report.html").read_text()
     assert f"redness: 2 rows, reward {expected[0][2]:+.3f}, held-out saturation +" in printed
     assert "<h2>brightness, held-out saturation</h2>" in report and report.count("Highest rewards") == 2
+    assert drawn[0] == "reward (redness, held-out saturation)" and len(drawn) == 5
     assert batch(rows[1:], tmp_path / "one", None).reward_mean is not None
 
 
