@@ -49,10 +49,19 @@ class Cluster(types.ModuleType):
         super().__init__("ray")
         self.machines, self.dies_at_start, self.actors = machines, dies_at_start, []
         self.free = [dict(machine) for machine in machines]
-        self.exceptions = types.SimpleNamespace(RayError=RayError)
+        self.exceptions, self.connected = types.SimpleNamespace(RayError=RayError), True
 
     def is_initialized(self):
-        return True
+        return self.connected
+
+    def init(self, **options):
+        self.connected = True
+
+    def shutdown(self):
+        self.connected = False
+
+    def get_runtime_context(self):
+        return types.SimpleNamespace(gcs_address="here:6379")
 
     def nodes(self):
         return [{"Alive": True, "Resources": dict(machine)} for machine in self.machines]

@@ -58,6 +58,33 @@ def test_a_cluster_without_room_is_waited_for_with_a_message(tmp_path, monkeypat
     assert capsys.readouterr().err.count("no room for a worker") == 1
 
 
+def test_a_run_of_one_process_is_continued_on_ray(tmp_path, monkeypatch):
+    install(monkeypatch, {"CPU": 64})
+    batch(PROMPTS[:1], tmp_path, engine="process")
+    used = json.loads((tmp_path / "run.json").read_text())["settings"]["threads"]
+    assert used == torch.get_num_threads()
+    with pytest.raises(ValueError, match=f"threads = {used + 1} and the run in .* has {used}; give the same"):
+        batch(PROMPTS, tmp_path, resume=True, threads=used + 1)
+    assert batch(PROMPTS, tmp_path, resume=True, threads=used).complete
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_ray_that_a_batch_started_ends_with_it(started, tmp_path, monkeypatch):
+    cluster = install(monkeypatch, {"CPU": 2})
+    cluster.connected = not started
+    with pytest.raises(ValueError, match="threads = 3 and no machine"):
+        batch(PROMPTS, tmp_path, threads=3)
+    assert batch(PROMPTS, tmp_path).complete
+    assert cluster.connected != started
+
+
+def test_another_address_than_that_of_the_ray_in_use_is_refused(tmp_path, monkeypatch):
+    install(monkeypatch, {"CPU": 2})
+    with pytest.raises(ValueError, match="address = 'other:1' and this process is connected to the Ray at 'here:6379'"):
+        batch(PROMPTS, tmp_path, address="other:1")
+    assert batch(PROMPTS, tmp_path, address="here:6379").complete
+
+
 @pytest.mark.parametrize("device", ["cuda", None])
 def test_a_cluster_without_gpu(device, tmp_path, monkeypatch):
     install(monkeypatch, {"CPU": 2})

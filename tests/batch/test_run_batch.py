@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 import weakref
 
@@ -23,9 +24,14 @@ from noisetilt import METHODS, load, sample
 from noisetilt.batch import run_batch
 from noisetilt.batch.settings import Settings
 from noisetilt.batch.summary import Statistics, message_lines
-from noisetilt.batch.worker import WorkerOptions
+from noisetilt.batch.worker import Worker, WorkerOptions
+from noisetilt.cli import batch as batch_command
 from noisetilt.cli import main
+from noisetilt.cli.batch import print_summary
+from noisetilt.cli.generate import GenerateJob
 from noisetilt.rewards import Reward
+from noisetilt.runs import Interrupts, Terminated
+from noisetilt.studio.files import restore
 
 # Of pixel values in [0, 1], between images of emoji128 that share a network call and images that do not.
 TOLERANCE = 0.03
@@ -130,7 +136,12 @@ def test_a_sum_whose_terms_leave_no_held_out_reward_is_sampled_with_a_warning(tm
         monkeypatch.setattr(f"noisetilt.batch.{module}.load_reward", lambda name, heldout=False: redness)
     summary = batch(PROMPTS, tmp_path, "style:3d + pickscore + imagereward + clipscore", heldout=True)
     [(warning, count)] = summary.warnings.items()
-    assert (summary.done, summary.failed, count) == (5, 0, 5) and "no held-out reward for 'pickscore'" in warning
+    assert (summary.done, summary.failed, summary.warned, count) == (
+        5,
+        0,
+        5,
+        5,
+    ) and "no held-out reward for 'pickscore'" in warning
     assert all(record["heldout"] is None for record in records(tmp_path))
 
 
@@ -164,10 +175,13 @@ def test_numbers_of_any_kind_are_those_of_python(options, tmp_path):
 
 def test_kept_columns_of_any_kind_are_recorded(tmp_path):
     day = datetime.date(2020, 1, 31)
+    missing = {"number": float("nan"), "steps": np.float32("nan"), "rho": float("nan")}  # as pandas has them
     rows = [{"prompt": "cat", "when": day, "number": np.int64(4), "tags": ("a", day)}, {"prompt": "dog", "when": None}]
+    rows[1] |= missing
     assert batch(rows, tmp_path, keep=["when", "number", "tags"]).complete
     first, second = (record["columns"] for record in records(tmp_path))
-    assert first == {"when": "2020-01-31", "number": 4, "tags": ["a", "2020-01-31"]} and second == {"when": None}
+    assert first == {"when": "2020-01-31", "number": 4, "tags": ["a", "2020-01-31"]}
+    assert second == {"when": None, "number": None}
 
 
 def test_dates_of_a_parquet_file_are_kept(tmp_path):
@@ -202,15 +216,20 @@ def test_whole_numbers_may_be_written_as_pandas_does(tmp_path):
 
 
 class InterruptsAfterFirst:
-    """A sink that sends Ctrl-C to this process once, after the first row."""
+    """A sink that sends signals, by default Ctrl-C, to this process once, after the first row."""
+
+    def __init__(self, *signals):
+        self.signals = signals or (signal.SIGINT,)
 
     def start(self, run):
-        self.sent = False
+        self.sent = self.received = False
 
     def row(self, record, statistics):
         if not self.sent:
             self.sent = True
-            os.kill(os.getpid(), signal.SIGINT)
+            for number in self.signals:
+                signal.raise_signal(number)
+            self.received = True
 
     def finish(self, run):
         return
@@ -221,6 +240,29 @@ def test_ctrl_c_keeps_all_images_of_a_finished_group(chunk, kept, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         batch(["cat"] * 10, tmp_path, chunk=chunk, sinks=[InterruptsAfterFirst()])
     assert [record["index"] for record in records(tmp_path)] == list(range(kept))
+
+
+def test_ctrl_c_in_the_last_row_leaves_a_complete_run(tmp_path):
+    try:
+        assert batch(["cat", {"prompt": "dog", "n": 2}], tmp_path, chunk=4, sinks=[InterruptsAfterFirst()]).complete
+    except KeyboardInterrupt:  # which would end all tests
+        pytest.fail("the batch was complete")
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)])
+def test_signals_end_the_wait_of_a_sink(signals, tmp_path):
+    """As that of a tracker for its server."""
+    sink = InterruptsAfterFirst(*signals)
+    with pytest.raises(KeyboardInterrupt):
+        batch(["cat"], tmp_path, sinks=[sink])
+    assert not sink.received and json.loads((tmp_path / "run.json").read_text())["complete"]
+
+
+def test_ctrl_c_after_sigterm_does_not_replace_it():
+    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt) as raised, interrupts.deferred():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+    assert raised.type is Terminated
 
 
 def test_errors_that_may_pass_are_tried_again(tmp_path):
@@ -386,13 +428,51 @@ def test_rows_that_are_not_of_a_batch_are_kept(text, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir() if file.name != ".lock") == ["rows.jsonl"]
 
 
-def test_a_damaged_record_deletes_no_image(tmp_path):
+def test_a_damaged_record_deletes_nothing(tmp_path):
     batch(PROMPTS, tmp_path)
-    before, lines = digests(tmp_path), (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    run, before, lines = (
+        (tmp_path / "run.json").read_text(),
+        digests(tmp_path),
+        (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True),
+    )
     (tmp_path / "rows.jsonl").write_text("".join([*lines[:3], "{}\n", *lines[3:]]))
     with pytest.raises(ValueError, match=r"rows.jsonl, line 4 is not a record of a row; remove the line"):
         batch(PROMPTS, tmp_path, overwrite=True)
-    assert digests(tmp_path) == before
+    assert digests(tmp_path) == before and (tmp_path / "run.json").read_text() == run
+
+
+def test_a_run_is_not_continued_with_another_content_of_a_reward_file(tmp_path):
+    file, out = tmp_path / "calm.py", tmp_path / "out"
+    file.write_text("def calm(images):\n    return images.mean((1, 2, 3))\n")
+    rows = [{"prompt": "cat", "reward": f"{file}:calm"}, {"prompt": "dog", "reward": "calm ("}]
+    assert batch(rows, out, None).done == 1
+    with file.open("a") as stream:
+        stream.write("# changed\n")
+    with pytest.raises(ValueError, match=r"calm.py has changed since the run in .* began; restore it, or"):
+        batch(rows, out, None, resume=True)
+    record = json.loads((out / "run.json").read_text())
+    assert list(record.pop("checksums")) == [str(file)]
+    (out / "run.json").write_text(json.dumps(record))  # as an earlier version wrote it
+    assert batch(rows, out, None, resume=True).done == 1
+
+
+def test_a_table_that_would_be_replaced_is_refused(tmp_path):
+    table = tmp_path / "progress.jsonl"
+    table.write_text('{"prompt": "cat"}\n')
+    with pytest.raises(ValueError, match=r"progress.jsonl is an input and a file of the run in"):
+        batch(table, tmp_path, overwrite=True)
+    assert table.exists()
+
+
+def test_a_report_is_that_of_the_run_also_if_no_row_is_done(tmp_path):
+    """Also in a folder whose name is not in UTF-8."""
+    tmp_path /= os.fsdecode(b"caf\xe9")
+    files = [tmp_path / name for name in ("report.html", "histograms.png")]
+    assert batch(["dog"], tmp_path, raises_for_dogs, retries=0, report=True).done == 0
+    assert "the server is away" in files[0].read_text() and "<table>" not in files[0].read_text()
+    files[1].write_text("")
+    batch(["cat"], tmp_path, overwrite=True)
+    assert not any(file.exists() for file in files)
 
 
 def test_the_report_reads_the_records_once_and_shows_the_highest_and_lowest_rewards(tmp_path, monkeypatch):
@@ -464,7 +544,8 @@ def pixels_by_prompt(out):
 
 def run_long_batch(out):
     torch.set_num_threads(1)
-    batch(["cat"] * 2000, out, model=TinyModel(0.05), steps=1)
+    batch_command.run_batch = lambda **values: batch(["cat"] * 2000, out, model=TinyModel(0.05), steps=1)
+    sys.exit(main(["batch", "prompts.txt", "--out", str(out)]))
 
 
 def wait_for(file, process):
@@ -477,7 +558,7 @@ def test_signals_keep_what_is_done_and_two_writers_are_refused(tmp_path):
     sent = [[signal.SIGINT], [signal.SIGINT] * 2, [signal.SIGTERM], [signal.SIGKILL]]
     outs = [tmp_path / str(number) for number in range(len(sent))]
     context = multiprocessing.get_context("forkserver")  # the processes share one import of torch
-    context.set_forkserver_preload(["noisetilt.batch", "tiny_batch"])
+    context.set_forkserver_preload(["noisetilt.cli.batch", "tiny_batch"])
     processes = [context.Process(target=run_long_batch, args=(out,), daemon=True) for out in outs]
     for process in processes:
         process.start()
@@ -489,9 +570,9 @@ def test_signals_keep_what_is_done_and_two_writers_are_refused(tmp_path):
         for number in numbers:
             os.kill(process.pid, number)
             time.sleep(0.02)
-    for process, out in zip(processes, outs, strict=True):
+    for process, out, status in zip(processes, outs, (130, 130, 143, -signal.SIGKILL), strict=True):
         process.join(timeout=300)
-        assert process.exitcode not in (0, None)
+        assert process.exitcode == status
         done = [r["index"] for r in records(out)]
         assert 0 < len(done) < 2000 and done == list(range(len(done)))
         assert not json.loads((out / "run.json").read_text())["complete"]
@@ -602,11 +683,67 @@ def test_the_last_two_models_stay_in_memory(tmp_path, monkeypatch):
     assert alive == [["a"], ["a", "b"], ["b", "c"], ["b", "c"], ["b", "a"]]
 
 
+def test_the_last_rewards_stay_in_memory(monkeypatch):
+    loaded = []
+    monkeypatch.setattr("noisetilt.batch.worker.load_reward", lambda name, heldout=False: loaded.append(name))
+    worker = Worker(WorkerOptions())
+    for name in [*"abcdefgh", "a", "i", "a", "b"]:
+        worker.reward(name)
+    assert loaded == [*"abcdefgh", "i", "b"]
+    worker._drop_others(Settings("cat", reward="a"))  # after a lack of memory
+    for name in "ab":
+        worker.reward(name)
+    assert loaded[10:] == ["b"]
+
+
+def test_the_text_of_an_image_restores_in_the_studio(tmp_path):
+    batch(["cat"], tmp_path, options={"rho": 0.02}, heldout=True)
+    (record,) = records(tmp_path)
+    file, page = tmp_path / record["file"], GenerateJob(prompt="", reward="", model="TinyModel")
+    restored = restore(file, ["redness"], page, "")
+    assert restored.fields["sliders"] == {"redness": pytest.approx(0.01)} and restored.fields["steps"] == 2
+    assert restored.notes == []
+    text = json.loads(Image.open(file).text["noisetilt"])
+    assert text["reward_value"] == record["reward"] and text["heldout_value"] is None
+    batch(["cat"], tmp_path / "other", options={"rho": 0.02}, heldout="brightness")
+    (record,) = records(tmp_path / "other")
+    (note,) = restore(tmp_path / "other" / record["file"], ["redness"], page, "").notes
+    assert "heldout = brightness" in note and record["heldout_reward"] == "brightness"
+
+
+def test_rows_of_several_rewards_are_not_averaged_together(tmp_path, capsys, monkeypatch):
+    drawn = []
+    for name, double in (("has_matplotlib", lambda: True), ("save_figure", lambda figure, file: None)):
+        monkeypatch.setattr(f"noisetilt.batch.summary.{name}", double)
+    monkeypatch.setattr("noisetilt.batch.summary.draw_histograms", lambda values, label: drawn.extend(values))
+    rows = [{"prompt": "cat", "reward": name} for name in ("brightness", "redness", "redness")]
+    summary = batch(rows, tmp_path, None, heldout="saturation", report=True)
+    values = [record["reward"] for record in records(tmp_path)]
+    assert summary.reward_mean is None and summary.heldout_mean is None
+    expected = [("redness", 2, sum(values[1:]) / 2), ("brightness", 1, values[0])]
+    assert [(group["reward"], group["rows"], group["reward_mean"]) for group in summary.groups] == expected
+    assert {group["heldout_reward"] for group in summary.groups} == {"saturation"}
+    print_summary(summary)
+    printed, report = capsys.readouterr().out, (tmp_path / "report.html").read_text()
+    assert f"redness: 2 rows, reward {expected[0][2]:+.3f}, held-out saturation +" in printed
+    assert "<h2>brightness, held-out saturation</h2>" in report and report.count("Highest rewards") == 2
+    assert drawn[0] == "reward (redness, held-out saturation)" and len(drawn) == 5
+    assert batch(rows[1:], tmp_path / "one", None).reward_mean is not None
+
+
+def test_the_seconds_are_those_of_all_calls(tmp_path):
+    batch(["cat"], tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(record | {"seconds": 1000.0}))
+    assert 1000 < batch(["cat", "dog"], tmp_path, resume=True).seconds < 2000
+
+
 def test_messages_name_their_first_rows():
     statistics = Statistics()
     for row in range(9):
         statistics.add({"status": "failed", "index": row, "error": "away" if row != 4 else "unknown"})
-    assert message_lines(statistics.errors, statistics.first_rows) == [
+    assert message_lines(statistics.errors, statistics.first_rows, statistics.failed + 2) == [
         "8 × away (rows 0, 1, 2, 3, 5, …)",
         "1 × unknown (row 4)",
+        "2 × other messages, which rows.jsonl has",
     ]

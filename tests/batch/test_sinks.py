@@ -5,6 +5,7 @@ import json
 import socket
 import sys
 import urllib.request
+from unittest.mock import MagicMock, call
 
 import pytest
 from tiny_batch import TinyModel, nan_for_dogs, redness
@@ -15,8 +16,8 @@ from noisetilt.batch.sinks import JsonLog, LiveTable, OpenTelemetry, Prometheus,
 PROMPTS = ["cat", "dog", "fox"]
 
 
-def run(out, *sinks, reward=nan_for_dogs, report=False):
-    arguments = {"model": TinyModel(), "steps": 1, "heldout": False, "report": report}
+def run(out, *sinks, reward=nan_for_dogs, report=False, resume=False):
+    arguments = {"model": TinyModel(), "steps": 1, "heldout": False, "report": report, "resume": resume}
     return run_batch(PROMPTS, out, reward=reward, sinks=sinks, **arguments)
 
 
@@ -145,6 +146,27 @@ def test_a_missing_package_is_named(module, package, sink, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=f"needs {package}; run pip install"):
         sink()
+
+
+def test_trackers_of_a_continued_run_go_on(tmp_path, monkeypatch):
+    """On test doubles of their libraries: two rows are done, and the one that failed is tried again."""
+    http = "opentelemetry.exporter.otlp.proto.http.metric_exporter"
+    sdk = [f"opentelemetry.sdk.{name}" for name in ("metrics", "metrics.export", "resources")]
+    modules = {name: MagicMock() for name in ("prometheus_client", "torch.utils.tensorboard", "mlflow", http, *sdk)}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    modules["prometheus_client"].start_http_server.return_value = (MagicMock(), None)
+    run(tmp_path)
+    trackers = [tracker(name, tmp_path) for name in ("tensorboard", "mlflow", "opentelemetry")]
+    run(tmp_path, Prometheus(9100), *trackers, resume=True)
+    counted = modules["prometheus_client"].Counter.return_value.labels
+    assert counted.mock_calls == [call("done"), call().inc(2), call("failed"), call().inc()]
+    meter = modules["opentelemetry.sdk.metrics"].MeterProvider.return_value.get_meter.return_value
+    added = meter.create_counter.return_value.add
+    assert added.mock_calls == [call(2, {"status": "done"}), call(1, {"status": "failed"})]
+    writer = modules["torch.utils.tensorboard"].SummaryWriter.return_value
+    assert {scalar.args[2] for scalar in writer.add_scalar.mock_calls} == {4}
+    assert [metrics.kwargs for metrics in modules["mlflow"].log_metrics.mock_calls] == [{"step": 4}]
 
 
 def test_opentelemetry_collects_the_metrics(tmp_path):

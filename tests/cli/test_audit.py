@@ -62,8 +62,8 @@ def test_reads_images(tmp_path, capsys):
 def test_paints_the_offending_band_red(tmp_path):
     wave = torch.cos(2 * np.pi * 8 * torch.arange(64) / 64)
     np.save(tmp_path / "wave.npy", (white(3, 64, 64) + wave).numpy())
-    assert main(["audit", str(tmp_path / "wave.npy"), "--out", str(tmp_path / "out.png")]) == 0
-    picture = np.asarray(Image.open(tmp_path / "out.png").convert("RGB")).astype(int)
+    assert main(["audit", str(tmp_path / "wave.npy"), "--out", str(tmp_path / "plots" / "out.png")]) == 0
+    picture = np.asarray(Image.open(tmp_path / "plots" / "out.png").convert("RGB")).astype(int)
     assert ((picture - [214, 39, 40]).__abs__().sum(2) < 30).sum() > 200
 
 
@@ -76,9 +76,12 @@ def test_refuses_other_files(tmp_path, capsys):
 
 def test_refuses_a_plot_that_is_a_folder_and_a_constant_vector(tmp_path, capsys):
     np.save(tmp_path / "constant.npy", np.ones((2, 64), np.float32))
+    np.save(tmp_path / "white.npy", white(1024).numpy())
     for out in ("", str(tmp_path)):
         assert main(["audit", str(tmp_path / "constant.npy"), "--out", out]) == 2
         assert "is a folder, expected a file for the plot" in capsys.readouterr().err
+    assert main(["audit", str(tmp_path / "white.npy"), "--out", str(tmp_path / "white.npy" / "b.png")]) == 2
+    assert capsys.readouterr().err.rstrip().endswith("white.npy: file exists; choose another name")
     assert main(["audit", str(tmp_path / "constant.npy"), "--standardise"]) == 2
     assert "has a vector whose numbers are all equal" in capsys.readouterr().err
 

@@ -123,3 +123,17 @@ def test_the_level_of_the_audit_decides_what_is_rejected(tmp_path, capsys):
     for level, rejected in ((p / 2, 0), ((1 + p) / 2, 1)):
         assert main(["audit", str(tmp_path / "x.npy"), "--batch", "--level", str(level)]) == 0
         assert f"{rejected} of 1 rejected as white Gaussian noise at level {level:g}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module, arguments", [
+    (generate, ["generate", "cat face"]), (optimize, ["optimize", "cat face"]),
+    (invert, ["invert", "photo.png", "--prompt", "cat face", "--edit", "house"]),
+])  # fmt: skip
+def test_the_files_of_rewards_have_checksums(module, arguments, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("photo.png")
+    (tmp_path / "calm.py").write_text("def calm(images):\n    return images.mean((1, 2, 3))\n")
+    stop_in(monkeypatch, module, "warn_of_memory", taken)
+    assert main([*arguments, "--reward", "calm.py:calm", "--out", "out"]) == 2
+    assert list(taken[0][0][0].checksums) == ["calm.py"]

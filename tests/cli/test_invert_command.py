@@ -103,6 +103,9 @@ def test_a_run_whose_record_was_lost_is_continued(photos, tmp_path, monkeypatch,
     assert main(arguments) == 2 and "has a run already; give --resume" in capsys.readouterr().err
     assert main([*arguments, "--resume", "--seed", "7"]) == 2 and "other settings" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0 and digests(tmp_path) == before
+    arguments[1] = str(tmp_path / "red-0-found.png")
+    assert main([*arguments, "--overwrite"]) == 2 and "is an input and a file of the run" in capsys.readouterr().err
+    assert digests(tmp_path) == before and (tmp_path / "run.json").exists()
 
 
 def test_an_interrupt_in_the_last_batch_leaves_a_complete_run(photos, tmp_path, monkeypatch):

@@ -106,6 +106,7 @@ def test_exploited_errors_are_named_where_they_exceed_the_spread(falls, expected
     guided = Variant("guided", METHODS["ntrk"], rewards=rises, heldout=falls)
     sentence = comparison_sentence(SimpleNamespace(reward="redness"), [base, guided], "alignment")
     assert ("exploit errors" in sentence) == expected
+    assert ("One image cannot tell whether the reward is exploited; give --n 4" in sentence) == (len(falls) == 1)
 
 
 @pytest.mark.parametrize(

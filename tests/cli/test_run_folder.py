@@ -14,6 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from noisetilt.cli import generate, iterates, main, optimize
+from noisetilt.cli.comparison import write_start
+from noisetilt.cli.generate import GenerateJob
+from noisetilt.cli.job_model import with_checksums
+from noisetilt.cli.progress import settings_digest, start_progress
 from noisetilt.runs import claim_folder, write_bytes
 
 COMMANDS = {
@@ -240,6 +244,10 @@ def test_an_interrupt_in_the_last_batch_leaves_a_complete_run(command, tmp_path,
 def test_names_of_many_bytes_are_written(tmp_path):
     write_bytes(tmp_path / ("漢" * 80 + ".txt"), b"1")
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"1"]
+    with pytest.raises(
+        OSError, match=r"cannot write .*missing/a.txt: no such file or directory; make its folder first"
+    ):
+        write_bytes(tmp_path / "missing" / "a.txt", b"1")
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
@@ -254,3 +262,43 @@ def test_an_empty_output_folder_is_refused(capsys):
     with pytest.raises(SystemExit) as ended:
         main([*COMMANDS["generate"], "--out", ""])
     assert ended.value.code == 2 and "output folder is empty" in capsys.readouterr().err
+
+
+def test_only_what_a_killed_process_left_is_deleted(tmp_path):
+    left = [tmp_path / ".run.json.12.partial", tmp_path / "images" / "00001" / ".x.png.7.partial"]
+    kept = [
+        tmp_path / ".notes.partial",
+        tmp_path / "mine" / ".x.png.7.partial",
+        tmp_path / "images" / "other" / ".x.png.7.partial",
+    ]
+    for file in (*left, *kept, tmp_path / "images" / "other" / ".lock"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    with claim_folder(tmp_path):
+        assert not any(file.exists() for file in left) and all(file.exists() for file in kept)
+
+
+def test_a_run_is_not_continued_with_another_content_of_a_file(tmp_path):
+    """That of a reward or of a LoRA; runs of earlier versions, which have no checksums, are continued."""
+    out, file, lora = tmp_path / "out", tmp_path / "calm.py", tmp_path / "style.safetensors"
+    out.mkdir()
+    job = GenerateJob(prompt="cat face", reward=f"2*{file}:calm", lora=[f"{tmp_path}=0.5"], out=out)
+    file.write_text("")
+    lora.write_text("")
+    before = with_checksums(job)
+    assert set(before.checksums) == {str(file), str(lora)}
+    for changed in (file, lora):
+        changed.write_text("changed")
+        now = with_checksums(job)
+        write_start(before, "generate")
+        start_progress(before, True)
+        with pytest.raises(ValueError, match=f"{changed} has changed since the run in .* began; restore it, or"):
+            start_progress(now, True)
+        (out / "run.json").unlink()
+        (out / "progress.jsonl").write_text(json.dumps({"digest": settings_digest(before)}) + "\n")
+        start_progress(before, True)
+        with pytest.raises(ValueError, match="batches of other settings or files"):
+            start_progress(now, True)
+        (out / "progress.jsonl").write_text(json.dumps({"digest": settings_digest(job)}) + "\n")
+        start_progress(now, True)
+        changed.write_text("")

@@ -418,7 +418,7 @@ def test_records_of_finished_batches(data, tmp_path):
 def continued(folder):
     """The progress of a run in a folder that is continued."""
     (folder / "run.json").write_text(json.dumps({"requested": {"batch": 1, "chunk": 1}}))
-    return Progress(SimpleNamespace(out=folder, settings=dict, batch=1, chunk=1), continued=True)
+    return Progress(SimpleNamespace(out=folder, settings=dict, batch=1, chunk=1, checksums={}), continued=True)
 
 
 def test_a_whole_record_of_a_finished_batch_is_read(tmp_path):

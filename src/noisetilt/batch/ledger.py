@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..report import file_stem
-from ..runs import ROWS, append_line, read_lines, write_bytes
+from ..runs import IMAGES, ROWS, append_line, read_lines, write_bytes
 from .settings import json_value
 from .table import Row
 from .worker import Outcome
 
-IMAGES, PER_FOLDER = "images", 1000
+PER_FOLDER = 1000
 
 
 class BatchLedger:
@@ -24,6 +24,8 @@ class BatchLedger:
     Args:
         folder: of the run.
         fresh: whether to delete the images and the records of an earlier run.
+    Attributes:
+        count: of the records, also of those that do not count any more.
 
     Raises:
         ValueError: if a line is not the record of a row, as in the folder of a benchmark; then nothing is deleted.
@@ -35,36 +37,23 @@ class BatchLedger:
             self._remove()
         # The finished rows: index → (digest, number of the record).
         self._done: dict[int, tuple[str, int]] = {}
-        self._count = 0
-        for record in self.records():
+        self.count = 0
+        for record in read_records(self.folder):
             if record["status"] == "done" and self._has_image(record):
-                self._done[record["index"]] = record["digest"], self._count
+                self._done[record["index"]] = record["digest"], self.count
             else:
                 self._done.pop(record["index"], None)
-            self._count += 1
+            self.count += 1
 
     def _remove(self) -> None:
         """Deletes the images and the records of an earlier run."""
-        for name in [record["file"] for record in self.records() if record["status"] == "done"]:
+        for name in [record["file"] for record in read_records(self.folder) if record["status"] == "done"]:
             (self.folder / name).unlink(missing_ok=True)
         self.file.unlink(missing_ok=True)
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """All records, in the order of writing; incomplete lines are dropped."""
-        for number, line in enumerate(read_lines(self.file), 1):
-            try:
-                record = json.loads(line)
-                _check_record(record)
-            except (ValueError, KeyError, TypeError, RecursionError):
-                raise ValueError(
-                    f"{self.file}, line {number} is not a record of a row; remove the line if it is damaged, or choose "
-                    "another --out if the file is not of a batch"
-                ) from None
-            yield record
-
     def finished(self, rows: int) -> Iterator[dict[str, Any]]:
         """The records of the finished rows with numbers below `rows`."""
-        for number, record in enumerate(self.records()):
+        for number, record in enumerate(read_records(self.folder)):
             index = record["index"]
             if index in self._done and index < rows and self._done[index][1] == number:
                 yield record
@@ -111,9 +100,34 @@ class BatchLedger:
             record |= {"file": file.relative_to(self.folder).as_posix(), "bytes": len(outcome.image)}
         append_line(self.file, json.dumps(record))
         if not outcome.error:
-            self._done[row.index] = record["digest"], self._count
-        self._count += 1
+            self._done[row.index] = record["digest"], self.count
+        self.count += 1
         return record
+
+
+def read_records(folder: Path) -> Iterator[dict[str, Any]]:
+    """All records of the run in a folder, in the order of writing; incomplete lines are dropped.
+
+    Raises:
+        ValueError: if a line is not the record of a row; names it.
+    """
+    file = folder / ROWS
+    for number, line in enumerate(read_lines(file), 1):
+        try:
+            record = json.loads(line)
+            _check_record(record)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ValueError(
+                f"{file}, line {number} is not a record of a row; remove the line if it is damaged, or choose another "
+                "--out if the file is not of a batch"
+            ) from None
+        yield record
+
+
+def check_records(folder: Path) -> None:
+    """Raises a ValueError as `read_records` does."""
+    for _ in read_records(folder):
+        pass
 
 
 def _check_record(record: Any) -> None:

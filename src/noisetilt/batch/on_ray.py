@@ -6,6 +6,7 @@ it counts dead actors, and with restarts if an actor dies while it starts (Ray 2
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -48,12 +49,12 @@ def _text(rows: Any) -> str:
 
 
 def start_ray(address: str | None, workers: int | None, cpus: int) -> bool:
-    """Connects to Ray, or starts it on this machine; returns whether it was started.
+    """Connects to Ray, or starts it on this machine; returns False if this process was connected already.
 
     Raises:
         ImportError: if Ray is not installed.
         ChildProcessError: if Ray does not start.
-        ValueError: if there is no Ray at the address.
+        ValueError: if there is no Ray at the address, or this process is connected to another one.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -61,6 +62,7 @@ def start_ray(address: str | None, workers: int | None, cpus: int) -> bool:
     except ImportError:
         raise ImportError(missing_extra("ray", "the engine ray")) from None
     if ray.is_initialized():
+        _check_address(address, ray)
         return False
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
@@ -80,6 +82,35 @@ def start_ray(address: str | None, workers: int | None, cpus: int) -> bool:
         reason = str(error).splitlines()[0]
         raise ValueError(f"there is no Ray at the address {address!r}: {reason}; start one with `ray start`") from None
     return True
+
+
+def _check_address(address: str | None, ray: Any) -> None:
+    """Raises a ValueError if an address is not that of the Ray to which this process is connected."""
+    if address in (None, "auto"):
+        return
+    connected = ray.get_runtime_context().gcs_address
+    if address != connected:
+        raise ValueError(
+            f"address = {address!r} and this process is connected to the Ray at {connected!r}; leave the address out, "
+            "or call ray.shutdown() first"
+        )
+
+
+@contextlib.contextmanager
+def connected_ray(address: str | None, workers: int | None, cpus: int) -> Iterator[None]:
+    """A context with Ray, which ends at its end what `start_ray` started or connected to.
+
+    Raises:
+        ImportError, ChildProcessError, ValueError: as `start_ray`.
+    """
+    started = start_ray(address, workers, cpus)
+    try:
+        yield
+    finally:
+        if started:
+            import ray
+
+            ray.shutdown()
 
 
 def cluster_has_gpu() -> bool:

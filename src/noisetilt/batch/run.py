@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from .. import __version__
+from .._files import changed_file
 from .._messages import unknown_name
-from ..integrations.load import default_device, is_pipeline
+from ..integrations.load import default_device, is_pipeline, local_checksums
 from ..methods import Method, find_method
 from ..models import check_device
 from ..rewards import load as load_reward
@@ -23,8 +24,8 @@ from ..rewards.reward import RewardFunction, reward_name
 from ..runs import ROWS, Interrupts, claim_folder, read_record, write_json
 from ..sampling import check_reward
 from .in_process import run_in_process
-from .ledger import BatchLedger
-from .on_ray import check_room, cluster_has_gpu, run_on_ray, start_ray
+from .ledger import BatchLedger, check_records
+from .on_ray import check_room, cluster_has_gpu, connected_ray, run_on_ray
 from .settings import Settings, json_value
 from .sinks import Sink
 from .summary import Statistics, write_report
@@ -43,10 +44,14 @@ class Summary:
         out: the folder of the run.
         rows, done, failed: number of rows, and of those that are finished and that failed.
         complete: whether every row is finished.
-        reward_mean, heldout_mean: means over the finished rows, or None.
-        seconds: wall-clock time of this call.
-        errors: message → number of the rows that failed with it; the most frequent ones.
-        warnings: message → number of the rows that are done with it, such as those without a held-out reward.
+        reward_mean, heldout_mean: means over the finished rows, or None; None too if they have several rewards or
+            held-out rewards.
+        groups: reward, heldout_reward, rows, reward_mean and heldout_mean of the rows with the same rewards.
+        seconds: wall-clock time of this call and of those that it continues.
+        errors: message → number of the rows that failed with it; the 20 most frequent ones.
+        warned: number of the rows that are done with a warning.
+        warnings: message → number of the rows that are done with it, such as those without a held-out reward; the 20
+            most frequent ones.
         first_rows: message of an error or a warning → the numbers of the first rows with it, five at most.
     """
 
@@ -57,8 +62,10 @@ class Summary:
     complete: bool
     reward_mean: float | None
     heldout_mean: float | None
+    groups: Sequence[Mapping[str, Any]]
     seconds: float
     errors: Mapping[str, int]
+    warned: int
     warnings: Mapping[str, int]
     first_rows: Mapping[str, Sequence[int]]
 
@@ -126,7 +133,8 @@ def run_batch(
         device: torch device of the workers. By default the GPU if there is one, of this machine or of the Ray cluster,
             and a row's model is a pipeline; otherwise the CPU. A worker of Ray has a GPU of its own: "cuda".
         model_options: further arguments of `load` for models by name, such as {"dtype": "bfloat16"}.
-        address: of a Ray cluster, such as "auto"; None starts Ray on this machine.
+        address: of a Ray cluster, such as "auto"; None uses the Ray to which this process is connected, or starts it on
+            this machine until the call ends.
         retries: how often a row is tried again after an error that may pass.
         heldout: whether to evaluate the held-out version of the reward on each image; a name: this reward instead. A
             row whose held-out reward is not defined is done, and its record has a warning.
@@ -192,24 +200,38 @@ def run_batch(
     rows = read_table(table, {**defaults, "n": n}, keep)
     _check_rewards(rows)
     threads = 1 if threads is None and engine == "ray" else threads
-    if engine == "ray":
-        start_ray(address, workers, threads or 1)
-    device = device or _default_device(rows, engine)
-    if engine == "ray":  # the machines of a cluster have other devices than this one
-        check_room(device, threads or 1)
-    else:
-        check_device(device)
-    given = {name: value for name, value in (model_options or {}).items() if value not in (None, [], False)}
-    worker_options = WorkerOptions(device, threads, chunk, retries, heldout, given, models, rewards)
-    run_groups: Callable[[Groups, WorkerOptions], Iterator[Outcome]] = run_in_process
-    if engine == "ray":
-        run_groups = functools.partial(run_on_ray, workers=workers, batch=batch or 8, cpus=threads or 1)
-    out = Path(out)
-    run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report)
-    fixed = {"chunk": chunk, "threads": threads, "device": device, "model_options": given, "heldout": heldout}
-    description = {"engine": engine, "settings": json_value({**defaults, "n": n, **fixed})}
-    with claim_folder(out, overwrite=overwrite, resume=resume, command="batch", finished=ROWS) as continued:
-        return run(description, continued)
+    with contextlib.ExitStack() as ending:
+        if engine == "ray":
+            ending.enter_context(connected_ray(address, workers, threads or 1))
+        device = device or _default_device(rows, engine)
+        if engine == "ray":  # the machines of a cluster have other devices than this one
+            check_room(device, threads or 1)
+        else:
+            check_device(device)
+        given = {name: value for name, value in (model_options or {}).items() if value not in (None, [], False)}
+        worker_options = WorkerOptions(device, threads, chunk, retries, heldout, given, models, rewards)
+        run_groups: Callable[[Groups, WorkerOptions], Iterator[Outcome]] = run_in_process
+        if engine == "ray":
+            run_groups = functools.partial(run_on_ray, workers=workers, batch=batch or 8, cpus=threads or 1)
+        out = Path(out)
+        run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report)
+        used = torch.get_num_threads() if threads is None else threads
+        fixed = {"chunk": chunk, "threads": used, "device": device, "model_options": given, "heldout": heldout}
+        checksums = local_checksums(_rewards_by_name(rows, worker_options), given.get("lora", []))
+        settings = json_value({**defaults, "n": n, **fixed})
+        description = {"engine": engine, "settings": settings, "checksums": checksums}
+        inputs = [*([Path(table)] if isinstance(table, (str, Path)) else []), *map(Path, checksums)]
+        claim = claim_folder(
+            out,
+            overwrite=overwrite,
+            resume=resume,
+            command="batch",
+            finished=ROWS,
+            inputs=inputs,
+            check=check_records,
+        )
+        with claim as continued:
+            return run(description, continued)
 
 
 def _check_rewards(rows: Sequence[Row]) -> None:
@@ -231,6 +253,12 @@ def _check_rewards(rows: Sequence[Row]) -> None:
             f"the method {name} needs a reward and neither `reward` (--reward) nor a column reward gives one; give a "
             "reward, such as redness, or the method base"
         )
+
+
+def _rewards_by_name(rows: Sequence[Row], options: WorkerOptions) -> set[str]:
+    """The rewards of all rows, and the held-out one, without those that are given as functions."""
+    names = {row.settings.reward for row in rows if row.settings is not None and row.settings.reward is not None}
+    return (names | ({options.heldout} if isinstance(options.heldout, str) else set())) - set(options.rewards)
 
 
 def _default_device(rows: Sequence[Row], engine: str) -> str:
@@ -261,11 +289,14 @@ class _Run:
     statistics: Statistics = field(default_factory=Statistics)
     written: float = 0.0
     failure: str = ""
+    earlier: float = 0.0
 
     def __call__(self, description: Mapping[str, Any], continued: bool) -> Summary:
         self.started, self.description = time.perf_counter(), description
         if continued:
-            self._check_settings(read_record(self.out) or {})
+            before = read_record(self.out) or {}
+            self._check_settings(before)
+            self.earlier = before.get("seconds", 0.0)
         self.ledger = BatchLedger(self.out, fresh=not continued)
         missing = [row for row in self.rows if not self.ledger.is_done(row)]
         for record in self.ledger.finished(len(self.rows)):
@@ -282,7 +313,7 @@ class _Run:
                     self._make(missing, groups, interrupts)
                 finally:
                     with interrupts.deferred():
-                        self._finish(started)
+                        self._finish()
         return self._summary()
 
     def _check_settings(self, before: Mapping[str, Any]) -> None:
@@ -291,8 +322,15 @@ class _Run:
         for name in ("chunk", "threads", "device", "model_options", "heldout"):
             new = self.description["settings"][name]
             old = before.get("settings", {}).get(name, new)
-            if old != new:
+            unknown = name == "threads" and old is None  # in runs of earlier versions
+            if old != new and not unknown:
                 raise ValueError(f"{name} = {new} and the run in {self.out} has {old}; give the same to --resume")
+        file = changed_file(before.get("checksums", {}), self.description["checksums"])
+        if file is not None:
+            raise ValueError(
+                f"{file} has changed since the run in {self.out} began; restore it, or choose another --out, or "
+                "--overwrite"
+            )
 
     def _groups(self, missing: set[int]) -> list[list[Row]]:
         """Rows that are sampled in one call: neighbours with the same settings.
@@ -315,7 +353,8 @@ class _Run:
         return [group for group in groups if any(row.index in missing for row in group)]
 
     def _make(self, missing: Sequence[Row], groups: Groups, interrupts: Interrupts) -> None:
-        by_index, last = {row.index: row for row in missing}, {group[-1].index for group in groups}
+        by_index = {row.index: row for row in missing if row.settings is not None}
+        last = {group[-1].index for group in groups}
         for row in missing:
             if row.settings is None:
                 self._add(row, Outcome(row.index, {"attempts": 0}, error=row.problem), interrupts)
@@ -326,18 +365,19 @@ class _Run:
                 self._add(by_index.pop(outcome.index), outcome, interrupts)
             if outcome.index in last:  # the other images of the group are finished too
                 self._check_failure()
-                interrupts.check()
+                if by_index:
+                    interrupts.check()
         self._check_failure()
 
     def _add(self, row: Row, outcome: Outcome, interrupts: Interrupts) -> None:
         with interrupts.deferred():
             record = self.ledger.add(row, outcome)
             self.statistics.add(record)
-            if time.perf_counter() - self.written > RECORD_SECONDS:
-                write_json(self.out / "run.json", self._record(False))
-                self.written = time.perf_counter()
-            for sink in self.sinks:
-                sink.row(record, self.statistics.as_json())
+        if time.perf_counter() - self.written > RECORD_SECONDS:
+            write_json(self.out / "run.json", self._record(False))
+            self.written = time.perf_counter()
+        for sink in self.sinks:  # which may wait for a server, and then must not hold signals back
+            sink.row(record, self.statistics.as_json())
         if outcome.error and not self.failure:
             self.failure = f"row {row.index} failed: {outcome.error}"
 
@@ -346,15 +386,12 @@ class _Run:
         if self.failure and self.fail_fast:
             raise ValueError(self.failure)
 
-    def _finish(self, started: contextlib.ExitStack) -> None:
-        """Writes the final record and the report, and finishes all sinks, even if one of them fails."""
+    def _finish(self) -> None:
+        """Writes the final record and the report."""
         self.record = self._record(self.statistics.done == len(self.rows))
         write_json(self.out / "run.json", self.record)
-        try:
-            started.close()
-        finally:
-            if self.report and self.statistics.done:
-                write_report(self.out, self.record, self.ledger.finished(len(self.rows)))
+        if self.report:
+            write_report(self.out, self.record, self.ledger.finished(len(self.rows)))
 
     def _record(self, complete: bool) -> dict[str, Any]:
         errors = dict(self.statistics.errors.most_common(MAX_MESSAGES))
@@ -364,11 +401,14 @@ class _Run:
             "complete": complete,
             **self.description,
             "rows": len(self.rows),
+            "records": self.ledger.count,
             **self.statistics.as_json(),
+            "groups": self.statistics.groups(),
+            "warned": self.statistics.warned,
             "errors": errors,
             "warnings": warnings,
             "first_rows": {message: self.statistics.first_rows[message] for message in (*errors, *warnings)},
-            "seconds": round(time.perf_counter() - self.started, 3),
+            "seconds": round(self.earlier + time.perf_counter() - self.started, 3),
             "versions": {"noisetilt": __version__, "torch": torch.__version__, "python": platform.python_version()},
             "processor": platform.processor() or platform.machine(),
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -150,6 +151,7 @@ class Prometheus:
         self.reward = self.client.Gauge("noisetilt_reward_mean", "mean reward of the rows done", registry=registry)
         self.seconds = self.client.Histogram("noisetilt_row_seconds", "seconds per row", registry=registry)
         self.total.set(run["rows"])
+        self.rows.labels("done").inc(run["done"])
         try:
             self.server, self.thread = self.client.start_http_server(self.port, addr="127.0.0.1", registry=registry)
         except OSError as error:
@@ -158,8 +160,7 @@ class Prometheus:
 
     def row(self, record: Record, statistics: Record) -> None:
         self.rows.labels(record["status"]).inc()
-        if statistics["reward_mean"] is not None:
-            self.reward.set(statistics["reward_mean"])
+        self.reward.set(_gauge(statistics["reward_mean"]))
         if "seconds" in record:
             self.seconds.observe(record["seconds"])
 
@@ -179,7 +180,7 @@ class TensorBoard:
         self.make_writer, self.folder = SummaryWriter, out / "tensorboard"
 
     def start(self, run: Record) -> None:
-        self.writer, self.number = self.make_writer(str(self.folder)), run["done"]
+        self.writer, self.number = self.make_writer(str(self.folder)), run["records"]
         self.writer.add_text("settings", json.dumps(run["settings"]))
 
     def row(self, record: Record, statistics: Record) -> None:
@@ -229,7 +230,7 @@ class MLflow:
         self.mlflow.set_experiment("noisetilt")
         self.mlflow.start_run()
         self.mlflow.log_params({name: str(value)[:250] for name, value in run["settings"].items()})
-        self.number = run["done"]
+        self.number = run["records"]
 
     def row(self, record: Record, statistics: Record) -> None:
         self.number += 1
@@ -267,13 +268,13 @@ class OpenTelemetry:
         self.reward = meter.create_gauge("noisetilt.reward.mean", description="mean reward of the rows done")
         expected = meter.create_gauge("noisetilt.rows.expected", "row", "rows of the batch")
         expected.set(run["rows"])
+        self.rows.add(run["done"], {"status": "done"})
 
     def row(self, record: Record, statistics: Record) -> None:
         self.rows.add(1, {"status": record["status"]})
         if "seconds" in record:
             self.seconds.record(record["seconds"])
-        if statistics["reward_mean"] is not None:
-            self.reward.set(statistics["reward_mean"])
+        self.reward.set(_gauge(statistics["reward_mean"]))
 
     def finish(self, run: Record) -> None:
         self.provider.shutdown()
@@ -298,6 +299,11 @@ def tracker(name: str, out: Path) -> Sink:
     if name not in TRACKERS:
         raise ValueError(unknown_name("tracker", name, TRACKERS))
     return TRACKERS[name](out)
+
+
+def _gauge(mean: float | None) -> float:
+    """A mean for a gauge, which would keep an earlier value where there is none any more."""
+    return math.nan if mean is None else mean
 
 
 def _scalars(record: Record, statistics: Record) -> dict[str, float]:

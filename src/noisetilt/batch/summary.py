@@ -16,17 +16,21 @@ from ..report.plotting import draw_histograms, has_matplotlib, save_figure
 from ..runs import write_text
 
 GALLERY, MAX_MESSAGES, ROWS_NAMED = 12, 1000, 5
+# Pairs of a reward and a held-out reward that are listed, and those that have histograms.
+MAX_GROUPS, PLOTTED_GROUPS = 20, 3
 TITLES = {"reward": "reward", "heldout": "held-out reward", "seconds": "seconds per row"}
 Record = Mapping[str, Any]
+Rewards = tuple[str | None, str | None]
 
 
 class Statistics:
-    """Counts and means of the rows so far, in bounded memory."""
+    """Counts and means of the rows so far, in bounded memory. Rewards are averaged over the rows that have the same
+    reward and the same held-out reward."""
 
     def __init__(self) -> None:
-        self.done = self.failed = 0
-        self._sums = {"reward": 0.0, "heldout": 0.0}
-        self._counts = {"reward": 0, "heldout": 0}
+        self.done = self.failed = self.warned = 0
+        # Of the first MAX_MESSAGES pairs of rewards.
+        self._means: dict[Rewards, _Means] = {}
         self.errors: Counter[str] = Counter()
         self.warnings: Counter[str] = Counter()
         # Message of an error or a warning → the numbers of the first rows with it.
@@ -39,17 +43,27 @@ class Statistics:
             self._count(self.errors, record["error"], record["index"])
             return
         if record.get("warning"):
+            self.warned += 1
             self._count(self.warnings, record["warning"], record["index"])
         self.done += 1
-        for name in self._sums:
-            if record.get(name) is not None:
-                self._sums[name] += record[name]
-                self._counts[name] += 1
+        rewards = _rewards(record)
+        if rewards is not None and (rewards in self._means or len(self._means) < MAX_MESSAGES):
+            self._means.setdefault(rewards, _Means()).add(record)
 
     def as_json(self) -> dict[str, Any]:
-        """done, failed, reward_mean and heldout_mean."""
-        means = {f"{k}_mean": self._sums[k] / count if count else None for k, count in self._counts.items()}
-        return {"done": self.done, "failed": self.failed, **means}
+        """done, failed, reward_mean and heldout_mean. The means are None if no row has a reward, or the rows have more
+        than one reward or held-out reward."""
+        one = next(iter(self._means.values())) if len(self._means) == 1 else _Means()
+        return {"done": self.done, "failed": self.failed, **one.as_json()}
+
+    def groups(self) -> list[dict[str, Any]]:
+        """reward, heldout_reward, rows, reward_mean and heldout_mean of the rows with the same rewards, the most
+        frequent ones first."""
+        found = [
+            {"reward": reward, "heldout_reward": heldout, "rows": means.counts["reward"], **means.as_json()}
+            for (reward, heldout), means in self._means.items()
+        ]
+        return sorted(found, key=lambda group: -group["rows"])
 
     def _count(self, messages: Counter[str], message: str, row: int) -> None:
         message = message[:300]
@@ -60,13 +74,54 @@ class Statistics:
                 rows.append(row)
 
 
-def message_lines(messages: Mapping[str, int], first_rows: Mapping[str, Sequence[int]]) -> list[str]:
-    """Each message with how many rows have it, and the numbers of the first ones."""
+class _Means:
+    """The means of the rewards and the held-out rewards of some rows."""
+
+    def __init__(self) -> None:
+        self.sums, self.counts = {"reward": 0.0, "heldout": 0.0}, {"reward": 0, "heldout": 0}
+
+    def add(self, record: Record) -> None:
+        for name in self.sums:
+            if record.get(name) is not None:
+                self.sums[name] += record[name]
+                self.counts[name] += 1
+
+    def as_json(self) -> dict[str, float | None]:
+        return {f"{k}_mean": self.sums[k] / count if count else None for k, count in self.counts.items()}
+
+
+def _rewards(record: Record) -> Rewards | None:
+    """The names of the reward and the held-out reward of a finished row; None if it has no reward."""
+    return None if record.get("reward") is None else (record["settings"].get("reward"), record.get("heldout_reward"))
+
+
+def message_lines(messages: Mapping[str, int], first_rows: Mapping[str, Sequence[int]], count: int) -> list[str]:
+    """Each message with how many rows have it, and the numbers of the first ones.
+
+    Args:
+        messages: message → number of the rows with it.
+        first_rows: message → the numbers of the first rows with it.
+        count: of the rows with any message; the last line says how many of them have others.
+    """
     lines = []
-    for message, count in messages.items():
-        rows = [*map(str, first_rows[message]), *(["…"] if count > len(first_rows[message]) else [])]
-        lines.append(f"{count} × {message} (row{'s' if count > 1 else ''} {', '.join(rows)})")
-    return lines
+    for message, rows in messages.items():
+        named = [*map(str, first_rows[message]), *(["…"] if rows > len(first_rows[message]) else [])]
+        lines.append(f"{rows} × {message} (row{'s' if rows > 1 else ''} {', '.join(named)})")
+    more = count - sum(messages.values())
+    return [*lines, *([f"{more} × other messages, which rows.jsonl has"] if more > 0 else [])]
+
+
+def group_lines(groups: Sequence[Record]) -> list[str]:
+    """A line with the means of each reward and held-out reward of a batch; of the first ones, if there are many."""
+    lines = []
+    for group in groups[:MAX_GROUPS]:
+        # Records of earlier versions do not name the held-out reward.
+        names = {"reward": "reward", "heldout": f"held-out {group['heldout_reward'] or ''}".strip()}
+        means = [f"{names[k]} {group[f'{k}_mean']:+.3f}" for k in names if group[f"{k}_mean"] is not None]
+        rows = "1 row" if group["rows"] == 1 else f"{group['rows']} rows"
+        lines.append(f"{group['reward']}: {', '.join([rows, *means])}")
+    more = len(groups) - MAX_GROUPS
+    return [*lines, *([f"and {more} more pairs of rewards, which run.json has"] if more > 0 else [])]
 
 
 def write_report(out: Path, run: Record, records: Iterable[Record]) -> None:
@@ -77,16 +132,24 @@ def write_report(out: Path, run: Record, records: Iterable[Record]) -> None:
         run: the content of run.json.
         records: the records of the finished rows, which are read once and need not fit into memory.
     """
-    values, best, worst = _gathered(records)
-    plotted = _plot(out / "histograms.png", values)
-    body = [_progress(run), _figures(values)]
-    body.append(_PLOT if plotted else "")
-    body += [_gallery("Highest rewards", best), _gallery("Lowest rewards", worst)]
-    body += [_messages(title, run[title.lower()], run["first_rows"]) for title in ("Errors", "Warnings")]
-    write_text(
-        out / "report.html",
-        _PAGE.format(title=html.escape(out.resolve().name), body="\n".join(part for part in body if part)),
-    )
+    groups: dict[Rewards, _Group] = {
+        (group["reward"], group["heldout_reward"]): _Group() for group in run["groups"][:MAX_GROUPS]
+    }
+    seconds = _gather(records, groups)
+    several = len(groups) > 1
+    body = [_progress(run), _lines("Rewards", group_lines(run["groups"])) if several else ""]
+    shown = {} if several else {name: v for group in groups.values() for name, v in group.values.items()}
+    body.append(_figures({**shown, "seconds": seconds}))
+    body.append(_PLOT if _plot(out / "histograms.png", groups, seconds) else "")
+    for (reward, heldout), group in groups.items():
+        if several:
+            body += [f"<h2>{html.escape(_pair(reward, heldout))}</h2>", _figures(group.values)]
+        body += [_gallery("Highest rewards", group.best), _gallery("Lowest rewards", group.worst)]
+    for title, count in (("Errors", run["failed"]), ("Warnings", run["warned"])):
+        body.append(_lines(title, message_lines(run[title.lower()], run["first_rows"], count)))
+    # A folder's name may have bytes that are no UTF-8.
+    title = html.escape(out.resolve().name.encode("utf-8", errors="replace").decode())
+    write_text(out / "report.html", _PAGE.format(title=title, body="\n".join(part for part in body if part)))
 
 
 _PLOT = '<h2>Distributions</h2><img class="plot" src="histograms.png" alt="histograms">'
@@ -109,22 +172,46 @@ figure img {{ width: 100%; border-radius: 4px; background: #f4f4f4 }} figcaption
 """
 
 
-def _gathered(records: Iterable[Record]) -> tuple[dict[str, np.ndarray], list[Record], list[Record]]:
-    """The values of records, and the records of the highest and of the lowest rewards."""
-    values = {name: array("d") for name in TITLES}
-    best: list[tuple[float, int, Record]] = []
-    worst: list[tuple[float, int, Record]] = []
-    for record in records:
-        for name, numbers in values.items():
+class _Group:
+    """The values of the rows with the same rewards, and the records of the highest and the lowest rewards."""
+
+    def __init__(self) -> None:
+        self.values = {"reward": array("d"), "heldout": array("d")}
+        self._best: list[tuple[float, int, Record]] = []
+        self._worst: list[tuple[float, int, Record]] = []
+
+    def add(self, record: Record) -> None:
+        for name, numbers in self.values.items():
             if record.get(name) is not None:
                 numbers.append(record[name])
-        if record.get("reward") is not None:
-            shown = {"prompt": record["settings"]["prompt"], **{k: record[k] for k in ("file", "reward", "heldout")}}
-            for heap, sign in ((best, 1), (worst, -1)):
-                push = heapq.heappush if len(heap) < GALLERY else heapq.heappushpop
-                push(heap, (sign * record["reward"], sign * record["index"], shown))
-    highest, lowest = ([record for *_, record in sorted(heap, reverse=True)] for heap in (best, worst))
-    return {name: np.array(numbers) for name, numbers in values.items()}, highest, lowest
+        shown = {"prompt": record["settings"]["prompt"], **{k: record[k] for k in ("file", "reward", "heldout")}}
+        for heap, sign in ((self._best, 1), (self._worst, -1)):
+            push = heapq.heappush if len(heap) < GALLERY else heapq.heappushpop
+            push(heap, (sign * record["reward"], sign * record["index"], shown))
+
+    @property
+    def best(self) -> list[Record]:
+        return [record for *_, record in sorted(self._best, reverse=True)]
+
+    @property
+    def worst(self) -> list[Record]:
+        return [record for *_, record in sorted(self._worst, reverse=True)]
+
+
+def _gather(records: Iterable[Record], groups: Mapping[Rewards, _Group]) -> array[float]:
+    """Adds the records to their groups, if they are among these; returns the seconds of all rows."""
+    seconds = array("d")
+    for record in records:
+        if record.get("seconds") is not None:
+            seconds.append(record["seconds"])
+        group = groups.get(_rewards(record) or (None, None))
+        if group is not None:
+            group.add(record)
+    return seconds
+
+
+def _pair(reward: str | None, heldout: str | None) -> str:
+    return f"{reward}" if heldout is None else f"{reward}, held-out {heldout}"
 
 
 def _progress(run: Record) -> str:
@@ -136,11 +223,13 @@ def _progress(run: Record) -> str:
     return f'<p>{state}</p><div class="bar">{bars}</div><p class="settings">{settings}</p>'
 
 
-def _figures(values: Mapping[str, np.ndarray]) -> str:
+def _figures(values: Mapping[str, array[float]]) -> str:
+    if not any(len(numbers) for numbers in values.values()):
+        return ""
     rows = ["<table><tr><th></th><th>mean</th><th>10 %</th><th>median</th><th>90 %</th></tr>"]
     for name, numbers in values.items():
         if len(numbers):
-            figures = [numbers.mean(), *np.quantile(numbers, [0.1, 0.5, 0.9])]
+            figures = [np.mean(numbers), *np.quantile(numbers, [0.1, 0.5, 0.9])]
             rows.append(f"<tr><th>{TITLES[name]}</th>{''.join(f'<td>{value:.3f}</td>' for value in figures)}</tr>")
     return "\n".join([*rows, "</table>"])
 
@@ -160,17 +249,20 @@ def _heldout(record: Record) -> str:
     return "" if record["heldout"] is None else f", held-out {record['heldout']:+.3f}"
 
 
-def _messages(title: str, messages: Mapping[str, int], first_rows: Mapping[str, Sequence[int]]) -> str:
-    if not messages:
-        return ""
-    lines = [f"<li>{html.escape(line)}</li>" for line in message_lines(messages, first_rows)]
-    return f"<h2>{title}</h2><ul>" + "\n".join(lines) + "</ul>"
+def _lines(title: str, lines: Sequence[str]) -> str:
+    items = "\n".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return f"<h2>{title}</h2><ul>{items}</ul>" if lines else ""
 
 
-def _plot(file: Path, values: Mapping[str, np.ndarray]) -> bool:
-    """Histograms of the values; False, and no file, if there is none or matplotlib is not installed."""
-    if not has_matplotlib() or not any(np.isfinite(numbers).any() for numbers in values.values()):
+def _plot(file: Path, groups: Mapping[Rewards, _Group], seconds: array[float]) -> bool:
+    """Histograms of the first groups and of the seconds; False, and no file, if there is no value or matplotlib is not
+    installed."""
+    shown: dict[str, np.ndarray] = {}
+    for (reward, heldout), group in list(groups.items())[:PLOTTED_GROUPS]:
+        of = f" ({_pair(reward, heldout)})" if len(groups) > 1 else ""
+        shown |= {f"{TITLES[name]}{of}": np.array(numbers) for name, numbers in group.values.items() if numbers}
+    shown |= {TITLES["seconds"]: np.array(seconds)} if seconds else {}
+    if not has_matplotlib() or not any(np.isfinite(numbers).any() for numbers in shown.values()):
         return False
-    shown = {TITLES[name]: numbers for name, numbers in values.items() if len(numbers)}
     save_figure(draw_histograms(shown, "rows"), file)
     return True

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ def _check_columns(values: Mapping[str, Any], keep: Sequence[str]) -> None:
 def _rows_of(values: Mapping[str, Any], base: Settings, count: int, first: int, keep: Sequence[str]) -> list[Row]:
     """The images of a row of the table. A wrong row has as many, so that the others keep their numbers when it is
     corrected."""
+    values = {name: None if _is_nan(value) else value for name, value in values.items()}
     kept = {name: value for name, value in values.items() if name in keep and name not in COLUMNS}
     cells = {name: v for name, v in values.items() if name not in kept and v is not None and v != ""}
     number = 1
@@ -114,6 +116,11 @@ def _rows_of(values: Mapping[str, Any], base: Settings, count: int, first: int, 
     except ValueError as error:
         given = {**kept, "row": {k: _short(v) for k, v in cells.items()}}
         return [Row(first + i, None, str(error), given) for i in range(number)]
+
+
+def _is_nan(value: Any) -> bool:
+    """Whether a value is NaN, which pandas has in the cells that are empty."""
+    return isinstance(value, Real) and value != value
 
 
 def _short(value: Any) -> Any:

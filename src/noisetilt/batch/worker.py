@@ -27,7 +27,7 @@ from .table import Row
 
 # Errors that are the same at every attempt.
 LASTING = (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, AssertionError, ImportError)
-MODELS_KEPT = 2
+MODELS_KEPT, REWARDS_KEPT = 2, 8
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,13 @@ class Worker:
             raise ValueError(f"guidance = {settings.guidance} is for models by name; set it in the model that you pass")
 
     def reward(self, name: str, heldout: bool = False) -> RewardFunction:
-        """The reward of a name, or its held-out version."""
+        """The reward of a name, or its held-out version; the last eight are kept."""
         key = (name, heldout)
-        if key not in self._rewards:
+        if key in self._rewards:
+            self._rewards[key] = self._rewards.pop(key)
+        else:
+            while len(self._rewards) >= REWARDS_KEPT:
+                del self._rewards[next(iter(self._rewards))]
             given = None if heldout else self.options.rewards.get(name)
             self._rewards[key] = load_reward(name, heldout=heldout) if given is None else given
         return self._rewards[key]
@@ -197,23 +201,27 @@ class Worker:
         except Exception as error:
             failure = Failure(error_sentence(error), isinstance(error, LASTING))
             if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-                self._drop_other_models(rows[0].made().model)
+                self._drop_others(rows[0].made())
         _free_memory()
         return failure
 
-    def _drop_other_models(self, name: str) -> None:
-        self._models = {kept: model for kept, model in self._models.items() if kept == name}
+    def _drop_others(self, settings: Settings) -> None:
+        """Drops the models and rewards that are not of some settings."""
+        self._models = {name: model for name, model in self._models.items() if name == settings.model}
+        own = (settings.reward, self.options.heldout)
+        self._rewards = {key: reward for key, reward in self._rewards.items() if key[0] in own}
 
     def _attempt(self, rows: Sequence[Row], attempt: int) -> list[Outcome]:
         settings = rows[0].made()
         model, reward = self.model(settings), None if settings.reward is None else self.reward(settings.reward)
         prompts = [row.made().prompt for row in rows]
+        steps = getattr(model, "steps", 25) if settings.steps is None else settings.steps
         result = sample(
             model,
             prompts,
             reward,
             method_of(settings),
-            getattr(model, "steps", 25) if settings.steps is None else settings.steps,
+            steps,
             [row.made().seed for row in rows],
             eta=settings.eta,
             gradient_at="x0" if settings.gradient_at == "x0" else "x_t",
@@ -223,7 +231,10 @@ class Worker:
         heldout = [self._heldout_results(settings, result, i, prompt) for i, prompt in enumerate(prompts)]
         seconds = result.trace.seconds / len(rows)
         shared = {"nfe": result.trace.nfe, "seconds": seconds, "attempts": attempt, "together": len(rows)}
-        return [_outcome(row, result, i, heldout[i], shared) for i, row in enumerate(rows)]
+        heldout_name = self.options.heldout if isinstance(self.options.heldout, str) else None
+        named = "none" if self.options.heldout is False else heldout_name
+        how = {"steps": steps, "n": 1, "heldout": named}
+        return [_outcome(row, result, i, how, {**heldout[i], **shared}) for i, row in enumerate(rows)]
 
     def _missing_heldout(self, settings: Settings) -> str | None:
         """Why no held-out reward is left for the terms of a sum, if one was asked for."""
@@ -232,8 +243,8 @@ class Worker:
         return missing_heldout(settings.reward)
 
     def _heldout_results(self, settings: Settings, result: Result, i: int, prompt: str) -> dict[str, Any]:
-        """The held-out reward of an image; with a warning where it is not defined, as alignment is for style words
-        alone, or where none is left for the terms of a sum.
+        """The held-out reward of an image and its name; with a warning where it is not defined, as alignment is for
+        style words alone, or where none is left for the terms of a sum.
 
         Raises:
             FloatingPointError: if it is not finite.
@@ -241,16 +252,17 @@ class Worker:
         heldout = self.heldout(settings)
         if heldout is None:
             missing = self._missing_heldout(settings)
-            return {"heldout": None} if missing is None else {"heldout": None, "warning": missing}
+            return {"heldout": None, "heldout_reward": None, **({} if missing is None else {"warning": missing})}
         name, function = heldout
         try:
             with torch.no_grad():
                 value = float(_evaluate(function, result.images[i : i + 1], [prompt]))
         except ValueError as error:
-            return {"heldout": None, "warning": f"no value of the held-out reward {name!r}: {error_sentence(error)}"}
+            reason = f"no value of the held-out reward {name!r}: {error_sentence(error)}"
+            return {"heldout": None, "heldout_reward": name, "warning": reason}
         if not math.isfinite(value):
             raise FloatingPointError(f"the held-out reward {name!r} is {value}; it must be a finite number")
-        return {"heldout": value}
+        return {"heldout": value, "heldout_reward": name}
 
 
 def _evaluate(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -270,10 +282,20 @@ def method_of(settings: Settings) -> Method:
     return find_method(settings.method).replace(**settings.options)
 
 
-def _outcome(row: Row, result: Result, i: int, heldout: Mapping[str, Any], shared: Mapping[str, Any]) -> Outcome:
-    values = {"reward": None if result.rewards is None else float(result.rewards[i]), **heldout}
-    image = encode_picture(result.images[i], {**row.made().as_json(), **values})
-    return Outcome(row.index, {**values, **shared, "sha256": hashlib.sha256(image).hexdigest()}, image)
+def _outcome(row: Row, result: Result, i: int, how: Mapping[str, Any], results: Mapping[str, Any]) -> Outcome:
+    """The outcome of the image i of a call.
+
+    Args:
+        row: of the image.
+        result: of the call.
+        i: the image's place in it.
+        how: settings for the PNG's text besides those of the row, under the names that `noisetilt generate` has.
+        results: fields of the record besides the reward.
+    """
+    reward = None if result.rewards is None else float(result.rewards[i])
+    values = {"reward_value": reward, "heldout_value": results["heldout"]}
+    image = encode_picture(result.images[i], {**row.made().as_json(), **how, **values})
+    return Outcome(row.index, {"reward": reward, **results, "sha256": hashlib.sha256(image).hexdigest()}, image)
 
 
 def error_sentence(error: Exception) -> str:

@@ -17,6 +17,7 @@ from ..noise import audit
 from ..noise._events import as_field
 from ..noise.typicality import radial_bands, row_chunks, sequence_bands
 from ..report.plotting import Bands, draw_bands, has_matplotlib, save_figure
+from ..runs import make_folder
 
 SUFFIXES = (".npy", ".safetensors", ".png")
 
@@ -31,7 +32,7 @@ def audit_file(file: Path, out: Path | None, tensor: str | None, batch: bool, st
 
     Args:
         file: .npy, .safetensors or .png. A PNG is read as (channel, height, width) and standardised.
-        out: the file of the plot; None: NAME.audit.png beside the file.
+        out: the file of the plot, whose folder is made if it is missing; None: NAME.audit.png beside the file.
         tensor: the name of a tensor in a .safetensors file; None: its only tensor.
         batch: whether the first axis is the batch; otherwise the file holds one vector.
         standardise: whether to subtract the mean of each vector and divide by its RMS.
@@ -40,6 +41,7 @@ def audit_file(file: Path, out: Path | None, tensor: str | None, batch: bool, st
     Raises:
         ValueError: if the file's type or the tensor's name is unknown, the tensor has no batch or no vector, or `audit`
             cannot test it.
+        OSError: if the file does not exist, or the plot or its folder cannot be written.
     """
     if not 0 < level < 1:
         raise ValueError(f"level = {level} must be greater than 0 and less than 1, such as 0.01")
@@ -61,6 +63,7 @@ def audit_file(file: Path, out: Path | None, tensor: str | None, batch: bool, st
         if (spread == 0).any():
             raise ValueError(f"{file} has a vector whose numbers are all equal, which cannot be scaled to RMS 1")
         x = ((flat - flat.mean(1, keepdim=True)) / spread).view(x.shape)
+    make_folder(out.parent)
     result = audit(x)
     print(result)
     rejected = int(result.rejected(level).sum())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from ..batch import Summary, run_batch
 from ..batch.sinks import LOGS, Prometheus, Sink, tracker
-from ..batch.summary import message_lines
+from ..batch.summary import group_lines, message_lines
 
 # The exit status when rows failed and the others are done.
 FAILED_ROWS = 1
@@ -32,17 +32,19 @@ def print_summary(summary: Summary) -> None:
     means = {"reward": summary.reward_mean, "held-out": summary.heldout_mean}
     figures = [f"{name} {value:+.3f}" for name, value in means.items() if value is not None]
     print(", ".join([f"{summary.done} of {summary.rows} rows done", *figures]))
+    if len(summary.groups) > 1:
+        _print_lines(group_lines(summary.groups))
     if summary.failed:
         print(f"{_rows(summary.failed)} failed:")
-        _print_messages(summary.errors, summary)
-    if summary.warnings:
-        print(f"done with a warning: {_rows(sum(summary.warnings.values()))}")
-        _print_messages(summary.warnings, summary)
+        _print_lines(message_lines(summary.errors, summary.first_rows, summary.failed))
+    if summary.warned:
+        print(f"done with a warning: {_rows(summary.warned)}")
+        _print_lines(message_lines(summary.warnings, summary.first_rows, summary.warned))
     print(f"the images, rows.jsonl, run.json and report.html are in {summary.out}/")
 
 
-def _print_messages(messages: Mapping[str, int], summary: Summary) -> None:
-    for line in message_lines(messages, summary.first_rows):
+def _print_lines(lines: Sequence[str]) -> None:
+    for line in lines:
         print(f"  {line}")
 
 

@@ -31,7 +31,7 @@ from ..runs import write_json
 from .console import filled, line_width, print_error, warn
 
 # Fields of a job that the images do not depend on, except for rounding errors.
-NOT_SETTINGS = ("out", "batch", "chunk", "resume", "overwrite", "animate", "show")
+NOT_SETTINGS = ("out", "batch", "chunk", "resume", "overwrite", "animate", "show", "checksums")
 # The rewards and curves of a run are in memory until it ends.
 MAX_IMAGES, MAX_STEPS = 10_000, 100_000
 # Images of a variant in grid.png; Pillow does not open files of more than 179 million pixels.
@@ -268,7 +268,8 @@ def save_image(job: Any, variant: Variant, index: int, image: torch.Tensor, **re
 def write_start(job: Any, command: str) -> None:
     """Writes run.json of a run that begins or continues, if it has none."""
     if not (job.out / "run.json").exists():
-        record = {"command": command, "complete": False, "requested": requested(job), "settings": job.settings()}
+        inputs = {"requested": requested(job), "checksums": job.checksums}
+        record = {"command": command, "complete": False, **inputs, "settings": job.settings()}
         write_json(job.out / "run.json", json.loads(json.dumps(record)))
 
 
@@ -285,6 +286,7 @@ def run_record(
         "command": "optimize" if hasattr(job, "patience") else "generate",
         "complete": complete,
         "requested": requested(job),
+        "checksums": job.checksums,
         "heldout_reward": heldout_name,
         "settings": {**job.settings(), "options": method.options()},
         **{variant.name: variant.statistics() for variant in variants},
@@ -324,17 +326,23 @@ def comparison_table(job: Any, variants: Sequence[Variant], heldout_name: str) -
 
 def comparison_sentence(job: Any, variants: Sequence[Variant], heldout_name: str) -> str:
     """How the mean rewards differ between the variants, in a sentence; a second one if the reward may be exploited: it
-    rises and the held-out reward falls, both by more than two standard errors of the differences at equal seeds."""
+    rises and the held-out reward falls, both by more than two standard errors of the differences at equal seeds. With
+    one image, which has none, the second one says that it cannot tell."""
     before, after = (variant.statistics() for variant in variants)
     changes = {job.reward: (before["reward_mean"], after["reward_mean"])}
     if after["heldout_mean"] is not None:
         changes[f"held-out {heldout_name}"] = (before["heldout_mean"], after["heldout_mean"])
     texts = [f"{name} {_change(a, b)}" for name, (a, b) in changes.items()]
-    exploited = len(changes) == 2 and (
-        _change_in_errors(variants, "rewards") > 2 and _change_in_errors(variants, "heldout") < -2
-    )
+    return ", ".join(texts) + "." + (_exploitation(variants) if len(changes) == 2 else "")
+
+
+def _exploitation(variants: Sequence[Variant]) -> str:
+    """Whether the reward may be exploited, for a reader of a comparison with a held-out reward; empty if not."""
+    if variants[1].count == 1:
+        return " One image cannot tell whether the reward is exploited; give --n 4 or more."
+    exploited = _change_in_errors(variants, "rewards") > 2 and _change_in_errors(variants, "heldout") < -2
     hacked = " The reward rises and the held-out reward falls: the images may exploit errors of the reward."
-    return ", ".join(texts) + "." + (hacked if exploited else "")
+    return hacked if exploited else ""
 
 
 def _change_in_errors(variants: Sequence[Variant], name: str) -> float:

@@ -14,7 +14,7 @@ from ..report import save_image as save_image_file
 from ..report.plotting import Panel, curve, draw_panels, has_matplotlib, save_figure
 from ..rewards import Reward
 from ..rewards import load as load_reward
-from ..runs import Interrupts, claim_folder
+from ..runs import Interrupts
 from ..sampling import Engine, StepReport, check_reward, reverse_steps, sample
 from .comparison import (
     MISSING_PLOT,
@@ -43,8 +43,8 @@ from .iterates import (
     write_iterates,
 )
 from .job import ComparisonJob
-from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
-from .progress import Progress
+from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_checksums, with_defaults
+from .progress import Progress, claim_run
 
 
 @dataclass(kw_only=True)
@@ -75,6 +75,7 @@ def run(job: GenerateJob) -> dict[str, Any]:
     check_numbers(job)
     check_prompts(job)
     variants = [Variant("base", METHODS["base"]), Variant("guided", find_method(job.method).replace(**job.options))]
+    job = with_checksums(job)
     reward = load_reward(job.reward)
     warn_of_memory(job, variants[1].method)
     model = load_job_model(job)
@@ -84,7 +85,7 @@ def run(job: GenerateJob) -> dict[str, Any]:
         _check_variant(job, variant, model, reward)
     heldout_name, heldout = choose_heldout_reward(job, model)
     with (
-        claim_folder(job.out, overwrite=job.overwrite, resume=job.resume, command="generate") as continued,
+        claim_run(job, "generate") as continued,
         Interrupts() as interrupts,
     ):
         progress, complete = Progress(job, continued), False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
 import time
@@ -17,6 +16,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from .. import __version__
+from .._files import sha256
 from ..inversion import InversionResult, invert, read_photo
 from ..inversion.distances import DISTANCES, check_distance
 from ..inversion.invert import ascent_for, image_size, inversion_method
@@ -25,14 +25,14 @@ from ..report import file_stem, save_picture, table
 from ..report import save_image as save_image_file
 from ..rewards import Reward
 from ..rewards import load as load_reward
-from ..runs import Interrupts, append_line, claim_folder, write_bytes, write_json
+from ..runs import Interrupts, append_line, write_bytes, write_json
 from ..sampling import AscentReport, GradientAt, check_reward
 from ..sampling.noise_ascent import check_optimizable
 from .comparison import check_counts, check_numbers, comparison_grid, requested, thumbnails, write_start
 from .console import filled, line_width, progress_bar
 from .job import Job
-from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
-from .progress import read_image, read_progress, settings_digest, start_progress
+from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_checksums, with_defaults
+from .progress import claim_run, read_image, read_progress, settings_digest, start_progress
 
 Row = dict[str, Any]
 
@@ -126,7 +126,8 @@ def run(job: InvertJob) -> dict[str, Any]:
     """
     job = with_defaults(job)
     method = _check(job)
-    job = replace(job, sha256=[_sha256(photo) for photo in job.photos])
+    job = replace(job, sha256=[sha256(photo) for photo in job.photos])
+    job = with_checksums(job)
     reward = None if job.reward is None else load_reward(job.reward)
     warn_of_memory(job, method)
     model = load_job_model(job)
@@ -138,7 +139,7 @@ def run(job: InvertJob) -> dict[str, Any]:
         check_reward(method, reward)
     size = image_size(model)
     with (
-        claim_folder(job.out, overwrite=job.overwrite, resume=job.resume, command="invert") as continued,
+        claim_run(job, "invert", job.photos) as continued,
         Interrupts() as interrupts,
     ):
         progress, digest = start_progress(job, continued), settings_digest(job)
@@ -191,10 +192,6 @@ def _check(job: InvertJob) -> Method:
     return job.ascent()
 
 
-def _sha256(photo: Path) -> str:
-    return hashlib.sha256(photo.read_bytes()).hexdigest()
-
-
 def _read_targets(job: InvertJob, part: range, size: tuple[int, int]) -> Tensor:
     """The photographs of a batch, (image, 3, *size) in [0, 1].
 
@@ -203,7 +200,7 @@ def _read_targets(job: InvertJob, part: range, size: tuple[int, int]) -> Tensor:
     """
     targets = torch.stack([read_photo(job.photos[number], size) for number in part])
     for number in part:
-        if _sha256(job.photos[number]) != job.sha256[number]:
+        if sha256(job.photos[number]) != job.sha256[number]:
             raise ValueError(f"{job.photos[number]} has changed since the run began; start another run with --out")
     return targets
 
@@ -273,6 +270,7 @@ def _write_summary(job: InvertJob, method: Method, rows: list[Row]) -> dict[str,
         "command": "invert",
         "complete": len(rows) == job.n,
         "requested": requested(job),
+        "checksums": job.checksums,
         "settings": {
             **job.settings(),
             "options": {**method.options(), "iterations": job.iterations, "chain_steps": job.steps},

@@ -17,7 +17,10 @@ JobType = TypeVar("JobType", bound="Job")
 
 @dataclass(kw_only=True)
 class Job:
-    """The model, where it runs, the seeds and the folder; `noisetilt generate --help` describes them."""
+    """The model, where it runs, the seeds and the folder; `noisetilt generate --help` describes them.
+
+    The commands fill in checksums, those of the Python files of rewards and of the LoRA files.
+    """
 
     seed: int = 0
     out: Path = Path("out")
@@ -36,6 +39,7 @@ class Job:
     chunk: int | None = None
     resume: bool = False
     overwrite: bool = False
+    checksums: dict[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """The fields that determine the images."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..integrations.load import default_device, is_pipeline, load
+from ..integrations.load import default_device, is_pipeline, load, local_checksums
 from ..methods import Method
 
 Job = TypeVar("Job")
@@ -29,6 +29,17 @@ def with_defaults(job: Job) -> Job:
         batch=few if settings.batch is None else settings.batch,
         chunk=few if settings.chunk is None else settings.chunk,
     )
+
+
+def with_checksums(job: Job) -> Job:
+    """The job with the checksums of the Python files of its rewards, which are executed, and of its LoRA files.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    settings: Any = job
+    named = [reward for reward in (settings.reward, getattr(job, "heldout", None)) if reward is not None]
+    return replace(settings, checksums=local_checksums(named, settings.lora))
 
 
 def load_job_model(job: Any) -> Any:

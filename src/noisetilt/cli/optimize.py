@@ -14,7 +14,7 @@ from ..report import save_image as save_image_file
 from ..report.plotting import Panel, curve, draw_panels, has_matplotlib, save_figure
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
-from ..runs import Interrupts, claim_folder
+from ..runs import Interrupts
 from ..sampling import AscentReport, OptimizeResult, check_reward, optimize
 from ..sampling.noise_ascent import check_optimizable, find_ascent
 from .comparison import (
@@ -45,8 +45,8 @@ from .iterates import (
     write_iterates,
 )
 from .job import ComparisonJob
-from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_defaults
-from .progress import Progress
+from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_checksums, with_defaults
+from .progress import Progress, claim_run
 
 PATIENCE = 10
 
@@ -88,6 +88,7 @@ def run(job: OptimizeJob) -> dict[str, Any]:
     check_prompts(job)
     job = _with_patience(job)
     variants = job.variants()
+    job = with_checksums(job)
     reward = load_reward(job.reward)
     warn_of_memory(job, variants[1].method)
     model = load_job_model(job)
@@ -101,7 +102,7 @@ def run(job: OptimizeJob) -> dict[str, Any]:
     iterates: list[IterateImages] = []
     batches = len(list(image_batches(job)))
     with (
-        claim_folder(job.out, overwrite=job.overwrite, resume=job.resume, command="optimize") as continued,
+        claim_run(job, "optimize") as continued,
         Interrupts() as interrupts,
     ):
         progress, complete = Progress(job, continued), False

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,44 +14,70 @@ import torch
 from PIL import Image, ImageSequence
 from torch import Tensor
 
+from .._files import changed_file
 from .._messages import one_line
-from ..runs import PROGRESS, append_line, read_lines, read_record
+from ..runs import PROGRESS, append_line, claim_folder, read_lines, read_record
 from .comparison import ImageBatch, Variant, image_name, requested
 
 FIELDS = ("variant", "first", "rewards", "heldout", "curve", "nfe", "seconds")
 
 
+def claim_run(job: Any, command: str, inputs: Sequence[Path] = ()) -> contextlib.AbstractContextManager[bool]:
+    """`claim_folder` for the folder of a job.
+
+    Args:
+        job: of the run.
+        command: its command.
+        inputs: files that it reads, besides those of its checksums.
+    """
+    inputs = [*inputs, *map(Path, job.checksums)]
+    return claim_folder(job.out, overwrite=job.overwrite, resume=job.resume, command=command, inputs=inputs)
+
+
 def settings_digest(job: Any) -> str:
-    """A checksum of the settings that the images of a job depend on. Each finished batch has it, so that a run can be
-    continued whose run.json was lost."""
-    return hashlib.sha256(json.dumps(requested(job), sort_keys=True).encode()).hexdigest()[:16]
+    """A checksum of the settings and files that the images of a job depend on. Each finished batch has it, so that a
+    run can be continued whose run.json was lost."""
+    return _digest({**requested(job), **({"checksums": job.checksums} if job.checksums else {})})
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def start_progress(job: Any, continued: bool) -> Path:
     """The file of a job's finished batches, which is deleted unless a run is continued.
 
     Raises:
-        ValueError: if the run that is continued has other settings, or none that are known, or if a file that is to be
-            deleted is not one of finished batches.
+        ValueError: if the run that is continued has other settings, or none that are known, or was made with another
+            content of a reward's or a LoRA's file, or if a file that is to be deleted is not one of finished batches.
     """
-    file, record, digest = Path(job.out) / PROGRESS, read_record(Path(job.out)), settings_digest(job)
+    file, record = Path(job.out) / PROGRESS, read_record(Path(job.out))
     if not continued:
         if not all("variant" in line or "photos" in line for line in _lines(file)):
             raise ValueError(f"{file} is not the file of a run's finished batches; choose another --out")
         file.unlink(missing_ok=True)
     elif record is not None:
-        before, now = record.get("requested", {}), requested(job)
-        changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-        if changed:
-            raise ValueError(
-                f"{job.out} has a run with another {', '.join(changed)}; choose another --out, or --overwrite"
-            )
-    elif any(line.get("digest") != digest for line in _lines(file)):
+        _check_same(job, record)
+    # Runs of earlier versions have no checksums of files.
+    elif any(line.get("digest") not in (settings_digest(job), _digest(requested(job))) for line in _lines(file)):
         raise ValueError(
-            f"{file} has batches of other settings than those given, and run.json, which would name them, is missing; "
-            "choose another --out, or --overwrite"
+            f"{file} has batches of other settings or files than those given, and run.json, which would name them, is "
+            "missing; choose another --out, or --overwrite"
         )
     return file
+
+
+def _check_same(job: Any, record: Mapping[str, Any]) -> None:
+    """Raises a ValueError if a job has other settings or files than the record of the run that it continues."""
+    before, now = record.get("requested", {}), requested(job)
+    changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    if changed:
+        raise ValueError(f"{job.out} has a run with another {', '.join(changed)}; choose another --out, or --overwrite")
+    file = changed_file(record.get("checksums", {}), job.checksums)
+    if file is not None:
+        raise ValueError(
+            f"{file} has changed since the run in {job.out} began; restore it, or choose another --out, or --overwrite"
+        )
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .._files import checksums
 from .._messages import unknown_name
 from ..models import MODELS, check_device
 from ..models import load as load_by_name
+from ..rewards.catalogue import reward_files
 
 
 def load(
@@ -94,6 +96,23 @@ def default_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def local_checksums(rewards: Iterable[str], lora: Sequence[str] | str = ()) -> dict[str, str]:
+    """The checksums of what images depend on besides names: path → SHA-256 of the Python files of rewards, and of the
+    LoRA files on this machine.
+
+    Args:
+        rewards: names or weighted sums, as `rewards.load` takes them.
+        lora: as `load` takes it.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    from .diffusers.load_pipeline import lora_files
+
+    lora = [lora] if isinstance(lora, str) else lora
+    return checksums({*(file for reward in rewards for file in reward_files(reward)), *lora_files(lora)})
 
 
 def is_pipeline(name: str | Path) -> bool:

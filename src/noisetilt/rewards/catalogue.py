@@ -306,6 +306,15 @@ def _match_file(text: str) -> re.Match[str] | None:
     return next((m for m in matches if m and os.path.isfile(os.path.expanduser(m["name"].rpartition(":")[0]))), None)
 
 
+def reward_files(spec: str) -> list[Path]:
+    """The Python files of the terms of a reward; none if it names none that exist, or cannot be read."""
+    try:
+        places = [name.rpartition(":")[0] for _, name in split_terms(spec) if is_function_in_file(name)]
+    except ValueError:  # of which `load` tells
+        return []
+    return [file for file in (Path(place).expanduser() for place in places) if file.is_file()]
+
+
 def _lower(name: str) -> str:
     """The name in lower case, except for a path, a label or the name of a model of the hub."""
     if is_function_in_file(name):

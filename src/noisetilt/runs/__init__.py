@@ -1,10 +1,11 @@
 """What every command that writes a folder shares: whole files or none, one writer per folder, and signals."""
 
-from .atomic import append_line, read_lines, remove_partial, write_bytes, write_json, write_text
-from .folder import ITERATES, PROGRESS, ROWS, claim_folder, locked, read_record
+from .atomic import append_line, make_folder, read_lines, write_bytes, write_json, write_text
+from .folder import IMAGES, ITERATES, PROGRESS, ROWS, claim_folder, locked, read_record
 from .interrupts import Interrupts, Terminated
 
 __all__ = [
+    "IMAGES",
     "ITERATES",
     "PROGRESS",
     "ROWS",
@@ -13,9 +14,9 @@ __all__ = [
     "append_line",
     "claim_folder",
     "locked",
+    "make_folder",
     "read_lines",
     "read_record",
-    "remove_partial",
     "write_bytes",
     "write_json",
     "write_text",

@@ -5,21 +5,37 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 SUFFIX = ".partial"
+# The name under which `write_bytes` writes: .NAME.PID.partial.
+LEFT = re.compile(rf"\..*\.\d+{re.escape(SUFFIX)}", re.DOTALL)
 
 
 def _write_error(file: Path, error: OSError) -> OSError:
     """The error for a file that could not be written, with its name; keeps the error number."""
     of_name = error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
     hint = "choose another name" if of_name else "check the free space and permissions there"
+    hint = "make its folder first" if error.errno == errno.ENOENT else hint
     failure = OSError(f"cannot write {file}: {(error.strerror or str(error)).lower()}; {hint}")
     failure.errno = error.errno
     return failure
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, unless they exist.
+
+    Raises:
+        OSError: if it cannot be made; names it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _write_error(folder, error) from None
 
 
 def write_bytes(file: Path, data: bytes) -> None:
@@ -109,9 +125,11 @@ def read_lines(file: Path) -> Iterator[str]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Deletes what killed processes left of files that they were writing; only for the one writer of a folder."""
-    for file in folder.rglob(f".*{SUFFIX}"):
-        _remove(file)
+    """Deletes what killed processes left in a folder of files that they were writing; only for its one writer. Other
+    files, and those of folders in it, are kept."""
+    for file in folder.glob(f".*{SUFFIX}"):
+        if LEFT.fullmatch(file.name):
+            _remove(file)
 
 
 def _remove(file: Path) -> None:

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from .._files import json_object
-from .atomic import _write_error, remove_partial
+from .atomic import _write_error, make_folder, remove_partial
 
 LOCK, RECORD = ".lock", "run.json"
 # Files with a line for each finished part of a run: of batches and benchmarks, and of the other commands.
 ROWS, PROGRESS = "rows.jsonl", "progress.jsonl"
 # Files of a run that its record does not name.
 OTHERS = ("grid.png", "strip.png", "rewards.png", "animation.webp", PROGRESS)
-ITERATES = "iterates"
+BATCH_REPORT = ("report.html", "histograms.png")
+# Folders of images: of iterates until a run is complete, and of a batch, in parts.
+ITERATES, IMAGES = "iterates", "images"
 
 
 @contextlib.contextmanager
 def claim_folder(
-    folder: Path, *, overwrite: bool = False, resume: bool = False, command: str = "", finished: str = PROGRESS
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    command: str = "",
+    finished: str = PROGRESS,
+    inputs: Sequence[Path] = (),
+    check: Callable[[Path], None] = lambda folder: None,
 ) -> Iterator[bool]:
     """Makes a folder and holds its lock, which ends with the process.
 
@@ -36,13 +45,15 @@ def claim_folder(
         command: the command that may continue the run: a folder with a run of another command is refused.
         finished: the name of the command's file of finished parts, ROWS or PROGRESS. This function does not delete it
             where the record is lost.
+        inputs: files that the command reads, which may not be files of a run that is replaced.
+        check: called with the folder before a run in it is replaced; what it raises leaves the run as it is.
 
     Yields:
         Whether a run is continued.
 
     Raises:
-        ValueError: if both options are given, another process writes to the folder, or the folder has a run and neither
-            option is given.
+        ValueError: if both options are given, another process writes to the folder, the folder has a run and neither
+            option is given, or an input would be deleted or written over.
         OSError: if the folder cannot be written to.
     """
     if overwrite and resume:
@@ -60,7 +71,12 @@ def claim_folder(
             raise ValueError(
                 f"{folder} has {parts[0]} and no {finished}, which {command!r} writes; choose another --out"
             )
-        remove_partial(folder)
+        _check_inputs(folder, inputs, record if overwrite else None)
+        if overwrite:
+            check(folder)
+        for place in (folder, folder / ITERATES, *(folder / IMAGES).glob("*")):
+            if place == folder or not (place / LOCK).exists():  # otherwise it has a run of its own
+                remove_partial(place)
         if record is not None and overwrite:
             _remove_run(folder, record)
         yield resume and (record is not None or finished in parts)
@@ -78,8 +94,8 @@ def locked(folder: Path) -> Iterator[None]:
         ValueError: if another process holds it.
         OSError: if the folder cannot be written to.
     """
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
         lock.acquire(timeout=0)
     except Timeout:
@@ -92,18 +108,41 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def _check_inputs(folder: Path, inputs: Sequence[Path], replaced: dict[str, Any] | None) -> None:
+    """Raises a ValueError if an input is a file that any run in the folder may write, or one of the run that is
+    replaced.
+
+    Args:
+        folder: of the run.
+        inputs: files that the command reads.
+        replaced: the record of the run that is replaced, if there is one.
+    """
+    own = {(folder / name).resolve() for name in _names(replaced or {})}
+    for file in inputs:
+        if file.resolve() in own:
+            raise ValueError(
+                f"{file} is an input and a file of the run in {folder}, which would be replaced; copy it elsewhere, or "
+                "choose another --out"
+            )
+
+
 def _remove_run(folder: Path, record: dict[str, Any]) -> None:
     """Deletes a run's record and the files in the folder that it names, so that none is taken for the new run's."""
+    for name in _names(record):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / ITERATES, ignore_errors=True)
+
+
+def _names(record: dict[str, Any]) -> list[str]:
+    """The names of the files in a run's folder: those in its record, and those that every run may have."""
     images = record.get("images")
     rows = [row for row in images if isinstance(row, dict)] if isinstance(images, list) else []
     names = [row.get("file") for row in rows]
     for row in rows:
         files = row.get("files")
         names += list(files.values()) if isinstance(files, dict) else []
-    for name in [*names, *OTHERS, RECORD]:
-        if isinstance(name, str) and Path(name).name == name:
-            (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / ITERATES, ignore_errors=True)
+    own = [name for name in names if isinstance(name, str) and Path(name).name == name]
+    return [*own, *OTHERS, *(BATCH_REPORT if record.get("command") == "batch" else ()), RECORD]
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

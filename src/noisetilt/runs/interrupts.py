@@ -57,7 +57,8 @@ class Interrupts:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """A context in which signals wait until its end, for the short time that the last files are written."""
+        """A context in which signals wait until its end, for the short time that files are written. Of several, SIGTERM
+        counts."""
         self._deferred += 1
         try:
             yield
@@ -69,7 +70,8 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._deferred:
-            self._waiting = number
+            if self._waiting != signal.SIGTERM:
+                self._waiting = number
         elif number == signal.SIGTERM:
             raise Terminated
         elif self.requested or not self.unit:

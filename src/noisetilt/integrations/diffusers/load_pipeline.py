@@ -15,6 +15,7 @@ from ..._messages import missing_extra, nearest_name, one_line
 from ..._quiet import without_progress_bars
 
 SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+LORA_SUFFIXES = (".safetensors", ".bin", ".pt")
 OFFLOADS = ("none", "model", "sequential")
 
 
@@ -99,9 +100,16 @@ def _add_lora(pipe: Any, lora: Sequence[str]) -> None:
 
 def _check_place(place: str) -> None:
     """Raises a ValueError if a LoRA is neither a file or a folder that exists nor the id of a repository of the hub."""
-    is_id = re.fullmatch(r"\w[\w.-]*/[\w.-]+", place) and not place.endswith((".safetensors", ".bin", ".pt"))
+    is_id = re.fullmatch(r"\w[\w.-]*/[\w.-]+", place) and not place.endswith(LORA_SUFFIXES)
     if not is_id and not Path(place).exists():
         raise ValueError(f"there is no LoRA {place!r}; give a file or folder that exists, or the id of one on the hub")
+
+
+def lora_files(lora: Sequence[str]) -> list[Path]:
+    """The files of LoRA weights that are on this machine: those that are given, and those in the folders that are."""
+    places = [Path(_split_scale(text)[0]) for text in lora]
+    inside = [file for place in places if place.is_dir() for file in place.iterdir() if file.suffix in LORA_SUFFIXES]
+    return [*(place for place in places if place.is_file()), *inside]
 
 
 def _split_scale(text: str) -> tuple[str, float]:
