@@ -213,11 +213,20 @@ def test_a_run_is_cancelled_within_a_step(session):
 
 
 def test_the_held_out_rewards_of_a_mix_are_none_of_its_rewards(session, monkeypatch):
-    monkeypatch.setattr("noisetilt.rewards.catalogue.load_hub", lambda name, *_: Reward(name, lambda images: images))
+    loaded = []
+
+    def load_hub(name, *_):
+        loaded.append(name)
+        return Reward(name, lambda images: images)
+
+    monkeypatch.setattr("noisetilt.rewards.catalogue.load_hub", load_hub)
     own = OwnReward("", Reward("own", lambda images: images))
     mix = session.load_mix(f"0.5*pickscore + 2*{OWN} + 0.5*aesthetic", own, heldout=True)
     expected = [(0.5, "imagereward"), (0.5, "imagereward")]  # the own reward is no judge of itself
     assert [(weight, reward.name) for weight, reward in mix.terms] == expected
+    session.load_mix("aesthetic", own)
+    assert check_generate(session, Visitor(), named(sliders={"aesthetic": 1.0}), "ntrk") == {}
+    assert loaded == ["imagereward", "aesthetic"]
     with pytest.raises(ValueError, match="no reward of your own"):
         session.load_mix(f"pickscore + {OWN}", None)
     without = "style:3d + pickscore + imagereward + clipscore"

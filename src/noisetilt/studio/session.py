@@ -18,9 +18,10 @@ from ..cli.optimize import OptimizeJob
 from ..integrations.load import is_pipeline, load
 from ..rewards import Reward, has_heldout, weighted_sum
 from ..rewards import load as load_reward
-from ..rewards.catalogue import heldout_spec, load_terms, split_terms
+from ..rewards.catalogue import heldout_spec, heldout_terms, split_terms
 from ..rewards.reward import evaluate_any
 from .mix import OFFERED, slider_name, supported
+from .reward_cache import RewardCache
 from .run_queue import RunQueue
 from .runs import Run
 
@@ -66,8 +67,8 @@ class Session:
     """
 
     def __init__(self, job: GenerateJob, rewards: Sequence[str] = (), allow_code: bool = False) -> None:
-        rewards = [slider_name(reward) for reward in rewards]
-        loaded = {name: load_reward(name) for name in rewards}
+        self._rewards = RewardCache()
+        loaded = {name: self._rewards.load(name) for name in map(slider_name, rewards)}
         code = Path(OWN.partition(":")[0])
         self.own = OwnReward(code.read_text("utf-8"), loaded[OWN]) if OWN in loaded else None
         self.allow_code, self.queue = allow_code, RunQueue()
@@ -76,7 +77,7 @@ class Session:
         self.job = replace(job, guidance=self.model.guidance, dtype=job.dtype or dtype_name(self.model))
         offered = [] if is_pipeline(job.model) else list(OFFERED)
         self.names = supported(offered or ["redness", "saturation", "brightness"], self._size(), "cat")
-        self.names += [name for name in rewards if name not in self.names]
+        self.names += [name for name in loaded if name not in self.names]
         self.one_step = job.model if job.model == ONE_STEP_MODEL else ONE_STEP_MODEL
         self._one_step_model: Any = None
         self._loading = threading.Lock()
@@ -132,8 +133,10 @@ class Session:
         named = split_terms(heldout_spec(spec) or spec if heldout else spec)
         if own is None and any(name == OWN for _, name in named):
             raise ValueError('there is no reward of your own yet; type one in the tab "My reward" and press Use')
+        others = [(weight, name) for weight, name in named if name != OWN]
         # Together, because the held-out reward of a term may be that of no other.
-        loaded = iter(load_terms([(weight, name) for weight, name in named if name != OWN], heldout))
+        others = heldout_terms(others) if heldout else others
+        loaded = iter([(weight, self._rewards.load(name, heldout)) for weight, name in others])
         terms = [next(loaded) if name != OWN else (weight, own.reward) for weight, name in named]
         return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else weighted_sum(terms, spec)
 
