@@ -254,6 +254,11 @@ def test_an_own_reward_is_in_the_files(session, monkeypatch, capsys):
     settings = Settings("cat face", {OWN: 1.0}, 0.5, steps=2, n=1, seed=0)
     view, _ = finish(session, generate(session, visitor, settings, "ntrk"))
     assert view.state == "done", view.message
+    from noisetilt.studio.page import build_page  # imports gradio, which takes seconds
+
+    page = build_page(session)
+    [fill] = [event.fn for event in page.fns.values() if event.name == "fill"]
+    assert "restored" in fill(pngs(view)[-1])[0]
     script = next(file for file in view.files if file.endswith("repeat.py"))
     monkeypatch.chdir(Path(script).parent)
     capsys.readouterr()
@@ -277,8 +282,15 @@ def test_the_saved_code_is_that_which_ran(session):
 def test_a_page_that_is_started_with_my_reward(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("my_reward.py").write_text(EXAMPLE)
-    session = Session(GenerateJob(prompt="", reward="", model="emoji128"), [OWN])
+    import gradio  # takes seconds
+
+    from noisetilt.studio.fields import shared_fields
+
+    session = Session(GenerateJob(prompt="", reward="", model="emoji128"), [OWN, OWN], allow_code=True)
     try:
+        with gradio.Blocks() as page:
+            shared_fields(session)
+        assert [getattr(block, "label", "") for block in page.blocks.values()].count("my reward") == 1
         visitor = session.visitor("a")
         assert check_generate(session, visitor, named(sliders={OWN: 1.0}), "ntrk") == {}
         work = generate(session, visitor, Settings("cat face", {OWN: 1.0}, 0.5, 1, 1, 0), "ntrk")

@@ -133,6 +133,8 @@ def restore(file: str | Path, names: Sequence[str], job: GenerateJob, one_step: 
     """
     settings = read_settings(file)
     ascent, page = "iterations" in settings, settings.get("studio")
+    # Images of `optimize` without an update carry the method that they were not made with.
+    base = settings.get("method") == "base" or settings.get("iterations") == 0
     page = page if isinstance(page, dict) else {}
     method, options = settings.get("method"), settings.get("options")
     if not isinstance(method, str) or method not in ("base", *(ASCENTS if ascent else SAMPLERS)):
@@ -149,11 +151,15 @@ def restore(file: str | Path, names: Sequence[str], job: GenerateJob, one_step: 
         "n": check_whole("the number of images", page.get("n", settings.get("n")), 1, MAX_IMAGES),
         "seed": check_whole("the seed", page.get("seed", settings.get("seed")), 0, 2**53 - MAX_IMAGES),
     }
-    if ascent:
+    if ascent and not base:
         fields["iterations"] = check_whole("the number of iterations", settings["iterations"], 1, MAX_ITERATIONS)
-    else:
+    elif not ascent:
         fields["steps"] = check_whole("the number of steps", settings.get("steps"), 1, MAX_STEPS)
-    notes = _restore_strength(fields, method, options, page.get("strength"))
+    if base:
+        kept = "the method, the strength and the iterations" if ascent else "the method and the strength"
+        notes = [f"It was made without guidance; {kept} stay as they are."]
+    else:
+        notes = _restore_strength(fields, method, options, page.get("strength"))
     expected = one_step if ascent else str(job.model)
     if settings.get("model") != expected:
         notes.append(f"It was made with the model {str(settings.get('model'))[:80]!r}; this page has {expected!r}.")
@@ -181,8 +187,6 @@ def ascent_job(prompt: str, reward: str) -> OptimizeJob:
 
 def _restore_strength(fields: dict[str, Any], method: str, options: dict[str, Any], given: Any) -> list[str]:
     """Adds the method and its strength to the fields; returns what the page cannot represent."""
-    if method == "base":
-        return ["It was made without guidance; the method and the strength stay as they are."]
     number = isinstance(given, (int, float)) and not isinstance(given, bool) and 0 <= given <= 1
     exact = number and options_for(method, given).items() <= options.items()
     strength = given if exact else strength_of(method, options)

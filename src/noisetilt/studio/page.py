@@ -86,7 +86,7 @@ def _restore_on(
         if place is None:
             return ["", *unchanged]
         try:
-            fields, notes = restore(place, session.names, session.job, session.one_step)
+            fields, notes = restore(place, list(shared.sliders), session.job, session.one_step)
         except (ValueError, OSError) as error:
             return [message("failed", f"{error}."), *unchanged]
         values = [fields.get(name, gr.skip()) for name in plain]
