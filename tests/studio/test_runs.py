@@ -24,7 +24,7 @@ from noisetilt.studio import markup, views
 from noisetilt.studio.files import read_settings, restore
 from noisetilt.studio.mix import mix_spec
 from noisetilt.studio.optimise_run import optimise
-from noisetilt.studio.own_reward import EXAMPLE, use_code
+from noisetilt.studio.own_reward import EXAMPLE, use_code, write_code
 from noisetilt.studio.repeat import generate_command
 from noisetilt.studio.run_queue import RunQueue
 from noisetilt.studio.runs import Run
@@ -258,7 +258,7 @@ def test_an_own_reward_is_in_the_files(session, monkeypatch, capsys):
 
     page = build_page(session)
     [fill] = [event.fn for event in page.fns.values() if event.name == "fill"]
-    assert "restored" in fill(pngs(view)[-1])[0]
+    assert "restored" in fill(pngs(view)[-1])[0] and page.delete_cache is not None
     script = next(file for file in view.files if file.endswith("repeat.py"))
     monkeypatch.chdir(Path(script).parent)
     capsys.readouterr()
@@ -336,6 +336,18 @@ def test_wrong_code_is_refused(session, code, word):
     with pytest.raises(ValueError, match=word):
         use_code(session, visitor, code)
     assert visitor.own is None
+
+
+def test_a_visitor_leaves_no_files(session):
+    visitor = session.visitor("a")
+    folder, file = session.new_folder(visitor), write_code(session, visitor, EXAMPLE)
+    assert write_code(session, visitor, "x = 1") == file and file.read_text() == "x = 1"
+    assert folder.is_dir() and session.new_folder(visitor) != folder
+    for function in (use_code, write_code):
+        with pytest.raises(ValueError, match=r"has 100001 characters, expected at most 100000; shorten it"):
+            function(session, visitor, "#" * 100_001)
+    session.leave("a")
+    assert not folder.exists() and not file.parent.exists() and session.folder.is_dir()
 
 
 def test_code_is_not_executed_without_the_flag(session, monkeypatch, tmp_path):

@@ -17,7 +17,7 @@ from ..rewards import has_heldout
 from ..runs import write_json, write_text
 from .mix import slider_values
 from .repeat import generate_code, generate_command, optimize_code, optimize_command
-from .session import OWN, OwnReward, Session
+from .session import OWN, OwnReward
 from .settings import MAX_IMAGES, MAX_ITERATIONS, MAX_PROMPT, MAX_STEPS, Settings, check_whole
 from .strengths import ASCENTS, SAMPLERS, options_for, strength_of
 from .views import View
@@ -28,9 +28,9 @@ MAX_TEXT = 100_000
 FIXED = ("eta", "gradient_at", "heldout", "patience", "guidance", "dtype", "height", "width", "frames", "lora")
 
 
-def write_generated(session: Session, own: OwnReward | None, view: View, job: GenerateJob, settings: Settings) -> None:
-    """Writes the files of a run of the tab Generate, and puts their names into the view."""
-    job = replace(job, out=session.new_folder())
+def write_generated(folder: Path, own: OwnReward | None, view: View, job: GenerateJob, settings: Settings) -> None:
+    """Writes the files of a run of the tab Generate into a folder, and puts their names into the view."""
+    job = replace(job, out=folder)
     variants = [row.variant for row in view.rows]
     write_json(job.out / "run.json", run_record(job, variants[1].method, variants, view.heldout_name, True))
     for variant in variants:
@@ -39,15 +39,15 @@ def write_generated(session: Session, own: OwnReward | None, view: View, job: Ge
 
 
 def write_comparison(
-    session: Session,
+    folder: Path,
     own: OwnReward | None,
     view: View,
     jobs: Mapping[str, GenerateJob],
     settings: Settings,
     budget: int,
 ) -> None:
-    """Writes the files of a run of the tab Compare, and puts their names into the view."""
-    folder, records = session.new_folder(), {}
+    """Writes the files of a run of the tab Compare into a folder, and puts their names into the view."""
+    records = {}
     for row, job in zip(view.rows, jobs.values(), strict=True):
         job, variant = replace(job, out=folder), row.variant
         record = run_record(job, variant.method, [variant], view.heldout_name, True)
@@ -60,10 +60,10 @@ def write_comparison(
 
 
 def write_optimised(
-    session: Session, own: OwnReward | None, view: View, job: OptimizeJob, settings: Settings, best: Sequence[int]
+    folder: Path, own: OwnReward | None, view: View, job: OptimizeJob, settings: Settings, best: Sequence[int]
 ) -> None:
-    """Writes the files of a run of the tab Optimise, and puts their names into the view."""
-    job, variant = replace(job, out=session.new_folder()), view.rows[0].variant
+    """Writes the files of a run of the tab Optimise into a folder, and puts their names into the view."""
+    job, variant = replace(job, out=folder), view.rows[0].variant
     write_json(job.out / "run.json", run_record(job, variant.method, [variant], view.heldout_name, True))
     _save_images(job, variant, settings, best)
     _finish(own, view, job.out, job.reward, optimize_command(job), optimize_code(job))

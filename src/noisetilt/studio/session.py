@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 import time
@@ -40,11 +41,12 @@ class OwnReward(NamedTuple):
 
 @dataclass
 class Visitor:
-    """A browser tab: its runs, the reward that it typed, and the images of its last noise ascent."""
+    """A browser tab: its runs, the reward that it typed, the images of its last noise ascent, and its files."""
 
     runs: list[Run] = field(default_factory=list)
     own: OwnReward | None = None
     iterates: Any = None
+    folder: Path | None = None
 
     def cancel(self) -> bool:
         """Cancels the visitor's runs; returns whether there were any."""
@@ -84,7 +86,7 @@ class Session:
         self._folder = tempfile.TemporaryDirectory(prefix="noisetilt-studio-")
         self.folder = Path(self._folder.name)
         self._visitors: dict[str, Visitor] = {}
-        self._number = 0
+        self._making_folder = threading.Lock()
 
     def _size(self) -> tuple[int, int]:
         """Height and width of the model's images; 256 where that is known during a run only."""
@@ -103,18 +105,24 @@ class Session:
         return self._visitors.setdefault(key, Visitor(own=self.own))
 
     def leave(self, key: str) -> None:
-        """Forgets a visitor, and cancels its runs."""
+        """Forgets a visitor, cancels its runs, and deletes its files."""
         visitor = self._visitors.pop(key, None)
         if visitor is not None:
             visitor.cancel()
+            if visitor.folder is not None:
+                # A run that writes at this moment may leave a file behind, which is deleted when the page ends.
+                shutil.rmtree(visitor.folder, ignore_errors=True)
 
-    def new_folder(self) -> Path:
-        """A new folder for the files of a run."""
-        with self._loading:
-            self._number += 1
-            folder = self.folder / f"{time.strftime('%H%M%S')}-{self._number}"
-        folder.mkdir()
-        return folder
+    def folder_of(self, visitor: Visitor) -> Path:
+        """The folder of a visitor's files."""
+        with self._making_folder:
+            if visitor.folder is None:
+                visitor.folder = Path(tempfile.mkdtemp(dir=self.folder))
+            return visitor.folder
+
+    def new_folder(self, visitor: Visitor) -> Path:
+        """A new folder for the files of a run of a visitor."""
+        return Path(tempfile.mkdtemp(prefix=time.strftime("%H%M%S-"), dir=self.folder_of(visitor)))
 
     def one_step_model(self) -> Any:
         """The one-step generator, loaded when it is first needed."""
