@@ -137,10 +137,13 @@ def test_other_settings_of_the_run_are_named(tmp_path):
     assert [note.split()[4] for note in notes] == ["patience", "guidance"]
 
 
-def test_a_png_of_optimize_is_restored_without_notes(tmp_path):
+def test_pngs_of_optimize_are_restored(tmp_path):
     arguments = ["optimize", "cat face", "--reward", "redness", "--iterations", "1", "--n", "1", "--set", "rate=0.02"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     assert read(tmp_path / "cat-face-0-guided.png").notes == []
+    fields, [note] = read(tmp_path / "cat-face-0-base.png")
+    assert fields["tab"] == "optimise" and fields["sliders"]["redness"] == 0.01 and "without guidance" in note
+    assert not {"method", "strength", "iterations", "steps"} & set(fields)
 
 
 def test_base_keeps_method_and_strength(tmp_path):

@@ -24,7 +24,7 @@ from noisetilt.studio import markup, views
 from noisetilt.studio.files import read_settings, restore
 from noisetilt.studio.mix import mix_spec
 from noisetilt.studio.optimise_run import optimise
-from noisetilt.studio.own_reward import EXAMPLE, use_code
+from noisetilt.studio.own_reward import EXAMPLE, use_code, write_code
 from noisetilt.studio.repeat import generate_command
 from noisetilt.studio.run_queue import RunQueue
 from noisetilt.studio.runs import Run
@@ -213,11 +213,20 @@ def test_a_run_is_cancelled_within_a_step(session):
 
 
 def test_the_held_out_rewards_of_a_mix_are_none_of_its_rewards(session, monkeypatch):
-    monkeypatch.setattr("noisetilt.rewards.catalogue.load_hub", lambda name, *_: Reward(name, lambda images: images))
+    loaded = []
+
+    def load_hub(name, *_):
+        loaded.append(name)
+        return Reward(name, lambda images: images)
+
+    monkeypatch.setattr("noisetilt.rewards.catalogue.load_hub", load_hub)
     own = OwnReward("", Reward("own", lambda images: images))
     mix = session.load_mix(f"0.5*pickscore + 2*{OWN} + 0.5*aesthetic", own, heldout=True)
     expected = [(0.5, "imagereward"), (0.5, "imagereward")]  # the own reward is no judge of itself
     assert [(weight, reward.name) for weight, reward in mix.terms] == expected
+    session.load_mix("aesthetic", own)
+    assert check_generate(session, Visitor(), named(sliders={"aesthetic": 1.0}), "ntrk") == {}
+    assert loaded == ["imagereward", "aesthetic"]
     with pytest.raises(ValueError, match="no reward of your own"):
         session.load_mix(f"pickscore + {OWN}", None)
     without = "style:3d + pickscore + imagereward + clipscore"
@@ -245,6 +254,11 @@ def test_an_own_reward_is_in_the_files(session, monkeypatch, capsys):
     settings = Settings("cat face", {OWN: 1.0}, 0.5, steps=2, n=1, seed=0)
     view, _ = finish(session, generate(session, visitor, settings, "ntrk"))
     assert view.state == "done", view.message
+    from noisetilt.studio.page import build_page  # imports gradio, which takes seconds
+
+    page = build_page(session)
+    [fill] = [event.fn for event in page.fns.values() if event.name == "fill"]
+    assert "restored" in fill(pngs(view)[-1])[0] and page.delete_cache is not None
     script = next(file for file in view.files if file.endswith("repeat.py"))
     monkeypatch.chdir(Path(script).parent)
     capsys.readouterr()
@@ -268,8 +282,15 @@ def test_the_saved_code_is_that_which_ran(session):
 def test_a_page_that_is_started_with_my_reward(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("my_reward.py").write_text(EXAMPLE)
-    session = Session(GenerateJob(prompt="", reward="", model="emoji128"), [OWN])
+    import gradio  # takes seconds
+
+    from noisetilt.studio.fields import shared_fields
+
+    session = Session(GenerateJob(prompt="", reward="", model="emoji128"), [OWN, OWN], allow_code=True)
     try:
+        with gradio.Blocks() as page:
+            shared_fields(session)
+        assert [getattr(block, "label", "") for block in page.blocks.values()].count("my reward") == 1
         visitor = session.visitor("a")
         assert check_generate(session, visitor, named(sliders={OWN: 1.0}), "ntrk") == {}
         work = generate(session, visitor, Settings("cat face", {OWN: 1.0}, 0.5, 1, 1, 0), "ntrk")
@@ -315,6 +336,18 @@ def test_wrong_code_is_refused(session, code, word):
     with pytest.raises(ValueError, match=word):
         use_code(session, visitor, code)
     assert visitor.own is None
+
+
+def test_a_visitor_leaves_no_files(session):
+    visitor = session.visitor("a")
+    folder, file = session.new_folder(visitor), write_code(session, visitor, EXAMPLE)
+    assert write_code(session, visitor, "x = 1") == file and file.read_text() == "x = 1"
+    assert folder.is_dir() and session.new_folder(visitor) != folder
+    for function in (use_code, write_code):
+        with pytest.raises(ValueError, match=r"has 100001 characters, expected at most 100000; shorten it"):
+            function(session, visitor, "#" * 100_001)
+    session.leave("a")
+    assert not folder.exists() and not file.parent.exists() and session.folder.is_dir()
 
 
 def test_code_is_not_executed_without_the_flag(session, monkeypatch, tmp_path):

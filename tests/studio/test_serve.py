@@ -8,6 +8,7 @@ import sys
 import threading
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -152,3 +153,33 @@ def test_it_opens_the_browser_if_asked(flags, opened, monkeypatch, capsys):
     monkeypatch.setattr(serve, "set_environment", lambda: None)
     assert main(["studio", "--port", "0", *flags]) == 2 and "stopped" in capsys.readouterr().err
     assert taken == [("127.0.0.1", 0, opened)]
+
+
+@pytest.mark.parametrize(
+    "host, allow_code, codes",
+    [("127.0.0.1", True, (401, 403)), ("::1", False, (200, 403)), ("0.0.0.0", False, (200, 200))],
+)
+def test_the_page_is_started_behind_its_guard(host, allow_code, codes, monkeypatch, tmp_path):
+    pytest.importorskip("gradio")
+    from starlette.responses import PlainTextResponse
+    from starlette.testclient import TestClient
+
+    from noisetilt.studio import page
+
+    options, opened = {}, []
+
+    def launch(**given):
+        options.update(given)
+        return None, f"http://{given['server_name']}:{given['server_port']}/", None
+
+    served = SimpleNamespace(queue=lambda **_: None, launch=launch)
+    monkeypatch.setattr(page, "build_page", lambda _: served)
+    monkeypatch.setattr(serve.webbrowser, "open", opened.append)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    session = SimpleNamespace(folder=tmp_path, allow_code=allow_code)
+    _, address = serve.start(session, host, 7861, open_browser=True)
+    assert opened == [address] and ("?token=" in address) == allow_code
+    [guard] = options["app_kwargs"]["middleware"]
+    visitor = TestClient(guard.cls(PlainTextResponse("the page"), **guard.kwargs), "http://localhost:7861")
+    assert (visitor.get("/").status_code, visitor.get("/", headers={"Host": "evil.example"}).status_code) == codes
+    assert visitor.get("/?" + address.partition("?")[2]).text == "the page"

@@ -248,7 +248,7 @@ def find_entry(name: str) -> str:
         _label_row(part)
     elif kind == "colour" and part:
         parse_colour(part)
-    elif part and name not in LEARNED and name not in _BLACK_BOXES and kind != "ocr" and not _of_hub(name):
+    elif part and name not in LEARNED and name not in _BLACK_BOXES and kind != "ocr" and not is_of_hub(name):
         raise _unknown(name)
     entry = _DESCRIBED_BY.get(kind, kind)
     if entry not in CATALOGUE or name == "video":
@@ -323,7 +323,8 @@ def _lower(name: str) -> str:
     return name.lower() if keep is None else name[: keep.start()].lower() + name[keep.start() :]
 
 
-def _of_hub(name: str) -> bool:
+def is_of_hub(name: str) -> bool:
+    """Whether the name is that of a hub reward, which may be followed by the path of its weights."""
     return is_hub(name.partition("@")[0]) and not name.startswith(_IMAGENET)
 
 
@@ -345,7 +346,7 @@ def heldout_spec(spec: str) -> str | None:
 
 def _paired(terms: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
     """The terms that have a held-out version."""
-    return [(weight, name) for weight, name in terms if is_learned(name) or _of_hub(name)]
+    return [(weight, name) for weight, name in terms if is_learned(name) or is_of_hub(name)]
 
 
 def missing_heldout(spec: str) -> str | None:
@@ -353,17 +354,21 @@ def missing_heldout(spec: str) -> str | None:
     if they do."""
     terms = split_terms(spec)
     try:
-        _heldout_of(terms)
+        heldout_terms(terms)
     except ValueError as error:
         return str(error)
     return None
 
 
-def _heldout_of(terms: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
-    """The terms with the names of their held-out rewards in place of those of hub rewards."""
-    hub = [(weight, name.partition("@")[0]) for weight, name in terms if _of_hub(name)]
+def heldout_terms(terms: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """The terms with the names of their held-out rewards in place of those of hub rewards.
+
+    Raises:
+        ValueError: if no hub reward is unrelated to all terms.
+    """
+    hub = [(weight, name.partition("@")[0]) for weight, name in terms if is_of_hub(name)]
     others = iter(heldout_names(hub))
-    return [(weight, next(others) if _of_hub(name) else name) for weight, name in terms]
+    return [(weight, next(others) if is_of_hub(name) else name) for weight, name in terms]
 
 
 def load_terms(
@@ -373,13 +378,20 @@ def load_terms(
     dtype: torch.dtype = torch.float32,
 ) -> list[tuple[float, Reward]]:
     """The rewards of a sum with their weights, from their names; the other arguments are those of `load`."""
-    named = _heldout_of(terms) if heldout else terms
+    named = heldout_terms(terms) if heldout else terms
     # Each network is loaded once, even if it is the held-out reward of several terms.
-    loaded = {
-        name: _hub(name, path, dtype) if _of_hub(name) else _single(name, heldout)
-        for name in dict.fromkeys(name for _, name in named)
-    }
+    loaded = {name: load_term(name, heldout, path, dtype) for name in dict.fromkeys(name for _, name in named)}
     return [(weight, loaded[name]) for weight, name in named]
+
+
+def load_term(
+    name: str,
+    heldout: bool = False,
+    path: Place | Mapping[str, Place] = None,
+    dtype: torch.dtype = torch.float32,
+) -> Reward:
+    """The reward of one name, as `split_terms` or `heldout_terms` has it; the other arguments are those of `load`."""
+    return _hub(name, path, dtype) if is_of_hub(name) else _single(name, heldout)
 
 
 @torch.inference_mode(False)
@@ -418,7 +430,7 @@ def load(
     if not isinstance(heldout, bool):
         raise ValueError(f"heldout = {heldout!r} must be True or False; load the held-out reward by a call of its own")
     names = split_terms(spec)
-    if path is not None and not any(_of_hub(name) for _, name in names):
+    if path is not None and not any(is_of_hub(name) for _, name in names):
         raise ValueError(f"path = {path} is for hub rewards and {spec!r} has none; leave it out")
     if heldout and (paired := _paired(names)):
         names, spec = paired, heldout_spec(spec) or spec

@@ -57,7 +57,8 @@ def settings_of(named: dict[str, Any]) -> Settings:
 def shared_fields(session: Session, prompt: str = "cat face") -> SharedFields:
     """Draws the fields."""
     text = gr.Textbox(prompt, label="Prompt", info="What the images show.", elem_id="nt-prompt")
-    names = [*session.names, *([OWN] if session.allow_code else [])]
+    # A page may be started with the reward that visitors may type.
+    names = list(dict.fromkeys([*session.names, *([OWN] if session.allow_code else [])]))
     first = [name for name in names if name in FIRST or name not in OFFERED]
     with gr.Accordion("Reward mix", open=True, elem_id="nt-mix"):
         gr.Markdown("The run maximises the sum of these rewards. A negative weight avoids what the reward measures.")

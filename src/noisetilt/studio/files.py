@@ -17,7 +17,7 @@ from ..rewards import has_heldout
 from ..runs import write_json, write_text
 from .mix import slider_values
 from .repeat import generate_code, generate_command, optimize_code, optimize_command
-from .session import OWN, OwnReward, Session
+from .session import OWN, OwnReward
 from .settings import MAX_IMAGES, MAX_ITERATIONS, MAX_PROMPT, MAX_STEPS, Settings, check_whole
 from .strengths import ASCENTS, SAMPLERS, options_for, strength_of
 from .views import View
@@ -28,9 +28,9 @@ MAX_TEXT = 100_000
 FIXED = ("eta", "gradient_at", "heldout", "patience", "guidance", "dtype", "height", "width", "frames", "lora")
 
 
-def write_generated(session: Session, own: OwnReward | None, view: View, job: GenerateJob, settings: Settings) -> None:
-    """Writes the files of a run of the tab Generate, and puts their names into the view."""
-    job = replace(job, out=session.new_folder())
+def write_generated(folder: Path, own: OwnReward | None, view: View, job: GenerateJob, settings: Settings) -> None:
+    """Writes the files of a run of the tab Generate into a folder, and puts their names into the view."""
+    job = replace(job, out=folder)
     variants = [row.variant for row in view.rows]
     write_json(job.out / "run.json", run_record(job, variants[1].method, variants, view.heldout_name, True))
     for variant in variants:
@@ -39,15 +39,15 @@ def write_generated(session: Session, own: OwnReward | None, view: View, job: Ge
 
 
 def write_comparison(
-    session: Session,
+    folder: Path,
     own: OwnReward | None,
     view: View,
     jobs: Mapping[str, GenerateJob],
     settings: Settings,
     budget: int,
 ) -> None:
-    """Writes the files of a run of the tab Compare, and puts their names into the view."""
-    folder, records = session.new_folder(), {}
+    """Writes the files of a run of the tab Compare into a folder, and puts their names into the view."""
+    records = {}
     for row, job in zip(view.rows, jobs.values(), strict=True):
         job, variant = replace(job, out=folder), row.variant
         record = run_record(job, variant.method, [variant], view.heldout_name, True)
@@ -60,10 +60,10 @@ def write_comparison(
 
 
 def write_optimised(
-    session: Session, own: OwnReward | None, view: View, job: OptimizeJob, settings: Settings, best: Sequence[int]
+    folder: Path, own: OwnReward | None, view: View, job: OptimizeJob, settings: Settings, best: Sequence[int]
 ) -> None:
-    """Writes the files of a run of the tab Optimise, and puts their names into the view."""
-    job, variant = replace(job, out=session.new_folder()), view.rows[0].variant
+    """Writes the files of a run of the tab Optimise into a folder, and puts their names into the view."""
+    job, variant = replace(job, out=folder), view.rows[0].variant
     write_json(job.out / "run.json", run_record(job, variant.method, [variant], view.heldout_name, True))
     _save_images(job, variant, settings, best)
     _finish(own, view, job.out, job.reward, optimize_command(job), optimize_code(job))
@@ -133,6 +133,8 @@ def restore(file: str | Path, names: Sequence[str], job: GenerateJob, one_step: 
     """
     settings = read_settings(file)
     ascent, page = "iterations" in settings, settings.get("studio")
+    # Images of `optimize` without an update carry the method that they were not made with.
+    base = settings.get("method") == "base" or settings.get("iterations") == 0
     page = page if isinstance(page, dict) else {}
     method, options = settings.get("method"), settings.get("options")
     if not isinstance(method, str) or method not in ("base", *(ASCENTS if ascent else SAMPLERS)):
@@ -149,11 +151,15 @@ def restore(file: str | Path, names: Sequence[str], job: GenerateJob, one_step: 
         "n": check_whole("the number of images", page.get("n", settings.get("n")), 1, MAX_IMAGES),
         "seed": check_whole("the seed", page.get("seed", settings.get("seed")), 0, 2**53 - MAX_IMAGES),
     }
-    if ascent:
+    if ascent and not base:
         fields["iterations"] = check_whole("the number of iterations", settings["iterations"], 1, MAX_ITERATIONS)
-    else:
+    elif not ascent:
         fields["steps"] = check_whole("the number of steps", settings.get("steps"), 1, MAX_STEPS)
-    notes = _restore_strength(fields, method, options, page.get("strength"))
+    if base:
+        kept = "the method, the strength and the iterations" if ascent else "the method and the strength"
+        notes = [f"It was made without guidance; {kept} stay as they are."]
+    else:
+        notes = _restore_strength(fields, method, options, page.get("strength"))
     expected = one_step if ascent else str(job.model)
     if settings.get("model") != expected:
         notes.append(f"It was made with the model {str(settings.get('model'))[:80]!r}; this page has {expected!r}.")
@@ -181,8 +187,6 @@ def ascent_job(prompt: str, reward: str) -> OptimizeJob:
 
 def _restore_strength(fields: dict[str, Any], method: str, options: dict[str, Any], given: Any) -> list[str]:
     """Adds the method and its strength to the fields; returns what the page cannot represent."""
-    if method == "base":
-        return ["It was made without guidance; the method and the strength stay as they are."]
     number = isinstance(given, (int, float)) and not isinstance(given, bool) and 0 <= given <= 1
     exact = number and options_for(method, given).items() <= options.items()
     strength = given if exact else strength_of(method, options)

@@ -75,6 +75,6 @@ def optimise(
         variant.heldout = [None] * job.n if result.heldout is None else result.heldout.tolist()
         variant.rewards = result.rewards.tolist()
         run.view.extra["best"] = result.iterations.tolist()
-        write_optimised(session, own, run.view, job, settings, result.iterations.tolist())
+        write_optimised(session.new_folder(visitor), own, run.view, job, settings, result.iterations.tolist())
 
     return work

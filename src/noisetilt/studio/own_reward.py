@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -10,9 +11,12 @@ import torch
 from ..rewards import Reward
 from ..rewards.from_file import describe_error, registered
 from ..rewards.reward import as_reward, evaluate_any
+from ..runs import write_text
 from .session import OWN, OwnReward, Session, Visitor
 
 FILE, _, FUNCTION = OWN.partition(":")
+# Characters, so that no visitor fills the disk.
+MAX_CODE = 100_000
 _NUMBERS = itertools.count()
 EXAMPLE = '''def reward(images, prompts):
     """Images (batch, 3, height, width) in [0, 1] to one number per image; larger is better."""
@@ -24,6 +28,27 @@ FORBIDDEN = (
 )
 
 
+def check_length(code: str) -> None:
+    """Raises a ValueError if the code is longer than MAX_CODE."""
+    if len(code) > MAX_CODE:
+        raise ValueError(
+            f"the code has {len(code)} characters, expected at most {MAX_CODE}; shorten it, or start the page with a "
+            "file of your own as --reward"
+        )
+
+
+def write_code(session: Session, visitor: Visitor, code: str) -> Path:
+    """Writes the code as a file to download, in place of the one that the visitor made before.
+
+    Raises:
+        ValueError: if the code is too long.
+    """
+    check_length(code)
+    place = session.folder_of(visitor) / FILE
+    write_text(place, code)
+    return place
+
+
 def use_code(session: Session, visitor: Visitor, code: str) -> str:
     """Executes the code, tries its function `reward` on two images, and keeps it as the visitor's own reward.
 
@@ -31,11 +56,12 @@ def use_code(session: Session, visitor: Visitor, code: str) -> str:
         What was found, in a sentence.
 
     Raises:
-        ValueError: if the page does not allow code, the code raises an error, it has no function `reward`, or the
-            function does not return one number per image.
+        ValueError: if the page does not allow code, the code is too long or raises an error, it has no function
+            `reward`, or the function does not return one number per image.
     """
     if not session.allow_code:
         raise ValueError(FORBIDDEN)
+    check_length(code)
     module = ModuleType(f"noisetilt_my_reward_{next(_NUMBERS)}")
     try:
         with registered(module):

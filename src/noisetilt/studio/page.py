@@ -17,6 +17,7 @@ from .reward_tab import reward_tab
 from .session import Session
 
 STYLE = Path(__file__).with_name("style.css")
+HOUR = 3600  # in seconds
 
 
 def theme() -> gr.themes.Base:
@@ -44,7 +45,9 @@ def build_page(session: Session) -> gr.Blocks:
     def leave(request: gr.Request) -> None:
         session.leave(request.session_hash)
 
-    with gr.Blocks(title="noisetilt studio", analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(
+        title="noisetilt studio", analytics_enabled=False, fill_width=True, delete_cache=(HOUR, 24 * HOUR)
+    ) as page:
         gr.HTML(f"<h1>noisetilt studio</h1><p>Model: {session.job.model}</p>", elem_id="nt-title")
         with gr.Row(elem_id="nt-main"):
             with gr.Column(scale=2, min_width=300, elem_id="nt-fields"):
@@ -86,7 +89,7 @@ def _restore_on(
         if place is None:
             return ["", *unchanged]
         try:
-            fields, notes = restore(place, session.names, session.job, session.one_step)
+            fields, notes = restore(place, list(shared.sliders), session.job, session.one_step)
         except (ValueError, OSError) as error:
             return [message("failed", f"{error}."), *unchanged]
         values = [fields.get(name, gr.skip()) for name in plain]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from ..runs import write_text
 from .outputs import LIVE, message
-from .own_reward import EXAMPLE, use_code
+from .own_reward import EXAMPLE, use_code, write_code
 from .session import OWN, Session
 
 ALLOWED = "Define `reward(images, prompts)`. **Use** executes the code on this computer and adds it to the reward mix."
@@ -35,10 +33,12 @@ def reward_tab(session: Session) -> None:
         except ValueError as error:
             return message("failed", str(error))
 
-    def write(text: str) -> Any:
-        place = session.new_folder() / Path(OWN.partition(":")[0])
-        write_text(place, text)
-        return gr.update(value=str(place), visible=True)
+    def write(request: gr.Request, text: str) -> list[Any]:
+        try:
+            place = write_code(session, session.visitor(request.session_hash), text)
+        except ValueError as error:
+            return [message("failed", str(error)), gr.update(visible=False)]
+        return [gr.skip(), gr.update(value=str(place), visible=True)]
 
     use.click(check_and_use, code, status, show_progress="hidden", api_visibility="private")
-    save.click(write, code, file, show_progress="hidden", api_visibility="private")
+    save.click(write, code, [status, file], show_progress="hidden", api_visibility="private")

@@ -45,7 +45,7 @@ def generate(session: Session, visitor: Visitor, settings: Settings, method: str
                     run.view.gauge = _gauge(base, guided)
 
             _sample_row(session, run, job, row, target, heldout, after_step)
-        write_generated(session, own, run.view, job, settings)
+        write_generated(session.new_folder(visitor), own, run.view, job, settings)
 
     return work
 
@@ -67,7 +67,7 @@ def compare(
             row = _row(session, run, job, variant, method)
             run.view.rows.append(row)
             _sample_row(session, run, job, row, target, heldout, lambda: None)
-        write_comparison(session, own, run.view, jobs, settings, budget)
+        write_comparison(session.new_folder(visitor), own, run.view, jobs, settings, budget)
 
     return work
 

@@ -6,10 +6,12 @@ import argparse
 import errno
 import ipaddress
 import os
+import secrets
 import signal
 import socket
 import sys
 import threading
+import webbrowser
 from typing import Any
 
 from .._messages import missing_extra
@@ -123,17 +125,23 @@ def free_port(host: str) -> int:
 
 
 def start(session: Any, host: str, port: int, open_browser: bool = False) -> tuple[Any, str]:
-    """Serves the page of a session; returns the gradio page and its address."""
+    """Serves the page of a session; returns the gradio page and its address, with a token where code is allowed."""
+    from starlette.middleware import Middleware
+
+    from .guard import Guard, names_of_this_computer
     from .page import STYLE, build_page, theme
 
     os.environ["GRADIO_TEMP_DIR"] = str(session.folder / "cache")
+    port = port or free_port(host)
+    token = secrets.token_urlsafe(32) if session.allow_code else None
+    # No list has all the names under which other computers reach this one.
+    hosts = names_of_this_computer(host) if is_local(host) else None
     page = build_page(session)
     page.queue(default_concurrency_limit=None)
     _, url, _ = page.launch(
         server_name=f"[{host}]" if ":" in host else host,
-        server_port=port or free_port(host),
+        server_port=port,
         prevent_thread_lock=True,
-        inbrowser=open_browser,
         share=False,
         quiet=True,
         show_error=True,
@@ -142,5 +150,9 @@ def start(session: Any, host: str, port: int, open_browser: bool = False) -> tup
         max_file_size="50mb",
         theme=theme(),
         css=STYLE.read_text("utf-8"),
+        app_kwargs={"middleware": [Middleware(Guard, hosts=hosts, token=token, port=port)]},
     )
+    url += "" if token is None else f"?token={token}"
+    if open_browser:
+        webbrowser.open(url)
     return page, url

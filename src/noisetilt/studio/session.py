@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 import time
@@ -18,9 +19,10 @@ from ..cli.optimize import OptimizeJob
 from ..integrations.load import is_pipeline, load
 from ..rewards import Reward, has_heldout, weighted_sum
 from ..rewards import load as load_reward
-from ..rewards.catalogue import heldout_spec, load_terms, split_terms
+from ..rewards.catalogue import heldout_spec, heldout_terms, split_terms
 from ..rewards.reward import evaluate_any
 from .mix import OFFERED, slider_name, supported
+from .reward_cache import RewardCache
 from .run_queue import RunQueue
 from .runs import Run
 
@@ -39,11 +41,12 @@ class OwnReward(NamedTuple):
 
 @dataclass
 class Visitor:
-    """A browser tab: its runs, the reward that it typed, and the images of its last noise ascent."""
+    """A browser tab: its runs, the reward that it typed, the images of its last noise ascent, and its files."""
 
     runs: list[Run] = field(default_factory=list)
     own: OwnReward | None = None
     iterates: Any = None
+    folder: Path | None = None
 
     def cancel(self) -> bool:
         """Cancels the visitor's runs; returns whether there were any."""
@@ -66,8 +69,8 @@ class Session:
     """
 
     def __init__(self, job: GenerateJob, rewards: Sequence[str] = (), allow_code: bool = False) -> None:
-        rewards = [slider_name(reward) for reward in rewards]
-        loaded = {name: load_reward(name) for name in rewards}
+        self._rewards = RewardCache()
+        loaded = {name: self._rewards.load(name) for name in map(slider_name, rewards)}
         code = Path(OWN.partition(":")[0])
         self.own = OwnReward(code.read_text("utf-8"), loaded[OWN]) if OWN in loaded else None
         self.allow_code, self.queue = allow_code, RunQueue()
@@ -76,14 +79,14 @@ class Session:
         self.job = replace(job, guidance=self.model.guidance, dtype=job.dtype or dtype_name(self.model))
         offered = [] if is_pipeline(job.model) else list(OFFERED)
         self.names = supported(offered or ["redness", "saturation", "brightness"], self._size(), "cat")
-        self.names += [name for name in rewards if name not in self.names]
+        self.names += [name for name in loaded if name not in self.names]
         self.one_step = job.model if job.model == ONE_STEP_MODEL else ONE_STEP_MODEL
         self._one_step_model: Any = None
         self._loading = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="noisetilt-studio-")
         self.folder = Path(self._folder.name)
         self._visitors: dict[str, Visitor] = {}
-        self._number = 0
+        self._making_folder = threading.Lock()
 
     def _size(self) -> tuple[int, int]:
         """Height and width of the model's images; 256 where that is known during a run only."""
@@ -102,18 +105,24 @@ class Session:
         return self._visitors.setdefault(key, Visitor(own=self.own))
 
     def leave(self, key: str) -> None:
-        """Forgets a visitor, and cancels its runs."""
+        """Forgets a visitor, cancels its runs, and deletes its files."""
         visitor = self._visitors.pop(key, None)
         if visitor is not None:
             visitor.cancel()
+            if visitor.folder is not None:
+                # A run that writes at this moment may leave a file behind, which is deleted when the page ends.
+                shutil.rmtree(visitor.folder, ignore_errors=True)
 
-    def new_folder(self) -> Path:
-        """A new folder for the files of a run."""
-        with self._loading:
-            self._number += 1
-            folder = self.folder / f"{time.strftime('%H%M%S')}-{self._number}"
-        folder.mkdir()
-        return folder
+    def folder_of(self, visitor: Visitor) -> Path:
+        """The folder of a visitor's files."""
+        with self._making_folder:
+            if visitor.folder is None:
+                visitor.folder = Path(tempfile.mkdtemp(dir=self.folder))
+            return visitor.folder
+
+    def new_folder(self, visitor: Visitor) -> Path:
+        """A new folder for the files of a run of a visitor."""
+        return Path(tempfile.mkdtemp(prefix=time.strftime("%H%M%S-"), dir=self.folder_of(visitor)))
 
     def one_step_model(self) -> Any:
         """The one-step generator, loaded when it is first needed."""
@@ -132,8 +141,10 @@ class Session:
         named = split_terms(heldout_spec(spec) or spec if heldout else spec)
         if own is None and any(name == OWN for _, name in named):
             raise ValueError('there is no reward of your own yet; type one in the tab "My reward" and press Use')
+        others = [(weight, name) for weight, name in named if name != OWN]
         # Together, because the held-out reward of a term may be that of no other.
-        loaded = iter(load_terms([(weight, name) for weight, name in named if name != OWN], heldout))
+        others = heldout_terms(others) if heldout else others
+        loaded = iter([(weight, self._rewards.load(name, heldout)) for weight, name in others])
         terms = [next(loaded) if name != OWN else (weight, own.reward) for weight, name in named]
         return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else weighted_sum(terms, spec)
 
