@@ -26,7 +26,7 @@ MINUTES = 10 * 60_000
 
 def run(page: Page, method: str, images: int) -> None:
     """Fills in the form and starts the run."""
-    page.get_by_label("Prompt").fill("cat face")
+    page.get_by_label("Prompt").fill("red heart")
     page.get_by_role("spinbutton", name="Images").fill(str(images))
     dropdown = page.get_by_role("listbox", name="Method").or_(page.get_by_label("Method")).first
     dropdown.click()

@@ -279,6 +279,21 @@ def test_the_saved_code_is_that_which_ran(session):
     assert run.view.rows[0].variant.rewards == pytest.approx([float(image[0].mean())], abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "names, weights",
+    [
+        (["style:3d", "style:noto", "alignment"], {"style:3d": 0.5, "alignment": 0.5}),
+        (["style:3d", "redness"], {"style:3d": 1.0}),
+        (["redness", "style:3d", "alignment"], {"redness": 1.0}),
+    ],
+)
+def test_the_first_weights_of_a_page(names, weights):
+    """The style is mixed with the match with the prompt, where the model has both; another first reward is not."""
+    from noisetilt.studio.fields import first_weights
+
+    assert first_weights(names) == weights
+
+
 def test_a_page_that_is_started_with_my_reward(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("my_reward.py").write_text(EXAMPLE)

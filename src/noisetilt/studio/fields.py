@@ -16,7 +16,9 @@ from .strengths import DEFAULT_STRENGTH
 # The shared fields besides the sliders, in the order in which events send them.
 OTHERS = ("prompt", "strength", "steps", "n", "seed")
 # The rewards of every page whose sliders are not below "More rewards".
-FIRST = ("style:3d", "style:noto", "style:twemoji", "redness")
+FIRST = ("style:3d", "alignment", "style:noto", "redness")
+# The weights of a page that starts with the style: mixed with the match with the prompt, images keep what they show.
+STYLE_MIX = {"style:3d": 0.5, "alignment": 0.5}
 
 
 @dataclass
@@ -54,7 +56,12 @@ def settings_of(named: dict[str, Any]) -> Settings:
     return Settings(named["prompt"], named["sliders"], float(named["strength"]), **counts)
 
 
-def shared_fields(session: Session, prompt: str = "cat face") -> SharedFields:
+def first_weights(names: Sequence[str]) -> dict[str, float]:
+    """The weights of a page's rewards at its start, of which the first one is that of the command line."""
+    return STYLE_MIX if names[0] == "style:3d" and set(STYLE_MIX) <= set(names) else {names[0]: 1.0}
+
+
+def shared_fields(session: Session, prompt: str = "red heart") -> SharedFields:
     """Draws the fields."""
     text = gr.Textbox(prompt, label="Prompt", info="What the images show.", elem_id="nt-prompt")
     # A page may be started with the reward that visitors may type.
@@ -63,7 +70,8 @@ def shared_fields(session: Session, prompt: str = "cat face") -> SharedFields:
     with gr.Accordion("Reward mix", open=True, elem_id="nt-mix"):
         gr.Markdown("The run maximises the sum of these rewards. A negative weight avoids what the reward measures.")
         with gr.Row(elem_classes="nt-sliders"):
-            drawn = {name: _slider(name, 1.0 if name == names[0] else 0.0) for name in first}
+            weights = first_weights(names)
+            drawn = {name: _slider(name, weights.get(name, 0.0)) for name in first}
         if len(first) < len(names):
             with gr.Accordion("More rewards", open=False), gr.Row(elem_classes="nt-sliders"):
                 drawn |= {name: _slider(name, 0.0) for name in names if name not in first}
