@@ -72,7 +72,7 @@ def _add_generate(commands: Any) -> None:
         "Samples images with the base model and with a guided method from the same seeds, and compares their rewards.",
         'generate "cat face" --reward style:3d --out out/cat',
         'generate "red heart" "light bulb" bell --reward style:3d --n 1 --out out/three',
-        'generate "a red fox" --model black-forest-labs/FLUX.1-dev --reward pickscore --set rho=0.0002 --n 1 --offload model',
+        'generate "a red fox" --model black-forest-labs/FLUX.1-dev --reward pickscore --set rho=0.0002 --offload model',
     )
     _add_prompt_and_reward(parser)
     parser.add_argument("--method", default="ntrk", help="see `noisetilt methods` (default: %(default)s)")
