@@ -25,8 +25,8 @@ class Scale(NamedTuple):
 # ntrk, ntrk-x0, dps, freedom and mpgd: emoji128, style:3d, 25 steps (docs/results.md). At the middle the judge's
 # probability of the right concept is that of base within 5 points, at the strong end it is 7 to 25 points lower. none,
 # reno, prno, mpgr and the gper methods: 20 iterations on emoji128-turbo lose 4 to 14 points at the middle, 20 to 35 at
-# the end. dsg, ugd and lgd (16 images): no loss at 0.05, 3 and 0.75; dsg loses 17 points at 0.2, lgd 12 at 2. tfg (6):
-# no loss at 0.1 to 1, 2 points lost at 3. gper-ntrk (16): no loss at 0.015, 17 lost at 0.05. psi (8 images): no loss at
+# the end. dsg, ugd and lgd (16 images): no loss at 0.05, 3 and 0.75; dsg loses 17 points at 0.2, lgd 12 at 2. tfg (32):
+# 4 points lost at 1, 17 at 2. gper-ntrk (16): no loss at 0.015, 17 lost at 0.05. psi (8 images): no loss at
 # 10, 1 and 0.3, 14 lost at 0.1. das (8): no loss at 1 and 0.03, 21 lost at 0.01. ntrk-svdd and ntrk-smc (8): no loss at
 # 0.015, 13 and 1 lost at 0.05. ntrk-best-of-n (8): 17 lost at 0.05. ntrk-black-box (8): no loss at 0.2 and 0.8. fk (16)
 # loses nothing at any of its values, svdd and best-of-n nothing at 20, the default and the largest number. rbf was not
