@@ -19,7 +19,16 @@ from .metrics import kernel_distance, precision_recall, vendi_score
 from .one_step import INITIAL, SETTINGS, Run, choose, options_label, picture_file
 from .paper_plan import POINTS, Target
 from .paper_report import check_calls
-from .statistics import PAIR, bootstrap, common_level, concepts_of, mean_interval, paired_interval, value_at
+from .statistics import (
+    PAIR,
+    bootstrap,
+    common_level,
+    concepts_of,
+    mean_interval,
+    paired_interval,
+    prompted_concept,
+    value_at,
+)
 
 TIME_GOAL = 0.3
 
@@ -47,11 +56,11 @@ def set_metrics(rows: Sequence[Row]) -> dict[str, float | None]:
 
 
 def diversity(rows: Sequence[Row]) -> float:
-    """The mean over prompts of the Vendi score."""
-    prompts: dict[str, list[list[float]]] = {}
+    """The mean over concepts of the Vendi score; a suite may have one image per prompt only."""
+    concepts: dict[str, list[list[float]]] = {}
     for row in rows:
-        prompts.setdefault(row["prompt"], []).append(row["features"])
-    return float(np.mean([vendi_score(torch.tensor(features)) for features in prompts.values()]))
+        concepts.setdefault(prompted_concept(row["prompt"]), []).append(row["features"])
+    return float(np.mean([vendi_score(torch.tensor(features)) for features in concepts.values()]))
 
 
 def at_snapshot(row: Row, number: int) -> Row:
@@ -292,7 +301,7 @@ def write(out: Path, run: Run) -> Document:
         "together; 'gain' is the difference to the initial noise at the same seeds. NFE are counted by a hook on the "
         "network, without recomputation in the backward pass. Kernel distance (KID), precision and recall are against "
         "3 000 real emoji; the last two depend on the number of images. Vendi is the effective number of different "
-        "images per prompt. Cosine to start, mean square and audit p are those of the noise; 'rejected' is the "
+        "images of a concept. Cosine to start, mean square and audit p are those of the noise; 'rejected' is the "
         "fraction that the typicality audit rejects at 1 %. Seconds do not include the held-out rewards."
     )
     for target, steps in itertools.product(run.size.targets, run.size.steps):

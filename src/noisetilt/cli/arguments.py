@@ -101,10 +101,10 @@ def _add_optimize(commands: Any) -> None:
     _add_prompt_and_reward(parser)
     parser.add_argument(
         "--method",
-        default="gper",
+        default="gper-both",
         help="none, reno, prno, mpgr, gper, …; see `noisetilt methods` (default: %(default)s)",
     )
-    parser.add_argument("--iterations", type=int, default=20, help="number of updates (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=10, help="number of updates (default: %(default)s)")
     _add_model(parser, "emoji128-turbo", "the folder or hub id of a FluxPipeline")
     parser.add_argument(
         "--patience",

@@ -55,8 +55,8 @@ PATIENCE = 10
 class OptimizeJob(ComparisonJob):
     """The arguments of `optimize`; `noisetilt optimize --help` describes them."""
 
-    method: str = "gper"
-    iterations: int = 20
+    method: str = "gper-both"
+    iterations: int = 10
     model: str = "emoji128-turbo"
     patience: int | None = None
 
