@@ -33,31 +33,14 @@ def _same_width(name: str, a: Tensor, b: Tensor) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Mean and covariance of features; reuse it when many sets are compared with the same one.
-
-    Attributes:
-        mean: (d,), float64.
-        root: (min(n, d), d), triangular, float64: rootᵀ root is the covariance, which is not formed.
-    """
-
-    mean: Tensor
-    root: Tensor
-
-    @classmethod
-    def of(cls, features: Tensor) -> Moments:
-        """The moments of features (n, d), n ≥ 2.
-
-        Raises:
-            ValueError: if there are fewer than two rows or values are not finite.
-        """
-        x = _checked("frechet_distance", features, 2)
-        mean = x.mean(0)
-        return cls(mean, torch.linalg.qr((x - mean) / (len(x) - 1) ** 0.5, mode="r").R)
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (d,) of features (n, d), and a triangular R (min(n, d), d) with RᵀR = their covariance."""
+    x = _checked("frechet_distance", features, 2)
+    mean = x.mean(0)
+    return mean, torch.linalg.qr((x - mean) / (len(x) - 1) ** 0.5, mode="r").R
 
 
-def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
+def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Squared Fréchet distance of the Gaussians with the features' means and covariances.
 
     |μ_a − μ_b|² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½), the FID's formula (Heusel et al. 2017, arXiv 1706.08500). The trace
@@ -66,15 +49,15 @@ def frechet_distance(a: Tensor | Moments, b: Tensor | Moments) -> float:
     than features, and smaller ones by `kernel_distance`.
 
     Args:
-        a, b: features (n, d) and (m, d), or their moments.
+        a, b: features (n, d) and (m, d).
 
     Raises:
         ValueError: if a set has fewer than two rows, widths differ or values are not finite.
     """
-    a, b = (x if isinstance(x, Moments) else Moments.of(x) for x in (a, b))
-    _same_width("frechet_distance", a.root, b.root)
-    cross = torch.linalg.svdvals(a.root @ b.root.T).sum()
-    apart = (a.mean - b.mean).square().sum() + a.root.square().sum() + b.root.square().sum() - 2 * cross
+    (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b)
+    _same_width("frechet_distance", root_a, root_b)
+    cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
+    apart = (mean_a - mean_b).square().sum() + root_a.square().sum() + root_b.square().sum() - 2 * cross
     return max(0.0, apart.item())
 
 
