@@ -19,7 +19,7 @@ from noisetilt.cli.optimize import OptimizeJob
     "job, expected",
     [
         (GenerateJob, {"method": "base", "options": {}}),
-        (OptimizeJob, {"method": "gper", "iterations": 0}),
+        (OptimizeJob, {"method": "gper-both", "iterations": 0}),
     ],
 )
 def test_base_images_have_their_own_settings(job, expected, tmp_path):
