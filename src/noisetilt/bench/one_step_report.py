@@ -147,7 +147,8 @@ def verdicts(rows: dict[str, list[Row]]) -> list[str]:
 
 
 def goals(methods: dict[str, list[Row]]) -> list[str]:
-    """Whether the goals are reached, in sentences. gper is compared with the penalties and with no regularisation."""
+    """Whether the goals are reached, in sentences. The gper methods are compared with the penalties and with no
+    regularisation."""
     rivals: dict[str, list[Row]] = {name: methods[name] for name in ("none", "reno", "prno", "mpgr") if name in methods}
     lines = []
     for name in (m for m in methods if m.startswith("gper")):
@@ -155,8 +156,7 @@ def goals(methods: dict[str, list[Row]]) -> list[str]:
             lines.append(_time_goal(name, methods[name], methods["mpgr"]))
         if rivals:
             lines.append(_reward_goal(name, methods[name], rivals, methods[INITIAL]))
-    if "gper" in methods and rivals:
-        lines += _probability_goals(methods["gper"], rivals, methods[INITIAL])
+            lines += _probability_goals(name, methods[name], rivals, methods[INITIAL])
     if "none" in methods:
         change = paired_interval(methods["none"], methods[INITIAL], "probability")
         hacking = "reward hacking" if change.high < 0 else "no significant loss"
@@ -164,9 +164,9 @@ def goals(methods: dict[str, list[Row]]) -> list[str]:
     return lines
 
 
-def _probability_goals(rows: list[Row], rivals: dict[str, list[Row]], drawn: list[Row]) -> list[str]:
-    """The judge's probability of the right concept for gper and each rival at equal target, interpolated between the
-    initial noise and the snapshots."""
+def _probability_goals(name: str, rows: list[Row], rivals: dict[str, list[Row]], drawn: list[Row]) -> list[str]:
+    """The judge's probability of the right concept for a method and each rival at equal target, interpolated between
+    the initial noise and the snapshots."""
     lines, own, groups = [], _front(rows, drawn), concepts_of(drawn)
     for rival, theirs in rivals.items():
         other = _front(theirs, drawn)
@@ -179,7 +179,7 @@ def _probability_goals(rows: list[Row], rivals: dict[str, list[Row]], drawn: lis
         ahead = bootstrap(np.concatenate([own, other], axis=1), difference, groups=groups)
         lines.append(
             f"At a target of {level:.2f}, interpolated between snapshots, the probability of the right concept is by "
-            f"{ahead} higher for gper's images than for {rival}'s, n = {len(rows)}: {_reached(ahead.low > 0)}."
+            f"{ahead} higher for {name}'s images than for {rival}'s, n = {len(rows)}: {_reached(ahead.low > 0)}."
         )
     return lines
 
