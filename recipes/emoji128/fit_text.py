@@ -29,6 +29,7 @@ from training import (
     average_into,
     cached_captions,
     cached_latents,
+    compiled,
     keep_freed_memory,
     learning_rate_factor,
     load_weights,
@@ -79,7 +80,7 @@ def main() -> None:
     def predict(x_t, t, ids):
         return velocity._network(x_t, t, *text(ids), one)
 
-    fast = torch.compile(predict) if options.compile else predict
+    fast = compiled(predict) if options.compile else predict
 
     def save() -> None:
         tied = copy.deepcopy(average)

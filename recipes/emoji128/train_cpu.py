@@ -8,7 +8,11 @@ The first folder has pack.npz, vocabulary.json, vae.safetensors and features.pt.
     flow.safetensors, text.safetensors   averaged weights in float16, for assemble.py
 and scale.json, and at the end samples.png. The learning rate is constant for a fraction --flat of the time, then falls
 to zero. A run that goes on from weights with which it had fallen leaves before-decay.pt as it is.
-An early layer is held to ImageNet features (REPA, arXiv 2410.06940) if there is features.pt.
+An early layer is held to ImageNet features (REPA, arXiv 2410.06940) if there is features.pt, unless --no-alignment.
+
+With --guided F, the network also learns to take a guidance strength from 1 to 5 as an input: for a fraction F of each
+batch the target is what classifier-free guidance makes of two calls of the averaged network (Meng 2022, arXiv
+2210.03142; here in the same run as the flow). flow.safetensors is then guidance-distilled at every time.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from training import (
     average_into,
     cached_captions,
     cached_latents,
+    compiled,
     decode_packed,
     encode_prompts,
     euler_sample,
@@ -54,7 +59,7 @@ from training import (
     write_whole,
 )
 
-HEADS, SAVE_EVERY, MOST_AVERAGING, ALIGNMENT_WEIGHT = 4, 180, 0.999, 0.5
+HEADS, SAVE_EVERY, MOST_AVERAGING, ALIGNMENT_WEIGHT, STRONGEST = 4, 180, 0.999, 0.5, 5.0
 
 
 def parse() -> argparse.Namespace:
@@ -67,6 +72,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of AdamW; Muon's is 1.5 times as large")
     parser.add_argument("--flat", type=float, default=0.6, help="fraction of the time at a constant learning rate")
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--guided", type=float, default=0.0, help="fraction of a batch that trains the guidance input")
+    parser.add_argument("--no-alignment", dest="alignment", action="store_false", help="do not use features.pt")
     parser.add_argument("--limit", type=int, help="only the first images, as many as features.py had")
     parser.add_argument("--every", type=int, default=50, help="steps between two lines of the log")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
@@ -89,7 +96,7 @@ class Batches:
         self.shift, self.scale = normalisation(latents)
         self.latents = ((latents.float() - self.shift) * self.scale).half()
         self.chance, self.size = data.chance, options.batch
-        aligned = (options.build / "features.pt").exists()
+        aligned = options.alignment and (options.build / "features.pt").exists()
         self.targets = alignment_targets(read_features(options.build, options.limit)["middle"]) if aligned else None
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -119,25 +126,45 @@ class Trainer:
             self.optimizers[1].add_param_group({"params": list(self.head.parameters()), "peak": options.rate})
         self.network.transformer_blocks[-1].register_forward_hook(self._keep_middle)
         self.velocity = Velocity(self.network, Precision("bf16", torch.device("cpu")))
-        self._compiled = torch.compile(self._predict) if options.compile else self._predict
+        self._compiled = compiled(self._predict) if options.compile else self._predict
+        self._teacher = Velocity(self.average, self.velocity.precision, options.compile)
+        self._empty = encode_prompts([""], data.index)
+        self.guided = round(options.guided * options.batch)
         self.one, self.images, self.middle = torch.ones(options.batch), 0, None
         self.decayed = False  # whether the learning rate has fallen in this or an earlier run
 
     def _keep_middle(self, module: nn.Module, given: Any, result: tuple[Tensor, Tensor]) -> None:
         self.middle = result[1]
 
-    def _predict(self, x_t: Tensor, t: Tensor, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _predict(self, x_t: Tensor, t: Tensor, ids: Tensor, strength: Tensor) -> tuple[Tensor, Tensor | None]:
         """The velocity, and unit vectors that are to be the features' at the image tokens."""
-        v = self.velocity._network(x_t, t, *self.text(ids), self.one)
+        v = self.velocity._network(x_t, t, *self.text(ids), strength)
         return v, None if self.head is None else F.normalize(self.head(self.middle).float(), dim=-1)
 
-    def step(self, x_0: Tensor, ids: Tensor, targets: Tensor | None) -> tuple[float, float]:
-        """One step of training; (loss of the flow, mean cosine with the features)."""
-        t, noise = sample_times(len(x_0)), torch.randn_like(x_0)
-        x_t = x_0 + t[:, None, None] * (noise - x_0)
+    @torch.no_grad()
+    def _guided_targets(self, x_t: Tensor, t: Tensor, ids: Tensor, strength: Tensor) -> Tensor:
+        """Velocities (m, 64, 64) that classifier-free guidance of the averaged network makes."""
+        both = torch.cat([ids, self._empty.expand_as(ids)])
         with torch.autocast("cpu", torch.bfloat16):
-            v, aligned = self._compiled(x_t, t, ids)
-        loss = F.mse_loss(v.float(), noise - x_0)
+            given = self.average_text(both)
+            v, unconditional = self._teacher(x_t.repeat(2, 1, 1), t.repeat(2), *given, self.one[: len(both)]).chunk(2)
+        return unconditional + strength[:, None, None] * (v - unconditional)
+
+    def step(self, x_0: Tensor, ids: Tensor, targets: Tensor | None) -> tuple[float, float]:
+        """One step of training; (loss of the flow at guidance 1, mean cosine with the features)."""
+        t, noise = sample_times(len(x_0)), torch.randn_like(x_0)
+        velocities, strength, plain = noise - x_0, self.one, slice(self.guided, None)
+        x_t = x_0 + t[:, None, None] * velocities
+        if self.guided:
+            some = slice(self.guided)
+            strength = self.one.clone()
+            strength[some] += (STRONGEST - 1) * torch.rand(self.guided)
+            velocities = velocities.clone()
+            velocities[some] = self._guided_targets(x_t[some], t[some], ids[some], strength[some])
+        with torch.autocast("cpu", torch.bfloat16):
+            v, aligned = self._compiled(x_t, t, ids, strength)
+        errors = (v.float() - velocities).square().mean((1, 2))
+        loss, flow_loss = errors.mean(), errors[plain].mean()
         cosine = torch.zeros(()) if targets is None else (aligned * targets).sum(-1).mean()
         update(
             loss if targets is None else loss + ALIGNMENT_WEIGHT * (1 - cosine),
@@ -147,7 +174,7 @@ class Trainer:
         self.images += len(x_0)
         for average, module in ((self.average, self.network), (self.average_text, self.text)):
             average_into(average, module, self.images // len(x_0), MOST_AVERAGING)
-        return loss.item(), cosine.item()
+        return flow_loss.item(), cosine.item()
 
     def _parts(self) -> dict[str, Any]:
         parts = {

@@ -35,6 +35,7 @@ from training import (
     TimeLimit,
     Velocity,
     average_into,
+    compiled,
     decode_packed,
     encode_prompts,
     euler_sample,
@@ -217,7 +218,7 @@ class Stages:
             v = self.velocity._network(x_t, t, *self.text(ids), self.one)
             return v, F.normalize(head(seen["middle"]).float(), dim=-1)
 
-        fast = torch.compile(predict) if self.options.compile else predict
+        fast = compiled(predict) if self.options.compile else predict
 
         def loss_of(step: int) -> Tensor:
             x_0, ids, targets = self.batches.draw()

@@ -37,6 +37,7 @@ from training import (
     Velocity,
     average_into,
     cached_captions,
+    compiled,
     decode_packed,
     digest,
     encode_prompts,
@@ -115,7 +116,7 @@ def write_pairs(model: Model, captions: Tensor, chance: Tensor, inputs: str, opt
                     "the pairs and checkpoint.pt of that folder, or write into another one"
                 )
     network = Velocity(model.network, Precision("bf16", torch.device("cpu")))._network
-    velocity = torch.compile(network) if options.compile else network
+    velocity = compiled(network) if options.compile else network
     for number in range(-(-options.pairs // IN_A_FILE)):
         file = options.out / f"pairs-{number:03d}.safetensors"
         if file.exists():
@@ -167,7 +168,7 @@ class Trainer:
         self.average = copy.deepcopy(model.network)
         self.optimizers = flow_optimizers(self.network, None, options.rate)
         network = Velocity(self.network, Precision("bf16", torch.device("cpu")))._network
-        self.velocity = torch.compile(network) if options.compile else network
+        self.velocity = compiled(network) if options.compile else network
         self.image_loss, self.decoded = ImageLoss(options.backbones), options.decoded
         self.one, self.images = torch.ones(BATCH), 0
 
