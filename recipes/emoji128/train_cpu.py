@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import shutil
 import time
 from pathlib import Path
@@ -127,7 +128,7 @@ class Trainer:
         self.network.transformer_blocks[-1].register_forward_hook(self._keep_middle)
         self.velocity = Velocity(self.network, Precision("bf16", torch.device("cpu")))
         self._compiled = compiled(self._predict) if options.compile else self._predict
-        self._teacher = Velocity(self.average, self.velocity.precision, options.compile)
+        self._teacher = Velocity(self.average, self.velocity.precision)
         self._empty = encode_prompts([""], data.index)
         self.guided = round(options.guided * options.batch)
         self.one, self.images, self.middle = torch.ones(options.batch), 0, None
@@ -210,6 +211,11 @@ def train(trainer: Trainer, batches: Batches, options: argparse.Namespace) -> No
             factor = learning_rate_factor(limit.progress, len(losses), 200, options.flat)
             set_learning_rate(trainer.optimizers, factor)
             loss, cosine = trainer.step(*batches.draw())
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss} at step {len(losses)}; {options.out} has the last checkpoint, from which the "
+                    "same command goes on; try a smaller --rate, or --no-compile"
+                )
             losses.append(loss)
             if len(losses) % options.every == 0:
                 rate = len(losses) * options.batch / limit.elapsed
