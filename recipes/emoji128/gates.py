@@ -3,8 +3,11 @@
     python recipes/emoji128/gates.py build/emoji128 out --backbones build/emoji128/backbones
     python recipes/emoji128/gates.py build/emoji128 out --backbones build/emoji128/backbones --model emoji128-turbo \
         --steps 1 2 4
+    python recipes/emoji128/gates.py build/emoji128 out --backbones build/emoji128/backbones \
+        --model build/emoji128/distilled
 
-Each of 200 images has the prompt "label style" of a pair that was held out of all training. Figures:
+--model is emoji128, emoji128-turbo, or a guidance-distilled folder of assemble.py, to be measured before it ships. Each
+of 200 images has the prompt "label style" of a pair that was held out of all training. Figures:
 - concept_top5: the judge (`noisetilt.bench.judge`) names the concept among its first five of 1 406;
 - style: the judge names the style;
 - frechet: Fréchet distance of features of an untouched EfficientNet-Lite2 to the real images (Heusel 2017,
@@ -31,7 +34,7 @@ from noisetilt.bench import judge
 from noisetilt.bench.metrics import frechet_distance, precision_recall
 from noisetilt.rewards.scorers.efficientnet_lite import EfficientNetLite
 
-REAL = 3000
+REAL, GUIDANCE = 3000, 3.0
 SHEET = (
     *PROMPTS,
     *(
@@ -86,7 +89,7 @@ def main() -> None:
     parser.add_argument("build", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--backbones", type=Path, required=True)
-    parser.add_argument("--model", default="emoji128", choices=("emoji128", "emoji128-turbo"))
+    parser.add_argument("--model", default="emoji128", help="emoji128, emoji128-turbo, or a pipeline's folder")
     parser.add_argument("--steps", type=int, nargs="+", default=[25])
     parser.add_argument("--n", type=int, default=200)
     options = parser.parse_args()
@@ -104,7 +107,9 @@ def main() -> None:
     plain = plain[torch.randperm(len(plain), generator=torch.Generator().manual_seed(1))[:REAL]]
     real = torch.cat([untouched_features(untouched, data.images(part) / 2 + 0.5) for part in plain.split(64)])
     log("features of", len(real), "real images")
-    model, settings = noisetilt.load(options.model), {"eta": 0.0} if options.model == "emoji128-turbo" else {}
+    turbo = options.model == "emoji128-turbo"
+    model = noisetilt.load(options.model, guidance=None if turbo else GUIDANCE)
+    settings = {"eta": 0.0} if turbo else {}
 
     def measure(name: str, images: Tensor) -> None:
         features = untouched_features(untouched, images)
