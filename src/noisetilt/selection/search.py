@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..noise.deterministic import cumulative_sum
 from .candidates import Candidates
 from .independent import check_particles
 
@@ -46,7 +47,7 @@ class Search:
         rewards = candidates.rewards
         if self.temperature == 0:
             return rewards.argmax(dim=1, keepdim=True).expand_as(rewards), None
-        cumulative = torch.softmax(rewards / self.temperature, dim=1).cumsum(dim=1)
+        cumulative = cumulative_sum(torch.softmax(rewards / self.temperature, dim=1))
         drawn = torch.searchsorted(cumulative, candidates.uniform[:, :1].to(cumulative).contiguous())
         return drawn.clamp(max=self.particles - 1).expand_as(rewards), None
 
