@@ -238,7 +238,8 @@ def _order(x: Tensor, number: int) -> Tensor:
 
     It depends on `number` alone, so that an image does not depend on the others of its batch.
     """
-    return torch.randperm(x[0].numel(), generator=torch.Generator().manual_seed(number)).to(x.device)
+    generator = torch.Generator("cpu").manual_seed(number)
+    return torch.randperm(x[0].numel(), generator=generator, device="cpu").to(x.device)
 
 
 def _permuted(penalty: Callable[..., Tensor], block_size: int, order: Tensor) -> Callable[[Tensor], Tensor]:

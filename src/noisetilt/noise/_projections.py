@@ -209,7 +209,7 @@ def retained_fraction(a2: Tensor, third: Tensor, fourth: Tensor, level: float) -
 @constant
 def normal_bins(bins: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Φ at the inner edges of the bins, and the weights with which squared deviations at the edges sum to A²."""
-    edge = torch.arange(1, bins, dtype=torch.float64) / bins * 2 - 1
+    edge = torch.arange(1, bins, dtype=torch.float64, device="cpu") / bins * 2 - 1
     probability = torch.special.ndtr(edge * (2 / (1 - edge.square())).sqrt())
     tail = torch.special.ndtr(-edge.abs() * (2 / (1 - edge.square())).sqrt())
     inside = torch.cat([probability.new_zeros(1), probability, probability.new_ones(1)])

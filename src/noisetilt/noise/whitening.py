@@ -174,7 +174,7 @@ def shuffled(noise: Tensor, number: int = 0) -> Tensor:
 
 @constant
 def permutation(count: int, number: int, device: torch.device) -> Tensor:
-    """The `number`-th fixed random permutation of `count` indices, in int32 where that is enough: it stays in memory."""
+    """The `number`-th fixed random permutation of `count` indices, in int32 where that is enough."""
     generator = torch.Generator("cpu").manual_seed(number)
     order = torch.randperm(count, generator=generator, device="cpu")
     return order.to(torch.int32 if count < 2**31 else torch.int64).to(device)

@@ -55,7 +55,7 @@ class ColouredNoise:
 
     def amplitude(self, space: tuple[int, ...], path: Path, t: float) -> Tensor:
         """β at each frequency of the real Fourier transform, (*space[:-1], space[-1] // 2 + 1), float64."""
-        squares = [torch.fft.fftfreq(n, dtype=torch.float64).square() for n in space]
+        squares = [torch.fft.fftfreq(n, dtype=torch.float64, device="cpu").square() for n in space]
         total = sum(torch.meshgrid(*squares, indexing="ij"))
         assert isinstance(total, Tensor)
         smallest = total[total > 0].min() if (total > 0).any() else total.new_tensor(1.0)
