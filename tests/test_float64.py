@@ -117,7 +117,8 @@ GUIDED = ["fk", "das", "ntrk", "dsg", "freedom", "gper", *(pytest.param(m, marks
 def test_methods(method, device):
     """In steps of which some are guided, on images that are large enough for all of their whitening."""
     mean, power = torch.full((3, 16, 16), 0.5), torch.full((1, 16, 16), 0.05)
-    few = {name: 2 for name in ("iterations", "particles") if METHODS[method].options().get(name, 0) > 1}
+    fewer = {"iterations": 2, "particles": 2, "interval": 1}
+    few = {name: least for name, least in fewer.items() if METHODS[method].options().get(name, 0) > 1}
     guided, steps, seeds = METHODS[method].replace(**few), 4 if "x0" in method else 3, [3, 4]
     base, *found = (
         sample(OnDevice(mean.to(place), power.to(place)), ["a", "a"], redness, m, steps, seeds, track=False)

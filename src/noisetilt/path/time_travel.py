@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .gaussian import Path
-from .kernel import has_signal, noise_fraction
+from .kernel import has_signal, is_noisier, noise_fraction
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,11 @@ class TimeTravel:
 
         Steps from pure noise (`has_signal`) are not repeated, because re-noising would leave nothing of them. Steps to
         σ_s = 0 are not repeated, because they complete the image: re-noising from there would replace all of x_t's
-        noise, where other steps keep a part of it.
+        noise, where other steps keep a part of it. Steps of the grid to a noisier time are taken once.
         """
         times = [grid[0]]
         for t, s in itertools.pairwise(grid):
             inside = self.after < noise_fraction(path, t) < self.before and has_signal(path, t) and path.sigma(s) > 0
+            inside = inside and not is_noisier(path, s, t)
             times += [s, t] * ((self.repeats if inside else 1) - 1) + [s]
         return times

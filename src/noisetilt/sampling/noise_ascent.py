@@ -93,7 +93,9 @@ def optimize(
     Args:
         model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`, such as `load("emoji128-turbo")`.
         prompts: one per image.
-        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), or (images) → (batch,), maximised.
+        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), or (images) → (batch,), maximised. With
+            normalise="base", each image depends on all prompts of the call; call `reward.normalised` once for
+            comparable calls.
         method: a name in METHODS ("none", "reno", "prno", "mpgr", "gper", …) or a Method that consists of an Ascent
             alone.
         iterations: ascent steps, a whole number ≥ 0; the method's own number by default.
@@ -102,7 +104,8 @@ def optimize(
         patience: an image stops when its held-out reward has not improved for this many iterations, and its iterate
             with the best held-out reward is returned. 0 never stops and returns the iterate with the best reward.
         gradient_at: "x_t" differentiates through the network; "x0" does not, which saves the network's backward pass.
-        chunk: rows per network call and per reward evaluation ≥ 1, draws included, which bounds the memory.
+        chunk: rows per network call and per reward evaluation ≥ 1, draws included, which bounds the memory of these;
+            the random numbers of all draws of an iteration exist at once.
         callback: called with an AscentReport at each iterate.
 
     Returns:

@@ -26,6 +26,7 @@ class Independent:
 
     particles: int = 1
     needs_rewards: ClassVar[bool] = False
+    correct: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_particles(self.particles)

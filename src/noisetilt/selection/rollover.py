@@ -32,7 +32,8 @@ class RolloverBudget:
 
     The first step evaluates several initial noises and continues from the best. The last step draws candidates until
     all calls are used. A step without calls left uses its best candidate. The calls that the initial noises leave are
-    granted evenly to the other steps.
+    granted evenly to the other steps. The model's path is kept, where the paper also converts a flow to a
+    variance-preserving interpolant.
 
     Args:
         budget: network calls per step on average, 1 or more; 20 for 25 steps gives the 500 of the papers.

@@ -19,7 +19,7 @@ class Search:
     2408.08252).
 
     A candidate x_s is scored by r(x̂_0(x_s)). The next step needs the same x̂_0, so K candidates cost K network calls
-    per step.
+    per step. Step 1 selects among K initial noises.
 
     Args:
         particles: candidates K per step, 1 or more; the paper uses 20.
@@ -31,6 +31,7 @@ class Search:
     particles: int = 20
     temperature: float = 0.0
     needs_rewards: ClassVar[bool] = True
+    correct: ClassVar[bool] = False
     needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
