@@ -1,7 +1,9 @@
-"""The check of an option's value by its type, its choices and its range. It imports no other part."""
+"""The checks of the options of a method's parts by type, choices and range. They import no other part."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import types
 from numbers import Integral, Real
@@ -48,13 +50,33 @@ def check_option(part: Any, option: str, value: Any) -> None:
         ValueError: if the value has another type than the field, is not one of its choices, or is out of its range;
             says what was expected.
     """
-    try:
-        hint = get_type_hints(type(part)).get(option, Any)
-    except NameError:  # a part that was defined inside a function, with types that are not known here
+    hints = _hints(type(part))
+    if hints is None:
         return
-    _check_type(option, hint, value, getattr(part, option))
+    _check_type(option, hints.get(option, Any), value, getattr(part, option))
     if isinstance(value, Real) and not isinstance(value, bool):
         _check_range(option, value)
+
+
+def check_types(part: Any) -> None:
+    """Checks all options of a part of a method by their types and choices.
+
+    Raises:
+        ValueError: as in `check_option`.
+    """
+    hints = _hints(type(part))
+    for option in dataclasses.fields(part) if hints is not None else ():
+        _check_type(option.name, hints.get(option.name, Any), getattr(part, option.name), option.default)
+
+
+@functools.lru_cache(maxsize=256)
+def _hints(kind: type) -> dict[str, Any] | None:
+    """The types of the fields of a class; None for a class that was defined inside a function, with types that are not
+    known here."""
+    try:
+        return get_type_hints(kind)
+    except NameError:
+        return None
 
 
 def _check_type(option: str, hint: Any, value: Any, old: Any) -> None:

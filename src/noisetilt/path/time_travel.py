@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .._options import check_option, check_types
 from .gaussian import Path
 from .kernel import has_signal, is_noisier, noise_fraction
 
@@ -26,8 +27,11 @@ class TimeTravel:
     before: float = 1.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.repeats < 1:
             raise ValueError(f"repeats = {self.repeats} must be 1 or more")
+        check_option(self, "after", self.after)
+        check_option(self, "before", self.before)
 
     def expand(self, path: Path, grid: Sequence[float]) -> list[float]:
         """The grid with each step t → s of the window as t → s → t → s ….

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .._options import check_types
 from ..path import Path
 from .step import Step
 
@@ -35,6 +36,7 @@ class ColouredNoise:
     needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 <= self.decay < float("inf"):
             raise ValueError(f"decay = {self.decay} must be 0 (white) or more, such as 2")
         if not 0 < self.power < float("inf"):

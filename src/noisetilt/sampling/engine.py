@@ -10,6 +10,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -47,7 +48,9 @@ def reverse_steps(path: Path, grid: Sequence[float]) -> int:
 
 
 def check_eta(method: Method, eta: float) -> None:
-    """Raises a ValueError if a method needs noise in the steps and eta = 0."""
+    """Raises a ValueError if eta is no number ≥ 0, or if a method needs noise in the steps and eta = 0."""
+    if isinstance(eta, bool) or not isinstance(eta, Real) or not eta >= 0:
+        raise ValueError(f"eta = {eta!r} must be a number, 0 (deterministic) or more; 1 is the DDPM posterior")
     if eta == 0 and any(getattr(part, "needs_noise", False) for part in (method.proposal, method.selection)):
         raise ValueError("eta = 0 injects no noise, which this method needs; give eta = 1 or another method")
 
@@ -79,7 +82,7 @@ class Engine:
             of the seeds; called only where the step injects noise. All other noise is that of the seeds.
         gradient_at: whether the driver's gradients are with respect to x_t or x̂_0, unless the proposal decides.
     Raises:
-        ValueError: if the method needs noise in the steps and eta = 0, or weights by an unknown density.
+        ValueError: if eta is no number ≥ 0, or 0 although the method needs noise, or it weights by an unknown density.
     """
 
     def __init__(

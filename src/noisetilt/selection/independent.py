@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from .._options import check_types
 from .candidates import Candidates
 
 
@@ -29,6 +30,7 @@ class Independent:
     correct: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_particles(self.particles)
 
     def choose(self, candidates: Candidates, state: Any) -> tuple[None, None]:

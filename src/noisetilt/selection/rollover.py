@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from .._options import check_types
 from .candidates import Candidates
 
 
@@ -48,6 +49,7 @@ class RolloverBudget:
     needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.budget < 1:
             raise ValueError(f"budget = {self.budget} must be 1 or more network calls per step")
         if self.initial_noises < 1:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._options import check_types
 from ..noise.deterministic import cumulative_sum
 from .candidates import Candidates
 from .independent import check_particles
@@ -35,6 +36,7 @@ class Search:
     needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_particles(self.particles)
         if not self.temperature >= 0:
             raise ValueError(f"temperature = {self.temperature} must be 0 (select the best) or more")

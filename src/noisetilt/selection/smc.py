@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from .._options import check_types
 from ..noise.deterministic import cumulative_sum
 from ..noise.float64 import as_float64
 from ..path.tempering import check_tempering, temper
@@ -69,6 +70,7 @@ class SMC:
     needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_particles(self.particles)
         if not self.temperature > 0:
             raise ValueError(f"temperature = {self.temperature} must be positive, such as 1.0")
