@@ -1,7 +1,8 @@
 """What is computed in float64 also works on a device that has none, as Apple's GPU: on a test double of one.
 
 The double is named "meta", the only device that torch differentiates on without its hardware. Its tensors hold tensors
-of the CPU, which compute, and creating one in float64 is an error.
+of the CPU, which compute. Creating one in float64 is an error, as are operations that Apple's GPU does not have, and
+cumulative sums of floating-point numbers, which CUDA refuses under `torch.use_deterministic_algorithms`.
 """
 
 import pytest
@@ -12,10 +13,12 @@ from torch.utils._pytree import tree_map_only
 from noisetilt import METHODS, sample
 from noisetilt.bench import metrics
 from noisetilt.models.exact import GaussianModel
-from noisetilt.noise import audit, float64
+from noisetilt.noise import audit, deterministic, float64
+from noisetilt.selection import Candidates, Search
 from noisetilt.selection.smc import systematic_resampling
 
 DEVICE = "meta"
+MISSING = (torch.ops.aten.frexp, torch.ops.aten._linalg_eigh)
 
 
 class DeviceTensor(torch.Tensor):
@@ -43,6 +46,9 @@ def computed(function, args, kwargs):
     """The result of an operation, on the double if an argument is or if it is asked for."""
     found, device = [], kwargs.get("device")
     tree_map_only(DeviceTensor, found.append, (args, kwargs))
+    sums = function.overloadpacket == torch.ops.aten.cumsum and args[0].is_floating_point()
+    if found and (sums or function.overloadpacket in MISSING):
+        raise NotImplementedError(f"the device has no {function}")
     args, kwargs = tree_map_only(DeviceTensor, lambda x: x.inner, (args, kwargs))
     result = function(*args, **(kwargs if device is None else {**kwargs, "device": "cpu"}))
     here = bool(found) if device is None else torch.device(device).type == DEVICE
@@ -59,20 +65,37 @@ class Device(TorchDispatchMode):
 @pytest.fixture
 def device(monkeypatch):
     monkeypatch.setattr(float64, "WITHOUT", (DEVICE,))
+    monkeypatch.setattr(deterministic, "UNORDERED", (DEVICE,))
     real = torch.tensor  # which does not dispatch
     monkeypatch.setattr(torch, "tensor", lambda data, device=None, **options: real(data, **options).to(device or "cpu"))
-    with Device():
-        yield DEVICE
+    torch.use_deterministic_algorithms(True)
+    try:
+        with Device():
+            yield DEVICE
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+class OnDevice(GaussianModel):
+    """A model whose states are on the device of its mean."""
+
+    @property
+    def device(self):
+        return self.mean.device
 
 
 def redness(images, prompts):
     return images[:, 0].mean((1, 2)) - images[:, 1:].mean((1, 2, 3))
 
 
-def test_the_double_has_no_float64(device):
-    assert torch.zeros(2, device=device).device.type == DEVICE
+def test_what_the_double_does_not_have(device):
+    x = torch.zeros(2, 2, device=device)
+    assert x.device.type == DEVICE
     with pytest.raises(TypeError, match="no float64"):
-        torch.zeros(2, device=device).double()
+        x.double()
+    for missing in (torch.frexp, torch.linalg.eigh, lambda x: x.cumsum(1)):
+        with pytest.raises(NotImplementedError):
+            missing(x)
 
 
 def test_resampling(device):
@@ -81,6 +104,9 @@ def test_resampling(device):
     expected = systematic_resampling(weights, uniform)
     found = systematic_resampling(weights.to(device), uniform.to(device))
     assert found.device.type == DEVICE and torch.equal(found.cpu(), expected)
+    search, here = Search(8, temperature=0.5), (weights.to(device), weights.to(device), uniform.to(device))
+    found = search.choose(Candidates(*here, 1, 1), None)[0]
+    assert torch.equal(found.cpu(), search.choose(Candidates(weights, weights, uniform, 1, 1), None)[0])
 
 
 LONG = ("psi", "cns", "ntrk-x0", "ntrk-smc")
@@ -91,12 +117,14 @@ GUIDED = ["fk", "das", "ntrk", "dsg", "freedom", "gper", *(pytest.param(m, marks
 def test_methods(method, device):
     """In steps of which some are guided, on images that are large enough for all of their whitening."""
     mean, power = torch.full((3, 16, 16), 0.5), torch.full((1, 16, 16), 0.05)
-    few = {name: 2 for name in ("iterations", "particles") if METHODS[method].options().get(name, 0) > 1}
+    fewer = {"iterations": 2, "particles": 2, "interval": 1}
+    few = {name: least for name, least in fewer.items() if METHODS[method].options().get(name, 0) > 1}
     guided, steps, seeds = METHODS[method].replace(**few), 4 if "x0" in method else 3, [3, 4]
     base, *found = (
-        sample(GaussianModel(mean.to(place), power.to(place)), ["a", "a"], redness, m, steps, seeds, track=False)
+        sample(OnDevice(mean.to(place), power.to(place)), ["a", "a"], redness, m, steps, seeds, track=False)
         for m, place in (("base", "cpu"), (guided, "cpu"), (guided, device))
     )
+    assert found[1].images.device.type == DEVICE
     assert torch.allclose(found[0].images, found[1].images.cpu(), atol=1e-4)
     assert (found[0].images - base.images).abs().max() > 1e-3
 

@@ -9,7 +9,8 @@ from typing import Any
 
 
 class UnguidedWarning(UserWarning):
-    """No step of a method that guides its steps by a gradient can be guided, so that it samples as without guidance."""
+    """The reward guides no step of a method that uses it in the steps: none can use the gradient, or particles are not
+    resampled before the last step."""
 
 
 PACKAGES = {

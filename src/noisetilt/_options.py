@@ -1,7 +1,9 @@
-"""The check of an option's value by its type, its choices and its range. It imports no other part."""
+"""The checks of the options of a method's parts by type, choices and range. They import no other part."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import types
 from numbers import Integral, Real
@@ -48,13 +50,37 @@ def check_option(part: Any, option: str, value: Any) -> None:
         ValueError: if the value has another type than the field, is not one of its choices, or is out of its range;
             says what was expected.
     """
-    try:
-        hint = get_type_hints(type(part)).get(option, Any)
-    except NameError:  # a part that was defined inside a function, with types that are not known here
+    hints = _hints(part)
+    if hints is None:
         return
-    _check_type(option, hint, value, getattr(part, option))
+    _check_type(option, hints.get(option, Any), value, getattr(part, option))
     if isinstance(value, Real) and not isinstance(value, bool):
         _check_range(option, value)
+
+
+def check_types(part: Any) -> None:
+    """Checks all options of a part of a method by their types and choices.
+
+    Raises:
+        ValueError: as in `check_option`.
+    """
+    hints = _hints(part)
+    for option in dataclasses.fields(part) if hints is not None else ():
+        _check_type(option.name, hints.get(option.name, Any), getattr(part, option.name), option.default)
+
+
+def _hints(part: Any) -> dict[str, Any] | None:
+    """The types of the fields of a part; None for one that was defined inside a function, with types that are not known
+    here."""
+    return _hints_of(type(part))  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=256)
+def _hints_of(kind: type) -> dict[str, Any] | None:
+    try:
+        return get_type_hints(kind)
+    except NameError:
+        return None
 
 
 def _check_type(option: str, hint: Any, value: Any, old: Any) -> None:

@@ -98,10 +98,12 @@ def test_the_noise_sampler_is_called_once_for_each_step_with_noise(method):
         pairs.append((float(sigma), float(following)))
         return fixed_noise(sigma, following)
 
-    options = dict(reward=RED, method=method, seeds=[0, 1], noise_sampler=noise_sampler)
+    trace = Trace()
+    options = dict(reward=RED, method=method, seeds=[0, 1], noise_sampler=noise_sampler, trace=trace)
     sample_noisetilt(model, noise(), SIGMAS, None, calls.append, True, **options)
     assert pairs == list(zip(SIGMAS[:-2].tolist(), SIGMAS[1:-1].tolist(), strict=True))
     assert (len(calls) > 6) == (method in ("freedom", "ugd", "rbf"))
+    assert trace.nfe == len(calls)  # also where one image needs no other candidate
 
 
 def test_draws_for_smoothing_leave_the_noise_of_the_steps_alone(record_property):

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ MODEL = Mixing()
 def drawn(prompts, seed=7):
     x = torch.randn(len(prompts), *SHAPE, generator=torch.Generator().manual_seed(seed))
     rows = torch.arange(len(prompts))
-    return x, MODEL.decode(MODEL.denoiser(prompts)(x, 1.0, rows))
+    return x, MODEL.decode(MODEL.denoiser(prompts)(x, 1.0, rows)).clamp(0, 1)
 
 
 @pytest.mark.parametrize("distance", ["pixels", "latents", lambda images: images.flatten(1)])
@@ -137,6 +138,51 @@ def test_an_edit_takes_its_gradient_where_the_inversion_did():
     assert [report.number for report in reports] == [0, 1, 2, 3] * 2 and reports[3].rewards > reports[0].rewards
 
 
+def test_an_edit_keeps_by_the_distance_of_the_inversion():
+    seen = []
+
+    def distance(images):
+        seen.append(len(images))
+        return images
+
+    _, images = drawn(["dark"])
+    found = invert(MODEL, images, "dark", iterations=0, distance=distance)
+    seen.clear()
+    found.edit(reward=Reward("red", lambda images: images[:, 0].mean((1, 2))), iterations=1)
+    assert len(seen) == 3  # the image that is kept, and two iterates
+
+
+def test_an_edit_maximises_a_term_of_states_with_and_without_keep():
+    class Towards:
+        def __call__(self, images):
+            return images.mean((1, 2, 3))
+
+        def of_states(self, x_0, images, prompts):
+            return x_0[:, 0].sum((1, 2))
+
+    _, images = drawn(["dark"])
+    found = invert(MODEL, images, "dark", iterations=1)
+    free, kept = (found.edit(reward=Towards(), iterations=2, keep=keep).images for keep in (0.0, 1e-9))
+    assert torch.allclose(free, kept, atol=1e-4) and free[:, 0].mean() > found.images[:, 0].mean() + 0.01
+
+
+def test_random_directions_of_an_edit_are_independent_of_the_first_noise():
+    states = []
+
+    class Watched(Mixing):
+        def denoiser(self, prompts):
+            plain = super().denoiser(prompts)
+            return Denoiser(self.path, lambda x_t, t, index: states.append(x_t.detach()) or plain(x_t, t, index))
+
+    _, images = drawn(["dark"])
+    found = invert(Watched(), images, "dark", METHODS["none"].replace(draws=1), iterations=0)
+    states.clear()
+    found.edit(layout=1.0, iterations=1)
+    directions = [x - found.noise for x in states if not torch.equal(x, found.noise)]
+    cosines = [torch.cosine_similarity(x.flatten(1), found.noise.flatten(1)).abs().item() for x in directions[:2]]
+    assert len(cosines) == 2 and max(cosines) < 0.2
+
+
 def test_an_edit_can_follow_the_layout_of_the_target():
     _, images = drawn(["dark"])
     found = invert(MODEL, images, "dark", iterations=10)
@@ -172,6 +218,7 @@ def test_several_steps_are_differentiated_through():
     _, images = drawn(["dark"])
     found = invert(MODEL, images, "dark", iterations=3, steps=3)
     assert found.trace.nfe.item() == 12 and found.ascent.chain_steps == 3
+    assert invert(MODEL, images, "dark", "GPER", 0).ascent == invert(MODEL, images, "dark", "gper", 0).ascent
     assert torch.allclose(found.edit().images, found.images, atol=1e-5)
     assert not torch.allclose(found.edit(steps=1).images, found.images, atol=1e-3)
 
@@ -223,6 +270,8 @@ def test_saved_files_hold_the_result(tmp_path):
     assert torch.equal(load_file(tmp_path / "new" / "noise.safetensors")["noise"], found.noise)
     for name in ("target-0.png", "found-0.png", "target-1.png", "found-1.png"):
         assert Image.open(tmp_path / "new" / name).size == (16, 16)
+    exact = replace(found, images=found.targets).record()
+    assert exact["psnr"] == [None, None] and json.dumps(exact, allow_nan=False)
 
 
 def test_noise_too_small_for_the_audit_is_saved_without_p_values(tmp_path):
@@ -275,6 +324,7 @@ def test_wrong_images_and_prompts_are_refused():
         (torch.rand(1, 16, 16, 3), "dark", "permute"),
         ((IMAGE * 255).byte(), "dark", "expected floats"),
         (IMAGE * 255, "dark", "divide bytes by 255"),
+        (2 * IMAGE - 1, "dark", r"images has values from -0.9.* to 0.9.*, expected \[0, 1\]; give images / 2 \+ 0.5"),
         ([3], "dark", "expected a tensor"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -216,7 +216,7 @@ def test_meta_tensors_have_a_shape_and_a_dtype():
 @pytest.mark.parametrize(
     ("g", "options", "says"),
     [
-        (torch.zeros(2, 1), {}, "two or more"),
+        (torch.zeros(2, 1), {}, "two or more numbers per event; give larger events"),
         (torch.zeros(8), {}, "batch axis"),
         (torch.tensor([[1.0, math.nan]]), {}, "NaN"),
         (torch.zeros(1, 4), {"alpha": 2}, "alpha is 2"),

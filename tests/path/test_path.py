@@ -7,7 +7,17 @@ from scipy import integrate
 
 from noisetilt import METHODS
 from noisetilt.models.exact import GaussianModel
-from noisetilt.path import FlowPath, VEPath, VPPath, karras_grid, noise_fraction, renoise, reverse_kernel, uniform_grid
+from noisetilt.path import (
+    FlowPath,
+    TimeTravel,
+    VEPath,
+    VPPath,
+    karras_grid,
+    noise_fraction,
+    renoise,
+    reverse_kernel,
+    uniform_grid,
+)
 from noisetilt.sampling import sample
 
 BETAS = np.linspace(1e-4, 0.02, 1000)
@@ -176,3 +186,7 @@ def test_base_sampling_reproduces_the_gaussian(path):
 def test_invalid_arguments_are_rejected(call, word):
     with pytest.raises(ValueError, match=word):
         call(torch.zeros(1))
+
+
+def test_time_travel_does_not_repeat_steps_to_a_noisier_time():
+    assert TimeTravel(2).expand(FlowPath(), [1.0, 0.5, 0.8, 0.4, 0.0]) == [1.0, 0.5, 0.8, 0.4, 0.8, 0.4, 0.0]

@@ -26,7 +26,13 @@ def test_a_method_that_cannot_guide_says_so(method, steps):
         sample(MODEL, [""], RED, method, steps)
 
 
-@pytest.mark.parametrize("method, steps", [("ntrk", 3), ("base", 1), ("svdd", 2), ("gper", 1)])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_method_that_resamples_too_late_says_so(steps):
+    with pytest.warns(UnguidedWarning, match=f"interval = 5 resamples no particle .* step, number {steps},"):
+        sample(MODEL, [""], RED, "fk", steps)
+
+
+@pytest.mark.parametrize("method, steps", [("ntrk", 3), ("base", 1), ("svdd", 2), ("gper", 1), ("fk", 6)])
 def test_others_do_not(method, steps):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UnguidedWarning)

@@ -12,6 +12,7 @@ from noisetilt.path import FlowPath, TimeTravel
 from noisetilt.proposals import Base, BlackBoxTilt, MeanShift, NoiseTilt
 from noisetilt.rewards import Reward
 from noisetilt.sampling import reverse_steps
+from noisetilt.sampling.rescaled_vjp import rescaled_vjp
 from noisetilt.selection import Candidates, Independent, Search
 
 
@@ -483,3 +484,34 @@ def test_small_gradients_survive_float16(gradient_at):
     for scale in (1.0, 1e-3, 1e-9):
         assert torch.cosine_similarity(gradient(half, scale), exact, dim=0) > 0.95
         assert gradient(half, scale).norm() == pytest.approx(exact.norm().item(), rel=0.1)
+
+
+@pytest.mark.parametrize("gradient, jacobian", [([40000.0, -3.0], 1.0), ([60000.0, 0.0], 0.5), ([0.0, 0.0], 1.0)])
+def test_large_gradients_survive_float16(gradient, jacobian):
+    """The next power of 2 above 32768 is beyond float16."""
+    half = torch.tensor([gradient], dtype=torch.float16)
+    for given in (half, half.float()):
+        found = rescaled_vjp(lambda g: (jacobian * g).half(), given)
+        assert found.dtype == torch.float16 and torch.equal(found, jacobian * half)
+
+
+@pytest.mark.parametrize(
+    "change, value", [(torch.set_default_dtype, torch.float64), (torch.set_default_device, "meta")]
+)
+def test_defaults_of_torch_change_nothing(change, value):
+    size, before = (3, 16, 18), {torch.set_default_dtype: torch.float32}.get(change)
+    model, reward = GaussianModel(torch.full(size, 0.5), torch.full(size[1:], 0.05)), linear(torch.ones(size))
+
+    def results():
+        few = [small(name) for name in ("das", "ntrk", "cns")]
+        found = [sample(model, [""], reward, method, 3) for method in few]
+        found += [optimize(model, [""], reward, name, 1, heldout=reward, patience=1) for name in ("mpgr", "gper-w")]
+        return [result.images for result in found]
+
+    change(value)  # first, because constants are cached
+    try:
+        changed = results()
+    finally:
+        change(before)
+    for found, expected in zip(changed, results(), strict=True):
+        assert found.dtype == torch.float32 and torch.equal(found, expected)

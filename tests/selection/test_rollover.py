@@ -163,7 +163,7 @@ def test_redraws_use_the_reward_gradient_at_moved_predictions(proposal):
 def test_the_gradient_of_some_rows_has_their_prompts():
     x = torch.arange(3.0)[:, None]
     scale = torch.tensor([[1.0], [10.0], [100.0]])
-    step = Step(FlowPath(), 0.5, 0.4, x, x, x, 0.1, reward_gradient=lambda x_0: scale * x_0)
+    step = Step(FlowPath(), 0.5, 0.4, x, x, x, 0.1, reward_gradient=lambda x_0, rows: scale[rows] * x_0)
     index = torch.tensor([2, 0])
     assert step.rows(index).reward_gradient(torch.tensor([[5.0], [7.0]])).tolist() == [[500.0], [7.0]]
     assert Step(FlowPath(), 0.5, 0.4, x, x, x, 0.1).rows(index).reward_gradient is None

@@ -6,6 +6,7 @@ Every case fails with one sentence that has the expected words, before any work 
 
 import io
 import json
+import re
 import struct
 from types import SimpleNamespace
 
@@ -24,7 +25,8 @@ from noisetilt.cli.progress import FIELDS, Progress, read_image
 from noisetilt.integrations.diffusers.folder_plan import model_of_folder
 from noisetilt.models.denoiser import Denoiser
 from noisetilt.models.exact import GaussianModel
-from noisetilt.path import FlowPath
+from noisetilt.path import FlowPath, TimeTravel
+from noisetilt.proposals import NoiseTilt
 from noisetilt.report import grid
 from noisetilt.rewards.reward import evaluate_reward
 
@@ -82,6 +84,26 @@ def test_options(method, option, value, words):
     with pytest.raises(ValueError) as error:
         METHODS[method].replace(**{option: value})
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method, option, values, words", [(m, n, kinds, w) for m, n, kinds, _, w in OPTIONS])
+def test_options_of_parts_that_are_built_directly(method, option, values, words):
+    part = next(part for part in METHODS[method].parts().values() if hasattr(part, option))
+    for value in values:
+        with pytest.raises(ValueError, match=re.escape(words)):
+            type(part)(**{option: value})
+
+
+def test_ranges_of_parts_that_are_built_directly():
+    for build, words in ((lambda: NoiseTilt(alpha=2.0), "alpha = 2.0"), (lambda: TimeTravel(2, after=2), "after = 2")):
+        with pytest.raises(ValueError, match=words):
+            build()
+
+
+@pytest.mark.parametrize("eta", ["1", None, NAN, -1.0, True])
+def test_eta(eta):
+    with pytest.raises(ValueError, match=f"eta = {eta!r} must be a number, 0 "):
+        sample(GaussianModel(torch.zeros(3, 4, 4), torch.ones(4, 4)), "", None, "base", 2, eta=eta)
 
 
 @pytest.mark.parametrize("role, value", PART_CASES)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._messages import whole_number
+from .._options import check_types
 from ..noise import audit, penalties, project_wgnc, whiten
 from ..noise.whitening import to_unit_rms
 from .objective import NoiseObjective
@@ -19,13 +20,6 @@ from .rotation import Rotation
 Penalty = Literal["none", "reno", "prno", "mpgr"]
 Direction = Literal["raw", "wgnc", "whiten"]
 Evaluate = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
-CHOICES = {
-    "gradient": ("raw", "wgnc", "whiten"),
-    "latent": ("free", "wgnc"),
-    "penalty": ("none", "reno", "prno", "mpgr"),
-    "optimiser": ("adam", "sgd", "rotation"),
-    "perturb": ("noise", "image"),
-}
 
 
 @dataclass(frozen=True)
@@ -108,11 +102,9 @@ class Ascent:
     selects_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} = {getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
         for name, least in (("iterations", 0), ("draws", 0), ("chain_steps", 1), ("block_size", 1)):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
+        check_types(self)
         for name in ("rate", "clip", "width"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive")
@@ -238,7 +230,8 @@ def _order(x: Tensor, number: int) -> Tensor:
 
     It depends on `number` alone, so that an image does not depend on the others of its batch.
     """
-    return torch.randperm(x[0].numel(), generator=torch.Generator().manual_seed(number)).to(x.device)
+    generator = torch.Generator("cpu").manual_seed(number)
+    return torch.randperm(x[0].numel(), generator=generator, device="cpu").to(x.device)
 
 
 def _permuted(penalty: Callable[..., Tensor], block_size: int, order: Tensor) -> Callable[[Tensor], Tensor]:

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .._messages import whole_number
+from .._options import check_types
 from .objective import NoiseObjective
 
 
@@ -33,6 +34,7 @@ class Langevin:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "iterations", whole_number("iterations", self.iterations, 0))
+        check_types(self)
         if not 0 < self.gamma <= 1:
             raise ValueError(f"gamma = {self.gamma} must be in (0, 1]")
         if not self.temperature > 0:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._messages import whole_number
+from .._options import check_types
 from .objective import NoiseObjective
 
 
@@ -49,6 +50,7 @@ class PCNL:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "iterations", whole_number("iterations", self.iterations, 0))
+        check_types(self)
         if not 0 < self.delta <= 2:
             raise ValueError(f"delta = {self.delta} must be in (0, 2]")
         if not self.temperature > 0:

@@ -39,6 +39,6 @@ class ChainResult:
 
 def step_weights(path: Path, t: float, s: float) -> tuple[float, float]:
     """The weights of x_t and x̂_0 in the reverse kernel's mean from t to s with η = 0."""
-    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    one, zero = (torch.full((1,), value, dtype=torch.float64, device="cpu") for value in (1.0, 0.0))
     of_x_t, of_x_0 = (reverse_kernel(path, x_t, x_0, t, s, eta=0)[0] for x_t, x_0 in ((one, zero), (zero, one)))
     return float(of_x_t), float(of_x_0)

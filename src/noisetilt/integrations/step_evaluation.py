@@ -56,7 +56,8 @@ class StepEvaluation:
     Attributes:
         grid: the times from noise to data; None until the caller knows them.
         request: sends a request to the caller and returns its response; set before the first evaluation.
-        nfe: network evaluations so far, over all rows.
+        nfe: network evaluations so far, over all rows; the caller's network also takes those rows of which nothing is
+            needed.
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class StepEvaluation:
         response, self._first_response = self._first_response, None
         if response is None:
             response = self._denoise(self._full_batch(x, rows), t, needs_vjp)
-        self.nfe += len(rows)
+        self.nfe += len(self.index)
         x_t, x0_hat, index = response.x_t.detach()[rows], response.x0_hat.detach()[rows], self.index[rows]
         if not self.evaluates_steps:
             return State(x_t, x0_hat, None, None)
@@ -209,9 +210,9 @@ class StepEvaluation:
         """The last full batch with x in these rows; the caller's network takes batches of one size only."""
         return x if len(x) == len(self.index) else self._full_x.detach().index_copy(0, rows, x)
 
-    def gradient_at_x0(self, x_0: Tensor, t: float) -> Tensor:
-        """The gradient of the reward at x_0 (image · particle, *event)."""
-        return self._values_and_gradients(x_0, self.index, None, t)[1]
+    def gradient_at_x0(self, x_0: Tensor, t: float, rows: Tensor | None = None) -> Tensor:
+        """The gradient of the reward at x_0 of these rows; of all, (image · particle, *event), if None."""
+        return self._values_and_gradients(x_0, self.index if rows is None else self.index[rows], None, t)[1]
 
     def values(self, x_0: Tensor, index: Tensor, t: float) -> Tensor:
         """The rewards (rows,) of x_0 (rows, *event) for the prompts at `index` (rows,), with the term of states."""

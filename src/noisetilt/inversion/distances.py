@@ -117,9 +117,11 @@ class TargetEvaluator(RewardEvaluator):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not only_latents):
             images = self.decoded(x_0, index)
         distance = (self._represent(x_0, images) - self.representations[index]).square().flatten(1).mean(1)
-        rewards = -SCALE * self.weight * distance
-        rewards = rewards if self.reward is None else rewards + self.of_images(images, index)
-        return images, rewards, rewards
+        closeness = -SCALE * self.weight * distance
+        if self.reward is None:
+            return images, closeness, closeness
+        rewards, values = self.rewards_of_decoded(x_0, images, index)
+        return images, closeness + rewards, closeness + values
 
     def _represent(self, x_0: Tensor, images: Tensor) -> Tensor:
         if callable(self.distance):

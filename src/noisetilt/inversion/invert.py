@@ -25,6 +25,8 @@ from .result import InversionResult
 
 # The best of 0.03, 0.1 and 0.3 for gper in 25 iterations on emoji128-turbo (recipes/invert/measure.py).
 INVERSION_RATE = 0.3
+# How far values of images may be outside [0, 1], as those of decoders are; they are clamped.
+TOLERANCE = 0.05
 Photo = str | Path | Image.Image | Tensor
 
 
@@ -79,7 +81,8 @@ def invert(
         InversionResult with the noise, its images and distances, and the method `edit`.
 
     Raises:
-        ValueError: if an argument is invalid, a file is no image, or the method is not a pure noise ascent.
+        ValueError: if an argument is invalid, a file is no image, a tensor is outside [-0.05, 1.05], or the method is
+            not a pure noise ascent.
         FileNotFoundError: if there is no such file.
         FloatingPointError: if the distance or its gradient is not finite.
     """
@@ -119,7 +122,8 @@ def invert(
 def inversion_method(method: str | Method) -> Method:
     """A method by name, with the rate of inversions if it is one of GPER's; a Method is returned unchanged."""
     found = find_method(method)
-    return found.replace(rate=INVERSION_RATE) if isinstance(method, str) and method.startswith("gper") else found
+    is_gper = isinstance(method, str) and method.lower().startswith("gper")
+    return found.replace(rate=INVERSION_RATE) if is_gper else found
 
 
 def ascent_for(method: str | Method, iterations: int | None, steps: int | None) -> Ascent:
@@ -149,7 +153,7 @@ def as_targets(images: Photo | Sequence[Photo], size: tuple[int, int], device: t
     """Images in any form that `invert` takes, on any devices, as (image, 3, *size) in [0, 1] on one device.
 
     Raises:
-        ValueError: if there is none, or one is no image.
+        ValueError: if there is none, or one is no image or has values outside [-0.05, 1.05].
         FileNotFoundError: if there is no such file.
     """
     if isinstance(images, str | Path | Image.Image):
@@ -167,4 +171,10 @@ def _as_target(image: Photo, size: tuple[int, int]) -> Tensor:
     check_images(image[None] if isinstance(image, Tensor) else image)
     if not image.isfinite().all():
         raise FloatingPointError("the images are not finite")
+    least, most = (float(value) for value in image.aminmax())
+    if least < -TOLERANCE or most > 1 + TOLERANCE:
+        raise ValueError(
+            f"images has values from {least:.3g} to {most:.3g}, expected [0, 1]; give images / 2 + 0.5 if they are in "
+            "[-1, 1]"
+        )
     return fit(image.detach().float(), size).clamp(0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,7 +92,7 @@ class InversionResult(ShortRepr):
 
     @property
     def psnr(self) -> Tensor:
-        """Peak signal-to-noise ratio of the images to the targets in dB, (image,)."""
+        """Peak signal-to-noise ratio of the images to the targets in dB, (image,); infinite where they are equal."""
         return -10 * (self.images - self.targets).square().mean((1, 2, 3)).log10()
 
     def typicality(self) -> Any:
@@ -123,8 +124,8 @@ class InversionResult(ShortRepr):
                 method.
             steps: deterministic steps from noise to image, ≥ 1; those of the inversion by default.
             iterations: ascent steps for the reward and the layout, ≥ 0.
-            keep: weight ≥ 0 of the distance to the image from the found noise while a reward is maximised, in units of
-                100 · distance per unit of reward; not used with `layout`.
+            keep: weight ≥ 0 of the inversion's distance to the image from the found noise while a reward is maximised,
+                in units of 100 · distance per unit of reward; not used with `layout`.
             layout: weight ≥ 0 of the distance to the target at 8×8 pixels, in the same units, which is minimised from
                 the found noise.
             callback: called with an AscentReport at each iterate for the reward and the layout; its rewards are the
@@ -169,7 +170,9 @@ class InversionResult(ShortRepr):
         if layout:
             return TargetEvaluator(reward, self.model.decode, prompts, distance=coarse, targets=self.targets, **options)
         if keep:
-            return TargetEvaluator(reward, self.model.decode, prompts, targets=images, **options)
+            return TargetEvaluator(
+                reward, self.model.decode, prompts, distance=self.distance, targets=images, **options
+            )
         return RewardEvaluator(reward, self.model.decode, prompts)
 
     def _images(self, prompts: list[str], grid: list[float]) -> Tensor:
@@ -201,13 +204,14 @@ class InversionResult(ShortRepr):
         write_json(folder / "inversion.json", self.record())
 
     def record(self) -> dict[str, Any]:
-        """The figures as JSON has them: prompts, seeds, distances, PSNR, p-values of the noise, distance curve."""
+        """The figures as JSON has them: prompts, seeds, distances, PSNR (None if infinite), p-values, curve."""
         return {
             "prompts": self.prompts,
             "seeds": [int(seed) for seed in self.seeds],
             "distance": distance_name(self.distance),
             "distances": self.distances.tolist(),
-            "psnr": self.psnr.tolist(),
+            # JSON has no infinity, which is the PSNR of an image that is found exactly.
+            "psnr": [value if math.isfinite(value) else None for value in self.psnr.tolist()],
             "p_values": self.p_values(),
             "iterations": self.iterations.tolist(),
             "seconds": self.trace.seconds[-1],

@@ -19,9 +19,9 @@ def check_batch(x: Tensor, name: str) -> None:
     if not x.is_floating_point():
         raise ValueError(f"{name} has dtype {x.dtype}, expected a real floating-point one; convert it with .float().")
     if x.ndim < 2 or x[:1].numel() < 2 * (x.shape[0] > 0):
+        remedy = "add a batch axis with x[None] if it is a single vector" if x.ndim < 2 else "give larger events"
         raise ValueError(
-            f"{name} has shape {tuple(x.shape)}, expected (batch, *event) with two or more numbers per event;"
-            " add a batch axis with x[None] if it is a single vector."
+            f"{name} has shape {tuple(x.shape)}, expected (batch, *event) with two or more numbers per event; {remedy}."
         )
     check_finite(x, name)
 

@@ -39,4 +39,4 @@ def constant(function: Callable) -> Callable:
 def fixed_noise(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(count,) standard normal numbers, the same for every call, device and dtype (up to rounding)."""
     generator = torch.Generator("cpu").manual_seed(2602_08646)
-    return torch.randn(count, generator=generator, dtype=torch.float64).to(dtype).to(device)
+    return torch.randn(count, generator=generator, dtype=torch.float64, device="cpu").to(dtype).to(device)

@@ -26,6 +26,7 @@ from ._groups import (
     spectral_bands,
 )
 from ._projections import LOG_POWER_VARIANCE
+from .deterministic import cumulative_sum
 
 # E[−ln P] of an Exp(1) number P.
 EULER = 0.5772156649015329
@@ -184,7 +185,7 @@ def sequence_statistics(flat: Tensor) -> tuple[dict[str, Group], dict[str, Peak]
     spectrum = torch.fft.rfft(flat, norm="ortho")[:, 1 : last + 1]
     power = spectrum.real.square() + spectrum.imag.square()
     edge, _ = linear_bands(last, flat.device)
-    energy = torch.nn.functional.pad(power.cumsum(1), (1, 0))[:, edge].diff(dim=1)
+    energy = torch.nn.functional.pad(cumulative_sum(power), (1, 0))[:, edge].diff(dim=1)
     scores = energy_scores(2 * energy, 2 * edge.diff().to(flat.dtype))
     bands = Group.from_scores(scores, 2, scores.shape[1] - 1)
     return {"sequence bands": bands}, {"sequence line": Peak(power.amax(1, keepdim=True), last, of_powers=True)}

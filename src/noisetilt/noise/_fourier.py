@@ -44,5 +44,6 @@ def mix_channels(x: Tensor, matrix: Tensor) -> Tensor:
 @constant
 def dft_matrices(channels: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The orthonormal discrete Fourier transform of `channels` numbers as a symmetric matrix, and its inverse."""
-    dft = torch.fft.fft(torch.eye(channels, dtype=torch.float64), norm="ortho").to(dtype.to_complex()).to(device)
+    unit = torch.eye(channels, dtype=torch.float64, device="cpu")
+    dft = torch.fft.fft(unit, norm="ortho").to(dtype.to_complex()).to(device)
     return dft, dft.conj().resolve_conj()

@@ -27,6 +27,7 @@ from ._groups import (
     spectral_bands,
     unit_rms,
 )
+from .float64 import with_all_operations
 from .order_statistics import clip_order_statistics
 
 # Variance and kurtosis of the logarithm of an Exp(1) number.
@@ -131,7 +132,7 @@ def whiten_channels(x: Tensor, level: float = TRIGGER_LEVEL) -> Tensor:
 
 def matrix_power(matrix: Tensor, exponent: float) -> Tensor:
     """A power of symmetric positive matrices (batch, n, n); eigenvalues are at least 1e-6, single precision's limit."""
-    value, vector = torch.linalg.eigh(matrix)
+    value, vector = (part.to(matrix.device) for part in torch.linalg.eigh(with_all_operations(matrix)))
     return (vector * value.clamp_min(1e-6).pow(exponent)[:, None]) @ vector.transpose(1, 2)
 
 
@@ -184,7 +185,8 @@ def whiten_values(x: Tensor, level: float = TRIGGER_LEVEL) -> Tensor:
     place = flat.square().add_(2).rsqrt_().mul_(flat).add_(1).mul_(bins / 2)
     bin_ = place.long().clamp_max_(bins - 1)
     counts = flat.new_zeros(len(flat), bins).scatter_add_(1, bin_, torch.ones_like(flat[:, :1]).expand_as(flat))
-    below = torch.nn.functional.pad(counts.cumsum(1), (1, 0)) / count
+    # Whole numbers, which CUDA also sums under torch.use_deterministic_algorithms.
+    below = torch.nn.functional.pad(counts.long().cumsum(1).to(counts), (1, 0)) / count
     probability, weight = normal_bins(bins, x.device, x.dtype)
     a2 = count * ((below[:, 1:-1] - probability).square() @ weight)[:, None]
     low, high = below[:, :-1].gather(1, bin_), below[:, 1:].gather(1, bin_)
@@ -207,7 +209,7 @@ def retained_fraction(a2: Tensor, third: Tensor, fourth: Tensor, level: float) -
 @constant
 def normal_bins(bins: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Φ at the inner edges of the bins, and the weights with which squared deviations at the edges sum to A²."""
-    edge = torch.arange(1, bins, dtype=torch.float64) / bins * 2 - 1
+    edge = torch.arange(1, bins, dtype=torch.float64, device="cpu") / bins * 2 - 1
     probability = torch.special.ndtr(edge * (2 / (1 - edge.square())).sqrt())
     tail = torch.special.ndtr(-edge.abs() * (2 / (1 - edge.square())).sqrt())
     inside = torch.cat([probability.new_zeros(1), probability, probability.new_ones(1)])

@@ -1,4 +1,4 @@
-"""Statistics in float64, which not every device has."""
+"""Statistics in float64, and operations that not every device has."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from torch import Tensor
 WITHOUT = ("mps",)
 
 
+def with_all_operations(x: Tensor) -> Tensor:
+    """x on its device, or on the CPU if the device, such as Apple's GPU, lacks float64 and some operations."""
+    return x.cpu() if x.device.type in WITHOUT else x
+
+
 def as_float64(x: Tensor) -> Tensor:
-    """x in float64: on its device, or on the CPU if the device, such as Apple's GPU, has no float64."""
-    return (x.cpu() if x.device.type in WITHOUT else x).double()
+    """x in float64, on its device or on the CPU (`with_all_operations`)."""
+    return with_all_operations(x).double()

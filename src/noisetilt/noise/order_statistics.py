@@ -94,11 +94,12 @@ def lower_bounds(tiles: int, width: int, alpha: float) -> np.ndarray:
     j = np.arange(1, width + 1, dtype=np.float64)[None, :]
     p = special.betaincinv(r, tiles - r + 1, alpha / 2)
     p_complement = special.betainccinv(tiles - r + 1, r, alpha / 2)
-    lower = p < 0.5
-    u = np.where(lower, special.betaincinv(j, width - j + 1, p), special.betainccinv(j, width - j + 1, p_complement))
-    u_complement = np.where(
-        lower, special.betainccinv(width - j + 1, j, p), special.betaincinv(width - j + 1, j, p_complement)
-    )
+    lower = (p < 0.5).ravel()
+    u, u_complement = np.empty((tiles, width)), np.empty((tiles, width))
+    u[lower] = special.betaincinv(j, width - j + 1, p[lower])
+    u_complement[lower] = special.betainccinv(width - j + 1, j, p[lower])
+    u[~lower] = special.betainccinv(j, width - j + 1, p_complement[~lower])
+    u_complement[~lower] = special.betaincinv(width - j + 1, j, p_complement[~lower])
     smallest = np.finfo(np.float64).tiny
     u, u_complement = np.maximum(u, smallest), np.maximum(u_complement, smallest)
     return np.where(u < 0.5, special.ndtri(u), -special.ndtri(u_complement))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ._checks import check_batch, without_autocast, working_dtype
 from ._constants import fixed_noise
+from .deterministic import cumulative_sum
 from .spectrum import check_even, from_spectrum, to_spectrum
 
 MEAN_MAGNITUDE = math.sqrt(math.pi) / 2
@@ -107,7 +108,7 @@ def nearest_magnitudes(magnitude: Tensor, preference: Tensor) -> Tensor:
     w, order = magnitude.sort(dim=-1, descending=True)
     u = w - w[..., :1]
     u = u / -u[..., -1:]
-    s1, s2 = u.cumsum(-1), u.square().cumsum(-1)
+    s1, s2 = cumulative_sum(u), cumulative_sum(u.square())
     n = torch.arange(1, size + 1, device=u.device, dtype=u.dtype)
     above1 = s1 - n * u
     above2 = s2 - 2 * u * s1 + n * u.square()

@@ -66,8 +66,10 @@ def whiten(gradient: Tensor, alpha: float = 1e-4, noise: Tensor | None = None) -
     """W(gradient): a vector that the audit accepts as white Gaussian noise, with a component along the gradient.
 
     The result depends on the direction of the gradient only, not on its norm. White Gaussian input is unchanged up to
-    one part in a few hundred thousand. The more structured the input, the larger the fraction of noise in the result
-    (limits: docs/noise.md). A row of zeros gives noise alone.
+    one part in a few hundred thousand, except for a few draws: of 3000 or 4000 draws of `torch.randn`, 1 − cos of the
+    angle to the result exceeded 1e-3 in 4 % of events (4, 8, 8), 1 % of (3, 16, 16), 0.1 % of (3, 32, 32) and one of
+    (16, 16, 16). The more structured the input, the larger the fraction of noise in the result (limits: docs/noise.md).
+    A row of zeros gives noise alone.
 
     `torch.compile` with dynamic=False compiles one graph for each shape. dynamic=True is not supported: SciPy computes
     bounds and groups from the sizes.
@@ -174,8 +176,10 @@ def shuffled(noise: Tensor, number: int = 0) -> Tensor:
 
 @constant
 def permutation(count: int, number: int, device: torch.device) -> Tensor:
-    """The `number`-th fixed random permutation of `count` indices."""
-    return torch.randperm(count, generator=torch.Generator("cpu").manual_seed(number)).to(device)
+    """The `number`-th fixed random permutation of `count` indices, in int32 where that is enough."""
+    generator = torch.Generator("cpu").manual_seed(number)
+    order = torch.randperm(count, generator=generator, device="cpu")
+    return order.to(torch.int32 if count < 2**31 else torch.int64).to(device)
 
 
 def to_unit_rms(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Gaussian paths, reverse kernels, time grids, and the strength of guidance along a path.
 
 `FlowPath`, `VPPath` and `VEPath` are the paths of flow matching, DDPM-like and EDM-like models. This package imports
-nothing else of noisetilt.
+no other package of noisetilt.
 """
 
 from .accumulated_noise import AccumulatedNoise

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .._options import check_types
 from ..path import Path
 from .step import Step
 
@@ -35,6 +36,7 @@ class ColouredNoise:
     needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 <= self.decay < float("inf"):
             raise ValueError(f"decay = {self.decay} must be 0 (white) or more, such as 2")
         if not 0 < self.power < float("inf"):
@@ -55,7 +57,7 @@ class ColouredNoise:
 
     def amplitude(self, space: tuple[int, ...], path: Path, t: float) -> Tensor:
         """β at each frequency of the real Fourier transform, (*space[:-1], space[-1] // 2 + 1), float64."""
-        squares = [torch.fft.fftfreq(n, dtype=torch.float64).square() for n in space]
+        squares = [torch.fft.fftfreq(n, dtype=torch.float64, device="cpu").square() for n in space]
         total = sum(torch.meshgrid(*squares, indexing="ij"))
         assert isinstance(total, Tensor)
         smallest = total[total > 0].min() if (total > 0).any() else total.new_tensor(1.0)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from .._options import check_types
 from .mean_shift import check_scale
 from .step import Step
 
@@ -26,6 +27,7 @@ class ManifoldShift:
     gradient_at: ClassVar[str] = "x0"
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_scale(self.scale)
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from .._options import check_types
 from ..noise.whitening import to_unit_rms
 from .step import Step
 
@@ -40,6 +41,7 @@ class MeanShift:
     needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_scale(self.scale)
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:
@@ -62,6 +64,7 @@ class NormalisedMeanShift:
     needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_scale(self.scale)
 
     def __call__(self, step: Step, noise: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from .._options import check_types
 from ..path import Path
 from .mean_shift import check_scale
 from .step import Step
@@ -29,6 +30,7 @@ class MonteCarloShift:
     needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_scale(self.scale)
         if self.draws < 1:
             raise ValueError(f"draws = {self.draws} must be 1 or more")

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from .._options import check_option, check_types
 from ..noise import shuffled, whiten
 from ..noise.whitening import to_unit_rms
 from ..path import noise_fraction
@@ -22,7 +23,6 @@ SCHEDULES = {
     "early": lambda u: u**2,
     "late": lambda u: (1 - u) ** 2,
 }
-WHITENED_CHOICES = ("gradient", "mixture", "path")
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,10 @@ class NoiseTilt:
     known_density: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 <= self.rho <= 1:
             raise ValueError(f"rho = {self.rho} must be between 0 (no tilt) and 1 (whitened gradient alone)")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule = {self.schedule!r} is unknown; use one of {', '.join(SCHEDULES)}")
-        if self.whitened not in WHITENED_CHOICES:
-            raise ValueError(f"whitened = {self.whitened!r} is unknown; use one of {', '.join(WHITENED_CHOICES)}")
+        check_option(self, "alpha", self.alpha)
         if self.best_of is not None:
             gain_of_best(self.best_of)
 

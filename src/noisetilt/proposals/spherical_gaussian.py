@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .._options import check_types
 from ..noise.whitening import to_unit_rms
 from .step import Step
 
@@ -31,6 +32,7 @@ class SphericalGaussian:
     known_density: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 <= self.guidance_rate <= 1:
             raise ValueError(f"guidance_rate = {self.guidance_rate} must lie between 0 (noise) and 1 (gradient)")
 

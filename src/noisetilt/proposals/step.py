@@ -20,9 +20,10 @@ class Step:
     x_t, x0_hat and mean are (batch, *event); rewards is (batch,) = r(x̂_0); gradient is ∇_{x_t} r(x̂_0), (batch,
     *event), or ∇_{x̂_0} r(x̂_0) if gradient_at is "x0". Rewards and gradient are None unless the method needs them. std
     is that of the reverse kernel.
-    reward_gradient computes ∇r at any x̂_0 (batch, *event), without a network call. number is 1 to steps. process holds
-    the whole time grid, None if the driver does not know it. accumulated is the noise of all previous steps at its
-    scale in the mean, for proposals with `needs_accumulated_noise`.
+    reward_gradient computes ∇r at any x̂_0 (batch, *event), without a network call; with a second argument, the indices
+    (row,) of particles, at an x̂_0 of these alone. number is 1 to steps. process holds the whole time grid, None if the
+    driver does not know it. accumulated is the noise of all previous steps at its scale in the mean, for proposals with
+    `needs_accumulated_noise`.
     """
 
     path: Path
@@ -34,7 +35,7 @@ class Step:
     std: float
     rewards: Tensor | None = None
     gradient: Tensor | None = None
-    reward_gradient: Callable[[Tensor], Tensor] | None = None
+    reward_gradient: Callable[..., Tensor] | None = None
     number: int = 1
     steps: int = 1
     process: ReverseProcess | None = None
@@ -54,10 +55,10 @@ class Step:
         def select(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[index]
 
-        def gradient_of_rows(x_0: Tensor) -> Tensor:
-            # reward_gradient takes all rows, because each has its own prompt.
+        def gradient_of_rows(x_0: Tensor, rows: Tensor | None = None) -> Tensor:
+            # Each row has its own prompt.
             assert self.reward_gradient is not None
-            return self.reward_gradient(self.x0_hat.index_copy(0, index, x_0))[index]
+            return self.reward_gradient(x_0, index if rows is None else index[rows])
 
         return replace(
             self,

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from .._options import check_types
 from ..path import Path, signal_ratio, state_scale
 from .mean_shift import check_count, check_scale
 from .step import Step
@@ -43,6 +44,7 @@ class TrainingFreeGuidance:
     needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("rho", "mu", "gamma"):
             check_scale(getattr(self, name), name)
         check_count(self.iterations, "iterations", 0)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from .._options import check_types
 from ..path import state_scale
 from ..path.tempering import check_tempering, temper
 from .step import Step
@@ -32,6 +33,7 @@ class TwistedShift:
     needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not self.temperature > 0:
             raise ValueError(f"temperature = {self.temperature} must be positive, such as 1.0")
         check_tempering(self.tempering)

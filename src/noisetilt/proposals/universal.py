@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from .._options import check_types
 from ..path import has_signal, state_scale
 from .mean_shift import check_count, check_scale
 from .step import Step
@@ -47,6 +48,7 @@ class UniversalGuidance:
     needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_scale(self.scale)
         check_scale(self.rate, "rate")
         check_count(self.iterations, "iterations", 0)

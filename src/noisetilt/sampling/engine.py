@@ -10,6 +10,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -47,7 +48,9 @@ def reverse_steps(path: Path, grid: Sequence[float]) -> int:
 
 
 def check_eta(method: Method, eta: float) -> None:
-    """Raises a ValueError if a method needs noise in the steps and eta = 0."""
+    """Raises a ValueError if eta is no number ≥ 0, or if a method needs noise in the steps and eta = 0."""
+    if isinstance(eta, bool) or not isinstance(eta, Real) or not eta >= 0:
+        raise ValueError(f"eta = {eta!r} must be a number, 0 (deterministic) or more; 1 is the DDPM posterior")
     if eta == 0 and any(getattr(part, "needs_noise", False) for part in (method.proposal, method.selection)):
         raise ValueError("eta = 0 injects no noise, which this method needs; give eta = 1 or another method")
 
@@ -79,7 +82,7 @@ class Engine:
             of the seeds; called only where the step injects noise. All other noise is that of the seeds.
         gradient_at: whether the driver's gradients are with respect to x_t or x̂_0, unless the proposal decides.
     Raises:
-        ValueError: if the method needs noise in the steps and eta = 0, or weights by an unknown density.
+        ValueError: if eta is no number ≥ 0, or 0 although the method needs noise, or it weights by an unknown density.
     """
 
     def __init__(
@@ -127,7 +130,7 @@ class Engine:
 
     def set_grid(self, grid: Sequence[float]) -> None:
         """Set the time grid, which methods with a strength over the whole path (`best_of`) need. A warning says so if
-        the method has a gradient and none of its steps can use it.
+        the method has a gradient and none of its steps can use it, or resamples no particles before the last step.
 
         Raises:
             ValueError: if the method cannot reach the requested strength on this grid.
@@ -137,6 +140,7 @@ class Engine:
         if getattr(self.method.proposal, "best_of", None) is not None:
             cast(PathStrengthProposal, self.method.proposal).rho_for(self.process, math.prod(self.shape))
         self._warn_if_unguided(grid)
+        self._warn_if_not_resampled()
 
     def _warn_if_unguided(self, grid: Sequence[float]) -> None:
         if not self.method.proposal.needs_gradient:
@@ -148,6 +152,17 @@ class Engine:
         warnings.warn(
             f"0 of {count} can be guided: pure noise has no gradient, and a step without noise has none to tilt; give "
             f"{'3 steps or more' if len(reverse) < 3 else 'more steps'}, or use a noise ascent, such as gper",
+            UnguidedWarning,
+            stacklevel=2,
+        )
+
+    def _warn_if_not_resampled(self) -> None:
+        interval = getattr(self.method.selection, "interval", 1)
+        if self.particles == 1 or interval == 1 or interval < self.steps:
+            return
+        warnings.warn(
+            f"interval = {interval} resamples no particle before the last step, number {self.steps}, so that only the "
+            f"best of {self.particles} is selected; give a smaller interval, such as --set interval=1, or more steps",
             UnguidedWarning,
             stacklevel=2,
         )
@@ -257,7 +272,7 @@ class Engine:
         std = proposal.perturbation_std(self.path, t) if draws else 0.0
         if std == 0:
             return None
-        return std * torch.stack([self._noise() for _ in range(draws)], dim=1)
+        return torch.stack([self._noise() for _ in range(draws)], dim=1).mul_(std)
 
     def gradient_factor(self, t: float) -> float:
         """What the gradient at perturbations is multiplied by: an estimate from the differences of rewards is that of
@@ -274,7 +289,7 @@ class Engine:
         s: float,
         rewards: Tensor | None,
         gradient: Tensor | None,
-        reward_gradient: Callable[[Tensor], Tensor] | None = None,
+        reward_gradient: Callable[..., Tensor] | None = None,
     ) -> Tensor:
         """x_s of all particles, (image · particle, *event).
 
@@ -373,8 +388,9 @@ class Engine:
 
     def _density_ratio(self, x_s: Tensor, mean: Tensor, std: float, noise: Tensor) -> Tensor:
         """log N(x_s; mean, std²) − log N(ε; 0, I), (image, particle): the log density ratio of the base kernel to a
-        proposal with a known density, up to a constant. Zero if std = 0."""
-        if std == 0 or self.particles == 1:
+        proposal with a known density, up to a constant. Zero if std = 0, or if the selection does not read it."""
+        read = self.particles > 1 and getattr(self.method.selection, "correct", True)
+        if std == 0 or not read:
             return torch.zeros_like(self._log_ratio)
         perturbation = ((x_s - mean) / std).flatten(1)
         difference = noise.flatten(1).square() - perturbation.square()
@@ -441,7 +457,10 @@ def _evaluate(
     rows: Tensor,
 ) -> State:
     """The State of some rows; its gradient is zero in steps that do not use it."""
-    state = evaluate_rows(x_t, rows, t, offsets[rows] if with_gradient and offsets is not None else None, with_gradient)
+    given = offsets if with_gradient else None
+    if given is not None and len(rows) < len(given):
+        given = given[rows]
+    state = evaluate_rows(x_t, rows, t, given, with_gradient)
     if state.gradient is None:
         return state._replace(gradient=torch.zeros_like(state.x_t)) if engine.method.proposal.needs_gradient else state
     return state if offsets is None else state._replace(gradient=engine.gradient_factor(t) * state.gradient)
@@ -452,7 +471,7 @@ def run_steps(
     x: Tensor,
     grid: Sequence[float],
     evaluate_rows: EvaluateRows,
-    gradient_at_x0: Callable[[Tensor, float], Tensor],
+    gradient_at_x0: Callable[[Tensor, float, Tensor | None], Tensor],
     fixed_start: bool = False,
 ) -> Iterator[StepResult]:
     """Run the method's steps along a grid; yields a StepResult after each reverse step.
@@ -462,7 +481,7 @@ def run_steps(
         x: x_T of all particles, (image · particle, *event).
         grid: times from noise to data; a step to a noisier time re-noises the state.
         evaluate_rows: (x_t, rows, t, offsets, with_gradient) → State of these rows.
-        gradient_at_x0: (x_0, t) → ∇r at x_0 of all particles, without the network.
+        gradient_at_x0: (x_0, t, rows) → ∇r at x_0 of these rows, of all particles if None, without the network.
         fixed_start: whether x is a user-supplied state, for which no further candidates are drawn.
     """
     all_rows = torch.arange(len(x), device=x.device)
@@ -473,8 +492,8 @@ def run_steps(
         offsets, with_gradient = engine.perturbations(t), engine.needs_gradient(t, s)
         evaluate = functools.partial(_evaluate, engine, evaluate_rows, t, offsets, with_gradient)
 
-        def reward_gradient(x_0: Tensor, t: float = t) -> Tensor:
-            return gradient_at_x0(x_0, t)
+        def reward_gradient(x_0: Tensor, rows: Tensor | None = None, t: float = t) -> Tensor:
+            return gradient_at_x0(x_0, t, rows)
 
         state = evaluate(x, all_rows)
         if hasattr(engine.method.selection, "wants_more"):

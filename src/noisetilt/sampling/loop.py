@@ -55,7 +55,8 @@ def sample(
         prompts: one per image.
         reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), or (images) → (batch,), maximised. None is
             allowed for methods without a reward, such as "base". A sum with normalise="base" costs 16 images
-            of the base model, or one per different prompt, which are counted in `trace.nfe`.
+            of the base model, or one per different prompt, which are counted in `trace.nfe`. Its divisors, and with
+            them each image, depend on all prompts of the call; call `reward.normalised` once for comparable calls.
         method: a name in METHODS, or a Method.
         steps: steps of the path's default time grid, 1 or more; ignored if `grid` is given.
         seeds: one whole number ≥ 0 per image; 0, 1, 2, … by default. A seed gives the same noise in any batch and with
@@ -65,7 +66,8 @@ def sample(
         grid: times from noise to data, at least two. A step to a noisier time re-noises the state.
         gradient_at: "x_t" differentiates through the network, as the papers do; "x0" does not, which saves the
             network's backward pass.
-        chunk: rows per network call and per reward evaluation, draws included, which bounds the memory.
+        chunk: rows per network call and per reward evaluation, draws included, which bounds the memory of these; the
+            random numbers of all draws of a step exist at once.
         track: whether to record r(x̂_0) at every step even if the method does not need it. Without, methods with `draws`
             evaluate the reward near x̂_0 only.
         callback: called with a StepReport after each step.
@@ -125,7 +127,11 @@ def sample(
 
     before, trace = denoiser.nfe, Trace()
     x = engine.start(grid[0], noise_objective(evaluate_start, method, grid, index))
-    for step in run_steps(engine, x, grid, evaluate_rows, lambda x_0, t: evaluate.gradient_at_x0(x_0, index, t)):
+
+    def gradient_at_x0(x_0: Tensor, t: float, rows: Tensor | None) -> Tensor:
+        return evaluate.gradient_at_x0(x_0, index if rows is None else index[rows], t)
+
+    for step in run_steps(engine, x, grid, evaluate_rows, gradient_at_x0):
         rows = engine.best(step.rewards)
         predicted = functools.partial(_images, evaluator, step.x0_hat[rows], index[rows], chunk, step.images)
         heldout_values = None
@@ -194,7 +200,7 @@ def normalised_on_base(
     per image of `prompts` that these images took.
 
     The images are of the different prompts in turn, at the seeds 0, 1, 2, …, so that an image does not depend on the
-    seeds and the order of its batch.
+    seeds and the order of its batch. It depends on its prompts.
     """
     if all(getattr(reward, "normalise", None) is None for reward in rewards):
         return list(rewards), 0.0

@@ -93,7 +93,9 @@ def optimize(
     Args:
         model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`, such as `load("emoji128-turbo")`.
         prompts: one per image.
-        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), or (images) → (batch,), maximised.
+        reward: (images (batch, 3, H, W) in [0, 1], prompts) → (batch,), or (images) → (batch,), maximised. With
+            normalise="base", each image depends on all prompts of the call; call `reward.normalised` once for
+            comparable calls.
         method: a name in METHODS ("none", "reno", "prno", "mpgr", "gper", …) or a Method that consists of an Ascent
             alone.
         iterations: ascent steps, a whole number ≥ 0; the method's own number by default.
@@ -102,7 +104,8 @@ def optimize(
         patience: an image stops when its held-out reward has not improved for this many iterations, and its iterate
             with the best held-out reward is returned. 0 never stops and returns the iterate with the best reward.
         gradient_at: "x_t" differentiates through the network; "x0" does not, which saves the network's backward pass.
-        chunk: rows per network call and per reward evaluation ≥ 1, draws included, which bounds the memory.
+        chunk: rows per network call and per reward evaluation ≥ 1, draws included, which bounds the memory of these;
+            the random numbers of all draws of an iteration exist at once.
         callback: called with an AscentReport at each iterate.
 
     Returns:
@@ -157,7 +160,10 @@ class NoiseAscent:
     heldout_rewards: Any = field(default=None, init=False)
 
     def __call__(self, seeds: Sequence[int], noise: Tensor | None = None) -> OptimizeResult:
-        self.started, self.trace = time.perf_counter(), AscentTrace(nfe=torch.zeros(len(seeds)))
+        self.started, self.trace = (
+            time.perf_counter(),
+            AscentTrace(nfe=torch.zeros(len(seeds), dtype=torch.float32, device="cpu")),
+        )
         self.device = getattr(self.model, "device", "cpu")
         self.scale = self.model.path.prior_std(self.grid[0])
         self.rng = PerImageRNG(seeds, 1, self.model.shape)
@@ -165,7 +171,9 @@ class NoiseAscent:
         check_denoiser(self.denoiser)
         self.heldout_evaluator = RewardEvaluator(self.heldout, self.model.decode, self.prompts, role="held-out reward")
         self.evaluator = Evaluator(self.model.path, self.denoiser, self.reward_evaluator, self.gradient_at, self.chunk)
-        drawn = self.rng.normal()[:, 0] if noise is None else noise
+        # The seeds' noise is drawn in any case, so that random directions are independent of it.
+        drawn = self.rng.normal()[:, 0]
+        drawn = drawn if noise is None else noise
         iterates = self.ascent.iterate(drawn.to(self.device), self._evaluate)
         iterate = next(iterates)
         best: OptimizeResult | None = None
@@ -210,7 +218,7 @@ class NoiseAscent:
         number, rewards, heldout = iterate.number, iterate.rewards, self.heldout_rewards
         self._record(iterate)
         if best is None:
-            numbers = torch.zeros(len(rewards), dtype=torch.long)
+            numbers = torch.zeros(len(rewards), dtype=torch.long, device="cpu")
             best = OptimizeResult(self.images, iterate.noise, rewards, heldout, numbers, self.trace)
         else:
             better = (heldout > best.heldout) if self.patience else (rewards > best.rewards)
@@ -223,8 +231,8 @@ class NoiseAscent:
                 torch.where(better.cpu(), number, best.iterations),
                 self.trace,
             )
-        keep = number - best.iterations < self.patience if self.patience else torch.ones(len(rewards), dtype=torch.bool)
-        return best, keep
+        improves = number - best.iterations < self.patience
+        return best, improves if self.patience else torch.ones_like(improves)
 
     def _record(self, iterate: Any) -> None:
         trace, heldout = self.trace, self.heldout_rewards

@@ -132,10 +132,14 @@ class RewardEvaluator:
     def evaluate_images(self, x_0: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Decoded images, their rewards (batch,), and r (batch,) with the reward's `of_states` term."""
         images = self.decoded(x_0, index)
+        return images, *self.rewards_of_decoded(x_0, images, index)
+
+    def rewards_of_decoded(self, x_0: Tensor, images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The rewards (batch,) of the images that x_0 was decoded to, and r (batch,) with the `of_states` term."""
         rewards, of_states = self.of_images(images, index), getattr(self.reward, "of_states", None)
         if of_states is None:
-            return images, rewards, rewards
-        return images, rewards, rewards + of_states(x_0, images, [self.prompts[i] for i in index.tolist()])
+            return rewards, rewards
+        return rewards, rewards + of_states(x_0, images, [self.prompts[i] for i in index.tolist()])
 
     def decoded(self, x_0: Tensor, index: Tensor) -> Tensor:
         """Decoded images (batch, 3, H, W) in [0, 1].

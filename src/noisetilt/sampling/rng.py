@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+# The user's default dtype and device would give other numbers.
+PLACE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+
 
 def _generator(seed: int, stream: int) -> torch.Generator:
     entropy = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(entropy >> 1))
+    return torch.Generator("cpu").manual_seed(int(entropy >> 1))
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -49,7 +53,7 @@ class PerImageRNG:
         With `images` (indices), for these images only; the streams of the others do not advance.
         """
         rows = self._normal if images is None else [self._normal[i] for i in images]
-        out = torch.empty(len(rows), len(self._normal[0]), *self.shape)
+        out = torch.empty(len(rows), len(self._normal[0]), *self.shape, **PLACE)
         for image, row in enumerate(rows):
             for particle, generator in enumerate(row):
                 out[image, particle].normal_(generator=generator)
@@ -58,7 +62,7 @@ class PerImageRNG:
     def normal_of(self, rows: Sequence[int]) -> Tensor:
         """The next standard Gaussian noise (row, *event) of some particles: row image · particles + particle."""
         particles = len(self._normal[0])
-        out = torch.empty(len(rows), *self.shape)
+        out = torch.empty(len(rows), *self.shape, **PLACE)
         for values, row in zip(out, rows, strict=True):
             values.normal_(generator=self._normal[row // particles][row % particles])
         return out
@@ -66,4 +70,4 @@ class PerImageRNG:
     def uniform(self) -> Tensor:
         """The next uniform numbers in [0, 1), (image, particle) float32 on the CPU."""
         particles = len(self._normal[0])
-        return torch.stack([torch.rand(particles, generator=generator) for generator in self._uniform])
+        return torch.stack([torch.rand(particles, generator=generator, **PLACE) for generator in self._uniform])

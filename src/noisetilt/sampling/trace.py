@@ -15,7 +15,8 @@ class Trace(ShortRepr):
     """The history of a call of `sample`.
 
     Attributes:
-        nfe: denoiser evaluations per image.
+        nfe: denoiser evaluations per image; in pipelines, whose network takes the whole batch, also those that an image
+            no longer needs while others draw candidates.
         times: t of each step.
         rewards: (step, image), r(x̂_0) of each image's best particle, with the reward's term `of_states` if it has one;
             empty without a reward.

@@ -29,7 +29,8 @@ class Selection(Protocol):
     `particles` is the number of particles per image. `needs_rewards` is whether rewards are needed at every step, not
     only at the end. The selection defines its own state, which is None at the first step. The optional attribute
     `continues_from_best` = True says that all particles continue from the one with the highest reward: the gradient is
-    then computed for that one alone, where this takes no further network call.
+    then computed for that one alone, where this takes no further network call. `correct` = False says that it does not
+    read log_ratio, which is then zero.
     """
 
     @property

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from .._options import check_types
 from .candidates import Candidates
 
 
@@ -26,8 +27,10 @@ class Independent:
 
     particles: int = 1
     needs_rewards: ClassVar[bool] = False
+    correct: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_particles(self.particles)
 
     def choose(self, candidates: Candidates, state: Any) -> tuple[None, None]:

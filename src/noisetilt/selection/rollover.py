@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from .._options import check_types
 from .candidates import Candidates
 
 
@@ -32,7 +33,8 @@ class RolloverBudget:
 
     The first step evaluates several initial noises and continues from the best. The last step draws candidates until
     all calls are used. A step without calls left uses its best candidate. The calls that the initial noises leave are
-    granted evenly to the other steps.
+    granted evenly to the other steps. The model's path is kept, where the paper also converts a flow to a
+    variance-preserving interpolant.
 
     Args:
         budget: network calls per step on average, 1 or more; 20 for 25 steps gives the 500 of the papers.
@@ -47,6 +49,7 @@ class RolloverBudget:
     needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.budget < 1:
             raise ValueError(f"budget = {self.budget} must be 1 or more network calls per step")
         if self.initial_noises < 1:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._options import check_types
+from ..noise.deterministic import cumulative_sum
 from .candidates import Candidates
 from .independent import check_particles
 
@@ -18,7 +20,7 @@ class Search:
     2408.08252).
 
     A candidate x_s is scored by r(x̂_0(x_s)). The next step needs the same x̂_0, so K candidates cost K network calls
-    per step.
+    per step. Step 1 selects among K initial noises.
 
     Args:
         particles: candidates K per step, 1 or more; the paper uses 20.
@@ -30,9 +32,11 @@ class Search:
     particles: int = 20
     temperature: float = 0.0
     needs_rewards: ClassVar[bool] = True
+    correct: ClassVar[bool] = False
     needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_particles(self.particles)
         if not self.temperature >= 0:
             raise ValueError(f"temperature = {self.temperature} must be 0 (select the best) or more")
@@ -46,7 +50,7 @@ class Search:
         rewards = candidates.rewards
         if self.temperature == 0:
             return rewards.argmax(dim=1, keepdim=True).expand_as(rewards), None
-        cumulative = torch.softmax(rewards / self.temperature, dim=1).cumsum(dim=1)
+        cumulative = cumulative_sum(torch.softmax(rewards / self.temperature, dim=1))
         drawn = torch.searchsorted(cumulative, candidates.uniform[:, :1].to(cumulative).contiguous())
         return drawn.clamp(max=self.particles - 1).expand_as(rewards), None
 

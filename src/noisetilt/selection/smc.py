@@ -8,6 +8,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from .._options import check_types
+from ..noise.deterministic import cumulative_sum
 from ..noise.float64 import as_float64
 from ..path.tempering import check_tempering, temper
 from .candidates import Candidates
@@ -27,7 +29,7 @@ def systematic_resampling(log_weights: Tensor, uniform: Tensor) -> Tensor:
     Particle i is drawn K·w_i times, rounded up or down.
     """
     particles = log_weights.shape[1]
-    cumulative = torch.softmax(as_float64(log_weights), dim=1).cumsum(dim=1)
+    cumulative = cumulative_sum(torch.softmax(as_float64(log_weights), dim=1))
     points = (torch.arange(particles, device=cumulative.device) + as_float64(uniform[:, :1]).to(cumulative)) / particles
     ancestors = torch.searchsorted(cumulative, points.contiguous()).clamp(max=particles - 1)
     return ancestors.to(log_weights.device)
@@ -68,6 +70,7 @@ class SMC:
     needs_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_particles(self.particles)
         if not self.temperature > 0:
             raise ValueError(f"temperature = {self.temperature} must be positive, such as 1.0")

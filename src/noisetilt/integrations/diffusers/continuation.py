@@ -125,7 +125,7 @@ class Continuation:
     def _arguments(self, rows: Tensor) -> dict[str, Any]:
         own = {name: value for name, value in LOCALS.items() if name in self._locals}
         arguments = {**self._locals, **own}
-        all_rows = len(rows) == self.rows and torch.equal(rows.cpu(), torch.arange(self.rows))
+        all_rows = len(rows) == self.rows and torch.equal(rows.cpu(), torch.arange(self.rows, device="cpu"))
         if len(rows) != self.rows:
             arguments |= self._counts(len(rows))
         for name in self._read & set(arguments):
