@@ -87,3 +87,15 @@ def test_an_interrupted_run_is_continued_without_repeating_rows(run):
     assert run.measure(tuning=2) == rows
     run.measure(tuning=2)
     assert not run.seen
+
+
+def test_the_stored_rows_have_the_differences_of_the_document(recipe):
+    found = recipe.leads(recipe.Rows(RECIPES / "inverse" / "measured.jsonl").where(stage="test"))
+    leads = {tuple(line.split()[:2]): line for line in found.splitlines()}
+    expected = {
+        "super-resolution": "2.09 [0.871, 3.63]",
+        "deblurring": "3.88 [2.92, 4.85]",
+        "jpeg": "2.41 [1.71, 3.21]",
+    }
+    assert all(leads[task, "ntrk-x0"].endswith(value) for task, value in expected.items())
+    assert leads["super-resolution", "ntrk"].split()[2] == "psld" and "1.3 [0.289" in leads["super-resolution", "ntrk"]
