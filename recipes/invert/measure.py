@@ -4,7 +4,7 @@
     python recipes/invert/measure.py --table
 
 The folder has pack.npz and vocabulary.json of recipes/emoji128/pack.py. Three stages, each resumed from the rows that
-`--out` has:
+`--out` has, which must have been measured with the same model, judge and iterations:
 
 1. cost: CPU seconds of one iteration of every method, interleaved, so that all methods can be given the same time.
 2. tune: the rate of every method, by steps of about three from its own while the distance falls, on four images that
@@ -20,6 +20,7 @@ union of the silhouettes (pixels that are not white).
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import sys
 import time
@@ -41,13 +42,14 @@ from noisetilt.report import table
 
 sys.path.insert(0, str(Path(__file__).parent))
 from real_images import STYLES, Judge, RealImages, read_real_images
-from stored import Row, Rows, climb, write_tensor
+from stored import Row, Rows, climb, keep_options, write_tensor
 
 METHOD_NAMES = ("none", "reno", "prno", "mpgr", "gper", "gper-both")
 RATE_OF = {"gper-both": "gper"}
 OURS = ("gper", "gper-both")
 FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 TUNING = 4
+ITERATIONS = 20
 COST_RUNS = 6
 MODEL = "emoji128-turbo"
 RANDOM = "random noise"
@@ -166,7 +168,14 @@ def measure_batch(
         yield row | {k: v for fields in edited for k, v in fields[i].items()}, torch.stack([x[i] for x in shown])
 
 
+def digest(judge: Path) -> str:
+    """The first digits of the SHA-256 of the judge's network in a folder."""
+    return hashlib.sha256((judge / "judge.safetensors").read_bytes()).hexdigest()[:12]
+
+
 def measure(options: argparse.Namespace, store: Rows) -> None:
+    given = {"model": options.model, "iterations": options.iterations, "judge": digest(options.judge)}
+    keep_options(store, {"model": MODEL, "iterations": ITERATIONS, "judge": digest(WEIGHTS)}, given)
     model = noisetilt.load(options.model)
     side = model.decode(torch.zeros(1, *model.shape)).shape[-1]
     real = read_real_images(options.build, TUNING + options.n, side, lambda prompt: known(model, prompt))
@@ -253,7 +262,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("recipes/invert/measured.jsonl"))
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--methods", nargs="+", default=list(METHOD_NAMES))
-    parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--iterations", type=int, default=ITERATIONS)
     parser.add_argument("--n", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--table", action="store_true", help="only print the tables of the stored rows")

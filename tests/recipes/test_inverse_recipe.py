@@ -99,3 +99,16 @@ def test_the_stored_rows_have_the_differences_of_the_document(recipe):
     }
     assert all(leads[task, "ntrk-x0"].endswith(value) for task, value in expected.items())
     assert leads["super-resolution", "ntrk"].split()[2] == "psld" and "1.3 [0.289" in leads["super-resolution", "ntrk"]
+
+
+def test_a_run_is_not_continued_with_other_options(recipe, tmp_path):
+    keep, file, defaults = sys.modules["stored"].keep_options, tmp_path / "rows.jsonl", {"model": "a", "iterations": 20}
+    for _ in range(2):
+        keep(recipe.Rows(file), defaults, {"model": "b", "iterations": 9})
+    assert len(file.read_text().splitlines()) == 1
+    with pytest.raises(ValueError, match=r"rows\.jsonl was measured with iterations = 9 and iterations = 20 is given"):
+        keep(recipe.Rows(file), defaults, {"model": "b", "iterations": 20})
+    file.write_text('{"stage": "cost"}\n')  # rows of before the options were noted
+    keep(recipe.Rows(file), defaults, defaults)
+    with pytest.raises(ValueError, match="measured with model = 'a' and model = 'b' is given"):
+        keep(recipe.Rows(file), defaults, {"model": "b", "iterations": 20})
