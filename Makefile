@@ -39,8 +39,9 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Of build only what setuptools writes there: recipes keep their results in the same folder.
 wheel: $(READY)
-	rm -rf build
+	rm -rf build/lib build/bdist.*
 	$(BIN)/python -m build --wheel --no-isolation
 
 # The library with what generates images; the tools of development come on top, so that the demo need not wait for them.
@@ -67,5 +68,6 @@ docs: $(READY)
 notebooks: $(READY)
 	$(BIN)/python recipes/docs/run_notebooks.py
 
+# It keeps out and build, where commands and recipes write results that may have taken hours.
 clean:
-	rm -rf $(VENV) out build dist src/*.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build/lib build/bdist.* build/site dist src/*.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -12,7 +12,8 @@ import pytest
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[1]
-BUILD_INPUTS = ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "LICENSES/Apache-2.0.txt")
+LICENCES = ("LICENSE", "NOTICE", "LICENSES/Apache-2.0.txt", "LICENSES/WordNet-3.0.txt")
+BUILD_INPUTS = ("pyproject.toml", "README.md", *LICENCES)
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +51,10 @@ def test_the_wheel_holds_the_licences(wheel):
             for name in archive.namelist()
             if ".dist-info/licenses/" in name
         }
-    assert set(found) == {"LICENSE", "NOTICE", "LICENSES/Apache-2.0.txt"}
+    assert set(found) == set(LICENCES)
     assert "END OF TERMS AND CONDITIONS" in found["LICENSES/Apache-2.0.txt"]
+    assert "WordNet 3.0 Copyright 2006 by Princeton University." in found["LICENSES/WordNet-3.0.txt"]
+    assert "LICENSES/WordNet-3.0.txt" in found["NOTICE"]
     assert all(name in found["NOTICE"] for name in ("imagenet/network.safetensors", "style-judge.safetensors"))
 
 

@@ -73,13 +73,16 @@ class NoisetiltPreview:
     def preview(
         self, images: Tensor, reward: Any, heldout: Any = None, trace: Any = None, prompt: str = ""
     ) -> dict[str, Any]:
-        """Evaluates and shows images (batch, H, W, 3) in [0, 1]."""
+        """Evaluates images (batch, H, W, 3) in [0, 1] on ComfyUI's device, and shows them."""
+        import comfy.model_management
+
         with torch.inference_mode(False), torch.no_grad():
             pixels = normal_tensor(images).movedim(-1, 1)[:, :3].float()
-            prompts = [prompt] * len(pixels)
-            values = {reward_name(reward): evaluate_reward(reward, pixels, prompts)}
+            # An IMAGE lies in the memory of the CPU, and rewards run where their images are.
+            moved, prompts = pixels.to(comfy.model_management.get_torch_device()), [prompt] * len(pixels)
+            values = {reward_name(reward): evaluate_reward(reward, moved, prompts).cpu()}
             if heldout is not None:
-                values[f"held-out {reward_name(heldout)}"] = evaluate_reward(heldout, pixels, prompts)
+                values[f"held-out {reward_name(heldout)}"] = evaluate_reward(heldout, moved, prompts).cpu()
         first = next(iter(values.values()))
         order = first.argsort(descending=True).tolist()
         shown = [captioned(pixels[i], [f"{name} {value[i]:+.4f}" for name, value in values.items()]) for i in order]

@@ -10,8 +10,8 @@ import torch
 
 from noisetilt import rewards
 from noisetilt.rewards import Reward
-from noisetilt.rewards.catalogue import LEARNED
-from noisetilt.rewards.from_file import execute_file
+from noisetilt.rewards.catalogue import LEARNED, split_terms
+from noisetilt.rewards.from_file import execute_file, is_function_in_file
 from noisetilt.rewards.hub import HUB_NAMES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,7 +28,17 @@ class RewardNode:
 
 
 def load_reward(spec: str, heldout: bool = False, **options: Any) -> Reward:
-    """A reward of the catalogue. Its weights are ordinary tensors, although ComfyUI runs nodes in inference mode."""
+    """A reward of the catalogue. Its weights are ordinary tensors, although ComfyUI runs nodes in inference mode.
+
+    Raises:
+        ValueError: if a term is a function in a Python file, which a workflow of somebody else could name to run it.
+    """
+    for _, name in split_terms(spec):
+        if is_function_in_file(name):
+            raise ValueError(
+                f"the reward {name!r} is a function in a Python file, expected a name of the catalogue; put the file "
+                f"into ComfyUI/models/{PYTHON_REWARDS} and use the node 'Noisetilt reward: own Python file'"
+            )
     with torch.inference_mode(False):
         return rewards.load(spec.strip(), heldout, **options)
 
@@ -49,7 +59,11 @@ class NoisetiltReward(RewardNode):
         }
 
     def load(self, name: str, heldout: bool) -> tuple[Reward]:
-        """Loads the reward."""
+        """Loads the reward.
+
+        Raises:
+            ValueError: if a name is unknown or that of a function in a Python file.
+        """
         return (load_reward(name, heldout),)
 
 
@@ -167,12 +181,14 @@ class NoisetiltRewardSum(RewardNode):
     def load(
         self, reward_a: Any, weight_a: float, reward_b: Any, weight_b: float, base_images: Any = None, prompt: str = ""
     ) -> tuple[Reward]:
-        """Builds the sum."""
+        """Builds the sum; the rewards of base_images are computed on ComfyUI's device."""
+        import comfy.model_management
+
         total = rewards.weighted_sum([(weight_a, reward_a), (weight_b, reward_b)])
         if base_images is None:
             return (total,)
         with torch.inference_mode(False), torch.no_grad():
-            images = base_images[..., :3].movedim(-1, 1).clone()
+            images = base_images[..., :3].movedim(-1, 1).clone().to(comfy.model_management.get_torch_device())
             return (total.normalised(images, [prompt] * len(images)),)
 
 

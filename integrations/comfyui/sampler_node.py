@@ -24,12 +24,14 @@ def decoder(model: Any, vae: Any) -> Callable[[Tensor], Tensor]:
 
     Args:
         model: ComfyUI's BaseModel.
-        vae: ComfyUI's VAE.
+        vae: ComfyUI's VAE, whose network is called directly: its own `decode` has no gradient. Its device may be
+            another one than the model's, as with --cpu-vae; the images are returned on the device of the states.
     """
     in_unit_range = float(vae.process_output(torch.zeros(1))) == 0.0
 
     def decode(x_0: Tensor) -> Tensor:
-        pixels = vae.first_stage_model.decode(model.process_latent_out(x_0).to(vae.vae_dtype)).to(x_0.dtype)
+        latent = model.process_latent_out(x_0).to(vae.device, vae.vae_dtype)
+        pixels = vae.first_stage_model.decode(latent).to(x_0.device, x_0.dtype)
         if pixels.ndim not in (4, 5):
             raise ValueError(f"the VAE decodes to {tuple(pixels.shape)}, which is no image and no video; use another")
         if pixels.ndim == 5:

@@ -1,4 +1,5 @@
-"""The figure and table of docs/ascent.md: reward, held-out reward and typicality of the noise along each ascent.
+"""The figure and table of docs/ascent.md: reward, held-out reward and typicality of the noise along each ascent; the
+table has those of the last iterate.
 
     python recipes/ascent/figure.py out/ascent.png
 
@@ -24,17 +25,23 @@ NAMES = ["none", "reno", "prno", "mpgr", "gper", "gper-latent", "gper-both", "gp
 
 
 def ascent(model, name: str, reward: str, iterations: int):
-    """The ascent's result and the audit's log10 p-values (iteration, image)."""
-    p = []
+    """The ascent's result, and of each iterate the audit's log10 p-values (iteration, image) and the mean square of the
+    noise (iteration,). The noise of the result is that of the best iterate."""
+    p, energy = [], []
+
+    def record(report) -> None:
+        p.append(audit(report.noise).p_value.clamp(min=1e-300).log10())
+        energy.append(report.noise.square().mean().item())
+
     result = optimize(
         model,
         PROMPTS,
         rewards.load(reward),
         METHODS[name].replace(iterations=iterations),
         heldout=rewards.load(reward, heldout=True),
-        callback=lambda report: p.append(audit(report.noise).p_value.clamp(min=1e-300).log10()),
+        callback=record,
     )
-    return result, torch.stack(p)
+    return result, torch.stack(p), energy
 
 
 def main() -> None:
@@ -47,12 +54,11 @@ def main() -> None:
     labels = (options.reward, f"held-out {options.reward}", "log10 of the audit's p")
     series = {label: {} for label in labels}
     for name in NAMES:
-        result, p = ascent(model, name, options.reward, options.iterations)
+        result, p, energy = ascent(model, name, options.reward, options.iterations)
         target, heldout = result.trace.rewards.mean(1), result.trace.heldout.mean(1)
         for label, values in zip(labels, (target, heldout, p.mean(1)), strict=True):
             series[label][name] = Series(range(len(values)), values.tolist(), markers=False)
-        energy = result.noise.square().mean().item()
-        rows.append([name, *(v[-1].item() for v in (target, heldout)), energy, f"1e{p[-1].median().item():.0f}"])
+        rows.append([name, *(v[-1].item() for v in (target, heldout)), energy[-1], f"1e{p[-1].median().item():.0f}"])
         print(table(["method", options.reward, "held-out", "mean square", "median audit p"], rows) + "\n", flush=True)
     panels = [Panel("iteration", label, series[label]) for label in labels]
     level = {"p = 0.01": ([0, options.iterations], [-2, -2])}

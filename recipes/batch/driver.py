@@ -2,15 +2,16 @@
 
     python recipes/batch/driver.py OUT [--rows 20000] [--written 300]
 
-Prints JSON: CPU seconds and bytes per row to read a table, to group its rows, to resume a run, to write an image with
-its record, and to encode a PNG of 1024×1024. CPU times hardly depend on what else the machine does.
+It works in a temporary folder below OUT. Prints JSON: CPU seconds and bytes per row to read a table, to group its rows,
+to resume a run, to write an image with its record, and to encode a PNG of 1024×1024. CPU times hardly depend on what
+else the machine does.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import tempfile
 import time
 import tracemalloc
 from pathlib import Path
@@ -43,16 +44,9 @@ def seconds(call) -> tuple[float, object]:
     return time.process_time() - begin, result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--written", type=int, default=300)
-    arguments = parser.parse_args()
-    shutil.rmtree(arguments.out, ignore_errors=True)
-    arguments.out.mkdir(parents=True)
-    torch.set_num_threads(1)
-    count, found = arguments.rows, {}
+def measure(out: Path, count: int, written: int) -> dict[str, float]:
+    """The figures for a table of `count` rows, of which `written` are written to the folder `out`."""
+    found: dict[str, float] = {}
     table = [PROMPT.format(i) for i in range(count)]
     tracemalloc.start()
     rows = read_table(table, {"reward": "redness"})
@@ -60,26 +54,38 @@ def main() -> None:
     tracemalloc.stop()
     taken, rows = seconds(lambda: read_table(table, {"reward": "redness"}))
     found["ms per row to read a table"] = taken / count * 1e3
-    run = _Run(arguments.out, rows, WorkerOptions(), None, False, [], False)
+    run = _Run(out, rows, WorkerOptions(), None, False, [], False)
     found["ms per row to group"] = seconds(lambda: run._groups(set(range(count))))[0] / count * 1e3
     image = photograph(1024)
     taken, png = seconds(lambda: encode_picture(image, {"prompt": PROMPT}))
     found |= {"s to encode a PNG of 1024×1024": taken, "MB of this PNG": len(png) / 1e6}
-    ledger, statistics = BatchLedger(arguments.out, fresh=True), Statistics()
+    ledger, statistics = BatchLedger(out, fresh=True), Statistics()
     results = {"reward": 0.5, "heldout": 0.25, "nfe": 28.0, "seconds": 7.1, "attempts": 1, "sha256": "0" * 64}
 
     def write() -> None:
-        for row in rows[: arguments.written]:
+        for row in rows[:written]:
             statistics.add(ledger.add(row, Outcome(row.index, results, png)))
 
     begin = time.perf_counter()
-    found["CPU ms per row to write an image and its record"] = seconds(write)[0] / arguments.written * 1e3
-    found["wall-clock ms of the same"] = (time.perf_counter() - begin) / arguments.written * 1e3
-    found["bytes per record"] = (arguments.out / "rows.jsonl").stat().st_size / arguments.written
-    taken, ledger = seconds(lambda: BatchLedger(arguments.out, fresh=False))
-    found["ms per finished row to resume"] = taken / arguments.written * 1e3
+    found["CPU ms per row to write an image and its record"] = seconds(write)[0] / written * 1e3
+    found["wall-clock ms of the same"] = (time.perf_counter() - begin) / written * 1e3
+    found["bytes per record"] = (out / "rows.jsonl").stat().st_size / written
+    taken, ledger = seconds(lambda: BatchLedger(out, fresh=False))
+    found["ms per finished row to resume"] = taken / written * 1e3
     found["ms per row to compare with the records"] = seconds(lambda: list(map(ledger.is_done, rows)))[0] / count * 1e3
-    shutil.rmtree(arguments.out)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--written", type=int, default=300)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
+        found = measure(Path(folder), arguments.rows, arguments.written)
     print(json.dumps({name: round(value, 4) for name, value in found.items()}, indent=2))
 
 

@@ -2,12 +2,14 @@
 
     python recipes/batch/kill.py OUT --kills 50 [--engine ray] [--target worker] [--signal KILL] [-- BATCH OPTIONS]
 
-Prints one line per kill and a summary as JSON. Needs psutil for the workers of Ray.
+Prints one line per kill and a summary as JSON. The uninterrupted run that the images are compared with has one process.
+`--target worker` kills workers of the Ray that the batch starts, and needs psutil.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import random
@@ -59,10 +61,30 @@ def start(table: Path, out: Path, engine: str, options: list[str]) -> subprocess
     return subprocess.Popen([*command, *resume, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def ray_workers() -> list:
+def ray_workers(driver: int) -> list:
+    """The processes of Ray's workers that descend from a process: those of the Ray that it started, and no others."""
     import psutil
 
-    return [p for p in psutil.process_iter(["cmdline"]) if "ray::" in " ".join(p.info["cmdline"] or [])[:60]]
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):  # the driver ended
+        for process in psutil.Process(driver).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if "ray::RayWorker" in " ".join(process.cmdline())[:60]:
+                    found.append(process)
+    return found
+
+
+def reference_options(engine: str, options: list[str]) -> list[str]:
+    """The options of the batch for one process: without those of Ray, and with the one thread that its workers have by
+    default, as pixels depend on the number of threads."""
+    if engine != "ray":
+        return options
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--address", "--workers", "--batch"):
+        parser.add_argument(name)
+    kept = parser.parse_known_args(options)[1]
+    given = any(word.partition("=")[0] == "--threads" for word in kept)
+    return kept if given else [*kept, "--threads", "1"]
 
 
 def kill_driver(arguments: argparse.Namespace, table: Path, out: Path, chance: random.Random) -> dict:
@@ -86,7 +108,7 @@ def kill_workers(arguments: argparse.Namespace, table: Path, out: Path, chance: 
         process = start(table, out, "ray", arguments.options)
         while process.poll() is None:
             time.sleep(chance.uniform(0, arguments.seconds))
-            actors = [p for p in ray_workers() if "RayWorker" in " ".join(p.info["cmdline"])]
+            actors = ray_workers(process.pid)
             if actors and process.poll() is None and len(found) < arguments.kills:
                 chance.choice(actors).kill()
                 found.append({"ended": "a worker was killed", "done": len(check(out))})
@@ -122,11 +144,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     own, options = (sys.argv[1:], []) if "--" not in sys.argv else split(sys.argv[1:])
     arguments = parser.parse_args(own, argparse.Namespace(options=options))
+    if arguments.target == "worker" and any(word.startswith("--address") for word in options):
+        parser.error(
+            "--target worker kills workers of the Ray that the batch starts and --address is that of another one; "
+            "leave --address out"
+        )
     arguments.out.mkdir(parents=True, exist_ok=True)
     table, out = arguments.out / "prompts.txt", arguments.out / "run"
     table.write_text("".join(f"{SUBJECTS[i % len(SUBJECTS)]}\n" for i in range(arguments.rows)))
     if not (arguments.out / "reference" / "run.json").exists():
-        error = start(table, arguments.out / "reference", "process", arguments.options).communicate()[1]
+        alone = reference_options(arguments.engine, arguments.options)
+        error = start(table, arguments.out / "reference", "process", alone).communicate()[1]
         assert len(check(arguments.out / "reference", whole=True)) == arguments.rows, error
     chance, found, finished = random.Random(arguments.seed), [], 0
     if arguments.target == "worker":

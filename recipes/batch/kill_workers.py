@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import threading
 import time
 from pathlib import Path
 
-import psutil
 import torch
-from kill import SUBJECTS, check, digests
+from kill import SUBJECTS, check, digests, ray_workers
 
 from noisetilt.batch import run_batch
 from noisetilt.models.exact import GaussianModel
@@ -41,11 +41,11 @@ def redness(images, prompts):
 
 
 def kill(kills: int, seconds: float, found: list, out: Path) -> None:
-    """Kills random workers, until there were enough kills."""
+    """Kills random workers of the Ray that this process started, until there were enough kills."""
     chance = random.Random(0)
     while len(found) < kills:
         time.sleep(chance.uniform(0, seconds))
-        actors = [p for p in psutil.process_iter(["cmdline"]) if "ray::RayWorker" in " ".join(p.info["cmdline"] or [])]
+        actors = ray_workers(os.getpid())
         if actors:
             chance.choice(actors).kill()
             found.append(len(check(out)))

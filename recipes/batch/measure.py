@@ -2,9 +2,9 @@
 
     python recipes/batch/measure.py OUT [--model emoji128] [--rows 16] [--steps 2] [--only overhead]
 
-Writes OUT/measured.json and OUT/memory.png. Times are CPU seconds of this process, which other programs on the same
-machine hardly change; both ways of each comparison run in turns. Ray is measured with `--only ray` (extra `ray`), in
-wall-clock time.
+Writes OUT/measured.json, where the measurements of earlier runs stay unless they are repeated, and OUT/memory.png.
+Times are CPU seconds of this process, which other programs on the same machine hardly change; both ways of each
+comparison run in turns. Ray is measured with `--only ray` (extra `ray`), in wall-clock time.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from noisetilt.batch import run_batch
 from noisetilt.models.exact import GaussianModel
 from noisetilt.report import save_picture
 from noisetilt.report.plotting import Panel, Series, draw_panels, save_figure
+from noisetilt.runs import write_text
 
 SUBJECTS = ("cat face", "red heart", "house", "bird", "dog face", "apple", "car", "hat")
 
@@ -134,6 +135,13 @@ def on_ray(name: str, reward, rows: int, steps: int, out: Path, repeats: int) ->
     return {"ray / process": round(statistics.median(ratios), 3), "all": [round(r, 3) for r in ratios]}
 
 
+def keep(file: Path, name: str, found: dict) -> dict:
+    """Adds a measurement to a JSON file, beside those of other runs, and returns it under its name."""
+    earlier = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    write_text(file, json.dumps(earlier | {name: found}, indent=2) + "\n")
+    return {name: found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
@@ -156,11 +164,8 @@ def main() -> None:
     }
     if "ray" in (arguments.only or ()):
         measurements["ray"] = lambda: on_ray(arguments.model, "redness", rows, steps, out / "ray", repeats)
-    measured = {}
     for name in arguments.only or measurements:
-        measured[name] = measurements[name]()
-        print(json.dumps({name: measured[name]}), flush=True)
-    (arguments.out / "measured.json").write_text(json.dumps(measured, indent=2) + "\n")
+        print(json.dumps(keep(arguments.out / "measured.json", name, measurements[name]())), flush=True)
 
 
 if __name__ == "__main__":

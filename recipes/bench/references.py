@@ -3,7 +3,7 @@
     python recipes/bench/references.py build/emoji128
 
 build/emoji128 has pack.npz of `recipes/emoji128/pack.py`. Written: src/noisetilt/bench/weights/real.safetensors
-(features of 3 000 real emoji, float16), its checksum, and measured.json: what the judge names right among held-out
+(features of 3 000 real emoji, float16), the checksums, and measured.json: what the judge names right among held-out
 emoji, clean and damaged, and the Fréchet distance and precision of their features against real.safetensors, from
 which the held-out ones are left out for this.
 """
@@ -53,10 +53,20 @@ def damaged(images: Tensor) -> dict[str, Tensor]:
     }
 
 
+def write_checksums() -> None:
+    """Writes checksums.json of the networks and features that WEIGHTS has."""
+    names = ("judge.safetensors", "style-judge.safetensors", "real.safetensors")
+    files = [WEIGHTS / name for name in names if (WEIGHTS / name).is_file()]
+    sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    (WEIGHTS / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", type=Path)
-    data = np.load(parser.parse_args().build / "pack.npz")
+    build = parser.parse_args().build
+    write_checksums()  # the judge may be a new one, and is not loaded with the checksum of the old one
+    data = np.load(build / "pack.npz")
     data = {key: data[key] for key in data.files if key != "words"}
     concept = np.unique(data["concept"], return_inverse=True)[1]
     random, plain = np.random.default_rng(5), data["weight"].astype(np.float32) >= 0.5
@@ -65,9 +75,7 @@ def main() -> None:
     chosen = np.concatenate([heldout, others[: REAL - len(heldout)]])
     features = torch.cat([judge.features(read_images(data, rows)) for rows in np.array_split(chosen, 30)])
     save_file({"features": features.half()}, WEIGHTS / "real.safetensors")
-    names = ("judge.safetensors", "style-judge.safetensors", "real.safetensors")
-    sums = {name: hashlib.sha256((WEIGHTS / name).read_bytes()).hexdigest() for name in names}
-    (WEIGHTS / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
+    write_checksums()
 
     rows, real, table = heldout[:MEASURED], features[len(heldout) :], {}
     for name, images in damaged(read_images(data, rows)).items():

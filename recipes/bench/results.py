@@ -1,10 +1,12 @@
 """Prints the tables of docs/results.md from the rows of the suite `paper`.
 
     mkdir -p out/paper && gunzip -c docs/bench/rows.jsonl.gz > out/paper/rows.jsonl
-    python recipes/bench/results.py out/paper --targets redness --images 32
+    python recipes/bench/results.py out/paper --targets redness --images 64 --digits 2
+    python recipes/bench/results.py out/paper --targets redness --images 32 --digits 2
 
 Of each target: every method that is measured for so many test images, at the strength that the rule of fairness chose
-on so many tuning images, and without the rule. A last table depends little on the steps between the strengths: the
+on so many tuning images, and without the rule, at the strength of its largest mean reward, where fewer test images were
+measured. A last table depends little on the steps between the strengths: the
 reward at which the probability of the right concept is 5 or 20 points below base's, interpolated between the strengths
 on the tuning images, and the probability at a reward that all methods reach, 5 % of the gain over base below the
 smallest of their largest mean rewards. "≥" marks a method whose probability never falls so far at the strengths tried:
@@ -58,13 +60,25 @@ def cells(line: Line, reference: Line | None, constrained: bool, digits: int) ->
 
 
 def table(runner: Runner, target: Target, constrained: bool, reference: str, digits: int) -> Iterator[str]:
-    """The lines of a table in Markdown."""
+    """The lines of a table in Markdown; a sentence if no method has so many test images at its chosen strength."""
     singles, searches = (lines_of(runner, target, many, constrained) for many in (False, True))
+    if not (singles or searches):
+        yield no_table(runner, target, constrained)
+        return
     lines = [*(singles or searches)[:1], *sorted([*singles[1:], *searches[1:]], key=lambda line: -line.reward.value)]
     found = next((line for line in lines if line.method == reference), None)
     yield "| " + " | ".join(HEADER).format(f"`{reference}`") + " |"
     yield "|---|---|" + "---:|" * (len(HEADER) - 2)
     yield from ("| " + " | ".join(cells(line, found, constrained, digits)) + " |" for line in lines)
+
+
+def no_table(runner: Runner, target: Target, constrained: bool) -> str:
+    """Why there is no table, with the largest number of test images for which there is one."""
+    chosen = [(name, runner.chosen_strength(target, name, constrained)) for name in runner.methods(target)]
+    most = max((len(runner.rows("test", target, name, value=value)) for name, value in chosen), default=0)
+    strength = "chosen" if constrained else "of its largest mean reward"
+    hint = f"use --images {most}" if most >= 2 else "measure more"
+    return f"No method has {runner.plan.images} test images at the strength {strength}; {hint}."
 
 
 def reward_at(points: np.ndarray, loss: float) -> float:

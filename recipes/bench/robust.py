@@ -3,8 +3,9 @@
     python recipes/bench/robust.py out/robust [--rewards style:3d alignment] [--strengths 0.015 0.03 0.06 0.12]
 
 NTRK in 25 steps on emoji128 with the plain reward and with its mean over views, on the benchmark's tuning prompts.
-`rows.jsonl` gets one row per image; a finished setting is not run again. Printed: means per setting, and the held-out
-reward and the judge's accuracy of both at equal target reward, by linear interpolation between strengths.
+`rows.jsonl` gets one row per image; a finished setting is not run again, and another number of images is refused.
+Printed: means per setting, and the held-out reward and the judge's accuracy of both at equal target reward, by linear
+interpolation between strengths.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -144,11 +146,17 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "rows.jsonl"
     rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+    guided = [(kind, rho) for rho in options.strengths for kind in (PLAIN, *options.kinds)]
+    settings = [(name, *setting) for name in options.rewards for setting in [(PLAIN, 0.0), *guided]]
+    measured = Counter((row["reward"], row["kind"], row["rho"]) for row in rows)
+    if other := next((count for s in settings if (count := measured[s]) not in (0, options.images)), 0):
+        parser.error(
+            f"{file} has {other} images of a setting and --images is {options.images}; give --images {other} or "
+            "another folder"
+        )
     model = load("emoji128")
-    for name in options.rewards:
-        for kind, rho in [(PLAIN, 0.0), *((k, s) for s in options.strengths for k in (PLAIN, *options.kinds))]:
-            if any((row["reward"], row["kind"], row["rho"]) == (name, kind, rho) for row in rows):
-                continue
+    for name, kind, rho in settings:
+        if not measured[name, kind, rho]:
             more = measure(model, name, kind, rho, options)
             rows += more
             with file.open("a", encoding="utf-8") as stream:

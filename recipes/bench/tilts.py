@@ -7,7 +7,8 @@
 The tuning prompts of the suite `paper` and the same seeds for all; at most `--calls` network calls per image, and 25
 for base. Prints means, the standard error of the reward, and the median p-value that the injected noise is white
 Gaussian. Scales and temperatures are for the reward itself, or with --standardise, as in the suite, for the reward
-divided by its standard deviation over base's images; the rewards that are printed are those of the reward itself.
+divided by its standard deviation over 32 images of base, whatever --images is; the rewards that are printed are those
+of the reward itself.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from noisetilt import METHODS, Method, load, rewards, sample
 from noisetilt.bench.ledger import Row
 from noisetilt.bench.meter import injected_p_values, record_noise
 from noisetilt.bench.metrics import total_variation
-from noisetilt.bench.paper_plan import STEPS, TARGETS, Target, fit_to_budget
+from noisetilt.bench.paper_plan import STEPS, TARGETS, Plan, Target, fit_to_budget
 from noisetilt.bench.paper_suite import judged_figures, prompt_seeds
 from noisetilt.cli.arguments import parse_option
 from noisetilt.report import table
 from noisetilt.rewards import Reward
 from noisetilt.runs import append_line
 
+UNIT_IMAGES = Plan().tuning_images  # as many as those of the suite, whose unit it is
 HEADER = ["method", "n", "reward", "± error", "held-out", "probability", "named right", "total variation", "p"]
 SETTINGS = (
     *(f"ntrk rho={rho}" for rho in (0.01, 0.02, 0.05)),
@@ -85,21 +87,26 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--calls", type=int, default=STEPS, help="network calls per image (default: %(default)s)")
     parser.add_argument(
-        "--standardise", action="store_true", help="methods follow the reward divided by base's deviation"
+        "--standardise",
+        action="store_true",
+        help="methods follow the reward divided by base's deviation, of 32 images",
     )
     parser.add_argument("--rows", type=Path, help="append a JSON line per image to this file")
     args = parser.parse_args()
     target = next(target for target in TARGETS if target.reward == args.reward)
     model, unit = load("emoji128"), 1.0
     for setting in ("base", *(args.settings or SETTINGS)):
-        rows = rows_of(model, target, setting, args.images, STEPS if setting == "base" else args.calls, unit)
+        measured = max(args.images, UNIT_IMAGES) if setting == "base" and args.standardise else args.images
+        found = rows_of(model, target, setting, measured, STEPS if setting == "base" else args.calls, unit)
+        rows = found[: args.images]
         print(printed(setting, rows), flush=True)
         for row in rows if args.rows else ():
             finite = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
             append_line(args.rows, json.dumps(finite))
         if setting == "base":
-            unit = max(float(np.std([row["reward"] for row in rows])), 1e-3) if args.standardise else 1.0
-            of = "its standard deviation over these images" if args.standardise else "the reward itself"
+            values = [row["reward"] for row in found[:UNIT_IMAGES]]
+            unit = max(float(np.std(values)), 1e-3) if args.standardise else 1.0
+            of = f"its standard deviation over {len(values)} images" if args.standardise else "the reward itself"
             print(f"Scales and temperatures are for {target.reward} divided by {unit:.4g}, {of}.", flush=True)
 
 

@@ -43,6 +43,13 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ),
     ),
     "batch": ("Batches", "many prompts", ("noisetilt.batch",)),
+    "inversion": ("Inversion", "the noise of given images, and edits of them", ("noisetilt.inversion",)),
+    "report": ("Pictures and tables", "image files, grids, animations and tables", ("noisetilt.report",)),
+    "bench": (
+        "Benchmark",
+        "metrics of images, and the judge that names them",
+        ("noisetilt.bench.fidelity", "noisetilt.bench.metrics", "noisetilt.bench.judge"),
+    ),
 }
 
 

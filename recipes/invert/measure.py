@@ -4,7 +4,7 @@
     python recipes/invert/measure.py --table
 
 The folder has pack.npz and vocabulary.json of recipes/emoji128/pack.py. Three stages, each resumed from the rows that
-`--out` has:
+`--out` has, which must have been measured with the same model, judge and iterations:
 
 1. cost: CPU seconds of one iteration of every method, interleaved, so that all methods can be given the same time.
 2. tune: the rate of every method, by steps of about three from its own while the distance falls, on four images that
@@ -20,6 +20,8 @@ union of the silhouettes (pixels that are not white).
 from __future__ import annotations
 
 import argparse
+import hashlib
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -33,19 +35,21 @@ from torch.nn import functional as F
 import noisetilt
 from noisetilt import noise
 from noisetilt.bench.judge import WEIGHTS
-from noisetilt.bench.statistics import bootstrap
+from noisetilt.bench.statistics import bootstrap, paired
 from noisetilt.inversion.distances import feature_maps
 from noisetilt.inversion.invert import inversion_method
 from noisetilt.report import table
 
 sys.path.insert(0, str(Path(__file__).parent))
 from real_images import STYLES, Judge, RealImages, read_real_images
-from stored import Row, Rows, climb, write_tensor
+from stored import Row, Rows, climb, keep_options, write_tensor
 
 METHOD_NAMES = ("none", "reno", "prno", "mpgr", "gper", "gper-both")
 RATE_OF = {"gper-both": "gper"}
+OURS = ("gper", "gper-both")
 FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 TUNING = 4
+ITERATIONS = 20
 COST_RUNS = 6
 MODEL = "emoji128-turbo"
 RANDOM = "random noise"
@@ -164,7 +168,14 @@ def measure_batch(
         yield row | {k: v for fields in edited for k, v in fields[i].items()}, torch.stack([x[i] for x in shown])
 
 
+def digest(judge: Path) -> str:
+    """The first digits of the SHA-256 of the judge's network in a folder."""
+    return hashlib.sha256((judge / "judge.safetensors").read_bytes()).hexdigest()[:12]
+
+
 def measure(options: argparse.Namespace, store: Rows) -> None:
+    given = {"model": options.model, "iterations": options.iterations, "judge": digest(options.judge)}
+    keep_options(store, {"model": MODEL, "iterations": ITERATIONS, "judge": digest(WEIGHTS)}, given)
     model = noisetilt.load(options.model)
     side = model.decode(torch.zeros(1, *model.shape)).shape[-1]
     real = read_real_images(options.build, TUNING + options.n, side, lambda prompt: known(model, prompt))
@@ -194,6 +205,30 @@ def measure(options: argparse.Namespace, store: Rows) -> None:
         write_tensor(real.part(part).images, pictures / f"targets-{part.start}.pt")
 
 
+def leads(groups: dict[str, list[Row]]) -> str:
+    """The table of differences of gper and gper-both to others on the same images, with 95 % bootstrap intervals: in
+    PSNR to the best other method, by the mean PSNR, and in the edits with the right concept to random noise."""
+    rows = {name: [{**row, "psnr": decibels(row["mse"])} for row in some] for name, some in groups.items()}
+    others = [name for name in rows if name not in (*OURS, RANDOM)]
+    if not others or RANDOM not in rows:
+        return "No differences: the rows of random noise or of other methods than gper are missing."
+    best = max(others, key=lambda name: sum(row["psnr"] for row in rows[name]))
+    columns = {"psnr": best, "concept_named": RANDOM, "style_named": RANDOM}
+    header = ["method", f"PSNR dB minus that of {best}"]
+    header += [f"another {kind}: named, minus {RANDOM}" for kind in ("concept", "style")]
+    lines = [
+        [name, *(str(bootstrap(paired(rows[name], rows[base], key, ("image",)))) for key, base in columns.items())]
+        for name in OURS
+        if name in rows
+    ]
+    return table(header, lines)
+
+
+def decibels(mse: float) -> float:
+    """PSNR of images in [0, 1]."""
+    return -10 * math.log10(mse)
+
+
 def show(store: Rows) -> str:
     """The tables of the stored rows: means with 95 % bootstrap intervals over the images that all methods have."""
     test = store.where(stage="test")
@@ -207,7 +242,7 @@ def show(store: Rows) -> str:
     first = ("mse", "feature", "mean_square", "failed_tests")
     lines = []
     for name, rows in groups.items():
-        psnr = bootstrap([-10 * torch.tensor(row["mse"]).log10().item() for row in rows])
+        psnr = bootstrap([decibels(row["mse"]) for row in rows])
         cells = [rows[0]["iterations"], round(rows[0]["factor"], 2), *(column(rows, k) for k in first), str(psnr)]
         lines.append([name, *cells])
     header = ["method", "iterations", "rate ×", "MSE", "feature distance", "mean square", "tests failed", "PSNR dB"]
@@ -217,7 +252,7 @@ def show(store: Rows) -> str:
         lines = [[name, *(column(rows, key) for key in keys)] for name, rows in groups.items()]
         text += f"\n\nedits: another {kind}\n\n"
         text += table(["method", "luma correlation", "silhouette IoU", "concept among five", "style named"], lines)
-    return text
+    return f"{text}\n\npaired differences\n\n{leads(groups)}"
 
 
 def main() -> None:
@@ -227,7 +262,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("recipes/invert/measured.jsonl"))
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--methods", nargs="+", default=list(METHOD_NAMES))
-    parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--iterations", type=int, default=ITERATIONS)
     parser.add_argument("--n", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--table", action="store_true", help="only print the tables of the stored rows")

@@ -31,6 +31,30 @@ class Rows:
         self.rows.append(row)
 
 
+def keep_options(store: Rows, defaults: Row, options: Row) -> None:
+    """Notes the options of a measurement in its first row, so that its rows are not mixed with those of others.
+
+    Args:
+        store: the rows.
+        defaults: the options of a file that has rows and no options.
+        options: those that are given.
+
+    Raises:
+        ValueError: if the rows were measured with other options.
+    """
+    noted = store.where(stage="options")
+    before = noted[0]["options"] if noted else defaults if store.rows else options
+    for name, value in options.items():
+        old = before.get(name, defaults[name])
+        if old != value:
+            raise ValueError(
+                f"{store.file} was measured with {name} = {old!r} and {name} = {value!r} is given; give the same, or "
+                "another --out"
+            )
+    if not store.rows:
+        store.add({"stage": "options", "options": options})
+
+
 def write_tensor(images: Tensor, file: Path) -> None:
     """Images as levels from 0 to 255; values outside [0, 1], which a measurement may have, are clipped."""
     stream = io.BytesIO()

@@ -3,11 +3,12 @@
     python recipes/noise/calibration.py build/noise 3x64x64 10000    # draws up to 10 000 vectors, goes on where it was
     python recipes/noise/calibration.py build/noise                  # prints the tables of all shapes drawn so far
 
-p-values are kept in FOLDER/SHAPE.npz after every hundred vectors. Beside each overall share stands the binomial 99 %
-interval that a perfectly calibrated audit would stay in. Batch k is drawn from seed k, so it matters not how often the
-script was stopped.
+p-values are kept in FOLDER/SHAPE.npz after every hundred vectors; their number is rounded up to hundreds. Beside each
+overall share stands the binomial 99 % interval that a perfectly calibrated audit would stay in. Batch k is drawn from
+seed k, so it matters not how often the script was stopped.
 """
 
+import io
 import sys
 from pathlib import Path
 
@@ -17,23 +18,27 @@ from scipy import stats
 
 from noisetilt.noise import audit
 from noisetilt.noise.typicality import overall
+from noisetilt.runs import write_bytes
 
 LEVELS = (0.5, 0.1, 0.05, 0.01, 0.001)
 BATCH = 100
 
 
 def draw(file: Path, event: tuple[int, ...], vectors: int) -> None:
-    """Audit fresh white vectors until the file holds the p-values of `vectors` of them."""
+    """Audits fresh white vectors until the file holds the p-values of `vectors` of them, or of the next multiple of
+    BATCH: a batch is drawn whole, as the values of its vectors depend on its size."""
     kept = dict(np.load(file)) if file.exists() else {}
     part = max(1, min(BATCH, 2**21 // torch.Size(event).numel()))
     done = len(next(iter(kept.values()))) if kept else 0
-    for batch in range(done // BATCH, vectors // BATCH):
+    for batch in range(done // BATCH, -(-vectors // BATCH)):
         generator = torch.Generator().manual_seed(batch)
         sizes = [len(s) for s in torch.arange(BATCH).split(part)]
         found = [audit(torch.randn(size, *event, generator=generator)).tests for size in sizes]
         fresh = {name: np.concatenate([f[name].numpy() for f in found]) for name in found[0]}
         kept = {name: np.concatenate([kept[name], p]) if kept else p for name, p in fresh.items()}
-        np.savez(file, **kept)
+        stream = io.BytesIO()
+        np.savez(stream, **kept)
+        write_bytes(file, stream.getvalue())  # whole, even if the script is stopped here
 
 
 def table(name: str, p: dict[str, np.ndarray]) -> str:

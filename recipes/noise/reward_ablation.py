@@ -4,7 +4,8 @@
 
 Noise-tilted sampling of emoji128 in 25 steps, from prompts in two flat styles towards `style:3d`, at equal seeds with
 each variant of W (variants.py). Every run is kept in FOLDER as a .json file, so that the script goes on where it was
-stopped; it prints what is there. Differences are to W, over pairs of equal prompt and seed, with their standard errors.
+stopped; it prints what is there. Differences are to W, over pairs of equal prompt and seed, with their standard errors;
+without W among `--only` there are none.
 `p` is the median overall p-value of the audit of the injected noise, `rejected` the fraction of it rejected at 1 %.
 """
 
@@ -72,8 +73,8 @@ def table(found: dict[str, dict], rho: float, plain: dict) -> str:
     for name, scores in ({"plain sampling": plain} | found).items():
         line = f"{name:<26}"
         for key in SCORES:
-            same = found.get("W", scores)[key]
-            line += f"{torch.tensor(scores[key]).mean():>9.2f}{difference(scores[key], same):>16}"
+            less = difference(scores[key], found["W"][key]) if "W" in found else ""
+            line += f"{torch.tensor(scores[key]).mean():>9.2f}{less:>16}"
         p = torch.tensor(scores["p"]) if scores["p"] else torch.tensor([math.nan])
         lines.append(f"{line}{p.median():>8.1g}{(p < 0.01).double().mean():>6.2f}")
     return "\n".join(lines)

@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import functools
 import importlib
+import importlib.metadata
 import inspect
 import json
 import math
@@ -37,6 +38,7 @@ from typing import Any
 import more_cases
 import stand_ins
 import torch
+from support_table import latest, write_table
 from torch import Tensor
 
 SECONDS = 150
@@ -253,6 +255,11 @@ def make_tests(kind: Any) -> Any:
         return kind.__new__(kind)
 
 
+def name_of(tests: Any) -> str:
+    """The name of a class of tests."""
+    return getattr(tests, "__name__", "more_cases")
+
+
 def pipeline_of(tests: type) -> Any:
     """The pipeline class of a class of tests; that of the test itself where it wraps it."""
     return tests.pipeline_class
@@ -276,7 +283,7 @@ def measure(tests: type) -> dict[str, Any]:
     """The row of one class."""
     from noisetilt import align
 
-    row: dict[str, Any] = {"tests": getattr(tests, "__name__", "more_cases")}
+    row: dict[str, Any] = {"tests": name_of(tests)}
     case: dict[str, Any] = {}
 
     def build() -> bool:
@@ -317,7 +324,7 @@ def measure(tests: type) -> dict[str, Any]:
     def reward_of(method: Any) -> float:
         return float(case["it"].run(align(case["it"].pipe, redness, method))[0].rewards.mean())
 
-    row["pipeline"] = pipeline_of(tests).__name__
+    row["pipeline"] = public_name(pipeline_of(tests))
     if attempt(row, "build", build) is None:
         return row
     it = case["it"]
@@ -386,8 +393,14 @@ def run_case(name: str, tests: Any, rows: Path) -> None:
         with limited(SECONDS):
             row = measure(tests)
     except BaseException as error:
-        row = {"pipeline": pipeline_of(tests).__name__, "error": f"{type(error).__name__}: {str(error)[:160]}"}
-    append(rows, {"module": name, **row, "seconds": round(time.monotonic() - started, 1)})
+        row = {"tests": name_of(tests), "pipeline": public_name(pipeline_of(tests))}
+        row["error"] = f"{type(error).__name__}: {str(error)[:160]}"
+    append(rows, {"module": name, **row, "seconds": round(time.monotonic() - started, 1), **versions()})
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that a row depends on."""
+    return {name: importlib.metadata.version(name) for name in ("diffusers", "noisetilt")}
 
 
 def append(file: Path, row: dict[str, Any]) -> None:
@@ -462,7 +475,12 @@ def main() -> None:
     """Runs the suite and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("diffusers", type=Path, help="a checkout of the diffusers repository")
-    parser.add_argument("--rows", type=Path, default=Path("rows.jsonl"), help="one line of JSON per class; appended to")
+    parser.add_argument(
+        "--rows",
+        type=Path,
+        default=Path("rows.jsonl"),
+        help="one line of JSON per class; appended to, the last one of a test counts",
+    )
     parser.add_argument("--write", type=Path, help="the document whose table is written")
     parser.add_argument("--only", default="", help="parts of the names of modules, separated by commas")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
@@ -474,11 +492,12 @@ def main() -> None:
     rows, write = given.rows.resolve(), given.write and given.write.resolve()
     first, _, step = given.part.partition("/")
     run_all(given.diffusers.resolve(), rows, given.only, given.jobs, (int(first), int(step)))
-    found = [json.loads(line) for line in rows.read_text().splitlines()]
+    found = latest([json.loads(line) for line in rows.read_text().splitlines()])
     print(summary(found))
+    others = sum(any(row.get(name) != version for name, version in versions().items()) for row in found)
+    if others:
+        print(f"{others} rows of {rows} are of other versions of diffusers or noisetilt than those installed")
     if write:
-        from support_table import write_table
-
         write_table(write, found, guided)
 
 

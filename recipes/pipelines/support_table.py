@@ -40,6 +40,17 @@ def static_reason(name: str) -> str | None:
     return reason
 
 
+def latest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last row of each test, in the order of a file that several runs appended to. A module that cannot be imported
+    has no rows of an earlier run."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        if "import" in row:
+            found = {key: kept for key, kept in found.items() if key[0] != row["module"]}
+        found[tuple(row.get(key) for key in ("module", "tests", "pipeline"))] = row
+    return list(found.values())
+
+
 def verdict(name: str, rows: list[dict[str, Any]], guided: Callable[[dict[str, Any]], bool]) -> tuple[str, str]:
     """The mark of a class, "guided", "refused" or "not measured", and a remark."""
     own = [row for row in rows if row.get("pipeline") == name]

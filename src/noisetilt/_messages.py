@@ -18,6 +18,7 @@ PACKAGES = {
     "completion": "shtab",
     "diffusers": "diffusers",
     "rewards": "transformers",
+    "lora": "peft",
     "kdiffusion": "k-diffusion",
     "ray": "ray",
     "parquet": "pyarrow",

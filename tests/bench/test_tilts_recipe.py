@@ -24,11 +24,14 @@ def tilts(monkeypatch):
 
 
 def test_methods_follow_the_reward_in_the_unit_that_is_printed(tilts, monkeypatch, tmp_path, capsys):
-    units, run = [], tilts.rows_of
+    units, of_base, run = [], [], tilts.rows_of
+    monkeypatch.setattr(tilts, "UNIT_IMAGES", 3)
 
     def recorded(model, target, setting, images, calls, unit):
         units.append(unit)
-        return run(model, target, setting, images, calls, unit)
+        rows = run(model, target, setting, images, calls, unit)
+        of_base.extend(row["reward"] for row in rows if setting == "base")
+        return rows
 
     monkeypatch.setattr(tilts, "rows_of", recorded)
     file = tmp_path / "rows.jsonl"
@@ -37,11 +40,10 @@ def test_methods_follow_the_reward_in_the_unit_that_is_printed(tilts, monkeypatc
     tilts.main()
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["setting"] for row in rows] == ["base"] * 2 + ["best-of-n"] * 2
-    std = float(np.std([row["reward"] for row in rows[:2]]))
-    assert (
-        units == [1.0, pytest.approx(std)]
-        and f"divided by {std:.4g}, its standard deviation" in capsys.readouterr().out
-    )
+    # The unit is that of more images than are measured.
+    std = float(np.std(of_base))
+    assert len(of_base) == 3 and units == [1.0, pytest.approx(std)]
+    assert f"divided by {std:.4g}, its standard deviation over 3 images" in capsys.readouterr().out
     # The best of two particles, of which the first has base's seed, in the unit of the reward.
     assert all(best["reward"] > base["reward"] - 1e-3 for base, best in zip(rows[:2], rows[2:], strict=True))
     assert all(0 < row["p_value"] <= 1 for row in rows)

@@ -18,10 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import tomllib
 
 from noisetilt.cli import main
 from noisetilt.cli.arguments import build_parser
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # which pytest needs there
 
 ROOT = Path(__file__).resolve().parents[2]
 # docs/add-a-*.md show source files, which test_add_pages.py compares with the real ones; report.md has tables only.

@@ -56,7 +56,8 @@ class Comfy:
 
 class VAE:
     def __init__(self):
-        self.patcher, self.vae_dtype, self.first_stage_model = "vae", torch.float32, TinyDecoder()
+        self.patcher, self.device, self.vae_dtype = "vae", torch.device("cpu"), torch.float32
+        self.first_stage_model = TinyDecoder()
 
     def process_output(self, image):
         return torch.clamp((image + 1) / 2, 0, 1)
@@ -67,7 +68,9 @@ def comfy(tmp_path):
     """The node pack, with substitutes for ComfyUI's modules."""
     loaded, modules = [], types.ModuleType("comfy")
     modules.samplers = types.SimpleNamespace(KSAMPLER=lambda function: function)
-    modules.model_management = types.SimpleNamespace(load_models_gpu=loaded.extend)
+    modules.model_management = types.SimpleNamespace(
+        load_models_gpu=loaded.extend, get_torch_device=lambda: torch.device("cpu")
+    )
     paths = types.ModuleType("folder_paths")
     paths.models_dir, paths.folder_names_and_paths = str(tmp_path), {}
     files = lambda kind: {f.name: f for f in (tmp_path / kind).glob("*.py")}  # noqa: E731
@@ -207,6 +210,25 @@ def test_a_video_decoder_gives_images_or_videos(comfy, frames):
         sys.modules["noisetilt_nodes.sampler_node"].decoder(model, vae)(torch.randn(2, 4, 8))
 
 
+def test_latents_are_decoded_on_the_device_of_the_vae(comfy):
+    seen, vae = [], VAE()
+    vae.device, vae.vae_dtype = torch.device("meta"), torch.float16
+    vae.first_stage_model = types.SimpleNamespace(decode=lambda x: seen.append(x) or torch.zeros(2, 3, 8, 8))
+    model = types.SimpleNamespace(process_latent_out=lambda x: x)
+    images = sys.modules["noisetilt_nodes.sampler_node"].decoder(model, vae)(torch.randn(2, 4, 8, 8))
+    assert (seen[0].device.type, seen[0].dtype) == ("meta", torch.float16)
+    assert (images.device.type, images.dtype) == ("cpu", torch.float32)
+
+
+@pytest.mark.parametrize("spec", ["{}:reward", "0.5*redness - 0.5*{}:reward"])
+def test_a_workflow_cannot_run_a_file_by_the_name_of_a_reward(comfy, spec):
+    file, mark = comfy.folder / "theirs.py", comfy.folder / "executed"
+    file.write_text(f"open({str(mark)!r}, 'w').close()\ndef reward(images):\n    return images.mean((1, 2, 3))\n")
+    with pytest.raises(ValueError, match=r"theirs\.py:reward.*noisetilt_rewards"):
+        run_node(comfy.node["NoisetiltReward"], name=spec.format(file), heldout=False)
+    assert not mark.exists()
+
+
 def test_rewards_of_the_loaders(comfy):
     (named,) = run_node(comfy.node["NoisetiltReward"], name="0.5*redness + 0.5*darkness", heldout=False)
     (style,) = run_node(comfy.node["NoisetiltStyleReward"], name="style:3d", heldout=True)
@@ -271,6 +293,19 @@ def test_the_preview_sorts_and_captions(comfy):
     assert torch.equal(best, images[1:2]) and mean == pytest.approx(1 / 3, abs=1e-6)
     assert len(shown["ui"]["images"]) == 4
     assert all((comfy.folder / entry["filename"]).stat().st_size > 500 for entry in shown["ui"]["images"])
+
+
+def test_images_move_to_the_device_of_comfyui_for_rewards(comfy, monkeypatch):
+    seen, images = [], torch.rand(2, 16, 16, 3)
+    preview, loaders = (sys.modules[f"noisetilt_nodes.{name}"] for name in ("preview_node", "reward_nodes"))
+    monkeypatch.setattr(sys.modules["comfy.model_management"], "get_torch_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(preview, "evaluate_reward", lambda r, x, p: seen.append(x.device.type) or torch.zeros(2))
+    run_node(comfy.node["NoisetiltPreview"], images=images, reward=RED, heldout=DARK)
+    total = types.SimpleNamespace(normalised=lambda x, p: seen.append(x.device.type))
+    monkeypatch.setattr(loaders.rewards, "weighted_sum", lambda terms: total)
+    weights = dict(weight_a=0.5, weight_b=0.5)
+    run_node(comfy.node["NoisetiltRewardSum"], reward_a=RED, reward_b=DARK, base_images=images, **weights)
+    assert seen == ["meta"] * 3
 
 
 def test_the_pack_is_complete(comfy):

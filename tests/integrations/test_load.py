@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import sys
 import threading
 
 import diffusers
@@ -15,6 +16,7 @@ from noisetilt import METHODS, align, load, optimize, rewards, sample
 from noisetilt.batch import run_batch
 from noisetilt.batch.settings import Settings
 from noisetilt.batch.worker import WorkerOptions
+from noisetilt.integrations.diffusers.load_pipeline import load_pipeline
 from noisetilt.integrations.diffusers.out_of_memory import (
     NetworkCall,
     Setting,
@@ -317,6 +319,12 @@ def test_lora_weights_are_added_with_their_scale(folders, tmp_path):
     assert torch.allclose(images[0], images[1], atol=1e-5)
     half, whole = ((image - images[0]).abs().max() for image in images[2:])
     assert 1e-4 < half < whole
+
+
+def test_without_peft_a_lora_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match=r'a LoRA needs peft; run pip install "\.\[lora\]"'):
+        load_pipeline("some/pipeline", torch.float32, [str(tmp_path)])
 
 
 @pytest.mark.parametrize(

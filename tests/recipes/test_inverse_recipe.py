@@ -87,3 +87,28 @@ def test_an_interrupted_run_is_continued_without_repeating_rows(run):
     assert run.measure(tuning=2) == rows
     run.measure(tuning=2)
     assert not run.seen
+
+
+def test_the_stored_rows_have_the_differences_of_the_document(recipe):
+    found = recipe.leads(recipe.Rows(RECIPES / "inverse" / "measured.jsonl").where(stage="test"))
+    leads = {tuple(line.split()[:2]): line for line in found.splitlines()}
+    expected = {
+        "super-resolution": "2.09 [0.871, 3.63]",
+        "deblurring": "3.88 [2.92, 4.85]",
+        "jpeg": "2.41 [1.71, 3.21]",
+    }
+    assert all(leads[task, "ntrk-x0"].endswith(value) for task, value in expected.items())
+    assert leads["super-resolution", "ntrk"].split()[2] == "psld" and "1.3 [0.289" in leads["super-resolution", "ntrk"]
+
+
+def test_a_run_is_not_continued_with_other_options(recipe, tmp_path):
+    keep, file, defaults = sys.modules["stored"].keep_options, tmp_path / "rows.jsonl", {"model": "a", "iterations": 20}
+    for _ in range(2):
+        keep(recipe.Rows(file), defaults, {"model": "b", "iterations": 9})
+    assert len(file.read_text().splitlines()) == 1
+    with pytest.raises(ValueError, match=r"rows\.jsonl was measured with iterations = 9 and iterations = 20 is given"):
+        keep(recipe.Rows(file), defaults, {"model": "b", "iterations": 20})
+    file.write_text('{"stage": "cost"}\n')  # rows of before the options were noted
+    keep(recipe.Rows(file), defaults, defaults)
+    with pytest.raises(ValueError, match="measured with model = 'a' and model = 'b' is given"):
+        keep(recipe.Rows(file), defaults, {"model": "b", "iterations": 20})

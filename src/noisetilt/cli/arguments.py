@@ -253,7 +253,7 @@ def _add_pipeline_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PLACE[=SCALE]",
-        help="file, folder or hub id of LoRA weights, such as style.safetensors=0.8; may be repeated",
+        help="file, folder or hub id of LoRA weights, such as style.safetensors=0.8; may be repeated (extra lora)",
     )
     group.add_argument("--checkpointing", action="store_true", help="gradient checkpointing: less memory, more time")
 

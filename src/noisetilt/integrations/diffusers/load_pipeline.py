@@ -66,13 +66,15 @@ def load_pipeline(source: str | Path, dtype: torch.dtype, lora: Sequence[str] = 
         dtype: of the weights.
         lora: folders, files or hub ids of LoRA weights, each with an optional scale: "style.safetensors=0.8".
     Raises:
-        ImportError: if diffusers or transformers is not installed.
+        ImportError: if diffusers or transformers is not installed, or peft for LoRA weights.
         ValueError: if the pipeline or a LoRA cannot be loaded.
         OSError: if a file is missing or the hub cannot be reached.
     """
     diffusers = _diffusers()
     for text in lora:
         _check_place(_split_scale(text)[0])
+    if lora:
+        _check_peft()
     local = {"local_files_only": True} if Path(source).is_dir() else {}
     with without_progress_bars():
         pipe = diffusers.DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, **local)
@@ -103,6 +105,14 @@ def _check_place(place: str) -> None:
     is_id = re.fullmatch(r"\w[\w.-]*/[\w.-]+", place) and not place.endswith(LORA_SUFFIXES)
     if not is_id and not Path(place).exists():
         raise ValueError(f"there is no LoRA {place!r}; give a file or folder that exists, or the id of one on the hub")
+
+
+def _check_peft() -> None:
+    """Raises an ImportError if peft, with which diffusers applies LoRA weights, is not installed."""
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise ImportError(missing_extra("lora", "a LoRA")) from error
 
 
 def lora_files(lora: Sequence[str]) -> list[Path]:
