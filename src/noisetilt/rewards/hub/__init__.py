@@ -230,8 +230,8 @@ def _label_and_count(name: str) -> tuple[str, int | None]:
 
 
 def _load_objects(name: str, path: Source | None, dtype: torch.dtype) -> Reward:
-    options = {} if path is None else {"model": path}
-    return objects(*_label_and_count(name), dtype=dtype, **options)
+    label, count = _label_and_count(name)
+    return objects(label, count, dtype=dtype) if path is None else objects(label, count, path, dtype)
 
 
 __all__ = [

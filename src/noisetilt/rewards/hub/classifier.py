@@ -74,7 +74,7 @@ def load_classifier(model: str | Path, dtype: torch.dtype) -> tuple[Any, Preproc
     return network, preprocess_of(processor, "the classifier")
 
 
-def last_layers(network: Any) -> list[nn.Module]:
+def last_layers(network: Any) -> list[nn.Linear]:
     """The linear layers that make the logits of a classifier of transformers: those outside its base model, or the last
     one; none if there is no linear layer with one output per label."""
     linear = [one for one in network.modules() if isinstance(one, nn.Linear) and one.out_features == network.num_labels]
