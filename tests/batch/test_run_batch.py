@@ -132,8 +132,9 @@ def test_a_held_out_reward_without_a_value_is_never_null_in_silence(tmp_path, mo
 
 
 def test_a_sum_whose_terms_leave_no_held_out_reward_is_sampled_with_a_warning(tmp_path, monkeypatch):
-    for module in ("run", "worker"):
-        monkeypatch.setattr(f"noisetilt.batch.{module}.load_reward", lambda name, heldout=False: redness)
+    monkeypatch.setattr("noisetilt.batch.worker.load_reward", lambda name, heldout=False: redness)
+    # What starts the workers loads no weights.
+    monkeypatch.setattr("noisetilt.rewards.catalogue.load_hub", lambda *arguments: pytest.fail("loaded"))
     summary = batch(PROMPTS, tmp_path, "style:3d + pickscore + imagereward + clipscore", heldout=True)
     [(warning, count)] = summary.warnings.items()
     assert (summary.done, summary.failed, summary.warned, count) == (
@@ -148,6 +149,9 @@ def test_a_sum_whose_terms_leave_no_held_out_reward_is_sampled_with_a_warning(tm
 def test_an_unknown_held_out_reward_is_named_before_the_run(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'redness'"):
         batch(PROMPTS, tmp_path, heldout="rednes")
+    for name, word in (("count:cat:many", "has the number 'many'"), ("classifier:red_fox", "has no model or no label")):
+        with pytest.raises(ValueError, match=word):
+            batch(PROMPTS, tmp_path, name)
 
 
 def test_a_run_is_continued_with_its_own_held_out_reward(tmp_path):
@@ -694,6 +698,12 @@ def test_the_last_rewards_stay_in_memory(monkeypatch):
     for name in "ab":
         worker.reward(name)
     assert loaded[10:] == ["b"]
+
+
+def test_the_held_out_reward_has_the_name_of_what_is_evaluated(monkeypatch):
+    monkeypatch.setattr("noisetilt.rewards.catalogue.load_hub", lambda name, *_: Reward(name, redness))
+    name, heldout = Worker(WorkerOptions()).heldout(Settings("cat", reward="style:3d + 2*pickscore"))
+    assert name == "style:3d + 2*imagereward" == heldout.name
 
 
 def test_the_text_of_an_image_restores_in_the_studio(tmp_path):

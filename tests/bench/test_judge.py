@@ -49,7 +49,7 @@ def test_the_judge_computes_in_float32_under_autocast(images):
 def test_images_of_any_size_are_resized_and_wrong_shapes_refused(images):
     small = torch.nn.functional.interpolate(images, size=96, mode="bilinear", antialias=True)
     assert judge.features(small).shape == (3, judge.FEATURES)
-    with pytest.raises(ValueError, match="float batch"):
+    with pytest.raises(ValueError, match=r"the images have the shape .* expected"):
         judge.evaluate(torch.zeros(3, 64, 64))
 
 

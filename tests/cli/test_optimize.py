@@ -10,6 +10,7 @@ from noisetilt import METHODS
 from noisetilt.cli import main
 from noisetilt.cli.comparison import Variant, choose_heldout_reward, comparison_sentence
 from noisetilt.cli.optimize import OptimizeJob, _with_patience, run
+from noisetilt.rewards import Reward
 from noisetilt.rewards import load as load_reward
 from noisetilt.sampling import check_reward
 
@@ -82,9 +83,13 @@ WITHOUT_HELDOUT = "style:3d + pickscore + imagereward + clipscore"
         ("redness", "cat face", "alignment"),
         ("0.5*style:3d + 2*redness", "cat face", "0.5*style:3d"),
         ("style:3d", "3d", "style:3d"),
+        ("style:3d + 2*pickscore + redness", "cat face", "style:3d + 2*imagereward"),
     ],
 )
-def test_no_reward_is_its_own_heldout_reward(reward, prompt, expected):
+def test_no_reward_is_its_own_heldout_reward(reward, prompt, expected, monkeypatch):
+    monkeypatch.setattr(
+        "noisetilt.rewards.catalogue.load_hub", lambda name, *_: Reward(name, lambda images: images.mean((1, 2, 3)))
+    )
     blank = SimpleNamespace(shape=(3, 128, 128), device="cpu", decode=lambda x: x)
     for model in (blank, SimpleNamespace()):
         assert choose_heldout_reward(OptimizeJob(prompt=[prompt], reward=reward), model)[0] == expected

@@ -372,15 +372,30 @@ def test_the_prompts_of_rewards_in_place_of_the_calls_own():
         align(pipe, reward, "base")([PROMPT, PROMPT], reward_prompts="blue cat", **arguments)
 
 
+def test_prompts_without_a_score_are_refused_before_the_text_encoder(monkeypatch):
+    pipe, arguments = build("sd")
+    monkeypatch.setattr(type(pipe), "encode_prompt", lambda *_, **__: pytest.fail("the text was encoded"))
+    for given in ({"reward": rewards.load("alignment")}, {"reward": None, "heldout": rewards.load("alignment")}):
+        with pytest.raises(ValueError, match="does not know the word 'xylograph'"):
+            align(pipe, method="base", **given)("xylograph", **arguments)
+
+
 def test_empty_prompts_of_rewards_are_warned_of():
     pipe, arguments = build("sd")
     of_images = Reward("plain", lambda images: images.mean((1, 2, 3)))
-    with pytest.warns(UserWarning, match=r"the reward 'redness' gets empty prompts; pass reward_prompts") as caught:
-        align(pipe, RED, "base")(**EMBEDS, **arguments)
+    of_both = Reward("both", lambda images, prompts: images.mean((1, 2, 3)))
+    with pytest.warns(UserWarning, match=r"the reward 'both' gets empty prompts; pass reward_prompts") as caught:
+        align(pipe, of_both, "base")(**EMBEDS, **arguments)
     assert caught[0].filename == __file__
-    with pytest.warns(UserWarning, match="the reward 'redness'"):
-        align(pipe, None, "base", heldout=RED)(**EMBEDS, **arguments)
-    for reward in (of_images, rewards.weighted_sum([(1.0, of_images)]), lambda images: images.mean((1, 2, 3)), None):
+    with pytest.warns(UserWarning, match="the reward 'both'"):
+        align(pipe, None, "base", heldout=of_both)(**EMBEDS, **arguments)
+    for reward in (
+        RED,
+        of_images,
+        rewards.weighted_sum([(1.0, of_images)]),
+        lambda images: images.mean((1, 2, 3)),
+        None,
+    ):
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             align(pipe, reward, "base")(**EMBEDS, **arguments)

@@ -225,9 +225,17 @@ def test_prompts_of_unknown_words_or_style_alone_are_refused(images):
 
 
 @EVERY
-@pytest.mark.parametrize("x", [torch.zeros(3, 99, 99), torch.zeros(1, 4, 99, 99), torch.zeros(1, 3, 99, 99).byte()])
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(3, 99, 99),
+        torch.zeros(1, 4, 99, 99),
+        torch.zeros(1, 3, 99, 99).byte(),
+        torch.full((1, 3, 9, 9), 255.0),
+    ],
+)
 def test_images_of_another_shape_are_refused(name, x):
-    with pytest.raises(ValueError, match="expect a float batch"):
+    with pytest.raises(ValueError, match=r"the images .* expected"):
         rewards.load(name)(x, ["cat face"] * len(x))
 
 

@@ -1,11 +1,14 @@
 """Rewards from a Python file: "file.py:function"."""
 
+import sys
+
 import pytest
 import torch
 
 from noisetilt import rewards
 from noisetilt.cli import main
 from noisetilt.rewards.catalogue import split_terms
+from noisetilt.rewards.reward import may_use_prompts
 
 CODE = """
 import torch
@@ -112,3 +115,23 @@ def test_an_error_that_may_pass_stays_as_it_is(file):
     file.write_text("def far(images):\n    raise ConnectionError('no route')\n")
     with pytest.raises(ConnectionError, match="no route"):
         rewards.load(f"{file}:far")(torch.zeros(1, 3, 4, 4), ["a"])
+
+
+def test_a_file_may_import_from_its_folder(tmp_path):
+    """Each from its own, also modules of the same name."""
+    path, values = list(sys.path), []
+    for number in (1, 2):
+        folder = tmp_path / str(number) / "parts"
+        folder.mkdir(parents=True)
+        (folder / "of.py").write_text(f"NUMBER = {number}\n")
+        (folder.parent / "neighbour.py").write_text("from parts.of import NUMBER\n")
+        file = folder.parent / "r.py"
+        file.write_text("import neighbour\ndef r(images):\n    return images.mean((1, 2, 3)) + neighbour.NUMBER\n")
+        values.append(float(rewards.load(f"{file}:r")(torch.zeros(1, 3, 4, 4), ["a"])))
+    assert values == [1, 2] and sys.path == path and not {"neighbour", "parts", "parts.of"} & set(sys.modules)
+
+
+def test_whether_it_uses_prompts_is_known(file):
+    file.write_text(f"from noisetilt import rewards\nred = rewards.load('redness')\n{CODE}")
+    used = {name: may_use_prompts(rewards.load(f"{file}:{name}")) for name in ("red", "calm", "Long")}
+    assert used == {"red": False, "calm": False, "Long": True}

@@ -1,5 +1,6 @@
 """Reward models of the literature, on tiny random towers of the real classes."""
 
+import inspect
 import json
 import math
 import threading
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from noisetilt import rewards
 from noisetilt.rewards import Reward, hub
 from noisetilt.rewards.catalogue import missing_heldout, split_terms
-from noisetilt.rewards.hub import blip
+from noisetilt.rewards.hub import blip, clip
 from noisetilt.rewards.hub.classifier import find_label
 from noisetilt.rewards.hub.files import locate, read_state
 from noisetilt.rewards.hub.preprocess import Preprocess, difference, preprocess_of, resize
@@ -89,6 +90,27 @@ def torchvision_crop(picture):
     small = picture.resize((SIDE * width // short, SIDE * height // short), Image.Resampling.BICUBIC)
     left, top = (round((side - SIDE) / 2.0) for side in small.size)
     return small.crop((left, top, left + SIDE, top + SIDE))
+
+
+def cubic_weights(of, to):
+    """(to, of): Keys' cubic with a = -1/2, widened for shrinking, as torchvision resizes tensors of floats."""
+    scale = of / to
+    x = (torch.arange(of) + 0.5 - (torch.arange(to)[:, None] + 0.5) * scale).abs().double() / max(scale, 1)
+    inner, outer = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    weights = torch.where(x < 1, inner, torch.where(x < 2, outer, 0))
+    return weights / weights.sum(1, keepdim=True)
+
+
+def hpsv2_pixels(pictures):
+    """ToTensor, ResizeMaxSize and Normalize of HPSv2's code: nothing is rounded or clipped."""
+    images = as_images(pictures).double()
+    height, width = (round(side * SIDE / max(images.shape[2:])) for side in images.shape[2:])
+    small = cubic_weights(images.shape[2], height) @ images @ cubic_weights(images.shape[3], width).T
+    canvas = torch.zeros(len(images), 3, SIDE, SIDE, dtype=torch.float64)
+    top, left = (SIDE - height) // 2, (SIDE - width) // 2
+    canvas[:, :, top : top + height, left : left + width] = small
+    mean, std = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+    return ((canvas - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)).float()
 
 
 def open_clip_tower(x, state, prefix, mask=None):
@@ -184,12 +206,7 @@ def published(name, folders, pictures):
         pixels = pixels_of(folders[0]["clipscore"], cropped)
         return imagereward_value(reference, pixels, text_of(folder, PROMPTS, padding="max_length"))
     if name.startswith("hpsv2"):
-        padded = [Image.new("RGB", (SIDE, SIDE)) for _ in pictures]
-        for canvas, picture in zip(padded, map(Image.fromarray, pictures), strict=True):
-            scale = SIDE / max(picture.size)
-            small = picture.resize(tuple(round(side * scale) for side in picture.size), Image.Resampling.BICUBIC)
-            canvas.paste(small, ((SIDE - small.width) // 2, (SIDE - small.height) // 2))
-        pixels = pixels_of(folder, np.stack([np.asarray(canvas) for canvas in padded]))
+        pixels = hpsv2_pixels(pictures)
         return open_clip_cosine(reference, pixels, text_of(folder, PROMPTS, padding=True).input_ids)
     prompts = [f"A photo depicts {p}" for p in PROMPTS] if name == "clipscore" else PROMPTS
     text = text_of(folder, prompts, padding=True)
@@ -200,8 +217,9 @@ def published(name, folders, pictures):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_value_is_the_published_formula(name, folders):
-    """Exactly so where nothing is resized; elsewhere PIL's rounding to 8 bits matters little against the differences
-    between pictures of random levels (to these towers, which are far more sensitive to it than trained ones)."""
+    """Exactly so where nothing is resized, and for HPSv2, which resizes floats; elsewhere PIL's rounding to 8 bits
+    matters little against the differences between pictures of random levels (to these towers, which are far more
+    sensitive to it than trained ones)."""
     reward = load(name, folders)
     spread = reward(as_images(levels(40, 40, count=6)), PROMPTS[:1] * 6).std()
     for height, width in SIZES:
@@ -209,7 +227,7 @@ def test_value_is_the_published_formula(name, folders):
         found, expected = reward(as_images(pictures), PROMPTS), published(name, folders, pictures)
         error = (found - expected).abs().max()
         assert found.shape == (2,) and found.dtype == torch.float32
-        exact = (height, width) == (SIDE, SIDE)
+        exact = (height, width) == (SIDE, SIDE) or name.startswith("hpsv2")
         assert error < (2e-5 * max(1, expected.abs().max()) if exact else 0.25 * spread), (height, width)
 
 
@@ -261,6 +279,22 @@ def test_half_precision_images_and_towers(name, folders):
     assert mixed.dtype == torch.bfloat16 and low.dtype == torch.float32
     assert (mixed - exact).abs().max() < 0.1 * max(1, exact.abs().max())
     assert (low - exact).abs().max() < 0.2 * max(1, exact.abs().max())
+
+
+@pytest.mark.parametrize("name", ["aesthetic", "aesthetic-v2.5", "classifier:fox"])
+def test_a_score_of_a_network_in_half_precision_is_not_rounded_to_it(name, folders):
+    """bfloat16 has 32 values between two powers of two 8 apart: scores near 5 would be multiples of 1/32."""
+    function = load(name, folders, dtype=torch.bfloat16).function
+    values = load(name, folders, dtype=torch.bfloat16)(as_images(levels(20, 20)), PROMPTS)
+    assert (values != values.bfloat16()).all()
+    if name == "classifier:fox":
+        network, exact = function.model, load(name, folders).function.model
+        assert network.vit.embeddings.cls_token.dtype == torch.bfloat16
+        assert torch.equal(network.classifier.weight, exact.classifier.weight)
+    else:
+        exact = load(name, folders).function.head
+        assert next(function.network.parameters()).dtype == torch.bfloat16
+        assert all(torch.equal(*pair) for pair in zip(function.head.parameters(), exact.parameters(), strict=True))
 
 
 def test_imagereward_in_half_precision_computes_its_head_in_single_precision(folders):
@@ -333,10 +367,16 @@ def test_padding_keeps_the_whole_picture():
 
 
 @pytest.mark.parametrize(
-    "images", [torch.rand(3, 8, 8), torch.rand(1, 4, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)]
+    "images",
+    [
+        torch.rand(3, 8, 8),
+        torch.rand(1, 4, 8, 8),
+        torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+        torch.full((1, 3, 8, 8), 255.0),
+    ],
 )
 def test_images_of_another_kind_are_refused(images):
-    with pytest.raises(ValueError, match="expects a float batch"):
+    with pytest.raises(ValueError, match=r"the images .* expected"):
         Preprocess((8, 8))(images)
 
 
@@ -538,10 +578,44 @@ def test_a_sum_without_a_heldout_reward_is_refused_in_one_sentence(spec):
     assert not rewards.has_heldout(f"style:3d + {spec}") and rewards.has_heldout("style:3d + pickscore")
 
 
-def test_a_heldout_network_is_loaded_once(folders):
+def test_the_heldout_reward_of_several_terms_is_evaluated_once_and_has_its_own_name(folders):
     total = rewards.load("0.7*pickscore + 0.3*aesthetic", heldout=True, path=folders[0])
-    (_, one), (_, other) = total.terms
-    assert one is other
+    assert total.name == "imagereward" and not total.terms
+    total = rewards.load("-2*hpsv2 + 0.5*objects:cat + objects:dog", heldout=True, path=folders[0])
+    assert [(weight, term.name) for weight, term in total.terms] == [(-2.0, "imagereward"), (1.5, "clipscore")]
+    assert total.name == "-2*imagereward + 1.5*clipscore"
+
+
+@pytest.mark.parametrize(
+    "spec, of",
+    [
+        ("classifier:PATH:red_fox - classifier:PATH:white fox", "classifier:fox"),
+        ("pickscore + video:pickscore", "pickscore"),
+        ("clipscore + video-consistency", "clipscore"),
+    ],
+)
+def test_terms_of_one_network_share_it(spec, of, folders):
+    path = folders[0][of]
+    (_, one), (_, other) = rewards.load(spec.replace("PATH", str(path)), path=path).terms
+    models = []
+    for reward in (one, other):
+        function = reward.function
+        cells = {} if function.__class__.__name__ != "function" else inspect.getclosurevars(function).nonlocals
+        inner = (
+            cells["image"].function if "image" in cells else cells["embed"].__self__ if "embed" in cells else function
+        )
+        models.append(inner.model)
+    assert models[0] is models[1]
+    assert rewards.load(spec.replace("PATH", str(path)), path=path).terms[0][1] is not one
+
+
+@pytest.mark.parametrize(
+    "spec, heldout",
+    [("0.7*pickscore + 0.3*clipscore", False), ("clipscore + objects:cat", True), ("classifier:a:b + clip:c", False)],
+)
+def test_one_path_for_several_networks_is_refused(spec, heldout, tmp_path):
+    with pytest.raises(ValueError, match=r"networks of .* are several; pass a mapping from names to paths, such as"):
+        rewards.load(spec, heldout, path=tmp_path)
 
 
 @pytest.mark.parametrize("name", hub.HELDOUT)
@@ -603,7 +677,8 @@ def test_labels_between_commas(folders):
     [
         ("classifier:red_fox", None, "has no model or no label"),
         ("redness", "/models", "path = /models is for hub rewards"),
-        ("video:redness", None, "unknown"),
+        ("video:redness", None, "unknown: video: is for rewards of the hub; write redness"),
+        ("video:classifier:imagenet:teapot", None, "unknown: video: is for .*; write classifier:imagenet:teapot"),
         ("video:video-consistency", None, "unknown"),
     ],
 )
@@ -632,6 +707,9 @@ def test_a_video_reward_is_the_mean_over_frames(folders):
     films = video(5)
     each = torch.stack([image(films[:, t], PROMPTS) for t in range(5)], dim=1)
     assert torch.allclose(reward(films, PROMPTS), each.mean(1), atol=1e-6)
+    assert not hub.over_frames(rewards.weighted_sum([(2.0, image)])).terms
+    with pytest.raises(ValueError, match="'video:pickscore' takes videos already"):
+        hub.over_frames(reward)
     few = hub.over_frames(image, count=3)(films, PROMPTS)
     assert torch.allclose(few, each[:, [0, 2, 4]].mean(1), atol=1e-6)
 
@@ -652,6 +730,26 @@ def test_consistency(folders):
     plus, minus = (reward(films.detach() + sign * 1e-6 * direction, PROMPTS).sum() for sign in (1, -1))
     slope = (gradient * direction).sum()
     assert ((plus - minus) / 2e-6 - slope).abs() < 1e-4 * slope.abs()
+
+
+def test_the_consistency_of_a_long_video_shows_flicker():
+    """Of consecutive frames, and of no more frames than asked for."""
+    seen = []
+
+    def embed(frames):
+        seen.append(len(frames))
+        return F.normalize(frames.mean((2, 3)) - 0.5, dim=1)
+
+    consistency = hub.video.frame_consistency(embed, 8)
+    still = torch.rand(2, 1, 3, 4, 4).expand(-1, 21, -1, -1, -1)
+    flicker = still.clone()
+    flicker[:, 1::2] = 1 - flicker[:, 1::2]
+    assert torch.allclose(consistency(still, PROMPTS), torch.ones(2)) and max(seen) == 16
+    # Pairs end at frames 1, 7 (or 8), 13 (or 14) and 20; consecutive frames are opposite.
+    assert (consistency(flicker, PROMPTS) < 0).all()
+    slow = still.clone()
+    slow[:, 11:] = 1 - slow[:, 11:]
+    assert ((consistency(slow, PROMPTS) > 0) & (consistency(slow, PROMPTS) < 1)).all()
 
 
 def test_sums_with_video_rewards_average_image_rewards_over_frames(folders):
@@ -694,9 +792,12 @@ def test_a_prompt_longer_than_the_text_encoder_reads_warns_of_what_is_cut(name, 
         reward(images, ["a red fox"])
 
 
-def test_threads_may_share_a_reward(folders):
-    """Tokenizers keep padding and truncation as state, which a thread would change while another one tokenises."""
-    reward, images = load("imagereward", folders), torch.rand(1, 3, 16, 16)
+@pytest.mark.parametrize("name", ["imagereward", "pickscore"])
+def test_threads_may_share_a_reward(name, folders, monkeypatch):
+    """Tokenizers keep padding and truncation as state, which a thread would change while another one tokenises; text
+    embeddings are cached."""
+    monkeypatch.setattr(clip, "CACHE_SIZE", 2)
+    reward, images = load(name, folders), torch.rand(1, 3, 16, 16)
     texts = ["a red fox", "the blue cat in the snow", "red red fox", "cat"]
     expected, wrong = [reward(images, [text]) for text in texts], []
 

@@ -84,7 +84,7 @@ def published_hpsv3(made, pictures, prompts):
 @pytest.mark.parametrize("size", [(448, 448), (60, 90)])
 def test_hpsv3_is_the_published_formula(hpsv3, size):
     """Exactly where nothing is resized, else within the rounding of PIL."""
-    reward = rewards.load("hpsv3", path=hpsv3[0])
+    reward = rewards.load("hpsv3", path=hpsv3[0], dtype=torch.float32)
     pictures = levels(*size)
     pictures[1] //= 4
     found, expected = reward(as_images(pictures), PROMPTS), published_hpsv3(hpsv3, pictures, PROMPTS)
@@ -95,7 +95,7 @@ def test_hpsv3_is_the_published_formula(hpsv3, size):
 
 
 def test_hpsv3_in_half_precision_computes_its_head_in_single_precision(hpsv3):
-    reward = rewards.load("hpsv3", path=hpsv3[0], dtype=torch.bfloat16)
+    reward = rewards.load("hpsv3", path=hpsv3[0])
     model, seen = reward.function.model, []
     model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     value = reward(as_images(levels(60, 90)), PROMPTS)
@@ -115,6 +115,7 @@ def test_hpsv3_is_built_in_the_dtype_asked_for(dtype, hpsv3, tmp_path, monkeypat
         built.extend(parameter.dtype for parameter in model.parameters())
         return model
 
+    build.forward = kind.forward
     monkeypatch.setattr("transformers.Qwen2VLModel", build)
     model = rewards.load("hpsv3", path=folder, dtype=dtype).function.model.model
     assert set(built) == {dtype}
@@ -125,10 +126,14 @@ def test_hpsv3_is_built_in_the_dtype_asked_for(dtype, hpsv3, tmp_path, monkeypat
 def test_hpsv3_has_a_gradient_and_reads_the_prompt(hpsv3):
     double = rewards.load("hpsv3", path=hpsv3[0], dtype=torch.float64)
     check_gradient(double, as_images(levels(40, 40, 1)), PROMPTS[:1], h=1e-3, tolerance=0.02)
-    reward, image = rewards.load("hpsv3", path=hpsv3[0]), as_images(levels(60, 60, 1))
+    reward, image = rewards.load("hpsv3", path=hpsv3[0], dtype=torch.float32), as_images(levels(60, 60, 1))
     assert (reward(image, PROMPTS[:1]) - reward(image, PROMPTS[1:])).abs() > 1e-4
     with pytest.raises(ValueError, match="special token"):
         reward(image, ["a <|Reward|>"])
+    with pytest.raises(ValueError, match="special token"):
+        reward.check_prompts(["a", "a <|Reward|>"])
+    with pytest.raises(ValueError, match="divide bytes by 255"):
+        reward(255 * image, PROMPTS[:1])
 
 
 def test_the_question_is_the_published_one(hpsv3):
@@ -138,6 +143,19 @@ def test_the_question_is_the_published_one(hpsv3):
     assert question.startswith("\nYou are tasked") and question.endswith(f"image: {TOKEN}\n\nEND\n")
     assert "10 being the best. \n" in question and "**Visual Quality:**  \n" in question
     assert hashlib.sha256(question.encode()).hexdigest().startswith("f6ee57479d4e9eee")
+
+
+@pytest.mark.parametrize("name", ["hpsv3", "videoreward"])
+def test_a_transformers_whose_qwen_takes_no_images_is_refused(name, hpsv3, tmp_path, monkeypatch):
+    class Old:
+        def forward(self, input_ids=None, inputs_embeds=None):
+            """As until transformers 4.51."""
+
+    monkeypatch.setattr("transformers.Qwen2VLModel", Old)
+    if name == "videoreward":
+        tiny.videoreward(tmp_path)
+    with pytest.raises(ImportError, match=rf"{name} needs a newer transformers than [\d.]+; pip install -U transf"):
+        rewards.load(name, path=hpsv3[0] if name == "hpsv3" else tmp_path)
 
 
 # CLIP and SigLIP.
@@ -239,9 +257,18 @@ def test_a_detector_may_be_stored_in_half_precision(kind, stored, tmp_path):
     assert next(rewards.load("objects:cat", path=tmp_path, dtype=stored).function.model.parameters()).dtype == stored
 
 
-@pytest.mark.parametrize("name", ["objects:dog", "count:cat", "count:cat:many", "objects:", "count:cat:-1"])
+def test_terms_share_a_detector(detector):
+    (_, cats), (_, foxes) = rewards.load("count:cat:2 + objects:red fox", path=detector[0]).terms
+    assert cats.function.model is foxes.function.model and cats.function.label != foxes.function.label
+    with pytest.raises(ValueError, match="divide bytes by 255"):
+        cats(255 * as_images(levels(32, 48)), PROMPTS)
+
+
+@pytest.mark.parametrize(
+    "name", ["objects:dog", "count:cat", "count:cat:many", "objects:", "count:cat:-1", "count:cat:²", "objects:²"]
+)
 def test_objects_that_cannot_be_read_are_refused(detector, name):
-    with pytest.raises(ValueError, match=r"labels 'dog'|written|write it as|cannot read"):
+    with pytest.raises(ValueError, match=r"labels '(dog|²)'|written|write it as|cannot read"):
         rewards.load(name, path=detector[0])
 
 
@@ -286,6 +313,9 @@ def test_imscores_models_are_loaded_and_scored_by_image(name, module, kind, plac
     expected = (images.mean((2, 3)) * torch.tensor([2.0, -1.0, 0.5])).sum(1) * torch.tensor([2.0, 4.0])
     assert torch.allclose(found, expected)
     assert torch.autograd.grad(found.sum(), images)[0].abs().sum() > 0
+    assert reward.uses_prompts == (module != "aesthetic")
+    with pytest.raises(ValueError, match="divide bytes by 255"):
+        reward(255 * images, ["ab", "abcd"])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("imscore") is None, reason="needs imscore")
@@ -296,7 +326,7 @@ def test_the_classes_are_in_the_package():
 
 @pytest.mark.skipif(importlib.util.find_spec("imscore") is not None, reason="imscore is installed")
 def test_without_imscore_its_rewards_name_the_package():
-    with pytest.raises(ImportError, match="pip install imscore"):
+    with pytest.raises(ImportError, match=r"before version 5 .*pip install imscore 'transformers<5'"):
         rewards.load("mps")
 
 

@@ -50,7 +50,16 @@ def test_the_wanted_text_is_what_the_prompt_quotes():
     assert ocr.wanted_text('a sign "GO HOME" beside “left”') == "GO HOME left"
     assert ocr.wanted_text("the dog's collar says 'Rex'") == "Rex"
     assert ocr.wanted_text('a sign "OPEN" and a sign " "') == "OPEN"
-    for prompt in ("the dog's bone", 'a sign that says " "', "a sign that says “\t”"):
+    assert ocr.wanted_text('a 5" tall sign that says "ROOM 5" and two of 6"') == "ROOM 5"
+    assert ocr.wanted_text("‘Joe’s Bar’, „Halt“, »zu« and «fin» ('OPEN')") == "Joe’s Bar Halt zu fin OPEN"
+    assert ocr.wanted_text("'Joe's Bar' by the dogs' 'tis sign of 'Rex'") == "Joe's Bar Rex"
+    for prompt in (
+        "the dog's bone",
+        'a 5" by 6" board',
+        "the dogs’ bone",
+        'a sign that says " "',
+        "a sign that says “\t”",
+    ):
         with pytest.raises(ValueError, match="quotes no text"):
             ocr.wanted_text(prompt)
 

@@ -76,6 +76,9 @@ def test_weighted_sums():
         ("0.7**redness", "cannot read"),
         ("", "cannot read"),
         ("redness +", "cannot read"),
+        ("0.5*(redness + jpeg)", "has no parentheses; multiply the weights out"),
+        ("aesthetic@/my models/a", "a path after @ may have no spaces; pass it as path="),
+        ("0.5*my file.py:calm", "the file .*my file.py does not exist"),
     ],
 )
 def test_unknown_rewards_are_refused(text, word):

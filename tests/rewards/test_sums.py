@@ -1,13 +1,18 @@
 """Weighted sums, their normalisation by the base model's spread, and rewards of images alone."""
 
+import functools
+import math
+import types
+
 import numpy as np
 import pytest
 import torch
 
 from noisetilt import METHODS, load, optimize, rewards, sample
+from noisetilt.path import FlowPath
 from noisetilt.rewards import Reward
 from noisetilt.rewards.catalogue import heldout_spec, split_terms
-from noisetilt.rewards.reward import evaluate_reward
+from noisetilt.rewards.reward import evaluate_reward, may_use_prompts, takes_prompts
 
 PROMPTS, SEEDS = ["cat face", "house"], [0, 1]
 SPEC = "0.5*style:3d + 0.5*redness"
@@ -33,7 +38,48 @@ def test_an_option_of_a_reward_of_images_is_not_given_the_prompts():
         assert evaluate_reward(count, images, ["a", "b"]).tolist() == [2, 2]
 
 
-@pytest.mark.parametrize("text, weight", [("1e+1*redness", 10.0), ("2E+0*redness + 1e-1*brightness", 2.0)])
+def test_prompts_are_passed_by_name_wherever_they_are():
+    images, texts = torch.rand(2, 3, 8, 8), ["a", "bc"]
+    lengths = lambda prompts: torch.tensor([float(len(p)) for p in prompts])  # noqa: E731
+    for function in (
+        lambda images, temperature=0.1, prompts=None: lengths(prompts) * (temperature == 0.1),
+        lambda images, *, prompt: lengths(prompt),
+        lambda images, weight=1.0, *, prompts=(): lengths(prompts) * weight,
+    ):
+        assert takes_prompts(function) and evaluate_reward(function, images, texts).tolist() == [1, 2]
+    bound = functools.partial(lambda images, prompts: lengths(prompts), prompts=["abc", "d"])
+    assert not takes_prompts(bound) and evaluate_reward(bound, images, texts).tolist() == [3, 1]
+
+
+class OfImages(torch.nn.Module):
+    def forward(self, images):
+        return images.mean((1, 2, 3))
+
+
+class OfBoth(torch.nn.Module):
+    def forward(self, images, prompts):
+        return images.mean((1, 2, 3)) + len(prompts)
+
+
+@pytest.mark.parametrize("kind, takes", [(OfImages, False), (OfBoth, True)])
+def test_the_arguments_of_a_wrapped_module_are_known(kind, takes):
+    wrapped = [torch.compile(kind(), backend="eager"), torch.nn.DataParallel(kind())]
+    wrapped.append(torch.nn.DataParallel(wrapped[0]))
+    assert [takes_prompts(module) for module in wrapped] == [takes] * 3
+    images = torch.rand(2, 3, 4, 4)
+    assert torch.allclose(evaluate_reward(wrapped[1], images, ["a", "b"]), images.mean((1, 2, 3)) + 2 * takes)
+
+
+@pytest.mark.parametrize(
+    "text, weight",
+    [
+        ("1e+1*redness", 10.0),
+        ("2E+0*redness + 1e-1*brightness", 2.0),
+        ("2.*redness", 2.0),
+        (".5e+1*redness+jpeg", 5.0),
+        ("5e−1*redness", 0.5),
+    ],
+)
 def test_weights_may_have_exponents(text, weight):
     assert split_terms(text)[0] == (weight, "redness")
 
@@ -63,8 +109,20 @@ def test_normalised_terms_have_unit_spread():
         total.normalised(images[:1].expand(3, -1, -1, -1), texts[:3])
     with pytest.raises(ValueError, match="not a sum"):
         rewards.load("redness").normalised(images, texts)
-    with pytest.raises(ValueError, match="normalise = 'other'"):
-        rewards.load(SPEC, normalise="other")
+    for spec in (SPEC, "redness"):
+        with pytest.raises(ValueError, match="normalise = 'other'"):
+            rewards.load(spec, normalise="other")
+    for prompts in ("cat face", texts[:3]):
+        with pytest.raises(ValueError, match=r"8 images and the prompts .*one prompt per image"):
+            total.normalised(images, prompts)
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf])
+def test_a_sum_needs_terms_and_finite_weights(weight):
+    with pytest.raises(ValueError, match="has no terms"):
+        rewards.weighted_sum([])
+    with pytest.raises(ValueError, match=rf"weight of 'redness' is {weight}, expected a finite number"):
+        rewards.weighted_sum([(weight, rewards.load("redness"))])
 
 
 def test_sample_normalises_on_images_of_the_base_model():
@@ -154,6 +212,11 @@ def test_empty_prompts_are_refused_before_the_base_images(call):
         ("brightness + -redness", [(1.0, "brightness"), (-1.0, "redness")]),
         ("brightness - -redness", [(1.0, "brightness"), (1.0, "redness")]),
         (" - redness", [(-1.0, "redness")]),
+        ("+redness − brightness", [(1.0, "redness"), (-1.0, "brightness")]),
+        ("+ 2*redness", [(2.0, "redness")]),
+        ("−2*redness", [(-2.0, "redness")]),
+        ("colour:#00ff0e+redness", [(1.0, "colour:#00ff0e"), (1.0, "redness")]),
+        ("2*colour:#00000e+1e+1*redness", [(2.0, "colour:#00000e"), (10.0, "redness")]),
     ],
 )
 def test_a_sign_alone_is_a_weight(text, terms):
@@ -167,6 +230,43 @@ def test_terms_without_a_heldout_version_are_left_out_of_a_heldout_sum(tmp_path)
     held = rewards.load(f"0.5*style:3d + 2*{file}:warm - redness", heldout=True)
     assert [(weight, term.name) for weight, term in held.terms] == [(0.5, "style:3d")] and held.name == "0.5*style:3d"
     assert heldout_spec("redness + jpeg") is None and heldout_spec("style:3d + concept:cat face") is not None
+
+
+def test_equal_terms_are_evaluated_once(tmp_path):
+    total = rewards.load("0.5*redness - 2*jpeg + redness")
+    assert [(weight, term.name) for weight, term in total.terms] == [(1.5, "redness"), (-2.0, "jpeg")]
+    assert rewards.load("0.5*redness + 0.5*redness").name == "redness"
+    assert rewards.load("style:3d + 2*redness + style:3d", heldout=True).name == "2*style:3d"
+    file = tmp_path / "mine.py"
+    file.write_text("import torch\ndef noise(images):\n    return torch.rand(len(images))\n")
+    assert len(rewards.load(f"{file}:noise - {file}:noise").terms) == 2
+
+
+@pytest.mark.parametrize(
+    "name, used",
+    [
+        ("redness", False),
+        ("colour:#ff0000", False),
+        ("jpeg", False),
+        ("style:3d", False),
+        ("concept:cat face", False),
+        ("redness + jpeg", False),
+        ("alignment", True),
+        ("redness + alignment", True),
+    ],
+)
+def test_whether_a_reward_uses_the_prompts(name, used):
+    assert may_use_prompts(rewards.load(name)) == used
+
+
+@pytest.mark.parametrize("call", [sample, optimize])
+@pytest.mark.parametrize("of", ["reward", "heldout"])
+def test_prompts_without_a_score_are_refused_before_the_first_network_call(call, of):
+    network = lambda prompts: pytest.fail("the network was called")  # noqa: E731
+    model = types.SimpleNamespace(denoiser=network, path=FlowPath(), shape=(3, 8, 8), decode=lambda x: x)
+    rewards_of = {"reward": rewards.load("redness"), of: rewards.load("0.5*alignment + redness")}
+    with pytest.raises(ValueError, match="does not know the word 'xylograph'"):
+        call(model, ["house", "xylograph"], **rewards_of)
 
 
 def test_a_reward_that_changes_its_images_is_refused():

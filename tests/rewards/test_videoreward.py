@@ -143,12 +143,23 @@ def test_the_score_is_the_published_one(made, outputs):
         ":mq": expected[:, 1],
         ":ta": expected[:, 2],
     }.items():
-        reward = rewards.load(f"videoreward{part}", path=made[outputs][0])
+        reward = rewards.load(f"videoreward{part}", path=made[outputs][0], dtype=torch.float32)
         assert reward.video and reward.name == f"videoreward{part}"
         assert torch.allclose(reward(as_videos(levels), PROMPTS), value, atol=1e-4)
         if part:
             continue
         assert not torch.allclose(reward(as_videos(levels), PROMPTS[::-1]), value, atol=1e-3)
+
+
+def test_parts_share_the_network_which_has_the_published_dtype_and_a_head_in_float32(made):
+    total = rewards.load("videoreward:vq - 0.5*videoreward:mq", path=made[1][0])
+    (_, one), (_, other) = total.terms
+    network = one.function.model
+    assert network is other.function.model and network.head.weight.dtype == torch.float32
+    assert {parameter.dtype for parameter in network.model.parameters()} == {torch.bfloat16}
+    levels = films(4)
+    expected = published(made, 1, levels, PROMPTS)
+    assert torch.allclose(total(as_videos(levels), PROMPTS), expected[:, 0] - 0.5 * expected[:, 1], atol=0.2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -260,6 +271,10 @@ def test_bad_input_is_refused(made):
         reward(videos, "a red fox")
     with pytest.raises(ValueError, match="special token of the reward model"):
         reward(videos, ["a", "b <|VQ_reward|>"])
+    with pytest.raises(ValueError, match="special token of the reward model"):
+        reward.check_prompts(["b <|VQ_reward|>"])
+    with pytest.raises(ValueError, match="divide bytes by 255"):
+        reward(255 * videos, PROMPTS)
     with pytest.raises(ValueError, match="expected"):
         reward(videos[:, 0], PROMPTS)
     with pytest.raises(ValueError, match="too short"):

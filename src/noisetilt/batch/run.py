@@ -19,7 +19,7 @@ from .._messages import unknown_name
 from ..integrations.load import default_device, is_pipeline, local_checksums
 from ..methods import Method, find_method
 from ..models import check_device
-from ..rewards import load as load_reward
+from ..rewards.catalogue import check_names
 from ..rewards.reward import RewardFunction, reward_name
 from ..runs import ROWS, Interrupts, claim_folder, read_record, write_json
 from ..sampling import check_reward
@@ -181,9 +181,9 @@ def run_batch(
         rewards[reward_name(reward)] = reward
         reward = reward_name(reward)
     elif reward is not None:
-        load_reward(reward)
+        check_names(reward)  # the networks of the hub are loaded by the workers
     if isinstance(heldout, str):
-        load_reward(heldout)
+        check_names(heldout)
     elif not isinstance(heldout, bool):
         raise ValueError(f"heldout is {heldout!r}, expected True, False or the name of a reward")
     defaults = {

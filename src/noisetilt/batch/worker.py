@@ -19,8 +19,8 @@ from ..models import MODELS
 from ..report import encode_picture
 from ..rewards import has_heldout
 from ..rewards import load as load_reward
-from ..rewards.catalogue import heldout_spec, missing_heldout
-from ..rewards.reward import RewardFunction, evaluate_reward, mean_over_frames
+from ..rewards.catalogue import missing_heldout
+from ..rewards.reward import RewardFunction, evaluate_reward, mean_over_frames, reward_name
 from ..sampling import Result, sample
 from .settings import Settings
 from .table import Row
@@ -167,7 +167,8 @@ class Worker:
         if isinstance(name, str):
             return name, self.reward(name)
         if settings.reward not in self.options.rewards and has_heldout(settings.reward):
-            return heldout_spec(settings.reward) or settings.reward, self.reward(settings.reward, heldout=True)
+            heldout = self.reward(settings.reward, heldout=True)
+            return reward_name(heldout), heldout
         if settings.model in MODELS and settings.model not in self.options.models:
             return "alignment", self.reward("alignment", heldout=True)
         return None

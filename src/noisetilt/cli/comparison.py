@@ -174,13 +174,12 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
         except ValueError:  # a prompt of style words alone has no alignment
             if missing_heldout(job.reward) is not None:
                 return _no_heldout_reward(job.reward)
-    name = heldout_spec(job.reward)
-    if name is None:
+    if heldout_spec(job.reward) is None:
         return "none", None
     heldout = load_reward(job.reward, heldout=True)
     if hasattr(model, "decode"):
         _check_prompts(heldout, blank, job.prompt)
-    return name, heldout
+    return heldout.name, heldout
 
 
 def _no_heldout_reward(reward: str) -> tuple[str, None]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..methods import Method
 from ..path import Path, noise_fraction
-from ..rewards.reward import RewardFunction
+from ..rewards.reward import RewardFunction, check_prompts_of
 from ..sampling.check_inputs import GradientAt, check_chunk, check_descending, check_grid
 from ..sampling.engine import Engine, StepResult, run_steps
 from ..sampling.result import StepReport
@@ -103,6 +103,8 @@ class SteppedSampler:
         check_guidance(method, reward, gradient_at)
         if start is not None and method.initial.needs_reward:
             raise ValueError("this method chooses its own initial noise; start from noise, without latents or an image")
+        check_prompts_of(reward, prompts)
+        check_prompts_of(heldout, prompts)
         self.method, self.path = method, path
         self.engine = Engine(
             method, path, shape, seeds, eta, device, dtype, step_noise=step_noise, gradient_at=gradient_at

@@ -22,12 +22,13 @@ from .colour import (
     saturation,
 )
 from .from_file import function_names, is_function_in_file, load_from_file
-from .hub import HELDOUT, heldout_name, heldout_names, is_hub, load_hub
+from .hub import HELDOUT, check_hub, heldout_name, heldout_names, is_hub, load_hub, network_name
+from .hub.files import shared_networks
 from .hub.imscore import IMSCORE
 from .images import checked
 from .jpeg import jpeg_size
 from .ocr import ocr
-from .reward import Normalise, Reward, weighted_sum
+from .reward import Normalise, Reward, check_normalise, weighted_sum
 from .scorers.words import STYLES
 
 CATALOGUE = {
@@ -68,7 +69,12 @@ _CLOSED_FORMS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
     "colourfulness": colourfulness,
 }
 _BLACK_BOXES = {"jpeg": jpeg_size(-1.0), "jpeg:small": jpeg_size(-1.0), "jpeg:large": jpeg_size(1.0)}
-_WEIGHT = r"\s*(?P<sign>[+-]?)\s*(?:(?P<weight>\d*\.?\d+(?:e[+-]?\d+)?)\s*\*)?\s*"
+_MINUS = "−-"  # the one of typography too; the hyphen is last, as a class of characters needs it
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)"
+_WEIGHT = rf"\s*(?P<sign>[+{_MINUS}]?)\s*(?:(?P<weight>{_NUMBER}(?:e[+{_MINUS}]?\d+)?)\s*\*)?\s*"
+_PLUS_OR_MINUS = re.compile(rf"\s*\+\s*|\s+[{_MINUS}]\s+")
+# A weight up to the + of its exponent, such as 1e+3, and no colour or name that ends in the same way.
+_EXPONENT = re.compile(rf"(?:^|[\s+{_MINUS}]){_NUMBER}e$", re.I)
 # Labels may have spaces and emoji; other names have neither, except for files that exist.
 _NAME = r"(?P<name>(?:concept|(?:video:)?(?:classifier|objects|count)):.*?|(?:[^\W\d]|[~./])[\w:#@~./\\-]*)\s*"
 _TERM = re.compile(_WEIGHT + _NAME, re.I)
@@ -99,12 +105,18 @@ def _learned(name: str, heldout: bool) -> Reward:
     if name.startswith("style:"):
         load_style_network(which)  # damaged weights raise here, not in the middle of sampling
         column = STYLES.index(name.removeprefix("style:"))
-        return Reward(name, lambda images, prompts: style_scores(images, which)[:, column])
+        return _of_images(name, lambda images, prompts: style_scores(images, which)[:, column])
     concepts.load_concept_network(which)
     if name == "alignment":
-        return Reward(name, lambda images, prompts: concepts.alignment(images, prompts, which))
+        score = lambda images, prompts: concepts.alignment(images, prompts, which)  # noqa: E731
+        return Reward(name, score, check_prompts=concepts.check_prompts)
     row = _concept_row(name.removeprefix(_CONCEPT))
-    return Reward(name, lambda images, prompts: concepts.concept_scores(images, row, which))
+    return _of_images(name, lambda images, prompts: concepts.concept_scores(images, row, which))
+
+
+def _of_images(name: str, function: Callable[[Tensor, Sequence[str]], Tensor], differentiable: bool = True) -> Reward:
+    """A reward that ignores the prompts."""
+    return Reward(name, function, differentiable, uses_prompts=False)
 
 
 def _concept_row(name: str) -> int:
@@ -124,13 +136,13 @@ def _imagenet(name: str) -> Reward:
 
     row = _label_row(name.removeprefix(_IMAGENET))
     imagenet.load_imagenet_network()
-    return Reward(name, lambda images, prompts: imagenet.label_scores(images, row))
+    return _of_images(name, lambda images, prompts: imagenet.label_scores(images, row))
 
 
 Place = str | Path | None
 
 
-def _hub(name: str, path: Place | Mapping[str, Place], dtype: torch.dtype) -> Reward:
+def _hub(name: str, path: Place | Mapping[str, Place], dtype: torch.dtype | None) -> Reward:
     name, _, place = name.partition("@")
     return load_hub(name, place or (path.get(name) if isinstance(path, Mapping) else path), dtype)
 
@@ -159,11 +171,11 @@ def _single(name: str, heldout: bool) -> Reward:
     if name.startswith(_IMAGENET):
         return _imagenet(name)
     if name in _CLOSED_FORMS:
-        return Reward(name, checked(_CLOSED_FORMS[name]))
+        return _of_images(name, checked(_CLOSED_FORMS[name]))
     if name in _BLACK_BOXES:
-        return Reward(name, checked(_BLACK_BOXES[name]), differentiable=False)
+        return _of_images(name, checked(_BLACK_BOXES[name]), differentiable=False)
     if name.startswith("colour:"):
-        return Reward(name, checked(nearness_to(parse_colour(name.removeprefix("colour:")))))
+        return _of_images(name, checked(nearness_to(parse_colour(name.removeprefix("colour:")))))
     raise _unknown(name)
 
 
@@ -179,8 +191,22 @@ def _unknown(name: str) -> ValueError:
         return ValueError(
             f"the reward {name!r} names no function of the file; write {name}:FUNCTION; the functions are: {names}"
         )
+    image = name.removeprefix("video:")
+    if image != name and not image.startswith("video") and not _is_unknown(image):
+        return ValueError(
+            f"reward {name!r} is unknown: video: is for rewards of the hub; write {image}, whose value for a video is "
+            "the mean over its frames"
+        )
     hint = nearest_name(name, [*complete_names(), *GROUPS])
     return ValueError(f"reward {name!r} is unknown{hint}; the rewards are: {', '.join(CATALOGUE)}")
+
+
+def _is_unknown(name: str) -> bool:
+    try:
+        find_entry(name)
+    except ValueError:
+        return True
+    return False
 
 
 def complete_names() -> list[str]:
@@ -280,7 +306,7 @@ def split_terms(text: str) -> list[tuple[float, str]]:
     Raises:
         ValueError: if a term cannot be read.
     """
-    pieces = re.split(r"(\s*(?<![\d.]e)\+\s*|\s+-\s+)", text.strip(), flags=re.I)
+    pieces = _split_at_signs(text.strip().removeprefix("+"))
     terms: list[tuple[float, str]] = []
     sign, start = 1.0, 0
     while start < len(pieces):
@@ -290,14 +316,39 @@ def split_terms(text: str) -> list[tuple[float, str]]:
         piece = "".join(pieces[start:found])
         match = _match_file(piece) or _TERM.fullmatch(piece)
         if match is None:
-            raise ValueError(
-                f"cannot read {piece.strip()!r} in the reward {text!r}; write it like 0.7*alignment + 0.3*redness"
-            )
-        weight = float(match["weight"] or 1.0) * (-1.0 if match["sign"] == "-" else 1.0)
+            raise ValueError(f"cannot read {piece.strip()!r} in the reward {text!r}; {_advice(piece)}")
+        weight = float((match["weight"] or "1").replace("−", "-")) * _sign(match["sign"])
         terms.append((sign * weight, _lower(match["name"])))
-        sign = -1.0 if "".join(pieces[found : found + 1]).strip() == "-" else 1.0
+        sign = _sign("".join(pieces[found : found + 1]).strip())
         start = found + 1
     return terms
+
+
+def _split_at_signs(text: str) -> list[str]:
+    """The terms of a sum, with the signs between them: ["0.7*a", " + ", "b"]."""
+    pieces, begin = [], 0
+    for match in _PLUS_OR_MINUS.finditer(text):
+        exponent = match[0] == "+" and text[match.end() : match.end() + 1].isdecimal()
+        if exponent and _EXPONENT.search(text[: match.start()]):
+            continue
+        pieces += [text[begin : match.start()], match[0]]
+        begin = match.end()
+    return [*pieces, text[begin:]]
+
+
+def _sign(text: str) -> float:
+    return -1.0 if text and text in _MINUS else 1.0
+
+
+def _advice(piece: str) -> str:
+    """What to write instead of a term that cannot be read."""
+    if "@" in piece and " " in piece.partition("@")[2].strip():
+        return "a path after @ may have no spaces; pass it as path="
+    if ".py:" in piece:
+        return f"the file {piece.rpartition(':')[0].strip()} does not exist; give an existing Python file"
+    if "(" in piece or ")" in piece:
+        return "a sum has no parentheses; multiply the weights out, as in 0.35*alignment + 0.35*redness"
+    return "write it like 0.7*alignment + 0.3*redness"
 
 
 def _match_file(text: str) -> re.Match[str] | None:
@@ -325,7 +376,7 @@ def _lower(name: str) -> str:
 
 def is_of_hub(name: str) -> bool:
     """Whether the name is that of a hub reward, which may be followed by the path of its weights."""
-    return is_hub(name.partition("@")[0]) and not name.startswith(_IMAGENET)
+    return is_hub(name.partition("@")[0]) and not name.removeprefix("video:").startswith(_IMAGENET)
 
 
 def has_heldout(spec: str) -> bool:
@@ -341,7 +392,7 @@ def heldout_spec(spec: str) -> str | None:
     paired = _paired(terms)
     if len(paired) == len(terms):
         return spec
-    return " + ".join(name if weight == 1 else f"{weight:g}*{name}" for weight, name in paired) or None
+    return sum_name(paired) or None
 
 
 def _paired(terms: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
@@ -375,20 +426,58 @@ def load_terms(
     terms: Sequence[tuple[float, str]],
     heldout: bool = False,
     path: Place | Mapping[str, Place] = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> list[tuple[float, Reward]]:
     """The rewards of a sum with their weights, from their names; the other arguments are those of `load`."""
-    named = heldout_terms(terms) if heldout else terms
-    # Each network is loaded once, even if it is the held-out reward of several terms.
-    loaded = {name: load_term(name, heldout, path, dtype) for name in dict.fromkeys(name for _, name in named)}
-    return [(weight, loaded[name]) for weight, name in named]
+    named = merged_terms(heldout_terms(terms) if heldout else terms)
+    _check_one_network(named, path)
+    with shared_networks():
+        return [(weight, load_term(name, heldout, path, dtype)) for weight, name in named]
+
+
+def merged_terms(terms: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """The terms with one term for each name, whose weight is the sum of its weights.
+
+    Functions of files are left as they are, because two calls of one may have different values.
+    """
+    merged: dict[tuple[str, int], float] = {}
+    for number, (weight, name) in enumerate(terms):
+        key = (name, number if is_function_in_file(name) else -1)
+        merged[key] = merged.get(key, 0.0) + weight
+    return [(weight, name) for (name, _), weight in merged.items()]
+
+
+def _check_one_network(terms: Sequence[tuple[float, str]], path: Place | Mapping[str, Place]) -> None:
+    """Raises a ValueError if one path is given for several networks."""
+    if path is None or isinstance(path, Mapping):
+        return
+    without_place = [name for _, name in terms if is_of_hub(name) and "@" not in name]
+    if len({network_name(name) for name in without_place}) > 1:
+        raise ValueError(
+            f"path = {str(path)!r} is one place and the networks of {', '.join(without_place)} are several; pass a "
+            f"mapping from names to paths, such as path={{{without_place[0]!r}: {str(path)!r}, ...}}"
+        )
+
+
+def check_names(spec: str) -> None:
+    """Checks that the rewards of a sum exist, without loading those of the hub; all others are loaded.
+
+    Raises:
+        ValueError, ImportError: as `load`, but for the weights of hub rewards.
+    """
+    for _, name in split_terms(spec):
+        if is_of_hub(name):
+            find_entry(name)
+            check_hub(name.partition("@")[0], placed="@" in name)
+        else:
+            load_term(name)
 
 
 def load_term(
     name: str,
     heldout: bool = False,
     path: Place | Mapping[str, Place] = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Reward:
     """The reward of one name, as `split_terms` or `heldout_terms` has it; the other arguments are those of `load`."""
     return _hub(name, path, dtype) if is_of_hub(name) else _single(name, heldout)
@@ -400,7 +489,7 @@ def load(
     heldout: bool = False,
     *,
     path: Place | Mapping[str, Place] = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     normalise: Normalise | None = None,
 ) -> Reward:
     """A reward by name ("style:3d"), or a weighted sum of names ("0.7*alignment + 0.3*redness").
@@ -414,27 +503,40 @@ def load(
             independently trained network; for a hub reward it is another reward with another network and other data
             than any term of the sum (`hub.HELDOUT`). Closed forms, black boxes and functions of a file have one version
             only: beside terms that have two they are left out of a held-out sum, and alone they are returned.
-        path: hub id or local folder of the hub reward, instead of the published one; for a sum, a mapping from the
-            names of the loaded rewards (held-out ones included) to their paths.
-        dtype: in which hub rewards compute.
+        path: hub id or local folder of the hub reward, instead of the published one; for a sum of several networks, a
+            mapping from the names of the loaded rewards (held-out ones included) to their paths.
+        dtype: in which hub rewards compute; if None, that of each one's publication: bfloat16 for hpsv3 and
+            videoreward, float32 for all others.
         normalise: "base" divides each term of a sum by its standard deviation on images of the base model. `sample`
             and `optimize` make these images, which costs network calls; for a pipeline, pass its unguided images to
             `reward.normalised(images, prompts)`.
     Raises:
-        ValueError: if a name is unknown, the sum cannot be read, weights cannot be loaded, or no held-out reward is
-            unrelated to all terms.
+        ValueError: if a name is unknown, the sum cannot be read, weights cannot be loaded, one path is given for
+            several networks, or no held-out reward is unrelated to all terms.
         ImportError: if a hub reward is requested and transformers is not installed.
     """
     if not isinstance(spec, str):
         raise ValueError(f"the reward is {spec!r}, expected a name, such as 'style:3d'")
     if not isinstance(heldout, bool):
         raise ValueError(f"heldout = {heldout!r} must be True or False; load the held-out reward by a call of its own")
+    check_normalise(normalise)
     names = split_terms(spec)
     if path is not None and not any(is_of_hub(name) for _, name in names):
         raise ValueError(f"path = {path} is for hub rewards and {spec!r} has none; leave it out")
-    if heldout and (paired := _paired(names)):
-        names, spec = paired, heldout_spec(spec) or spec
+    if heldout:
+        names = _paired(names) or names
     terms = load_terms(names, heldout, path, dtype)
     if len(terms) == 1 and terms[0][0] == 1.0:
         return terms[0][1]  # alone it has nothing to be normalised against
-    return weighted_sum(terms, spec, normalise)
+    # A held-out sum has the name of what is evaluated, which may be other rewards.
+    name = sum_name([(weight, reward.name) for weight, reward in terms]) if heldout else spec
+    return weighted_sum(terms, name, normalise)
+
+
+def sum_name(terms: Sequence[tuple[float, str]]) -> str:
+    """The text of a weighted sum, as `split_terms` reads it."""
+    text = ""
+    for weight, name in terms:
+        sign = (" - " if weight < 0 else " + ") if text else ("-" if weight < 0 else "")
+        text += sign + (name if abs(weight) == 1 else f"{abs(weight):g}*{name}")
+    return text

@@ -16,7 +16,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .reward import Reward, as_reward, call_reward
+from .reward import Reward, as_reward, call_reward, may_use_prompts
+
+PREFIX = "noisetilt_reward_"  # of the names of modules that are executed here
 
 
 def is_function_in_file(name: str) -> bool:
@@ -66,19 +68,43 @@ def load_from_file(name: str) -> Reward:
         except Exception as error:
             raise ValueError(f"the reward {name!r} fails: {describe_error(error, file)}") from error
 
-    return replace(reward, name=name, function=call)
+    return replace(reward, name=name, function=call, uses_prompts=may_use_prompts(reward))
 
 
 def execute_file(file: Path) -> ModuleType:
-    """The module of a Python file, which is executed; raises what the file raises."""
-    spec = importlib.util.spec_from_file_location(
-        f"noisetilt_reward_{file.stem}_{zlib.crc32(bytes(file.resolve())):08x}", file
-    )
+    """The module of a Python file, which is executed; raises what the file raises. It may import modules from its
+    folder."""
+    spec = importlib.util.spec_from_file_location(f"{PREFIX}{file.stem}_{zlib.crc32(bytes(file.resolve())):08x}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    with registered(module):
+    with registered(module), importing_from(file.absolute().parent):
         spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def importing_from(folder: Path) -> Iterator[None]:
+    """Lets imports find the modules in a folder, as when a file in it is run.
+
+    They are not kept in sys.modules, where those of another folder with the same names would find them.
+    """
+    place = str(folder)
+    if place in sys.path:
+        yield
+        return
+    before = set(sys.modules)
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the file may have removed it itself
+            sys.path.remove(place)
+        for name in set(sys.modules) - before:
+            module = sys.modules[name]
+            found = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
+            # Packages of an environment inside the folder have another place than one by their name.
+            if Path(found).with_suffix("") in (own := folder.joinpath(*name.split(".")), own / "__init__"):
+                del sys.modules[name]
 
 
 @contextlib.contextmanager

@@ -177,7 +177,7 @@ def matching(operator: Operator, y: Tensor, power: int = 2) -> Reward:
         # The derivative of the root is infinite at 0, hence the offset.
         return -squared if power == 2 else -(squared + 1e-12).sqrt()
 
-    return Reward(f"match {operator.name}", match)
+    return Reward(f"match {operator.name}", match, uses_prompts=False)
 
 
 def psld(operator: Operator, y: Tensor, model: Any, gluing: float = 0.1) -> Reward:

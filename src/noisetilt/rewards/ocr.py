@@ -12,11 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from .._messages import nearest_name
+from .images import check_images
 from .reward import Reward
 
 Reader = Callable[[np.ndarray], str]
 ENGINES = ("rapidocr", "tesseract", "easyocr")
-_QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|«([^»]+)»|(?:(?<=\s)|^)'([^']+)'(?!\w)")
+# A mark after a digit is one of inches or minutes: a 5" board. A ' or ’ between letters is an apostrophe.
+_QUOTED = re.compile(
+    r"(?<!\d)\"([^\"]+)\"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»|»([^«]+)«"
+    r"|(?:(?<=[\s(\[{])|^)'((?:[^']|(?<=\w)'(?=\w))+)'(?!\w)|‘((?:[^’]|(?<=\w)’(?=\w))+)’(?!\w)"
+)
 
 
 def wanted_text(prompt: str) -> str:
@@ -32,6 +37,12 @@ def wanted_text(prompt: str) -> str:
             f'the prompt {prompt!r} quotes no text that the image should show; write it like: a sign that says "OPEN"'
         )
     return " ".join(found)
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raises a ValueError for a prompt that quotes no text."""
+    for prompt in prompts:
+        wanted_text(prompt)
 
 
 def edit_distance(one: str, other: str) -> int:
@@ -66,6 +77,7 @@ class TextAccuracy:
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """(batch,) from images (batch, 3, H, W) in [0, 1] and prompts that quote the wanted text."""
+        check_images(images)
         levels = (images.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         values = [
             text_accuracy(self.reader(self._enlarged(picture)), wanted_text(prompt))
@@ -97,9 +109,11 @@ def ocr(engine: str | None = None) -> Reward:
     missing = []
     for name in (engine,) if engine else ENGINES:
         try:
-            return Reward("ocr" if engine is None else f"ocr:{name}", TextAccuracy(_READERS[name]()), False)
+            accuracy = TextAccuracy(_READERS[name]())
         except ImportError as error:
             missing.append(f"{name} ({error})")
+            continue
+        return Reward("ocr" if engine is None else f"ocr:{name}", accuracy, False, check_prompts=check_prompts)
     raise ImportError(
         f"ocr needs an OCR engine and none can be used: {'; '.join(missing)}; pip install rapidocr onnxruntime"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -19,15 +21,49 @@ def reward_name(reward: Callable[..., Any]) -> str:
     return str(getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
 
 
-def takes_prompts(function: Callable[..., Any]) -> bool:
-    """Whether a function, or the `forward` of a module, has a second positional argument for prompts; True if that is
-    not known.
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a function, or of the `forward` of a module.
 
-    An argument with a default other than None is an option of the function, unless its name says otherwise.
+    Of a module that wraps another one and takes any arguments, such as those of torch.compile and DataParallel, it is
+    that of the wrapped module.
+
+    Raises:
+        TypeError, ValueError: if it is not known.
+    """
+    if not isinstance(function, torch.nn.Module):
+        return inspect.signature(function)
+    signature = inspect.signature(function.forward)
+    takes_any = any(one.kind is one.VAR_POSITIONAL for one in signature.parameters.values())
+    inner = next((getattr(function, name, None) for name in ("_orig_mod", "module") if hasattr(function, name)), None)
+    return _signature(inner) if takes_any and isinstance(inner, torch.nn.Module) else signature
+
+
+def _prompts_keyword(function: Callable[..., Any]) -> str | None:
+    """ "prompts" or "prompt" if that is an argument other than the second positional one; else None."""
+    try:
+        parameters = list(_signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    given = function.keywords if isinstance(function, functools.partial) else {}
+    positional = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    for one in parameters:
+        by_keyword = one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) and one.name not in positional[:2]
+        if one.name in ("prompts", "prompt") and by_keyword and one.name not in given:
+            return one.name
+    return None
+
+
+def takes_prompts(function: Callable[..., Any]) -> bool:
+    """Whether a function, or the `forward` of a module, has an argument for prompts: one of the name "prompts" or
+    "prompt", or else the second positional one; True if that is not known.
+
+    A second argument with a default other than None is an option of the function, unless its name says otherwise.
     """
     try:
-        signature = inspect.signature(function.forward if isinstance(function, torch.nn.Module) else function)
+        signature = _signature(function)
     except (TypeError, ValueError):
+        return True
+    if _prompts_keyword(function) is not None:
         return True
     try:
         given = signature.bind(None, None)
@@ -39,7 +75,10 @@ def takes_prompts(function: Callable[..., Any]) -> bool:
 
 
 def call_reward(function: Callable[..., Tensor], images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """function(images, prompts), or function(images) if it takes one argument only."""
+    """function(images, prompts), or function(images) if it has no argument for prompts; see `takes_prompts`."""
+    keyword = _prompts_keyword(function)
+    if keyword is not None:
+        return function(images, **{keyword: prompts})
     return function(images, prompts) if takes_prompts(function) else function(images)
 
 
@@ -48,7 +87,16 @@ def may_use_prompts(reward: RewardFunction | None) -> bool:
     terms = getattr(reward, "terms", ())
     if terms:
         return any(may_use_prompts(term) for _, term in terms)
-    return reward is not None and takes_prompts(getattr(reward, "function", reward))
+    if reward is None or getattr(reward, "uses_prompts", True) is False:
+        return False
+    return takes_prompts(getattr(reward, "function", reward))
+
+
+def check_prompts_of(reward: RewardFunction | None, prompts: Sequence[str]) -> None:
+    """Raises a ValueError if a reward cannot score one of the prompts and has a `check_prompts` that says so."""
+    check = getattr(reward, "check_prompts", None)
+    if check is not None:
+        check(prompts)
 
 
 def check_callable(reward: RewardFunction | None) -> None:
@@ -105,6 +153,9 @@ class Reward:
             `optimize` do so, elsewhere call `normalised`.
         of_states: a further term for the evaluation at states x_0, (x_0 (batch, *event), images, prompts) → (batch,),
             which guides the sampling and is not part of the reward of an image; `weighted_sum` leaves it out.
+        uses_prompts: False if the values do not depend on the prompts, though the function may take them.
+        check_prompts: raises a ValueError for prompts that the reward cannot score. `sample`, `optimize` and pipelines
+            of `align` call it before the first network call.
     """
 
     name: str
@@ -114,6 +165,8 @@ class Reward:
     terms: tuple[tuple[float, Reward], ...] = ()
     normalise: Normalise | None = None
     of_states: Callable[..., Tensor] | None = None
+    uses_prompts: bool = True
+    check_prompts: Callable[[Sequence[str]], None] | None = None
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         require_normalised(self)
@@ -128,10 +181,13 @@ class Reward:
             images: (batch, 3, H, W) in [0, 1], two or more, or videos (batch, frames, 3, H, W).
             prompts: one per image.
         Raises:
-            ValueError: if this is not a sum, or a term has no spread on these images.
+            ValueError: if this is not a sum, there is not one prompt per image, or a term has no spread on these
+                images.
         """
         if not self.terms:
             raise ValueError(f"the reward {self.name!r} is not a sum, so there is nothing to normalise")
+        if isinstance(prompts, str) or len(prompts) != len(images):
+            raise ValueError(f"{len(images)} images and the prompts {prompts!r}; pass a list with one prompt per image")
         scaled = [(weight / spread(reward, images, prompts), reward) for weight, reward in self.terms]
         return weighted_sum(scaled, self.name)
 
@@ -181,10 +237,17 @@ def weighted_sum(
         name: "0.5*a + 0.5*b" from the names of the rewards if None.
         normalise: "base" divides each term by its standard deviation on the base model's images, see `Reward`.
     Raises:
-        ValueError: if `normalise` is unknown, or a term is a sum that is yet to be normalised.
+        ValueError: if there is no term, a weight is not finite, `normalise` is unknown, or a term is a sum that is yet
+            to be normalised.
     """
-    if normalise not in (None, "base"):
-        raise ValueError(f"normalise = {normalise!r} must be 'base' or None")
+    check_normalise(normalise)
+    if not terms:
+        raise ValueError("a weighted sum of [] has no terms; give at least one pair of a weight and a reward")
+    for weight, reward in terms:
+        if not math.isfinite(float(weight)):
+            raise ValueError(
+                f"the weight of {reward_name(reward)!r} is {weight}, expected a finite number, such as 0.5"
+            )
     rewards = [(float(weight), as_reward(reward)) for weight, reward in terms]
     for _, reward in rewards:
         if reward.normalise is not None:
@@ -193,6 +256,11 @@ def weighted_sum(
                 "set it there, or pass term.normalised(images, prompts)"
             )
     video = any(reward.video for _, reward in rewards)
+    checks = [reward.check_prompts for _, reward in rewards if reward.check_prompts is not None]
+
+    def check_prompts(prompts: Sequence[str]) -> None:
+        for check in checks:
+            check(prompts)
 
     def total(images: Tensor, prompts: Sequence[str]) -> Tensor:
         return cast(Tensor, sum(weight * evaluate_any(reward, images, prompts) for weight, reward in rewards))
@@ -204,7 +272,14 @@ def weighted_sum(
         video,
         tuple(rewards),
         normalise,
+        check_prompts=check_prompts if checks else None,
     )
+
+
+def check_normalise(normalise: object) -> None:
+    """Raises a ValueError for another normalisation than "base" or None."""
+    if normalise not in (None, "base"):
+        raise ValueError(f"normalise = {normalise!r} must be 'base' or None")
 
 
 def as_reward(reward: RewardFunction) -> Reward:
@@ -212,4 +287,11 @@ def as_reward(reward: RewardFunction) -> Reward:
     if isinstance(reward, Reward):
         return reward
     differentiable = getattr(reward, "differentiable", True) is not False
-    return Reward(reward_name(reward), reward, differentiable, bool(getattr(reward, "video", False)))
+    return Reward(
+        reward_name(reward),
+        reward,
+        differentiable,
+        bool(getattr(reward, "video", False)),
+        uses_prompts=may_use_prompts(reward),
+        check_prompts=getattr(reward, "check_prompts", None),
+    )

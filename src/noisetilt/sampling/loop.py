@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..methods import Method, find_method
-from ..rewards.reward import Reward, RewardFunction
+from ..rewards.reward import Reward, RewardFunction, check_prompts_of
 from .check_inputs import GradientAt, as_seeds, check_call, check_chunk, check_denoiser, check_model
 from .engine import Engine, State, StepResult, run_steps
 from .evaluation import Evaluator, Model, noise_objective
@@ -75,7 +75,7 @@ def sample(
     Returns:
         Result with images, final rewards, trace and held-out rewards.
     Raises:
-        ValueError: if an argument is invalid.
+        ValueError: if an argument is invalid, or a reward cannot score a prompt.
         FloatingPointError: if a reward, held-out reward, gradient or state is not finite; names the reward and step.
     """
     if hasattr(model, "sample"):
@@ -88,6 +88,8 @@ def sample(
     method = find_method(method)
     grid = list(model.path.grid(steps)) if grid is None else [float(t) for t in grid]
     check_call(prompts, seeds, model.path, grid, gradient_at)
+    check_prompts_of(reward, prompts)
+    check_prompts_of(heldout, prompts)
     chunk = check_chunk(chunk)
     (reward, heldout), extra_nfe = normalised_on_base((reward, heldout), model, prompts, grid, eta, chunk)
     check_reward(method, reward)

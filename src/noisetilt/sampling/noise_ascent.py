@@ -15,7 +15,7 @@ from ..initial_noise import Ascent
 from ..initial_noise.ascent import expand_like
 from ..methods import Method, find_method
 from ..proposals import Base
-from ..rewards.reward import RewardFunction
+from ..rewards.reward import RewardFunction, check_prompts_of
 from .check_inputs import GradientAt, as_seeds, check_call, check_chunk, check_denoiser, check_model
 from .deterministic import deterministic_grid
 from .evaluation import Evaluator, Model
@@ -112,7 +112,7 @@ def optimize(
         OptimizeResult with images, noise, rewards, held-out rewards and trace.
 
     Raises:
-        ValueError: if an argument is invalid, or the method is not a pure noise ascent.
+        ValueError: if an argument is invalid, a reward cannot score a prompt, or the method is not a pure noise ascent.
         FloatingPointError: if a reward, held-out reward or gradient is not finite; names the reward and the iteration.
     """
     method = find_method(method)
@@ -125,6 +125,8 @@ def optimize(
     start = model.path.grid(1)[0]
     grid = deterministic_grid(model.path, start, ascent.chain_steps)
     check_call(prompts, seeds, model.path, grid, gradient_at)
+    check_prompts_of(reward, prompts)
+    check_prompts_of(heldout, prompts)
     chunk = check_chunk(chunk)
     patience = whole_number("patience", patience, 0)
     if patience and heldout is None:

@@ -19,7 +19,8 @@ from ..cli.optimize import OptimizeJob
 from ..integrations.load import is_pipeline, load
 from ..rewards import Reward, has_heldout, weighted_sum
 from ..rewards import load as load_reward
-from ..rewards.catalogue import heldout_spec, heldout_terms, split_terms
+from ..rewards.catalogue import heldout_spec, heldout_terms, merged_terms, split_terms, sum_name
+from ..rewards.hub.files import shared_networks
 from ..rewards.reward import evaluate_any
 from .mix import OFFERED, slider_name, supported
 from .reward_cache import RewardCache
@@ -143,10 +144,14 @@ class Session:
             raise ValueError('there is no reward of your own yet; type one in the tab "My reward" and press Use')
         others = [(weight, name) for weight, name in named if name != OWN]
         # Together, because the held-out reward of a term may be that of no other.
-        others = heldout_terms(others) if heldout else others
-        loaded = iter([(weight, self._rewards.load(name, heldout)) for weight, name in others])
-        terms = [next(loaded) if name != OWN else (weight, own.reward) for weight, name in named]
-        return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else weighted_sum(terms, spec)
+        others = merged_terms(heldout_terms(others) if heldout else others)
+        with shared_networks():
+            terms = [(weight, self._rewards.load(name, heldout)) for weight, name in others]
+        terms += [(weight, own.reward) for weight, name in named if name == OWN]
+        if len(terms) == 1 and terms[0][0] == 1:
+            return terms[0][1]
+        name = sum_name([(weight, reward.name) for weight, reward in terms]) if heldout else spec
+        return weighted_sum(terms, name)
 
     def choose_heldout(self, spec: str, own: OwnReward | None, prompt: str, blank: Any) -> tuple[str, Reward | None]:
         """The held-out reward of a mix with its name; "none" and None if there is none.
@@ -155,7 +160,8 @@ class Session:
         prompt, where the images have one.
         """
         if has_heldout(spec):
-            return heldout_spec(spec) or spec, self.load_mix(spec, own, heldout=True)
+            mix = self.load_mix(spec, own, heldout=True)
+            return mix.name, mix
         if blank is None or is_pipeline(self.job.model):
             return "none", None
         try:

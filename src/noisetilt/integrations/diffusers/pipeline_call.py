@@ -16,7 +16,7 @@ from torch import Tensor
 from ...methods import Method
 from ...path import Path, to_x0
 from ...path.time_travel import TimeTravel
-from ...rewards.reward import RewardFunction, may_use_prompts, reward_name
+from ...rewards.reward import RewardFunction, check_prompts_of, may_use_prompts, reward_name
 from ...sampling.check_inputs import GradientAt, as_seeds
 from ...sampling.engine import check_density, check_eta
 from ...sampling.result import StepReport
@@ -107,6 +107,8 @@ class PipelineCall:
             self.method = replace(self.method, times=times)
         self.call = self._bind(args, kwargs)
         self.prompts = self._prompts(reward_prompts)
+        check_prompts_of(aligned.reward, self.prompts)
+        check_prompts_of(aligned.heldout_reward, self.prompts)
         self.generator = self.call.get("generator")
         if seeds is not None and self.generator is not None:
             raise ValueError("seeds and generator both set the noise; give one of them")

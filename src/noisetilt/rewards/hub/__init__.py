@@ -19,6 +19,7 @@ from .blip import imagereward
 from .classifier import classifier
 from .clip import clip_cosine, clipscore, hpsv2, pickscore
 from .detection import objects
+from .files import loaded_once, transformers
 from .hpsv3 import hpsv3
 from .imscore import IMSCORE, imscore
 from .video import over_frames, video_consistency
@@ -144,19 +145,58 @@ def _kind(name: str) -> str:
     return name.partition("." if name.startswith("imscore:") else ":")[0]
 
 
-def load_hub(name: str, path: Source | None = None, dtype: torch.dtype = torch.float32) -> Reward:
+def network_name(name: str) -> str:
+    """A name that is the same for hub rewards of the same network, apart from where its weights are."""
+    kind, _, part = name.removeprefix("video:").partition(":")
+    if kind == "classifier":
+        return f"classifier:{part.rpartition(':')[0]}"
+    if kind in ("clip", "imscore"):
+        return f"{kind}:{part}"
+    return {"count": "objects", "video-consistency": "clipscore"}.get(kind, kind)
+
+
+def published_dtype(name: str) -> torch.dtype:
+    """The dtype in which a hub reward was published."""
+    return torch.bfloat16 if network_name(name) in ("hpsv3", "videoreward") else torch.float32
+
+
+def check_hub(name: str, placed: bool = False) -> None:
+    """Checks what can be checked of a hub reward without its weights.
+
+    Args:
+        name: of a hub reward, without the path of its weights.
+        placed: whether it comes with such a path.
+    Raises:
+        ValueError: if a model, a label or a number is missing in the name.
+        ImportError: if transformers is not installed.
+    """
+    transformers()
+    name = name.removeprefix("video:")
+    if name.startswith("classifier:"):
+        _model_and_label(name, placed)
+    if name.startswith(("objects:", "count:")):
+        _label_and_count(name)
+
+
+def load_hub(name: str, path: Source | None = None, dtype: torch.dtype | None = None) -> Reward:
     """A hub reward by name.
 
     Args:
         name: see the catalogue.
         path: hub id or local folder, instead of the published one.
-        dtype: in which the networks compute; rewards have the images' dtype.
+        dtype: in which the networks compute; rewards have the images' dtype. None: the published one, bfloat16 for
+            hpsv3 and videoreward and float32 for all others.
     Raises:
         ValueError: if it cannot be loaded.
         ImportError: if transformers is not installed.
     """
+    return _load(name, path, published_dtype(name) if dtype is None else dtype)
+
+
+@loaded_once
+def _load(name: str, path: Source | None, dtype: torch.dtype) -> Reward:
     if name.startswith("video:"):
-        return over_frames(load_hub(name.removeprefix("video:"), path, dtype))
+        return over_frames(_load(name.removeprefix("video:"), path, dtype))
     if name.startswith("classifier:"):
         return _load_classifier(name, path, dtype)
     if name.startswith(("objects:", "count:")):
@@ -168,21 +208,30 @@ def load_hub(name: str, path: Source | None = None, dtype: torch.dtype = torch.f
     return _LOADERS[name](dtype=dtype) if path is None else _LOADERS[name](path, dtype=dtype)
 
 
-def _load_classifier(name: str, path: Source | None, dtype: torch.dtype) -> Reward:
+def _model_and_label(name: str, placed: bool) -> tuple[str, str]:
     model, _, label = name.removeprefix("classifier:").rpartition(":")
-    if not (model or path) or not label:
+    if not (model or placed) or not label:
         raise ValueError(f"{name!r} has no model or no label; write it as classifier:<hub id or folder>:<label>")
+    return model, label
+
+
+def _load_classifier(name: str, path: Source | None, dtype: torch.dtype) -> Reward:
+    model, label = _model_and_label(name, path is not None)
     return classifier(path or model, label, dtype)
 
 
-def _load_objects(name: str, path: Source | None, dtype: torch.dtype) -> Reward:
+def _label_and_count(name: str) -> tuple[str, int | None]:
     kind, *parts = name.split(":")
     if len(parts) != (1 if kind == "objects" else 2) or not parts[0] or not parts[-1].strip():
         raise ValueError(f"{name!r} cannot be read; write it as objects:<label> or count:<label>:<number>")
-    if kind == "count" and not parts[1].isdigit():
+    if kind == "count" and not parts[1].isdecimal():
         raise ValueError(f"{name!r} has the number {parts[1]!r}; write it as count:<label>:<whole number>")
-    options = {} if path is None else {"model": path}
-    return objects(parts[0], int(parts[1]) if kind == "count" else None, dtype=dtype, **options)
+    return parts[0], int(parts[1]) if kind == "count" else None
+
+
+def _load_objects(name: str, path: Source | None, dtype: torch.dtype) -> Reward:
+    label, count = _label_and_count(name)
+    return objects(label, count, dtype=dtype) if path is None else objects(label, count, path, dtype)
 
 
 __all__ = [

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 
 from ..reward import Reward
 from .clip import unit
-from .files import AffineHead, frozen, locate, moved, pretrained, pretrained_model, read_state, transformers
+from .files import (
+    AffineHead,
+    at_least_single,
+    frozen,
+    locate,
+    moved,
+    pretrained,
+    pretrained_model,
+    read_state,
+    transformers,
+)
 from .preprocess import preprocess_of
 
 CLIP_L14, SIGLIP = "openai/clip-vit-large-patch14", "google/siglip-so400m-patch14-384"
@@ -34,7 +44,7 @@ class HeadOnTower:
     Args:
         tower: pixels → embedding (batch, features).
         network: the module that `tower` runs, which is moved to the images' device.
-        head: (batch, features) → (batch,).
+        head: (batch, features) → (batch,), at least in float32: half precision has too few values for a score.
         preprocess: images (batch, 3, H, W) in [0, 1] → pixels.
     """
 
@@ -50,9 +60,8 @@ class HeadOnTower:
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """(batch,) from images (batch, 3, H, W) in [0, 1]; in the images' dtype."""
         dtype = moved(self.network, images)
-        moved(self.head, images)
         embedding = unit(self.tower(self.preprocess(images).to(dtype)))
-        return self.head(embedding.to(dtype)).to(images.dtype)
+        return self.head(embedding.to(moved(self.head, images))).to(images.dtype)
 
 
 def check_width(head: AffineHead, width: int, file: Path) -> None:
@@ -74,7 +83,7 @@ def aesthetic(
         tower: hub id or folder of the CLIP vision tower with projection, in transformers' layout.
         head: hub id, folder or file of the head; its layers determine the version. If None, it is searched in
             `tower` if that is a folder, else version 2 is downloaded from the hub.
-        dtype: in which tower and head compute.
+        dtype: in which the tower computes; the head computes at least in float32.
     """
     library = transformers()
     folder = Path(tower).expanduser().is_dir()
@@ -85,9 +94,10 @@ def aesthetic(
     network: Any = pretrained_model(library.CLIPVisionModelWithProjection, tower, "aesthetic's tower")
     check_width(affine, network.config.projection_dim, file)
     processor = pretrained(library.AutoImageProcessor, tower, "aesthetic's image processor")
-    network, affine = frozen(network, dtype), frozen(affine, dtype)
+    network, affine = frozen(network, dtype), frozen(affine, at_least_single(dtype))
     embed = lambda pixels: network(pixel_values=pixels).image_embeds  # noqa: E731
-    return Reward("aesthetic", HeadOnTower(embed, network, affine, preprocess_of(processor, "aesthetic")))
+    scorer = HeadOnTower(embed, network, affine, preprocess_of(processor, "aesthetic"))
+    return Reward("aesthetic", scorer, uses_prompts=False)
 
 
 def aesthetic_v25(
@@ -99,7 +109,7 @@ def aesthetic_v25(
     Args:
         tower: hub id or folder of the SigLIP vision model, in transformers' layout.
         head: folder or file of the head, aesthetic_predictor_v2_5.pth; searched in `tower` if that is a folder.
-        dtype: in which tower and head compute.
+        dtype: in which the tower computes; the head computes at least in float32.
     """
     library = transformers()
     if head is None and not Path(tower).expanduser().is_dir():
@@ -112,6 +122,7 @@ def aesthetic_v25(
     network: Any = pretrained_model(library.SiglipVisionModel, tower, "aesthetic-v2.5's tower")
     check_width(affine, network.config.hidden_size, file)
     processor = pretrained(library.AutoImageProcessor, tower, "aesthetic-v2.5's image processor")
-    network, affine = frozen(network, dtype), frozen(affine, dtype)
+    network, affine = frozen(network, dtype), frozen(affine, at_least_single(dtype))
     embed = lambda pixels: network(pixel_values=pixels).pooler_output  # noqa: E731
-    return Reward("aesthetic-v2.5", HeadOnTower(embed, network, affine, preprocess_of(processor, "aesthetic-v2.5")))
+    scorer = HeadOnTower(embed, network, affine, preprocess_of(processor, "aesthetic-v2.5"))
+    return Reward("aesthetic-v2.5", scorer, uses_prompts=False)

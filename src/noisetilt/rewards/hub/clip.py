@@ -15,6 +15,7 @@ from ..reward import Reward
 from .files import (
     fill,
     frozen,
+    loaded_once,
     locate,
     moved,
     pretrained,
@@ -81,13 +82,14 @@ class Cosine:
 
     def _embed_prompts(self, prompts: Sequence[str], images: Tensor) -> Tensor:
         """Unit vectors (batch, dimension) of the prompts; cached, because all steps of sampling have the same ones."""
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._cache]
-        if len(self._cache) + len(new) > CACHE_SIZE:
-            self._cache.clear()
-            new = list(dict.fromkeys(prompts))
+        known = self._cache  # never changed in place, because other threads may read it
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
         if new:
-            self._cache.update(zip(new, self._encode(new, images.device), strict=True))
-        return torch.stack([self._cache[prompt].to(images.device) for prompt in prompts])
+            made = dict(zip(new, self._encode(new, images.device), strict=True))
+            fits = len(known) + len(made) <= CACHE_SIZE
+            known = {**known, **made}
+            self._cache = known if fits else {prompt: known[prompt] for prompt in prompts}
+        return torch.stack([known[prompt].to(images.device) for prompt in prompts])
 
     @torch.no_grad()
     def _encode(self, prompts: Sequence[str], device: torch.device) -> Tensor:
@@ -111,6 +113,7 @@ def _cosine(name: str, model: nn.Module, texts: str | Path, dtype: torch.dtype, 
     return Reward(name, Cosine(frozen(model, dtype), tokenizer, name=name, **options))
 
 
+@loaded_once
 def clipscore(model: str | Path = CLIP_B32, dtype: torch.dtype = torch.float32) -> Reward:
     """CLIPScore: 2.5 · cosine(image, "A photo depicts " + prompt) (Hessel et al. 2021, arXiv 2104.08718, eq. 1).
 
@@ -166,7 +169,8 @@ def hpsv2(
 ) -> Reward:
     """HPSv2: the cosine of a CLIP-H trained on human preferences (Wu et al. 2023, arXiv 2306.09341), such as 0.28.
 
-    As published, an image is resized to 224 on its longer side and padded with black.
+    As published, an image is resized to 224 on its longer side as a tensor of floats, bicubic with antialiasing and
+    without PIL's clipping, and padded with black.
 
     Args:
         weights: hub id, folder or file of the published weights, in open_clip's layout.

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..images import check_images
 from ..reward import Reward
 from .classifier import find_label
-from .files import frozen, moved, pretrained, pretrained_model, transformers
+from .files import frozen, loaded_once, moved, pretrained, pretrained_model, transformers
 from .preprocess import RESAMPLING, difference, resize
 
 DETECTOR = "facebook/detr-resnet-50"
@@ -46,6 +47,7 @@ class DetectorPixels:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(batch, 3, height, width) from images (batch, 3, H, W) in [0, 1]."""
+        check_images(images)
         images = images.to(torch.promote_types(images.dtype, torch.float32))
         pixels = resize(images, *self._size((images.shape[2], images.shape[3])), self.mode)
         mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
@@ -97,6 +99,18 @@ class Objects:
         return logits[..., self.label] - others.logsumexp(-1)
 
 
+@loaded_once
+def load_detector(model: str | Path, dtype: torch.dtype) -> tuple[Any, DetectorPixels, bool]:
+    """The network, its preprocessing, and whether its classes exclude one another; arguments as of `objects`."""
+    library = transformers()
+    network: Any = pretrained_model(library.AutoModelForObjectDetection, model, "the detector")
+    processor = pretrained(library.AutoImageProcessor, model, "the detector's image processor")
+    # The heads of DETR and YOLOS have one class more than there are labels: "no object".
+    with torch.no_grad():  # in single precision, because transformers keeps the precision of the file
+        classes = frozen(network, torch.float32)(pixel_values=torch.zeros(1, 3, 64, 64)).logits.shape[-1]
+    return frozen(network, dtype), DetectorPixels(processor), classes > len(network.config.id2label)
+
+
 def objects(
     label: str, count: int | None = None, model: str | Path = DETECTOR, dtype: torch.dtype = torch.float32
 ) -> Reward:
@@ -117,14 +131,7 @@ def objects(
     """
     if count is not None and count < 0:
         raise ValueError(f"count = {count} objects must be 0 or more")
-    library = transformers()
-    network: Any = pretrained_model(library.AutoModelForObjectDetection, model, "the detector")
-    processor = pretrained(library.AutoImageProcessor, model, "the detector's image processor")
-    labels = {int(number): name for number, name in network.config.id2label.items()}
-    # The heads of DETR and YOLOS have one class more than there are labels: "no object".
-    with torch.no_grad():  # in single precision, because transformers keeps the precision of the file
-        classes = frozen(network, torch.float32)(pixel_values=torch.zeros(1, 3, 64, 64)).logits.shape[-1]
-    found = Objects(
-        frozen(network, dtype), find_label(labels, label), DetectorPixels(processor), count, classes > len(labels)
-    )
-    return Reward(f"objects:{label}" if count is None else f"count:{label}:{count}", found)
+    network, pixels, softmax = load_detector(model, dtype)
+    number = find_label({int(number): name for number, name in network.config.id2label.items()}, label)
+    found = Objects(network, number, pixels, count, softmax)
+    return Reward(f"objects:{label}" if count is None else f"count:{label}:{count}", found, uses_prompts=False)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import inspect
 import pickle  # nosec B403
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -17,6 +21,39 @@ from ..._messages import missing_extra
 from ..._quiet import without_warnings
 
 Module = TypeVar("Module", bound=nn.Module)
+Load = TypeVar("Load", bound=Callable[..., Any])
+
+_SHARED: ContextVar[dict[Any, Any] | None] = ContextVar("shared networks", default=None)
+
+
+@contextlib.contextmanager
+def shared_networks() -> Iterator[None]:
+    """Inside, functions that are `loaded_once` return the same object for the same arguments."""
+    token = _SHARED.set({}) if _SHARED.get() is None else None
+    try:
+        yield
+    finally:
+        if token is not None:
+            _SHARED.reset(token)
+
+
+def loaded_once(load: Load) -> Load:
+    """A function that loads a network; terms of a sum share the network, see `shared_networks`."""
+    signature = inspect.signature(load)
+
+    @functools.wraps(load)
+    def loaded(*args: Any, **options: Any) -> Any:
+        shared = _SHARED.get()
+        if shared is None:
+            return load(*args, **options)
+        given = signature.bind(*args, **options)
+        given.apply_defaults()
+        key = (load.__module__, load.__qualname__, *given.arguments.values())
+        if key not in shared:
+            shared[key] = load(*args, **options)
+        return shared[key]
+
+    return loaded  # type: ignore[return-value]
 
 
 def transformers() -> ModuleType:

@@ -14,10 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..images import check_images
 from ..reward import Reward
 from .files import at_least_single, fill, frozen, locate, moved, read_state
 from .qwen import MERGE, normalised, patches, resized
-from .qwen_text import check_prompts, configuration_and_tokenizer, conversation, filled_model, hidden_states
+from .qwen_text import (
+    check_prompts,
+    check_special,
+    configuration_and_tokenizer,
+    conversation,
+    filled_model,
+    hidden_states,
+)
 from .videoreward_files import split_state
 
 HPSV3, QWEN_7B = "MizzenAI/HPSv3", "Qwen/Qwen2-VL-7B-Instruct"
@@ -54,6 +62,7 @@ class HPSv3Scorer:
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """(batch,) from images (batch, 3, H, W) in [0, 1] and a prompt for each; in the images' dtype."""
+        check_images(images)
         check_prompts(prompts, len(images), "image")
         dtype = moved(self.model, images)
         frames = images[:, None].to(torch.promote_types(images.dtype, torch.float32))
@@ -63,7 +72,7 @@ class HPSv3Scorer:
         return self.model(pixels.to(dtype), grid, text.input_ids, text.attention_mask).to(images.dtype)
 
 
-def hpsv3(weights: str | Path = HPSV3, base: str | Path | None = None, dtype: torch.dtype = torch.float32) -> Reward:
+def hpsv3(weights: str | Path = HPSV3, base: str | Path | None = None, dtype: torch.dtype = torch.bfloat16) -> Reward:
     """HPSv3: the mean of the preference that Qwen2-VL-7B predicts (Ma et al. 2025, arXiv 2508.03789), about 0 to 15.
 
     The steps are those of the published inference code: images are resized to multiples of 28 and about 448 × 448
@@ -74,10 +83,12 @@ def hpsv3(weights: str | Path = HPSV3, base: str | Path | None = None, dtype: to
         weights: hub id, folder or file of the published HPSv3.safetensors.
         base: hub id or folder of the Qwen2-VL with its configuration and tokenizer; if None, `weights` if that is a
             folder with a config.json, else the published one.
-        dtype: in which the network computes; bfloat16 is the published one and takes 16 GB, while loading twice that.
+        dtype: in which the network computes; bfloat16 is the published one and takes 16 GB, while loading twice that,
+            and float32 takes twice as much.
             The head computes at least in float32, as published.
     Raises:
         ValueError: if a file is missing or differs from the published one.
+        ImportError: if the installed transformers is too old.
     """
     file = locate(weights, HPSV3_FILES, "hpsv3's weights")
     base = base or (file.parent if (file.parent / "config.json").is_file() else QWEN_7B)
@@ -92,7 +103,7 @@ def hpsv3(weights: str | Path = HPSV3, base: str | Path | None = None, dtype: to
     config.get_text_config().vocab_size = len(embedding)
     layers = frozen(fill(head_of(head, file), head, file), at_least_single(dtype))
     model = HPSv3Model(filled_model(config, own, file, dtype), layers, token)
-    return Reward("hpsv3", HPSv3Scorer(model, words))
+    return Reward("hpsv3", HPSv3Scorer(model, words), check_prompts=check_special([IMAGE, TOKEN]))
 
 
 def head_of(state: dict[str, Tensor], file: Path) -> nn.Sequential:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..images import check_images
 from ..reward import Reward
 from .files import first_line, frozen, moved
 
@@ -37,6 +38,7 @@ class ImscoreScorer:
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """(batch,) from images (batch, 3, H, W) in [0, 1] and a prompt for each; in the images' dtype."""
+        check_images(images)
         dtype = moved(self.model, images) if next(self.model.parameters(), None) is not None else images.dtype
         # VQAScore gives one value for the whole batch, so every image is evaluated alone.
         scores = [
@@ -47,7 +49,7 @@ class ImscoreScorer:
 
 
 def imscore_class(module: str, name: str) -> Any:
-    """A class of imscore.
+    """A class of imscore, which needs a transformers before version 5.
 
     Raises:
         ImportError: if imscore or a package that it needs is not installed.
@@ -55,7 +57,10 @@ def imscore_class(module: str, name: str) -> Any:
     try:
         return getattr(importlib.import_module(f"imscore.{module}.model"), name)
     except ImportError as error:
-        raise ImportError(f"this reward needs the package imscore ({error}); pip install imscore") from error
+        raise ImportError(
+            f"this reward needs the package imscore, and transformers before version 5 ({error}); pip install imscore "
+            "'transformers<5'"
+        ) from error
     except AttributeError as error:
         raise ImportError(f"the installed imscore has no {name}; pip install -U imscore") from error
 
@@ -64,7 +69,8 @@ def imscore(name: str, weights: str | Path | None = None, dtype: torch.dtype = t
     """A reward of imscore by a name of IMSCORE: "mps" (Zhang et al. 2024, arXiv 2405.14705), "vqascore" (Lin et al.
     2024, arXiv 2404.01291), ...; or by "module.Class", such as "aesthetic.LAIONAestheticScorer", with `weights`.
 
-    The value is that of the model's `score`, images evaluated one at a time. Its preprocessing is imscore's own.
+    The value is that of the model's `score`, images evaluated one at a time. Its preprocessing is imscore's own. The
+    package needs a transformers before version 5.
 
     Args:
         name: see above.
@@ -90,4 +96,4 @@ def imscore(name: str, weights: str | Path | None = None, dtype: torch.dtype = t
     score = getattr(model, "score", None)
     if score is None or "prompts" not in inspect.signature(score).parameters:
         raise ValueError(f"imscore's {class_name} has no score(pixels, prompts); use another class")
-    return Reward(name, ImscoreScorer(frozen(model, dtype)))
+    return Reward(name, ImscoreScorer(frozen(model, dtype)), uses_prompts=module != "aesthetic")

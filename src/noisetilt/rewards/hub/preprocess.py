@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..images import check_images
+
 RESAMPLING = {2: "bilinear", 3: "bicubic"}  # PIL's numbers, as in preprocessor_config.json
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -54,7 +56,7 @@ class Preprocess:
     Args:
         size: (height, width) of the encoder's input.
         fit: "stretch" resizes to it; "crop" resizes the shorter side to `shorter` and takes the middle; "pad" resizes
-            the longer side to it and pads with black.
+            the longer side to it as torchvision resizes tensors of floats, which does not clip, and pads with black.
         mean, std: of the normalisation, by channel.
         mode: "bicubic" or "bilinear".
         shorter: length of the shorter side before cropping; the smaller of `size` if None.
@@ -73,13 +75,9 @@ class Preprocess:
         """The encoder's input (batch, 3, *size), in float32 or float64, from images (batch, 3, H, W) in [0, 1].
 
         Raises:
-            ValueError: if they are not a float batch of three channels.
+            ValueError: if they are not a float batch of about [0, 1], see `check_images`.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(
-                f"the images are {images.dtype} of shape {tuple(images.shape)}; the reward expects a float batch "
-                "(n, 3, H, W) in [0, 1]"
-            )
+        check_images(images)
         images = self._fitted(images.to(torch.promote_types(images.dtype, torch.float32)))
         mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         return (images - mean) / std
@@ -93,7 +91,9 @@ class Preprocess:
             images = resize(images, shorter * height // short, shorter * width // short, self.mode)
             return centre(images, high, wide, self.rounding)
         scale = max(self.size) / max(height, width)
-        images = resize(images, round(height * scale), round(width * scale), self.mode)
+        if scale != 1:
+            size = (round(height * scale), round(width * scale))
+            images = F.interpolate(images, size, mode=self.mode, antialias=True, align_corners=False)
         high, wide = self.size[0] - images.shape[2], self.size[1] - images.shape[3]
         return F.pad(images, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,21 @@ def conversation(
     Raises:
         ValueError: if a prompt contains a special token.
     """
-    for prompt in prompts:
-        if any(token in prompt for token in (place, *special)):
-            raise ValueError(f"the prompt {prompt!r} contains a special token of the reward model; leave it out")
+    check_special([place, *special])(prompts)
     questions = [question.replace("{text_prompt}", prompt) for prompt in prompts]
     texts = [CHAT.format(places=place * count, question=one) for one in questions]
     return tokenizer(texts, padding=True, return_tensors="pt")
+
+
+def check_special(tokens: Sequence[str]) -> Callable[[Sequence[str]], None]:
+    """A function of prompts that raises a ValueError if one of them contains one of these tokens."""
+
+    def check(prompts: Sequence[str]) -> None:
+        for prompt in prompts:
+            if any(token in prompt for token in tokens):
+                raise ValueError(f"the prompt {prompt!r} contains a special token of the reward model; leave it out")
+
+    return check
 
 
 def check_prompts(prompts: Sequence[str], count: int, what: str) -> None:
@@ -84,7 +94,15 @@ def filled_model(config: Any, state: dict[str, Tensor], file: Path, dtype: torch
 
 
 def configuration_and_tokenizer(base: str | Path, name: str, tokens: Sequence[str]) -> tuple[Any, Any]:
-    """The configuration and the tokenizer of a Qwen2-VL, with additional special tokens, that pads on the right."""
+    """The configuration and the tokenizer of a Qwen2-VL, with additional special tokens, that pads on the right.
+
+    Raises:
+        ValueError: if one cannot be loaded.
+        ImportError: if the installed transformers is too old: until 4.51 its Qwen2VLModel takes no images.
+    """
+    library = transformers()
+    if "pixel_values" not in inspect.signature(library.Qwen2VLModel.forward).parameters:
+        raise ImportError(f"{name} needs a newer transformers than {library.__version__}; pip install -U transformers")
     config = pretrained(transformers().AutoConfig, base, f"{name}'s configuration")
     words = pretrained_tokenizer(base, f"{name}'s tokenizer")
     words.padding_side = "right"

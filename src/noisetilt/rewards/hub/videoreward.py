@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..images import check_images
 from ..reward import Reward
-from .files import fill, frozen, moved, read_state, transformers
+from .files import at_least_single, fill, frozen, loaded_once, moved, read_state
 from .qwen import MERGE, frame_numbers, normalised, patches, resized
-from .qwen_text import check_prompts, configuration_and_tokenizer, conversation, filled_model, hidden_states
+from .qwen_text import (
+    check_prompts,
+    check_special,
+    configuration_and_tokenizer,
+    conversation,
+    filled_model,
+    hidden_states,
+)
 from .video import checked
 from .videoreward_files import (
     TOKENS,
@@ -37,7 +44,7 @@ class VideoRewardModel(nn.Module):
 
     Args:
         model: a Qwen2VLModel.
-        head: a linear layer on its hidden states.
+        head: a linear layer on its hidden states, at least in float32: half precision has too few values for a score.
         tokens: the ids of the three reward tokens.
     """
 
@@ -57,7 +64,8 @@ class VideoRewardModel(nn.Module):
             ids, mask: (batch, length), the text with the places of the patches, padded on the right.
         """
         hidden = hidden_states(self.model, grid, ids, mask, video=pixels)
-        scores = self.head(hidden[torch.isin(ids, self.tokens)]).unflatten(0, (len(ids), len(self.tokens)))
+        read = hidden[torch.isin(ids, self.tokens)].to(self.head.weight.dtype)
+        scores = self.head(read).unflatten(0, (len(ids), len(self.tokens)))
         return scores[..., 0] if scores.shape[-1] == 1 else scores.diagonal(dim1=1, dim2=2)
 
 
@@ -94,6 +102,7 @@ class VideoRewardScorer:
         check_prompts(prompts, len(videos), "video")
         settings, dtype = self.settings, moved(self.model, videos)
         numbers = frame_numbers(checked(videos).shape[1], self.video_fps, settings.fps, settings.count)
+        check_images(videos[:, numbers].flatten(0, 1))
         frames = videos[:, numbers].to(torch.promote_types(videos.dtype, torch.float32))
         pixels, grid = patches(normalised(resized(frames, settings.pixels)))
         count = math.prod(grid) // MERGE**2
@@ -109,7 +118,7 @@ def videoreward(
     base: str | Path | None = None,
     part: str = "overall",
     video_fps: float = 16.0,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> Reward:
     """VideoReward's standardised scores of a video: visual quality, motion quality, text alignment, or their sum.
 
@@ -126,36 +135,42 @@ def videoreward(
             a config.json, else the published one.
         part: "overall" (the sum), "vq", "mq" or "ta".
         video_fps: frames per second of the evaluated videos; 16 for Wan.
-        dtype: in which the network computes.
+        dtype: in which the network computes; bfloat16 is the published one. The head computes at least in float32.
     Raises:
         ValueError: if a file is missing or differs from the published one.
+        ImportError: if transformers is not installed or too old.
     """
-    library = transformers()
     if part != "overall" and part not in TOKENS:
         raise ValueError(f"videoreward has no part {part!r}; expected overall, {', '.join(TOKENS)}")
+    model, words, template, settings = load_videoreward(folder, base, dtype)
+    weights = [float(part in ("overall", name)) for name in TOKENS]
+    scorer = VideoRewardScorer(model, words, template, settings, weights, video_fps)
+    name = "videoreward" if part == "overall" else f"videoreward:{part}"
+    return Reward(name, scorer, video=True, check_prompts=check_special([VIDEO, *TOKENS.values()]))
+
+
+@loaded_once
+def load_videoreward(
+    folder: str | Path, base: str | Path | None, dtype: torch.dtype
+) -> tuple[VideoRewardModel, Any, str, Settings]:
+    """The network, its tokenizer, the question and the settings; arguments as of `videoreward`."""
     place = Path(folder).expanduser()
     settings, template = read_settings(find_file(place, "model_config.json")), read_template(find_template(place))
     base = base or (place if (place / "config.json").is_file() else QWEN)
     config, words = configuration_and_tokenizer(base, "videoreward", list(TOKENS.values()))
     ids = words.convert_tokens_to_ids(list(TOKENS.values()))
-    model = load_model(library, config, find_checkpoint(place), settings, ids, dtype)
+    model = load_model(config, find_checkpoint(place), settings, ids, dtype)
     if words.convert_tokens_to_ids(VIDEO) != config.video_token_id:
         raise ValueError(
             f"the tokenizer in {base} has another id for {VIDEO} than the model; use the tokenizer of Qwen2-VL"
         )
-    weights = [float(part in ("overall", name)) for name in TOKENS]
-    scorer = VideoRewardScorer(model, words, template, settings, weights, video_fps)
-    return Reward("videoreward" if part == "overall" else f"videoreward:{part}", scorer, video=True)
+    return model, words, template, settings
 
 
 def load_model(
-    library: Any, config: Any, file: Path, settings: Settings, tokens: Sequence[int], dtype: torch.dtype
+    config: Any, file: Path, settings: Settings, tokens: Sequence[int], dtype: torch.dtype
 ) -> VideoRewardModel:
     """The network with the weights of a checkpoint. The number of tokens is that of the checkpoint's embedding."""
-    if "pixel_values_videos" not in inspect.signature(library.Qwen2VLModel.forward).parameters:
-        raise ImportError(
-            f"videoreward needs a newer transformers than {library.__version__}; pip install -U transformers"
-        )
     own, head = split_state(merge_lora(read_state(file), settings.scale))
     embedding = own.get("language_model.embed_tokens.weight")
     if embedding is None or "weight" not in head:
@@ -164,5 +179,5 @@ def load_model(
         raise ValueError(f"{file} has {len(embedding)} tokens and a reward token has the id {max(tokens)}")
     config.get_text_config().vocab_size, width = embedding.shape
     linear = nn.Linear(width, settings.outputs, bias=False)
-    model = VideoRewardModel(filled_model(config, own, file, dtype), fill(linear, head, file), tokens)
-    return frozen(model, dtype)
+    linear = frozen(fill(linear, head, file), at_least_single(dtype))
+    return VideoRewardModel(filled_model(config, own, file, dtype), linear, tokens).eval()

@@ -131,6 +131,12 @@ def _has_content(name: str) -> bool:
         return False
 
 
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raises a ValueError for a prompt with an unknown word, or of style words alone, which has no alignment."""
+    for prompt in prompts:
+        content_words(prompt)
+
+
 @in_float32
 def alignment(images: Tensor, prompts: Sequence[str], which: str = "target") -> Tensor:
     """How well each image matches the content of its prompt; style words in a prompt are ignored.

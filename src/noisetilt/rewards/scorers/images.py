@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..images import check_images
 from .network import SIDE
 
 Score = TypeVar("Score", bound=Callable[..., Any])
@@ -30,13 +31,9 @@ def prepared(images: Tensor) -> Tensor:
     """Images (n, 3, height, width) in [0, 1] as (n, 3, 128, 128) in [-1, 1], float32, channels last.
 
     Raises:
-        ValueError: if the images have another shape or are not float.
+        ValueError: if they are not a float batch of about [0, 1], see `rewards.images.check_images`.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        raise ValueError(
-            f"the images are {images.dtype} of shape {tuple(images.shape)}; the learned rewards expect a float batch "
-            "(n, 3, height, width) in [0, 1]"
-        )
+    check_images(images)
     x = images.float()
     if x.shape[2:] != (SIDE, SIDE):
         x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False)
