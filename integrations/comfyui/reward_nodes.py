@@ -14,7 +14,7 @@ from noisetilt.rewards.catalogue import LEARNED, split_terms
 from noisetilt.rewards.from_file import execute_file, is_function_in_file
 from noisetilt.rewards.hub import HUB_NAMES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"published": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PYTHON_REWARDS = "noisetilt_rewards"
 
 
@@ -99,7 +99,10 @@ class NoisetiltHubReward(RewardNode):
         return {
             "required": {
                 "name": (names, {"default": "pickscore"}),
-                "dtype": (list(DTYPES), {"default": "float32"}),
+                "dtype": (
+                    list(DTYPES),
+                    {"default": "published", "tooltip": "published: bfloat16 for hpsv3, else float32"},
+                ),
             },
             "optional": {
                 "path": ("STRING", {"default": "", "tooltip": "hub id or folder of the weights; empty: published ones"})
