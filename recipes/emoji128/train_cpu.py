@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from dataset import Dataset, load_dataset, save_grid
+from diffusers import FluxPipeline
 from networks import HEAD_WIDTH, autoencoder, new_text_encoders, new_transformer, pack
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -69,7 +70,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--text", type=Path, help="folder of pretrain_text.py")
-    parser.add_argument("--start", type=Path, help="folder with flow.safetensors and text.safetensors to start from")
+    parser.add_argument(
+        "--start", type=Path, help="folder with flow.safetensors and text.safetensors, or of a pipeline, to start from"
+    )
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of AdamW; Muon's is 1.5 times as large")
     parser.add_argument("--flat", type=float, default=0.6, help="fraction of the time at a constant learning rate")
     parser.add_argument("--batch", type=int, default=128)
@@ -109,6 +112,18 @@ class Batches:
         return pack(self.latents[chosen, mirrored].float()), ids, targets
 
 
+def load_start(network: nn.Module, text: nn.Module, folder: Path) -> None:
+    """Loads weights that training begins with, from a folder of training or of a guidance-distilled pipeline."""
+    if (folder / "model_index.json").exists():
+        pipe = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+        network.load_state_dict(pipe.transformer.state_dict())
+        text.sequence.load_state_dict(pipe.text_encoder_2.state_dict())
+        text.pooled.load_state_dict(pipe.text_encoder.state_dict())
+    else:
+        load_weights(network, folder / "flow.safetensors")
+        load_weights(text, folder / "text.safetensors")
+
+
 class Trainer:
     """Networks, their averages, optimizers, and how far training is."""
 
@@ -117,8 +132,7 @@ class Trainer:
         if options.text:
             load_weights(self.text, options.text / "text.safetensors")
         if options.start:
-            load_weights(self.network, options.start / "flow.safetensors")
-            load_weights(self.text, options.start / "text.safetensors")
+            load_start(self.network, self.text, options.start)
         self.average, self.average_text = (copy.deepcopy(m).requires_grad_(False) for m in (self.network, self.text))
         self.optimizers = flow_optimizers(self.network, self.text, options.rate)
         self.head = None

@@ -122,6 +122,7 @@ def test_training_goes_on_and_its_weights_become_a_pipeline(build, tmp_path):
     from training import load_weights
 
     options = Namespace(build=build, out=tmp_path, batch=2, rate=1e-3, text=None, start=None, compile=False, limit=None)
+    options = Namespace(**vars(options), guided=0.5, alignment=False)
     torch.manual_seed(0)
     data = load_dataset(build)
     batches = train_cpu.Batches(data, load_weights(autoencoder(), build / "vae.safetensors"), options)
@@ -149,6 +150,14 @@ def test_training_goes_on_and_its_weights_become_a_pipeline(build, tmp_path):
     resumed.images = 8
     resumed.save(tmp_path)
     assert torch.load(tmp_path / "before-decay.pt")["images"] == 8
+
+    save(assemble(tmp_path, build, distilled=True), tmp_path / "guided")
+    options.start = tmp_path / "guided"
+    again = train_cpu.Trainer(data, options, None)
+    for ours, theirs in ((again.network, resumed.average), (again.text.pooled, resumed.average_text.pooled)):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(a, b.half().float()) or a.shape == (len(data.index), 128)  # plurals are tied
+    assert again.text.sequence.encoder.embed_tokens.weight is again.text.sequence.shared.weight
 
     save(assemble(tmp_path, build), tmp_path / "pipeline")
     pipe = FluxPipeline.from_pretrained(tmp_path / "pipeline")
@@ -438,7 +447,7 @@ def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path, monkeypat
     monkeypatch.setattr(gates, "untouched_features", lambda *given: features(*given)[:, :32])
     monkeypatch.setattr(convert_backbones, "convert", random_backbone)
     monkeypatch.setattr(train_style, "fit_head", lambda *given: fit_head(*given, steps=2))
-    monkeypatch.setattr(gates, "SHEET", gates.SHEET[:8])
+    monkeypatch.setattr(gates, "SHEET", ("cat 3d", "fox flat"))  # words that both vocabularies have
     for module in (train_cpu, train_turbo):
         monkeypatch.setattr(module, "keep_freed_memory", lambda: None)  # of the process
     for name in ("BATCH", "IN_A_FILE"):
