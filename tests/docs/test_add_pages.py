@@ -60,7 +60,7 @@ def test_whole_files_are_shown_whole():
 
 
 def test_the_additions_are_as_short_as_the_pages_say():
-    assert len((ROOT / "src/noisetilt/proposals/spherical_gaussian.py").read_text().splitlines()) <= 40
+    assert len((ROOT / "src/noisetilt/proposals/spherical_gaussian.py").read_text().splitlines()) <= 45
     assert lines_of(ROOT / "docs/add-a-reward.md", "src/") <= 20
     assert lines_of(ROOT / "docs/add-a-pipeline.md", "src/") <= 15
 
