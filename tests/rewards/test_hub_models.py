@@ -151,9 +151,9 @@ def test_a_transformers_whose_qwen_takes_no_images_is_refused(name, hpsv3, tmp_p
         def forward(self, input_ids=None, inputs_embeds=None):
             """As until transformers 4.51."""
 
-    monkeypatch.setattr("transformers.Qwen2VLModel", Old)
     if name == "videoreward":
         tiny.videoreward(tmp_path)
+    monkeypatch.setattr("transformers.Qwen2VLModel", Old)
     with pytest.raises(ImportError, match=rf"{name} needs a newer transformers than [\d.]+; pip install -U transf"):
         rewards.load(name, path=hpsv3[0] if name == "hpsv3" else tmp_path)
 
