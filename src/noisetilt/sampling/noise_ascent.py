@@ -162,10 +162,8 @@ class NoiseAscent:
     heldout_rewards: Any = field(default=None, init=False)
 
     def __call__(self, seeds: Sequence[int], noise: Tensor | None = None) -> OptimizeResult:
-        self.started, self.trace = (
-            time.perf_counter(),
-            AscentTrace(nfe=torch.zeros(len(seeds), dtype=torch.float32, device="cpu")),
-        )
+        self.started = time.perf_counter()
+        self.trace = AscentTrace(nfe=torch.zeros(len(seeds), dtype=torch.float32, device="cpu"))
         self.device = getattr(self.model, "device", "cpu")
         self.scale = self.model.path.prior_std(self.grid[0])
         self.rng = PerImageRNG(seeds, 1, self.model.shape)
