@@ -81,7 +81,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="only the first images, as many as features.py had")
     parser.add_argument("--every", type=int, default=50, help="steps between two lines of the log")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not 0 <= options.guided <= 0.5:
+        parser.error(f"--guided is {options.guided}, expected 0 to 0.5; the rest of a batch trains the flow")
+    return options
 
 
 def alignment_targets(middle: Tensor) -> Tensor:
