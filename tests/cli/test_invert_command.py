@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import hashlib
 import json
 import signal
@@ -106,6 +107,21 @@ def test_a_run_whose_record_was_lost_is_continued(photos, tmp_path, monkeypatch,
     arguments[1] = str(tmp_path / "red-0-found.png")
     assert main([*arguments, "--overwrite"]) == 2 and "is an input and a file of the run" in capsys.readouterr().err
     assert digests(tmp_path) == before and (tmp_path / "run.json").exists()
+
+
+def test_the_files_of_an_exact_inversion_are_json_without_infinity(photos, tmp_path, monkeypatch, capsys):
+    real = invert.invert
+
+    def exact(*args, **kwargs):
+        found = real(*args, **kwargs)
+        return dataclasses.replace(found, images=found.targets)
+
+    monkeypatch.setattr(invert, "invert", exact)
+    assert main(["invert", photos[0], "--prompt", "cat face", "--iterations", "0", "--out", str(tmp_path)]) == 0
+    for file in ("run.json", "progress.jsonl"):
+        assert "Infinity" not in (tmp_path / file).read_text()
+    assert json.loads((tmp_path / "run.json").read_text())["images"][0]["psnr"] is None
+    assert "nan" not in capsys.readouterr().out
 
 
 def test_an_interrupt_in_the_last_batch_leaves_a_complete_run(photos, tmp_path, monkeypatch):

@@ -372,3 +372,9 @@ def test_an_inversion_with_a_module_as_distance_is_saved(tmp_path):
     _, images = drawn(["dark"])
     invert(MODEL, images, "dark", iterations=1, distance=Halves()).save(tmp_path)
     assert json.loads((tmp_path / "inversion.json").read_text())["distance"] == "Halves"
+
+
+@pytest.mark.parametrize("size", [(128, 128), (28, 30), (5, 100)])
+def test_the_layout_is_the_means_over_8x8_boxes(size):
+    x = torch.rand(2, 3, *size, dtype=torch.float64)
+    torch.testing.assert_close(coarse(x), torch.nn.functional.adaptive_avg_pool2d(x, 8))

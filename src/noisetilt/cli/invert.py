@@ -242,13 +242,13 @@ def _run_batch(
 
 def _write_batch(job: InvertJob, found: InversionResult, edits: list[Tensor], part: range) -> list[Row]:
     """Writes the images and the noise of a batch, and returns one row of figures per photograph."""
-    rows, p_values = [], found.p_values() or [None] * len(part)
+    rows, p_values, psnr = [], found.p_values() or [None] * len(part), found.finite_psnr()
     images = [found.targets.cpu(), found.images.cpu(), *edits]
     texts = [None, None, *job.edited]
     for i, number in enumerate(part):
         files = job.files(number)
         row = {"photo": str(job.photos[number]), "prompt": found.prompts[i], "seed": found.seeds[i]}
-        row |= {"distance": float(found.distances[i]), "psnr": float(found.psnr[i]), "p_value": p_values[i]}
+        row |= {"distance": float(found.distances[i]), "psnr": psnr[i], "p_value": p_values[i]}
         row |= {"iteration": int(found.iterations[i]), "nfe": float(found.trace.nfe[i])}
         row |= {"curve": [float(value) for value in found.curve[:, i]]}
         for kind, shown, text in zip(job.kinds(), images, texts, strict=True):

@@ -48,8 +48,19 @@ def feature_maps(images: Tensor, which: str = "target") -> Tensor:
 
 
 def coarse(images: Tensor) -> Tensor:
-    """Images (batch, 3, H, W) as means over 8×8 boxes, (batch, 3, 8, 8)."""
-    return F.adaptive_avg_pool2d(images, 8)
+    """Images (batch, 3, H, W) as means over 8×8 boxes, (batch, 3, 8, 8).
+
+    As `adaptive_avg_pool2d`, whose gradient CUDA refuses to compute under `torch.use_deterministic_algorithms`.
+    """
+    rows, columns = (_box_means(size).to(images) for size in images.shape[2:])
+    return rows @ images @ columns.mT
+
+
+def _box_means(size: int, boxes: int = 8) -> Tensor:
+    """The matrix (boxes, size) that takes the means of equal intervals; they overlap if size is not a multiple."""
+    position, box = torch.arange(size), torch.arange(boxes)[:, None]
+    inside = (position >= box * size // boxes) & (position < -(-(box + 1) * size // boxes))
+    return inside / inside.sum(1, keepdim=True)
 
 
 def check_distance(distance: Any, model: Any) -> None:

@@ -95,6 +95,10 @@ class InversionResult(ShortRepr):
         """Peak signal-to-noise ratio of the images to the targets in dB, (image,); infinite where they are equal."""
         return -10 * (self.images - self.targets).square().mean((1, 2, 3)).log10()
 
+    def finite_psnr(self) -> list[float | None]:
+        """The PSNR as JSON can have it: None instead of infinity."""
+        return [value if math.isfinite(value) else None for value in self.psnr.tolist()]
+
     def typicality(self) -> Any:
         """The audit of the noise (`noise.audit`): its `p_value` is small for noise that is not white Gaussian."""
         return audit(self.noise)
@@ -210,8 +214,7 @@ class InversionResult(ShortRepr):
             "seeds": [int(seed) for seed in self.seeds],
             "distance": distance_name(self.distance),
             "distances": self.distances.tolist(),
-            # JSON has no infinity, which is the PSNR of an image that is found exactly.
-            "psnr": [value if math.isfinite(value) else None for value in self.psnr.tolist()],
+            "psnr": self.finite_psnr(),
             "p_values": self.p_values(),
             "iterations": self.iterations.tolist(),
             "seconds": self.trace.seconds[-1],
