@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("image", type=Path)
     parser.add_argument("--target", default="style:3d")
     parser.add_argument("--method", default="ntrk")
+    parser.add_argument("--least", type=int, default=16, help="images of a strength; those with fewer are left out")
     args = parser.parse_args()
     lines = (args.run / "rows.jsonl").read_text("utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if row["stage"] == "tuning" and row["target"] == args.target]
@@ -51,6 +52,7 @@ def main() -> None:
     cells = {
         value: [row for row in rows if (row["method"], row["value"]) == (args.method, value)] for value in strengths
     }
+    cells = {value: some for value, some in cells.items() if len(some) >= args.least}
     option = METHODS_OF_SUITE[args.method].option
     printed = [["base", len(base), *figures(base), ""]]
     for value, some in cells.items():
@@ -77,7 +79,11 @@ def main() -> None:
     reached = {FIELDS[field]: [mean(some, field) for some in cells.values()] for field in ("reward", "heldout")}
     changed = {FIELDS[field]: more(field) for field in ("probability", "is_3d")}
     panels = [
-        panel(args.target, reached, {"base": mean(base, "reward")}),
+        panel(
+            args.target,
+            reached,
+            {f"base, {name}": mean(base, field) for field, name in FIELDS.items() if field in ("reward", "heldout")},
+        ),
         panel(
             "judge, minus base's at the same seeds", changed, {f"limit of the rule: {POINTS} below base": -TOLERANCE}
         ),

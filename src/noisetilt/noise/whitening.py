@@ -63,7 +63,7 @@ Projections = Sequence[Callable[[Tensor, float], Tensor]]
 @without_autocast
 @torch.no_grad()
 def whiten(gradient: Tensor, alpha: float = 1e-4, noise: Tensor | None = None) -> Tensor:
-    """W(gradient): a vector that the audit accepts as white Gaussian noise, with a component along the gradient.
+    """W(gradient): a vector that the audit rarely tells from white Gaussian noise, with a component along the gradient.
 
     The result depends on the direction of the gradient only, not on its norm. White Gaussian input is unchanged up to
     one part in a few hundred thousand, except for a few draws: of 3000 or 4000 draws of `torch.randn`, 1 − cos of the

@@ -122,8 +122,9 @@ class ManifoldTilt(NoiseTilt):
     """NTRK with the gradient ∇_{x̂_0} r(x̂_0), which is not propagated through the network (ours).
 
     The gradient is that of MPGD (He et al. 2024, arXiv 2311.16424), which saves the network's backward pass and its
-    memory. By default the accumulated noise is whitened. On emoji128 with `style:3d` its images are more recognisable
-    than those of `NoiseTilt` at equal high rewards; for other rewards the two differ little (docs/results.md).
+    memory. By default the accumulated noise is whitened. On emoji128 with `style:3d`, the probability of the right
+    concept at equal high rewards is 8 points [−1, 18] higher than with `NoiseTilt`; for other rewards the two differ
+    less (docs/results.md).
 
     Args:
         rho: ρ ∈ [0, 1], the maximum fraction of the noise variance that the gradient gets.

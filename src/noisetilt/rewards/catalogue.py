@@ -93,7 +93,7 @@ _CONCEPT, _IMAGENET = "concept:", "classifier:imagenet:"
 
 
 def is_learned(name: str) -> bool:
-    """Whether a reward is learned and has a second, independently trained version in this package."""
+    """Whether a reward is learned and has a second, separately trained version in this package."""
     return name in LEARNED or name.startswith(_CONCEPT)
 
 
@@ -380,7 +380,7 @@ def is_of_hub(name: str) -> bool:
 
 
 def has_heldout(spec: str) -> bool:
-    """Whether a term of the reward is learned and has a second, independently trained version in this package, and no
+    """Whether a term of the reward is learned and has a second, separately trained version in this package, and no
     term lacks a held-out reward."""
     return any(is_learned(name) for _, name in split_terms(spec)) and missing_heldout(spec) is None
 
@@ -500,7 +500,7 @@ def load(
             the path of its weights: "aesthetic@/models/aesthetic".
         heldout: whether to load the held-out version, which must not be optimised. A reward that increases while its
             held-out version decreases indicates reward hacking. For the learned rewards of this package it is a second,
-            independently trained network; for a hub reward it is another reward with another network and other data
+            separately trained network; for a hub reward it is another reward with another network and other data
             than any term of the sum (`hub.HELDOUT`). Closed forms, black boxes and functions of a file have one version
             only: beside terms that have two they are left out of a held-out sum, and alone they are returned.
         path: hub id or local folder of the hub reward, instead of the published one; for a sum of several networks, a
