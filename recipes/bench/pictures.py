@@ -1,12 +1,12 @@
 """Draws eight test images of each method from the rows of the suite `paper`, as in docs/results.md.
 
     mkdir -p out/paper && gunzip -c docs/bench/rows.jsonl.gz > out/paper/rows.jsonl
-    python recipes/bench/pictures.py out/paper docs/images/bench-images.png --images 64
-    python recipes/bench/pictures.py out/paper docs/images/teapot.png --target classifier:imagenet:teapot --images 64 --free
+    python recipes/bench/pictures.py out/paper docs/images/bench-images.png
+    python recipes/bench/pictures.py out/paper docs/images/teapot.png --target classifier:imagenet:teapot --free
 
 The methods have the strengths that the rule of fairness chose, or with --free those of their largest mean reward. The
-images are sampled again with the prompts and seeds of the rows; one takes 2 to 4 s on a core. The mean rewards are those
-of all rows.
+images are sampled again with the prompts and seeds of the rows; one takes 2 to 4 s on a core. The mean rewards are
+those of all rows.
 """
 
 from __future__ import annotations

@@ -8,7 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from PIL import Image
 
+from noisetilt import METHODS
 from noisetilt.bench import paper_lines, paper_plan
 from noisetilt.bench.paper_suite import Runner, prompt_seeds
 from noisetilt.bench.run import bench
@@ -17,12 +20,16 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = next(target for target in paper_plan.TARGETS if target.reward == "redness")
 
 
-@pytest.fixture(scope="module")
-def results():
-    spec = importlib.util.spec_from_file_location("results", ROOT / "recipes" / "bench" / "results.py")
+def recipe(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / "bench" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def results():
+    return recipe("results")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +67,25 @@ def test_targets_without_so_many_images_are_left_out_with_the_number_they_have(p
     printed = run_results(published, "--images", 1000, "--targets", "redness", "style:3d", "--methods", "ntrk")
     assert "redness: base and a method are measured for " in printed and "use --images " in printed
     assert "|" not in printed
+
+
+def test_the_images_of_methods_have_their_prompts_seeds_and_strengths(published, tmp_path, monkeypatch):
+    pictures, calls = recipe("pictures"), {}
+
+    def sample(model, prompts, reward, method, steps, seeds, **options):
+        calls[method] = (prompts, seeds, reward(torch.rand(2, 3, 16, 16), prompts[:2]))
+        return SimpleNamespace(images=torch.rand(len(prompts), 3, 16, 16))
+
+    monkeypatch.setattr(paper_lines, "precision_recall", lambda real, fake: (1.0, 1.0))
+    monkeypatch.setattr(pictures, "sample", sample)
+    monkeypatch.setattr(pictures, "load", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["pictures.py", str(published), str(tmp_path / "a.png"), "--target", "redness"])
+    pictures.main()
+    assert METHODS["base"] in calls and METHODS["ntrk"].replace(rho=0.005) in calls
+    assert all(
+        len(set(zip(*call[:2], strict=True))) == 8 and call[:2] == calls[METHODS["base"]][:2] for call in calls.values()
+    )
+    assert Image.open(tmp_path / "a.png").height > 16 * len(calls)
 
 
 def test_published_rows_have_a_report_without_images_and_without_their_number(published, tmp_path):
