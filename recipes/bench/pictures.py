@@ -39,7 +39,7 @@ def images_of(line: Line, name: str, std: float) -> Tensor:
 
 def label(line: Line) -> str:
     name = f"{line.method}, {line.strength}" if line.strength else line.method
-    return f"{name}: reward {line.reward.value:.1f}".replace("-", "−").replace("ntrk−x0", "ntrk-x0")
+    return f"{name}: reward {line.reward.value:.1f}"
 
 
 def main() -> None:
