@@ -121,7 +121,7 @@ def heldout_with_problems(images, prompts):
 
 def test_a_held_out_reward_without_a_value_is_never_null_in_silence(tmp_path, monkeypatch):
     """A row for which it is not defined is done with a warning; one whose value is not finite fails."""
-    monkeypatch.setattr("noisetilt.batch.worker.load_reward", lambda name, heldout=False: heldout_with_problems)
+    monkeypatch.setattr("noisetilt.batch.worker.load_named_heldout", lambda name: heldout_with_problems)
     summary = batch(PROMPTS, tmp_path, heldout="brightness")
     assert (summary.done, summary.failed) == (4, 1)
     assert summary.warnings == {"no value of the held-out reward 'brightness': the word 'dog' is unknown": 1}
@@ -161,6 +161,61 @@ def test_a_run_is_continued_with_its_own_held_out_reward(tmp_path):
         with pytest.raises(ValueError, match=f"heldout = {other} and the run in .* has brightness"):
             batch(["cat", "dog"], tmp_path, heldout=other, resume=True)
     assert batch(["cat", "dog"], tmp_path, heldout="brightness", resume=True).done == 2
+
+
+def test_a_named_held_out_reward_is_the_held_out_network(tmp_path):
+    images, worker = torch.rand(1, 3, 128, 128), Worker(WorkerOptions(heldout="style:3d"))
+    name, heldout = worker.heldout(Settings("cat", reward="style:3d"))
+    _, default = Worker(WorkerOptions()).heldout(Settings("cat", reward="style:3d"))
+    assert name == "style:3d" and torch.equal(heldout(images, ["cat"]), default(images, ["cat"]))
+    assert not torch.equal(heldout(images, ["cat"]), worker.reward("style:3d")(images, ["cat"]))
+    function = Reward("brightness", redness)  # has only its name from the catalogue
+    assert batch(["cat"], tmp_path, function, heldout="brightness").reward_mean != records(tmp_path)[0]["heldout"]
+    rows = [{"prompt": "cat", "reward": name} for name in ("no such reward", "redness")]
+    with pytest.raises(ValueError, match="is the optimised reward 'redness' itself"):
+        batch(rows, tmp_path / "other", None, heldout="redness")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_whose_held_out_network_was_the_optimised_one_is_not_continued(tmp_path):
+    batch(["cat"], tmp_path, heldout="style:3d")
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["settings"]["heldout"] == "style:3d (second network)"
+    record["settings"]["heldout"] = "style:3d"  # as earlier versions wrote
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"second network.* and the run in .* has style:3d"):
+        batch(["cat", "dog"], tmp_path, heldout="style:3d", resume=True)
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        ({"model": "nope"}, "model 'nope' is unknown"),
+        ({"model_options": {"dtype": "foo"}}, "dtype = 'foo' is unknown"),
+        ({"model_options": {"height": 64}}, "height = 64 and width = None must be given together"),
+        ({"model_options": {"offload": "model"}, "device": "cpu"}, "needs a GPU"),
+        ({"model_options": {"lora": ["nope.safetensors"]}}, "there is no LoRA 'nope.safetensors'"),
+        ({"model_options": {"lora": "nope.safetensors"}}, "there is no LoRA 'nope.safetensors'"),
+        ({"model": "emoji128-turbo", "model_options": {"frames": 4}}, "frames is for diffusers pipelines"),
+        ({"model_options": {"dtyp": "float32"}}, r"model option 'dtyp' is unknown \(did you mean 'dtype'"),
+    ],
+)
+def test_what_is_wrong_for_the_whole_run_is_refused_before_its_folder_is_made(arguments, word, tmp_path):
+    with pytest.raises(ValueError, match=word):
+        batch(["cat", "dog"], tmp_path / "run", "redness", **{"model": "emoji128", **arguments})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_model_of_a_row_is_the_error_of_the_row(tmp_path):
+    summary = batch(["cat", {"prompt": "dog", "model": "nope"}], tmp_path)
+    assert (summary.done, summary.failed) == (1, 1) and "model 'nope' is unknown" in next(iter(summary.errors))
+
+
+def test_a_run_without_a_finished_row_is_continued_with_other_settings(tmp_path):
+    assert batch(["zebra"], tmp_path, chunk=2, heldout="brightness").failed == 1
+    assert batch(["zebra", "cat"], tmp_path, chunk=1, heldout="saturation", resume=True).done == 1
+    with pytest.raises(ValueError, match=r"chunk = 2 and the run in .* has 1"):
+        batch(["zebra", "cat"], tmp_path, chunk=2, heldout="saturation", resume=True)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,11 @@ class BatchLedger:
             if index in self._done and index < rows and self._done[index][1] == number:
                 yield record
 
+    @property
+    def has_finished(self) -> bool:
+        """Whether the image of a row is finished."""
+        return bool(self._done)
+
     def _has_image(self, record: Mapping[str, Any]) -> bool:
         file = self.folder / record["file"]
         return file.is_file() and file.stat().st_size == record["bytes"]

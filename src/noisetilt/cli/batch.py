@@ -6,18 +6,18 @@ import argparse
 from collections.abc import Sequence
 
 from ..batch import Summary, run_batch
+from ..batch.run import MODEL_OPTIONS
 from ..batch.sinks import LOGS, Prometheus, Sink, tracker
 from ..batch.summary import group_lines, message_lines
 
 # The exit status when rows failed and the others are done.
 FAILED_ROWS = 1
-PIPELINE_OPTIONS = ("dtype", "offload", "height", "width", "frames", "lora", "checkpointing")
 
 
 def main(args: argparse.Namespace) -> int:
     """Runs the command."""
     values = {k: v for k, v in vars(args).items() if k not in ("command", "log", "prometheus", "track", "set")}
-    model_options = {name: values.pop(name) for name in PIPELINE_OPTIONS}
+    model_options = {name: values.pop(name) for name in MODEL_OPTIONS}
     values |= {"options": dict(args.options), "model_options": model_options}
     sinks: list[Sink] = [LOGS[args.log]()]
     sinks += [] if args.prometheus is None else [Prometheus(args.prometheus)]
