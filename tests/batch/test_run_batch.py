@@ -23,7 +23,7 @@ from tiny_batch import Flaky, TinyModel, nan_for_dogs, raises_for_dogs, redness
 from noisetilt import METHODS, load, sample
 from noisetilt.batch import run_batch
 from noisetilt.batch.settings import Settings
-from noisetilt.batch.summary import Statistics, message_lines
+from noisetilt.batch.summary import Statistics, group_lines, message_lines
 from noisetilt.batch.worker import Worker, WorkerOptions
 from noisetilt.cli import batch as batch_command
 from noisetilt.cli import main
@@ -131,6 +131,19 @@ def test_a_held_out_reward_without_a_value_is_never_null_in_silence(tmp_path, mo
     assert all(found[i]["heldout"] is not None and "warning" not in found[i] for i in (0, 3, 4))
 
 
+def test_a_held_out_mean_of_fewer_rows_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("noisetilt.batch.worker.load_named_heldout", lambda name: heldout_with_problems)
+    rows = [{"prompt": prompt, "reward": "redness"} for prompt in ("cat", "dog", "fox")]
+    summary = batch(rows, tmp_path, None, heldout="brightness", report=True)
+    assert summary.heldout_rows == summary.groups[0]["heldout_rows"] == 2 and summary.groups[0]["rows"] == 3
+    print_summary(summary)
+    printed = capsys.readouterr().out.splitlines()[0]
+    assert printed.endswith(f"held-out {summary.heldout_mean:+.3f} (2 rows)")
+    (line,) = group_lines(summary.groups)
+    assert line.endswith(f"held-out brightness {summary.heldout_mean:+.3f} (2 rows)")
+    assert "<th>held-out reward (2 rows)</th>" in (tmp_path / "report.html").read_text()
+
+
 def test_a_sum_whose_terms_leave_no_held_out_reward_is_sampled_with_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr("noisetilt.batch.worker.load_reward", lambda name, heldout=False: redness)
     # What starts the workers loads no weights.
@@ -216,6 +229,54 @@ def test_a_run_without_a_finished_row_is_continued_with_other_settings(tmp_path)
     assert batch(["zebra", "cat"], tmp_path, chunk=1, heldout="saturation", resume=True).done == 1
     with pytest.raises(ValueError, match=r"chunk = 2 and the run in .* has 1"):
         batch(["zebra", "cat"], tmp_path, chunk=2, heldout="saturation", resume=True)
+
+
+def test_a_kept_column_is_not_an_option(tmp_path):
+    rows = [{"prompt": "cat", "width": 640, "rho": 0.5}]
+    assert batch(rows, tmp_path, keep=["width", "rho"]).complete
+    (record,) = records(tmp_path)
+    assert record["columns"] == {"width": 640, "rho": 0.5} and record["settings"]["options"] == {}
+    for name in ("prompt", "seed", "n", "options"):
+        with pytest.raises(ValueError, match=f"keep = '{name}' is a setting of rows"):
+            batch([{"prompt": "cat", name: "cat"}], tmp_path / "other", keep=[name])
+
+
+def test_infinity_is_valid_json_and_read_again(tmp_path):
+    rows = [{"prompt": "cat", "note": float("inf")}, {"prompt": "cat", "eta": "inf"}]
+    assert batch(rows, tmp_path / "run", method="base", eta=float("inf"), keep=["note"]).complete
+    lines = [*(tmp_path / "run" / "rows.jsonl").read_text().splitlines(), (tmp_path / "run" / "run.json").read_text()]
+    first, second, run = (json.loads(line, parse_constant=pytest.fail) for line in lines)
+    assert first["settings"]["eta"] == run["settings"]["eta"] == first["columns"]["note"] == "inf"
+    text = Image.open(tmp_path / "run" / first["file"]).text["noisetilt"]
+    assert json.loads(text, parse_constant=pytest.fail)["eta"] == "inf"
+    assert (
+        Settings(**first["settings"]).eta == float("inf")
+        and Settings(**second["settings"]).digest() == second["digest"]
+    )
+    again = batch([first["settings"]], tmp_path / "again", reward=None)
+    assert again.complete and records(tmp_path / "again")[0]["sha256"] == first["sha256"]
+
+
+def exits(images, prompts):
+    raise SystemExit("as a script does")
+
+
+def test_a_reward_that_exits_is_an_error_of_its_row(tmp_path):
+    summary = batch(["cat"], tmp_path, exits)
+    assert summary.errors == {"the reward 'exits' fails: SystemExit: as a script does; remove its exit": 1}
+
+
+def test_threads_of_the_caller_stay_as_they_are(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    batch(["cat"], tmp_path, threads=torch.get_num_threads() + 1)
+    assert given == [torch.get_num_threads() + 1, torch.get_num_threads()]
+
+
+def test_a_file_in_place_of_the_images_is_named(tmp_path):
+    (tmp_path / "images").touch()
+    with pytest.raises(OSError, match=r"cannot write .*images.*: (file exists|not a directory)"):
+        batch(["cat"], tmp_path)
 
 
 @pytest.mark.parametrize(

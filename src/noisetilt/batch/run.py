@@ -47,7 +47,9 @@ class Summary:
         complete: whether every row is finished.
         reward_mean, heldout_mean: means over the finished rows, or None; None too if they have several rewards or
             held-out rewards.
-        groups: reward, heldout_reward, rows, reward_mean and heldout_mean of the rows with the same rewards.
+        heldout_rows: number of the rows that heldout_mean is of: those for which the held-out reward is defined.
+        groups: reward, heldout_reward, rows, reward_mean, heldout_mean and heldout_rows of the rows with the same
+            rewards.
         seconds: wall-clock time of this call and of those that it continues.
         errors: message → number of the rows that failed with it; the 20 most frequent ones.
         warned: number of the rows that are done with a warning.
@@ -63,6 +65,7 @@ class Summary:
     complete: bool
     reward_mean: float | None
     heldout_mean: float | None
+    heldout_rows: int
     groups: Sequence[Mapping[str, Any]]
     seconds: float
     errors: Mapping[str, int]
@@ -207,6 +210,7 @@ def run_batch(
     _check_heldout(rows, heldout, rewards)
     threads = 1 if threads is None and engine == "ray" else threads
     with contextlib.ExitStack() as ending:
+        ending.callback(torch.set_num_threads, torch.get_num_threads())  # which a worker in this process changes
         if engine == "ray":
             ending.enter_context(connected_ray(address, workers, threads or 1))
         device = device or _default_device(rows, engine)
