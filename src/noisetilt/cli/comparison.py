@@ -109,7 +109,7 @@ def check_numbers(job: Any) -> None:
         raise ValueError(f"chunk = {job.chunk} must be 1 or more rows per network call")
     if job.guidance is not None and not math.isfinite(job.guidance):
         raise ValueError(f"guidance = {job.guidance} must be a finite number; 1 is no guidance")
-    for name in ("steps", "iterations"):
+    for name in ("steps", "iterations", "edit_iterations"):
         number = getattr(job, name, None)
         if number is not None and number > MAX_STEPS:
             raise ValueError(f"{name} = {number} must be at most {MAX_STEPS}")
@@ -382,13 +382,16 @@ def _change(before: float, after: float) -> str:
     return f"{'rises' if after > before else 'falls'} from {before:.3f} to {after:.3f}"
 
 
-def print_summary(job: Any, variants: Sequence[Variant], heldout_name: str, files: str) -> None:
-    """Prints the table, what it says, and which image to open; shows that image if the job says so."""
+def print_summary(job: Any, variants: Sequence[Variant], heldout_name: str, drawings: Sequence[str]) -> None:
+    """Prints the table, what it says, which image to open, and which of the drawings were made; shows the image if the
+    job says so."""
     first, second = ("the initial noise" if hasattr(job, "patience") else "base"), job.method
     print(comparison_table(job, variants, heldout_name) + "\n")
     print(filled(comparison_sentence(job, variants, heldout_name)))
     picture = Path(job.out) / "grid.png"
-    print(filled(f"Open {picture}: {first} above, {second} below. The images, {files} are in the same folder."))
+    made = [name for name in drawings if (Path(job.out) / name).is_file()]  # rewards.png needs matplotlib
+    files = f"{', '.join(['The images', *made])} and run.json"
+    print(filled(f"Open {picture}: {first} above, {second} below. {files} are in the same folder."))
     if job.show:
         with Image.open(picture) as image:
             reason = show(image)

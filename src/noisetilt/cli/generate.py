@@ -122,8 +122,8 @@ def run(job: GenerateJob) -> dict[str, Any]:
                     record = _write_summary(job, variants, frames, heldout_name, complete)
                     if complete and job.animate:
                         remove_iterates(job.out)
-    animation = "animation.webp, " if job.animate else ""
-    print_summary(job, variants, heldout_name, f"{animation}rewards.png and run.json")
+    animation = ["animation.webp"] if job.animate else []
+    print_summary(job, variants, heldout_name, [*animation, "rewards.png"])
     return record
 
 

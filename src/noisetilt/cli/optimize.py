@@ -136,7 +136,7 @@ def run(job: OptimizeJob) -> dict[str, Any]:
                     record = _write_summary(job, variants, iterates, heldout_name, complete)
                     if complete:
                         remove_iterates(job.out)
-    print_summary(job, variants, heldout_name, "strip.png, animation.webp, rewards.png and run.json")
+    print_summary(job, variants, heldout_name, ("strip.png", "animation.webp", "rewards.png"))
     return record
 
 
