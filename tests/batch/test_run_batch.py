@@ -456,6 +456,7 @@ def test_rows_with_another_guidance_share_a_model(tmp_path, monkeypatch):
 
 
 def test_a_model_for_which_there_is_no_memory_is_loaded_without_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("noisetilt.batch.run.check_load", lambda *arguments, **options: None)
     monkeypatch.setattr("noisetilt.batch.worker.load_model", ByName)
     monkeypatch.setattr(ByName, "loaded", [])
     rows = [{"prompt": "cat", "model": model} for model in ("first", "first", "second", "second", "first")]
@@ -485,6 +486,7 @@ def test_the_device_is_that_of_the_models_of_all_rows(models, device, tmp_path, 
     used = []
     monkeypatch.setattr("noisetilt.batch.run.default_device", lambda: "cuda")
     monkeypatch.setattr("noisetilt.batch.run.check_device", used.append)
+    monkeypatch.setattr("noisetilt.batch.run.check_load", lambda *arguments, **options: None)
     monkeypatch.setattr("noisetilt.batch.run._Run.__call__", lambda *arguments: None)
     batch([{"prompt": "cat", "model": model} for model in models], tmp_path, model="emoji128-turbo")
     assert used == [device]
@@ -783,6 +785,7 @@ def test_the_chunk_counts_particles():
 
 
 def test_the_last_two_models_stay_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("noisetilt.batch.run.check_load", lambda *arguments, **options: None)
     monkeypatch.setattr("noisetilt.batch.worker.load_model", ByName)
     monkeypatch.setattr(ByName, "loaded", [])
     alive = []
