@@ -18,7 +18,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "budget": (1, 100_000),
     "initial_noises": (1, 100_000),
     "draws": (0, 10_000),
-    "iterations": (0, 1_000_000),
+    "iterations": (0, 100_000),
     "chain_steps": (1, 1_000),
     "interval": (1, 1_000_000),
     "block_size": (1, 2**20),
@@ -112,8 +112,13 @@ def _check_range(option: str, value: Real) -> None:
     if option in RANGES:
         least, most = RANGES[option]
         if not least <= number <= most:
-            raise ValueError(f"{option} = {value} must be between {least:g} and {most:g}")
+            raise ValueError(f"{option} = {value} must be between {_limit(least)} and {_limit(most)}")
     if option in OPEN_RANGES:
         least, most = OPEN_RANGES[option]
         if not least < number < most:
             raise ValueError(f"{option} = {value} must be greater than {least:g} and less than {most:g}")
+
+
+def _limit(number: float) -> str:
+    """A limit for a message: a whole number with all its digits, as it is typed, unless it is very large."""
+    return str(int(number)) if abs(number) < 1e9 and number == int(number) else f"{number:g}"

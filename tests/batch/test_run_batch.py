@@ -23,7 +23,7 @@ from tiny_batch import Flaky, TinyModel, nan_for_dogs, raises_for_dogs, redness
 from noisetilt import METHODS, load, sample
 from noisetilt.batch import run_batch
 from noisetilt.batch.settings import Settings
-from noisetilt.batch.summary import Statistics, message_lines
+from noisetilt.batch.summary import Statistics, group_lines, message_lines
 from noisetilt.batch.worker import Worker, WorkerOptions
 from noisetilt.cli import batch as batch_command
 from noisetilt.cli import main
@@ -121,7 +121,7 @@ def heldout_with_problems(images, prompts):
 
 def test_a_held_out_reward_without_a_value_is_never_null_in_silence(tmp_path, monkeypatch):
     """A row for which it is not defined is done with a warning; one whose value is not finite fails."""
-    monkeypatch.setattr("noisetilt.batch.worker.load_reward", lambda name, heldout=False: heldout_with_problems)
+    monkeypatch.setattr("noisetilt.batch.worker.load_named_heldout", lambda name: heldout_with_problems)
     summary = batch(PROMPTS, tmp_path, heldout="brightness")
     assert (summary.done, summary.failed) == (4, 1)
     assert summary.warnings == {"no value of the held-out reward 'brightness': the word 'dog' is unknown": 1}
@@ -129,6 +129,19 @@ def test_a_held_out_reward_without_a_value_is_never_null_in_silence(tmp_path, mo
     found = {record["index"]: record for record in records(tmp_path)}
     assert found[1]["heldout"] is None and "'brightness'" in found[1]["warning"] and found[2]["status"] == "failed"
     assert all(found[i]["heldout"] is not None and "warning" not in found[i] for i in (0, 3, 4))
+
+
+def test_a_held_out_mean_of_fewer_rows_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("noisetilt.batch.worker.load_named_heldout", lambda name: heldout_with_problems)
+    rows = [{"prompt": prompt, "reward": "redness"} for prompt in ("cat", "dog", "fox")]
+    summary = batch(rows, tmp_path, None, heldout="brightness", report=True)
+    assert summary.heldout_rows == summary.groups[0]["heldout_rows"] == 2 and summary.groups[0]["rows"] == 3
+    print_summary(summary)
+    printed = capsys.readouterr().out.splitlines()[0]
+    assert printed.endswith(f"held-out {summary.heldout_mean:+.3f} (2 rows)")
+    (line,) = group_lines(summary.groups)
+    assert line.endswith(f"held-out brightness {summary.heldout_mean:+.3f} (2 rows)")
+    assert "<th>held-out reward (2 rows)</th>" in (tmp_path / "report.html").read_text()
 
 
 def test_a_sum_whose_terms_leave_no_held_out_reward_is_sampled_with_a_warning(tmp_path, monkeypatch):
@@ -161,6 +174,109 @@ def test_a_run_is_continued_with_its_own_held_out_reward(tmp_path):
         with pytest.raises(ValueError, match=f"heldout = {other} and the run in .* has brightness"):
             batch(["cat", "dog"], tmp_path, heldout=other, resume=True)
     assert batch(["cat", "dog"], tmp_path, heldout="brightness", resume=True).done == 2
+
+
+def test_a_named_held_out_reward_is_the_held_out_network(tmp_path):
+    images, worker = torch.rand(1, 3, 128, 128), Worker(WorkerOptions(heldout="style:3d"))
+    name, heldout = worker.heldout(Settings("cat", reward="style:3d"))
+    _, default = Worker(WorkerOptions()).heldout(Settings("cat", reward="style:3d"))
+    assert name == "style:3d" and torch.equal(heldout(images, ["cat"]), default(images, ["cat"]))
+    assert not torch.equal(heldout(images, ["cat"]), worker.reward("style:3d")(images, ["cat"]))
+    function = Reward("brightness", redness)  # has only its name from the catalogue
+    assert batch(["cat"], tmp_path, function, heldout="brightness").reward_mean != records(tmp_path)[0]["heldout"]
+    rows = [{"prompt": "cat", "reward": name} for name in ("no such reward", "redness")]
+    with pytest.raises(ValueError, match="is the optimised reward 'redness' itself"):
+        batch(rows, tmp_path / "other", None, heldout="redness")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_whose_held_out_network_was_the_optimised_one_is_not_continued(tmp_path):
+    batch(["cat"], tmp_path, heldout="style:3d")
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["settings"]["heldout"] == "style:3d (second network)"
+    record["settings"]["heldout"] = "style:3d"  # as earlier versions wrote
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"second network.* and the run in .* has style:3d"):
+        batch(["cat", "dog"], tmp_path, heldout="style:3d", resume=True)
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        ({"model": "nope"}, "model 'nope' is unknown"),
+        ({"model_options": {"dtype": "foo"}}, "dtype = 'foo' is unknown"),
+        ({"model_options": {"height": 64}}, "height = 64 and width = None must be given together"),
+        ({"model_options": {"offload": "model"}, "device": "cpu"}, "needs a GPU"),
+        ({"model_options": {"lora": ["nope.safetensors"]}}, "there is no LoRA 'nope.safetensors'"),
+        ({"model_options": {"lora": "nope.safetensors"}}, "there is no LoRA 'nope.safetensors'"),
+        ({"model": "emoji128-turbo", "model_options": {"frames": 4}}, "frames is for diffusers pipelines"),
+        ({"model_options": {"dtyp": "float32"}}, r"model option 'dtyp' is unknown \(did you mean 'dtype'"),
+    ],
+)
+def test_what_is_wrong_for_the_whole_run_is_refused_before_its_folder_is_made(arguments, word, tmp_path):
+    with pytest.raises(ValueError, match=word):
+        batch(["cat", "dog"], tmp_path / "run", "redness", **{"model": "emoji128", **arguments})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_model_of_a_row_is_the_error_of_the_row(tmp_path):
+    summary = batch(["cat", {"prompt": "dog", "model": "nope"}], tmp_path)
+    assert (summary.done, summary.failed) == (1, 1) and "model 'nope' is unknown" in next(iter(summary.errors))
+
+
+def test_a_run_without_a_finished_row_is_continued_with_other_settings(tmp_path):
+    assert batch(["zebra"], tmp_path, chunk=2, heldout="brightness").failed == 1
+    assert batch(["zebra", "cat"], tmp_path, chunk=1, heldout="saturation", resume=True).done == 1
+    with pytest.raises(ValueError, match=r"chunk = 2 and the run in .* has 1"):
+        batch(["zebra", "cat"], tmp_path, chunk=2, heldout="saturation", resume=True)
+
+
+def test_a_kept_column_is_not_an_option(tmp_path):
+    rows = [{"prompt": "cat", "width": 640, "rho": 0.5}]
+    assert batch(rows, tmp_path, keep=["width", "rho"]).complete
+    (record,) = records(tmp_path)
+    assert record["columns"] == {"width": 640, "rho": 0.5} and record["settings"]["options"] == {}
+    for name in ("prompt", "seed", "n", "options"):
+        with pytest.raises(ValueError, match=f"keep = '{name}' is a setting of rows"):
+            batch([{"prompt": "cat", name: "cat"}], tmp_path / "other", keep=[name])
+
+
+def test_infinity_is_valid_json_and_read_again(tmp_path):
+    rows = [{"prompt": "cat", "note": float("inf")}, {"prompt": "cat", "eta": "inf"}]
+    assert batch(rows, tmp_path / "run", method="base", eta=float("inf"), keep=["note"]).complete
+    lines = [*(tmp_path / "run" / "rows.jsonl").read_text().splitlines(), (tmp_path / "run" / "run.json").read_text()]
+    first, second, run = (json.loads(line, parse_constant=pytest.fail) for line in lines)
+    assert first["settings"]["eta"] == run["settings"]["eta"] == first["columns"]["note"] == "inf"
+    text = Image.open(tmp_path / "run" / first["file"]).text["noisetilt"]
+    assert json.loads(text, parse_constant=pytest.fail)["eta"] == "inf"
+    assert (
+        Settings(**first["settings"]).eta == float("inf")
+        and Settings(**second["settings"]).digest() == second["digest"]
+    )
+    again = batch([first["settings"]], tmp_path / "again", reward=None)
+    assert again.complete and records(tmp_path / "again")[0]["sha256"] == first["sha256"]
+
+
+def exits(images, prompts):
+    raise SystemExit("as a script does")
+
+
+def test_a_reward_that_exits_is_an_error_of_its_row(tmp_path):
+    summary = batch(["cat"], tmp_path, exits)
+    assert summary.errors == {"the reward 'exits' fails: SystemExit: as a script does; remove its exit": 1}
+
+
+def test_threads_of_the_caller_stay_as_they_are(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    batch(["cat"], tmp_path, threads=torch.get_num_threads() + 1)
+    assert given == [torch.get_num_threads() + 1, torch.get_num_threads()]
+
+
+def test_a_file_in_place_of_the_images_is_named(tmp_path):
+    (tmp_path / "images").touch()
+    with pytest.raises(OSError, match=r"cannot write .*images.*: (file exists|not a directory)"):
+        batch(["cat"], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -340,6 +456,7 @@ def test_rows_with_another_guidance_share_a_model(tmp_path, monkeypatch):
 
 
 def test_a_model_for_which_there_is_no_memory_is_loaded_without_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("noisetilt.batch.run.check_load", lambda *arguments, **options: None)
     monkeypatch.setattr("noisetilt.batch.worker.load_model", ByName)
     monkeypatch.setattr(ByName, "loaded", [])
     rows = [{"prompt": "cat", "model": model} for model in ("first", "first", "second", "second", "first")]
@@ -369,6 +486,7 @@ def test_the_device_is_that_of_the_models_of_all_rows(models, device, tmp_path, 
     used = []
     monkeypatch.setattr("noisetilt.batch.run.default_device", lambda: "cuda")
     monkeypatch.setattr("noisetilt.batch.run.check_device", used.append)
+    monkeypatch.setattr("noisetilt.batch.run.check_load", lambda *arguments, **options: None)
     monkeypatch.setattr("noisetilt.batch.run._Run.__call__", lambda *arguments: None)
     batch([{"prompt": "cat", "model": model} for model in models], tmp_path, model="emoji128-turbo")
     assert used == [device]
@@ -667,6 +785,7 @@ def test_the_chunk_counts_particles():
 
 
 def test_the_last_two_models_stay_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("noisetilt.batch.run.check_load", lambda *arguments, **options: None)
     monkeypatch.setattr("noisetilt.batch.worker.load_model", ByName)
     monkeypatch.setattr(ByName, "loaded", [])
     alive = []

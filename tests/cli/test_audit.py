@@ -97,3 +97,13 @@ def test_options_that_would_be_ignored_are_refused(arguments, word, tmp_path, ca
     np.save(tmp_path / "x.npy", white(3, 32, 32).numpy())
     assert main(["audit", str(tmp_path / "x.npy"), *arguments]) == 2
     assert word in capsys.readouterr().err
+
+
+def test_the_plot_does_not_replace_the_file(tmp_path, capsys):
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "x.png")
+    before = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "link.png").symlink_to("x.png")
+    for out in ("x.png", "link.png"):
+        assert main(["audit", str(tmp_path / "x.png"), "--out", str(tmp_path / out)]) == 2
+        assert "is the file that is tested, which the plot would replace" in capsys.readouterr().err
+    assert (tmp_path / "x.png").read_bytes() == before

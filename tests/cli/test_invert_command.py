@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 import noisetilt
 from noisetilt.cli import invert, main
+from noisetilt.cli.invert import InvertJob
+from noisetilt.cli.progress import claim_run
 
 SHORT = ["--iterations", "2", "--batch", "1"]
 
@@ -267,3 +269,18 @@ def test_wrong_input_is_refused_in_one_sentence(files, arguments, message, photo
     assert main(["invert", *(files or photos[:2]), *arguments, "--out", str(out)]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and error.count("\n") == 0 and not out.exists()
+
+
+@pytest.mark.parametrize("options", [["--layout", "inf"], ["--keep", "inf"], ["--keep", "nan"]])
+def test_weights_that_are_not_finite_are_refused(options, photos, tmp_path, capsys):
+    assert main(["invert", photos[0], "--prompt", "cat face", *options, "--out", str(tmp_path / "o")]) == 2
+    assert "must be a finite number, 0 or more" in capsys.readouterr().err and not (tmp_path / "o").exists()
+
+
+def test_a_photograph_that_the_run_would_replace_is_refused(tmp_path):
+    photos = [tmp_path / "a.png", tmp_path / "a-0-found.png"]
+    job = InvertJob(photos=photos, prompt=["cat face"], out=tmp_path)
+    with pytest.raises(ValueError, match=r"a-0-found.png is an input and a file of the run"):
+        claim_run(job, "invert", job.photos).__enter__()
+    with claim_run(dataclasses.replace(job, photos=photos[:1]), "invert", photos[:1]) as continued:
+        assert not continued

@@ -177,3 +177,10 @@ def test_without_diffusers_the_extra_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     assert main(["plan", "SD-1.5"]) == 2
     assert 'pip install ".[diffusers]"' in capsys.readouterr().err
+
+
+def test_a_closed_output_is_no_error(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)  # as Python has them for `>&-` and `2>&-`
+    assert main(["methods"]) == 0
+    assert main(["generate", "cat face", "--reward", "redness", "--n", "0"]) == 2

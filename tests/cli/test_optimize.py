@@ -4,11 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from noisetilt import METHODS
 from noisetilt.cli import main
-from noisetilt.cli.comparison import Variant, choose_heldout_reward, comparison_sentence
+from noisetilt.cli.comparison import Variant, choose_heldout_reward, comparison_sentence, requested
 from noisetilt.cli.optimize import OptimizeJob, _with_patience, run
 from noisetilt.rewards import Reward
 from noisetilt.rewards import load as load_reward
@@ -93,6 +94,22 @@ def test_no_reward_is_its_own_heldout_reward(reward, prompt, expected, monkeypat
     blank = SimpleNamespace(shape=(3, 128, 128), device="cpu", decode=lambda x: x)
     for model in (blank, SimpleNamespace()):
         assert choose_heldout_reward(OptimizeJob(prompt=[prompt], reward=reward), model)[0] == expected
+
+
+def test_a_named_heldout_reward_is_the_heldout_network(monkeypatch):
+    checked = Reward("a", torch.sum, check_prompts=[].extend)
+    monkeypatch.setattr("noisetilt.cli.comparison.load_named_heldout", {"alignment": checked}.__getitem__)
+    job = OptimizeJob(prompt=["cat face"], reward="style:3d", heldout="alignment")
+    assert choose_heldout_reward(job, SimpleNamespace()) == ("alignment", checked)
+    assert checked.check_prompts.__self__ == ["cat face"]
+    assert requested(job)["heldout"] == "alignment (second network)"  # not that of the runs of earlier versions
+
+
+def test_the_optimised_reward_is_refused_as_its_heldout_reward(tmp_path, capsys):
+    for command in ("generate", "optimize"):
+        arguments = [command, "cat face", "--reward", "redness", "--heldout", "redness", "--out", str(tmp_path / "run")]
+        assert main(arguments) == 2 and "is the optimised reward 'redness' itself" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_black_box_gets_the_advice_of_its_command(tmp_path, capsys):

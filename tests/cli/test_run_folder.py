@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from noisetilt.cli import generate, iterates, main, optimize
-from noisetilt.cli.comparison import write_start
+from noisetilt.cli.comparison import ImageBatch, Variant, print_summary, write_start
 from noisetilt.cli.generate import GenerateJob
 from noisetilt.cli.job_model import with_checksums
 from noisetilt.cli.progress import settings_digest, start_progress
@@ -302,3 +302,49 @@ def test_a_run_is_not_continued_with_another_content_of_a_file(tmp_path):
         (out / "progress.jsonl").write_text(json.dumps({"digest": settings_digest(job)}) + "\n")
         start_progress(now, True)
         changed.write_text("")
+
+
+@pytest.mark.parametrize("name", ["a-0-found.png", "progress.jsonl", "iterates/lora.safetensors"])
+def test_an_input_that_the_run_would_write_is_refused(name, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with (
+        pytest.raises(ValueError, match="is an input and a file of the run"),
+        claim_folder(tmp_path, resume=True, inputs=[tmp_path / name], outputs=["a-0-found.png"]),
+    ):
+        pytest.fail("claimed")
+
+
+def test_prompts_never_share_files():
+    prompts = ["red heart", "red-heart", "red heart prompt1", "cat face"]
+    job = GenerateJob(prompt=prompts, reward="redness")
+    names = [job.stem(prompt) for prompt in prompts]
+    assert len(set(names)) == 4 and names[1:] == ["red-heart-prompt2", "red-heart-prompt1", "cat-face"]
+
+
+def test_an_infinite_eta_is_valid_json_and_continued(tmp_path):
+    """Also a run of an earlier version, whose run.json has the number that JSON lacks."""
+    job = GenerateJob(prompt="cat face", reward="redness", eta=float("inf"), out=tmp_path)
+    write_start(job, "generate")
+    text = (tmp_path / "run.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["requested"]["eta"] == "inf"
+    start_progress(job, True)
+    (tmp_path / "run.json").write_text(text.replace('"inf"', "Infinity"))
+    start_progress(job, True)
+    with pytest.raises(ValueError, match="another eta"):
+        start_progress(GenerateJob(prompt="cat face", reward="redness", out=tmp_path), True)
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "iterates").touch()
+    images, part = iterates.IterateImages(0, {0: [torch.rand(3, 8, 8)]}), ImageBatch(0, ["cat face"], [0])
+    with pytest.raises(OSError, match=r"cannot write .*iterates: file exists; choose another name"):
+        iterates.write_iterates(tmp_path, Variant("base", None), part, images)
+
+
+def test_the_drawings_that_were_made_are_named(tmp_path, capsys):
+    job = GenerateJob(prompt="cat face", reward="redness", out=tmp_path)
+    (tmp_path / "strip.png").touch()
+    variants = [Variant(name, None, rewards=[0.0, 1.0], heldout=[None] * 2) for name in ("base", "guided")]
+    print_summary(job, variants, "none", ["strip.png", "rewards.png"])
+    assert "The images, strip.png and run.json are in the same folder." in capsys.readouterr().out

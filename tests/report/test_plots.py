@@ -150,3 +150,11 @@ def test_wrapped_texts_are_narrow_and_complete(text, inches, most):
     if not lines[-1].endswith("…"):
         shown = "".join(c if c.isprintable() else " " for c in text)
         assert "".join(lines).replace(" ", "") == "".join(shown.split())
+
+
+def test_histograms_are_in_lines_of_three_with_whole_numbers_of_rows():
+    numbers = np.array([0.0, 1.0, 1.0])
+    figure = draw_histograms({f"reward {i}": numbers for i in range(4)}, "rows")
+    places = {(axes.get_subplotspec().rowspan.start, axes.get_subplotspec().colspan.start) for axes in figure.axes}
+    assert places == {(0, 0), (0, 1), (0, 2), (1, 0)}
+    assert all(tick == int(tick) for axes in figure.axes for tick in axes.get_yticks())

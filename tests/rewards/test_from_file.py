@@ -111,6 +111,15 @@ def test_an_error_of_the_function_names_the_line(file, tmp_path, monkeypatch, ca
     assert "NameError" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+def test_an_exit_is_an_error(file):
+    file.write_text("import sys\ndef ends(images):\n    sys.exit(3)\n")
+    with pytest.raises(ValueError, match=r"ends' fails: SystemExit: 3 \(Calm_Rewards\.py, line 3\)"):
+        rewards.load(f"{file}:ends")(torch.zeros(1, 3, 4, 4), ["a"])
+    file.write_text("import sys\nsys.exit()\n")
+    with pytest.raises(ValueError, match=r"cannot be executed: SystemExit:  \(Calm_Rewards\.py, line 2\)"):
+        rewards.load(f"{file}:ends")
+
+
 def test_an_error_that_may_pass_stays_as_it_is(file):
     file.write_text("def far(images):\n    raise ConnectionError('no route')\n")
     with pytest.raises(ConnectionError, match="no route"):

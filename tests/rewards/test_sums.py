@@ -1,5 +1,6 @@
 """Weighted sums, their normalisation by the base model's spread, and rewards of images alone."""
 
+import contextlib
 import functools
 import math
 import types
@@ -11,7 +12,13 @@ import torch
 from noisetilt import METHODS, load, optimize, rewards, sample
 from noisetilt.path import FlowPath
 from noisetilt.rewards import Reward
-from noisetilt.rewards.catalogue import heldout_spec, split_terms
+from noisetilt.rewards.catalogue import (
+    check_named_heldout,
+    heldout_spec,
+    load_named_heldout,
+    named_heldout,
+    split_terms,
+)
 from noisetilt.rewards.reward import evaluate_reward, may_use_prompts, takes_prompts
 
 PROMPTS, SEEDS = ["cat face", "house"], [0, 1]
@@ -230,6 +237,36 @@ def test_terms_without_a_heldout_version_are_left_out_of_a_heldout_sum(tmp_path)
     held = rewards.load(f"0.5*style:3d + 2*{file}:warm - redness", heldout=True)
     assert [(weight, term.name) for weight, term in held.terms] == [(0.5, "style:3d")] and held.name == "0.5*style:3d"
     assert heldout_spec("redness + jpeg") is None and heldout_spec("style:3d + concept:cat face") is not None
+
+
+def test_a_named_heldout_reward_has_the_second_network_of_learned_terms(monkeypatch):
+    images = torch.rand(2, 3, 128, 128)
+    named, first = load_named_heldout("style:3d"), rewards.load("style:3d")
+    assert torch.equal(named(images, []), rewards.load("style:3d", heldout=True)(images, []))
+    assert not torch.equal(named(images, []), first(images, []))
+    total = load_named_heldout("2*style:3d - redness")
+    assert torch.allclose(total(images, []), 2 * named(images, []) - rewards.load("redness")(images, []))
+    monkeypatch.setattr("noisetilt.rewards.catalogue.load_hub", lambda name, *_: rewards.Reward(name, torch.Tensor.sum))
+    assert load_named_heldout("pickscore").name == "pickscore"  # not imagereward, its held-out version
+    marked = "0.5*alignment (second network) - redness"
+    assert named_heldout("0.5*alignment - redness") == marked and named_heldout("- redness") == "- redness"
+
+
+@pytest.mark.parametrize(
+    "heldout, reward, same",
+    [
+        ("redness", "redness", True),
+        ("2*redness", "Redness", True),
+        ("redness + brightness", "0.5*brightness + 0.5*redness", True),
+        ("redness + 2*brightness", "redness + brightness", False),
+        ("style:3d", "style:3d", False),
+        ("brightness", "redness", False),
+        ("redness", "cannot be read", False),
+    ],
+)
+def test_a_heldout_reward_that_is_the_optimised_one_is_found(heldout, reward, same):
+    with pytest.raises(ValueError, match="is the optimised reward") if same else contextlib.nullcontext():
+        check_named_heldout(heldout, reward)
 
 
 def test_equal_terms_are_evaluated_once(tmp_path):

@@ -67,7 +67,15 @@ def test_runs_of_other_lengths_are_compared_at_the_same_fraction():
 
 
 def test_one_image_has_no_spread():
-    assert gauge_of_curves(curve(0, 1), curve(0, 1), curve(5, 1), curve(-0.1, 1), STEPS).level == "hacked"
+    found = gauge_of_curves(curve(0, 1), curve(0, 1), curve(5, 1), curve(-5, 1), STEPS)
+    assert found.level == "unknown" and found.text.startswith("One image cannot tell whether the reward is exploited")
+    assert gauge_of_ascent(curve(5, 1), curve(-5, 1)).level == "unknown"
+
+
+@pytest.mark.parametrize("falls, expected", [([-0.2, -0.5, -0.6, -0.4], "hacked"), ([0.3, -0.5, -0.6, -0.4], "none")])
+def test_a_fall_counts_from_two_standard_errors_on(falls, expected):
+    """The second one falls by 1.5 of them."""
+    assert level(curve(5.0), np.linspace(0, 1, STEPS)[:, None] * np.array(falls)) == expected
 
 
 @pytest.mark.parametrize(

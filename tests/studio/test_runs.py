@@ -117,6 +117,12 @@ def test_a_negative_reward_can_be_repeated():
     assert build_parser().parse_args(shlex.split(command)[1:]).reward == job.reward
 
 
+def test_prompts_with_a_hyphen_and_all_digits_of_the_guidance_can_be_repeated():
+    job = GenerateJob(prompt="-cat face", reward="redness", guidance=2.123456789)
+    parsed = build_parser().parse_args(shlex.split(generate_command(job))[1:])
+    assert parsed.prompt == ["-cat face"] and parsed.guidance == 2.123456789 and parsed.reward == "redness"
+
+
 def test_the_command_line_repeats_the_run(generated, tmp_path):
     view, _ = generated
     arguments = shlex.split(view.command)[1:]

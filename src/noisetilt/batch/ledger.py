@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..report import file_stem
-from ..runs import IMAGES, ROWS, append_line, read_lines, write_bytes
+from ..runs import IMAGES, ROWS, append_line, make_folder, read_lines, to_json, write_bytes
 from .settings import json_value
 from .table import Row
 from .worker import Outcome
@@ -58,6 +58,11 @@ class BatchLedger:
             if index in self._done and index < rows and self._done[index][1] == number:
                 yield record
 
+    @property
+    def has_finished(self) -> bool:
+        """Whether the image of a row is finished."""
+        return bool(self._done)
+
     def _has_image(self, record: Mapping[str, Any]) -> bool:
         file = self.folder / record["file"]
         return file.is_file() and file.stat().st_size == record["bytes"]
@@ -95,10 +100,10 @@ class BatchLedger:
         else:
             name = f"{row.index:07d}-{file_stem(row.made().prompt)}.png"
             file = self.folder / IMAGES / f"{row.index // PER_FOLDER:05d}" / name
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             write_bytes(file, outcome.image)
             record |= {"file": file.relative_to(self.folder).as_posix(), "bytes": len(outcome.image)}
-        append_line(self.file, json.dumps(record))
+        append_line(self.file, to_json(record))
         if not outcome.error:
             self._done[row.index] = record["digest"], self.count
         self.count += 1

@@ -16,10 +16,10 @@ import torch
 from .. import __version__
 from .._files import changed_file
 from .._messages import unknown_name
-from ..integrations.load import default_device, is_pipeline, local_checksums
+from ..integrations.load import check_load, default_device, is_pipeline, local_checksums
 from ..methods import Method, find_method
 from ..models import check_device
-from ..rewards.catalogue import check_names
+from ..rewards.catalogue import check_named_heldout, check_names, named_heldout
 from ..rewards.reward import RewardFunction, reward_name
 from ..runs import ROWS, Interrupts, claim_folder, read_record, write_json
 from ..sampling import check_reward
@@ -33,6 +33,7 @@ from .table import Row, Table, read_table
 from .worker import Groups, Outcome, WorkerOptions
 
 ENGINES = ("process", "ray")
+MODEL_OPTIONS = ("dtype", "offload", "height", "width", "frames", "lora", "checkpointing")
 RECORD_SECONDS, MAX_MESSAGES = 5.0, 20
 
 
@@ -46,7 +47,9 @@ class Summary:
         complete: whether every row is finished.
         reward_mean, heldout_mean: means over the finished rows, or None; None too if they have several rewards or
             held-out rewards.
-        groups: reward, heldout_reward, rows, reward_mean and heldout_mean of the rows with the same rewards.
+        heldout_rows: number of the rows that heldout_mean is of: those for which the held-out reward is defined.
+        groups: reward, heldout_reward, rows, reward_mean, heldout_mean and heldout_rows of the rows with the same
+            rewards.
         seconds: wall-clock time of this call and of those that it continues.
         errors: message → number of the rows that failed with it; the 20 most frequent ones.
         warned: number of the rows that are done with a warning.
@@ -62,6 +65,7 @@ class Summary:
     complete: bool
     reward_mean: float | None
     heldout_mean: float | None
+    heldout_rows: int
     groups: Sequence[Mapping[str, Any]]
     seconds: float
     errors: Mapping[str, int]
@@ -136,8 +140,9 @@ def run_batch(
         address: of a Ray cluster, such as "auto"; None uses the Ray to which this process is connected, or starts it on
             this machine until the call ends.
         retries: how often a row is tried again after an error that may pass.
-        heldout: whether to evaluate the held-out version of the reward on each image; a name: this reward instead. A
-            row whose held-out reward is not defined is done, and its record has a warning.
+        heldout: whether to evaluate the held-out version of the reward on each image; a name: this reward instead, of
+            a learned one its second network. A row whose held-out reward is not defined is done, and its record has a
+            warning.
         fail_fast: whether to stop at the first row that fails.
         overwrite: whether to replace a run in the folder.
         resume: whether to continue a run in the folder. Rows that failed are tried again.
@@ -169,6 +174,9 @@ def run_batch(
         )
     if engine == "ray" and str(device).startswith("cuda:"):
         raise ValueError(f"device = {device!r} names one GPU, and Ray gives each worker its own; use 'cuda'")
+    for name in model_options or {}:
+        if name not in MODEL_OPTIONS:
+            raise ValueError(unknown_name("model option", name, MODEL_OPTIONS))
     if isinstance(method, Method):
         raise ValueError("method is a Method, expected a name in METHODS; give its options as options={...}")
     models, rewards = {}, {}
@@ -199,8 +207,10 @@ def run_batch(
     }
     rows = read_table(table, {**defaults, "n": n}, keep)
     _check_rewards(rows)
+    _check_heldout(rows, heldout, rewards)
     threads = 1 if threads is None and engine == "ray" else threads
     with contextlib.ExitStack() as ending:
+        ending.callback(torch.set_num_threads, torch.get_num_threads())  # which a worker in this process changes
         if engine == "ray":
             ending.enter_context(connected_ray(address, workers, threads or 1))
         device = device or _default_device(rows, engine)
@@ -210,13 +220,15 @@ def run_batch(
             check_device(device)
         given = {name: value for name, value in (model_options or {}).items() if value not in (None, [], False)}
         worker_options = WorkerOptions(device, threads, chunk, retries, heldout, given, models, rewards)
+        _check_models(rows, worker_options, model, engine)
         run_groups: Callable[[Groups, WorkerOptions], Iterator[Outcome]] = run_in_process
         if engine == "ray":
             run_groups = functools.partial(run_on_ray, workers=workers, batch=batch or 8, cpus=threads or 1)
         out = Path(out)
         run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report)
         used = torch.get_num_threads() if threads is None else threads
-        fixed = {"chunk": chunk, "threads": used, "device": device, "model_options": given, "heldout": heldout}
+        held = named_heldout(heldout) if isinstance(heldout, str) else heldout
+        fixed = {"chunk": chunk, "threads": used, "device": device, "model_options": given, "heldout": held}
         checksums = local_checksums(_rewards_by_name(rows, worker_options), given.get("lora", []))
         settings = json_value({**defaults, "n": n, **fixed})
         description = {"engine": engine, "settings": settings, "checksums": checksums}
@@ -253,6 +265,37 @@ def _check_rewards(rows: Sequence[Row]) -> None:
             f"the method {name} needs a reward and neither `reward` (--reward) nor a column reward gives one; give a "
             "reward, such as redness, or the method base"
         )
+
+
+def _check_models(rows: Sequence[Row], options: WorkerOptions, own: Any, engine: str) -> None:
+    """Raises an error for options of models with which no row can be made, or if the run's own model is wrong. A wrong
+    model of a row is the error of the row.
+
+    Args:
+        rows: of the table.
+        options: of the workers.
+        own: the model of the run.
+        engine: of the run; the files of Ray's workers may be on other machines.
+    """
+    names = dict.fromkeys(row.settings.model for row in rows if row.settings is not None)
+    errors: dict[str, Exception] = {}
+    for name in [name for name in names if name not in options.models]:
+        try:
+            check_load(name, device=options.device, local=engine != "ray", **options.model_options)
+        except (ValueError, ImportError, OSError) as error:
+            errors[name] = error
+    if own in errors:
+        raise errors[own]
+    if errors and len(errors) == len(names):
+        raise next(iter(errors.values()))
+
+
+def _check_heldout(rows: Sequence[Row], heldout: bool | str, functions: Mapping[str, Any]) -> None:
+    """Raises a ValueError if the named held-out reward is the reward of a row, unless that is given as a function."""
+    if isinstance(heldout, str):
+        for reward in dict.fromkeys(row.settings.reward for row in rows if row.settings is not None):
+            if reward is not None and reward not in functions:
+                check_named_heldout(heldout, reward)
 
 
 def _rewards_by_name(rows: Sequence[Row], options: WorkerOptions) -> set[str]:
@@ -293,11 +336,12 @@ class _Run:
 
     def __call__(self, description: Mapping[str, Any], continued: bool) -> Summary:
         self.started, self.description = time.perf_counter(), description
+        self.ledger = BatchLedger(self.out, fresh=not continued)
         if continued:
             before = read_record(self.out) or {}
-            self._check_settings(before)
+            if self.ledger.has_finished:  # otherwise there is nothing yet to which the new rows have to fit
+                self._check_settings(before)
             self.earlier = before.get("seconds", 0.0)
-        self.ledger = BatchLedger(self.out, fresh=not continued)
         missing = [row for row in self.rows if not self.ledger.is_done(row)]
         for record in self.ledger.finished(len(self.rows)):
             self.statistics.add(record)
@@ -324,7 +368,9 @@ class _Run:
             old = before.get("settings", {}).get(name, new)
             unknown = name == "threads" and old is None  # in runs of earlier versions
             if old != new and not unknown:
-                raise ValueError(f"{name} = {new} and the run in {self.out} has {old}; give the same to --resume")
+                raise ValueError(
+                    f"{name} = {new} and the run in {self.out} has {old}; give the same to --resume, or another --out"
+                )
         file = changed_file(before.get("checksums", {}), self.description["checksums"])
         if file is not None:
             raise ValueError(

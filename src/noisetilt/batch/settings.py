@@ -50,6 +50,8 @@ class Settings:
         """Raises a ValueError for a value that is wrong whatever the model is."""
         for name in ("options", "steps", "guidance", "seed", "eta"):
             object.__setattr__(self, name, json_value(getattr(self, name)))
+        if isinstance(self.eta, str):  # as records have infinity
+            object.__setattr__(self, "eta", _number("eta", self.eta))
         _check_prompt(self.prompt)
         if self.steps is not None and not 1 <= self.steps <= MAX_STEPS:
             raise ValueError(f"steps = {self.steps} must be a whole number from 1 to {MAX_STEPS}")
@@ -152,7 +154,7 @@ def _number(name: str, value: Any) -> float:
 def _options(value: Any) -> dict[str, Any]:
     """Options of a method: an object, or the text "rho=0.1 particles=4"."""
     if isinstance(value, Mapping):
-        return {str(name): item for name, item in value.items() if item is not None}
+        return {str(name): option_value(item) for name, item in value.items() if item is not None}
     pairs = [item.partition("=") for item in str(value).split()]
     wrong = [name for name, equals, _ in pairs if not equals]
     if wrong:

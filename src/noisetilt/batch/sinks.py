@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any, Protocol, TextIO
 from tqdm.auto import tqdm
 
 from .._messages import missing_extra, unknown_name
+from ..runs import to_json
 
 Record = Mapping[str, Any]
 REFRESH_SECONDS = 0.5
@@ -121,7 +121,7 @@ class JsonLog:
         self._write("finish", {k: run[k] for k in ("complete", "done", "failed", "seconds")})
 
     def _write(self, event: str, values: Record) -> None:
-        line = json.dumps({"time": time.time(), "event": event, **values})
+        line = to_json({"time": time.time(), "event": event, **values})
         print(line, file=self.stream or sys.stderr, flush=True)
 
 
@@ -181,7 +181,7 @@ class TensorBoard:
 
     def start(self, run: Record) -> None:
         self.writer, self.number = self.make_writer(str(self.folder)), run["records"]
-        self.writer.add_text("settings", json.dumps(run["settings"]))
+        self.writer.add_text("settings", to_json(run["settings"]))
 
     def row(self, record: Record, statistics: Record) -> None:
         self.number += 1

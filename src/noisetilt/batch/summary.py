@@ -51,14 +51,14 @@ class Statistics:
             self._means.setdefault(rewards, _Means()).add(record)
 
     def as_json(self) -> dict[str, Any]:
-        """done, failed, reward_mean and heldout_mean. The means are None if no row has a reward, or the rows have more
-        than one reward or held-out reward."""
+        """done, failed, reward_mean, heldout_mean and heldout_rows, the number of rows that the latter is of. The means
+        are None if no row has a reward, or the rows have more than one reward or held-out reward."""
         one = next(iter(self._means.values())) if len(self._means) == 1 else _Means()
         return {"done": self.done, "failed": self.failed, **one.as_json()}
 
     def groups(self) -> list[dict[str, Any]]:
-        """reward, heldout_reward, rows, reward_mean and heldout_mean of the rows with the same rewards, the most
-        frequent ones first."""
+        """reward, heldout_reward, rows, reward_mean, heldout_mean and heldout_rows of the rows with the same rewards;
+        the most frequent ones first."""
         found = [
             {"reward": reward, "heldout_reward": heldout, "rows": means.counts["reward"], **means.as_json()}
             for (reward, heldout), means in self._means.items()
@@ -87,7 +87,8 @@ class _Means:
                 self.counts[name] += 1
 
     def as_json(self) -> dict[str, float | None]:
-        return {f"{k}_mean": self.sums[k] / count if count else None for k, count in self.counts.items()}
+        means = {f"{k}_mean": self.sums[k] / count if count else None for k, count in self.counts.items()}
+        return {**means, "heldout_rows": self.counts["heldout"]}
 
 
 def _rewards(record: Record) -> Rewards | None:
@@ -111,6 +112,16 @@ def message_lines(messages: Mapping[str, int], first_rows: Mapping[str, Sequence
     return [*lines, *([f"{more} × other messages, which rows.jsonl has"] if more > 0 else [])]
 
 
+def row_count(count: int) -> str:
+    """ "1 row" or "2 rows"."""
+    return "1 row" if count == 1 else f"{count} rows"
+
+
+def fewer_rows(heldout: int, rows: int) -> str:
+    """The text " (4 rows)" for a held-out mean that is of fewer rows than the mean reward beside it; otherwise ""."""
+    return f" ({row_count(heldout)})" if 0 < heldout < rows else ""
+
+
 def group_lines(groups: Sequence[Record]) -> list[str]:
     """A line with the means of each reward and held-out reward of a batch; of the first ones, if there are many."""
     lines = []
@@ -118,8 +129,8 @@ def group_lines(groups: Sequence[Record]) -> list[str]:
         # Records of earlier versions do not name the held-out reward.
         names = {"reward": "reward", "heldout": f"held-out {group['heldout_reward'] or ''}".strip()}
         means = [f"{names[k]} {group[f'{k}_mean']:+.3f}" for k in names if group[f"{k}_mean"] is not None]
-        rows = "1 row" if group["rows"] == 1 else f"{group['rows']} rows"
-        lines.append(f"{group['reward']}: {', '.join([rows, *means])}")
+        of_some = fewer_rows(group["heldout_rows"], group["rows"])
+        lines.append(f"{group['reward']}: {', '.join([row_count(group['rows']), *means])}{of_some}")
     more = len(groups) - MAX_GROUPS
     return [*lines, *([f"and {more} more pairs of rewards, which run.json has"] if more > 0 else [])]
 
@@ -229,8 +240,11 @@ def _figures(values: Mapping[str, array[float]]) -> str:
     rows = ["<table><tr><th></th><th>mean</th><th>10 %</th><th>median</th><th>90 %</th></tr>"]
     for name, numbers in values.items():
         if len(numbers):
+            of_some = fewer_rows(len(numbers), len(values["reward"])) if name == "heldout" else ""
             figures = [np.mean(numbers), *np.quantile(numbers, [0.1, 0.5, 0.9])]
-            rows.append(f"<tr><th>{TITLES[name]}</th>{''.join(f'<td>{value:.3f}</td>' for value in figures)}</tr>")
+            rows.append(
+                f"<tr><th>{TITLES[name]}{of_some}</th>{''.join(f'<td>{value:.3f}</td>' for value in figures)}</tr>"
+            )
     return "\n".join([*rows, "</table>"])
 
 

@@ -58,10 +58,12 @@ def read_table(table: Table, defaults: Mapping[str, Any], keep: Sequence[str] = 
     Args:
         table: a file (.csv, .jsonl, .parquet or .txt), or prompts and dictionaries.
         defaults: fields of Settings and `n` for what a row does not say; without the prompt.
-        keep: further columns, which are copied to the records and otherwise ignored.
+        keep: further columns, which are copied to the records and otherwise ignored, also where an option of a method
+            has the same name.
 
     Raises:
-        ValueError: if the file cannot be read, a column is unknown, no row has a column of `keep`, or there is no row.
+        ValueError: if the file cannot be read, a column is unknown, no row has a column of `keep`, one of `keep` is a
+            setting, or there is no row.
             A wrong value in a row is recorded in the row instead.
         OSError: if the file does not exist.
     """
@@ -72,6 +74,7 @@ def read_table(table: Table, defaults: Mapping[str, Any], keep: Sequence[str] = 
     base = Settings(prompt="-", **defaults)
     rows: list[Row] = []
     columns: dict[str, None] = {}
+    _check_keep(keep)
     for values in cells:
         _check_columns(values, keep)
         columns |= dict.fromkeys(values)
@@ -92,6 +95,12 @@ def _check_count(count: int) -> None:
         raise ValueError(f"n = {count} must be a whole number from 1 to 1000000")
 
 
+def _check_keep(keep: Sequence[str]) -> None:
+    for name in keep:
+        if name in (*FIELDS, "n"):
+            raise ValueError(f"keep = {name!r} is a setting of rows, which the records have already; leave it out")
+
+
 def _check_columns(values: Mapping[str, Any], keep: Sequence[str]) -> None:
     for name in values:
         if name not in COLUMNS and name not in keep:
@@ -102,7 +111,7 @@ def _rows_of(values: Mapping[str, Any], base: Settings, count: int, first: int, 
     """The images of a row of the table. A wrong row has as many, so that the others keep their numbers when it is
     corrected."""
     values = {name: None if _is_nan(value) else value for name, value in values.items()}
-    kept = {name: value for name, value in values.items() if name in keep and name not in COLUMNS}
+    kept = {name: value for name, value in values.items() if name in keep}
     cells = {name: v for name, v in values.items() if name not in kept and v is not None and v != ""}
     number = 1
     try:

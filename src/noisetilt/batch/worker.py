@@ -19,7 +19,7 @@ from ..models import MODELS
 from ..report import encode_picture
 from ..rewards import has_heldout
 from ..rewards import load as load_reward
-from ..rewards.catalogue import missing_heldout
+from ..rewards.catalogue import load_named_heldout, missing_heldout
 from ..rewards.reward import RewardFunction, evaluate_reward, mean_over_frames, reward_name
 from ..sampling import Result, sample
 from .settings import Settings
@@ -40,7 +40,8 @@ class WorkerOptions:
         chunk: rows per network call; None: 8, and on a CPU and for pipelines every image is sampled in a call of its
             own.
         retries: how often an image is tried again after an error that may pass, such as a lack of memory.
-        heldout: whether to evaluate the held-out version of each image's reward; a name: this reward instead.
+        heldout: whether to evaluate the held-out version of each image's reward; a name: this reward instead, of a
+            learned one the second network.
         model_options: further arguments of `load`, such as dtype, for models by name.
         models: name → model, or a function without arguments that loads it, besides those of `load`.
         rewards: name → reward, besides those of `rewards.load`.
@@ -109,7 +110,7 @@ class Worker:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         self._models: dict[str, Any] = {}
-        self._rewards: dict[tuple[str, bool], RewardFunction] = {}
+        self._rewards: dict[tuple[str, str], RewardFunction] = {}
 
     def model(self, settings: Settings) -> Any:
         """The model of some settings, with their guidance; the last two models are kept."""
@@ -143,17 +144,28 @@ class Worker:
         elif settings.guidance is not None:
             raise ValueError(f"guidance = {settings.guidance} is for models by name; set it in the model that you pass")
 
-    def reward(self, name: str, heldout: bool = False) -> RewardFunction:
-        """The reward of a name, or its held-out version; the last eight are kept."""
-        key = (name, heldout)
+    def reward(self, name: str, version: str = "optimised") -> RewardFunction:
+        """The reward of a name; the last eight are kept.
+
+        Args:
+            name: of the reward.
+            version: "optimised", its "held-out" version, or the reward "named" as the held-out one of all rows.
+        """
+        key = (name, version)
         if key in self._rewards:
             self._rewards[key] = self._rewards.pop(key)
         else:
             while len(self._rewards) >= REWARDS_KEPT:
                 del self._rewards[next(iter(self._rewards))]
-            given = None if heldout else self.options.rewards.get(name)
-            self._rewards[key] = load_reward(name, heldout=heldout) if given is None else given
+            self._rewards[key] = self._load_reward(name, version)
         return self._rewards[key]
+
+    def _load_reward(self, name: str, version: str) -> RewardFunction:
+        if version == "named":
+            return load_named_heldout(name)
+        if version == "optimised" and name in self.options.rewards:
+            return self.options.rewards[name]
+        return load_reward(name, heldout=version == "held-out")
 
     def heldout(self, settings: Settings) -> tuple[str, RewardFunction] | None:
         """The held-out reward of some settings, with its name.
@@ -165,12 +177,12 @@ class Worker:
         if name is False or settings.reward is None:
             return None
         if isinstance(name, str):
-            return name, self.reward(name)
+            return name, self.reward(name, "named")
         if settings.reward not in self.options.rewards and has_heldout(settings.reward):
-            heldout = self.reward(settings.reward, heldout=True)
+            heldout = self.reward(settings.reward, "held-out")
             return reward_name(heldout), heldout
         if settings.model in MODELS and settings.model not in self.options.models:
-            return "alignment", self.reward("alignment", heldout=True)
+            return "alignment", self.reward("alignment", "held-out")
         return None
 
     def __call__(self, rows: Sequence[Row]) -> Iterator[Outcome]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._files import json_object
-from ..runs import ROWS, append_line, write_json, write_text
+from ..runs import ROWS, append_line, make_folder, write_json, write_text
 
 Row = dict[str, Any]
 SETTINGS = "settings.json"
@@ -41,7 +41,7 @@ class Ledger:
 
     def __init__(self, folder: Path, key: Sequence[str], settings: Row, mend: bool = True) -> None:
         self.folder, self.key, self.file = folder, tuple(key), folder / ROWS
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._check(settings)
         lines = self.file.read_text("utf-8").splitlines() if self.file.exists() else []
         rows = [row for row in map(_parsed, lines) if row is not None]

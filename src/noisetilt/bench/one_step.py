@@ -27,6 +27,7 @@ from ..models import load as load_model
 from ..noise import audit
 from ..report import file_stem, save_picture
 from ..rewards import load as load_reward
+from ..runs import make_folder
 from ..sampling.noise_ascent import optimize
 from ..sampling.optimize_result import AscentReport
 from ..sampling.rng import PerImageRNG
@@ -249,7 +250,7 @@ class Run:
     def _save_images(self, rows: Sequence[Row], best: Tensor, snapshots: dict[int, Tensor]) -> None:
         """Writes the images of test rows: of the best iterates (row, 3, H, W), and of the snapshots."""
         for i, row in enumerate(rows):
-            picture_file(self.out, row).parent.mkdir(exist_ok=True)
+            make_folder(picture_file(self.out, row).parent)
             kept = {k: v for k, v in row.items() if k not in ("snapshots", "features")}
             save_picture(best[i], picture_file(self.out, row), kept)
             for number, images in snapshots.items():

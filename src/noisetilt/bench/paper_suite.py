@@ -37,6 +37,7 @@ from ..report import save_picture
 from ..rewards import Reward
 from ..rewards.scorers.concepts import concept_row
 from ..rewards.scorers.words import STYLES
+from ..runs import make_folder
 from ..sampling import check_reward, sample
 from . import judge
 from .ledger import Ledger, Row, weights_digest
@@ -68,7 +69,7 @@ class Runner:
         settings: dict[str, Any] = {"suite": "paper", "noisetilt": __version__, "weights": weights_digest(MODEL)}
         settings |= {"budgets": plan.budgets, "tuning_budgets": plan.tuning_budgets}
         self.ledger = Ledger(out, KEY, settings, mend=measure)
-        (out / "pictures").mkdir(exist_ok=True)
+        make_folder(out / "pictures")
 
     def budget(self, name: str, stage: str = "test") -> int:
         """Network calls per image of a method in a stage."""

@@ -39,8 +39,8 @@ def audit_file(file: Path, out: Path | None, tensor: str | None, batch: bool, st
         level: significance level, in (0, 1).
 
     Raises:
-        ValueError: if the file's type or the tensor's name is unknown, the tensor has no batch or no vector, or `audit`
-            cannot test it.
+        ValueError: if the file's type or the tensor's name is unknown, the tensor has no batch or no vector, `audit`
+            cannot test it, or the plot would replace it.
         OSError: if the file does not exist, or the plot or its folder cannot be written.
     """
     if not 0 < level < 1:
@@ -50,6 +50,8 @@ def audit_file(file: Path, out: Path | None, tensor: str | None, batch: bool, st
         raise ValueError(f"out = {out} is a folder, expected a file for the plot, such as bands.png")
     if out.suffix.lower() != ".png":
         raise ValueError(f"out = {out} must be a PNG file, such as {out.with_suffix('.png').name}")
+    if file.exists() and out.exists() and out.samefile(file):
+        raise ValueError(f"out = {out} is the file that is tested, which the plot would replace; give another name")
     if tensor is not None and file.suffix.lower() != ".safetensors":
         raise ValueError(f"tensor = {tensor!r} is for .safetensors files and the file is {file.name}; leave it out")
     x = read_tensor(file, tensor)

@@ -26,7 +26,8 @@ def add_batch_arguments(parser: argparse.ArgumentParser, parse_option: Callable[
         type=heldout_reward,
         default=True,
         metavar="REWARD",
-        help="reward that is evaluated and not optimised, or none (default: the held-out version of --reward)",
+        help="reward that is evaluated and not optimised, of alignment, style:* and concept:* the second network; or "
+        "none (default: the held-out version of --reward)",
     )
     add("--out", type=output_folder, required=True, help="output folder")
     add("--steps", type=int, help="sampling steps (default: the model's own)")

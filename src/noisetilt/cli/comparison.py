@@ -25,8 +25,15 @@ from ..report import grid, save_picture, table
 from ..report.terminal import show
 from ..rewards import Reward, has_heldout
 from ..rewards import load as load_reward
-from ..rewards.catalogue import heldout_spec, missing_heldout
-from ..rewards.reward import evaluate_reward, mean_over_frames, reward_name
+from ..rewards.catalogue import (
+    check_named_heldout,
+    check_names,
+    heldout_spec,
+    load_named_heldout,
+    missing_heldout,
+    named_heldout,
+)
+from ..rewards.reward import check_prompts_of, evaluate_reward, mean_over_frames, reward_name
 from ..runs import write_json
 from .console import filled, line_width, print_error, warn
 
@@ -102,7 +109,7 @@ def check_numbers(job: Any) -> None:
         raise ValueError(f"chunk = {job.chunk} must be 1 or more rows per network call")
     if job.guidance is not None and not math.isfinite(job.guidance):
         raise ValueError(f"guidance = {job.guidance} must be a finite number; 1 is no guidance")
-    for name in ("steps", "iterations"):
+    for name in ("steps", "iterations", "edit_iterations"):
         number = getattr(job, name, None)
         if number is not None and number > MAX_STEPS:
             raise ValueError(f"{name} = {number} must be at most {MAX_STEPS}")
@@ -128,6 +135,13 @@ def check_prompts(job: Any) -> None:
         warn(f"these are {len(job.prompt)} prompts: {names}; put a prompt of several words in quotes")
 
 
+def check_heldout(job: Any) -> None:
+    """Raises a ValueError for a held-out reward that does not exist, or is the optimised reward."""
+    if job.heldout not in (None, "none"):
+        check_names(job.heldout)
+        check_named_heldout(job.heldout, job.reward)
+
+
 class ImageBatch(NamedTuple):
     """The prompts and seeds of images that are made together; the first of them has the index `first` in the run."""
 
@@ -147,6 +161,8 @@ def image_batches(job: Any) -> Iterator[ImageBatch]:
 def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
     """The held-out reward of a run, with its name; "none" and None if there is none.
 
+    Of a learned reward that the user names it is the second network, any other named reward is itself.
+
     By default it is the held-out version of the reward, or of those terms of a sum that have one. A closed-form reward,
     such as a colour, has none; there it is the held-out alignment with the prompt, if it is defined for all prompts,
     which detects images that lost their content. Pipelines from a folder or the hub have a held-out reward only if the
@@ -159,7 +175,9 @@ def choose_heldout_reward(job: Any, model: Any) -> tuple[str, Reward | None]:
     if job.heldout == "none":
         return "none", None
     if job.heldout is not None:
-        return job.heldout, load_reward(job.heldout)
+        named = load_named_heldout(job.heldout)
+        check_prompts_of(named, job.prompt)
+        return job.heldout, named
     if is_pipeline(job.model) and not has_heldout(job.reward):
         return _no_heldout_reward(job.reward)
     # The size of a pipeline's images is not known before a run; the scorers resize.
@@ -274,7 +292,10 @@ def write_start(job: Any, command: str) -> None:
 
 def requested(job: Any) -> dict[str, Any]:
     """The settings that the images of a run depend on, as JSON has them."""
-    return json.loads(json.dumps({**job.settings(), "batch": job.batch, "chunk": job.chunk}))
+    settings = {**job.settings(), "batch": job.batch, "chunk": job.chunk}
+    if settings.get("heldout") not in (None, "none"):
+        settings["heldout"] = named_heldout(settings["heldout"])
+    return json.loads(json.dumps(settings))
 
 
 def run_record(
@@ -361,13 +382,16 @@ def _change(before: float, after: float) -> str:
     return f"{'rises' if after > before else 'falls'} from {before:.3f} to {after:.3f}"
 
 
-def print_summary(job: Any, variants: Sequence[Variant], heldout_name: str, files: str) -> None:
-    """Prints the table, what it says, and which image to open; shows that image if the job says so."""
+def print_summary(job: Any, variants: Sequence[Variant], heldout_name: str, drawings: Sequence[str]) -> None:
+    """Prints the table, what it says, which image to open, and which of the drawings were made; shows the image if the
+    job says so."""
     first, second = ("the initial noise" if hasattr(job, "patience") else "base"), job.method
     print(comparison_table(job, variants, heldout_name) + "\n")
     print(filled(comparison_sentence(job, variants, heldout_name)))
     picture = Path(job.out) / "grid.png"
-    print(filled(f"Open {picture}: {first} above, {second} below. The images, {files} are in the same folder."))
+    made = [name for name in drawings if (Path(job.out) / name).is_file()]  # rewards.png needs matplotlib
+    files = f"{', '.join(['The images', *made])} and run.json"
+    print(filled(f"Open {picture}: {first} above, {second} below. {files} are in the same folder."))
     if job.show:
         with Image.open(picture) as image:
             reason = show(image)

@@ -20,6 +20,7 @@ from .comparison import (
     MISSING_PLOT,
     ImageBatch,
     Variant,
+    check_heldout,
     check_numbers,
     check_prompts,
     choose_heldout_reward,
@@ -74,6 +75,7 @@ def run(job: GenerateJob) -> dict[str, Any]:
     job = with_defaults(job)
     check_numbers(job)
     check_prompts(job)
+    check_heldout(job)
     variants = [Variant("base", METHODS["base"]), Variant("guided", find_method(job.method).replace(**job.options))]
     job = with_checksums(job)
     reward = load_reward(job.reward)
@@ -120,8 +122,8 @@ def run(job: GenerateJob) -> dict[str, Any]:
                     record = _write_summary(job, variants, frames, heldout_name, complete)
                     if complete and job.animate:
                         remove_iterates(job.out)
-    animation = "animation.webp, " if job.animate else ""
-    print_summary(job, variants, heldout_name, f"{animation}rewards.png and run.json")
+    animation = ["animation.webp"] if job.animate else []
+    print_summary(job, variants, heldout_name, [*animation, "rewards.png"])
     return record
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from ..report import file_stem, save_picture, table
 from ..report import save_image as save_image_file
 from ..rewards import Reward
 from ..rewards import load as load_reward
-from ..runs import Interrupts, append_line, write_bytes, write_json
+from ..runs import Interrupts, append_line, to_json, write_bytes, write_json
 from ..sampling import AscentReport, GradientAt, check_reward
 from ..sampling.noise_ascent import check_optimizable
 from .comparison import check_counts, check_numbers, comparison_grid, requested, thumbnails, write_start
@@ -109,6 +110,9 @@ class InvertJob(Job):
         images = {kind: f"{self.name(number)}-{kind}.png" for kind in self.kinds()}
         return images | {"noise": f"{self.name(number)}-noise.safetensors"}
 
+    def outputs(self) -> list[str]:
+        return [name for number in range(self.n) for name in self.files(number).values()]
+
 
 def main(args: argparse.Namespace) -> None:
     """Runs the command."""
@@ -156,7 +160,7 @@ def run(job: InvertJob) -> dict[str, Any]:
                         targets = _read_targets(job, part, size)
                         with explained_memory(job, model, method):
                             made = _run_batch(job, method, model, reward, targets, part, bar)
-                        append_line(progress, json.dumps({"digest": digest, "photos": list(part), "rows": made}))
+                        append_line(progress, to_json({"digest": digest, "photos": list(part), "rows": made}))
                     rows += made
                     if len(rows) < job.n:
                         interrupts.check()
@@ -181,9 +185,11 @@ def _check(job: InvertJob) -> Method:
         raise ValueError("a prompt is empty; write what the photograph shows, such as 'cat face'")
     if job.distance not in DISTANCES:
         raise ValueError(f"distance = {job.distance!r} is unknown; use one of {', '.join(DISTANCES)}")
-    for name in ("keep", "layout", "edit_iterations"):
-        if not getattr(job, name) >= 0:
-            raise ValueError(f"{name} = {getattr(job, name)} must be 0 or more")
+    for name in ("keep", "layout"):
+        if not 0 <= getattr(job, name) < math.inf:
+            raise ValueError(f"{name} = {getattr(job, name)} must be a finite number, 0 or more")
+    if job.edit_iterations < 0:
+        raise ValueError(f"edit_iterations = {job.edit_iterations} must be 0 or more")
     folders = [photo for photo in job.photos if photo.is_dir()]
     if folders:
         raise ValueError(f"{folders[0]} is a folder; give the files of photographs, such as {folders[0]}/*.png")

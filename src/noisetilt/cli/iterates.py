@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..report import grid, save_animation
-from ..runs import ITERATES, write_bytes
+from ..runs import ITERATES, make_folder, write_bytes
 from .comparison import ImageBatch, Variant, comparison_grid, scale_of, thumbnails
 
 MAX_FRAMES, STRIP_COLUMNS, MAX_IMAGES = 24, 8, 8
@@ -104,7 +104,7 @@ def _iterates_file(out: Path, variant: Variant, batch: ImageBatch) -> Path:
 def write_iterates(out: Path, variant: Variant, batch: ImageBatch, images: IterateImages) -> None:
     """Writes the iterates of a batch in 8 bits, so that a run that is continued can draw them."""
     file = _iterates_file(out, variant, batch)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     frames = {
         str(number): (torch.stack(frame).float().clamp(0, 1) * 255).round().to(torch.uint8)
         for number, frame in images.frames.items()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +47,10 @@ class Job:
         """The fields that determine the images."""
         return {name: value for name, value in vars(self).items() if name not in NOT_SETTINGS}
 
+    def outputs(self) -> list[str]:
+        """The names of files that the run writes and might also read, besides those that every run has."""
+        return []
+
     @classmethod
     def from_arguments(cls: type[JobType], args: argparse.Namespace) -> JobType:
         """The job of a parsed command line."""
@@ -86,6 +92,19 @@ class ComparisonJob(Job):
 
     def stem(self, prompt: str) -> str:
         """The first part of the file names of a prompt's images, different for different prompts."""
-        stems = [file_stem(text) for text in self.prompt]
-        number = self.prompt.index(prompt)
-        return stems[number] if stems.count(stems[number]) == 1 else f"{stems[number]}-prompt{number + 1}"
+        return _file_stems(tuple(self.prompt))[prompt]
+
+
+@functools.lru_cache(maxsize=4)
+def _file_stems(prompts: tuple[str, ...]) -> dict[str, str]:
+    """Prompt → the first part of the names of its files."""
+    stems = {prompt: file_stem(prompt) for prompt in prompts}
+    counts = Counter(stems.values())
+    taken = {stem for stem, count in counts.items() if count == 1}
+    for number, (prompt, stem) in enumerate(stems.items(), 1):
+        if counts[stem] > 1:
+            while (name := f"{stem}-prompt{number}") in taken:  # another prompt may read like a number of this one
+                number += len(prompts)
+            taken.add(name)
+            stems[prompt] = name
+    return stems

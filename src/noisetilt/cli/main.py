@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 on success, 1 if rows of a batch failed or nothing reads the output any more, 2 after an
         error, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    _open_closed_streams()
     allow_all_characters(sys.stdout, sys.stderr)
     parser = build_parser()
     args = parser.parse_args(argv)
@@ -54,6 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(file=sys.stderr)
         print_error("interrupted; finished results, if any, are kept")
         return getattr(interrupt, "status", 130)
+
+
+def _open_closed_streams() -> None:
+    """Lets a command run whose output or errors are closed, as in `noisetilt methods >&-`: Python then has None."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # until the process ends
 
 
 @contextlib.contextmanager

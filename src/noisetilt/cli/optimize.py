@@ -21,6 +21,7 @@ from .comparison import (
     MISSING_PLOT,
     ImageBatch,
     Variant,
+    check_heldout,
     check_numbers,
     check_prompts,
     choose_heldout_reward,
@@ -86,6 +87,7 @@ def run(job: OptimizeJob) -> dict[str, Any]:
     job = with_defaults(job)
     check_numbers(job)
     check_prompts(job)
+    check_heldout(job)
     job = _with_patience(job)
     variants = job.variants()
     job = with_checksums(job)
@@ -134,7 +136,7 @@ def run(job: OptimizeJob) -> dict[str, Any]:
                     record = _write_summary(job, variants, iterates, heldout_name, complete)
                     if complete:
                         remove_iterates(job.out)
-    print_summary(job, variants, heldout_name, "strip.png, animation.webp, rewards.png and run.json")
+    print_summary(job, variants, heldout_name, ("strip.png", "animation.webp", "rewards.png"))
     return record
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._files import changed_file
 from .._messages import one_line
-from ..runs import PROGRESS, append_line, claim_folder, read_lines, read_record
+from ..runs import PROGRESS, append_line, claim_folder, finite_json, read_lines, read_record, to_json
 from .comparison import ImageBatch, Variant, image_name, requested
 
 FIELDS = ("variant", "first", "rewards", "heldout", "curve", "nfe", "seconds")
@@ -30,8 +30,8 @@ def claim_run(job: Any, command: str, inputs: Sequence[Path] = ()) -> contextlib
         command: its command.
         inputs: files that it reads, besides those of its checksums.
     """
-    inputs = [*inputs, *map(Path, job.checksums)]
-    return claim_folder(job.out, overwrite=job.overwrite, resume=job.resume, command=command, inputs=inputs)
+    files: dict[str, Any] = {"inputs": [*inputs, *map(Path, job.checksums)], "outputs": job.outputs()}
+    return claim_folder(job.out, overwrite=job.overwrite, resume=job.resume, command=command, **files)
 
 
 def settings_digest(job: Any) -> str:
@@ -69,7 +69,8 @@ def start_progress(job: Any, continued: bool) -> Path:
 
 def _check_same(job: Any, record: Mapping[str, Any]) -> None:
     """Raises a ValueError if a job has other settings or files than the record of the run that it continues."""
-    before, now = record.get("requested", {}), requested(job)
+    # Runs of earlier versions have the numbers of which JSON has none.
+    before, now = finite_json(record.get("requested", {})), finite_json(requested(job))
     changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
     if changed:
         raise ValueError(f"{job.out} has a run with another {', '.join(changed)}; choose another --out, or --overwrite")
@@ -143,7 +144,7 @@ class Progress:
         variant.rewards += line["rewards"]
         variant.heldout += line["heldout"]
         if line["curve"] is not None:
-            variant.curves.append(torch.tensor(line["curve"]))
+            variant.curves.append(torch.from_numpy(np.array(line["curve"], np.float32)))
         variant.nfe = line["nfe"]
         variant.seconds += line["seconds"]
         return True
@@ -161,7 +162,7 @@ class Progress:
             "nfe": variant.nfe,
             "seconds": seconds,
         }
-        append_line(self.file, json.dumps(line))
+        append_line(self.file, to_json(line))
 
 
 def read_image(file: Path) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,25 +62,13 @@ def load(
         OSError: if the hub cannot be reached.
         MemoryError: if the weights do not fit into the GPU's memory; the message has the options that would help.
     """
-    if isinstance(name, str) and name.lower() in MODELS and not Path(name).is_dir():
-        name = name.lower()
     lora = [lora] if isinstance(lora, str) else list(lora)
     for_pipelines: dict[str, Any] = dict(
         offload=offload or "none", height=height, width=width, lora=lora, checkpointing=checkpointing, frames=frames
     )
-    given = [
-        option for option, value in for_pipelines.items() if value not in (None, "none", [], ()) and value is not False
-    ]
-    if name in MODELS and not (name == "emoji128" and given):
-        if given:
-            raise ValueError(f"{given[0]} is for diffusers pipelines and {name} is not one; leave it out")
+    name, device = check_load(name, device=device, dtype=dtype, **for_pipelines)
+    if name in MODELS and not (name == "emoji128" and _given(for_pipelines)):
         return load_by_name(str(name), device=device, dtype=_dtype(dtype), guidance=guidance)
-    if (height is None) != (width is None):
-        # Stable Diffusion ignores one without the other.
-        raise ValueError(f"height = {height} and width = {width} must be given together; give both, or neither")
-    if device is None:
-        device = "cpu" if name in MODELS and offload in (None, "none") else default_device()
-    check_device(device)
     import torch
 
     if name in MODELS and dtype is None:
@@ -89,6 +77,50 @@ def load(
     # Tensors made in inference mode have no gradients.
     with torch.inference_mode(False):
         return _load_pipeline(_source(name), device, dtype, guidance, **for_pipelines)
+
+
+def check_load(
+    name: str | Path, *, device: Any = None, dtype: Any = None, local: bool = True, **for_pipelines: Any
+) -> tuple[str | Path, Any]:
+    """Raises what `load` raises for a name and options that are wrong whatever the weights are, which are not loaded.
+
+    Args:
+        name, device, dtype, for_pipelines: as `load` takes them.
+        local: whether the model is loaded on this machine; if not, its device and its files may be elsewhere.
+
+    Returns:
+        The name in the spelling of MODELS, and the device.
+    """
+    from .diffusers.load_pipeline import check_lora, check_offload, pipeline_class_name
+
+    if isinstance(name, str) and name.lower() in MODELS and not Path(name).is_dir():
+        name = name.lower()
+    given, offload = _given(for_pipelines), for_pipelines.get("offload") or "none"
+    if name in MODELS and name != "emoji128" and given:
+        raise ValueError(f"{given[0]} is for diffusers pipelines and {name} is not one; leave it out")
+    height, width = for_pipelines.get("height"), for_pipelines.get("width")
+    if (height is None) != (width is None):
+        # Stable Diffusion ignores one without the other.
+        raise ValueError(f"height = {height} and width = {width} must be given together; give both, or neither")
+    if device is None:
+        device = "cpu" if name in MODELS and offload == "none" else default_device()
+    if local:
+        check_device(device)
+        _check_name(name)
+        lora = for_pipelines.get("lora") or ()
+        check_lora([lora] if isinstance(lora, str) else lora)
+        if Path(name).is_dir():
+            pipeline_class_name(name)
+    _dtype(dtype)
+    check_offload(offload, device)
+    return name, device
+
+
+def _given(for_pipelines: Mapping[str, Any]) -> list[str]:
+    """The names of the options for pipelines that are given."""
+    return [
+        option for option, value in for_pipelines.items() if value not in (None, "none", [], ()) and value is not False
+    ]
 
 
 def default_device() -> str:
@@ -132,14 +164,18 @@ def _source(name: str | Path) -> str | Path:
 
         verify_checksums(EMOJI128)
         return EMOJI128
-    if not is_pipeline(name):
+    return name
+
+
+def _check_name(name: str | Path) -> None:
+    """Raises a ValueError for a name that is neither one of MODELS nor that of a pipeline."""
+    if name not in MODELS and not is_pipeline(name):
         hint = f"; there is no folder {name}" if set(str(name)) & set("/\\") else ""
         raise ValueError(
             unknown_name("model", str(name), MODELS)
             + ", or give the folder or the hub id of a diffusers pipeline"
             + hint
         )
-    return name
 
 
 def _load_pipeline(

@@ -19,7 +19,7 @@ from ..noise.typicality import SMALLEST_EVENT
 from ..path.grids import check_steps
 from ..report import save_picture
 from ..rewards.reward import RewardFunction, evaluate_any
-from ..runs import write_bytes, write_json
+from ..runs import make_folder, write_bytes, write_json
 from ..sampling import AscentReport, AscentTrace, GradientAt
 from ..sampling.deterministic import deterministic_chain, deterministic_grid
 from ..sampling.loop import normalised_on_base
@@ -145,8 +145,8 @@ class InversionResult(ShortRepr):
         names = list(names)
         if len(names) != len(self.noise):
             raise ValueError(f"{len(names)} prompts for {len(self.noise)} images; give one per image, or one for all")
-        if not keep >= 0 or not layout >= 0:
-            raise ValueError(f"keep = {keep} and layout = {layout} must be 0 or more")
+        if not 0 <= keep < math.inf or not 0 <= layout < math.inf:
+            raise ValueError(f"keep = {keep} and layout = {layout} must be finite numbers, 0 or more")
         iterations = check_iterations(iterations)
         steps = self.ascent.chain_steps if steps is None else check_steps(steps)
         path = self.model.path
@@ -198,7 +198,7 @@ class InversionResult(ShortRepr):
             OSError: if a file cannot be written; names the file.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for number, (target, image, prompt) in enumerate(zip(self.targets, self.images, self.prompts, strict=True)):
             settings = {"prompt": prompt, "seed": self.seeds[number]}
             save_picture(target, folder / f"target-{number}.png", settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ..runs import write_bytes
+from ..runs import to_json, write_bytes
 from .text import break_lines
 
 # Pixels: the height of a line of text, and the least width of a grid, so that its labels have room.
@@ -39,7 +38,7 @@ def encode_picture(picture: Tensor, settings: Mapping[str, Any], milliseconds: i
     A video (frame, 3, H, W) is an animated PNG, with this time per frame.
     """
     text, stream = PngInfo(), io.BytesIO()
-    text.add_text("noisetilt", json.dumps(settings))
+    text.add_text("noisetilt", to_json(settings))
     if picture.ndim == 3:
         to_image(picture).save(stream, "PNG", pnginfo=text)
     else:

@@ -533,6 +533,40 @@ def load(
     return weighted_sum(terms, name, normalise)
 
 
+@torch.inference_mode(False)
+def load_named_heldout(spec: str) -> Reward:
+    """The reward that a user names as the held-out one. A learned term is its second network, as the first one may be
+    optimised; a hub reward, a closed form and a function of a file are themselves."""
+    with shared_networks():
+        terms = [(weight, load_term(name, heldout=True)) for weight, name in merged_terms(split_terms(spec))]
+    return terms[0][1] if len(terms) == 1 and terms[0][0] == 1.0 else weighted_sum(terms, spec)
+
+
+def named_heldout(spec: str) -> str:
+    """The text of a held-out reward that a user names, with the terms of which it is the second network marked. Records
+    have it, because runs of earlier versions evaluated the first network of such a name."""
+    terms = split_terms(spec)
+    if not any(is_learned(name) for _, name in terms):
+        return spec
+    return sum_name([(weight, f"{name} (second network)" if is_learned(name) else name) for weight, name in terms])
+
+
+def check_named_heldout(heldout: str, reward: str) -> None:
+    """Raises a ValueError if a held-out reward that a user names is the optimised reward, or a multiple of it."""
+    try:
+        optimised, held = ({name: w for w, name in merged_terms(split_terms(spec))} for spec in (reward, heldout))
+    except ValueError:  # of which `load` tells
+        return
+    if held.keys() != optimised.keys() or any(map(is_learned, held)):
+        return
+    factors = {held[name] / weight if weight else None for name, weight in optimised.items()}
+    if len(factors) == 1:
+        raise ValueError(
+            f"the held-out reward {heldout!r} is the optimised reward {reward!r} itself, which cannot show "
+            "reward hacking; give another held-out reward, such as alignment, or none"
+        )
+
+
 def sum_name(terms: Sequence[tuple[float, str]]) -> str:
     """The text of a weighted sum, as `split_terms` reads it."""
     text = ""

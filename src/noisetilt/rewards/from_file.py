@@ -52,7 +52,7 @@ def load_from_file(name: str) -> Reward:
         raise ValueError(f"the reward {name!r} needs the file {file}, which does not exist; give a Python file")
     try:
         module = execute_file(file)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{file} cannot be executed: {describe_error(error, file)}; mend the file") from error
     found = getattr(module, function, None)
     if not callable(found):
@@ -65,7 +65,7 @@ def load_from_file(name: str) -> Reward:
             return call_reward(reward.function, images, prompts)
         except (OSError, MemoryError, torch.cuda.OutOfMemoryError):  # may pass, or are explained elsewhere
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"the reward {name!r} fails: {describe_error(error, file)}") from error
 
     return replace(reward, name=name, function=call, uses_prompts=may_use_prompts(reward))

@@ -112,13 +112,17 @@ def evaluate_reward(reward: RewardFunction, images: Tensor, prompts: Sequence[st
         (batch,) on the device of the images, in float32 or, if the reward returns float64, in float64. Half precision
         and integers are converted, so that sums and comparisons of rewards do not lose digits.
     Raises:
-        ValueError: if the reward returns anything but a (batch,) tensor, or changes its images in place.
+        ValueError: if the reward returns anything but a (batch,) tensor, changes its images in place, or ends the
+            program.
     """
     if reward is None:
         raise ValueError("the reward is None, expected a function; load a reward by name with rewards.load")
     check_callable(reward)
     version = None if images.is_inference() else images._version
-    values = call_reward(reward, images, prompts)
+    try:
+        values = call_reward(reward, images, prompts)
+    except SystemExit as error:  # as of a script's `sys.exit()`, which would end the command without a word
+        raise ValueError(f"the reward {reward_name(reward)!r} fails: SystemExit: {error}; remove its exit") from error
     if version is not None and images._version != version:
         raise ValueError(
             f"the reward {reward_name(reward)!r} changes its images in place, which are the images that are returned; "

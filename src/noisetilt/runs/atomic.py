@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,23 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Writes a value as JSON as a whole; see `write_bytes`."""
-    write_text(file, json.dumps(value, indent=2) + "\n")
+    """Writes a value as JSON, as `to_json` does, as a whole; see `write_bytes`."""
+    write_text(file, to_json(value, indent=2) + "\n")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """A value as JSON, in the form of `finite_json`."""
+    return json.dumps(finite_json(value), indent=indent, allow_nan=False)
+
+
+def finite_json(value: Any) -> Any:
+    """A value with the texts "inf", "-inf" and "nan", which float() reads, in place of numbers that JSON does not have,
+    such as eta = inf."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(float(value))
+    if isinstance(value, Mapping):
+        return {name: finite_json(item) for name, item in value.items()}
+    return [finite_json(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def append_line(file: Path, line: str) -> None:

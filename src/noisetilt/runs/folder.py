@@ -32,6 +32,7 @@ def claim_folder(
     command: str = "",
     finished: str = PROGRESS,
     inputs: Sequence[Path] = (),
+    outputs: Sequence[str] = (),
     check: Callable[[Path], None] = lambda folder: None,
 ) -> Iterator[bool]:
     """Makes a folder and holds its lock, which ends with the process.
@@ -45,7 +46,8 @@ def claim_folder(
         command: the command that may continue the run: a folder with a run of another command is refused.
         finished: the name of the command's file of finished parts, ROWS or PROGRESS. This function does not delete it
             where the record is lost.
-        inputs: files that the command reads, which may not be files of a run that is replaced.
+        inputs: files that the command reads, which may not be files of a run that is replaced, or of this one.
+        outputs: names of files in the folder that the command writes, besides those that every run may have.
         check: called with the folder before a run in it is replaced; what it raises leaves the run as it is.
 
     Yields:
@@ -71,7 +73,7 @@ def claim_folder(
             raise ValueError(
                 f"{folder} has {parts[0]} and no {finished}, which {command!r} writes; choose another --out"
             )
-        _check_inputs(folder, inputs, record if overwrite else None)
+        _check_inputs(folder, inputs, [*_names((record if overwrite else None) or {}), *outputs, finished])
         if overwrite:
             check(folder)
         for place in (folder, folder / ITERATES, *(folder / IMAGES).glob("*")):
@@ -108,18 +110,17 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _check_inputs(folder: Path, inputs: Sequence[Path], replaced: dict[str, Any] | None) -> None:
-    """Raises a ValueError if an input is a file that any run in the folder may write, or one of the run that is
-    replaced.
+def _check_inputs(folder: Path, inputs: Sequence[Path], names: Sequence[str]) -> None:
+    """Raises a ValueError if an input is one of the files of a run, or in the folder of its iterates.
 
     Args:
         folder: of the run.
         inputs: files that the command reads.
-        replaced: the record of the run that is replaced, if there is one.
+        names: of the files of the run, and of the one that it replaces.
     """
-    own = {(folder / name).resolve() for name in _names(replaced or {})}
+    own, iterates = {(folder / name).resolve() for name in names}, (folder / ITERATES).resolve()
     for file in inputs:
-        if file.resolve() in own:
+        if file.resolve() in own or iterates in file.resolve().parents:
             raise ValueError(
                 f"{file} is an input and a file of the run in {folder}, which would be replaced; copy it elsewhere, or "
                 "choose another --out"

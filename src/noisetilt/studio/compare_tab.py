@@ -21,7 +21,13 @@ SELECTED = ("base", "ntrk", "ntrk-x0", "dps")
 
 def compare_tab(session: Session, shared: SharedFields) -> None:
     """Draws the tab."""
-    methods = gr.CheckboxGroup(["base", *SAMPLERS], value=list(SELECTED), label="Methods", elem_id="nt-methods")
+    methods = gr.CheckboxGroup(
+        ["base", *SAMPLERS],
+        value=list(SELECTED),
+        label="Methods",
+        info="base makes one image without guidance, with one call per step; best-of-n is base at the budget.",
+        elem_id="nt-methods",
+    )
     budget = gr.Number(
         2 * session.model.steps,
         label="Network calls per image",

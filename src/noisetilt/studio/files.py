@@ -14,7 +14,7 @@ from ..cli.comparison import Variant, image_name, run_record, save_image
 from ..cli.generate import GenerateJob
 from ..cli.optimize import PATIENCE, OptimizeJob
 from ..rewards import has_heldout
-from ..runs import write_json, write_text
+from ..runs import finite_json, write_json, write_text
 from .mix import slider_values
 from .repeat import generate_code, generate_command, optimize_code, optimize_command
 from .session import OWN, OwnReward
@@ -171,7 +171,7 @@ def _other_settings(settings: dict[str, Any], page: Any) -> list[str]:
     """What the settings in a PNG have otherwise than the job of the page, of that for which it has no field."""
     own, notes = page.settings(), []
     for name in FIXED:
-        value, expected = settings.get(name, own.get(name)), own.get(name)
+        value, expected = (finite_json(each.get(name, own.get(name))) for each in (settings, own))
         # The guidance and the dtype None are those of the model.
         if name in own and value != expected and not (name in ("guidance", "dtype") and None in (value, expected)):
             shown = ["the default" if each in (None, []) else str(each)[:60] for each in (value, expected)]

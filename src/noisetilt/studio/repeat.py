@@ -44,7 +44,7 @@ def _common(job: Any) -> list[str]:
 def _command(name: str, job: Any, arguments: list[str]) -> str:
     model = ["--model", str(job.model)]
     if job.guidance is not None:
-        model += ["--guidance", f"{job.guidance:g}"]
+        model += ["--guidance", repr(job.guidance)]
     for flag, option, default in _MODEL_OPTIONS:
         value = getattr(job, option)
         if value not in (None, default):
@@ -53,8 +53,10 @@ def _command(name: str, job: Any, arguments: list[str]) -> str:
     model += ["--checkpointing"] if job.checkpointing else []
     # Otherwise argparse takes a negative weight for an option.
     reward = [f"--reward={job.reward}"] if job.reward.startswith("-") else ["--reward", job.reward]
-    start = ["noisetilt", name, *job.prompt, *reward, "--method", job.method]
-    return shlex.join([*start, *model, *arguments, "--out", f"out/{job.stem(job.prompt[0])}-{job.method}"])
+    options = [*reward, "--method", job.method, *model, *arguments]
+    options += ["--out", f"out/{job.stem(job.prompt[0])}-{job.method}"]
+    negative = any(prompt.startswith("-") for prompt in job.prompt)
+    return shlex.join(["noisetilt", name, *([*options, "--", *job.prompt] if negative else [*job.prompt, *options])])
 
 
 def generate_code(jobs: Mapping[str, GenerateJob]) -> str:

@@ -71,10 +71,7 @@ def load_pipeline(source: str | Path, dtype: torch.dtype, lora: Sequence[str] = 
         OSError: if a file is missing or the hub cannot be reached.
     """
     diffusers = _diffusers()
-    for text in lora:
-        _check_place(_split_scale(text)[0])
-    if lora:
-        _check_peft()
+    check_lora(lora)
     local = {"local_files_only": True} if Path(source).is_dir() else {}
     with without_progress_bars():
         pipe = diffusers.DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype, **local)
@@ -98,6 +95,14 @@ def _add_lora(pipe: Any, lora: Sequence[str]) -> None:
         adapters.append(f"lora{number}")
         scales.append(scale)
     pipe.set_adapters(adapters, scales)
+
+
+def check_lora(lora: Sequence[str]) -> None:
+    """Raises what `load_pipeline` raises for LoRA weights of which there is no file, or without peft."""
+    for text in lora:
+        _check_place(_split_scale(text)[0])
+    if lora:
+        _check_peft()
 
 
 def _check_place(place: str) -> None:
@@ -141,14 +146,19 @@ def place_pipeline(pipe: Any, device: torch.device | str, offload: str = "none")
     Raises:
         ValueError: for an unknown `offload`, or on the CPU, from which nothing can be offloaded.
     """
-    if offload not in OFFLOADS:
-        raise ValueError(f"offload = {offload!r} is unknown; expected one of {', '.join(OFFLOADS)}")
+    check_offload(offload, device)
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
     if offload == "none":
         pipe.to(device)
         return
-    if torch.device(device).type == "cpu":
-        raise ValueError(f"offload = {offload!r} needs a GPU, and the device is the CPU; use 'none'")
     {"model": pipe.enable_model_cpu_offload, "sequential": pipe.enable_sequential_cpu_offload}[offload](device=device)
+
+
+def check_offload(offload: str, device: torch.device | str) -> None:
+    """Raises a ValueError for an unknown `offload`, or on the CPU, from which nothing can be offloaded."""
+    if offload not in OFFLOADS:
+        raise ValueError(f"offload = {offload!r} is unknown; expected one of {', '.join(OFFLOADS)}")
+    if offload != "none" and torch.device(device).type == "cpu":
+        raise ValueError(f"offload = {offload!r} needs a GPU, and the device is the CPU; use 'none'")

@@ -28,12 +28,13 @@ def _number(value: float, digits: int) -> str:
     return text
 
 
-def set_ticks(axis: Any, scale: str = "linear", count: int = 6) -> None:
-    """Sets the ticks of an axis of matplotlib: at most about `count`, of a linear, log or symlog scale."""
+def set_ticks(axis: Any, scale: str = "linear", count: int = 6, whole: bool = False) -> None:
+    """Sets the ticks of an axis of matplotlib: at most about `count`, of a linear, log or symlog scale; with `whole`, a
+    linear one has them at whole numbers only."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
     if scale == "linear":
-        axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=whole))
     else:
         low, high = axis.get_view_interval()
         axis.set_major_locator(FixedLocator(decades(low, high, scale == "symlog")))

@@ -11,7 +11,7 @@ from .axes import set_ticks
 from .figures import FONT_SIZE, new_figure, own_settings, wrapped
 from .styles import PALETTE
 
-WIDTH, HEIGHT, BINS = 3.8, 3.0, 40
+WIDTH, HEIGHT, BINS, COLUMNS = 3.8, 3.0, 40, 3
 OUTSIDE, INSIDE = PALETTE[0], "#5b7fa6"
 
 
@@ -25,7 +25,8 @@ class Bands(NamedTuple):
 
 @own_settings
 def draw_histograms(values: Mapping[str, np.ndarray], ylabel: str) -> Any:
-    """A matplotlib figure of one histogram for each name that has a value; numbers that are not finite are left out.
+    """A matplotlib figure of one histogram for each name that has a value, at most COLUMNS in a line; numbers that are
+    not finite are left out.
 
     Raises:
         ValueError: if there is no number at all.
@@ -35,11 +36,16 @@ def draw_histograms(values: Mapping[str, np.ndarray], ylabel: str) -> Any:
     shown = {name: numbers for name, numbers in finite.items() if len(numbers)}
     if not shown:
         raise ValueError("the histogram has no finite number; give at least one")
-    figure = new_figure(WIDTH * len(shown), HEIGHT)
-    for axes, (name, numbers) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
+    columns = min(COLUMNS, len(shown))
+    lines = -(-len(shown) // columns)
+    figure = new_figure(WIDTH * columns, HEIGHT * lines)
+    places = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in places[len(shown) :]:
+        axes.remove()
+    for axes, (name, numbers) in zip(places, shown.items(), strict=False):
         axes.hist(numbers, bins=min(BINS, max(1, len(np.unique(numbers)))), color=INSIDE)
         set_ticks(axes.xaxis, count=4)
-        set_ticks(axes.yaxis)
+        set_ticks(axes.yaxis, whole=True)
         axes.set_xlabel(wrapped(name, WIDTH - 1, FONT_SIZE))
         axes.set_ylabel(wrapped(ylabel, HEIGHT - 1, FONT_SIZE))
     return figure
