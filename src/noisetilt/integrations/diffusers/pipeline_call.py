@@ -25,7 +25,7 @@ from ..stepped_sampler import SteppedSampler, gradient_of_call
 from ..vjp import make_vjp
 from .callbacks import as_pipelines_own
 from .continuation import DRAW, IMAGE_COUNTS, Continuation
-from .draws import is_multiple, with_globals, with_recorded_draws
+from .draws import TorchOfLists, is_multiple, with_globals, with_recorded_draws
 from .layout import Layout, SampleView, layout_of, recorded_packings, sample_view, without_latents
 from .offload import check_offload, decoder_of, load_again, recorded_runs
 from .rows import (
@@ -46,6 +46,8 @@ from .temporary import checkpointed, complete, frozen, normal_weights, temporari
 
 # Arguments that pipelines start from, or that are a condition of their network only.
 CONDITIONS = ("image", "images", "video", "conditions")
+# What LTX's decoder is given for each video, which the pipeline itself repeats by the number of prompts.
+OF_DECODER = ("decode_timestep", "decode_noise_scale")
 
 
 class Settings(Protocol):
@@ -214,6 +216,7 @@ class PipelineCall:
         if self.call.get("latents") is not None:
             self.call["latents"] = self.call["latents"].repeat_interleave(particles, 0)
         self.input_images = count_images(self.call.get("image"))
+        self._expand_decoding(len(self.prompts) * particles)
         own_rows = particles > 1 or not self.draws_noise
         # With a crop of the mask, a pipeline takes one image, and repeats it itself.
         expands = own_rows and self.call.get("padding_mask_crop") is None
@@ -227,6 +230,20 @@ class PipelineCall:
                 for seed, generator in zip(self.seeds, self.generators, strict=True)
                 for p in range(particles)
             ]
+
+    def _expand_decoding(self, rows: int) -> None:
+        """Passes what the decoder is given for each video as lists, with one entry per row of the batch."""
+        names = inspect.signature(type(self.pipe).__call__).parameters
+        for name in (own for own in OF_DECODER if own in names):
+            given = self.call.get(name, names[name].default)
+            if isinstance(given, list) and given and rows % len(given):
+                raise ValueError(
+                    f"{name} has {len(given)} entries for {len(self.prompts)} videos; pass a number, or a list with "
+                    "one entry per prompt"
+                )
+            if given is not None and rows > 1:
+                entries = given if isinstance(given, list) else [given]
+                self.call[name] = [entry for entry in entries for _ in range(rows // max(1, len(entries)))]
 
     def _multiply_rows(self, particles: int) -> None:
         """Passes the number of rows to the pipeline in the argument that it has for it."""
@@ -255,6 +272,8 @@ class PipelineCall:
             functions[DRAW] = self._draw_noise(call.__globals__[DRAW])
         else:
             replaced[prepare] = self._prepare_latents()
+        if isinstance(self.call.get("generator"), list) and "randn" in call.__code__.co_names:
+            functions["torch"] = TorchOfLists()
         call = with_globals(call, **functions) if functions else call
         with contextlib.ExitStack() as self._stack:
             stack = self._stack
@@ -487,9 +506,11 @@ class PipelineCall:
             load_again(ran)
             return latent_vjp(gradient) if unchanged else self.view.to_state(latent_vjp(gradient)).to(gradient)
 
-        if self.aligned.decode is None and self.evaluates_images:
-            self.continuation = Continuation(self.pipe, len(self.leaf))
-            self.keeps_rows = self.keeps_rows or self.continuation.per_row
+        if self.evaluates_images:
+            # The pipeline itself decodes the final images also where the caller's `decode` does in the steps.
+            with contextlib.nullcontext() if self.aligned.decode is None else contextlib.suppress(ValueError):
+                self.continuation = Continuation(self.pipe, len(self.leaf))
+                self.keeps_rows = self.keeps_rows or self.continuation.per_row
         try:
             sampler.advance(x_step, x0_hat, vjp)
         finally:
