@@ -20,6 +20,7 @@ from ..stepped_sampler import check_guidance
 from .pipeline_call import PipelineCall
 from .schedules import first_order, prediction_of
 from .support import check_method, reason_against
+from .temporary import exclusive
 
 
 def align(
@@ -191,9 +192,10 @@ class AlignedPipeline:
             `pipe._interrupt`, the images are those of the state so far, and the rewards are those of the last x̂_0.
         Raises:
             ValueError: for invalid input, in one sentence.
+            RuntimeError: if another guided call of the same pipeline runs.
             FloatingPointError: if a reward, gradient or state is not finite; the message has the reward and the step.
         """
-        with torch.inference_mode(False):
+        with exclusive(self.pipe), torch.inference_mode(False):
             self.current_call = call = PipelineCall(self, args, kwargs, seeds, reward_prompts)
             output = call()
         sampler = call.sampler

@@ -42,7 +42,15 @@ from .rows import (
 )
 from .scheduler import GuidedScheduler
 from .support import check_method, is_overwritten, prepare_name, reads_next_step, revisits, takes_prompts
-from .temporary import checkpointed, complete, frozen, normal_weights, temporarily_set, without_inference_mode
+from .temporary import (
+    checkpointed,
+    complete,
+    frozen,
+    normal_weights,
+    overlapping,
+    temporarily_set,
+    without_inference_mode,
+)
 
 # Arguments that pipelines start from, or that are a condition of their network only.
 CONDITIONS = ("image", "images", "video", "conditions")
@@ -341,6 +349,8 @@ class PipelineCall:
 
         @functools.wraps(original)
         def prepare(*args: Any, **kwargs: Any) -> Any:
+            if self.scheduler.has_stepped:
+                raise RuntimeError(overlapping(self.pipe))
             given = signature.bind(*args, **kwargs).arguments
             with torch.no_grad(), recorded_packings(self.pipe) as packings:
                 draws.clear()
