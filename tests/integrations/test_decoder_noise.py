@@ -79,6 +79,8 @@ def test_from_an_image_whose_pipeline_draws_by_torch(pipe, noise):
     check_rewards(align(pipe, RED, "base")(**call, **SCALARS, **NOISE[noise]()))
 
 
-def test_a_list_of_another_length_is_refused(pipe):
-    with pytest.raises(ValueError, match="decode_timestep has 3 entries for 2 videos; pass a number, or a list"):
-        align(pipe, RED, "base")(**CALL, decode_timestep=[0.1, 0.5, 0.9])
+@pytest.mark.parametrize("particles, videos", [(1, 1), (3, 1), (1, 3)])
+def test_a_list_of_another_length_is_refused(pipe, particles, videos):
+    method = METHODS["best-of-n"].replace(particles=particles)
+    with pytest.raises(ValueError, match="decode_timestep has 3 entries for 2 prompts; pass a number, or a list"):
+        align(pipe, RED, method)(**CALL, num_videos_per_prompt=videos, decode_timestep=[0.1, 0.5, 0.9])

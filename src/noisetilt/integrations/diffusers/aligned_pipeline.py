@@ -14,6 +14,7 @@ from ..._messages import missing_extra, shown
 from ...methods import Method, find_method
 from ...rewards.reward import RewardFunction, check_callable
 from ...sampling.check_inputs import GradientAt, check_chunk
+from ...sampling.engine import check_eta
 from ...sampling.result import StepReport
 from ...sampling.trace import Trace
 from ..stepped_sampler import check_guidance
@@ -141,6 +142,7 @@ class AlignedPipeline:
         if reason is not None:
             raise ValueError(reason)
         check_method(pipe, method)
+        check_eta(method, eta)
         check_guidance(method, reward, gradient_at)
         prediction_of(first_order(pipe.scheduler))
 
