@@ -205,6 +205,51 @@ def test_probabilities_are_compared_at_equal_target_between_the_snapshots():
     assert "is by 0.19 [0.19, 0.19] higher for gper-both's images" in line and line.endswith(": reached.")
 
 
+def shifted(target, held_out=0.0):
+    """Rows of 32 concepts with these target and held-out rewards."""
+    targets, others = np.broadcast_to(target, 32), np.broadcast_to(held_out, 32)
+    return [
+        {"prompt": f"p{i}", "seed": 0, "target": float(t), "alignment": float(o), "heldout_2": float(o)}
+        | {"probability": 0.5}
+        for i, (t, o) in enumerate(zip(targets, others, strict=True))
+    ]
+
+
+def test_the_highest_of_several_methods_is_tested_for_all_pairs():
+    """A mean difference of 0.42 ± 0.18 is significant for one pair of methods, and not for the best of nine."""
+    noise = np.random.default_rng(0).normal(size=32)
+    best, drawn = shifted(0.42 + (noise - noise.mean()) / noise.std()), shifted(0.0)
+    (_, line) = one_step_report.verdicts({one_step.INITIAL: drawn, "a": best, "b": drawn})
+    assert "(significant), probability" in line
+    many = dict.fromkeys("bcdefghi", drawn)
+    lines = one_step_report.verdicts({one_step.INITIAL: drawn, "a": best, **many})
+    assert len(lines) == 9
+    assert all("(not significant, an interval of 99.861% for 36 pairs)" in line for line in lines[1:])
+
+
+def test_a_method_is_above_all_others_only_if_it_is_so_for_each():
+    spread = np.resize([9.0, -9.0], 32)
+    rows, drawn = shifted(1.0), shifted(0.0)
+    near, wide = shifted(0.9), shifted(0.5 + spread)
+    assert "above all others: reached (0.1 [0.1, 0.1] above near" in one_step_report._reward_goal(
+        "gper", rows, {"near": near}, drawn
+    )
+    text = one_step_report._reward_goal("gper", rows, {"near": near, "wide": wide}, drawn)
+    assert "above all others: not reached (0.5 [" in text and "above wide, the lowest bound" in text
+
+
+@pytest.mark.parametrize(
+    "loss, spread, outcome",
+    [(0.1, 0.0, "preserved"), (0.1, 9.0, "undecided"), (0.3, 0.0, "not preserved"), (-1.0, 0.0, "preserved")],
+)
+def test_held_out_rewards_are_preserved_within_a_margin(loss, spread, outcome):
+    """The margin is 0.2 of the standard deviation 1 of the initial noise."""
+    drawn = shifted(0.0, np.resize([1.0, -1.0], 32))
+    changes = np.repeat(np.resize([spread, -spread], 16), 2) - loss
+    rows = shifted(1.0, np.resize([1.0, -1.0], 32) + changes)
+    assert "(margin 0.2): " + outcome in one_step_report._reward_goal("gper", rows, {"none": drawn}, drawn)
+
+
 def test_the_first_iteration_that_reaches_a_level():
     assert one_step_report.first_at([0.0, 1.0, 3.0, 2.0], 1.5) == 2
     assert one_step_report.first_at([0.0, 1.0], 1.5) is None

@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import gc
+import inspect
+import warnings
 import weakref
 from dataclasses import replace
 
@@ -583,6 +585,46 @@ def test_img2img_at_eta_0_is_the_plain_pipeline(record_property):
     check_same(align(pipe, None, "base", eta=0.0)(PROMPT, seeds=[0], **call).images, plain, record_property)
 
 
+@pytest.mark.parametrize("strength", [0.09, 0.03])
+def test_rounded_timesteps_that_occur_twice_are_told_apart(strength, record_property):
+    """With 100 Karras steps the last timesteps are 1, 0, 0, 0, 0 and so on, each with its own σ."""
+    torch.manual_seed(0)
+    pipe = sd(diffusers.StableDiffusionImg2ImgPipeline)
+    pipe.set_progress_bar_config(disable=True)
+    scheduler = diffusers.DPMSolverMultistepScheduler
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, solver_order=1, use_karras_sigmas=True)
+    call = dict(image=torch.rand(1, 3, SIZE, SIZE), strength=strength, num_inference_steps=100, output_type="pt")
+    plain = pipe(PROMPT, generator=torch.Generator().manual_seed(1), **call).images
+    found = align(pipe, None, "base", eta=0.0)(PROMPT, generator=torch.Generator().manual_seed(1), **call).images
+    check_same(found, plain, record_property)
+
+
+@pytest.mark.parametrize(
+    "spacing, steps, eta, warned",
+    [
+        ("linspace", 4, 0.0, True),
+        ("trailing", 7, 0.0, True),
+        ("trailing", 4, 0.0, False),
+        ("leading", 7, 0.0, False),
+        ("linspace", 4, 1.0, False),
+    ],
+)
+def test_a_difference_from_ddims_own_times_is_warned_of(spacing, steps, eta, warned):
+    pipe, arguments = build("sd")
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing=spacing)
+    call = dict(arguments, prompt=PROMPT, num_inference_steps=steps)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = field(align(pipe, None, "base", eta=eta)(generator=torch.Generator().manual_seed(1), **call))
+    told = [str(warning.message) for warning in caught if "differs from the plain pipeline" in str(warning.message)]
+    assert len(told) == warned
+    if eta == 0:
+        plain = field(pipe(generator=torch.Generator().manual_seed(1), **call))
+        assert ((found - plain).abs().max() > 1e-4) == warned
+    if warned:
+        assert f"timestep_spacing='{spacing}' steps to times between its {steps} timesteps" in told[0]
+
+
 class Stranger(diffusers.DiffusionPipeline):
     def __init__(self, unet, scheduler):
         super().__init__()
@@ -647,6 +689,13 @@ def test_schedulers_that_are_not_supported_are_refused():
         align(pipe, RED)
 
 
+def test_latents_that_a_scheduler_enlarges_are_refused():
+    pipe, _ = build("sd3")
+    pipe.scheduler = diffusers.FlowMatchLCMScheduler(scale_factors=[1.0, 1.5, 2.0], upscale_mode="bicubic")
+    with pytest.raises(ValueError, match=r"has scale_factors = \[1.0, 1.5, 2.0\], by which latents grow"):
+        align(pipe, RED, eta=float("inf"))
+
+
 @pytest.mark.parametrize("seed", [-1, 0.5, "a", float("inf")])
 def test_a_seed_that_is_no_whole_number_is_refused(seed):
     pipe, arguments = build("sd")
@@ -663,6 +712,25 @@ def test_eta_of_a_call_is_that_of_align():
     )
     assert torch.equal(of_call, of_align)
     assert (of_call - drawn).abs().max() > 1e-2
+
+
+def test_eta_by_position_is_that_of_the_call():
+    pipe, arguments = build("sd")
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    before = list(parameters)[1 : list(parameters).index("eta")]
+    given = [arguments.pop(name, PROMPT if name == "prompt" else parameters[name].default) for name in before]
+    aligned, more = align(pipe, None, "base"), dict(arguments, seeds=[3])
+    named = dict(zip(before, given, strict=True))
+    by_position, by_name = field(aligned(*given, 0.0, **more)), field(aligned(**named, eta=0.0, **more))
+    assert torch.equal(by_position, by_name)
+    assert not torch.equal(by_name, field(aligned(**named, **more)))
+
+
+@pytest.mark.parametrize("eta", [-1, "a", True, float("nan")])
+def test_an_eta_that_is_no_number_from_0_is_refused_at_once(eta):
+    pipe, _ = build("sd")
+    with pytest.raises(ValueError, match=r"eta = .* must be a number, 0 \(deterministic\) or more"):
+        align(pipe, RED, "ntrk", eta=eta)
 
 
 def test_a_state_that_is_not_finite_names_the_step():

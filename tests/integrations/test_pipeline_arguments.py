@@ -2,6 +2,7 @@
 
 import importlib.util
 import warnings
+from types import SimpleNamespace
 
 import diffusers
 import diffusers.callbacks
@@ -11,6 +12,7 @@ from tiny_pipelines import SIZE, build, cascade, check_same, kandinsky, sd
 from torch import Generator
 
 from noisetilt import METHODS, align, load, optimize, rewards, sample
+from noisetilt.integrations.diffusers.pipeline_call import PipelineCall
 from noisetilt.integrations.diffusers.support import takes_prompts
 from noisetilt.rewards import Reward
 
@@ -465,3 +467,46 @@ def test_a_batch_of_images_without_prompts(form):
 )
 def test_images_are_counted_in_classes_without_prompts_only(name, takes):
     assert takes_prompts(getattr(diffusers, name)) == takes
+
+
+OF_BOTH = Reward("both", lambda images, prompts: images.mean((1, 2, 3)))
+
+
+def prompts_of(name, **call):
+    """The prompts of rewards in a call of a class, which needs no weights."""
+    made = object.__new__(PipelineCall)
+    made.pipe, made.call = object.__new__(getattr(diffusers, name)), call
+    made.aligned = SimpleNamespace(reward=OF_BOTH, heldout_reward=None)
+    return made._prompts(None)
+
+
+@pytest.mark.parametrize(
+    "name, given, first",
+    [
+        ("Kandinsky5T2VPipeline", {"prompt_embeds_qwen": (2, 8, 4), "prompt_embeds_clip": (2, 4)}, "prompt_embeds_"),
+        (
+            "HiDreamImagePipeline",
+            {"prompt_embeds_llama3": (5, 2, 8, 4), "prompt_embeds_t5": (2, 8, 4), "pooled_prompt_embeds": (2, 4)},
+            "pooled_prompt_embeds",
+        ),
+        (
+            "HiDreamImagePipeline",
+            {"prompt_embeds_llama3": (5, 2, 8, 4), "prompt_embeds_t5": (2, 8, 4)},
+            "prompt_embeds_t5",
+        ),
+        ("FluxPipeline", {"prompt_embeds": (2, 8, 4), "pooled_prompt_embeds": (2, 4)}, "pooled_prompt_embeds"),
+    ],
+)
+def test_embeddings_of_any_name_are_counted_and_have_no_text(name, given, first):
+    with pytest.warns(
+        UserWarning, match=f"{first}.* no text for rewards, so that the reward 'both' gets empty prompts"
+    ):
+        assert prompts_of(name, prompt=None, **{key: torch.zeros(shape) for key, shape in given.items()}) == ["", ""]
+
+
+def test_the_prompts_of_visual_cloze_are_those_of_the_content():
+    name = "VisualClozeGenerationPipeline"
+    assert prompts_of(name, task_prompt="from depth", content_prompt="a red fox") == ["a red fox"]
+    assert prompts_of(name, task_prompt=["a", "b"], content_prompt=["a red fox", None]) == ["a red fox", ""]
+    with pytest.warns(UserWarning, match="task_prompt has no text for rewards"):
+        assert prompts_of(name, task_prompt=["a"], content_prompt=None) == [""]

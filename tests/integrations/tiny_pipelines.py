@@ -366,8 +366,9 @@ def cogvideox() -> diffusers.CogVideoXPipeline:
     )
 
 
-def ltx(kind: type = diffusers.LTXPipeline) -> diffusers.DiffusionPipeline:
-    """Its latents are packed; from an image, the first frame is fixed and the scheduler is given the others."""
+def ltx(kind: type = diffusers.LTXPipeline, timestep_conditioning: bool = False) -> diffusers.DiffusionPipeline:
+    """Its latents are packed; from an image, the first frame is fixed and the scheduler is given the others. With
+    timestep conditioning, the decoder is given noised latents."""
     transformer = diffusers.LTXVideoTransformer3DModel(
         in_channels=4,
         out_channels=4,
@@ -388,7 +389,7 @@ def ltx(kind: type = diffusers.LTXPipeline) -> diffusers.DiffusionPipeline:
         decoder_inject_noise=(False,) * 5,
         upsample_residual=(False,) * 4,
         upsample_factor=(1,) * 4,
-        timestep_conditioning=False,
+        timestep_conditioning=timestep_conditioning,
         patch_size=1,
         patch_size_t=1,
     ).eval()

@@ -19,8 +19,10 @@ from .metrics import kernel_distance, precision_recall, vendi_score
 from .one_step import INITIAL, SETTINGS, Run, choose, options_label, picture_file
 from .paper_plan import POINTS, Target
 from .paper_report import check_calls
+from .paper_verdict import HELDOUT_MARGIN
 from .statistics import (
     PAIR,
+    Interval,
     bootstrap,
     common_level,
     concepts_of,
@@ -138,11 +140,18 @@ def verdicts(rows: dict[str, list[Row]]) -> list[str]:
     means = {name: float(np.mean([row["target"] for row in some])) for name, some in ascents.items()}
     order = sorted(means, key=means.get, reverse=True)
     lines = ["Target reward, highest first: " + ", ".join(f"{m} {means[m]:.2f}" for m in order) + "."] if order else []
+    # The first is chosen on the rows that it is tested on, so the intervals hold for all pairs (Bonferroni).
+    pairs = len(order) * (len(order) - 1) // 2
     for rival in order[1:]:
-        first = order[0]
-        ahead, more = (paired_interval(ascents[first], ascents[rival], f) for f in ("target", "probability"))
+        first, level = order[0], 1 - 0.05 / pairs
+        ahead = paired_interval(ascents[first], ascents[rival], "target", level)
+        more = paired_interval(ascents[first], ascents[rival], "probability")
         significant = "significant" if ahead.excludes(0) else "not significant"
-        lines.append(f"{first} minus {rival}: target {ahead} ({significant}), probability of the right concept {more}.")
+        corrected = f", an interval of {level:.3%} for {pairs} pairs" if pairs > 1 else ""
+        lines.append(
+            f"{first} minus {rival}: target {ahead} ({significant}{corrected}), probability of the right "
+            f"concept {more}."
+        )
     return lines
 
 
@@ -212,17 +221,27 @@ def _time_goal(name: str, rows: list[Row], rival: list[Row]) -> str:
 
 
 def _reward_goal(name: str, rows: list[Row], rivals: dict[str, list[Row]], drawn: list[Row]) -> str:
-    """Whether a method has a higher reward than all others, and its held-out rewards relative to the initial noise."""
+    """Whether a method has a higher reward than each of the others, and its held-out rewards relative to the initial
+    noise."""
     ahead = {rival: paired_interval(rows, theirs, "target") for rival, theirs in rivals.items()}
-    nearest = min(ahead, key=lambda rival: ahead[rival].value)
-    alignment, second = (paired_interval(rows, drawn, field) for field in ("alignment", "heldout_2"))
-    kept = "preserved" if min(alignment.high, second.high) >= 0 else "not preserved"
+    lowest = min(ahead, key=lambda rival: ahead[rival].low)
+    fields = ("alignment", "heldout_2")
+    changes = [paired_interval(rows, drawn, field) for field in fields]
+    margins = [HELDOUT_MARGIN * float(np.std([row[field] for row in drawn])) for field in fields]
+    alignment, second = (f"{c} (margin {m:.3g})" for c, m in zip(changes, margins, strict=True))
     return (
-        f"Goal: {name} above all others: {_reached(ahead[nearest].low > 0)} ({ahead[nearest]} above {nearest}, "
-        f"the nearest). Relative to the initial noise held-out alignment changes by {alignment}, the second held-out "
-        f"reward by {second}: "
-        f"{kept}."
+        f"Goal: {name} above all others: {_reached(ahead[lowest].low > 0)} ({ahead[lowest]} above {lowest}, the lowest "
+        f"bound). Relative to the initial noise held-out alignment changes by {alignment}, the second held-out reward "
+        f"by {second}: {_kept(changes, margins)}."
     )
+
+
+def _kept(changes: Sequence[Interval], margins: Sequence[float]) -> str:
+    """Whether no held-out reward is more than its margin below before (a test of non-inferiority)."""
+    pairs = list(zip(changes, margins, strict=True))
+    if all(change.low >= -margin for change, margin in pairs):
+        return "preserved"
+    return "not preserved" if any(change.high < -margin for change, margin in pairs) else "undecided"
 
 
 def _reached(reached: bool) -> str:
@@ -297,12 +316,13 @@ def write(out: Path, run: Run) -> Document:
         f"Settings: {run.settings}. Options and the iterate to stop at were tuned on the tuning prompts, with equally "
         "many settings and iterations per method: the highest mean target reward among the iterates where the judge "
         f"gives the right concept a mean probability of at most {POINTS} below that of the initial noise. No method "
-        "optimises the judge. Brackets are 95 % bootstrap intervals, in which the images of a concept are drawn "
-        "together; 'gain' is the difference to the initial noise at the same seeds. NFE are counted by a hook on the "
-        "network, without recomputation in the backward pass. Kernel distance (KID), precision and recall are against "
-        "3 000 real emoji; the last two depend on the number of images. Vendi is the effective number of different "
-        "images of a concept. Cosine to start, mean square and audit p are those of the noise; 'rejected' is the "
-        "fraction that the typicality audit rejects at 1 %. Seconds do not include the held-out rewards."
+        "optimises the judge. Brackets are 95 % bootstrap intervals unless another level is given, in which the images "
+        "of a concept are drawn together; 'gain' is the difference to the initial noise at the same seeds. NFE are "
+        "counted by a hook on the network, without recomputation in the backward pass. Kernel distance (KID), "
+        "precision and recall are against 3 000 real emoji; the last two depend on the number of images. Vendi is the "
+        "effective number of different images of a concept. Cosine to start, mean square and audit p are those of "
+        "the noise; 'rejected' is the fraction that the typicality audit rejects at 1 %. Seconds do not include the "
+        "held-out rewards."
     )
     for target, steps in itertools.product(run.size.targets, run.size.steps):
         methods = tested(run, target, steps)

@@ -14,12 +14,14 @@ from ..._messages import missing_extra, shown
 from ...methods import Method, find_method
 from ...rewards.reward import RewardFunction, check_callable
 from ...sampling.check_inputs import GradientAt, check_chunk
+from ...sampling.engine import check_eta
 from ...sampling.result import StepReport
 from ...sampling.trace import Trace
 from ..stepped_sampler import check_guidance
 from .pipeline_call import PipelineCall
 from .schedules import first_order, prediction_of
 from .support import check_method, reason_against
+from .temporary import exclusive
 
 
 def align(
@@ -140,6 +142,7 @@ class AlignedPipeline:
         if reason is not None:
             raise ValueError(reason)
         check_method(pipe, method)
+        check_eta(method, eta)
         check_guidance(method, reward, gradient_at)
         prediction_of(first_order(pipe.scheduler))
 
@@ -191,9 +194,10 @@ class AlignedPipeline:
             `pipe._interrupt`, the images are those of the state so far, and the rewards are those of the last x̂_0.
         Raises:
             ValueError: for invalid input, in one sentence.
+            RuntimeError: if another guided call of the same pipeline runs.
             FloatingPointError: if a reward, gradient or state is not finite; the message has the reward and the step.
         """
-        with torch.inference_mode(False):
+        with exclusive(self.pipe), torch.inference_mode(False):
             self.current_call = call = PipelineCall(self, args, kwargs, seeds, reward_prompts)
             output = call()
         sampler = call.sampler

@@ -75,7 +75,8 @@ class Continuation:
         """
         read = {name: self._locals[name] for name in self._read if name in self._locals}
         counts = any(name in (*ROW_COUNTS, *IMAGE_COUNTS) or self._counts_rows(value) for name, value in read.items())
-        return DRAW in self._read or counts or any(self._multiple(v) or self._listed(v) for v in read.values())
+        lists = [v for v in read.values() if self._listed(v) and not isinstance(v[0], torch.Generator)]
+        return DRAW in self._read or counts or bool(lists) or any(map(self._multiple, read.values()))
 
     def _counts_rows(self, value: Any) -> bool:
         """Whether a value may be the number of rows."""
@@ -83,8 +84,7 @@ class Continuation:
 
     def _listed(self, value: Any) -> bool:
         """Whether a value is a list with entries for the rows of the batch."""
-        entries = isinstance(value, (list, tuple)) and self.rows > 1 and len(value) > 0 and len(value) % self.rows == 0
-        return entries and not isinstance(value[0], torch.Generator)
+        return isinstance(value, (list, tuple)) and self.rows > 1 and len(value) > 0 and len(value) % self.rows == 0
 
     def __call__(self, x_0: Tensor, rows: Tensor) -> Tensor:
         """Images (batch, channel, H, W) or videos (batch, frames, channel, H, W) in [0, 1].
@@ -97,9 +97,12 @@ class Continuation:
             name: Processor(value) for name, value in vars(self.pipe).items() if hasattr(value, "postprocess")
         }
         namespace: dict[str, Any] = {}
+        variables = {**self._globals, DRAW: self._drawing(rows)}
         # Its code is the source of an installed pipeline.
-        exec(self._code, self._globals, namespace)  # nosec B102
+        exec(self._code, variables, namespace)  # nosec B102
         with (
+            # The pipeline's own call draws from torch's global generator as if nothing was drawn here.
+            torch.random.fork_rng([x_0.device] if x_0.is_cuda else []),
             restored(self.pipe),
             temporarily_set(
                 self.pipe,
@@ -153,13 +156,49 @@ class Continuation:
         if isinstance(value, torch.Generator):
             return clone_generator(value)
         if isinstance(value, list):
-            return [self._select(entry, rows, True) for entry in value]
+            if value and all(isinstance(entry, torch.Generator) for entry in value):
+                return self._select_generators(value, rows)
+            entries = value if all_rows or not self._listed(value) else self._entries(value, rows)
+            return [self._select(entry, rows, True) for entry in entries]
         if hasattr(value, "set_timesteps"):
             return copy.copy(value)
         multiple = 0 if all_rows else self._multiple(value)
         if not multiple:
             return value
         return value.unflatten(0, (multiple, self.rows))[:, rows.to(value.device)].flatten(0, 1)
+
+    def _entries(self, value: list, rows: Tensor) -> list:
+        """The entries of a list that belong to rows, in the order of the list's multiples of the batch."""
+        return [value[first + row] for first in range(0, len(value), self.rows) for row in rows.tolist()]
+
+    def _select_generators(self, value: list[torch.Generator], rows: Tensor) -> list[torch.Generator]:
+        """Copies of generators, of which one that occurs twice is one copy: it draws on. Those of all rows if the rest
+        draws noise, which draws that of all rows.
+        """
+        copies = {id(generator): clone_generator(generator) for generator in value}
+        copied = [copies[id(generator)] for generator in value]
+        return copied if DRAW in self._read or not self._listed(value) else self._entries(copied, rows)
+
+    def _drawing(self, rows: Tensor) -> Any:
+        """The pipeline's function that draws noise, for these rows of the batch.
+
+        It draws the noise of all rows, as the pipeline's own call does after the last step, whatever the chunk is.
+        """
+        from diffusers.utils.torch_utils import randn_tensor
+
+        original = self._globals.get(DRAW, randn_tensor)
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def draw(*args: Any, **kwargs: Any) -> Tensor:
+            given = signature.bind(*args, **kwargs).arguments
+            count, *event = given["shape"]
+            if count != len(rows):
+                return original(**given)
+            noise = original(**{**given, "shape": (self.rows, *event)})
+            return noise[rows.to(noise.device)]
+
+        return draw
 
 
 class FinalStep:
@@ -335,6 +374,9 @@ class WithoutEffects(ast.NodeTransformer):
         self.generic_visit(node)
         if ast.unparse(node.func) == "self.scheduler.step":
             node.args, node.keywords = [], [k for k in node.keywords if k.arg == "return_dict"]
+        if ast.unparse(node.func) == "torch.randn" and any(k.arg == "generator" for k in node.keywords):
+            # LTX from an image draws the noise of its decoder so, which takes no list of generators.
+            node.func = ast.Name(DRAW, ast.Load())
         return node
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .continuation import DRAW
@@ -33,6 +34,22 @@ def with_recorded_draws(method: Any) -> tuple[Any, list[Tensor]]:
         return draws[-1]
 
     return types.MethodType(with_globals(function, **{DRAW: draw}), method.__self__), draws
+
+
+class TorchOfLists:
+    """torch for a function of a pipeline, whose `randn` takes a list of generators as diffusers' function does."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def randn(self, *size: Any, generator: Any = None, **options: Any) -> Tensor:
+        """Noise, of which a list of generators draws a row each."""
+        if not isinstance(generator, list):
+            return torch.randn(*size, generator=generator, **options)
+        from diffusers.utils.torch_utils import randn_tensor
+
+        shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
+        return randn_tensor(tuple(shape), generator=generator, **options)
 
 
 def is_multiple(latents: Tensor, noise: Tensor) -> bool:

@@ -25,7 +25,7 @@ from ..stepped_sampler import SteppedSampler, gradient_of_call
 from ..vjp import make_vjp
 from .callbacks import as_pipelines_own
 from .continuation import DRAW, IMAGE_COUNTS, Continuation
-from .draws import is_multiple, with_globals, with_recorded_draws
+from .draws import TorchOfLists, is_multiple, with_globals, with_recorded_draws
 from .layout import Layout, SampleView, layout_of, recorded_packings, sample_view, without_latents
 from .offload import check_offload, decoder_of, load_again, recorded_runs
 from .rows import (
@@ -42,10 +42,20 @@ from .rows import (
 )
 from .scheduler import GuidedScheduler
 from .support import check_method, is_overwritten, prepare_name, reads_next_step, revisits, takes_prompts
-from .temporary import checkpointed, complete, frozen, normal_weights, temporarily_set, without_inference_mode
+from .temporary import (
+    checkpointed,
+    complete,
+    frozen,
+    normal_weights,
+    overlapping,
+    temporarily_set,
+    without_inference_mode,
+)
 
 # Arguments that pipelines start from, or that are a condition of their network only.
 CONDITIONS = ("image", "images", "video", "conditions")
+# What LTX's decoder is given for each video, which the pipeline itself repeats by the number of prompts.
+OF_DECODER = ("decode_timestep", "decode_noise_scale")
 
 
 class Settings(Protocol):
@@ -96,7 +106,7 @@ class PipelineCall:
         reward_prompts: Sequence[str] | str | None = None,
     ) -> None:
         self.aligned, self.pipe, self.method = aligned, aligned.pipe, aligned.method
-        eta = kwargs.pop("eta", None)
+        self.call, eta = self._bind(args, kwargs)
         self.eta = aligned.eta if eta is None else eta
         check_method(self.pipe, self.method)
         check_eta(self.method, self.eta)
@@ -105,7 +115,6 @@ class PipelineCall:
         if revisits(self.method) and reads_next_step(kind):
             times: Any = ExceptLast(self.method.times)
             self.method = replace(self.method, times=times)
-        self.call = self._bind(args, kwargs)
         self.prompts = self._prompts(reward_prompts)
         check_prompts_of(aligned.reward, self.prompts)
         check_prompts_of(aligned.heldout_reward, self.prompts)
@@ -130,11 +139,15 @@ class PipelineCall:
         self._present: Tensor | None = None
         self._version = 0
 
-    def _bind(self, args: tuple, kwargs: dict) -> dict[str, Any]:
-        call = inspect.signature(type(self.pipe).__call__).bind(self.pipe, *args, **kwargs).arguments
+    def _bind(self, args: tuple, kwargs: dict) -> tuple[dict[str, Any], float | None]:
+        """The arguments of the call by name, and its eta, which only some pipelines have as an argument."""
+        signature = inspect.signature(type(self.pipe).__call__)
+        own = {name: value for name, value in kwargs.items() if name != "eta" or "eta" in signature.parameters}
+        call = signature.bind(self.pipe, *args, **own).arguments
         further = call.pop("kwargs", {})
-        given = {name: value for name, value in {**call, **further}.items() if name != "self"}
-        return as_pipelines_own({name: without_inference_mode(value) for name, value in given.items()}, self)
+        given = {name: value for name, value in {**kwargs, **call, **further}.items() if name != "self"}
+        eta = given.pop("eta", None)
+        return as_pipelines_own({name: without_inference_mode(value) for name, value in given.items()}, self), eta
 
     @property
     def _per_prompt(self) -> str | None:
@@ -146,12 +159,12 @@ class PipelineCall:
 
     def _prompts(self, reward_prompts: Sequence[str] | str | None) -> list[str]:
         """The prompts of the rewards, one per image."""
-        prompt = self.call.get("prompt")
+        prompt = self.call.get("prompt", self.call.get("content_prompt"))
         if prompt is None:
             prompt = [""] * self._images_without_prompts()
-            if self.call.get("prompt_embeds") is not None and reward_prompts is None:
-                self._warn_of_empty_prompts()
-        prompt = [prompt] if isinstance(prompt, str) else list(prompt)
+            if reward_prompts is None and self._texts:
+                self._warn_of_empty_prompts(self._texts[0])
+        prompt = [prompt] if isinstance(prompt, str) else [entry or "" for entry in prompt]
         if not prompt:
             raise ValueError("prompts is empty; give at least one prompt")
         if reward_prompts is not None:
@@ -165,21 +178,32 @@ class PipelineCall:
         count *= max(1, count_embeddings(self.call.get("image_embeddings")) // len(prompt))
         return [p for p in prompt for _ in range(count)]
 
-    def _warn_of_empty_prompts(self) -> None:
+    @property
+    def _texts(self) -> list[str]:
+        """The names of the call's embeddings of prompts and of its prompts of other names, such as a task; first those
+        that surely have one entry per prompt: others may have the layers of the text encoder first.
+        """
+        pooled = [n for n in self.call if n in ("pooled_prompt_embeds", "prompt_embeds_pooled")]
+        embeddings = sorted((n for n in self.call if n.startswith("prompt_embeds")), key=lambda n: n.endswith("llama3"))
+        further = [name for name in ("task_prompt",) if name in self.call]
+        return [name for name in (*pooled, *embeddings, *further) if self.call[name] is not None]
+
+    def _warn_of_empty_prompts(self, given: str) -> None:
         of = (self.aligned.reward, self.aligned.heldout_reward)
         names = [reward_name(reward) for reward in of if reward is not None and may_use_prompts(reward)]
         if names:
             warnings.warn(
-                f"prompt_embeds have no text, so that the reward {names[0]!r} gets empty prompts; pass "
+                f"{given} has no text for rewards, so that the reward {names[0]!r} gets empty prompts; pass "
                 "reward_prompts=[...] too, one per prompt",
                 stacklevel=5,
             )
 
     def _images_without_prompts(self) -> int:
         """The number of images of a call without prompts: from embeddings, class labels, images or a batch size."""
-        given = next((self.call[n] for n in ("prompt_embeds", "class_labels") if self.call.get(n) is not None), None)
+        names = (*self._texts, "class_labels")
+        given = next((self.call[name] for name in names if self.call.get(name) is not None), None)
         if given is not None:
-            return len(given)
+            return 1 if isinstance(given, str) else len(given)
         if self.call.get("image_embeds") is not None:
             return count_embeddings(self.call["image_embeds"])
         image = self.call.get("image")
@@ -209,6 +233,7 @@ class PipelineCall:
     def _expand_particles(self) -> None:
         """Makes particles rows of the batch, each with its own generator for what the pipeline itself draws."""
         particles = self.method.selection.particles
+        self._expand_decoding(particles)
         if particles > 1:
             self._multiply_rows(particles)
         if self.call.get("latents") is not None:
@@ -227,6 +252,22 @@ class PipelineCall:
                 for seed, generator in zip(self.seeds, self.generators, strict=True)
                 for p in range(particles)
             ]
+
+    def _expand_decoding(self, particles: int) -> None:
+        """Passes what the decoder is given for each video as lists, with one entry per row of the batch."""
+        names = inspect.signature(type(self.pipe).__call__).parameters
+        prompts = len(self.prompts) // (self.call.get(self._per_prompt or "") or 1)
+        for name in (own for own in OF_DECODER if own in names):
+            given = self.call.get(name, names[name].default)
+            entries = given if isinstance(given, list) else [given]
+            if len(entries) not in (1, prompts, len(self.prompts)):
+                raise ValueError(
+                    f"{name} has {len(entries)} entries for {prompts} prompts; pass a number, or a list with one entry "
+                    "per prompt"
+                )
+            rows = len(self.prompts) * particles
+            if given is not None and rows > 1:
+                self.call[name] = [entry for entry in entries for _ in range(rows // len(entries))]
 
     def _multiply_rows(self, particles: int) -> None:
         """Passes the number of rows to the pipeline in the argument that it has for it."""
@@ -255,6 +296,8 @@ class PipelineCall:
             functions[DRAW] = self._draw_noise(call.__globals__[DRAW])
         else:
             replaced[prepare] = self._prepare_latents()
+        if isinstance(self.call.get("generator"), list) and "randn" in call.__code__.co_names:
+            functions["torch"] = TorchOfLists()
         call = with_globals(call, **functions) if functions else call
         with contextlib.ExitStack() as self._stack:
             stack = self._stack
@@ -322,6 +365,8 @@ class PipelineCall:
 
         @functools.wraps(original)
         def prepare(*args: Any, **kwargs: Any) -> Any:
+            if self.scheduler.has_stepped:
+                raise RuntimeError(overlapping(self.pipe))
             given = signature.bind(*args, **kwargs).arguments
             with torch.no_grad(), recorded_packings(self.pipe) as packings:
                 draws.clear()
@@ -487,9 +532,11 @@ class PipelineCall:
             load_again(ran)
             return latent_vjp(gradient) if unchanged else self.view.to_state(latent_vjp(gradient)).to(gradient)
 
-        if self.aligned.decode is None and self.evaluates_images:
-            self.continuation = Continuation(self.pipe, len(self.leaf))
-            self.keeps_rows = self.keeps_rows or self.continuation.per_row
+        if self.evaluates_images:
+            # The pipeline itself decodes the final images also where the caller's `decode` does in the steps.
+            with contextlib.nullcontext() if self.aligned.decode is None else contextlib.suppress(ValueError):
+                self.continuation = Continuation(self.pipe, len(self.leaf))
+                self.keeps_rows = self.keeps_rows or self.continuation.per_row
         try:
             sampler.advance(x_step, x0_hat, vjp)
         finally:

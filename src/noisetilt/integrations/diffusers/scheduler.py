@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from .schedules import (
     has_unit_variance,
     is_cosine,
     keeps_epsilon,
+    leaves_timesteps,
     own_scheduler,
     path_of,
     prediction_of,
@@ -32,6 +34,7 @@ class Call(Protocol):
 
     pipe: Any
     method: Method
+    eta: float
     sampler: SteppedSampler | None
 
     def start_unprepared(self) -> None:
@@ -75,6 +78,7 @@ class GuidedScheduler:
         self._index: dict[float, int] = {}
         self._current: Tensor | None = None
         self._current_index = 0
+        self._first = 0
         self._steps_taken = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -94,8 +98,8 @@ class GuidedScheduler:
 
     @property
     def _first_time(self) -> float:
-        """The time at which the pipeline starts, which is later than the first one if it starts from an image."""
-        return times_of(self.inner)[getattr(self.inner, "begin_index", None) or 0]
+        """The time at which the pipeline starts."""
+        return times_of(self.inner)[self._start]
 
     def scale_at(self, t: float) -> float:
         """The factor from states in the scale of the inner scheduler to those of the path."""
@@ -152,8 +156,8 @@ class GuidedScheduler:
         return torch.full_like(timesteps, float(due)) if after_step else timesteps
 
     def _noised(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        times, known = times_of(self.inner), self.inner.timesteps.tolist()
-        at = [times[known.index(t)] for t in timesteps.flatten().tolist()]
+        times = times_of(self.inner)
+        at = [times[self._place_of(t)] for t in timesteps.flatten().tolist()]
         shape = (-1, *[1] * (noise.ndim - 1))
         alpha = noise.new_tensor([self.path.alpha(t) for t in at]).view(shape)
         sigma = noise.new_tensor([self.path.sigma(t) for t in at]).view(shape)
@@ -182,10 +186,8 @@ class GuidedScheduler:
             self._visited = timesteps
         if self._call.sampler is None:
             self._call.start_unprepared()
-        known = self.inner.timesteps.tolist()
-        first = timesteps.flatten().tolist()[:1]
-        if not before and first and first[0] in known:
-            self._call.loop_from(times_of(self.inner)[known.index(first[0])])
+        if not before and timesteps.numel() and float(timesteps.flatten()[0]) in self.inner.timesteps.tolist():
+            self._call.loop_from(times_of(self.inner)[self._first_place(timesteps)])
         for number in range(len(timesteps)):
             self._current, self._current_index = timesteps[number], number
             yield self._current
@@ -208,14 +210,47 @@ class GuidedScheduler:
         for number, item in enumerate(items, start):
             yield (start + self._current_index if item is self._current else number), item
 
+    def _first_place(self, visited: Tensor) -> int:
+        """The place of the first timestep that the pipeline iterates over. Timesteps may be rounded, so that two steps
+        have the same one."""
+        every, wanted = self.inner.timesteps.tolist(), visited.flatten().tolist()
+        places = (self._start, len(every) - len(wanted))
+        exact = (place for place in places if place >= 0 and every[place : place + len(wanted)] == wanted)
+        return next(exact, None) or every.index(wanted[0])
+
+    def _place_of(self, timestep: float) -> int:
+        """The place of a timestep at which the pipeline noises an image: before its loop the first one that it will
+        iterate over, in the loop that of the state or of the step after it."""
+        every = self.inner.timesteps.tolist()
+        places = [self._start]
+        if self._steps_taken:
+            following = self._first + self._current_index + 1
+            state = [] if self._call.sampler.done else [self._first + self._index[self._call.sampler.t]]
+            places = [*state, following, following - 1]
+        return next((p for p in places if p < len(every) and every[p] == timestep), None) or every.index(timestep)
+
+    @property
+    def _start(self) -> int:
+        """The place at which the pipeline starts, which is later than the first one if it starts from an image."""
+        return getattr(self.inner, "begin_index", None) or 0
+
     def _begin(self) -> None:
         """Sets the sampler's grid: the times of the timesteps that the pipeline iterates over, and the one after."""
         everything = self.inner.timesteps
         visited = everything if self._visited is None else self._visited
-        first, times = everything.tolist().index(float(visited[0])), times_of(self.inner)
+        self._first, times = self._first_place(visited), times_of(self.inner)
         self._timestep = dict(zip(times, everything, strict=False))
-        self._index = {t: number for number, t in enumerate(times[first:])}
-        self._call.sampler.grid = times[first : first + len(visited) + 1]
+        self._index = {t: number for number, t in enumerate(times[self._first :])}
+        grid = times[self._first : self._first + len(visited) + 1]
+        kept = type(self.inner) is type(self.original)
+        if self._call.eta == 0 and kept and leaves_timesteps(self.inner, grid):
+            warnings.warn(
+                f"{type(self.inner).__name__} with timestep_spacing={self.inner.config.timestep_spacing!r} steps to "
+                f"times between its {self.inner.num_inference_steps} timesteps, so that eta = 0 differs from the plain "
+                "pipeline; use timestep_spacing='leading' or EulerDiscreteScheduler",
+                stacklevel=2,
+            )
+        self._call.sampler.grid = grid
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True, **more: Any) -> Any:
         """x_s from the network's output at x_t, with the signature of diffusers' schedulers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +156,11 @@ def first_order(original: Any) -> Any:
         # Pipelines scale states and predictions by sigma_data; with 1 the path is variance preserving.
         return type(original).from_config(original.config, sigma_data=1.0)
     if is_flow(original):
+        if getattr(original, "_scale_factors", None):
+            raise ValueError(
+                f"{name} has scale_factors = {original._scale_factors}, by which latents grow from step to step, and "
+                "guided latents keep their size; set pipe.scheduler to one without scale_factors"
+            )
         sigma_max = original.config.get("sigma_max")
         if original.config.get("use_karras_sigmas") and sigma_max is not None and sigma_max > 1:
             raise ValueError(
@@ -212,6 +217,16 @@ def times_of(scheduler: Any) -> list[float]:
     consistency = hasattr(scheduler, "get_scalings_for_boundary_condition_discrete")
     final = 1.0 if consistency else float(getattr(scheduler, "final_alpha_cumprod", 1.0))
     return [*(float(t) for t in scheduler.timesteps), -1.0 if final == 1.0 else 0.0]
+
+
+def leaves_timesteps(scheduler: Any, grid: Sequence[float]) -> bool:
+    """Whether a scheduler's own steps go to other times than those of a grid (step + 1,). DDIM's go back by a fixed
+    stride, which ends between its timesteps unless the number of steps divides that of training.
+    """
+    if "DDIM" not in type(scheduler).__name__:
+        return False
+    stride, final = scheduler.config.num_train_timesteps // scheduler.num_inference_steps, times_of(scheduler)[-1]
+    return [t - stride if t >= stride else final for t in grid[:-1]] != list(grid[1:])
 
 
 def prediction_of(scheduler: Any) -> Prediction:

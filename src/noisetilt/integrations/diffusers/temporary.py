@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,6 +12,37 @@ import torch
 from torch import Tensor, nn
 
 from .offload import decoder_of, networks_of
+
+_LOCK = threading.Lock()
+_RUNNING: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@contextlib.contextmanager
+def exclusive(pipe: Any) -> Iterator[None]:
+    """One guided call of a pipeline at a time: each changes the pipeline, and restores what it has found.
+
+    Raises:
+        RuntimeError: if one runs, in this thread or in another one.
+    """
+    with _LOCK:
+        if pipe in _RUNNING:
+            raise RuntimeError(overlapping(pipe))
+        _RUNNING.add(pipe)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _RUNNING.discard(pipe)
+
+
+def overlapping(pipe: Any) -> str:
+    """The reason against a call of a pipeline during another one."""
+    name = type(pipe).__name__
+    return (
+        f"{name} is called while an aligned call of the same pipeline runs, in another thread or in a reward or "
+        f"callback of the call; make the calls one after the other, or make another pipeline before, by "
+        f"{name}.from_pipe(pipe)"
+    )
 
 
 def modules_of(pipe: Any) -> list[nn.Module]:
