@@ -58,7 +58,8 @@ def vectors(file: str) -> None:
             y = to_unit_rms(apply(x))
             kept = torch.cosine_similarity(x.flatten(), y.flatten(), dim=0).item()
             title = name if method == "input" else method
-            text = f"{title}\naudit p = {audit(y).p_value.item():.1g}, cosine {kept:.3f}"
+            p = audit(y).p_value.item()
+            text = f"{title}\n{'p < 1e-16' if p < 1e-16 else f'p = {p:.1g}'}, cosine {kept:.2f}"
             row.append((text, (0.5 + y[0, :3].permute(1, 2, 0) / 6).clamp(0, 1).numpy()))
         rows += [row[:5], row[5:]]
     save_figure(draw_images(rows), Path(file))
@@ -110,7 +111,7 @@ def before_and_after(file: str) -> None:
         panels.append(
             Panel(f"place in order; projection: {method}", "score", series, title, scales=("linear", "symlog"))
         )
-    save_figure(draw_panels(panels), Path(file))
+    save_figure(draw_panels(panels, columns=3), Path(file))
 
 
 def main() -> None:

@@ -67,8 +67,13 @@ class Panel:
 
 
 @own_settings
-def draw_panels(panels: Sequence[Panel], heading: str = "") -> Any:
+def draw_panels(panels: Sequence[Panel], heading: str = "", columns: int | None = None) -> Any:
     """A matplotlib figure of panels side by side with one legend to the right, none for a single name.
+
+    Args:
+        panels: one or more.
+        heading: a title above all panels.
+        columns: how many panels are side by side; None: all.
 
     Raises:
         ValueError: if there is no panel, or a panel has no point.
@@ -80,18 +85,23 @@ def draw_panels(panels: Sequence[Panel], heading: str = "") -> Any:
     guides = list(dict.fromkeys(name for panel in panels for name in panel.guides if name))
     styles = styles_of(names)
     entries = [*names, *guides] if len(names) + len(guides) > 1 else []
-    width, height, columns = _legend_size(entries)
-    figure = new_figure(len(panels) * PANEL_WIDTH + width, max(PANEL_HEIGHT, height) + (0.5 if heading else 0))
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    width, height, legend_columns = _legend_size(entries)
+    columns = min(columns or len(panels), len(panels))
+    lines = math.ceil(len(panels) / columns)
+    wide = columns * PANEL_WIDTH
+    figure = new_figure(wide + width, max(lines * PANEL_HEIGHT, height) + (0.5 if heading else 0))
+    places = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes, panel in zip(places, panels, strict=False):
         _draw_panel(axes, panel, styles, guides)
+    for axes in places[len(panels) :]:
+        axes.set_axis_off()
     if entries:
         handles = [_handle(styles[name], _drawn(panels, name)) for name in names] + [
             _guide_handle(guides, name) for name in guides
         ]
         texts = [_legend_text(name) for name in entries]
-        figure.legend(handles, texts, loc="outside right upper", frameon=False, ncols=columns, handlelength=3.2)
+        figure.legend(handles, texts, loc="outside right upper", frameon=False, ncols=legend_columns, handlelength=3.2)
     if heading:
-        wide = len(panels) * PANEL_WIDTH
         figure.suptitle(wrapped(heading, wide - 0.4, HEADING, lines=2), x=wide / 2 / (wide + width))
     return figure
 
