@@ -347,4 +347,4 @@ def test_the_drawings_that_were_made_are_named(tmp_path, capsys):
     (tmp_path / "strip.png").touch()
     variants = [Variant(name, None, rewards=[0.0, 1.0], heldout=[None] * 2) for name in ("base", "guided")]
     print_summary(job, variants, "none", ["strip.png", "rewards.png"])
-    assert "The images, strip.png and run.json are in the same folder." in capsys.readouterr().out
+    assert "The images, strip.png and run.json are in the same folder." in " ".join(capsys.readouterr().out.split())

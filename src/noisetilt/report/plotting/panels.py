@@ -182,7 +182,7 @@ def _draw_panel(axes: Any, panel: Panel, styles: Mapping[str, Style], guides: Se
     axes.set_xlabel(wrapped(panel.xlabel, PANEL_WIDTH - 1, FONT_SIZE))
     axes.set_ylabel(wrapped(panel.ylabel, PANEL_HEIGHT - 1.2, FONT_SIZE))
     if panel.title:
-        axes.set_title(wrapped(panel.title, PANEL_WIDTH - 1, FONT_SIZE + 1, lines=2))
+        axes.set_title(wrapped(panel.title, PANEL_WIDTH - 1.5, FONT_SIZE + 1, lines=2))
 
 
 def curve(values: np.ndarray, first: int = 1) -> Series:
