@@ -178,6 +178,7 @@ def test_the_report_has_table_plots_and_images(finished):
     assert picture_file(finished.out, row).exists()
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_has_a_report_of_the_complete_methods(finished, tmp_path):
     shutil.copytree(finished.out / "pictures", tmp_path / "pictures")
     lines = finished.ledger.file.read_text().splitlines()
