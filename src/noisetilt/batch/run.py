@@ -140,9 +140,9 @@ def run_batch(
         address: of a Ray cluster, such as "auto"; None uses the Ray to which this process is connected, or starts it on
             this machine until the call ends.
         retries: how often a row is tried again after an error that may pass.
-        heldout: whether to evaluate the held-out version of the reward on each image; a name: this reward instead, of
-            a learned one its second network. A row whose held-out reward is not defined is done, and its record has a
-            warning.
+        heldout: whether to evaluate the held-out version of the reward on each image; a name: this reward instead,
+            by its second network if it is learned. A row whose held-out reward is not defined is done, and its record
+            has a warning.
         fail_fast: whether to stop at the first row that fails.
         overwrite: whether to replace a run in the folder.
         resume: whether to continue a run in the folder. Rows that failed are tried again.

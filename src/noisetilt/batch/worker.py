@@ -40,8 +40,8 @@ class WorkerOptions:
         chunk: rows per network call; None: 8, and on a CPU and for pipelines every image is sampled in a call of its
             own.
         retries: how often an image is tried again after an error that may pass, such as a lack of memory.
-        heldout: whether to evaluate the held-out version of each image's reward; a name: this reward instead, of a
-            learned one the second network.
+        heldout: whether to evaluate the held-out version of each image's reward; a name: this reward instead, by
+            its second network if it is learned.
         model_options: further arguments of `load`, such as dtype, for models by name.
         models: name → model, or a function without arguments that loads it, besides those of `load`.
         rewards: name → reward, besides those of `rewards.load`.

@@ -284,8 +284,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--heldout",
         metavar="REWARD",
-        help="held-out reward, of alignment, style:* and concept:* the second network, which is not optimised; or none "
-        "(default: chosen by the reward; none for pipelines)",
+        help="reward that is evaluated and not optimised (alignment, style:* and concept:*: their second network), or "
+        "none (default: chosen by the reward; none for pipelines)",
     )
     parser.add_argument("--device", help="torch device (default: cpu; for pipelines the GPU, if there is one)")
     parser.add_argument("--batch", type=int, help="images per batch (default: 8; for pipelines 1)")

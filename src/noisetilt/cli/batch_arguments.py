@@ -26,7 +26,7 @@ def add_batch_arguments(parser: argparse.ArgumentParser, parse_option: Callable[
         type=heldout_reward,
         default=True,
         metavar="REWARD",
-        help="reward that is evaluated and not optimised, of alignment, style:* and concept:* the second network; or "
+        help="reward that is evaluated and not optimised (alignment, style:* and concept:*: their second network), or "
         "none (default: the held-out version of --reward)",
     )
     add("--out", type=output_folder, required=True, help="output folder")
