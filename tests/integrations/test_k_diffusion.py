@@ -237,6 +237,8 @@ def test_rows_of_conditioning_follow_the_particles():
         (dict(seeds=[1]), "1 seeds"),
         (dict(method="psi"), "initial noise"),
         (dict(method="svdd", noise_sampler=lambda a, b: None), "noise_sampler"),
+        (dict(noise_sampler=lambda a, b: None), "noise_sampler returned None, expected a tensor like x"),
+        (dict(noise_sampler=lambda a, b: noise()[:1]), r"has shape \(1, .*, expected \(2, "),
         (dict(reward=None), "reward"),
         (dict(rho=2.0), "rho = 2"),
     ],

@@ -94,6 +94,9 @@ def test_permutation():
         (lambda: penalties.mpgr(torch.ones(1, 7), 1), "even"),
         (lambda: penalties.mpgr(torch.full((1, 4), math.nan), 2), "NaN"),
         (lambda: penalties.prno(torch.ones(1, 8), permutation=torch.arange(3)), r"\(8,\)"),
+        (lambda: penalties.prno(torch.ones(1, 8), permutation=torch.arange(8) + 1), r"not one of 0 … 7"),
+        (lambda: penalties.mpgr(torch.ones(1, 64), permutation=torch.arange(64) // 2), r"torch.randperm\(64\)"),
+        (lambda: penalties.prno(torch.ones(1, 8), "4"), "block_size = '4' must be a whole number"),
     ],
 )
 def test_refuses(call, says):

@@ -139,6 +139,9 @@ def test_arguments_may_be_given_by_name():
         more = {"event": x.shape[1:]} if name == "y" else {}
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.equal(function(**{name: given}, **more), function(given, **more))
+            assert torch.equal(function(**more, **{name: given}), function(given, **more))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(whiten(alpha=1e-4, gradient=x), whiten(x, 1e-4))
 
 
 def test_penalties_of_an_empty_batch_are_empty():

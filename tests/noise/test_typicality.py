@@ -59,6 +59,12 @@ def flat_spectrum(x):
     return torch.fft.ifftn(transformed / transformed.abs(), dim=(1, 2, 3), norm="ortho").real
 
 
+@pytest.mark.parametrize("level", [0, 1, 5, "0.01"])
+def test_a_level_that_is_no_probability_is_refused(level):
+    with pytest.raises(ValueError, match=f"level is {level!r}, expected a probability"):
+        audit(normal(1, 256)).rejected(level)
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_test_detects_its_fault(name):
     found = audit(FAULTS[name](normal(4, 3, 64, 64)))

@@ -187,7 +187,9 @@ def test_views_gradients_and_empty_batches():
     [
         (torch.zeros(1, 2), 16, "2 numbers, expected 4"),
         (torch.zeros(1, 7), 16, "7 numbers, expected an even"),
-        (torch.zeros(1, 8), 1, "block_size is 1"),
+        (torch.zeros(1, 8), 1, "block_size = 1"),
+        (torch.zeros(1, 8), 2.5, "block_size = 2.5 must be a whole number"),
+        (torch.zeros(1, 8), "2", "block_size = '2' must be a whole number"),
         (torch.tensor([[1.0, 2.0, math.nan, 0.0]]), 2, "NaN"),
     ],
 )

@@ -157,6 +157,20 @@ def test_errors_name_the_row_of_the_batch_where_only_some_rows_are_evaluated():
     assert calls == [3, 3, 1]
 
 
+def not_finite_gradient(images, prompts):
+    """Of the images whose prompt is "b"."""
+    zeros = [(x - x.detach()).sqrt() if prompt == "b" else 0 * x for x, prompt in zip(images, prompts, strict=True)]
+    return bright(images + torch.stack(zeros))
+
+
+@pytest.mark.parametrize("selection", [Search(3), Independent(3)])
+def test_errors_name_the_row_of_a_gradient_of_the_best_candidates(selection):
+    """Two images of three candidates each: rows 3 to 5 are those of the second."""
+    method = Method(proposal=ManifoldTilt(0.2), selection=selection)
+    with pytest.raises(FloatingPointError, match=r"gradient of .* \(t = 0.6667, row [345]\)"):
+        sample(Recorded(), ["a", "b"], not_finite_gradient, method, 3)
+
+
 @pytest.mark.parametrize("call", [1, 2, 4])
 def test_sample_refuses_a_heldout_reward_that_is_not_finite(call):
     """At a step, or of the final images, which DPS moves away from the last prediction."""

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+import noisetilt.initial_noise.ascent as ascent_module
 from noisetilt import METHODS, Method, optimize, sample
 from noisetilt.initial_noise import Ascent, NoiseObjective
 from noisetilt.models.denoiser import Denoiser
@@ -306,6 +307,40 @@ def test_stopped_rows_are_not_evaluated():
     assert evaluated == [[0, 1, 2], *[[0, 2]] * 4]
 
 
+@pytest.mark.parametrize("name, function", [("gper-both", "project_wgnc"), ("gper-w", "whiten")])
+def test_stopped_rows_are_not_projected(name, function, monkeypatch):
+    rows, real = [], getattr(ascent_module, function)
+    monkeypatch.setattr(ascent_module, function, lambda x, *args, **more: rows.append(len(x)) or real(x, *args, **more))
+    iterates = make_ascent(name, iterations=3).iterate(normal(3, *EVENT), linear(normal(*EVENT, seed=1)))
+    next(iterates)
+    rows.clear()
+    iterates.send(torch.tensor([True, False, True]))
+    assert rows and set(rows) == {2}
+
+
+@pytest.mark.parametrize(
+    "options, event, words",
+    [
+        (
+            dict(gradient="wgnc"),
+            (3, 5, 5),
+            r"gradient = 'wgnc' .* \(3, 5, 5\), which has 75 values; it needs an even number",
+        ),
+        (dict(latent="wgnc"), (2,), "latent = 'wgnc' .* 2 values; it needs an even number of 4 or more"),
+        (dict(audit_level=0.1), (3, 4, 4), "audit_level = 0.1 .* 48 values; it needs 256 or more"),
+        (dict(penalty="prno", penalty_weight=1.0, block_size=4), (2, 5), "10 values; it needs a multiple of 4"),
+        (dict(penalty="mpgr", penalty_weight=1.0, block_size=4), (2, 6), "12 values; it needs a multiple of 8"),
+    ],
+)
+def test_noise_that_an_ascent_cannot_optimise_is_refused_before_the_first_reward(options, event, words):
+    def reward(images):
+        raise AssertionError
+
+    model = LinearGenerator(torch.eye(math.prod(event)), event)
+    with pytest.raises(ValueError, match=words):
+        optimize(model, [""], reward, Method(initial=Ascent(2, **options)))
+
+
 @pytest.mark.parametrize("draws, rate", [(0, 0.03), (2, 0.2)])
 def test_an_ascent_that_stops_does_not_depend_on_the_others_of_its_batch(draws, rate):
     """Neither its network calls nor the noise of its later steps."""
@@ -530,6 +565,9 @@ def test_optimize_ends_when_all_images_have_stopped():
         ({"patience": 1.5}, r"patience = 1\.5 must be a whole number"),
         ({"patience": True}, "patience = True must be a whole number"),
         ({"seeds": [1]}, "seeds"),
+        ({"prompts": None}, "prompts = None must be a text or a list of texts"),
+        ({"prompts": ["", 3]}, "the prompt 3 is no text"),
+        ({"callback": 3}, "callback = 3 must be a function"),
         ({"chunk": 0}, "chunk"),
         ({"iterations": -1}, "iterations = -1 must be a whole number, 0 or more"),
         ({"iterations": 2.5}, r"iterations = 2\.5 must be a whole number"),

@@ -8,6 +8,7 @@ from noisetilt import METHODS, Method, load, optimize, sample
 from noisetilt.initial_noise import Gaussian
 from noisetilt.models.denoiser import Denoiser
 from noisetilt.models.exact import GaussianModel, MixtureModel
+from noisetilt.noise import clear_cache
 from noisetilt.path import FlowPath, TimeTravel
 from noisetilt.proposals import Base, BlackBoxTilt, MeanShift, NoiseTilt
 from noisetilt.rewards import Reward
@@ -456,11 +457,29 @@ def test_noise_tilt_keeps_variance_and_mean():
         ([float("nan"), 0.0], "t = nan"),
         ([1.5, 0.0], "t = 1.5 of the time grid is not a time of FlowPath"),
         ([1.0, -0.1], "t = -0.1"),
+        (["a", "b"], r"grid = \['a', 'b'\] must be a list of times"),
+        (3, "grid = 3 must be a list of times"),
     ],
 )
 def test_grids_without_a_last_reverse_step_are_refused(grid, word):
     with pytest.raises(ValueError, match=word):
         sample(gaussian(), [""], method="base", grid=grid)
+
+
+def test_what_is_no_text_or_no_function_is_refused():
+    for prompts, words in ((None, "prompts = None must be a text"), ([b"cat"], "the prompt b'cat' is no text")):
+        with pytest.raises(ValueError, match=words):
+            sample(gaussian(), prompts, method="base")
+    with pytest.raises(ValueError, match="callback = 3 must be a function"):
+        sample(gaussian(), [""], method="base", callback=3)
+
+
+def test_time_travel_with_a_whitened_path_is_refused_before_the_first_reward():
+    def reward(images):
+        raise AssertionError
+
+    with pytest.raises(ValueError, match="whitened = 'path' does not support time travel"):
+        sample(gaussian(), [""], reward, METHODS["ntrk-x0"].replace(repeats=2), 10)
 
 
 @pytest.mark.parametrize("gradient_at", ["x_t", "x0"])
@@ -508,7 +527,8 @@ def test_defaults_of_torch_change_nothing(change, value):
         found += [optimize(model, [""], reward, name, 1, heldout=reward, patience=1) for name in ("mpgr", "gper-w")]
         return [result.images for result in found]
 
-    change(value)  # first, because constants are cached
+    change(value)
+    clear_cache()
     try:
         changed = results()
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from .._messages import whole_number
 from .._options import check_types
 from ..noise import audit, penalties, project_wgnc, whiten
+from ..noise.typicality import SMALLEST_EVENT
 from ..noise.whitening import to_unit_rms
 from .objective import NoiseObjective
 from .rotation import Rotation
@@ -116,6 +117,28 @@ class Ascent:
                 f"penalty_weight = {self.penalty_weight} must be 0 or more, because the penalty is subtracted"
             )
 
+    def check_event(self, event: Sequence[int]) -> None:
+        """Check that this ascent is possible for noise of the shape `event` of one image.
+
+        Raises:
+            ValueError: if a projection, the penalty or the audit needs another number of values.
+        """
+        count = math.prod(event)
+        needs = {
+            "gradient": (self.gradient == "wgnc", count % 2 == 0 and count >= 4, "an even number of 4 or more"),
+            "latent": (self.latent == "wgnc", count % 2 == 0 and count >= 4, "an even number of 4 or more"),
+            "audit_level": (self.audit_level > 0, count >= SMALLEST_EVENT, f"{SMALLEST_EVENT} or more"),
+        }
+        if self.penalty_weight > 0 and self.penalty in ("prno", "mpgr"):
+            size = self.block_size * (2 if self.penalty == "mpgr" else 1)
+            needs["penalty"] = (True, count % size == 0, f"a multiple of {size}; another block_size may fit")
+        for option, (used, possible, expected) in needs.items():
+            if used and not possible:
+                raise ValueError(
+                    f"{option} = {getattr(self, option)!r} does not fit noise of the shape {tuple(event)}, which has "
+                    f"{count} values; it needs {expected}"
+                )
+
     @property
     def zeroth_order(self) -> bool:
         """Whether the gradient is estimated from rewards."""
@@ -141,7 +164,10 @@ class Ascent:
         Yields:
             Each Iterate. Booleans (row,) sent to the generator stop the rows that are False: they keep their noise and
             are not evaluated again.
+        Raises:
+            ValueError: see `check_event`.
         """
+        self.check_event(noise.shape[1:])
         # In float16 Adam's squares underflow, and sums of squares overflow.
         start = noise.to(torch.promote_types(noise.dtype, torch.float32))
         x = self._feasible(start).clone()
@@ -171,16 +197,16 @@ class Ascent:
         start: Tensor,
     ) -> Tensor:
         """Update the active rows of x in place; returns the rows that remain active."""
-        before = x.clone()
-        x.grad = self.direction(x, gradient, number, start)
+        before, rows = x.clone(), active.nonzero().flatten()
+        direction = self.direction(x[rows], gradient[rows], number, start[rows])
+        x.grad = torch.zeros_like(x).index_copy_(0, rows, direction)
         optimiser.step()
-        moved = self._feasible(x)
+        moved = self._feasible(x[rows])
         if self.audit_level > 0:
-            passed = torch.zeros_like(active)
-            passed[active] = (audit(moved[active]).p_value >= self.audit_level).to(active.device)
-            active = passed
-        x.copy_(torch.where(expand_like(active, x), moved, before))
-        return active
+            passed = (audit(moved).p_value >= self.audit_level).to(rows.device)
+            rows, moved = rows[passed], moved[passed]
+        x.copy_(before.index_copy_(0, rows, moved))
+        return torch.zeros_like(active).index_fill_(0, rows, True)
 
     def direction(self, x: Tensor, gradient: Tensor, number: int = 0, start: Tensor | None = None) -> Tensor:
         """g' (row, *event) of step `number` at x from ∇r, for an ascent from `start` (x by default); a row of zeros

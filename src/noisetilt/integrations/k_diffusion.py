@@ -169,7 +169,10 @@ class StepNoise:
         if (t, s) in self._taken:
             return None
         self._taken.add((t, s))
-        return self._noise_sampler(self._sigmas.new_tensor(t), self._sigmas.new_tensor(s))
+        noise = self._noise_sampler(self._sigmas.new_tensor(t), self._sigmas.new_tensor(s))
+        if not torch.is_tensor(noise):
+            raise ValueError(f"noise_sampler returned {noise!r}, expected a tensor like x, such as torch.randn_like(x)")
+        return noise
 
 
 def per_particle(value: Any, count: int, particles: int) -> Any:

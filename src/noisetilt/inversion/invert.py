@@ -16,7 +16,7 @@ from ..methods import Method, find_method
 from ..path.grids import check_steps
 from ..rewards.images import check_images
 from ..sampling import AscentReport, GradientAt, Model
-from ..sampling.check_inputs import as_seeds, check_call, check_chunk
+from ..sampling.check_inputs import as_prompts, as_seeds, check_call, check_callback, check_chunk
 from ..sampling.deterministic import deterministic_grid
 from ..sampling.noise_ascent import NoiseAscent, check_iterations, check_optimizable, find_ascent
 from .distances import SCALE, Distance, TargetEvaluator, check_distance
@@ -90,11 +90,12 @@ def invert(
     check_optimizable(model)
     check_distance(distance, model)
     targets = as_targets(images, image_size(model), getattr(model, "device", "cpu"))
-    prompts = [prompts] * len(targets) if isinstance(prompts, str) else list(prompts)
+    prompts = [prompts] * len(targets) if isinstance(prompts, str) else as_prompts(prompts)
     if len(prompts) != len(targets):
         raise ValueError(f"{len(prompts)} prompts for {len(targets)} images; give one prompt per image, or one for all")
     seeds = as_seeds(seeds, prompts)
     grid = deterministic_grid(model.path, model.path.grid(1)[0], ascent.chain_steps)
+    check_callback(callback)
     check_call(prompts, seeds, model.path, grid, gradient_at)
     chunk = check_chunk(chunk)
     evaluator = TargetEvaluator(

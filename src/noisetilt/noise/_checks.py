@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def check_batch(x: Tensor, name: str) -> None:
     """Refuse anything but a finite, real, floating-point tensor (batch, *event) with at least two numbers per event."""
+    check_shape(x, name)
+    check_finite(x, name)
+
+
+def check_shape(x: Tensor, name: str) -> None:
+    """`check_batch` without the check of the values."""
     if not isinstance(x, Tensor):
         raise ValueError(f"{name} is a {type(x).__name__}, expected a torch tensor; convert it with torch.as_tensor.")
     if not x.is_floating_point():
@@ -23,7 +30,6 @@ def check_batch(x: Tensor, name: str) -> None:
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}, expected (batch, *event) with two or more numbers per event; {remedy}."
         )
-    check_finite(x, name)
 
 
 def check_finite(x: Tensor, name: str) -> None:
@@ -40,8 +46,8 @@ def check_finite(x: Tensor, name: str) -> None:
 
 def check_alpha(alpha: float) -> None:
     """Refuse a level outside (0, 1)."""
-    if not 0.0 < alpha < 1.0:
-        raise ValueError(f"alpha is {alpha}, expected a level strictly between 0 and 1; 1e-4 is the usual choice.")
+    if not isinstance(alpha, Real) or not 0.0 < alpha < 1.0:
+        raise ValueError(f"alpha is {alpha!r}, expected a level strictly between 0 and 1; 1e-4 is the usual choice.")
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
@@ -54,8 +60,8 @@ def without_autocast(function: Function) -> Function:
 
     @functools.wraps(function)
     def computed(*arguments: Any, **options: Any) -> Any:
-        x = next(iter((*arguments, *options.values())), None)
-        if not isinstance(x, Tensor) or x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        x = next((value for value in (*arguments, *options.values()) if isinstance(value, Tensor)), None)
+        if x is None or x.is_meta or not torch.is_autocast_enabled(x.device.type):
             return function(*arguments, **options)
         with torch.autocast(x.device.type, enabled=False):
             return function(*arguments, **options)

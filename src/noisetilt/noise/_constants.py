@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +15,21 @@ class CompiledConstants:
 
 
 COMPILED_CONSTANTS = CompiledConstants()
+CACHES: list[Any] = []
+
+
+def releasable(cached: Any) -> Any:
+    """A function with functools.lru_cache, which `clear_cache` empties too."""
+    CACHES.append(cached)
+    return cached
 
 
 def constant(function: Callable) -> Callable:
-    """Cache a function of hashable arguments, and let torch.compile treat its result as a constant."""
-    cached = functools.lru_cache(maxsize=64)(function)
+    """Cache a function of hashable arguments, and let torch.compile treat its result as a constant.
+
+    Tensors on the device "meta" hold no numbers, and may belong to a mode that is over; they are not cached.
+    """
+    cached = releasable(functools.lru_cache(maxsize=64)(function))
 
     @torch.compiler.assume_constant_result
     def register(*arguments) -> str:
@@ -28,11 +39,23 @@ def constant(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def wrapper(*arguments):
-        return (
-            getattr(COMPILED_CONSTANTS, register(*arguments)) if torch.compiler.is_compiling() else cached(*arguments)
-        )
+        if torch.compiler.is_compiling():
+            return getattr(COMPILED_CONSTANTS, register(*arguments))
+        if any(isinstance(argument, torch.device) and argument.type == "meta" for argument in arguments):
+            return function(*arguments)
+        return cached(*arguments)
 
     return wrapper
+
+
+def clear_cache() -> None:
+    """Release the constants that W, the audit and the projections keep for each shape, device and dtype.
+
+    They take about 45 bytes per number of an event of each recent shape, on its device. They are computed again when
+    they are needed. Constants of graphs that torch.compile made are kept.
+    """
+    for cached in CACHES:
+        cached.cache_clear()
 
 
 @constant

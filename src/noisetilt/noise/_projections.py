@@ -111,7 +111,10 @@ def whiten_autocorrelation(power: Tensor, shape: tuple[int, ...], level: float) 
 
 
 def whiten_channels(x: Tensor, level: float = TRIGGER_LEVEL) -> Tensor:
-    """Correct means, energies and correlations of channels: √S' √S⁻¹ maps their covariance S to a probable S'."""
+    """Correct means, energies and correlations of channels: √S' √S⁻¹ maps their covariance S to a probable S'.
+
+    The means are tested at TRIGGER_LEVEL whatever the level.
+    """
     scores = channel_mean_scores(x)
     flat = x.flatten(2)
     flat = unit_rms(flat - (flat.mean(2) * (1 - shrink_factors(scores, scores.shape[1])))[:, :, None])

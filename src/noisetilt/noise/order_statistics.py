@@ -15,7 +15,7 @@ from scipy import special
 from torch import Tensor
 
 from ._checks import check_alpha, check_finite, without_autocast, working_dtype
-from ._constants import constant
+from ._constants import constant, releasable
 
 
 @without_autocast
@@ -82,6 +82,7 @@ def bounds(tiles: int, width: int, alpha: float, device: torch.device, dtype: to
     return low, -low.flip(0, 1)
 
 
+@releasable
 @functools.lru_cache(maxsize=64)
 def lower_bounds(tiles: int, width: int, alpha: float) -> np.ndarray:
     """L_{r,j} = Φ⁻¹(F_j⁻¹(Beta(r, M−r+1)⁻¹(α/2))), with F_j the CDF of Beta(j, D−j+1); U follows by symmetry.

@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+from .._messages import whole_number
 from ._checks import check_batch, without_autocast, working_dtype
 from .spectrum import check_even, to_spectrum
 
@@ -112,12 +113,19 @@ def permuted(flat: Tensor, permutation: Tensor | None) -> Tensor:
             f"permutation has shape {tuple(permutation.shape)}, expected ({flat.shape[1]},); draw it with"
             f" torch.randperm({flat.shape[1]})."
         )
+    if not torch.compiler.is_compiling() and not torch.equal(
+        permutation.sort().values, torch.arange(len(permutation), device=permutation.device, dtype=permutation.dtype)
+    ):
+        raise ValueError(
+            f"permutation is not one of 0 … {flat.shape[1] - 1}; draw it with torch.randperm({flat.shape[1]})."
+        )
     return flat[:, permutation]
 
 
 def split_blocks(flat: Tensor, block_size: int) -> Tensor:
     """(batch, n) as (batch, n / block_size, block_size)."""
-    if block_size < 1 or flat.shape[1] % block_size:
+    block_size = whole_number("block_size", block_size, 1)
+    if flat.shape[1] % block_size:
         raise ValueError(
             f"block_size is {block_size}, expected a divisor of {flat.shape[1]}; use {math.gcd(flat.shape[1], 16)}."
         )

@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from . import _nulls as nulls
 from ._boxes import box_sums, largest_divisor
 from ._checks import check_batch, without_autocast
+from ._constants import releasable
 from ._events import as_field
 from ._groups import near_lags, radial_partition
 from .float64 import as_float64
@@ -46,7 +48,13 @@ class Audit:
     p_value: Tensor
 
     def rejected(self, level: float = 0.01) -> Tensor:
-        """(batch,) bool: which vectors the audit rejects as white Gaussian noise at this level in (0, 1)."""
+        """(batch,) bool: which vectors the audit rejects as white Gaussian noise at this level.
+
+        Raises:
+            ValueError: for a level outside (0, 1).
+        """
+        if not isinstance(level, Real) or not 0 < level < 1:
+            raise ValueError(f"level is {level!r}, expected a probability between 0 and 1, such as 0.01 for 1 %")
         return self.p_value < level
 
     def __repr__(self) -> str:
@@ -210,6 +218,7 @@ def half_energies(field: Tensor) -> Tensor:
     return spectrum.real.square() + spectrum.imag.square()
 
 
+@releasable
 @functools.lru_cache(maxsize=16)
 def one_of_each_pair(shape: tuple[int, ...], half: bool) -> Tensor:
     """Flat indices of one index of each pair k, −k (mod shape), without those with k = −k.

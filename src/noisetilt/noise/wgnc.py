@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from .._messages import whole_number
 from ._checks import check_batch, without_autocast, working_dtype
 from ._constants import fixed_noise
 from .deterministic import cumulative_sum
@@ -45,10 +46,7 @@ def project_wgnc(x: Tensor, block_size: int = 16) -> Tensor:
         ValueError: for odd N or N < 4, block_size < 2, NaN or infinity, or a tensor that is not real floating point.
     """
     check_batch(x, "x")
-    if block_size < 2:
-        raise ValueError(
-            f"block_size is {block_size}, expected 2 or more, because one number cannot meet two norms; use 16."
-        )
+    block_size = whole_number("block_size", block_size, 2, ", because one number cannot meet two norms")
     count = math.prod(x.shape[1:])
     check_even(count)
     if count < 4:

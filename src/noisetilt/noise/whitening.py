@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ._checks import check_alpha, check_batch, without_autocast, working_dtype
+from ._checks import check_alpha, check_batch, check_shape, without_autocast, working_dtype
 from ._constants import constant, fixed_noise
 from ._dilution import Group, Levels, Peak, signal_fractions, statistics
 from ._events import as_field
@@ -118,9 +118,12 @@ def whiten_field(
     second_pass: Projections = SECOND_PASS,
 ) -> Tensor:
     """W for x (batch, channel, *space) of RMS 1 without ties, with noise (batch, N): project, clip, dilute."""
-    once = apply_projections(x, noise, first_pass, TRIGGER_LEVEL, 0)
-    twice = apply_projections(once, noise, second_pass, SECOND_PASS_LEVEL, len(first_pass))
-    white = torch.where(direction_change(once, x) > SMALL_CHANGE, twice, once)
+    white = apply_projections(x, noise, first_pass, TRIGGER_LEVEL, 0)
+    changed = direction_change(white, x) > SMALL_CHANGE
+    # It is half of the cost, and gradients that are nearly white do not need it, such as the path's of `ntrk-x0`.
+    if torch.compiler.is_compiling() or changed.is_meta or changed.any():
+        twice = apply_projections(white, noise, second_pass, SECOND_PASS_LEVEL, len(first_pass))
+        white = torch.where(changed, twice, white)
     white = unit_rms(clip_values(white, alpha))
     return dilute(white, x, shuffled(noise, len(first_pass) + len(second_pass) + 1).view_as(x))
 
@@ -169,7 +172,11 @@ def shuffled(noise: Tensor, number: int = 0) -> Tensor:
     """Noise (batch, *event) in a fixed random order, nearly independent of the input.
 
     `number` selects the order. Reversed or shifted noise would not be independent: it has the same power spectrum.
+
+    Raises:
+        ValueError: for noise that is not (batch, *event), or holds NaN or infinity.
     """
+    check_shape(noise, "noise")
     order = permutation(noise.shape[1:].numel(), number, noise.device)
     return noise.flatten(1).index_select(1, order).view_as(noise)
 

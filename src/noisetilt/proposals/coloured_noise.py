@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -57,14 +59,25 @@ class ColouredNoise:
 
     def amplitude(self, space: tuple[int, ...], path: Path, t: float) -> Tensor:
         """β at each frequency of the real Fourier transform, (*space[:-1], space[-1] // 2 + 1), float64."""
-        squares = [torch.fft.fftfreq(n, dtype=torch.float64, device="cpu").square() for n in space]
-        total = sum(torch.meshgrid(*squares, indexing="ij"))
-        assert isinstance(total, Tensor)
-        smallest = total[total > 0].min() if (total > 0).any() else total.new_tensor(1.0)
-        spectrum = total.clamp(min=smallest) ** (-self.decay / 2)
-        spectrum = spectrum / spectrum.mean()
+        spectrum, weight = power_spectrum(space, self.decay)
         alpha, sigma = path.alpha(t), path.sigma(t)
         unformed = (1 - alpha * spectrum.sqrt() / (alpha**2 * spectrum + sigma**2).sqrt()).square()
         amplitude = (1 - (1 - unformed) / self.divider).clamp(min=1e-12) ** self.power
-        amplitude = amplitude / amplitude.square().mean().sqrt()
-        return amplitude[..., : space[-1] // 2 + 1]
+        return amplitude / (amplitude.square() * weight).sum().sqrt()
+
+
+@functools.lru_cache(maxsize=8)
+def power_spectrum(space: tuple[int, ...], decay: float) -> tuple[Tensor, Tensor]:
+    """S(f) ∝ 1/f^decay at each frequency of the real Fourier transform, with mean 1 over all frequencies, and the
+    weight of each frequency in such a mean. Both are (*space[:-1], space[-1] // 2 + 1), float64."""
+    squares = [torch.fft.fftfreq(n, dtype=torch.float64, device="cpu").square() for n in space]
+    squares[-1] = squares[-1][: space[-1] // 2 + 1]
+    total = sum(torch.meshgrid(*squares, indexing="ij"))
+    assert isinstance(total, Tensor)
+    weight = torch.full_like(total, 2 / math.prod(space))
+    weight[..., 0] /= 2
+    if space[-1] % 2 == 0:
+        weight[..., -1] /= 2
+    smallest = total[total > 0].min() if (total > 0).any() else total.new_tensor(1.0)
+    spectrum = total.clamp(min=smallest) ** (-decay / 2)
+    return spectrum / (spectrum * weight).sum(), weight

@@ -84,6 +84,47 @@ def check_descending(path: Path, grid: Sequence[float]) -> None:
             )
 
 
+def as_prompts(prompts: str | Iterable[str]) -> list[str]:
+    """The prompts as a list; a single text is one prompt.
+
+    Raises:
+        ValueError: if there is one that is no text.
+    """
+    if isinstance(prompts, str):
+        return [prompts]
+    if not isinstance(prompts, Iterable):
+        raise ValueError(f"prompts = {prompts!r} must be a text or a list of texts")
+    found = list(prompts)
+    for prompt in found:
+        if not isinstance(prompt, str):
+            raise ValueError(f"the prompt {prompt!r} is no text; give a list of texts, '' for no prompt")
+    return found
+
+
+def as_times(grid: Iterable[float]) -> list[float]:
+    """The times of a grid as a list of floats.
+
+    Raises:
+        ValueError: if there is one that is no number.
+    """
+    try:
+        return [float(t) for t in grid]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"grid = {grid!r} must be a list of times from noise to data, such as [1.0, 0.5, 0.0]"
+        ) from None
+
+
+def check_callback(callback: Any) -> None:
+    """Check that a callback can be called.
+
+    Raises:
+        ValueError: if not.
+    """
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback = {callback!r} must be a function of the report of a step, or None")
+
+
 def as_seeds(seeds: Sequence[int] | None, prompts: Sequence[str]) -> list[int]:
     """The seeds as a list; 0, 1, 2, … if None.
 

@@ -126,15 +126,27 @@ class Engine:
 
     def _step_noise(self, t: float, s: float, std: float) -> Tensor:
         given = None if self._given_noise is None or std == 0 else self._given_noise(t, s)
-        return self._noise() if given is None else given.to(self.device, self.dtype)
+        if given is None:
+            return self._noise()
+        expected = (self.images * self.particles, *self.shape)
+        if tuple(given.shape) != expected:
+            raise ValueError(
+                f"the given noise of the step from t = {t:g} to {s:g} has shape {tuple(given.shape)}, expected "
+                f"{expected}; draw it for every image and particle"
+            )
+        return given.to(self.device, self.dtype)
 
     def set_grid(self, grid: Sequence[float]) -> None:
         """Set the time grid, which methods with a strength over the whole path (`best_of`) need. A warning says so if
         the method has a gradient and none of its steps can use it, or resamples no particles before the last step.
 
         Raises:
-            ValueError: if the method cannot reach the requested strength on this grid.
+            ValueError: if the method cannot reach the requested strength on this grid, or tracks the accumulated noise
+                and a step of the grid is to a noisier time.
         """
+        noisier = any(is_noisier(self.path, s, t) for t, s in itertools.pairwise(grid))
+        if noisier and getattr(self.method.proposal, "needs_accumulated_noise", False):
+            raise ValueError("whitened = 'path' does not support time travel; use whitened = 'mixture'")
         self.process = ReverseProcess(self.path, tuple(grid), self.eta, self.method.initial.needs_reward)
         self.steps = reverse_steps(self.path, grid)
         if getattr(self.method.proposal, "best_of", None) is not None:
@@ -397,13 +409,7 @@ class Engine:
         return self.by_image(0.5 * difference.sum(1))
 
     def renoise(self, x_t: Tensor, t: float, s: float) -> Tensor:
-        """Re-noise from t to a noisier s with fresh noise.
-
-        Raises:
-            ValueError: if the method tracks accumulated noise, which is not defined with time travel.
-        """
-        if getattr(self.method.proposal, "needs_accumulated_noise", False):
-            raise ValueError("whitened = 'path' does not support time travel; use whitened = 'mixture'")
+        """Re-noise from t to a noisier s with fresh noise."""
         self._renoised = x_t, t, s
         return renoise(self.path, x_t, self._noise(), t, s)
 

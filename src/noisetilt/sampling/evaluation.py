@@ -124,20 +124,25 @@ class Evaluator:
         """Whether gradients are taken through the network."""
         return self.gradient_at == "x_t" and not self.reward_evaluator.estimated
 
-    def gradient_at_x0(self, x_0: Tensor, index: Tensor, t: float, perturbations: Tensor | None = None) -> Tensor:
-        """∇r at x_0 (batch, *event), without a network call; perturbations are offsets from x_0."""
+    def gradient_at_x0(
+        self, x_0: Tensor, index: Tensor, t: float, perturbations: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """∇r at x_0 (batch, *event), without a network call; perturbations are offsets from x_0.
+
+        `rows` (batch,) are its rows in the whole batch, for error messages.
+        """
         parts = [
             self.reward_evaluator.value_and_gradient(
-                x_0[rows],
-                index[rows],
-                None if perturbations is None else perturbations[rows],
+                x_0[part],
+                index[part],
+                None if perturbations is None else perturbations[part],
                 chunk=self.chunk,
                 with_values=False,
             ).gradient
-            for rows in chunks(len(x_0), self.chunk)
+            for part in chunks(len(x_0), self.chunk)
         ]
         gradient = torch.cat(parts)
-        self.reward_evaluator.require_finite(gradient, "gradient", self.number, t)
+        self.reward_evaluator.require_finite(gradient, "gradient", self.number, t, rows=rows)
         return gradient
 
     def evaluate_noise(

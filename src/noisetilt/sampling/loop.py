@@ -13,7 +13,17 @@ from torch import Tensor
 
 from ..methods import Method, find_method
 from ..rewards.reward import Reward, RewardFunction, check_prompts_of
-from .check_inputs import GradientAt, as_seeds, check_call, check_chunk, check_denoiser, check_model
+from .check_inputs import (
+    GradientAt,
+    as_prompts,
+    as_seeds,
+    as_times,
+    check_call,
+    check_callback,
+    check_chunk,
+    check_denoiser,
+    check_model,
+)
 from .engine import Engine, State, StepResult, run_steps
 from .evaluation import Evaluator, Model, noise_objective
 from .result import Result, StepReport
@@ -83,10 +93,11 @@ def sample(
         return model.sample(prompts, reward, method, steps, seeds, **options, callback=callback, heldout=heldout)
     started = time.perf_counter()
     check_model(model)
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    prompts = as_prompts(prompts)
     seeds = as_seeds(seeds, prompts)
     method = find_method(method)
-    grid = list(model.path.grid(steps)) if grid is None else [float(t) for t in grid]
+    grid = list(model.path.grid(steps)) if grid is None else as_times(grid)
+    check_callback(callback)
     check_call(prompts, seeds, model.path, grid, gradient_at)
     check_prompts_of(reward, prompts)
     check_prompts_of(heldout, prompts)
@@ -124,14 +135,14 @@ def sample(
         assert state.rewards is not None
         best = engine.best(engine.by_image(state.rewards))
         offsets = None if offsets is None else offsets[best]
-        gradient = evaluate.gradient_at_x0(state.x0_hat[best], index[best], t, offsets)
+        gradient = evaluate.gradient_at_x0(state.x0_hat[best], index[best], t, offsets, best)
         return state._replace(gradient=gradient.repeat_interleave(engine.particles, 0))
 
     before, trace = denoiser.nfe, Trace()
     x = engine.start(grid[0], noise_objective(evaluate_start, method, grid, index))
 
     def gradient_at_x0(x_0: Tensor, t: float, rows: Tensor | None) -> Tensor:
-        return evaluate.gradient_at_x0(x_0, index if rows is None else index[rows], t)
+        return evaluate.gradient_at_x0(x_0, index if rows is None else index[rows], t, rows=rows)
 
     for step in run_steps(engine, x, grid, evaluate_rows, gradient_at_x0):
         rows = engine.best(step.rewards)

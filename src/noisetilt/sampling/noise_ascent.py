@@ -16,7 +16,16 @@ from ..initial_noise.ascent import expand_like
 from ..methods import Method, find_method
 from ..proposals import Base
 from ..rewards.reward import RewardFunction, check_prompts_of
-from .check_inputs import GradientAt, as_seeds, check_call, check_chunk, check_denoiser, check_model
+from .check_inputs import (
+    GradientAt,
+    as_prompts,
+    as_seeds,
+    check_call,
+    check_callback,
+    check_chunk,
+    check_denoiser,
+    check_model,
+)
 from .deterministic import deterministic_grid
 from .evaluation import Evaluator, Model
 from .loop import normalised_on_base
@@ -120,10 +129,11 @@ def optimize(
     check_optimizable(model)
     if iterations is not None:
         ascent = replace(ascent, iterations=check_iterations(iterations))
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    prompts = as_prompts(prompts)
     seeds = as_seeds(seeds, prompts)
     start = model.path.grid(1)[0]
     grid = deterministic_grid(model.path, start, ascent.chain_steps)
+    check_callback(callback)
     check_call(prompts, seeds, model.path, grid, gradient_at)
     check_prompts_of(reward, prompts)
     check_prompts_of(heldout, prompts)

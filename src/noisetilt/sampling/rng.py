@@ -33,7 +33,7 @@ class PerImageRNG:
     """One independent stream of Gaussian noise per image and particle, and one of uniform numbers per image.
 
     Numbers are drawn on the CPU in float32, so that a seed gives the same noise on every device, in any batch and with
-    any number of particles.
+    any number of particles. There are 2³² streams, so that two of n are equal with a probability of about n²/2³³.
 
     Args:
         seeds: one whole number ≥ 0 per image.

@@ -17,7 +17,7 @@ from ...models.prompts import PromptReader, is_word_level
 from ...path import Path
 from ...path.grids import check_steps
 from ...rewards.reward import RewardFunction
-from ...sampling.check_inputs import GradientAt, as_seeds
+from ...sampling.check_inputs import GradientAt, as_prompts, as_seeds, check_callback
 from ...sampling.engine import Engine
 from ...sampling.result import Result, StepReport
 from ..stepped_sampler import gradient_of_call
@@ -174,7 +174,8 @@ class PipelineModel:
         """
         if grid is not None:
             raise ValueError("grid is not supported for a diffusers pipeline; pass steps=, or use `align`")
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        prompts = as_prompts(prompts)
+        check_callback(callback)
         seeds = as_seeds(seeds, prompts)
         steps = check_steps(self.steps if steps is None else steps)
         self.check(prompts, method, reward, eta)
