@@ -1,6 +1,8 @@
 """W keeps Gaussian input, whitens any other input, and keeps a component along it."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -207,6 +209,14 @@ def test_compiles_into_one_graph():
     g, noise = normal(2, 1, 16, 16).cumsum(-1), normal(2, 1, 16, 16, seed=8)
     compiled = torch.compile(whiten, fullgraph=True, dynamic=False, backend="aot_eager")
     torch.testing.assert_close(compiled(g, noise=noise), whiten(g, noise=noise), rtol=0, atol=1e-3)
+
+
+def test_constants_are_marked_for_torch_compile_as_torch_marks_them():
+    """Without the import of torch._dynamo, which takes as long as that of torch."""
+    marks = vars(torch.compiler.assume_constant_result(lambda: 0))
+    assert marks and marks.items() <= vars(upper_triangle.__closure__[2].cell_contents).items()
+    code = "import sys, noisetilt.noise; sys.exit('torch._dynamo' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_meta_tensors_have_a_shape_and_a_dtype():

@@ -31,11 +31,13 @@ def constant(function: Callable) -> Callable:
     """
     cached = releasable(functools.lru_cache(maxsize=64)(function))
 
-    @torch.compiler.assume_constant_result
     def register(*arguments) -> str:
         name = repr((function.__name__, *arguments)).replace(".", "_")
         setattr(COMPILED_CONSTANTS, name, cached(*arguments))
         return name
+
+    # torch.compiler.assume_constant_result sets this attribute and imports torch._dynamo, which takes as long as torch.
+    register._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     @functools.wraps(function)
     def wrapper(*arguments):
