@@ -167,7 +167,7 @@ class NoisetiltRewardSum(RewardNode):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """The inputs of the node."""
-        weight = ("FLOAT", {"default": 0.5, "min": -1000.0, "max": 1000.0, "step": 0.01})
+        weight = ("FLOAT", {"default": 0.5, "min": -1000.0, "max": 1000.0, "step": 0.0001})
         return {
             "required": {
                 "reward_a": ("NOISETILT_REWARD",),
