@@ -264,6 +264,27 @@ def test_terms_share_a_detector(detector):
         cats(255 * as_images(levels(32, 48)), PROMPTS)
 
 
+def test_a_detector_that_cannot_read_small_images_is_loaded(tmp_path):
+    model, pictures = tiny.rt_detr(tmp_path), levels(96, 96)
+    found = rewards.load("objects:cat", path=tmp_path)(as_images(pictures), PROMPTS)
+    with torch.no_grad():
+        assert torch.allclose(found, model(pixel_values=as_images(pictures)).logits[..., 2].amax(1), atol=1e-4)
+
+
+def test_a_detector_that_needs_a_package_is_refused_in_one_sentence(monkeypatch):
+    """As the published weights of DETR need timm, and transformers says in three lines."""
+
+    def refuse(*_, **__):
+        raise ImportError(
+            "\nTimmBackbone requires the timm library but it was not found. You can install it:\n`pip`.\n"
+        )
+
+    monkeypatch.setattr(transformers.AutoModelForObjectDetection, "from_pretrained", refuse)
+    with pytest.raises(ImportError, match=r"from 'a/b' \(TimmBackbone .* not found\); pip install the pack") as caught:
+        rewards.load("objects:cat", path="a/b")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "name", ["objects:dog", "count:cat", "count:cat:many", "objects:", "count:cat:-1", "count:cat:²", "objects:²"]
 )
