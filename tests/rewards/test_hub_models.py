@@ -276,7 +276,7 @@ def test_a_detector_that_needs_a_package_is_refused_in_one_sentence(monkeypatch)
 
     def refuse(*_, **__):
         raise ImportError(
-            "\nTimmBackbone requires the timm library but it was not found. You can install it:\n`pip`.\n"
+            "\nTimmBackbone requires the timm library but it was not found. Install it:\n`pip`.\n"
         )
 
     monkeypatch.setattr(transformers.AutoModelForObjectDetection, "from_pretrained", refuse)
