@@ -21,6 +21,7 @@ from noisetilt.rewards import Reward, hub
 from noisetilt.rewards.catalogue import missing_heldout, split_terms
 from noisetilt.rewards.hub import blip, clip
 from noisetilt.rewards.hub.classifier import find_label
+from noisetilt.rewards.hub.detection import DetectorPixels
 from noisetilt.rewards.hub.files import locate, read_state
 from noisetilt.rewards.hub.preprocess import Preprocess, difference, preprocess_of, resize
 
@@ -330,6 +331,7 @@ def test_resizing_is_pils_but_for_its_rounding(mode, of, to):
         lambda: transformers.CLIPImageProcessor(),
         lambda: transformers.SiglipImageProcessor(),
         lambda: transformers.ViTImageProcessor(),
+        lambda: transformers.ViTImageProcessor(do_normalize=False),
         lambda: transformers.BlipImageProcessor(),
         lambda: transformers.CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 24, "width": 32}),
     ],
@@ -357,6 +359,16 @@ def test_an_unknown_preprocessing_is_refused():
     cropped = transformers.ConvNextImageProcessor(size={"shortest_edge": 30}, crop_pct=0.8)
     with pytest.raises(ValueError, match="does more than resize"):
         preprocess_of(cropped, "it")
+    clusters = np.zeros((4, 3))
+    for other in (
+        transformers.ImageGPTImageProcessor(clusters=clusters),
+        transformers.ViTImageProcessor(resample=None),
+        transformers.ViTImageProcessor(resample=0),
+    ):
+        with pytest.raises(ValueError, match=r"it's image processor does more .* yourself"):
+            preprocess_of(other, "it")
+        with pytest.raises(ValueError, match="detector's image processor does more .* yourself"):
+            DetectorPixels(other)
 
 
 def test_padding_keeps_the_whole_picture():

@@ -275,9 +275,7 @@ def test_a_detector_that_needs_a_package_is_refused_in_one_sentence(monkeypatch)
     """As the published weights of DETR need timm, and transformers says in three lines."""
 
     def refuse(*_, **__):
-        raise ImportError(
-            "\nTimmBackbone requires the timm library but it was not found. Install it:\n`pip`.\n"
-        )
+        raise ImportError("\nTimmBackbone requires the timm library but it was not found. Install it:\n`pip`.\n")
 
     monkeypatch.setattr(transformers.AutoModelForObjectDetection, "from_pretrained", refuse)
     with pytest.raises(ImportError, match=r"from 'a/b' \(TimmBackbone .* not found\); pip install the pack") as caught:

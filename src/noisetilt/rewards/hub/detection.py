@@ -15,7 +15,7 @@ from ..images import check_images
 from ..reward import Reward
 from .classifier import find_label
 from .files import frozen, loaded_once, moved, pretrained, pretrained_model, transformers
-from .preprocess import RESAMPLING, difference, resize
+from .preprocess import difference, normalisation_of, pixels_by, resampling_of, resize
 
 DETECTOR = "hustvl/yolos-small"  # DETR's published weights would need timm
 
@@ -32,14 +32,12 @@ class DetectorPixels:
     """
 
     def __init__(self, processor: Any) -> None:
-        mode = RESAMPLING.get(int(processor.resample))
+        mode, normalisation = resampling_of(processor), normalisation_of(processor)
         refusal = "the detector's image processor does more than resize and normalise"
-        if mode is None:
+        if mode is None or normalisation is None:
             raise ValueError(f"{refusal}; write the reward as a function of images yourself")
         self.processor, self.mode = processor, mode
-        normalises = bool(processor.do_normalize)
-        self.mean = list(processor.image_mean) if normalises else [0.0] * 3
-        self.std = list(processor.image_std) if normalises else [1.0] * 3
+        self.mean, self.std = normalisation
         self._sizes: dict[tuple[int, int], tuple[int, int]] = {}
         worst = max(difference(self, processor, shape) for shape in ((150, 210), (90, 63)))
         if worst > 2:
@@ -55,8 +53,7 @@ class DetectorPixels:
 
     def _size(self, shape: tuple[int, int]) -> tuple[int, int]:
         if shape not in self._sizes:
-            blank = np.zeros((*shape, 3), dtype=np.uint8)
-            made = np.asarray(self.processor(images=[blank], input_data_format="channels_last").pixel_values)
+            made = pixels_by(self.processor, np.zeros((*shape, 3), dtype=np.uint8))
             self._sizes[shape] = made.shape[2], made.shape[3]
         return self._sizes[shape]
 
