@@ -367,7 +367,7 @@ def test_an_unknown_preprocessing_is_refused():
     ):
         with pytest.raises(ValueError, match=r"it's image processor does more .* yourself"):
             preprocess_of(other, "it")
-        with pytest.raises(ValueError, match="detector's image processor does more .* yourself"):
+        with pytest.raises(ValueError, match=r"detector's image processor does more .* yourself"):
             DetectorPixels(other)
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import shutil
 import sys
 import types
+import warnings
 from typing import ClassVar
 from unittest import mock
 
@@ -335,6 +336,63 @@ def test_imscores_models_are_loaded_and_scored_by_image(name, module, kind, plac
     assert reward.uses_prompts == (module != "aesthetic")
     with pytest.raises(ValueError, match="divide bytes by 255"):
         reward(255 * images, ["ab", "abcd"])
+
+
+def imscore_reward(name, module, kind, model):
+    """A reward of a stand-in for a class of imscore."""
+    stand_in = types.ModuleType(f"imscore.{module}.model")
+    setattr(stand_in, kind, lambda: model)
+    modules = {"imscore": types.ModuleType("imscore"), f"imscore.{module}": types.ModuleType(module)}
+    with mock.patch.dict(sys.modules, {**modules, stand_in.__name__: stand_in}):
+        return rewards.load(name, path="folder")
+
+
+class Logits(nn.Module):
+    """As ShadowAesthetic: `score` returns the squeezed logits of the labels."""
+
+    def __init__(self, labels):
+        super().__init__()
+        self.model = types.SimpleNamespace(config=types.SimpleNamespace(id2label=labels))
+
+    def score(self, pixels, prompts=None):
+        return pixels.mean((2, 3))[:, : len(self.model.config.id2label)].squeeze()
+
+
+@pytest.mark.parametrize("labels, sign", [({0: "hq", 1: "lq"}, 1), ({"0": "lq", "1": "hq"}, -1)])
+def test_aesthetic_shadow_is_the_log_odds_of_high_quality(labels, sign):
+    reward = imscore_reward("aesthetic-shadow", "aesthetic", "ShadowAesthetic", Logits(labels))
+    images = torch.rand(2, 3, 8, 8)
+    high, low = images.mean((2, 3))[:, :2].unbind(1)
+    assert torch.allclose(reward(images, PROMPTS), sign * (high - low))
+
+
+def test_a_score_that_is_not_one_number_is_refused():
+    with pytest.raises(ValueError, match="has 0 labels 'hq'"):
+        imscore_reward("aesthetic-shadow", "aesthetic", "ShadowAesthetic", Logits({0: "good", 1: "bad"}))
+    reward = imscore_reward("imscore:other.Other", "other", "Other", Logits({0: "a", 1: "b", 2: "c"}))
+    with pytest.raises(ValueError, match=r"'other\.Other' is 3 numbers for one image, expected 1; use another"):
+        reward(torch.rand(2, 3, 8, 8), PROMPTS)
+
+
+@pytest.mark.parametrize(
+    "name, module, kind, place, limit",
+    [
+        ("mps", "mps", "MPS", "tokenizer", 12),
+        ("evalmuse", "evalmuse", "EvalMuse", "tokenizer", 32),
+        ("cyclereward", "cyclereward", "CycleReward", "blip.tokenizer", 128),
+        ("pickscore-siglip", "preference", "SiglipPreferenceScorer", "processor.tokenizer", 12),
+        ("imscore:imreward.ImageReward", "imreward", "ImageReward", "blip.tokenizer", 35),
+    ],
+)
+def test_prompts_that_imscore_cuts_warn(name, module, kind, place, limit, tmp_path):
+    model, holder = Scorer(), types.SimpleNamespace(tokenizer=tiny.tokenizer(tmp_path))
+    setattr(model, place.partition(".")[0], holder if "." in place else holder.tokenizer)
+    reward, images = imscore_reward(name, module, kind, model), torch.rand(1, 3, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reward(images, [" ".join(["red"] * (limit - 2))])
+    with pytest.warns(UserWarning, match=rf"reads {limit - 2} tokens of a prompt .* has {limit}; it ignores 'red fox'"):
+        reward(images, [" ".join(["red"] * (limit - 1) + ["fox"])])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("imscore") is None, reason="needs imscore")

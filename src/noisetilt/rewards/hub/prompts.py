@@ -24,11 +24,17 @@ def tokens_of(name: str, tokenizer: Any, texts: Sequence[str], limit: int, paddi
         padding: as in transformers.
     """
     with _TOKENISING:
-        _warn_truncated(name, tokenizer, texts, limit)
+        _warn_truncated(name, tokenizer, texts, limit, stacklevel=4)
         return tokenizer(list(texts), padding=padding, truncation=True, max_length=limit, return_tensors="pt")
 
 
-def _warn_truncated(name: str, tokenizer: Any, texts: Sequence[str], limit: int) -> None:
+def warn_truncated(name: str, tokenizer: Any, texts: Sequence[str], limit: int) -> None:
+    """Warns as `tokens_of` does, for a network that makes the tokens itself."""
+    with _TOKENISING:
+        _warn_truncated(name, tokenizer, texts, limit, stacklevel=4)
+
+
+def _warn_truncated(name: str, tokenizer: Any, texts: Sequence[str], limit: int, stacklevel: int) -> None:
     """Warns of each text of more tokens than `limit`, special tokens included, and names what is cut."""
     most = limit - tokenizer.num_special_tokens_to_add()
     for text in dict.fromkeys(texts):
@@ -37,5 +43,5 @@ def _warn_truncated(name: str, tokenizer: Any, texts: Sequence[str], limit: int)
             cut = tokenizer.decode(tokens[most:])
             warnings.warn(
                 f"{name} reads {most} tokens of a prompt and this one has {len(tokens)}; it ignores {cut!r}",
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
