@@ -21,7 +21,7 @@ from noisetilt import rewards
 from noisetilt.rewards import hub
 from noisetilt.rewards.hub import imscore as imscore_module
 from noisetilt.rewards.hub.hpsv3 import IMAGE, PIXELS, TOKEN
-from noisetilt.rewards.hub.preprocess import difference
+from noisetilt.rewards.hub.preprocess import CLIP_STD, difference
 from noisetilt.rewards.hub.qwen import resized_size
 
 PROMPTS = ["a red fox", "the blue cat in the snow on green hill"]
@@ -93,6 +93,19 @@ def test_hpsv3_is_the_published_formula(hpsv3, size):
     assert apart > 0.01
     assert ((found - expected).abs() < (0.005 if size == (448, 448) else 0.05) * apart).all()
     assert resized_size(*size, PIXELS, PIXELS) == smart_resize(*size, 28, PIXELS, PIXELS)
+
+
+@pytest.mark.parametrize("size", [(96, 96), (512, 512), (60, 90)])
+def test_hpsv3_sees_images_as_pil_resizes_them(hpsv3, size):
+    """Black and white noise overshoots most: PIL clips it after each of its passes."""
+    picture, seen = 255 * np.random.default_rng(0).integers(0, 2, (*size, 3), dtype=np.uint8), []
+    scorer = rewards.load("hpsv3", path=hpsv3[0], dtype=torch.float32).function
+    record = lambda pixels, *_: seen.append(pixels) or pixels  # noqa: E731
+    scorer.model = mock.Mock(parameters=scorer.model.parameters, side_effect=record)
+    scorer(as_images(picture[None]), PROMPTS[:1])
+    processor = Qwen2VLImageProcessorPil(size={"shortest_edge": PIXELS, "longest_edge": PIXELS})
+    expected = processor(images=[picture], return_tensors="pt").pixel_values
+    assert (seen[0][0] - expected).abs().max() * max(CLIP_STD) * 255 < 1.2
 
 
 def test_hpsv3_in_half_precision_computes_its_head_in_single_precision(hpsv3):
