@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import re
 import threading
 import warnings
 
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from noisetilt import rewards
 from noisetilt.rewards import Reward, hub
-from noisetilt.rewards.catalogue import missing_heldout, split_terms
+from noisetilt.rewards.catalogue import EXAMPLES, check_names, is_of_hub, missing_heldout, split_terms
 from noisetilt.rewards.hub import blip, clip
 from noisetilt.rewards.hub.classifier import find_label
 from noisetilt.rewards.hub.detection import DetectorPixels
@@ -697,6 +698,32 @@ def test_labels_between_commas(folders):
 def test_specs_that_make_no_sense_are_refused(spec, path, word):
     with pytest.raises(ValueError, match=word):
         rewards.load(spec, path=path)
+
+
+@pytest.mark.parametrize(
+    "video, kind",
+    [
+        *(("", kind) for kind in EXAMPLES),
+        *(("video:", kind) for kind in EXAMPLES if is_of_hub(f"video:{EXAMPLES[kind]}")),
+    ],
+)
+def test_the_kind_of_a_reward_alone_is_refused_with_an_example(video, kind):
+    """Of the same kind; a suggestion would be the name itself or that of another kind."""
+    for name in (kind, f"{kind}:"):
+        with pytest.raises(ValueError) as caught:
+            check_names(video + name)
+        assert "did you mean" not in str(caught.value)
+    with pytest.raises(ValueError, match=re.escape(f"needs a further part; write it like {video}{EXAMPLES[kind]}")):
+        rewards.load(video + kind)
+
+
+def test_an_empty_model_of_clip_is_not_the_current_folder(tmp_path, monkeypatch):
+    tiny.clip(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for load_or_check in (rewards.load, check_names):
+        with pytest.raises(ValueError, match="'clip:' has no model; write it as clip:<hub id or folder>"):
+            load_or_check("clip:")
+    assert rewards.load("clip:", path=tmp_path).uses_prompts
 
 
 def test_a_prompt_for_each_image(folders):

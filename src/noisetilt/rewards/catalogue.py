@@ -181,6 +181,11 @@ def _single(name: str, heldout: bool) -> Reward:
 
 def _unknown(name: str) -> ValueError:
     """The error for a reward that does not exist."""
+    image = name.removeprefix("video:") or name
+    example = EXAMPLES.get(image.removesuffix(":"))
+    if example is not None and (image == name or is_of_hub(f"video:{example}")):
+        of_videos = name.removesuffix(image)
+        return ValueError(f"the reward {name!r} needs a further part; write it like {of_videos}{example}")
     if name.startswith("style:"):
         hint = nearest_name(name, complete_names())
         return ValueError(
@@ -191,13 +196,12 @@ def _unknown(name: str) -> ValueError:
         return ValueError(
             f"the reward {name!r} names no function of the file; write {name}:FUNCTION; the functions are: {names}"
         )
-    image = name.removeprefix("video:")
     if image != name and not image.startswith("video") and not _is_unknown(image):
         return ValueError(
             f"reward {name!r} is unknown: video: is for rewards of the hub; write {image}, whose value for a video is "
             "the mean over its frames"
         )
-    hint = nearest_name(name, [*complete_names(), *GROUPS])
+    hint = nearest_name(name, [*complete_names(), *EXAMPLES])
     return ValueError(f"reward {name!r} is unknown{hint}; the rewards are: {', '.join(CATALOGUE)}")
 
 
@@ -232,6 +236,21 @@ GROUPS: dict[str, Callable[[], list[str]]] = {
     "style": lambda: [f"style:{style}" for style in STYLES],
     "concept": _concept_lines,
     "classifier:imagenet": _label_lines,
+}
+
+
+# Kinds of rewards whose names have a further part, with an example of each.
+EXAMPLES = {
+    "style": "style:3d",
+    "concept": "concept:tiger face",
+    "classifier:imagenet": "classifier:imagenet:teapot",
+    "classifier": "classifier:google/vit-base-patch16-224:teapot",
+    "colour": "colour:#ff8800",
+    "imscore": "imscore:aesthetic.LAIONAestheticScorer",
+    "clip": "clip:openai/clip-vit-large-patch14",
+    "objects": "objects:cat",
+    "count": "count:cat:2",
+    "video": "video:pickscore",
 }
 
 
@@ -376,7 +395,8 @@ def _lower(name: str) -> str:
 
 def is_of_hub(name: str) -> bool:
     """Whether the name is that of a hub reward, which may be followed by the path of its weights."""
-    return is_hub(name.partition("@")[0]) and not name.removeprefix("video:").startswith(_IMAGENET)
+    name = name.partition("@")[0]
+    return is_hub(name) and not f"{name.removeprefix('video:')}:".startswith(_IMAGENET)
 
 
 def has_heldout(spec: str) -> bool:

@@ -78,6 +78,25 @@ class ImscoreScorer:
         return scores[0] if self.label is None else scores[self.label] - scores[1 - self.label]
 
 
+def class_of(name: str, placed: bool) -> tuple[str, str, str]:
+    """Module, class and published weights of a name of `imscore`; the weights are "" for module.Class.
+
+    Args:
+        name: see `imscore`.
+        placed: whether the place of its weights is given.
+    Raises:
+        ValueError: if the name is unknown, or module.Class without such a place.
+    """
+    if name in IMSCORE:
+        return IMSCORE[name]
+    if name.count(".") != 1 or not placed:
+        raise ValueError(
+            f"imscore has no reward {name!r} here; use one of {', '.join(IMSCORE)}, or module.Class together with path="
+        )
+    module, class_name = name.split(".")
+    return module, class_name, ""
+
+
 def imscore_class(module: str, name: str) -> Any:
     """A class of imscore, which needs a transformers before version 5.
 
@@ -111,14 +130,7 @@ def imscore(name: str, weights: str | Path | None = None, dtype: torch.dtype = t
         ImportError: if imscore is not installed.
         ValueError: if the name is unknown or the weights cannot be loaded.
     """
-    if name in IMSCORE:
-        module, class_name, published = IMSCORE[name]
-    elif name.count(".") == 1 and weights is not None:
-        (module, class_name), published = name.split("."), ""
-    else:
-        raise ValueError(
-            f"imscore has no reward {name!r} here; use one of {', '.join(IMSCORE)}, or module.Class together with path="
-        )
+    module, class_name, published = class_of(name, weights is not None)
     kind = imscore_class(module, class_name)
     try:
         model: Any = kind.from_pretrained(str(weights or published)) if hasattr(kind, "from_pretrained") else kind()
