@@ -541,6 +541,29 @@ def test_names_with_places_and_sums(folders):
     assert torch.allclose(total(images, PROMPTS), 2 * pick - 0.5 * score + red, atol=1e-6)
     mapped = rewards.load("2*pickscore - 0.5*clipscore + redness", path=made)
     assert torch.allclose(mapped(images, PROMPTS), total(images, PROMPTS))
+    upper = {"PickScore": made["pickscore"], "ClipScore": made["clipscore"]}
+    mapped = rewards.load("2*PickScore - 0.5*clipscore + redness", path=upper)
+    assert torch.equal(mapped(images, PROMPTS), total(images, PROMPTS))
+
+
+@pytest.mark.parametrize(
+    "spec, heldout, path, message",
+    [
+        ("pickscore", False, {"pickscor": "a"}, r"name 'pickscor', .*did you mean 'pickscore'\?\); mend or"),
+        ("pickscore", False, {"pickscore": "a", "redness": "b"}, "name 'redness', which is no reward of the hub"),
+        ("pickscore", False, {"pickscore@a": "b"}, "name 'pickscore@a'"),
+        ("pickscore", False, {1: "a"}, "name 1, which"),
+        ("pickscore", False, {"clipscore": "a"}, "places for clipscore and the loaded .* are pickscore; give"),
+        ("pickscore", True, {"pickscore": "a"}, "places for pickscore and the loaded .* are imagereward; give"),
+        ("video:pickscore", False, {"pickscore": "a"}, "are video:pickscore; give"),
+        ("pickscore@a", False, {"pickscore": "b"}, "without a place are none; give"),
+    ],
+)
+def test_a_mapping_with_a_wrong_name_is_refused(spec, heldout, path, message):
+    """The published weights would be downloaded in place of those that were meant."""
+    with pytest.raises(ValueError, match=message) as caught:
+        rewards.load(spec, heldout, path=path)
+    assert "\n" not in str(caught.value)
 
 
 def test_heldout_is_another_reward(folders):

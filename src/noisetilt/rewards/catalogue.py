@@ -22,7 +22,7 @@ from .colour import (
     saturation,
 )
 from .from_file import function_names, is_function_in_file, load_from_file
-from .hub import HELDOUT, check_hub, heldout_name, heldout_names, is_hub, load_hub, network_name
+from .hub import HELDOUT, HUB_NAMES, check_hub, heldout_name, heldout_names, is_hub, load_hub, network_name
 from .hub.files import shared_networks
 from .hub.imscore import IMSCORE
 from .images import checked
@@ -145,6 +145,28 @@ Place = str | Path | None
 def _hub(name: str, path: Place | Mapping[str, Place], dtype: torch.dtype | None) -> Reward:
     name, _, place = name.partition("@")
     return load_hub(name, place or (path.get(name) if isinstance(path, Mapping) else path), dtype)
+
+
+def _places(path: Place | Mapping[str, Place], terms: Sequence[tuple[float, str]]) -> Place | Mapping[str, Place]:
+    """The argument `path` of `load`, with the names of a mapping as `split_terms` has them.
+
+    Raises:
+        ValueError: if a name of a mapping is none of a hub reward, or none of them is that of a term without a place.
+    """
+    if not isinstance(path, Mapping) or not path:
+        return path
+    for name in path:
+        if not isinstance(name, str) or not is_of_hub(_lower(name)) or "@" in name:
+            hint = nearest_name(str(name), HUB_NAMES)
+            raise ValueError(f"path has the name {name!r}, which is no reward of the hub{hint}; mend or leave it out")
+    places = {_lower(name): place for name, place in path.items()}
+    loaded = [name for _, name in terms if is_of_hub(name) and "@" not in name]
+    if not places.keys() & set(loaded):
+        raise ValueError(
+            f"path has places for {', '.join(path)} and the loaded rewards without a place are "
+            f"{', '.join(loaded) or 'none'}; give the place of one of them, or leave path out"
+        )
+    return places
 
 
 # Rewards that people look for and that are not offered, with the reason.
@@ -450,6 +472,7 @@ def load_terms(
 ) -> list[tuple[float, Reward]]:
     """The rewards of a sum with their weights, from their names; the other arguments are those of `load`."""
     named = merged_terms(heldout_terms(terms) if heldout else terms)
+    path = _places(path, named)
     _check_one_network(named, path)
     with shared_networks():
         return [(weight, load_term(name, heldout, path, dtype)) for weight, name in named]
@@ -524,7 +547,8 @@ def load(
             than any term of the sum (`hub.HELDOUT`). Closed forms, black boxes and functions of a file have one version
             only: beside terms that have two they are left out of a held-out sum, and alone they are returned.
         path: hub id or local folder of the hub reward, instead of the published one; for a sum of several networks, a
-            mapping from the names of the loaded rewards (held-out ones included) to their paths.
+            mapping from the names of the loaded rewards (of held-out ones their own names) to their paths. Rewards
+            that it does not name have the published weights.
         dtype: in which hub rewards compute; if None, that of each one's publication: bfloat16 for hpsv3 and
             videoreward, float32 for all others.
         normalise: "base" divides each term of a sum by its standard deviation on images of the base model. `sample`
@@ -532,7 +556,8 @@ def load(
             `reward.normalised(images, prompts)`.
     Raises:
         ValueError: if a name is unknown, the sum cannot be read, weights cannot be loaded, one path is given for
-            several networks, or no held-out reward is unrelated to all terms.
+            several networks, a mapping has a name that is no hub reward or none of a loaded one, or no held-out reward
+            is unrelated to all terms.
         ImportError: if a hub reward is requested and transformers is not installed.
     """
     if not isinstance(spec, str):

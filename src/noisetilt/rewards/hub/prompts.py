@@ -24,17 +24,17 @@ def tokens_of(name: str, tokenizer: Any, texts: Sequence[str], limit: int, paddi
         padding: as in transformers.
     """
     with _TOKENISING:
-        _warn_truncated(name, tokenizer, texts, limit, stacklevel=4)
+        _warn_truncated(name, tokenizer, texts, limit)
         return tokenizer(list(texts), padding=padding, truncation=True, max_length=limit, return_tensors="pt")
 
 
 def warn_truncated(name: str, tokenizer: Any, texts: Sequence[str], limit: int) -> None:
     """Warns as `tokens_of` does, for a network that makes the tokens itself."""
     with _TOKENISING:
-        _warn_truncated(name, tokenizer, texts, limit, stacklevel=4)
+        _warn_truncated(name, tokenizer, texts, limit)
 
 
-def _warn_truncated(name: str, tokenizer: Any, texts: Sequence[str], limit: int, stacklevel: int) -> None:
+def _warn_truncated(name: str, tokenizer: Any, texts: Sequence[str], limit: int) -> None:
     """Warns of each text of more tokens than `limit`, special tokens included, and names what is cut."""
     most = limit - tokenizer.num_special_tokens_to_add()
     for text in dict.fromkeys(texts):
@@ -43,5 +43,5 @@ def _warn_truncated(name: str, tokenizer: Any, texts: Sequence[str], limit: int,
             cut = tokenizer.decode(tokens[most:])
             warnings.warn(
                 f"{name} reads {most} tokens of a prompt and this one has {len(tokens)}; it ignores {cut!r}",
-                stacklevel=stacklevel,
+                stacklevel=3,
             )
