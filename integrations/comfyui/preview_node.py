@@ -12,7 +12,7 @@ from torch import Tensor
 
 from noisetilt.integrations.inference_tensors import normal_tensor
 from noisetilt.report.pictures import to_image
-from noisetilt.rewards.reward import evaluate_reward, reward_name
+from noisetilt.rewards.reward import evaluate_each, reward_name
 
 LINE, PANEL = 18, (420, 240)
 COLOURS = {"reward": "#c0392b", "held-out": "#2e6da4"}
@@ -80,9 +80,9 @@ class NoisetiltPreview:
             pixels = normal_tensor(images).movedim(-1, 1)[:, :3].float()
             # An IMAGE lies in the memory of the CPU, and rewards run where their images are.
             moved, prompts = pixels.to(comfy.model_management.get_torch_device()), [prompt] * len(pixels)
-            values = {reward_name(reward): evaluate_reward(reward, moved, prompts).cpu()}
+            values = {reward_name(reward): evaluate_each(reward, moved, prompts).cpu()}
             if heldout is not None:
-                values[f"held-out {reward_name(heldout)}"] = evaluate_reward(heldout, moved, prompts).cpu()
+                values[f"held-out {reward_name(heldout)}"] = evaluate_each(heldout, moved, prompts).cpu()
         first = next(iter(values.values()))
         order = first.argsort(descending=True).tolist()
         shown = [captioned(pixels[i], [f"{name} {value[i]:+.4f}" for name, value in values.items()]) for i in order]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from noisetilt import rewards
 from noisetilt.rewards import Reward
 from noisetilt.rewards.catalogue import LEARNED, split_terms
-from noisetilt.rewards.from_file import execute_file, is_function_in_file
+from noisetilt.rewards.from_file import is_function_in_file, load_from_file
 from noisetilt.rewards.hub import HUB_NAMES
 
 DTYPES = {"published": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -143,17 +144,14 @@ class NoisetiltPythonReward(RewardNode):
         """Runs the file and takes the function.
 
         Raises:
-            ValueError: if there is no such file or function.
+            ValueError: if there is no such file or function, or the file raises an error.
         """
-        path = python_files().get(file)
+        path, function = python_files().get(file), function.strip()
         if path is None:
             raise ValueError(f"{file!r} is not in ComfyUI/models/{PYTHON_REWARDS}; put the file there")
         with torch.inference_mode(False):
-            module = execute_file(path)
-        found = getattr(module, function.strip(), None)
-        if not callable(found):
-            raise ValueError(f"{file} has no function {function!r}; write def {function}(images, prompts)")
-        return (Reward(f"{path.stem}:{function}", found, differentiable),)
+            reward = load_from_file(f"{path}:{function}")
+        return (replace(reward, name=f"{path.stem}:{function}", differentiable=differentiable),)
 
 
 class NoisetiltRewardSum(RewardNode):
@@ -167,7 +165,7 @@ class NoisetiltRewardSum(RewardNode):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """The inputs of the node."""
-        weight = ("FLOAT", {"default": 0.5, "min": -1000.0, "max": 1000.0, "step": 0.01})
+        weight = ("FLOAT", {"default": 0.5, "min": -1000.0, "max": 1000.0, "step": 0.0001})
         return {
             "required": {
                 "reward_a": ("NOISETILT_REWARD",),

@@ -140,9 +140,10 @@ class NoisetiltSampler:
                 "method": (supported, {"default": "ntrk"}),
                 "strength": (
                     "FLOAT",
-                    {"default": 0.004, "min": 0.0, "max": 1000.0, "step": 0.001, "round": 0.00001, "tooltip": strength},
+                    # ComfyUI's frontend rounds what is typed to the digits of the step.
+                    {"default": 0.004, "min": 0.0, "max": 1000.0, "step": 0.00001, "tooltip": strength},
                 ),
-                "eta": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.05}),
+                "eta": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0, "step": 0.001}),
                 "gradient": (["through the model", "at the predicted image"],),
             },
             "optional": {

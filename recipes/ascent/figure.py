@@ -19,6 +19,7 @@ from noisetilt.methods import METHODS
 from noisetilt.noise import audit
 from noisetilt.report import table
 from noisetilt.report.plotting import Panel, Series, draw_panels, save_figure
+from noisetilt.runs import make_folder
 
 PROMPTS = ["cat face", "house", "grinning face", "automobile"]
 NAMES = ["none", "reno", "prno", "mpgr", "gper", "gper-latent", "gper-both", "gper-rotation"]
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--reward", default="style:3d")
     parser.add_argument("--iterations", type=int, default=24)
     options = parser.parse_args()
+    make_folder(options.out.parent)
     model, rows = load(MODEL), []
     labels = (options.reward, f"held-out {options.reward}", "log10 of the audit's p")
     series = {label: {} for label in labels}

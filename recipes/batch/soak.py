@@ -81,6 +81,7 @@ def main() -> None:
     torch.set_num_threads(1)
     resources = Resources()
     timer = threading.Timer(60 * arguments.minutes, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
     timer.start()
     begin = time.process_time()
     try:
@@ -95,6 +96,8 @@ def main() -> None:
         )
     except KeyboardInterrupt:
         print("stopped by Ctrl-C")
+    finally:
+        timer.cancel()
     done = check(arguments.out / "run", whole=True)
     found = records(arguments.out / "run")
     tenth = len(resources.values) // 10

@@ -19,6 +19,7 @@ from noisetilt.bench.paper_plan import METHODS_OF_SUITE, POINTS, TOLERANCE
 from noisetilt.bench.statistics import PAIR, paired, paired_interval
 from noisetilt.report import table
 from noisetilt.report.plotting import Panel, Series, draw_panels, save_figure
+from noisetilt.runs import make_folder
 
 FIELDS = {
     "reward": "target reward",
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--method", default="ntrk")
     parser.add_argument("--least", type=int, default=16, help="images of a strength; those with fewer are left out")
     args = parser.parse_args()
+    make_folder(args.image.parent)
     lines = (args.run / "rows.jsonl").read_text("utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if row["stage"] == "tuning" and row["target"] == args.target]
     rows = [{**row, "is_3d": row["judged_style"] == "3d"} for row in rows]

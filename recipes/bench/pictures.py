@@ -23,6 +23,7 @@ from noisetilt.bench.paper_plan import BASE, METHODS_OF_SUITE, STEPS, Plan, rest
 from noisetilt.bench.paper_suite import MODEL, Runner
 from noisetilt.report import grid, save_image
 from noisetilt.rewards import Reward
+from noisetilt.runs import make_folder
 
 SHOWN = 8
 
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64, help="test images of the methods that are shown")
     parser.add_argument("--free", action="store_true", help="without the rule of fairness")
     args = parser.parse_args()
+    make_folder(args.image.parent)
     plan = replace(restrict(Plan(), None, [args.target], args.images), tuning_images=Plan().tuning_images)
     runner = Runner(args.run, plan, measure=False)
     target = plan.targets[0]

@@ -31,7 +31,8 @@ def main() -> None:
             f"the folder {args.folder} is below {DOCS}, where the site would have a page of the report that no other "
             "page leads to; give a folder elsewhere, such as build/bench/published"
         )
-    args.folder.mkdir(parents=True, exist_ok=True)
+    for folder in (args.folder, args.rows.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     report = (args.run / "report.md").read_text("utf-8")
     (args.folder / "report.md").write_text(report, "utf-8")
     for file in sorted(args.run.glob("*.png")):

@@ -31,7 +31,7 @@ from noisetilt.bench.paper_suite import judged_figures, prompt_seeds
 from noisetilt.cli.arguments import parse_option
 from noisetilt.report import table
 from noisetilt.rewards import Reward
-from noisetilt.runs import append_line
+from noisetilt.runs import append_line, make_folder
 
 UNIT_IMAGES = Plan().tuning_images  # as many as those of the suite, whose unit it is
 HEADER = ["method", "n", "reward", "± error", "held-out", "probability", "named right", "total variation", "p"]
@@ -93,6 +93,8 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=Path, help="append a JSON line per image to this file")
     args = parser.parse_args()
+    if args.rows:
+        make_folder(args.rows.parent)
     target = next(target for target in TARGETS if target.reward == args.reward)
     model, unit = load("emoji128"), 1.0
     for setting in ("base", *(args.settings or SETTINGS)):

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from captions import STYLES, split_words
@@ -35,6 +36,7 @@ from noisetilt.bench.metrics import frechet_distance, precision_recall
 from noisetilt.rewards.scorers.efficientnet_lite import EfficientNetLite
 
 REAL, GUIDANCE = 3000, 3.0
+TURBO = "emoji128-turbo"
 SHEET = (
     *PROMPTS,
     *(
@@ -64,6 +66,11 @@ def figures(images: Tensor, features: Tensor, concept: Tensor, style: Tensor, re
         "frechet": frechet_distance(features, real),
         "precision": precision_recall(real, features)[0],
     }
+
+
+def load_model(name: str) -> Any:
+    """Of a folder too on the CPU, where the judge and the real images are."""
+    return noisetilt.load(name, device="cpu", dtype="float32", guidance=None if name == TURBO else GUIDANCE)
 
 
 def draw(model, prompts: list[str], seed: int, steps: int, **settings: float) -> Tensor:
@@ -107,9 +114,8 @@ def main() -> None:
     plain = plain[torch.randperm(len(plain), generator=torch.Generator().manual_seed(1))[:REAL]]
     real = torch.cat([untouched_features(untouched, data.images(part) / 2 + 0.5) for part in plain.split(64)])
     log("features of", len(real), "real images")
-    turbo = options.model == "emoji128-turbo"
-    model = noisetilt.load(options.model, guidance=None if turbo else GUIDANCE)
-    settings = {"eta": 0.0} if turbo else {}
+    model = load_model(options.model)
+    settings = {"eta": 0.0} if options.model == TURBO else {}
 
     def measure(name: str, images: Tensor) -> None:
         features = untouched_features(untouched, images)

@@ -8,7 +8,8 @@ The first folder has pack.npz, vocabulary.json, vae.safetensors and features.pt.
     flow.safetensors, text.safetensors   averaged weights in float16, for assemble.py
 and scale.json, and at the end samples.png. The learning rate is constant for a fraction --flat of the time, then falls
 to zero. A run that goes on from weights with which it had fallen leaves before-decay.pt as it is.
-An early layer is held to ImageNet features (REPA, arXiv 2410.06940) if there is features.pt, unless --no-alignment.
+An early layer is held to ImageNet features (REPA, arXiv 2410.06940) if there is features.pt, unless --no-alignment. A
+run goes on only as it began, with them or without.
 
 With --guided F, the network also learns to take a guidance strength from 1 to 5 as an input: for a fraction F of each
 batch the target is what classifier-free guidance makes of two calls of the averaged network (Meng 2022, arXiv
@@ -217,6 +218,11 @@ class Trainer:
 
     def resume(self, file: Path) -> None:
         state = torch.load(file)
+        if ("head" in state) != (self.head is not None):
+            before, mended = ("with", "run it with features.pt and without") if "head" in state else ("without", "pass")
+            raise ValueError(
+                f"{file} was trained {before} the features of features.pt; {mended} --no-alignment to go on"
+            )
         load_parts(self._parts(), state)
         self.images, self.decayed = state["images"], state.get("decayed", True)
 

@@ -19,6 +19,8 @@ Methods, each with 25 network calls:
 
 The strength of each method is tuned for each task on images that are not used afterwards, by the mean PSNR. JPEG's
 gradient is straight-through.
+
+A run is resumed from the rows that `--out` has, which must have been measured with the same judge.
 """
 
 from __future__ import annotations
@@ -42,9 +44,9 @@ from noisetilt.report import table
 from noisetilt.rewards import Reward, inverse
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "invert"))
-from measure import known
+from measure import digest, known
 from real_images import Judge, RealImages, read_real_images
-from stored import Rows, write_tensor
+from stored import Rows, keep_options, rows_file, write_tensor
 
 NOISE, QUALITY = 0.02, 5
 STEPS = 25
@@ -57,6 +59,7 @@ LADDERS: dict[str, tuple[float, ...]] = {
 }
 METHODS_BY_RHO = ("ntrk", "ntrk-x0")
 TUNING = 2
+PUBLISHED = Path(__file__).with_name("measured.jsonl")
 # What rows of the same image have in common; the prompt too, as the images depend on the number for the tuning.
 IMAGE = ("image", "prompt")
 Row = dict[str, Any]
@@ -145,6 +148,7 @@ def as_image(task: str, y: Tensor, side: int) -> Tensor:
 
 
 def measure(options: argparse.Namespace, store: Rows) -> None:
+    keep_options(store, {"judge": digest(WEIGHTS)}, {"judge": digest(options.judge)})
     model = noisetilt.load("emoji128")
     side = model.decode(torch.zeros(1, *model.shape)).shape[-1]
     real = read_real_images(options.build, options.tuning + options.n, side, lambda prompt: known(model, prompt))
@@ -246,7 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", type=Path, nargs="?")
     parser.add_argument("--judge", type=Path, default=WEIGHTS)
-    parser.add_argument("--out", type=Path, default=Path("recipes/inverse/measured.jsonl"))
+    parser.add_argument("--out", type=Path, help="the file of the rows (default with --table: the published rows)")
     parser.add_argument("--methods", nargs="+", default=["base", "ntrk", "ntrk-x0", "dps", "psld", "pigdm"])
     parser.add_argument("--tasks", nargs="+", help="only these")
     parser.add_argument("--tuning", type=int, default=TUNING, help="images for the tuning (default: %(default)s)")
@@ -254,6 +258,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--table", action="store_true", help="only print the tables of the stored rows")
     options = parser.parse_args()
+    options.out = rows_file(parser, options, PUBLISHED)
     store = Rows(options.out)
     if not options.table:
         measure(options, store)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from noisetilt.report import save_image
 from noisetilt.report.plotting import draw_images, save_figure
-from noisetilt.runs import read_lines
+from noisetilt.runs import make_folder, read_lines
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[0, 1], help="which images of the batch")
     parser.add_argument("--methods", nargs="+", default=["base", "dps", "psld", "pigdm", "ntrk", "ntrk-x0"])
     options = parser.parse_args()
+    make_folder(options.out.parent)
     rows = [row for row in map(json.loads, read_lines(options.rows)) if row["stage"] == "test"]
     folder = options.rows.with_suffix("")
 

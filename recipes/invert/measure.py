@@ -42,7 +42,7 @@ from noisetilt.report import table
 
 sys.path.insert(0, str(Path(__file__).parent))
 from real_images import STYLES, Judge, RealImages, read_real_images
-from stored import Row, Rows, climb, keep_options, write_tensor
+from stored import Row, Rows, climb, keep_options, rows_file, write_tensor
 
 METHOD_NAMES = ("none", "reno", "prno", "mpgr", "gper", "gper-both")
 RATE_OF = {"gper-both": "gper"}
@@ -53,6 +53,7 @@ ITERATIONS = 20
 COST_RUNS = 6
 MODEL = "emoji128-turbo"
 RANDOM = "random noise"
+PUBLISHED = Path(__file__).with_name("measured.jsonl")
 
 
 def known(model: Any, prompt: str) -> bool:
@@ -176,7 +177,7 @@ def digest(judge: Path) -> str:
 def measure(options: argparse.Namespace, store: Rows) -> None:
     given = {"model": options.model, "iterations": options.iterations, "judge": digest(options.judge)}
     keep_options(store, {"model": MODEL, "iterations": ITERATIONS, "judge": digest(WEIGHTS)}, given)
-    model = noisetilt.load(options.model)
+    model = noisetilt.load(options.model, device="cpu", dtype="float32")  # where the judge and the real images are
     side = model.decode(torch.zeros(1, *model.shape)).shape[-1]
     real = read_real_images(options.build, TUNING + options.n, side, lambda prompt: known(model, prompt))
     judge = Judge(options.judge, real.concept_of)
@@ -193,12 +194,14 @@ def measure(options: argparse.Namespace, store: Rows) -> None:
             if measured.issuperset(part):
                 continue
             arguments = (factors.get(name, 1.0), iterations.get(name, 0), part, real)
-            kept = []
-            for row, shown in measure_batch(model, judge, name, *arguments):
+            found = list(measure_batch(model, judge, name, *arguments))
+            # Before the rows, because a run that goes on does not measure the images of rows again.
+            write_tensor(
+                torch.stack([shown for _, shown in found]), pictures / f"{name.replace(' ', '-')}-{part.start}.pt"
+            )
+            for row, _ in found:
                 if row["image"] not in measured:
                     store.add(row)
-                kept.append(shown)
-            write_tensor(torch.stack(kept), pictures / f"{name.replace(' ', '-')}-{part.start}.pt")
             rows = store.where(stage="test", method=name)
             mean = sum(row["mse"] for row in rows if row["image"] in part) / len(part)
             print(name, part, f"{mean:.4f}", flush=True)
@@ -259,7 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build", type=Path, nargs="?")
     parser.add_argument("--judge", type=Path, default=WEIGHTS)
-    parser.add_argument("--out", type=Path, default=Path("recipes/invert/measured.jsonl"))
+    parser.add_argument("--out", type=Path, help="the file of the rows (default with --table: the published rows)")
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--methods", nargs="+", default=list(METHOD_NAMES))
     parser.add_argument("--iterations", type=int, default=ITERATIONS)
@@ -267,6 +270,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--table", action="store_true", help="only print the tables of the stored rows")
     options = parser.parse_args()
+    options.out = rows_file(parser, options, PUBLISHED)
     store = Rows(options.out)
     if not options.table:
         measure(options, store)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from noisetilt.report import grid, save_image
-from noisetilt.runs import read_lines
+from noisetilt.runs import make_folder, read_lines
 
 KINDS = ("found", "another concept", "another style")
 
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--edits", nargs="+", default=["gper-both", "random noise"])
     parser.add_argument("--kinds", nargs="+", default=KINDS[1:], choices=KINDS[1:], help="of edits")
     options = parser.parse_args()
+    make_folder(options.out.parent)
     rows = [json.loads(line) for line in read_lines(options.rows)]
     folder, some = options.rows.with_suffix(""), options.columns
     targets = load_images(folder / f"targets-{options.first}.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 from collections.abc import Callable
@@ -53,6 +54,15 @@ def keep_options(store: Rows, defaults: Row, options: Row) -> None:
             )
     if not store.rows:
         store.add({"stage": "options", "options": options})
+
+
+def rows_file(parser: argparse.ArgumentParser, options: argparse.Namespace, published: Path) -> Path:
+    """The option --out; with --table alone it is that of the published rows, to which a measurement adds none."""
+    if options.out is None and not options.table:
+        parser.error(f"--out is missing; give the file of the rows, another one than {published}")
+    file = options.out or published
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
 def write_tensor(images: Tensor, file: Path) -> None:

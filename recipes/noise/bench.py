@@ -16,6 +16,7 @@ import torch
 
 from noisetilt.noise import project_order_statistics, project_wgnc, whiten
 from noisetilt.report.plotting import Panel, Series, draw_panels, save_figure
+from noisetilt.runs import make_folder
 
 BATCH, COUNT = 8, 65536
 LENGTHS = [2**k for k in range(12, 23, 2)]
@@ -101,6 +102,8 @@ def growth() -> dict[str, list[float]]:
 
 
 def main() -> None:
+    if len(sys.argv) > 1:
+        make_folder(Path(sys.argv[1]).parent)
     table()
     found = growth()
     if len(sys.argv) < 2:

@@ -22,6 +22,7 @@ from noisetilt.noise._boxes import box_sums
 from noisetilt.noise.typicality import radial_bands, sequence_bands
 from noisetilt.noise.whitening import to_unit_rms
 from noisetilt.report.plotting import Panel, Series, draw_images, draw_panels, save_figure
+from noisetilt.runs import make_folder
 
 GRADIENTS = Path("build/noise/gradients.safetensors")
 METHODS = {
@@ -115,8 +116,11 @@ def before_and_after(file: str) -> None:
 
 
 def main() -> None:
-    vectors(sys.argv[1])
-    before_and_after(sys.argv[2])
+    drawn, statistics = sys.argv[1:3]
+    for file in (drawn, statistics):
+        make_folder(Path(file).parent)
+    vectors(drawn)
+    before_and_after(statistics)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from noisetilt.noise import audit, project_wgnc, whiten, whitening
 from noisetilt.noise._dilution import Levels
 from noisetilt.noise._groups import spectral_bands
 from noisetilt.report.plotting import Panel, Series, draw_panels, save_figure
+from noisetilt.runs import make_folder
 
 EVENT = (3, 64, 64)
 LEVELS = (Levels(1e-6, 1e-4), Levels(1e-3, 0.03), Levels(1e-2, 0.1), whitening.LIKELY, Levels(3e-2, 0.4))
@@ -217,7 +218,9 @@ def main() -> None:
     elif "--passing" in sys.argv:
         passing(count)
     elif "--frontier" in sys.argv:
-        frontier(count, sys.argv[sys.argv.index("--frontier") + 1])
+        file = sys.argv[sys.argv.index("--frontier") + 1]
+        make_folder(Path(file).parent)
+        frontier(count, file)
     else:
         table(count)
 

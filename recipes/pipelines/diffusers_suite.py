@@ -490,6 +490,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     torch.set_num_threads(1)
     rows, write = given.rows.resolve(), given.write and given.write.resolve()
+    rows.parent.mkdir(parents=True, exist_ok=True)
     first, _, step = given.part.partition("/")
     run_all(given.diffusers.resolve(), rows, given.only, given.jobs, (int(first), int(step)))
     found = latest([json.loads(line) for line in rows.read_text().splitlines()])

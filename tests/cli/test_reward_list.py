@@ -72,7 +72,7 @@ def test_rewards_are_described_by_the_line_of_their_kind(name, entry, version, c
         ("concpt", "did you mean 'concept'?"),
         ("style:oil", "style 'oil' is unknown"),
         ("alignment:cat", "reward 'alignment:cat' is unknown"),
-        ("video", "reward 'video' is unknown"),
+        ("video", "reward 'video' needs a further part; write it like video:pickscore"),
         ("concept:tigr", "there is no concept 'tigr'; nearest names: tiger"),
         ("classifier:imagenet:teapott", "no label 'teapott'; nearest labels: teapot"),
         ("colour:red", "'red' is not a colour"),

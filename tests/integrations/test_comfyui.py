@@ -4,6 +4,7 @@ ComfyUI's modules are replaced by what a sampler uses of them. `test_comfyui_rea
 """
 
 import json
+import math
 import re
 import sys
 import types
@@ -295,11 +296,40 @@ def test_the_preview_sorts_and_captions(comfy):
     assert all((comfy.folder / entry["filename"]).stat().st_size > 500 for entry in shown["ui"]["images"])
 
 
+def test_the_preview_evaluates_one_image_at_a_time(comfy):
+    """A batch of images may be larger than the memory of a GPU beside a reward network."""
+    calls = []
+    reward = Reward("red", lambda images, prompts: calls.append((len(images), prompts)) or images[:, 0].mean((1, 2)))
+    shown = run_node(comfy.node["NoisetiltPreview"], images=torch.rand(3, 8, 8, 3), reward=reward, prompt="a fox")
+    assert calls == [(1, ["a fox"])] * 3 and len(shown["ui"]["images"]) == 3
+
+
+def typed(value, options):
+    """What ComfyUI's frontend makes of a number that is typed into a field: useFloatWidget.ts."""
+    precision = max(0, -math.floor(math.log10(options["step"])))
+    unit = options.get("round", 10**-precision)
+    return round(round(value / unit) * unit, precision)
+
+
+def test_the_fields_keep_the_digits_of_what_is_typed(comfy):
+    """The strengths of the README and of the workflows, and a weight and an eta of as many digits."""
+    field = lambda node, name: comfy.node[node].INPUT_TYPES()["required"][name][1]  # noqa: E731
+    strength, values = field("NoisetiltSampler", "strength"), [0.00015]
+    values += [float(found) for found in re.findall(r"\b0\.\d+", (PACK / "README.md").read_text("utf-8"))]
+    for file in (PACK / "example_workflows").glob("*.json"):
+        nodes = json.loads(file.read_text("utf-8"))["nodes"]
+        values += [node["widgets_values"][1] for node in nodes if node["type"] == "NoisetiltSampler"]
+    assert {0.0002, 0.001, 0.004} <= set(values)
+    assert [typed(value, strength) for value in values] == values
+    assert typed(0.0025, field("NoisetiltRewardSum", "weight_a")) == 0.0025
+    assert typed(0.125, field("NoisetiltSampler", "eta")) == 0.125
+
+
 def test_images_move_to_the_device_of_comfyui_for_rewards(comfy, monkeypatch):
     seen, images = [], torch.rand(2, 16, 16, 3)
     preview, loaders = (sys.modules[f"noisetilt_nodes.{name}"] for name in ("preview_node", "reward_nodes"))
     monkeypatch.setattr(sys.modules["comfy.model_management"], "get_torch_device", lambda: torch.device("meta"))
-    monkeypatch.setattr(preview, "evaluate_reward", lambda r, x, p: seen.append(x.device.type) or torch.zeros(2))
+    monkeypatch.setattr(preview, "evaluate_each", lambda r, x, p: seen.append(x.device.type) or torch.zeros(2))
     run_node(comfy.node["NoisetiltPreview"], images=images, reward=RED, heldout=DARK)
     total = types.SimpleNamespace(normalised=lambda x, p: seen.append(x.device.type))
     monkeypatch.setattr(loaders.rewards, "weighted_sum", lambda terms: total)

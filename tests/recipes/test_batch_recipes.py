@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,29 @@ def kill(monkeypatch):
     module = importlib.import_module("kill")
     monkeypatch.delitem(sys.modules, "kill")
     return module
+
+
+def test_the_timer_of_the_soak_ends_with_the_batch(kill, monkeypatch, tmp_path):
+    """Python would wait for the timer, and the timer would then stop whatever runs in the process."""
+    monkeypatch.setitem(sys.modules, "kill", kill)
+    soak = importlib.import_module("soak")
+    monkeypatch.delitem(sys.modules, "soak")
+    timers = []
+
+    def fail(*_, **__):
+        timers.extend(thread for thread in threading.enumerate() if isinstance(thread, threading.Timer))
+        raise RuntimeError("the batch ends")
+
+    monkeypatch.setattr(soak, "run_batch", fail)
+    monkeypatch.setattr(soak.torch, "set_num_threads", lambda number: None)
+    monkeypatch.setattr(sys, "argv", ["soak.py", str(tmp_path)])
+    with pytest.raises(RuntimeError, match="the batch ends"):
+        soak.main()
+    (timer,) = timers
+    timer.join(5)
+    alive = timer.is_alive()
+    timer.cancel()
+    assert timer.daemon and not alive
 
 
 def test_the_reference_of_ray_has_one_process_with_the_threads_of_a_worker(kill):

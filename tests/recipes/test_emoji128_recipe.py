@@ -131,6 +131,15 @@ def test_training_goes_on_and_its_weights_become_a_pipeline(build, tmp_path):
         loss, _ = trainer.step(*batches.draw())
         assert np.isfinite(loss)
     trainer.save(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"decay\.pt was trained without the features .*; pass --no-alignment to go on"
+    ):
+        train_cpu.Trainer(data, options, 112).resume(tmp_path / "before-decay.pt")
+    torch.save({"head": {}}, tmp_path / "with-features.pt")
+    with pytest.raises(
+        ValueError, match=r"was trained with the features .*; run it with features\.pt and without --no-"
+    ):
+        trainer.resume(tmp_path / "with-features.pt")
     options.rate = 5e-4
     resumed = train_cpu.Trainer(data, options, None)
     resumed.resume(tmp_path / "before-decay.pt")
@@ -388,6 +397,18 @@ def test_data_without_a_style_are_refused_and_other_numbers_warned_of():
         check(style[1:], concept[1:], held[1:])
     with pytest.raises(ValueError, match="the styles flat have no images"):
         check(style[style != 3], concept[style != 3], held[style != 3])
+
+
+@pytest.mark.parametrize("name", ["emoji128", "emoji128-turbo", "build/emoji128/distilled"])
+def test_models_are_measured_where_the_judge_is(name, monkeypatch):
+    """The pipeline of a folder would otherwise be on a GPU, if there is one, in bfloat16."""
+    import gates
+
+    seen = []
+    monkeypatch.setattr(gates.noisetilt, "load", lambda name, **options: seen.append((name, options)))
+    gates.load_model(name)
+    guidance = None if name == "emoji128-turbo" else 3.0
+    assert seen == [(name, {"device": "cpu", "dtype": "float32", "guidance": guidance})]
 
 
 def test_figures_of_other_runs_are_kept(tmp_path):

@@ -49,12 +49,13 @@ def run(recipe, monkeypatch, tmp_path):
     monkeypatch.setattr(recipe.noisetilt, "load", lambda name: model)
     monkeypatch.setattr(recipe, "read_real_images", real_images)
     monkeypatch.setattr(recipe, "reconstruct", reconstruct)
+    monkeypatch.setattr(recipe, "digest", str)
     monkeypatch.setattr(recipe, "Judge", lambda *_: lambda images, labels, styles: ([True] * len(labels),) * 2)
 
-    def measure(tuning, n=4):
+    def measure(tuning, n=4, judge=recipe.WEIGHTS):
         seen.clear()
         out = tmp_path / "measured.jsonl"
-        options = Namespace(build=None, judge=None, out=out, methods=["base", "psld"], tasks=["deblurring"])
+        options = Namespace(build=None, judge=judge, out=out, methods=["base", "psld"], tasks=["deblurring"])
         vars(options).update(tuning=tuning, n=n, batch=2)
         recipe.measure(options, recipe.Rows(out))
         return [json.loads(line) for line in out.read_text().splitlines()]
@@ -87,6 +88,70 @@ def test_an_interrupted_run_is_continued_without_repeating_rows(run):
     assert run.measure(tuning=2) == rows
     run.measure(tuning=2)
     assert not run.seen
+
+
+def test_a_run_is_not_continued_with_another_judge(run):
+    run.measure(tuning=2)
+    with pytest.raises(ValueError, match=r"measured\.jsonl was measured with judge = .* and judge = 'other' is given"):
+        run.measure(tuning=2, judge="other")
+
+
+@pytest.fixture
+def inversion(recipe, monkeypatch):
+    """The recipe that measures inversion, which the other one uses."""
+    module = sys.modules["measure"]
+    monkeypatch.setattr(
+        module.noisetilt, "load", lambda name, **_: SimpleNamespace(decode=lambda x: x, shape=(3, 8, 8))
+    )
+    monkeypatch.setattr(module, "digest", str)
+    monkeypatch.setattr(module, "measure_cost", lambda *_: dict.fromkeys(module.METHOD_NAMES, 1.0))
+    monkeypatch.setattr(module, "tune", lambda *_: {})
+    monkeypatch.setattr(module, "Judge", lambda *_: None)
+
+    def real_images(build, count, side, known):
+        return recipe.RealImages(torch.zeros(count, 3, 8, 8), ["a"] * count, ["3d"] * count, {"a": 0})
+
+    def rows(model, judge, name, factor, iterations, part, real):
+        for image in part:
+            yield {"stage": "test", "method": name, "image": image, "mse": 0.1}, torch.zeros(3, 3, 8, 8)
+
+    monkeypatch.setattr(module, "read_real_images", real_images)
+    monkeypatch.setattr(module, "measure_batch", rows)
+    return module
+
+
+def test_no_rows_are_stored_without_their_images(inversion, monkeypatch, tmp_path):
+    """A run that goes on does not measure the images of rows again, and picture.py needs them."""
+    options = Namespace(build=None, judge=inversion.WEIGHTS, out=tmp_path / "rows.jsonl", model="m", methods=["gper"])
+    vars(options).update(iterations=20, n=2, batch=2)
+
+    def stop(images, file):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(inversion, "write_tensor", stop)
+        inversion.measure(options, inversion.Rows(options.out))
+    assert not inversion.Rows(options.out).where(stage="test")
+    inversion.measure(options, inversion.Rows(options.out))
+    assert len(inversion.Rows(options.out).where(stage="test")) == 4
+    assert {file.name for file in (tmp_path / "rows").iterdir()} == {"gper-0.pt", "random-noise-0.pt", "targets-0.pt"}
+
+
+def test_the_published_rows_are_only_read(recipe, inversion, monkeypatch, tmp_path, capsys):
+    for module in (recipe, inversion):
+        before = module.PUBLISHED.read_bytes()
+        monkeypatch.setattr(module, "show", lambda store: str(store.file))
+        monkeypatch.setattr(sys, "argv", ["measure.py", "build"])
+        with pytest.raises(SystemExit):
+            module.main()
+        assert "--out is missing" in capsys.readouterr().err
+        monkeypatch.setattr(sys, "argv", ["measure.py", "--table"])
+        module.main()
+        assert capsys.readouterr().out.strip() == str(module.PUBLISHED) and module.PUBLISHED.read_bytes() == before
+        monkeypatch.setattr(module, "measure", lambda options, store: None)
+        monkeypatch.setattr(sys, "argv", ["measure.py", "build", "--out", str(tmp_path / "new" / "rows.jsonl")])
+        module.main()
+        assert (tmp_path / "new").is_dir()
 
 
 def test_the_stored_rows_have_the_differences_of_the_document(recipe):

@@ -1,6 +1,7 @@
 """Rewards from a Python file: "file.py:function"."""
 
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -138,6 +139,37 @@ def test_a_file_may_import_from_its_folder(tmp_path):
         file.write_text("import neighbour\ndef r(images):\n    return images.mean((1, 2, 3)) + neighbour.NUMBER\n")
         values.append(float(rewards.load(f"{file}:r")(torch.zeros(1, 3, 4, 4), ["a"])))
     assert values == [1, 2] and sys.path == path and not {"neighbour", "parts", "parts.of"} & set(sys.modules)
+
+
+def test_a_function_may_import_from_its_folder(tmp_path):
+    """Also what a module of the folder imports in its functions. Each module is executed once for a file."""
+    path, loaded = list(sys.path), []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        (folder / "parts").mkdir(parents=True)
+        (folder / "parts" / "of.py").write_text(f"CALLS = []\nNUMBER = {number}\n")
+        (folder / "neighbour.py").write_text("def number():\n    from parts.of import NUMBER\n    return NUMBER\n")
+        (folder / "r.py").write_text(
+            "import neighbour\ndef r(images):\n    from parts import of\n    of.CALLS.append(1)\n"
+            "    return images.mean((1, 2, 3)) + 10 * len(of.CALLS) + neighbour.number()\n"
+        )
+        loaded.append(rewards.load(f"{folder / 'r.py'}:r"))
+    for calls in (1, 2):
+        values = [float(reward(torch.zeros(1, 3, 4, 4), ["a"])) for reward in loaded]
+        assert values == [10 * calls + 1, 10 * calls + 2]
+        assert sys.path == path and not {"neighbour", "parts", "parts.of"} & set(sys.modules)
+
+
+def test_a_module_of_the_program_stays_its_own(tmp_path, monkeypatch):
+    """One that it imports after the reward was loaded, with the name of a module in the folder of the reward."""
+    (tmp_path / "neighbour.py").write_text("NUMBER = 1\n")
+    file = tmp_path / "r.py"
+    file.write_text(
+        "import neighbour\ndef r(images):\n    import neighbour as n\n    return images[:, 0, 0, 0] + n.NUMBER\n"
+    )
+    reward, other = rewards.load(f"{file}:r"), ModuleType("neighbour")
+    monkeypatch.setitem(sys.modules, "neighbour", other)
+    assert reward(torch.zeros(1, 3, 4, 4), ["a"]) == 1 and sys.modules["neighbour"] is other
 
 
 def test_whether_it_uses_prompts_is_known(file):

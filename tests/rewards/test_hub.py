@@ -1,8 +1,8 @@
 """Reward models of the literature, on tiny random towers of the real classes."""
 
 import inspect
-import json
 import math
+import re
 import threading
 import warnings
 
@@ -13,14 +13,15 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import save_file
-from tiny_towers import SIDE, WORDS
+from tiny_towers import SIDE
 from torch.nn import functional as F
 
 from noisetilt import rewards
 from noisetilt.rewards import Reward, hub
-from noisetilt.rewards.catalogue import missing_heldout, split_terms
+from noisetilt.rewards.catalogue import EXAMPLES, check_names, is_of_hub, missing_heldout, split_terms
 from noisetilt.rewards.hub import blip, clip
 from noisetilt.rewards.hub.classifier import find_label
+from noisetilt.rewards.hub.detection import DetectorPixels
 from noisetilt.rewards.hub.files import locate, read_state
 from noisetilt.rewards.hub.preprocess import Preprocess, difference, preprocess_of, resize
 
@@ -330,6 +331,7 @@ def test_resizing_is_pils_but_for_its_rounding(mode, of, to):
         lambda: transformers.CLIPImageProcessor(),
         lambda: transformers.SiglipImageProcessor(),
         lambda: transformers.ViTImageProcessor(),
+        lambda: transformers.ViTImageProcessor(do_normalize=False),
         lambda: transformers.BlipImageProcessor(),
         lambda: transformers.CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 24, "width": 32}),
     ],
@@ -357,6 +359,16 @@ def test_an_unknown_preprocessing_is_refused():
     cropped = transformers.ConvNextImageProcessor(size={"shortest_edge": 30}, crop_pct=0.8)
     with pytest.raises(ValueError, match="does more than resize"):
         preprocess_of(cropped, "it")
+    clusters = np.zeros((4, 3))
+    for other in (
+        transformers.ImageGPTImageProcessor(clusters=clusters),
+        transformers.ViTImageProcessor(resample=None),
+        transformers.ViTImageProcessor(resample=0),
+    ):
+        with pytest.raises(ValueError, match=r"it's image processor does more .* yourself"):
+            preprocess_of(other, "it")
+        with pytest.raises(ValueError, match=r"detector's image processor does more .* yourself"):
+            DetectorPixels(other)
 
 
 def test_padding_keeps_the_whole_picture():
@@ -528,6 +540,29 @@ def test_names_with_places_and_sums(folders):
     assert torch.allclose(total(images, PROMPTS), 2 * pick - 0.5 * score + red, atol=1e-6)
     mapped = rewards.load("2*pickscore - 0.5*clipscore + redness", path=made)
     assert torch.allclose(mapped(images, PROMPTS), total(images, PROMPTS))
+    upper = {"PickScore": made["pickscore"], "ClipScore": made["clipscore"]}
+    mapped = rewards.load("2*PickScore - 0.5*clipscore + redness", path=upper)
+    assert torch.equal(mapped(images, PROMPTS), total(images, PROMPTS))
+
+
+@pytest.mark.parametrize(
+    "spec, heldout, path, message",
+    [
+        ("pickscore", False, {"pickscor": "a"}, r"name 'pickscor', .*did you mean 'pickscore'\?\); mend or"),
+        ("pickscore", False, {"pickscore": "a", "redness": "b"}, "name 'redness', which is no reward of the hub"),
+        ("pickscore", False, {"pickscore@a": "b"}, "name 'pickscore@a'"),
+        ("pickscore", False, {1: "a"}, "name 1, which"),
+        ("pickscore", False, {"clipscore": "a"}, "places for clipscore and the loaded .* are pickscore; give"),
+        ("pickscore", True, {"pickscore": "a"}, "places for pickscore and the loaded .* are imagereward; give"),
+        ("video:pickscore", False, {"pickscore": "a"}, "are video:pickscore; give"),
+        ("pickscore@a", False, {"pickscore": "b"}, "without a place are none; give"),
+    ],
+)
+def test_a_mapping_with_a_wrong_name_is_refused(spec, heldout, path, message):
+    """The published weights would be downloaded in place of those that were meant."""
+    with pytest.raises(ValueError, match=message) as caught:
+        rewards.load(spec, heldout, path=path)
+    assert "\n" not in str(caught.value)
 
 
 def test_heldout_is_another_reward(folders):
@@ -687,6 +722,32 @@ def test_specs_that_make_no_sense_are_refused(spec, path, word):
         rewards.load(spec, path=path)
 
 
+@pytest.mark.parametrize(
+    "video, kind",
+    [
+        *(("", kind) for kind in EXAMPLES),
+        *(("video:", kind) for kind in EXAMPLES if is_of_hub(f"video:{EXAMPLES[kind]}")),
+    ],
+)
+def test_the_kind_of_a_reward_alone_is_refused_with_an_example(video, kind):
+    """Of the same kind; a suggestion would be the name itself or that of another kind."""
+    for name in (kind, f"{kind}:"):
+        with pytest.raises(ValueError) as caught:
+            check_names(video + name)
+        assert "did you mean" not in str(caught.value)
+    with pytest.raises(ValueError, match=re.escape(f"needs a further part; write it like {video}{EXAMPLES[kind]}")):
+        rewards.load(video + kind)
+
+
+def test_an_empty_model_of_clip_is_not_the_current_folder(tmp_path, monkeypatch):
+    tiny.clip(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for load_or_check in (rewards.load, check_names):
+        with pytest.raises(ValueError, match="'clip:' has no model; write it as clip:<hub id or folder>"):
+            load_or_check("clip:")
+    assert rewards.load("clip:", path=tmp_path).uses_prompts
+
+
 def test_a_prompt_for_each_image(folders):
     for name in ("pickscore", "imagereward"):
         with pytest.raises(ValueError, match="one prompt per image"):
@@ -771,10 +832,6 @@ def test_too_few_frames_are_refused(folders):
         hub.over_frames(Reward("mean", lambda i, p: i.mean((1, 2, 3))), 0)
     with pytest.raises(ValueError, match="count = 1"):
         hub.video_consistency(folders[0]["clipscore"], count=1)
-
-
-def test_the_words_fit():
-    assert WORDS[-1] == "</s>" and json.dumps(tiny.MED)
 
 
 @pytest.mark.parametrize("name", ["clipscore", "pickscore", "hpsv2", "imagereward"])

@@ -5,6 +5,7 @@ import importlib.util
 import shutil
 import sys
 import types
+import warnings
 from typing import ClassVar
 from unittest import mock
 
@@ -20,7 +21,7 @@ from noisetilt import rewards
 from noisetilt.rewards import hub
 from noisetilt.rewards.hub import imscore as imscore_module
 from noisetilt.rewards.hub.hpsv3 import IMAGE, PIXELS, TOKEN
-from noisetilt.rewards.hub.preprocess import difference
+from noisetilt.rewards.hub.preprocess import CLIP_STD, difference
 from noisetilt.rewards.hub.qwen import resized_size
 
 PROMPTS = ["a red fox", "the blue cat in the snow on green hill"]
@@ -92,6 +93,19 @@ def test_hpsv3_is_the_published_formula(hpsv3, size):
     assert apart > 0.01
     assert ((found - expected).abs() < (0.005 if size == (448, 448) else 0.05) * apart).all()
     assert resized_size(*size, PIXELS, PIXELS) == smart_resize(*size, 28, PIXELS, PIXELS)
+
+
+@pytest.mark.parametrize("size", [(96, 96), (512, 512), (60, 90)])
+def test_hpsv3_sees_images_as_pil_resizes_them(hpsv3, size):
+    """Black and white noise overshoots most: PIL clips it after each of its passes."""
+    picture, seen = 255 * np.random.default_rng(0).integers(0, 2, (*size, 3), dtype=np.uint8), []
+    scorer = rewards.load("hpsv3", path=hpsv3[0], dtype=torch.float32).function
+    record = lambda pixels, *_: seen.append(pixels) or pixels  # noqa: E731
+    scorer.model = mock.Mock(parameters=scorer.model.parameters, side_effect=record)
+    scorer(as_images(picture[None]), PROMPTS[:1])
+    processor = Qwen2VLImageProcessorPil(size={"shortest_edge": PIXELS, "longest_edge": PIXELS})
+    expected = processor(images=[picture], return_tensors="pt").pixel_values
+    assert (seen[0][0] - expected).abs().max() * max(CLIP_STD) * 255 < 1.2
 
 
 def test_hpsv3_in_half_precision_computes_its_head_in_single_precision(hpsv3):
@@ -264,6 +278,25 @@ def test_terms_share_a_detector(detector):
         cats(255 * as_images(levels(32, 48)), PROMPTS)
 
 
+def test_a_detector_that_cannot_read_small_images_is_loaded(tmp_path):
+    model, pictures = tiny.rt_detr(tmp_path), levels(96, 96)
+    found = rewards.load("objects:cat", path=tmp_path)(as_images(pictures), PROMPTS)
+    with torch.no_grad():
+        assert torch.allclose(found, model(pixel_values=as_images(pictures)).logits[..., 2].amax(1), atol=1e-4)
+
+
+def test_a_detector_that_needs_a_package_is_refused_in_one_sentence(monkeypatch):
+    """As the published weights of DETR need timm, and transformers says in three lines."""
+
+    def refuse(*_, **__):
+        raise ImportError("\nTimmBackbone requires the timm library but it was not found. Install it:\n`pip`.\n")
+
+    monkeypatch.setattr(transformers.AutoModelForObjectDetection, "from_pretrained", refuse)
+    with pytest.raises(ImportError, match=r"from 'a/b' \(TimmBackbone .* not found\); pip install the pack") as caught:
+        rewards.load("objects:cat", path="a/b")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "name", ["objects:dog", "count:cat", "count:cat:many", "objects:", "count:cat:-1", "count:cat:²", "objects:²"]
 )
@@ -316,6 +349,63 @@ def test_imscores_models_are_loaded_and_scored_by_image(name, module, kind, plac
     assert reward.uses_prompts == (module != "aesthetic")
     with pytest.raises(ValueError, match="divide bytes by 255"):
         reward(255 * images, ["ab", "abcd"])
+
+
+def imscore_reward(name, module, kind, model):
+    """A reward of a stand-in for a class of imscore."""
+    stand_in = types.ModuleType(f"imscore.{module}.model")
+    setattr(stand_in, kind, lambda: model)
+    modules = {"imscore": types.ModuleType("imscore"), f"imscore.{module}": types.ModuleType(module)}
+    with mock.patch.dict(sys.modules, {**modules, stand_in.__name__: stand_in}):
+        return rewards.load(name, path="folder")
+
+
+class Logits(nn.Module):
+    """As ShadowAesthetic: `score` returns the squeezed logits of the labels."""
+
+    def __init__(self, labels):
+        super().__init__()
+        self.model = types.SimpleNamespace(config=types.SimpleNamespace(id2label=labels))
+
+    def score(self, pixels, prompts=None):
+        return pixels.mean((2, 3))[:, : len(self.model.config.id2label)].squeeze()
+
+
+@pytest.mark.parametrize("labels, sign", [({0: "hq", 1: "lq"}, 1), ({"0": "lq", "1": "hq"}, -1)])
+def test_aesthetic_shadow_is_the_log_odds_of_high_quality(labels, sign):
+    reward = imscore_reward("aesthetic-shadow", "aesthetic", "ShadowAesthetic", Logits(labels))
+    images = torch.rand(2, 3, 8, 8)
+    high, low = images.mean((2, 3))[:, :2].unbind(1)
+    assert torch.allclose(reward(images, PROMPTS), sign * (high - low))
+
+
+def test_a_score_that_is_not_one_number_is_refused():
+    with pytest.raises(ValueError, match="has 0 labels 'hq'"):
+        imscore_reward("aesthetic-shadow", "aesthetic", "ShadowAesthetic", Logits({0: "good", 1: "bad"}))
+    reward = imscore_reward("imscore:other.Other", "other", "Other", Logits({0: "a", 1: "b", 2: "c"}))
+    with pytest.raises(ValueError, match=r"'other\.Other' is 3 numbers for one image, expected 1; use another"):
+        reward(torch.rand(2, 3, 8, 8), PROMPTS)
+
+
+@pytest.mark.parametrize(
+    "name, module, kind, place, limit",
+    [
+        ("mps", "mps", "MPS", "tokenizer", 12),
+        ("evalmuse", "evalmuse", "EvalMuse", "tokenizer", 32),
+        ("cyclereward", "cyclereward", "CycleReward", "blip.tokenizer", 128),
+        ("pickscore-siglip", "preference", "SiglipPreferenceScorer", "processor.tokenizer", 12),
+        ("imscore:imreward.ImageReward", "imreward", "ImageReward", "blip.tokenizer", 35),
+    ],
+)
+def test_prompts_that_imscore_cuts_warn(name, module, kind, place, limit, tmp_path):
+    model, holder = Scorer(), types.SimpleNamespace(tokenizer=tiny.tokenizer(tmp_path))
+    setattr(model, place.partition(".")[0], holder if "." in place else holder.tokenizer)
+    reward, images = imscore_reward(name, module, kind, model), torch.rand(1, 3, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reward(images, [" ".join(["red"] * (limit - 2))])
+    with pytest.warns(UserWarning, match=rf"reads {limit - 2} tokens of a prompt .* has {limit}; it ignores 'red fox'"):
+        reward(images, [" ".join(["red"] * (limit - 1) + ["fox"])])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("imscore") is None, reason="needs imscore")

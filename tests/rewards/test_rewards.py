@@ -54,6 +54,8 @@ def test_jpeg_both_ways():
     both = torch.cat([flat, noisy])
     assert kilobytes(flat[0], 95) < kilobytes(noisy[0], 95)
     assert torch.equal(value("jpeg", both), -value("jpeg:large", both))
+    sizes = torch.tensor([kilobytes(image, 95) for image in both.bfloat16()])
+    assert torch.equal(value("jpeg:large", both.bfloat16()), sizes) and (sizes != sizes.bfloat16()).any()
     assert not rewards.load("jpeg").differentiable
     assert not rewards.load("redness - 0.1*jpeg").differentiable
 

@@ -3,8 +3,10 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from noisetilt import load, rewards, sample
 from noisetilt.rewards.scorers.efficientnet_lite import EfficientNetLite
@@ -79,11 +81,21 @@ def test_a_constant_image_has_a_finite_gradient():
     assert gradient.isfinite().all()
 
 
-def test_other_sizes_are_resized():
-    small = images(2, 16)
-    large = torch.nn.functional.interpolate(small, scale_factor=32, mode="bilinear")
-    medium = torch.nn.functional.interpolate(small, scale_factor=8, mode="bilinear")
-    assert torch.allclose(style_scores(large), style_scores(medium), atol=1.0)
+@BOTH
+@pytest.mark.parametrize("shape", [(300, 512), (40, 72)])
+def test_other_sizes_are_resized_with_antialiasing(which, shape):
+    """As PIL resizes channels of floats. On noise, a resize without antialiasing gives other scores."""
+    noise = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(0))
+    resized = [
+        [Image.fromarray(channel.numpy()).resize((128, 128), Image.Resampling.BILINEAR) for channel in x] for x in noise
+    ]
+    expected = style_scores(
+        torch.from_numpy(np.array([[np.asarray(channel) for channel in x] for x in resized])), which
+    )
+    assert torch.allclose(style_scores(noise, which), expected, atol=1e-3)
+    if shape[0] > 128:
+        plain = torch.nn.functional.interpolate(noise, (128, 128), mode="bilinear")
+        assert (style_scores(plain, which) - expected).abs().max() > 0.1
 
 
 @BOTH

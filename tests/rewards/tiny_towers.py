@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 import transformers
@@ -396,10 +398,45 @@ def conditional_detr(folder: Path) -> transformers.ConditionalDetrForObjectDetec
     return detector(kind, config, processor, folder)
 
 
-def detector(kind: type, config: transformers.PretrainedConfig, processor: type, folder: Path) -> nn.Module:
+def rt_detr(folder: Path) -> transformers.RTDetrForObjectDetection:
+    """A detector with a probability for each class, whose images need as many places as it has queries. It has 100,
+    and an image of 64 × 64 pixels has 84 places."""
+    backbone = transformers.RTDetrResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 8, 8, 16],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    config = transformers.RTDetrConfig(
+        backbone_config=backbone,
+        encoder_in_channels=[8, 8, 16],
+        encoder_hidden_dim=WIDTH,
+        encoder_ffn_dim=16,
+        encoder_attention_heads=2,
+        d_model=WIDTH,
+        decoder_in_channels=[WIDTH] * 3,
+        decoder_ffn_dim=16,
+        decoder_attention_heads=2,
+        decoder_layers=1,
+        num_queries=100,
+        id2label=LABELS,
+        label2id={name: number for number, name in LABELS.items()},
+    )
+    kind, processor = transformers.RTDetrForObjectDetection, transformers.RTDetrImageProcessor
+    return detector(kind, config, processor, folder, {"height": 96, "width": 96})
+
+
+def detector(
+    kind: type,
+    config: transformers.PretrainedConfig,
+    processor: type,
+    folder: Path,
+    size: Mapping[str, int] = MappingProxyType({"shortest_edge": 32, "longest_edge": 48}),
+) -> nn.Module:
     """A random detector and its image processor in a folder."""
     torch.manual_seed(0)
     model = randomised(kind(config))
     model.save_pretrained(folder)
-    processor(size={"shortest_edge": 32, "longest_edge": 48}).save_pretrained(folder)
+    processor(size=dict(size)).save_pretrained(folder)
     return model

@@ -22,7 +22,7 @@ from .colour import (
     saturation,
 )
 from .from_file import function_names, is_function_in_file, load_from_file
-from .hub import HELDOUT, check_hub, heldout_name, heldout_names, is_hub, load_hub, network_name
+from .hub import HELDOUT, HUB_NAMES, check_hub, heldout_name, heldout_names, is_hub, load_hub, network_name
 from .hub.files import shared_networks
 from .hub.imscore import IMSCORE
 from .images import checked
@@ -147,6 +147,28 @@ def _hub(name: str, path: Place | Mapping[str, Place], dtype: torch.dtype | None
     return load_hub(name, place or (path.get(name) if isinstance(path, Mapping) else path), dtype)
 
 
+def _places(path: Place | Mapping[str, Place], terms: Sequence[tuple[float, str]]) -> Place | Mapping[str, Place]:
+    """The argument `path` of `load`, with the names of a mapping as `split_terms` has them.
+
+    Raises:
+        ValueError: if a name of a mapping is none of a hub reward, or none of them is that of a term without a place.
+    """
+    if not isinstance(path, Mapping) or not path:
+        return path
+    for name in path:
+        if not isinstance(name, str) or not is_of_hub(_lower(name)) or "@" in name:
+            hint = nearest_name(str(name), HUB_NAMES)
+            raise ValueError(f"path has the name {name!r}, which is no reward of the hub{hint}; mend or leave it out")
+    places = {_lower(name): place for name, place in path.items()}
+    loaded = [name for _, name in terms if is_of_hub(name) and "@" not in name]
+    if not places.keys() & set(loaded):
+        raise ValueError(
+            f"path has places for {', '.join(path)} and the loaded rewards without a place are "
+            f"{', '.join(loaded) or 'none'}; give the place of one of them, or leave path out"
+        )
+    return places
+
+
 # Rewards that people look for and that are not offered, with the reason.
 REFUSED = {
     "face": "a face-identity reward makes images of a particular person, which needs their consent, and the published "
@@ -181,6 +203,11 @@ def _single(name: str, heldout: bool) -> Reward:
 
 def _unknown(name: str) -> ValueError:
     """The error for a reward that does not exist."""
+    image = name.removeprefix("video:") or name
+    example = EXAMPLES.get(image.removesuffix(":"))
+    if example is not None and (image == name or is_of_hub(f"video:{example}")):
+        of_videos = name.removesuffix(image)
+        return ValueError(f"the reward {name!r} needs a further part; write it like {of_videos}{example}")
     if name.startswith("style:"):
         hint = nearest_name(name, complete_names())
         return ValueError(
@@ -191,13 +218,12 @@ def _unknown(name: str) -> ValueError:
         return ValueError(
             f"the reward {name!r} names no function of the file; write {name}:FUNCTION; the functions are: {names}"
         )
-    image = name.removeprefix("video:")
     if image != name and not image.startswith("video") and not _is_unknown(image):
         return ValueError(
             f"reward {name!r} is unknown: video: is for rewards of the hub; write {image}, whose value for a video is "
             "the mean over its frames"
         )
-    hint = nearest_name(name, [*complete_names(), *GROUPS])
+    hint = nearest_name(name, [*complete_names(), *EXAMPLES])
     return ValueError(f"reward {name!r} is unknown{hint}; the rewards are: {', '.join(CATALOGUE)}")
 
 
@@ -232,6 +258,21 @@ GROUPS: dict[str, Callable[[], list[str]]] = {
     "style": lambda: [f"style:{style}" for style in STYLES],
     "concept": _concept_lines,
     "classifier:imagenet": _label_lines,
+}
+
+
+# Kinds of rewards whose names have a further part, with an example of each.
+EXAMPLES = {
+    "style": "style:3d",
+    "concept": "concept:tiger face",
+    "classifier:imagenet": "classifier:imagenet:teapot",
+    "classifier": "classifier:google/vit-base-patch16-224:teapot",
+    "colour": "colour:#ff8800",
+    "imscore": "imscore:aesthetic.LAIONAestheticScorer",
+    "clip": "clip:openai/clip-vit-large-patch14",
+    "objects": "objects:cat",
+    "count": "count:cat:2",
+    "video": "video:pickscore",
 }
 
 
@@ -376,7 +417,8 @@ def _lower(name: str) -> str:
 
 def is_of_hub(name: str) -> bool:
     """Whether the name is that of a hub reward, which may be followed by the path of its weights."""
-    return is_hub(name.partition("@")[0]) and not name.removeprefix("video:").startswith(_IMAGENET)
+    name = name.partition("@")[0]
+    return is_hub(name) and not f"{name.removeprefix('video:')}:".startswith(_IMAGENET)
 
 
 def has_heldout(spec: str) -> bool:
@@ -430,6 +472,7 @@ def load_terms(
 ) -> list[tuple[float, Reward]]:
     """The rewards of a sum with their weights, from their names; the other arguments are those of `load`."""
     named = merged_terms(heldout_terms(terms) if heldout else terms)
+    path = _places(path, named)
     _check_one_network(named, path)
     with shared_networks():
         return [(weight, load_term(name, heldout, path, dtype)) for weight, name in named]
@@ -504,7 +547,8 @@ def load(
             than any term of the sum (`hub.HELDOUT`). Closed forms, black boxes and functions of a file have one version
             only: beside terms that have two they are left out of a held-out sum, and alone they are returned.
         path: hub id or local folder of the hub reward, instead of the published one; for a sum of several networks, a
-            mapping from the names of the loaded rewards (held-out ones included) to their paths.
+            mapping from the names of the loaded rewards (of held-out ones their own names) to their paths. Rewards
+            that it does not name have the published weights.
         dtype: in which hub rewards compute; if None, that of each one's publication: bfloat16 for hpsv3 and
             videoreward, float32 for all others.
         normalise: "base" divides each term of a sum by its standard deviation on images of the base model. `sample`
@@ -512,7 +556,8 @@ def load(
             `reward.normalised(images, prompts)`.
     Raises:
         ValueError: if a name is unknown, the sum cannot be read, weights cannot be loaded, one path is given for
-            several networks, or no held-out reward is unrelated to all terms.
+            several networks, a mapping has a name that is no hub reward or none of a loaded one, or no held-out reward
+            is unrelated to all terms.
         ImportError: if a hub reward is requested and transformers is not installed.
     """
     if not isinstance(spec, str):

@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -40,8 +41,8 @@ def load_from_file(name: str) -> Reward:
 
     Args:
         name: "file.py:function", with the path of the file. The function takes images (batch, 3, H, W) in [0, 1], and
-            optionally prompts, and returns (batch,). An error that it raises becomes a ValueError with the file and
-            the line.
+            optionally prompts, and returns (batch,). It may import modules from the file's folder. An error that it
+            raises becomes a ValueError with the file and the line.
 
     Raises:
         ValueError: if there is no such file or function, or the file raises an error.
@@ -51,7 +52,7 @@ def load_from_file(name: str) -> Reward:
     if not file.is_file():
         raise ValueError(f"the reward {name!r} needs the file {file}, which does not exist; give a Python file")
     try:
-        module = execute_file(file)
+        module, imports = execute_file(file)
     except (Exception, SystemExit) as error:
         raise ValueError(f"{file} cannot be executed: {describe_error(error, file)}; mend the file") from error
     found = getattr(module, function, None)
@@ -62,7 +63,8 @@ def load_from_file(name: str) -> Reward:
 
     def call(images: Tensor, prompts: Sequence[str]) -> Tensor:
         try:
-            return call_reward(reward.function, images, prompts)
+            with imports.allowed():
+                return call_reward(reward.function, images, prompts)
         except (OSError, MemoryError, torch.cuda.OutOfMemoryError):  # may pass, or are explained elsewhere
             raise
         except (Exception, SystemExit) as error:
@@ -71,40 +73,58 @@ def load_from_file(name: str) -> Reward:
     return replace(reward, name=name, function=call, uses_prompts=may_use_prompts(reward))
 
 
-def execute_file(file: Path) -> ModuleType:
-    """The module of a Python file, which is executed; raises what the file raises. It may import modules from its
-    folder."""
+def execute_file(file: Path) -> tuple[ModuleType, FolderImports]:
+    """The module of a Python file, which is executed, and the imports from its folder; raises what the file raises."""
     spec = importlib.util.spec_from_file_location(f"{PREFIX}{file.stem}_{zlib.crc32(bytes(file.resolve())):08x}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    with registered(module), importing_from(file.absolute().parent):
+    imports = FolderImports(file.absolute().parent)
+    with registered(module), imports.allowed():
         spec.loader.exec_module(module)
-    return module
+    return module, imports
 
 
-@contextlib.contextmanager
-def importing_from(folder: Path) -> Iterator[None]:
-    """Lets imports find the modules in a folder, as when a file in it is run.
+class FolderImports:
+    """Lets imports find the modules in a folder for some time, as when a file in it is run.
 
-    They are not kept in sys.modules, where those of another folder with the same names would find them.
+    They are in sys.modules for that time only: otherwise imports of another folder's modules with the same names would
+    find them.
     """
-    place = str(folder)
-    if place in sys.path:
-        yield
-        return
-    before = set(sys.modules)
-    sys.path.insert(0, place)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # the file may have removed it itself
-            sys.path.remove(place)
-        for name in set(sys.modules) - before:
-            module = sys.modules[name]
-            found = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
-            # Packages of an environment inside the folder have another place than one by their name.
-            if Path(found).with_suffix("") in (own := folder.joinpath(*name.split(".")), own / "__init__"):
-                del sys.modules[name]
+
+    _lock = threading.RLock()  # sys.path and sys.modules are those of all threads
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._modules: dict[str, ModuleType] = {}
+
+    @contextlib.contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Imports find the folder's modules inside; each is executed once. Another thread's calls wait."""
+        place = str(self.folder)
+        with self._lock:
+            if place in sys.path:
+                yield
+                return
+            others = {name: sys.modules[name] for name in self._modules if name in sys.modules}
+            sys.modules.update(self._modules)
+            before = set(sys.modules) - set(self._modules)
+            sys.path.insert(0, place)
+            try:
+                yield
+            finally:
+                with contextlib.suppress(ValueError):  # the file may have removed it itself
+                    sys.path.remove(place)
+                for name in set(sys.modules) - before:
+                    if self._has(name, sys.modules[name]):
+                        self._modules[name] = sys.modules.pop(name)
+                sys.modules.update(others)
+
+    def _has(self, name: str, module: ModuleType) -> bool:
+        """Whether a module is of this folder. Packages of an environment inside it have another place than one by their
+        name."""
+        found = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
+        own = self.folder.joinpath(*name.split("."))
+        return Path(found).with_suffix("") in (own, own / "__init__")
 
 
 @contextlib.contextmanager

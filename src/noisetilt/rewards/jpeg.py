@@ -19,9 +19,11 @@ def kilobytes(image: Tensor, quality: int) -> float:
 
 
 def jpeg_size(sign: float, quality: int = 95) -> Callable[[Tensor, Sequence[str]], Tensor]:
-    """sign · size in kilobytes: −1 rewards small files (compressibility), +1 large ones."""
+    """sign · size in kilobytes: −1 rewards small files (compressibility), +1 large ones; at least in float32."""
 
     def reward(images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return sign * images.new_tensor([kilobytes(image, quality) for image in images])
+        sizes = [kilobytes(image, quality) for image in images]
+        dtype = torch.promote_types(images.dtype, torch.float32)  # half precision would round sizes of some kilobytes
+        return sign * torch.tensor(sizes, device=images.device, dtype=dtype)
 
     return reward

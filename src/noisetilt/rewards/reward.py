@@ -203,7 +203,7 @@ def spread(reward: Reward, images: Tensor, prompts: Sequence[str]) -> float:
         ValueError: if it is 0 or not finite.
     """
     with torch.no_grad():
-        values = torch.cat([evaluate_any(reward, images[i : i + 1], prompts[i : i + 1]) for i in range(len(images))])
+        values = evaluate_each(reward, images, prompts)
     deviation = float(values.float().std()) if len(values) > 1 else 0.0
     if not 0 < deviation < float("inf"):
         raise ValueError(
@@ -226,6 +226,11 @@ def evaluate_any(reward: RewardFunction, images: Tensor, prompts: Sequence[str])
     """r of images, or of videos (batch, frames, 3, H, W): for a reward of images the mean over the frames."""
     by_frame = images.ndim == 5 and not getattr(reward, "video", False)
     return (mean_over_frames if by_frame else evaluate_reward)(reward, images, prompts)
+
+
+def evaluate_each(reward: RewardFunction, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """`evaluate_any` in one call per image, which takes the memory of one."""
+    return torch.cat([evaluate_any(reward, images[i : i + 1], prompts[i : i + 1]) for i in range(len(images))])
 
 
 def weighted_sum(

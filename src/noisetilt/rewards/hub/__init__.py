@@ -21,7 +21,7 @@ from .clip import clip_cosine, clipscore, hpsv2, pickscore
 from .detection import objects
 from .files import loaded_once, transformers
 from .hpsv3 import hpsv3
-from .imscore import IMSCORE, imscore
+from .imscore import IMSCORE, class_of, imscore
 from .video import over_frames, video_consistency
 from .videoreward import videoreward
 
@@ -176,6 +176,10 @@ def check_hub(name: str, placed: bool = False) -> None:
         _model_and_label(name, placed)
     if name.startswith(("objects:", "count:")):
         _label_and_count(name)
+    if name.startswith("clip:"):
+        _clip(name, placed)
+    if name.startswith("imscore:"):
+        class_of(name.removeprefix("imscore:"), placed)
 
 
 def load_hub(name: str, path: Source | None = None, dtype: torch.dtype | None = None) -> Reward:
@@ -202,10 +206,17 @@ def _load(name: str, path: Source | None, dtype: torch.dtype) -> Reward:
     if name.startswith(("objects:", "count:")):
         return _load_objects(name, path, dtype)
     if name.startswith("clip:"):
-        return clip_cosine(path or name.removeprefix("clip:"), dtype)
+        return clip_cosine(path or _clip(name, placed=False), dtype)
     if name.startswith("imscore:"):
         return imscore(name.removeprefix("imscore:"), path, dtype)
     return _LOADERS[name](dtype=dtype) if path is None else _LOADERS[name](path, dtype=dtype)
+
+
+def _clip(name: str, placed: bool) -> str:
+    model = name.removeprefix("clip:")
+    if not model and not placed:
+        raise ValueError(f"{name!r} has no model; write it as clip:<hub id or folder>")
+    return model
 
 
 def _model_and_label(name: str, placed: bool) -> tuple[str, str]:

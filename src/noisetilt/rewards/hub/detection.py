@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..images import check_images
 from ..reward import Reward
 from .classifier import find_label
 from .files import frozen, loaded_once, moved, pretrained, pretrained_model, transformers
-from .preprocess import RESAMPLING, difference, resize
+from .preprocess import difference, normalisation_of, pixels_by, resampling_of, resize
 
-DETECTOR = "facebook/detr-resnet-50"
+DETECTOR = "hustvl/yolos-small"  # DETR's published weights would need timm
 
 
 class DetectorPixels:
@@ -32,14 +32,12 @@ class DetectorPixels:
     """
 
     def __init__(self, processor: Any) -> None:
-        mode = RESAMPLING.get(int(processor.resample))
+        mode, normalisation = resampling_of(processor), normalisation_of(processor)
         refusal = "the detector's image processor does more than resize and normalise"
-        if mode is None:
+        if mode is None or normalisation is None:
             raise ValueError(f"{refusal}; write the reward as a function of images yourself")
         self.processor, self.mode = processor, mode
-        normalises = bool(processor.do_normalize)
-        self.mean = list(processor.image_mean) if normalises else [0.0] * 3
-        self.std = list(processor.image_std) if normalises else [1.0] * 3
+        self.mean, self.std = normalisation
         self._sizes: dict[tuple[int, int], tuple[int, int]] = {}
         worst = max(difference(self, processor, shape) for shape in ((150, 210), (90, 63)))
         if worst > 2:
@@ -55,8 +53,7 @@ class DetectorPixels:
 
     def _size(self, shape: tuple[int, int]) -> tuple[int, int]:
         if shape not in self._sizes:
-            blank = np.zeros((*shape, 3), dtype=np.uint8)
-            made = np.asarray(self.processor(images=[blank], input_data_format="channels_last").pixel_values)
+            made = pixels_by(self.processor, np.zeros((*shape, 3), dtype=np.uint8))
             self._sizes[shape] = made.shape[2], made.shape[3]
         return self._sizes[shape]
 
@@ -69,14 +66,10 @@ class Objects:
         label: the label's number.
         preprocess: images (batch, 3, H, W) in [0, 1] → pixels.
         count: the wanted number of objects, or None for "at least one".
-        softmax: whether the classes exclude one another and the last one is "no object", as in DETR; else each class
-            has a probability of its own.
     """
 
-    def __init__(
-        self, model: nn.Module, label: int, preprocess: DetectorPixels, count: int | None, softmax: bool
-    ) -> None:
-        self.model, self.label, self.preprocess, self.count, self.softmax = model, label, preprocess, count, softmax
+    def __init__(self, model: Any, label: int, preprocess: DetectorPixels, count: int | None) -> None:
+        self.model, self.label, self.preprocess, self.count = model, label, preprocess, count
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """(batch,) from images (batch, 3, H, W) in [0, 1]; in the images' dtype. The prompt is ignored."""
@@ -93,22 +86,21 @@ class Objects:
 
     def log_odds(self, logits: Tensor) -> Tensor:
         """log p/(1 − p) of the label for each query, (batch, query)."""
-        if not self.softmax:
+        # The heads of DETR and YOLOS have one class more than there are labels, "no object", and classes that exclude
+        # one another. In others each class has a probability of its own.
+        if logits.shape[-1] <= len(self.model.config.id2label):
             return logits[..., self.label]
         others = torch.cat([logits[..., : self.label], logits[..., self.label + 1 :]], dim=-1)
         return logits[..., self.label] - others.logsumexp(-1)
 
 
 @loaded_once
-def load_detector(model: str | Path, dtype: torch.dtype) -> tuple[Any, DetectorPixels, bool]:
-    """The network, its preprocessing, and whether its classes exclude one another; arguments as of `objects`."""
+def load_detector(model: str | Path, dtype: torch.dtype) -> tuple[Any, DetectorPixels]:
+    """The network and its preprocessing; arguments as of `objects`."""
     library = transformers()
     network: Any = pretrained_model(library.AutoModelForObjectDetection, model, "the detector")
     processor = pretrained(library.AutoImageProcessor, model, "the detector's image processor")
-    # The heads of DETR and YOLOS have one class more than there are labels: "no object".
-    with torch.no_grad():  # in single precision, because transformers keeps the precision of the file
-        classes = frozen(network, torch.float32)(pixel_values=torch.zeros(1, 3, 64, 64)).logits.shape[-1]
-    return frozen(network, dtype), DetectorPixels(processor), classes > len(network.config.id2label)
+    return frozen(network, dtype), DetectorPixels(processor)
 
 
 def objects(
@@ -124,14 +116,16 @@ def objects(
     Args:
         label: a name of the model's labels or its number; see `find_label`.
         count: wanted number of objects ≥ 0; None rewards the most certain one.
-        model: hub id or folder of an object detector of transformers (DETR, YOLOS, RT-DETR, ...).
+        model: hub id or folder of an object detector of transformers (YOLOS, DETR, RT-DETR, ...). Some, such as
+            facebook/detr-resnet-50, need the package timm.
         dtype: in which the detector computes.
     Raises:
         ValueError: if the label or the count is invalid, or the model cannot be loaded.
+        ImportError: if the model needs a package that is not installed.
     """
     if count is not None and count < 0:
         raise ValueError(f"count = {count} objects must be 0 or more")
-    network, pixels, softmax = load_detector(model, dtype)
+    network, pixels = load_detector(model, dtype)
     number = find_label({int(number): name for number, name in network.config.id2label.items()}, label)
-    found = Objects(network, number, pixels, count, softmax)
+    found = Objects(network, number, pixels, count)
     return Reward(f"objects:{label}" if count is None else f"count:{label}:{count}", found, uses_prompts=False)

@@ -83,6 +83,7 @@ def pretrained(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
         what: a name of what is loaded, for the message.
     Raises:
         ValueError: if it cannot be loaded.
+        ImportError: if it needs a package that is not installed.
     """
     place = Path(source).expanduser()
     try:
@@ -91,6 +92,12 @@ def pretrained(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
         raise ValueError(
             f"{what} cannot be loaded from {str(source)!r} ({first_line(error)}); pass path=, a hub id or a local "
             "folder in transformers' layout"
+        ) from error
+    except ImportError as error:
+        reason = first_line(error).partition(". ")[0]
+        raise ImportError(
+            f"{what} cannot be loaded from {str(source)!r} ({reason}); pip install the package, or pass path=, another "
+            "model"
         ) from error
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ..images import check_images
 from ..reward import Reward
 from .files import at_least_single, fill, frozen, locate, moved, read_state
-from .qwen import MERGE, normalised, patches, resized
+from .preprocess import resize
+from .qwen import MERGE, normalised, patches, resized_size
 from .qwen_text import (
     check_prompts,
     check_special,
@@ -64,12 +65,13 @@ class HPSv3Scorer:
         """(batch,) from images (batch, 3, H, W) in [0, 1] and a prompt for each; in the images' dtype."""
         check_images(images)
         check_prompts(prompts, len(images), "image")
-        dtype = moved(self.model, images)
-        frames = images[:, None].to(torch.promote_types(images.dtype, torch.float32))
-        pixels, grid = patches(normalised(resized(frames, PIXELS, PIXELS)))
+        dtype, given = moved(self.model, images), images.dtype
+        images = images.to(torch.promote_types(images.dtype, torch.float32))
+        images = resize(images, *resized_size(images.shape[2], images.shape[3], PIXELS, PIXELS))
+        pixels, grid = patches(normalised(images[:, None]))
         count = math.prod(grid) // MERGE**2
         text = conversation(self.tokenizer, self.question, prompts, IMAGE, count, [TOKEN]).to(images.device)
-        return self.model(pixels.to(dtype), grid, text.input_ids, text.attention_mask).to(images.dtype)
+        return self.model(pixels.to(dtype), grid, text.input_ids, text.attention_mask).to(given)
 
 
 def hpsv3(weights: str | Path = HPSV3, base: str | Path | None = None, dtype: torch.dtype = torch.bfloat16) -> Reward:

@@ -98,29 +98,51 @@ class Preprocess:
         return F.pad(images, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
 
 
+def resampling_of(processor: Any) -> str | None:
+    """The interpolation of an image processor of transformers; None if it is not one of RESAMPLING."""
+    number = getattr(processor, "resample", None)
+    return None if number is None else RESAMPLING.get(int(number))
+
+
+def normalisation_of(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation by channel of an image processor of transformers, 0 and 1 if it does not normalise;
+    None if it has no three of them."""
+    if not getattr(processor, "do_normalize", True):
+        return (0.0,) * 3, (1.0,) * 3
+    mean, std = (tuple(np.ravel(getattr(processor, name, None)).tolist()) for name in ("image_mean", "image_std"))
+    return (mean, std) if len(mean) == len(std) == 3 else None
+
+
+def pixels_by(processor: Any, levels: np.ndarray) -> Tensor | None:
+    """What an image processor of transformers makes of an 8-bit image (H, W, 3); None if that is no image."""
+    made = processor(images=[levels], input_data_format="channels_last")
+    return torch.as_tensor(np.asarray(made["pixel_values"])) if "pixel_values" in made else None
+
+
 def preprocess_of(processor: Any, name: str) -> Preprocess:
     """The differentiable form of a transformers image processor; both are compared on images of two shapes.
 
     Args:
-        processor: resizes by bicubic or bilinear interpolation, may crop the middle, and normalises.
+        processor: resizes by bicubic or bilinear interpolation, may crop the middle, and may normalise.
         name: of the model, for messages.
     Raises:
         ValueError: if they differ by more than the processor's rounding, because it has an unsupported step.
     """
-    size, crop = dict(processor.size), getattr(processor, "crop_size", None)
+    size, crop = dict(getattr(processor, "size", None) or {}), getattr(processor, "crop_size", None)
     crops = bool(getattr(processor, "do_center_crop", False)) and crop is not None
     shorter = size.get("shortest_edge")
     to = dict(crop) if crops else size
     refusal = f"{name}'s image processor does more than resize, crop the middle and normalise"
     advice = "write the reward as a function of images yourself"
-    resampling = RESAMPLING.get(int(processor.resample))
-    if resampling is None or not to.get("height") or not to.get("width") or (crops and not shorter):
+    resampling, normalisation = resampling_of(processor), normalisation_of(processor)
+    known = resampling is not None and normalisation is not None
+    if not known or not to.get("height") or not to.get("width") or (crops and not shorter):
         raise ValueError(f"{refusal} (size {size}, crop {crop}); {advice}")
     preprocess = Preprocess(
         size=(to["height"], to["width"]),
         fit="crop" if shorter else "stretch",
-        mean=tuple(processor.image_mean),
-        std=tuple(processor.image_std),
+        mean=normalisation[0],
+        std=normalisation[1],
         mode=resampling,
         shorter=shorter,
     )
@@ -131,12 +153,15 @@ def preprocess_of(processor: Any, name: str) -> Preprocess:
 
 
 def difference(preprocess: Any, processor: Any, shape: tuple[int, int]) -> float:
-    """The largest difference of two preprocessings on a smooth image (H, W), in levels; inf if their shapes differ."""
+    """The largest difference of two preprocessings on a smooth image (H, W), in levels; inf if their shapes differ or
+    the processor makes no images."""
     across, down = np.meshgrid(np.linspace(0, 6 * np.pi, shape[1]), np.linspace(0, 5 * np.pi, shape[0]))
     waves = [np.sin(across + i) * np.cos(down - i) + 0.2 * np.sin(0.3 * across + 0.1 * down) for i in range(3)]
     levels = (128 + 90 * np.stack(waves, axis=-1)).astype(np.uint8)
     images = torch.from_numpy(levels).permute(2, 0, 1)[None] / 255
-    expected = torch.as_tensor(np.asarray(processor(images=[levels], input_data_format="channels_last").pixel_values))
+    expected = pixels_by(processor, levels)
+    if expected is None:
+        return float("inf")
     found = preprocess(images)
     if found.shape != expected.shape:
         return float("inf")

@@ -28,6 +28,12 @@ def tokens_of(name: str, tokenizer: Any, texts: Sequence[str], limit: int, paddi
         return tokenizer(list(texts), padding=padding, truncation=True, max_length=limit, return_tensors="pt")
 
 
+def warn_truncated(name: str, tokenizer: Any, texts: Sequence[str], limit: int) -> None:
+    """Warns as `tokens_of` does, for a network that makes the tokens itself."""
+    with _TOKENISING:
+        _warn_truncated(name, tokenizer, texts, limit)
+
+
 def _warn_truncated(name: str, tokenizer: Any, texts: Sequence[str], limit: int) -> None:
     """Warns of each text of more tokens than `limit`, special tokens included, and names what is cut."""
     most = limit - tokenizer.num_special_tokens_to_add()

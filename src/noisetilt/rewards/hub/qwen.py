@@ -43,11 +43,11 @@ def frame_numbers(frames: int, video_fps: float, fps: float, count: int | None =
     return torch.linspace(0, frames - 1, number).round().long().tolist()
 
 
-def resized(videos: Tensor, max_pixels: int, min_pixels: int = MIN_PIXELS) -> Tensor:
+def resized(videos: Tensor, max_pixels: int) -> Tensor:
     """Videos (batch, frames, 3, H, W) in [0, 1] resized to `resized_size`, bicubic with antialiasing, clamped once at
-    the end as in torchvision (PIL clamps after each pass)."""
+    the end as in torchvision. Images are resized by PIL, which clamps after each pass: see `preprocess.resize`."""
     height, width = videos.shape[-2:]
-    size = resized_size(height, width, max_pixels, min_pixels)
+    size = resized_size(height, width, max_pixels)
     if size == (height, width):
         return videos
     flat = F.interpolate(videos.flatten(0, 1), size, mode="bicubic", antialias=True, align_corners=False)
