@@ -25,7 +25,7 @@ from noisetilt import METHODS, load, rewards, sample
 
 SMALL = "NOISETILT_SMALL" in os.environ  # a quick run for tests
 STEPS, SEEDS = (2, [0]) if SMALL else (25, [0, 1, 2, 3])
-PROMPTS = ["cat face"] * len(SEEDS)
+PROMPTS = ["red heart"] * len(SEEDS)
 
 # %% [markdown]
 # ## Sample without guidance
