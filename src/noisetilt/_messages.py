@@ -9,8 +9,8 @@ from typing import Any
 
 
 class UnguidedWarning(UserWarning):
-    """The reward guides no step of a method that uses it in the steps: none can use the gradient, or particles are not
-    resampled before the last step."""
+    """The reward guides no step of a method that uses it in the steps: none can use the gradient, all gradients are
+    zero, or particles are not resampled before the last step."""
 
 
 PACKAGES = {

@@ -90,7 +90,8 @@ class Method:
         """A copy with other parts (`proposal=NoiseTilt(0.1)`) or other options of its parts (`rho=0.1`).
 
         Raises:
-            ValueError: if no part has an option of that name, or its value is invalid.
+            ValueError: if no part has an option of that name, its value is invalid, or `best_of` would replace a given
+                rho.
         """
         own = {f.name for f in dataclasses.fields(self)}
         for role in own & set(_ROLES) & set(changes):
@@ -107,13 +108,25 @@ class Method:
                 known = ", ".join(self.options()) or "none"
                 hint = nearest_name(option, self.options())
                 raise ValueError(f"this method has no option {option!r}{hint}; its options are: {known}")
+        best_of = changed.options().get("best_of")
+        if "rho" in changes and best_of is not None:
+            raise ValueError(
+                f"rho = {changes['rho']} has no effect beside best_of = {best_of:g}, which sets rho; give one of them"
+            )
         return changed
+
+
+class NamedMethods(dict[str, Method]):
+    """Name → method; the KeyError of an unknown name has the nearest known one."""
+
+    def __missing__(self, name: object) -> Method:
+        raise KeyError(unknown_name("method", str(name), self))
 
 
 # The paper's rate for FLUX-schnell. With its 0.1 for SDXL-Turbo, images of emoji128-turbo break in ten iterations.
 GPER_RATE = 0.02
 
-METHODS: dict[str, Method] = {
+_METHODS = {
     "base": Method(summary="the pretrained sampler, unguided (DDPM / DDIM)"),
     "best-of-n": Method(
         selection=Independent(particles=20),
@@ -228,6 +241,7 @@ METHODS: dict[str, Method] = {
         summary="GPER for the initial noise, then NTRK",
     ),
 }
+METHODS: dict[str, Method] = NamedMethods(_METHODS)
 
 
 def find_method(method: str | Method) -> Method:

@@ -9,7 +9,9 @@ import diffusers.callbacks
 import pytest
 import torch
 from tiny_pipelines import SIZE, build, cascade, check_same, kandinsky, sd
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Generator
+from transformers import PreTrainedTokenizerFast
 
 from noisetilt import METHODS, align, load, optimize, rewards, sample
 from noisetilt.integrations.diffusers.pipeline_call import PipelineCall
@@ -321,6 +323,13 @@ def test_the_callback_of_an_euler_scheduler_gets_its_latents():
         (lambda: diffusers.FluxPipeline, RED, "use FluxPipeline.from_pretrained"),
         (lambda: align(build("sd")[0], RED), RED, "aligned already; pass its attribute pipe"),
         (lambda: build("sd")[0], "redness", "the reward is 'redness', expected a function"),
+        (lambda: None, RED, "pipe is None, expected a diffusers pipeline"),
+        (lambda: 3, RED, "pipe is 3, expected a diffusers pipeline"),
+        (
+            lambda: SimpleNamespace(pipe=None),
+            RED,
+            "pipe is a SimpleNamespace, .*; pass its attribute pipe",
+        ),
     ],
 )
 def test_wrong_objects_are_refused_at_once(pipe, reward, message):
@@ -334,12 +343,65 @@ def test_wrong_objects_are_refused_at_once(pipe, reward, message):
         (PROMPT, dict(seeds=0), "seeds = 0 must have one seed per prompt"),
         ([], {}, "prompts is empty"),
         (PROMPT, dict(seeds=[1], generator=Generator()), "seeds and generator both set the noise"),
+        (PROMPT, dict(generator=0), "generator = 0 must be a torch.Generator, such as"),
+        ([PROMPT] * 2, dict(generator=[Generator(), 1]), "generator = 1 must be a torch.Generator"),
+        (5, {}, "prompt = 5 must be a text or a list of texts"),
+        ([5], {}, "the prompt 5 is no text"),
+        (PROMPT, dict(reward_prompts=5), "prompts = 5 must be a text or a list"),
+        (PROMPT, dict(num_inference_steps=2.5), "num_inference_steps = 2.5 must be a whole number, 1 or more"),
     ],
 )
 def test_wrong_arguments_of_a_call(prompt, call, message):
     pipe, arguments = build("sd")
     with pytest.raises(ValueError, match=message):
-        align(pipe, RED)(prompt, **call, **arguments)
+        align(pipe, RED)(prompt, **{**arguments, **call})
+
+
+def test_a_whole_number_of_steps_may_be_a_float():
+    pipe, arguments = build("sd")
+    calls = [{**arguments, "num_inference_steps": steps} for steps in (2, 2.0)]
+    assert torch.equal(*(align(pipe, RED)(PROMPT, seeds=[0], **call).rewards for call in calls))
+
+
+def test_the_text_of_an_aligned_pipeline():
+    pipe, _ = build("sd")
+    aligned = align(pipe, RED, "ntrk", eta=0.5)
+    assert repr(aligned) == "align(StableDiffusionPipeline, reward='redness', method='ntrk', eta=0.5)"
+    assert "proposal=NoiseTilt(rho=0.3," in repr(align(pipe, RED, METHODS["ntrk"].replace(rho=0.3)))
+    assert "reward=None, method='base'" in repr(align(pipe, None, "base"))
+
+
+def piecewise_tokenizer():
+    """A tokenizer that splits words, as T5's does."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("▁red", -1.0), ("▁fox", -1.0), ("▁", -2.0)]
+    table = Tokenizer(models.Unigram(pieces, unk_id=2))
+    table.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = dict(pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(tokenizer_object=table, model_max_length=8, **special)
+
+
+@pytest.mark.parametrize("of_words", [True, False])
+def test_words_that_the_model_does_not_know_have_a_warning(of_words):
+    pipe, arguments = build("sd")
+    if not of_words:
+        pipe.tokenizer = piecewise_tokenizer()
+    aligned = align(pipe, RED)
+    with pytest.warns(UserWarning, match=r"the model does not know .*'猫' of the prompt 'a red 猫'"):
+        aligned(["a red fox", "a red 猫"], seeds=[0, 1], **arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        aligned("a red fox", seeds=[0], **arguments)
+        if not of_words:
+            aligned("a red~ fox", seeds=[0], **arguments)
+
+
+@pytest.mark.parametrize("kind", [diffusers.DDIMScheduler, diffusers.LCMScheduler])
+def test_a_scheduler_that_the_pipeline_does_not_support_is_named(kind):
+    pipe, arguments = build("flux")
+    pipe.scheduler = kind()
+    name = kind.__name__
+    with pytest.raises(ValueError, match=f"^FluxPipeline does not run with the scheduler {name}: .* class {name}'s"):
+        align(pipe, RED)(PROMPT, **arguments)
 
 
 class Noted:

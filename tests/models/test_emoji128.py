@@ -9,7 +9,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, FluxPipeline, FluxTransformer2DModel
 
-from noisetilt import METHODS, align, load, rewards, sample
+from noisetilt import METHODS, Method, align, invert, load, optimize, rewards, sample
+from noisetilt.initial_noise import Ascent
 from noisetilt.models.flux import EMOJI128, FluxModel, verify_checksums
 from noisetilt.models.latents import decode_shifted, encode_shifted, pack_flux, unpack_flux
 
@@ -27,6 +28,11 @@ CALL = dict(
 @pytest.fixture(scope="module")
 def model():
     return load("emoji128")
+
+
+@pytest.fixture(scope="module")
+def turbo():
+    return load("emoji128-turbo")
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +153,54 @@ def test_half_precision_networks_keep_float32_states(model):
     images = [sample(m, ["red heart"], rewards.load("redness"), "ntrk", STEPS).images for m in (half, model)]
     assert images[0].dtype == torch.float32 and images[0].isfinite().all()
     assert (images[0] - images[1]).abs().mean() < 0.03
+
+
+def test_a_cast_of_the_pipeline_is_followed():
+    """Also of one part of it."""
+    model, call = load("emoji128-turbo"), (["red heart"], rewards.load("redness"), "ntrk", STEPS)
+    expected = sample(model, *call).rewards
+    for part in (model.pipe.transformer, model.pipe):
+        part.to(torch.bfloat16)
+        assert model.dtype == torch.bfloat16 and str(model.device) == "cpu"
+        cast = sample(model, *call)
+        assert cast.images.dtype == torch.float32 and (cast.rewards - expected).abs() < 0.03
+
+
+@pytest.mark.parametrize("options", [{}, {"checkpointing": True}])
+def test_other_sizes_than_that_of_the_training_have_a_warning(options, recwarn):
+    with pytest.warns(UserWarning, match="height = 64 and width = 64 are not the size .* trained for, 128 by 128"):
+        load("emoji128", height=64, width=64, **options)
+    recwarn.clear()
+    load("emoji128", height=128, width=128, **options)
+    assert not [one for one in recwarn if "height" in str(one.message)]
+
+
+def test_an_aligned_pipeline_has_the_defaults_of_the_training(model):
+    """Its size and its number of tokens; padded to FLUX.1's, its images are broken."""
+    call = dict(seeds=[0], num_inference_steps=STEPS, output_type="pt", guidance_scale=3.0)
+    native = sample(model, "red heart", None, "base", STEPS).images
+    for pipe in (model.pipe, load("emoji128", checkpointing=True).pipe):
+        assert torch.allclose(align(pipe, None, "base")("red heart", **call).images, native, atol=2e-3)
+
+
+def test_turbos_pipeline_has_the_size_of_the_training(turbo):
+    made = align(turbo.pipe, None, "base")("red heart", num_inference_steps=1, output_type="pt")
+    assert made.images.shape == (1, 3, 128, 128)
+
+
+def test_noise_ascent_in_one_step_has_a_warning(model, turbo, recwarn):
+    """emoji128 needs more steps; emoji128-turbo does not."""
+    red, target = rewards.load("redness"), torch.rand(1, 3, 128, 128)
+    for run in (
+        lambda of: optimize(of, ["red heart"], red, iterations=0),
+        lambda of: invert(of, target, ["red heart"], iterations=0),
+    ):
+        with pytest.warns(UserWarning, match="the model needs about 25 steps, .* are blurred; use emoji128-turbo"):
+            run(model)
+        recwarn.clear()
+        run(turbo)
+        optimize(model, ["red heart"], red, Method(initial=Ascent(iterations=0, chain_steps=2)))
+        assert not [one for one in recwarn if "blurred" in str(one.message)]
 
 
 def test_weights_need_no_gradient(model):

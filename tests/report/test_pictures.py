@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from noisetilt.report import grid, save_animation
+from noisetilt.report import grid, save_animation, to_image
 
 LABELS = st.text(st.characters(min_codepoint=32, max_codepoint=0xFF), max_size=150)
 
@@ -82,3 +82,22 @@ def test_an_animation_is_a_webp_that_stays_on_its_last_frame(tmp_path):
 def test_an_animation_needs_a_frame(tmp_path):
     with pytest.raises(ValueError, match="no frame"):
         save_animation([], tmp_path / "a.webp")
+
+
+@pytest.mark.parametrize(
+    "picture, error, message",
+    [
+        (
+            torch.rand(2, 3, 8, 8),
+            ValueError,
+            r"has shape \(2, 3, 8, 8\), expected a tensor \(3, H, W\); give one",
+        ),
+        (torch.rand(8, 8, 3), ValueError, r"has shape \(8, 8, 3\)"),
+        (torch.rand(3, 8, 8).numpy(), ValueError, "is ndarray, expected a tensor"),
+        (torch.full((3, 8, 8), torch.nan), FloatingPointError, "has values that are not finite"),
+    ],
+)
+def test_what_is_no_picture_is_refused(picture, error, message):
+    with pytest.raises(error, match=message):
+        to_image(picture)
+    assert to_image(torch.rand(3, 8, 4)).size == (4, 8)

@@ -25,6 +25,17 @@ PROMPTS, SEEDS = ["cat face", "house"], [0, 1]
 SPEC = "0.5*style:3d + 0.5*redness"
 
 
+def test_a_sum_whose_weights_are_all_0_is_refused():
+    """One weight may be 0, as at the end of a sweep from one reward to another."""
+    red, bright = rewards.load("redness"), rewards.load("brightness")
+    for make in (lambda: rewards.load("0*redness"), lambda: rewards.weighted_sum([(0, red), (0.0, bright)])):
+        with pytest.raises(ValueError, match=r"all weights of the sum of 'redness'.* are 0"):
+            make()
+    images = torch.rand(2, 3, 8, 8)
+    total = rewards.weighted_sum([(0, red), (1, bright)])
+    assert torch.allclose(total(images, [""] * 2), bright(images, [""] * 2))
+
+
 def test_a_reward_of_images_alone():
     model = load("emoji128")
     one = sample(model, PROMPTS, lambda images: images[:, 0].mean((1, 2)), "ntrk", 4, SEEDS)

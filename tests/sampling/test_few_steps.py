@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from noisetilt import align, rewards, sample
+from noisetilt import METHODS, align, optimize, rewards, sample
 from noisetilt.cli import main
 from noisetilt.models.exact import GaussianModel
+from noisetilt.path import VPPath
+from noisetilt.rewards import Reward
 from noisetilt.sampling import UnguidedWarning
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integrations"))
@@ -17,6 +19,44 @@ from tiny_pipelines import build
 
 RED = rewards.load("redness")
 MODEL = GaussianModel(torch.full((3, 8, 8), 0.5), torch.ones(8, 8))
+# Its prediction depends on the initial noise, which noise ascent needs.
+SIGNAL = GaussianModel(torch.full((3, 8, 8), 0.5), torch.ones(8, 8), VPPath.from_betas(torch.linspace(1e-3, 0.2, 30)))
+FLAT = Reward("flat", lambda images, prompts: 0 * images.mean((1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    "method, options",
+    [
+        ("ntrk", {}),
+        ("mpgd", {}),
+        ("ntrk-black-box", {"draws": 2}),
+        ("ntrk-svdd", {"particles": 2}),
+        ("gper", {"iterations": 1}),
+        ("langevin", {"iterations": 1}),
+    ],
+)
+def test_a_reward_without_effect_has_a_warning(method, options):
+    method = METHODS[method].replace(**options)
+    with pytest.warns(UnguidedWarning, match="the gradient of the reward was 0 for all images") as caught:
+        sample(SIGNAL, ["", ""], FLAT, method, 3)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnguidedWarning)
+        sample(SIGNAL, ["", ""], RED, method, 3)
+
+
+def test_optimize_warns_of_a_reward_without_effect():
+    with pytest.warns(UnguidedWarning, match="the gradient of the reward was 0 for all images"):
+        optimize(SIGNAL, [""], FLAT, iterations=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnguidedWarning)
+        optimize(SIGNAL, [""], RED, iterations=1)
+
+
+def test_a_pipeline_warns_of_a_reward_without_effect():
+    pipe, arguments = build("sd")
+    with pytest.warns(UnguidedWarning, match="the gradient of the reward was 0 for all images"):
+        align(pipe, FLAT, "ntrk")("a red fox", seeds=[0], **{**arguments, "num_inference_steps": 2})
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -36,7 +76,7 @@ def test_a_method_that_resamples_too_late_says_so(steps):
 def test_others_do_not(method, steps):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UnguidedWarning)
-        sample(MODEL, [""], RED, method, steps)
+        sample(SIGNAL, [""], RED, method, steps)
 
 
 def test_a_pipeline_decides_by_its_own_kernel():

@@ -71,6 +71,8 @@ def test_a_proposal_is_no_method():
         (changed(path="flow"), "the path of the model SimpleNamespace has no alpha"),
         (changed(denoiser=lambda prompts: lambda x, t, index: x), "with the attribute nfe; wrap the network"),
         (GaussianModel, "the model is the class GaussianModel"),
+        ("emoji128", r"the model is the name 'emoji128', expected a model; load it with load\('emoji128'\)"),
+        (SimpleNamespace(scheduler=None), r"the model is a pipeline \(SimpleNamespace\), which is guided by align"),
     ],
 )
 def test_what_a_model_lacks(model, message):
@@ -98,6 +100,8 @@ def test_names_of_models_and_devices():
     assert load("EMOJI128").shape == load("emoji128").shape
     with pytest.raises(ValueError, match=r"device = 'gpu' is unknown; use 'cpu' or 'cuda'$"):
         load("emoji128", device="gpu")
+    with pytest.raises(ValueError, match="name = None must be the name of a model, such as 'emoji128'"):
+        load(None)
 
 
 @pytest.mark.parametrize(

@@ -323,6 +323,7 @@ def test_dps_finds_the_rewarded_mode():
         (dict(reward=lambda i, p: i.detach().sum((1, 2, 3))), ValueError, "gradient"),
         (dict(reward=lambda i, p: i.sum()), ValueError, "shape"),
         (dict(reward=lambda i, p: 3.0), ValueError, "float"),
+        (dict(reward=lambda i, p: 1j * i.sum((1, 2, 3))), ValueError, "complex64, which has no largest value"),
         (dict(reward=Reward("bad", lambda i, p: i.sum((1, 2, 3)) / 0)), FloatingPointError, "'bad'.*step 1"),
         (
             dict(reward=Reward("root", lambda i, p: (0 * i).abs().sqrt().sum((1, 2, 3)))),
@@ -430,6 +431,23 @@ def test_method_replaces_parts_and_options():
         METHODS["ntrk"].replace(rhoo=1)
     with pytest.raises(ValueError, match="rho = 2"):
         METHODS["ntrk"].replace(rho=2)
+
+
+def test_rho_beside_best_of_is_refused():
+    by_best_of, message = METHODS["ntrk"].replace(best_of=1e6), "rho = 0.5 has no effect beside best_of = 1e.06"
+    for method, changes in ((METHODS["ntrk"], {"rho": 0.5, "best_of": 1e6}), (by_best_of, {"rho": 0.5})):
+        with pytest.raises(ValueError, match=message):
+            method.replace(**changes)
+    assert by_best_of.replace(rho=0.5, best_of=None).options()["rho"] == 0.5
+    assert METHODS["ntrk"].replace(rho=0.5).replace(best_of=1e6) == METHODS["ntrk"].replace(
+        best_of=1e6, proposal=(NoiseTilt(rho=0.5))
+    )
+
+
+def test_an_unknown_name_of_methods_has_the_nearest_one():
+    with pytest.raises(KeyError, match=r"method 'ntkr' is unknown \(did you mean 'ntrk'"):
+        METHODS["ntkr"]
+    assert METHODS.get("ntkr") is None and "ntkr" not in METHODS
 
 
 def test_noise_tilt_keeps_variance_and_mean():

@@ -45,7 +45,7 @@ def load(
             FLUX.1-schnell, whose network has no guidance input. There is a warning if emoji128 was not trained for it.
         offload: for pipelines on a GPU, "model": each network is on the GPU while it runs only; "sequential": each
             layer is.
-        height, width: of the images in pixels, for pipelines.
+        height, width: of the images in pixels, for pipelines. There is a warning if emoji128 was not trained for them.
         lora: for pipelines, folders, files or hub ids of LoRA weights, each with an optional scale:
             "style.safetensors=0.8".
         checkpointing: for pipelines, whether gradients use gradient checkpointing, which takes less memory and more
@@ -93,6 +93,8 @@ def check_load(
     """
     from .diffusers.load_pipeline import check_lora, check_offload, pipeline_class_name
 
+    if not isinstance(name, (str, Path)):
+        raise ValueError(f"name = {name!r} must be the name of a model, such as 'emoji128', a folder or a hub id")
     if isinstance(name, str) and name.lower() in MODELS and not Path(name).is_dir():
         name = name.lower()
     given, offload = _given(for_pipelines), for_pipelines.get("offload") or "none"
@@ -191,7 +193,7 @@ def _load_pipeline(
     checkpointing: bool,
     frames: int | None,
 ) -> Any:
-    from ..models.flux import FluxModel, trained_guidance
+    from ..models.flux import FluxModel, set_defaults, trained_guidance
     from .diffusers.load_pipeline import find_dtype, load_pipeline, pipeline_class_name, place_pipeline
     from .diffusers.out_of_memory import explained_loading
     from .diffusers.pipeline_model import PipelineModel
@@ -204,8 +206,9 @@ def _load_pipeline(
         raise OSError(f"{str(source)!r} is no folder, and as a hub id it cannot be loaded: {reason}") from error
     trained = trained_guidance(source) if flux else None
     pipe = load_pipeline(source, dtype, lora)
-    if flux and height is None:
-        height = width = pipe.vae.config.sample_size
+    if flux:
+        set_defaults(pipe)
+        height, width = (pipe.vae.config.sample_size if side is None else side for side in (height, width))
     with explained_loading(pipe, device, offload):
         if flux and offload == "none" and not checkpointing and frames is None:
             return FluxModel(pipe, guidance, device, dtype, height=height, width=width, trained=trained)

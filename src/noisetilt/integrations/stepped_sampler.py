@@ -236,6 +236,7 @@ class SteppedSampler:
                 rewards = None if step.rewards is None else self.trace.rewards[-1]
                 images = functools.partial(evaluation.images, step.x0_hat, rows, step.images)
                 self.callback(StepReport(engine.number, engine.steps, step.t, rewards, images))
+        engine.warn_if_not_guided()
         self._finish(step, heldout)
 
     def _finish(self, step: StepResult, heldout: Tensor | None) -> None:

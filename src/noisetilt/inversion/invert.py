@@ -18,7 +18,8 @@ from ..rewards.images import check_images
 from ..sampling import AscentReport, GradientAt, Model
 from ..sampling.check_inputs import as_prompts, as_seeds, check_call, check_callback, check_chunk
 from ..sampling.deterministic import deterministic_grid
-from ..sampling.noise_ascent import NoiseAscent, check_iterations, check_optimizable, find_ascent
+from ..sampling.noise_ascent import NoiseAscent, check_iterations, check_optimizable, find_ascent, warn_of_one_step
+from ..sampling.progress import progress_bar
 from .distances import SCALE, Distance, TargetEvaluator, check_distance
 from .photos import fit, read_photo
 from .result import InversionResult
@@ -45,6 +46,7 @@ def invert(
     gradient_at: GradientAt = "x_t",
     chunk: int = 16,
     callback: Callable[[AscentReport], Any] | None = None,
+    progress: bool = False,
 ) -> InversionResult:
     """Find the initial noise from which a one-step or few-step generator makes given images.
 
@@ -76,6 +78,7 @@ def invert(
         gradient_at: "x_t" differentiates through the network; "x0" does not, which saves the network's backward pass.
         chunk: rows per network call and per reward evaluation ≥ 1, draws included, which bounds the memory.
         callback: called with an AscentReport at each iterate; its rewards are −100 · distance.
+        progress: whether to show a progress bar of the iterations.
 
     Returns:
         InversionResult with the noise, its images and distances, and the method `edit`.
@@ -86,8 +89,15 @@ def invert(
         FileNotFoundError: if there is no such file.
         FloatingPointError: if the distance or its gradient is not finite.
     """
+    if progress:
+        options: dict[str, Any] = dict(
+            distance=distance, steps=steps, seeds=seeds, gradient_at=gradient_at, chunk=chunk
+        )
+        with progress_bar(callback, "iteration") as show:
+            return invert(model, images, prompts, method, iterations, **options, callback=show)
     ascent = ascent_for(inversion_method(method), iterations, steps)
     check_optimizable(model)
+    warn_of_one_step(model, ascent.chain_steps)
     check_distance(distance, model)
     targets = as_targets(images, image_size(model), getattr(model, "device", "cpu"))
     prompts = [prompts] * len(targets) if isinstance(prompts, str) else as_prompts(prompts)

@@ -164,6 +164,7 @@ class InversionResult(ShortRepr):
         best = run(self.seeds, self.noise)
         if reward is None:
             return EditResult(best.images, best.noise, names)
+        run.warn_if_not_guided()
         values = [evaluate_any(rewards[0], best.images[i : i + 1], names[i : i + 1]) for i in range(len(names))]
         return EditResult(best.images, best.noise, names, torch.cat(values))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,11 +84,13 @@ class FluxModel:
             `trained`, or else of the pipeline's call: 3.5, and 1 without a guidance input.
         device, dtype: where and in what precision the networks run; states are float32.
         steps: the default number of steps for command lines.
-        height, width: of the images in pixels; those of the autoencoder's training if None.
+        height, width: of the images in pixels; those of the autoencoder's training if None, which also become the
+            default of the pipeline's own call.
         trained: the guidance scales that the network was trained for, if they are known.
     Attributes:
         pipe: the pipeline, which `align` takes too.
         path, shape: flow matching with the scheduler's own time grid, and the shape of one state.
+        needs_steps: about how many steps its images need; 1 if that is not known.
         fixed_guidance: whether guidance was distilled into the weights, which then take no other.
     Raises:
         ValueError: if the scheduler is not supported, the guidance is not a finite number, or the size is no multiple
@@ -107,7 +111,7 @@ class FluxModel:
         name = type(pipe.scheduler).__name__
         if name != "FlowMatchEulerDiscreteScheduler":
             raise ValueError(f"the scheduler {name} is not supported; use FlowMatchEulerDiscreteScheduler")
-        self.pipe, self.device, self.dtype, self.steps = pipe, device, dtype, steps
+        self.pipe, self.steps, self.needs_steps = pipe, steps, 1 if trained is None else steps
         self._trained, self.fixed_guidance = trained, False
         self.set_guidance(guidance)
         # Of the two tokenizers, the first has the more special tokens.
@@ -118,8 +122,21 @@ class FluxModel:
                 place = (device,) if _has_dtype(part, dtype) else (device, dtype)
                 part.to(*place).eval().requires_grad_(False)
         pipe.vae.to(memory_format=torch.channels_last)
+        set_defaults(pipe)
         self.shape = (pipe.vae.config.latent_channels, *latent_size(pipe, height, width))
+        if trained is not None:
+            warn_of_size(pipe, height, width)
         self.path = SchedulerPath(scheduler=pipe.scheduler, tokens=self.shape[1] * self.shape[2] // 4)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run, also after `pipe.to`."""
+        return self.pipe.transformer.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the networks run, also after `pipe.to`."""
+        return self.pipe.transformer.dtype
 
     def set_guidance(self, guidance: float | None) -> None:
         """Replaces the guidance scale; None is the default.
@@ -146,7 +163,6 @@ class FluxModel:
                 list(prompts),
                 prompt_2=None,
                 device=self.device,
-                max_sequence_length=min(512, self.pipe.tokenizer_2.model_max_length),
             )
         return sequence, pooled
 
@@ -192,16 +208,17 @@ class FluxModel:
             sequence, pooled: encoded text, (batch, token, width) and (batch, width).
         """
         network, (high, wide) = self.pipe.transformer, x_t.shape[2:]
+        dtype = self.dtype
         guidance = None
         if network.config.guidance_embeds:
             guidance = torch.full((len(x_t),), self.guidance, device=x_t.device, dtype=torch.float32)
         output = network(
-            hidden_states=pack_flux(x_t).to(self.dtype),
-            timestep=torch.full((len(x_t),), t, device=x_t.device, dtype=self.dtype),
+            hidden_states=pack_flux(x_t).to(dtype),
+            timestep=torch.full((len(x_t),), t, device=x_t.device, dtype=dtype),
             guidance=guidance,
-            pooled_projections=pooled,
-            encoder_hidden_states=sequence,
-            txt_ids=torch.zeros(sequence.shape[1], 3, device=x_t.device, dtype=self.dtype),
+            pooled_projections=pooled.to(dtype),
+            encoder_hidden_states=sequence.to(dtype),
+            txt_ids=torch.zeros(sequence.shape[1], 3, device=x_t.device, dtype=dtype),
             img_ids=self._image_ids(high // 2, wide // 2, x_t.device),
             return_dict=False,
         )[0]
@@ -217,13 +234,13 @@ class FluxModel:
 
     def decode(self, x_0: Tensor) -> Tensor:
         """Images (batch, 3, H, W) in [0, 1] from latents (batch, *shape); differentiable."""
-        latents = x_0.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        latents = x_0.to(self.pipe.vae.dtype).contiguous(memory_format=torch.channels_last)
         return clamp_unit(decode_shifted(self.pipe, latents).to(x_0.dtype) / 2 + 0.5)
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (batch, *shape) of images (batch, 3, H, W) in [0, 1]; differentiable. `decode` gives about the
         images back."""
-        pixels = (2 * images - 1).to(self.dtype).contiguous(memory_format=torch.channels_last)
+        pixels = (2 * images - 1).to(self.pipe.vae.dtype).contiguous(memory_format=torch.channels_last)
         return encode_shifted(self.pipe, pixels).to(images.dtype)
 
 
@@ -240,6 +257,30 @@ def latent_size(pipe: Any, height: int | None, width: int | None) -> tuple[int, 
             raise ValueError(f"{name} = {side} must be a multiple of {2 * factor} for this model")
         sides.append(side // factor)
     return sides[0], sides[1]
+
+
+def set_defaults(pipe: Any) -> None:
+    """Makes the size of the autoencoder's training the default of the pipeline's own call, which is 1024 otherwise, and
+    its second tokenizer's number of tokens the largest one, which is 512 otherwise."""
+    pipe.default_sample_size = pipe.vae.config.sample_size // pipe.vae_scale_factor
+    pipe.encode_prompt = functools.partial(_encode_prompt, pipe)
+
+
+def _encode_prompt(pipe: Any, *args: Any, max_sequence_length: int = 512, **kwargs: Any) -> Any:
+    """The pipeline's own encoding of prompts, padded to no more tokens than its text encoder was trained for."""
+    tokens = min(max_sequence_length, pipe.tokenizer_2.model_max_length)
+    return type(pipe).encode_prompt(pipe, *args, max_sequence_length=tokens, **kwargs)
+
+
+def warn_of_size(pipe: Any, height: int | None, width: int | None) -> None:
+    """Warns of a size in pixels other than that of the autoencoder's training; None is that size."""
+    side = pipe.vae.config.sample_size
+    if any(given not in (None, side) for given in (height, width)):
+        warnings.warn(
+            f"height = {height} and width = {width} are not the size that the model was trained for, {side} by {side}; "
+            "images of other sizes are broken",
+            stacklevel=3,
+        )
 
 
 def verify_checksums(folder: Path) -> None:

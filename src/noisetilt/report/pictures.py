@@ -27,7 +27,19 @@ def file_stem(prompt: str) -> str:
 
 
 def to_image(picture: Tensor) -> Image.Image:
-    """A picture (3, H, W) in [0, 1] as a PIL image."""
+    """A picture (3, H, W) in [0, 1] as a PIL image.
+
+    Raises:
+        ValueError: if it is no tensor of this shape.
+        FloatingPointError: if a value is not finite.
+    """
+    if not isinstance(picture, Tensor) or picture.ndim != 3 or len(picture) != 3:
+        got = f"has shape {tuple(picture.shape)}" if isinstance(picture, Tensor) else f"is {type(picture).__name__}"
+        raise ValueError(
+            f"the picture {got}, expected a tensor (3, H, W); give one image of a batch, such as images[0]"
+        )
+    if not picture.isfinite().all():
+        raise FloatingPointError("the picture has values that are not finite, expected [0, 1]; compute it in float32")
     levels = (picture.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 

@@ -112,8 +112,8 @@ def evaluate_reward(reward: RewardFunction, images: Tensor, prompts: Sequence[st
         (batch,) on the device of the images, in float32 or, if the reward returns float64, in float64. Half precision
         and integers are converted, so that sums and comparisons of rewards do not lose digits.
     Raises:
-        ValueError: if the reward returns anything but a (batch,) tensor, changes its images in place, or ends the
-            program.
+        ValueError: if the reward returns anything but a (batch,) tensor of real numbers, changes its images in place,
+            or ends the program.
     """
     if reward is None:
         raise ValueError("the reward is None, expected a function; load a reward by name with rewards.load")
@@ -132,6 +132,11 @@ def evaluate_reward(reward: RewardFunction, images: Tensor, prompts: Sequence[st
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
             f"the reward {reward_name(reward)!r} returned {got}; expected a tensor of shape ({len(images)},)"
+        )
+    if values.is_complex():
+        raise ValueError(
+            f"the reward {reward_name(reward)!r} returned {values.dtype}, which has no largest value; return a real "
+            "number per image, such as values.abs()"
         )
     return values.to(images.device, torch.promote_types(values.dtype, torch.float32))
 
@@ -246,8 +251,8 @@ def weighted_sum(
         name: "0.5*a + 0.5*b" from the names of the rewards if None.
         normalise: "base" divides each term by its standard deviation on the base model's images, see `Reward`.
     Raises:
-        ValueError: if there is no term, a weight is not finite, `normalise` is unknown, or a term is a sum that is yet
-            to be normalised.
+        ValueError: if there is no term, a weight is not finite, all are 0, `normalise` is unknown, or a term is a sum
+            that is yet to be normalised.
     """
     check_normalise(normalise)
     if not terms:
@@ -257,6 +262,9 @@ def weighted_sum(
             raise ValueError(
                 f"the weight of {reward_name(reward)!r} is {weight}, expected a finite number, such as 0.5"
             )
+    if not any(float(weight) for weight, _ in terms):
+        names = ", ".join(repr(reward_name(reward)) for _, reward in terms)
+        raise ValueError(f"all weights of the sum of {names} are 0, so that it rewards nothing; give another weight")
     rewards = [(float(weight), as_reward(reward)) for weight, reward in terms]
     for _, reward in rewards:
         if reward.normalise is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -23,6 +24,13 @@ def check_model(model: Any) -> None:
     kind = model.__name__ if isinstance(model, type) else type(model).__name__
     if isinstance(model, type):
         raise ValueError(f"the model is the class {kind}, expected an object of it; {expected}")
+    if isinstance(model, str | os.PathLike):
+        raise ValueError(f"the model is the name {str(model)!r}, expected a model; load it with load({str(model)!r})")
+    if not hasattr(model, "denoiser") and hasattr(model, "scheduler"):  # a pipeline of diffusers, aligned or not
+        raise ValueError(
+            f"the model is a pipeline ({kind}), which is guided by align(pipe, reward, method)(prompts); or load its "
+            "folder or hub id with load"
+        )
     for name in ("denoiser", "path", "shape", "decode"):
         if getattr(model, name, None) is None:
             raise ValueError(f"the model {kind} has no {name}; {expected}")

@@ -64,6 +64,17 @@ def check_density(method: Method) -> None:
         )
 
 
+def warn_of_zero_gradient() -> None:
+    """Warns of a gradient that was zero wherever it was used."""
+    warnings.warn(
+        "the gradient of the reward was 0 for all images wherever it was used, so that nothing was guided; give a "
+        "reward that changes with the pixels and does not round or compare them, or a model that changes with its "
+        "noise",
+        UnguidedWarning,
+        stacklevel=3,
+    )
+
+
 class Engine:
     """Computes x_s from x_t and x̂_0 of all particles, with a method's proposal and selection.
 
@@ -114,6 +125,8 @@ class Engine:
         self.process: ReverseProcess | None = None
         self.budget: Any = None
         self.start_time = math.nan
+        # On the device, so that no step waits for it.
+        self._has_gradient: Tensor | None = None
         self._log_ratio = torch.zeros(self.images, self.particles, device=device, dtype=dtype)
 
     def _noise(self, images: Sequence[int] | None = None) -> Tensor:
@@ -207,6 +220,7 @@ class Engine:
             if draws and with_gradient:
                 directions = torch.stack([self._noise_of(rows) for _ in range(draws)], dim=1)
             rewards, gradient = evaluate(scale * x, directions, with_gradient, rows)
+            self._note_gradient(gradient)
             return rewards, None if gradient is None else scale * gradient
 
         def evaluate_noise(
@@ -310,6 +324,8 @@ class Engine:
         """
         self.number += 1
         self._renoised = None
+        if self._uses_gradient(self.number, t, s):
+            self._note_gradient(gradient)
         accumulated = self._accumulated_noise(x_t)
         ancestors = self._resample_particles(rewards) if self.particles > 1 else None
         if ancestors is not None:
@@ -349,6 +365,17 @@ class Engine:
                 f"the state is not finite after step {self.number} (t = {t:.4g}); lower the strength of the method"
             )
         return x_s
+
+    def _note_gradient(self, gradient: Tensor | None) -> None:
+        """Notes whether any gradient that guides was not zero."""
+        if gradient is not None:
+            present = (gradient != 0).any()
+            self._has_gradient = present if self._has_gradient is None else self._has_gradient | present
+
+    def warn_if_not_guided(self) -> None:
+        """A warning says so if all gradients that the run used were zero, for which it waits for the device."""
+        if self._has_gradient is not None and not self._has_gradient:
+            warn_of_zero_gradient()
 
     def _eta(self, number: int) -> float:
         """η of the reverse step with this number."""

@@ -26,6 +26,7 @@ from .check_inputs import (
 )
 from .engine import Engine, State, StepResult, run_steps
 from .evaluation import Evaluator, Model, noise_objective
+from .progress import progress_bar
 from .result import Result, StepReport
 from .reward_evaluation import RewardEvaluator, check_reward
 from .trace import Trace
@@ -50,6 +51,7 @@ def sample(
     track: bool = True,
     callback: Callable[[StepReport], Any] | None = None,
     heldout: RewardFunction | None = None,
+    progress: bool = False,
 ) -> Result:
     """Sample from a pretrained model, aligned with a reward at inference time.
 
@@ -58,6 +60,7 @@ def sample(
         result = sample(load("emoji128"), ["cat face"] * 4, rewards.load("style:3d"), "ntrk", steps=25)
         result.images     # (4, 3, 128, 128) in [0, 1]
         result.rewards    # (4,)
+        result.save("runs/cats")
 
     Args:
         model: an object with `denoiser(prompts)`, `path`, `shape` and `decode`; or one that has its own loop as a
@@ -82,14 +85,18 @@ def sample(
             evaluate the reward near x̂_0 only.
         callback: called with a StepReport after each step.
         heldout: a reward that is evaluated for each image's best particle after every step and not optimised.
+        progress: whether to show a progress bar of the steps.
     Returns:
         Result with images, final rewards, trace and held-out rewards.
     Raises:
         ValueError: if an argument is invalid, or a reward cannot score a prompt.
         FloatingPointError: if a reward, held-out reward, gradient or state is not finite; names the reward and step.
     """
+    options: dict[str, Any] = dict(eta=eta, grid=grid, gradient_at=gradient_at, chunk=chunk, track=track)
+    if progress:
+        with progress_bar(callback, "step") as show:
+            return sample(model, prompts, reward, method, steps, seeds, **options, callback=show, heldout=heldout)
     if hasattr(model, "sample"):
-        options = dict(eta=eta, grid=grid, gradient_at=gradient_at, chunk=chunk, track=track)
         return model.sample(prompts, reward, method, steps, seeds, **options, callback=callback, heldout=heldout)
     started = time.perf_counter()
     check_model(model)
@@ -156,13 +163,14 @@ def sample(
             rewards = trace.rewards[-1] if with_reward else None
             callback(StepReport(engine.number, engine.steps, step.t, rewards, predicted))
 
+    engine.warn_if_not_guided()
     images, final, rows = _finish(engine, evaluator, step, index, chunk)
     if heldout_evaluator is not None and not torch.equal(step.x[rows], step.x0_hat[engine.best(step.rewards)]):
         heldout_values = heldout_evaluator.values_of_images(images, index[rows], chunk)
         heldout_evaluator.require_finite(heldout_values, "value", engine.number, 0.0, rows=rows)
     trace.nfe = extra_nfe + (denoiser.nfe - before) / len(prompts)
     trace.seconds = time.perf_counter() - started
-    return Result(images, final, trace, heldout_values)
+    return Result(images, final, trace, heldout_values, prompts, seeds)
 
 
 def _images(evaluator: RewardEvaluator, x_0: Tensor, index: Tensor, chunk: int, decoded: Tensor | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -27,9 +28,11 @@ from .check_inputs import (
     check_model,
 )
 from .deterministic import deterministic_grid
+from .engine import warn_of_zero_gradient
 from .evaluation import Evaluator, Model
 from .loop import normalised_on_base
 from .optimize_result import AscentReport, AscentTrace, OptimizeResult
+from .progress import progress_bar
 from .reward_evaluation import RewardEvaluator, check_reward
 from .rng import PerImageRNG
 
@@ -60,6 +63,17 @@ def check_optimizable(model: Any) -> None:
         )
 
 
+def warn_of_one_step(model: Any, steps: int) -> None:
+    """Warns of a noise ascent through one step of a model that is known to need more."""
+    needed = getattr(model, "needs_steps", 1)
+    if steps == 1 < needed:
+        warnings.warn(
+            f"the model needs about {needed} steps, and its images of 1 step are blurred; use emoji128-turbo, or "
+            "sample (noisetilt generate) with the method gper",
+            stacklevel=5,  # beyond torch's two decorators
+        )
+
+
 def check_iterations(iterations: int) -> int:
     """The number of iterations, also of 60.0, as an int.
 
@@ -84,6 +98,7 @@ def optimize(
     gradient_at: GradientAt = "x_t",
     chunk: int = 16,
     callback: Callable[[AscentReport], Any] | None = None,
+    progress: bool = False,
 ) -> OptimizeResult:
     """Optimise the initial noise of a one-step or few-step generator for a reward (noise ascent).
 
@@ -116,6 +131,7 @@ def optimize(
         chunk: rows per network call and per reward evaluation ≥ 1, draws included, which bounds the memory of these;
             the random numbers of all draws of an iteration exist at once.
         callback: called with an AscentReport at each iterate.
+        progress: whether to show a progress bar of the iterations.
 
     Returns:
         OptimizeResult with images, noise, rewards, held-out rewards and trace.
@@ -124,9 +140,14 @@ def optimize(
         ValueError: if an argument is invalid, a reward cannot score a prompt, or the method is not a pure noise ascent.
         FloatingPointError: if a reward, held-out reward or gradient is not finite; names the reward and the iteration.
     """
+    if progress:
+        options: dict[str, Any] = dict(heldout=heldout, patience=patience, gradient_at=gradient_at, chunk=chunk)
+        with progress_bar(callback, "iteration") as show:
+            return optimize(model, prompts, reward, method, iterations, seeds, **options, callback=show)
     method = find_method(method)
     ascent = find_ascent(method)
     check_optimizable(model)
+    warn_of_one_step(model, ascent.chain_steps)
     if iterations is not None:
         ascent = replace(ascent, iterations=check_iterations(iterations))
     prompts = as_prompts(prompts)
@@ -147,7 +168,9 @@ def optimize(
     evaluator = RewardEvaluator(reward, model.decode, prompts)
     run = NoiseAscent(model, prompts, evaluator, heldout, ascent, patience, gradient_at, chunk, callback, grid)
     result = run(seeds)
+    run.warn_if_not_guided()
     result.trace.nfe += extra_nfe
+    result.prompts, result.seeds = prompts, seeds
     return result
 
 
@@ -266,6 +289,12 @@ class NoiseAscent:
                     iterate.active.cpu(),
                 )
             )
+
+    def warn_if_not_guided(self) -> None:
+        """A warning says so if all gradients of the run were zero."""
+        norms = self.trace.gradient_norm
+        if norms.numel() and not norms.any():
+            warn_of_zero_gradient()
 
     def _finish(self, best: OptimizeResult) -> OptimizeResult:
         trace, count = self.trace, self.ascent.iterations + 1

@@ -47,7 +47,7 @@ def _text(value: Tensor | float | str) -> str:
 
 def _figure(image: Tensor, lines: Sequence[str]) -> str:
     """One image with its lines of text."""
-    picture = _to_pil(image[0] if image.ndim == 4 else image)
+    picture = to_pil(image[0] if image.ndim == 4 else image)
     longer = max(picture.size)
     if longer > MAX_SIDE:
         picture.thumbnail((MAX_SIDE, MAX_SIDE))
@@ -64,6 +64,7 @@ def _figure(image: Tensor, lines: Sequence[str]) -> str:
     )
 
 
-def _to_pil(image: Tensor) -> Image.Image:
+def to_pil(image: Tensor) -> Image.Image:
+    """An image (3, H, W) in [0, 1] for Pillow; values that are not finite are 0 or 1."""
     levels = (image.detach().float().nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())

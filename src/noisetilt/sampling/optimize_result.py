@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .notebook_view import figures_html
+from .saved_images import save_images
 from .short_repr import ShortRepr
 
 
@@ -63,6 +65,7 @@ class OptimizeResult(ShortRepr):
         heldout: (image,) held-out rewards, or None without a held-out reward.
         iterations: (image,) int64, number of the iterate, from 0.
         trace: the history of all iterates.
+        prompts, seeds: one per image; empty if they are not known.
     """
 
     images: Tensor
@@ -71,6 +74,27 @@ class OptimizeResult(ShortRepr):
     heldout: Tensor | None
     iterations: Tensor
     trace: AscentTrace
+    prompts: list[str] = field(default_factory=list, repr=False)
+    seeds: list[int] = field(default_factory=list, repr=False)
+
+    def save(self, folder: str | Path) -> None:
+        """Write image-0.png, image-1.png, …, each with its prompt and seed, the noise (noise.safetensors) and the
+        rewards (result.json).
+
+        Each file is written as a whole or not at all; one of the same name is replaced.
+
+        Raises:
+            FloatingPointError: if an image is not finite; nothing is written.
+            OSError: if a file cannot be written; names the file.
+        """
+        figures = {
+            "rewards": self.rewards.tolist(),
+            "heldout": None if self.heldout is None else self.heldout.tolist(),
+            "iterations": self.iterations.tolist(),
+            "nfe": self.trace.nfe.tolist(),
+            "seconds": self.trace.seconds[-1] if self.trace.seconds else None,
+        }
+        save_images(folder, self.images, self.prompts, self.seeds, figures, self.noise)
 
     def _repr_html_(self) -> str:
         """Images with their rewards, which a notebook shows."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor
 
 from .notebook_view import figures_html
+from .saved_images import save_images
 from .short_repr import ShortRepr
 from .trace import Trace
 
@@ -41,12 +43,32 @@ class Result(ShortRepr):
         rewards: (image,), of the final images, or None without a reward.
         trace: the history of all steps.
         heldout: (image,), held-out rewards of the final images, or None without a held-out reward.
+        prompts, seeds: one per image; empty if they are not known.
     """
 
     images: Tensor
     rewards: Tensor | None
     trace: Trace
     heldout: Tensor | None = None
+    prompts: list[str] = field(default_factory=list, repr=False)
+    seeds: list[int] = field(default_factory=list, repr=False)
+
+    def save(self, folder: str | Path) -> None:
+        """Write image-0.png, image-1.png, …, each with its prompt and seed, and the rewards (result.json).
+
+        Each file is written as a whole or not at all; one of the same name is replaced.
+
+        Raises:
+            FloatingPointError: if an image is not finite; nothing is written.
+            OSError: if a file cannot be written; names the file.
+        """
+        figures = {
+            "rewards": None if self.rewards is None else self.rewards.tolist(),
+            "heldout": None if self.heldout is None else self.heldout.tolist(),
+            "nfe": self.trace.nfe,
+            "seconds": self.trace.seconds,
+        }
+        save_images(folder, self.images, self.prompts, self.seeds, figures)
 
     def _repr_html_(self) -> str:
         """Images with their rewards, which a notebook shows."""

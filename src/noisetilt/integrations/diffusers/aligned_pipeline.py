@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..._messages import missing_extra, shown
-from ...methods import Method, find_method
-from ...rewards.reward import RewardFunction, check_callable
+from ...methods import METHODS, Method, find_method
+from ...rewards.reward import RewardFunction, check_callable, reward_name
 from ...sampling.check_inputs import GradientAt, check_chunk
 from ...sampling.engine import check_eta
 from ...sampling.result import StepReport
@@ -90,6 +91,20 @@ def _check_pipe(pipe: Any) -> None:
             f"pipe is {shown(pipe)}, expected a diffusers pipeline; load it with DiffusionPipeline.from_pretrained, or "
             "use noisetilt.load and sample"
         )
+    if not hasattr(pipe, "scheduler") and hasattr(pipe, "pipe"):
+        raise ValueError(
+            f"pipe is a {type(pipe).__name__}, expected a diffusers pipeline; pass its attribute pipe, or use sample"
+        )
+    if not callable(pipe) or not hasattr(pipe, "__dict__"):
+        raise ValueError(
+            f"pipe is {pipe!r}, expected a diffusers pipeline; load one with DiffusionPipeline.from_pretrained"
+        )
+
+
+def _described(method: Method) -> str:
+    """The name of a method of METHODS; the parts of any other."""
+    name = next((name for name, known in METHODS.items() if known == method), None)
+    return repr(replace(method, summary="")) if name is None else repr(name)
 
 
 # The attributes of an AlignedPipeline; all others are read and set on its pipeline.
@@ -145,6 +160,10 @@ class AlignedPipeline:
         check_eta(method, eta)
         check_guidance(method, reward, gradient_at)
         prediction_of(first_order(pipe.scheduler))
+
+    def __repr__(self) -> str:
+        reward = None if self.reward is None else reward_name(self.reward)
+        return f"align({type(self.pipe).__name__}, reward={reward!r}, method={_described(self.method)}, eta={self.eta})"
 
     def __getattr__(self, name: str) -> Any:
         if name == "pipe":

@@ -13,11 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..._messages import whole_number
 from ...methods import Method
+from ...models.prompts import unread_part
 from ...path import Path, to_x0
 from ...path.time_travel import TimeTravel
 from ...rewards.reward import RewardFunction, check_prompts_of, may_use_prompts, reward_name
-from ...sampling.check_inputs import GradientAt, as_seeds
+from ...sampling.check_inputs import GradientAt, as_prompts, as_seeds
 from ...sampling.engine import check_density, check_eta
 from ...sampling.result import StepReport
 from ...sampling.rng import check_seeds
@@ -115,7 +117,10 @@ class PipelineCall:
         if revisits(self.method) and reads_next_step(kind):
             times: Any = ExceptLast(self.method.times)
             self.method = replace(self.method, times=times)
+        if self.call.get("num_inference_steps") is not None:
+            self.call["num_inference_steps"] = whole_number("num_inference_steps", self.call["num_inference_steps"], 1)
         self.prompts = self._prompts(reward_prompts)
+        self._warn_of_unread_prompts()
         check_prompts_of(aligned.reward, self.prompts)
         check_prompts_of(aligned.heldout_reward, self.prompts)
         self.generator = self.call.get("generator")
@@ -164,11 +169,13 @@ class PipelineCall:
             prompt = [""] * self._images_without_prompts()
             if reward_prompts is None and self._texts:
                 self._warn_of_empty_prompts(self._texts[0])
-        prompt = [prompt] if isinstance(prompt, str) else [entry or "" for entry in prompt]
+        elif not isinstance(prompt, str | list | tuple):
+            raise ValueError(f"prompt = {prompt!r} must be a text or a list of texts")
+        prompt = as_prompts(prompt if isinstance(prompt, str) else [entry or "" for entry in prompt])
         if not prompt:
             raise ValueError("prompts is empty; give at least one prompt")
         if reward_prompts is not None:
-            given = [reward_prompts] if isinstance(reward_prompts, str) else list(reward_prompts)
+            given = as_prompts(reward_prompts)
             if len(given) != len(prompt):
                 raise ValueError(f"{len(given)} reward_prompts for {len(prompt)} prompts; pass one per prompt")
             prompt = given
@@ -198,6 +205,18 @@ class PipelineCall:
                 stacklevel=5,
             )
 
+    def _warn_of_unread_prompts(self) -> None:
+        """Warns of words that a tokenizer of the pipeline does not know, which its text encoder then does not get."""
+        given = [value for name, value in self.call.items() if "prompt" in name]
+        entries = [entry for value in given for entry in (value if isinstance(value, list) else [value])]
+        texts = [entry for entry in dict.fromkeys(entry for entry in entries if isinstance(entry, str)) if entry]
+        tokenizers = (
+            [part for name, part in self.pipe.components.items() if name.startswith("tokenizer")] if texts else []
+        )
+        problem = next(filter(None, (unread_part(tokenizer, texts) for tokenizer in tokenizers)), None)
+        if problem is not None:
+            warnings.warn(problem, stacklevel=4)
+
     def _images_without_prompts(self) -> int:
         """The number of images of a call without prompts: from embeddings, class labels, images or a batch size."""
         names = (*self._texts, "class_labels")
@@ -213,10 +232,17 @@ class PipelineCall:
 
     def _generators(self) -> list[torch.Generator | None]:
         """The generator of each image; None is torch's global generator."""
-        if not isinstance(self.generator, (list, tuple)):
-            return [self.generator] * len(self.prompts)
-        self._check_count(len(self.generator), "generators")
-        return list(self.generator)
+        given = self.generator
+        for generator in given if isinstance(given, (list, tuple)) else [given]:
+            if generator is not None and not isinstance(generator, torch.Generator):
+                raise ValueError(
+                    f"generator = {generator!r} must be a torch.Generator, such as torch.Generator().manual_seed(0); "
+                    "or give seeds=[...], one number per image"
+                )
+        if not isinstance(given, (list, tuple)):
+            return [given] * len(self.prompts)
+        self._check_count(len(given), "generators")
+        return list(given)
 
     def _seeds(self, seeds: Sequence[int] | None) -> list[int]:
         if seeds is None:
@@ -312,19 +338,27 @@ class PipelineCall:
             if self.aligned.checkpointing:
                 stack.enter_context(checkpointed(self.pipe))
             stack.enter_context(torch.set_grad_enabled(self._through_network))
-            with self._explained_rows():
+            with self._explained_start():
                 output = call(self.pipe, **self.call)
         return pick_rows(output, self._rows(), len(self.sampler.x)) if self.keeps_rows else output
 
     @contextlib.contextmanager
-    def _explained_rows(self) -> Iterator[None]:
-        """Explains an error before the first step with particles, which not every pipeline can have as rows."""
+    def _explained_start(self) -> Iterator[None]:
+        """Explains an error before the first step, of a scheduler that the pipeline does not support, or with
+        particles, which not every pipeline can have as rows."""
         particles = self.method.selection.particles
         try:
             yield
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            if not self.scheduler.has_stepped and str(GuidedScheduler) in str(error):
+                name, own = type(self.pipe).__name__, type(self.scheduler.original).__name__
+                reason = " ".join(str(error).replace(str(GuidedScheduler), own).split()).partition(". ")[0]
+                raise ValueError(
+                    f"{name} does not run with the scheduler {own}: {reason}; set pipe.scheduler to one that {name} "
+                    "supports"
+                ) from error
             if particles == 1 or self.scheduler.has_stepped:
                 raise
             raise ValueError(

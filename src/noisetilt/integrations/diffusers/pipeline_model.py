@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...methods import Method, find_method
+from ...models.flux import warn_of_size
 from ...models.guidance import TrainedGuidance, check_guidance_scale
 from ...models.prompts import PromptReader, is_word_level
 from ...path import Path
@@ -66,6 +67,8 @@ class PipelineModel:
         name, self._parameters = type(pipe).__name__, inspect.signature(type(pipe).__call__).parameters
         _check_parameters(name, self._parameters)
         align(pipe, None, "base")  # raises for classes that it does not support
+        if trained is not None:
+            warn_of_size(pipe, height, width)
         self.pipe, self.device, self.height, self.width = pipe, device, height, width
         tokenizer = getattr(pipe, "tokenizer", None)
         self._reader = PromptReader(tokenizer) if is_word_level(tokenizer) else None
@@ -197,7 +200,7 @@ class PipelineModel:
             output = aligned(prompt=prompts, seeds=seeds, **self.arguments(steps))
         trace = aligned.trace
         assert trace is not None
-        return Result(_images_of(output), aligned.rewards, trace, aligned.heldout)
+        return Result(_images_of(output), aligned.rewards, trace, aligned.heldout, prompts, seeds)
 
     def _explained(
         self, aligned: AlignedPipeline, images: int, gradient_at: GradientAt, chunk: int
