@@ -357,7 +357,7 @@ class InterruptsAfterFirst:
 
 @pytest.mark.parametrize("chunk, kept", [(None, 1), (4, 4)])
 def test_ctrl_c_keeps_all_images_of_a_finished_group(chunk, kept, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=f"{kept} of 10 rows .* the same command with --resume continues"):
         batch(["cat"] * 10, tmp_path, chunk=chunk, sinks=[InterruptsAfterFirst()])
     assert [record["index"] for record in records(tmp_path)] == list(range(kept))
 
@@ -517,6 +517,14 @@ def test_a_run_is_not_replaced_by_accident(tmp_path):
         "mine.png",
     ]
     assert len(records(tmp_path)) == 1
+
+
+def test_a_report_that_is_of_no_run_is_not_replaced(tmp_path):
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(ValueError, match=r"has report.html, which is no file of a run and would be replaced"):
+        batch(PROMPTS, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert batch(PROMPTS, tmp_path, overwrite=True).done == 5
 
 
 def test_a_run_whose_record_was_lost_is_continued_from_its_rows(tmp_path):

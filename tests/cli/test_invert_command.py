@@ -85,6 +85,7 @@ def test_a_run_is_continued_without_making_finished_images_again(photos, tmp_pat
     monkeypatch.setattr(invert, "invert", interrupted)
     out = ["--out", str(tmp_path / "parts")]
     assert main([*arguments, *out]) == 130
+    assert "interrupted; 2 of 3 photographs are in" in capsys.readouterr().err
     record = json.loads((tmp_path / "parts" / "run.json").read_text())
     assert not record["complete"] and len(record["images"]) == 2
     assert main([*arguments, *out]) == 2 and "--resume" in capsys.readouterr().err

@@ -21,7 +21,16 @@ from ..methods import Method, find_method
 from ..models import check_device
 from ..rewards.catalogue import check_named_heldout, check_names, named_heldout
 from ..rewards.reward import RewardFunction, reward_name
-from ..runs import ROWS, Interrupts, claim_folder, read_record, write_json
+from ..runs import (
+    BATCH_REPORT,
+    ROWS,
+    Interrupts,
+    claim_folder,
+    finished_parts,
+    read_record,
+    says_what_is_kept,
+    write_json,
+)
 from ..sampling import check_reward
 from .in_process import run_in_process
 from .ledger import BatchLedger, check_records
@@ -225,7 +234,7 @@ def run_batch(
         if engine == "ray":
             run_groups = functools.partial(run_on_ray, workers=workers, batch=batch or 8, cpus=threads or 1)
         out = Path(out)
-        run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report)
+        run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report, resume, overwrite)
         used = torch.get_num_threads() if threads is None else threads
         held = named_heldout(heldout) if isinstance(heldout, str) else heldout
         fixed = {"chunk": chunk, "threads": used, "device": device, "model_options": given, "heldout": held}
@@ -240,6 +249,7 @@ def run_batch(
             command="batch",
             finished=ROWS,
             inputs=inputs,
+            outputs=BATCH_REPORT,
             check=check_records,
         )
         with claim as continued:
@@ -329,6 +339,8 @@ class _Run:
     fail_fast: bool
     sinks: list[Sink]
     report: bool
+    resume: bool
+    overwrite: bool
     statistics: Statistics = field(default_factory=Statistics)
     written: float = 0.0
     failure: str = ""
@@ -352,13 +364,17 @@ class _Run:
                 sink.start(self.record)
                 started.callback(lambda sink: sink.finish(self.record), sink)
             write_json(self.out / "run.json", self.record)
-            with Interrupts("row") as interrupts:
+            with Interrupts("row") as interrupts, says_what_is_kept(self._kept):
                 try:
                     self._make(missing, groups, interrupts)
                 finally:
                     with interrupts.deferred():
                         self._finish()
         return self._summary()
+
+    def _kept(self) -> str:
+        how = {"resume": self.resume, "overwrite": self.overwrite}
+        return finished_parts(self.statistics.done, len(self.rows), "rows", self.out, **how)
 
     def _check_settings(self, before: Mapping[str, Any]) -> None:
         """Raises a ValueError if what the pixels and the held-out rewards depend on is another than in the run that is

@@ -269,8 +269,7 @@ def scale_of(image: Tensor) -> int:
 
 def image_name(job: Any, index: int, variant: Variant) -> str:
     """The file name of the image with an index in the run."""
-    prompt, seed = job.image(index)
-    return f"{job.stem(prompt)}-{seed}-{variant.name}.png"
+    return job.image_file(index, variant.name)
 
 
 def save_image(job: Any, variant: Variant, index: int, image: torch.Tensor, **results: Any) -> None:

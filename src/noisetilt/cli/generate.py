@@ -45,7 +45,7 @@ from .iterates import (
 )
 from .job import ComparisonJob
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_checksums, with_defaults
-from .progress import Progress, claim_run
+from .progress import Progress, check_run, claim_run, explained_interrupts
 
 
 @dataclass(kw_only=True)
@@ -56,6 +56,9 @@ class GenerateJob(ComparisonJob):
     steps: int | None = None
     eta: float = 1.0
     animate: bool = False
+
+    def drawings(self) -> list[str]:
+        return ["grid.png", "rewards.png", *(["animation.webp"] if self.animate else [])]
 
 
 def main(args: argparse.Namespace) -> None:
@@ -78,6 +81,7 @@ def run(job: GenerateJob) -> dict[str, Any]:
     check_heldout(job)
     variants = [Variant("base", METHODS["base"]), Variant("guided", find_method(job.method).replace(**job.options))]
     job = with_checksums(job)
+    check_run(job, "generate")
     reward = load_reward(job.reward)
     warn_of_memory(job, variants[1].method)
     model = load_job_model(job)
@@ -89,6 +93,7 @@ def run(job: GenerateJob) -> dict[str, Any]:
     with (
         claim_run(job, "generate") as continued,
         Interrupts() as interrupts,
+        explained_interrupts(job, lambda: sum(variant.count for variant in variants), 2 * len(job.prompts)),
     ):
         progress, complete = Progress(job, continued), False
         final = continued and has_final_drawings(job.out, ("animation.webp",))

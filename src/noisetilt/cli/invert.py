@@ -33,7 +33,15 @@ from .comparison import check_counts, check_numbers, comparison_grid, requested,
 from .console import filled, line_width, progress_bar
 from .job import Job
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_checksums, with_defaults
-from .progress import claim_run, read_image, read_progress, settings_digest, start_progress
+from .progress import (
+    check_run,
+    claim_run,
+    explained_interrupts,
+    read_image,
+    read_progress,
+    settings_digest,
+    start_progress,
+)
 
 Row = dict[str, Any]
 
@@ -111,7 +119,7 @@ class InvertJob(Job):
         return images | {"noise": f"{self.name(number)}-noise.safetensors"}
 
     def outputs(self) -> list[str]:
-        return [name for number in range(self.n) for name in self.files(number).values()]
+        return [*(name for number in range(self.n) for name in self.files(number).values()), "grid.png"]
 
 
 def main(args: argparse.Namespace) -> None:
@@ -132,6 +140,7 @@ def run(job: InvertJob) -> dict[str, Any]:
     method = _check(job)
     job = replace(job, sha256=[sha256(photo) for photo in job.photos])
     job = with_checksums(job)
+    check_run(job, "invert", job.photos)
     reward = None if job.reward is None else load_reward(job.reward)
     warn_of_memory(job, method)
     model = load_job_model(job)
@@ -142,14 +151,15 @@ def run(job: InvertJob) -> dict[str, Any]:
     if reward is not None:
         check_reward(method, reward)
     size = image_size(model)
+    rows: list[Row] = []
     with (
         claim_run(job, "invert", job.photos) as continued,
         Interrupts() as interrupts,
+        explained_interrupts(job, lambda: len(rows), job.n, "photographs"),
     ):
         progress, digest = start_progress(job, continued), settings_digest(job)
         finished = {tuple(line["photos"]): line["rows"] for line in read_progress(progress, ("photos", "rows"))}
         write_start(job, "invert")
-        rows: list[Row] = []
         try:
             with progress_bar(len(list(batches(job))) * job.iterates, "iteration") as bar:
                 for part in batches(job):

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as interrupt:
         print(file=sys.stderr)
-        print_error("interrupted; finished results, if any, are kept")
+        print_error("; ".join(["interrupted", *map(str, interrupt.args)]))
         return getattr(interrupt, "status", 130)
 
 

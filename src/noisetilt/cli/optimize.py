@@ -47,7 +47,7 @@ from .iterates import (
 )
 from .job import ComparisonJob
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_checksums, with_defaults
-from .progress import Progress, claim_run
+from .progress import Progress, check_run, claim_run, explained_interrupts
 
 PATIENCE = 10
 
@@ -60,6 +60,9 @@ class OptimizeJob(ComparisonJob):
     iterations: int = 10
     model: str = "emoji128-turbo"
     patience: int | None = None
+
+    def drawings(self) -> list[str]:
+        return ["grid.png", "rewards.png", "strip.png", "animation.webp"]
 
     def variants(self) -> list[Variant]:
         """Without and with noise ascent."""
@@ -91,6 +94,7 @@ def run(job: OptimizeJob) -> dict[str, Any]:
     job = _with_patience(job)
     variants = job.variants()
     job = with_checksums(job)
+    check_run(job, "optimize")
     reward = load_reward(job.reward)
     warn_of_memory(job, variants[1].method)
     model = load_job_model(job)
@@ -106,6 +110,7 @@ def run(job: OptimizeJob) -> dict[str, Any]:
     with (
         claim_run(job, "optimize") as continued,
         Interrupts() as interrupts,
+        explained_interrupts(job, lambda: sum(variant.count for variant in variants), 2 * len(job.prompts)),
     ):
         progress, complete = Progress(job, continued), False
         final = continued and has_final_drawings(job.out, ("strip.png", "animation.webp"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,18 @@ from torch import Tensor
 
 from .._files import changed_file
 from .._messages import one_line
-from ..runs import PROGRESS, append_line, claim_folder, finite_json, read_lines, read_record, to_json
+from ..runs import (
+    PROGRESS,
+    append_line,
+    check_folder,
+    claim_folder,
+    finished_parts,
+    finite_json,
+    read_lines,
+    read_record,
+    says_what_is_kept,
+    to_json,
+)
 from .comparison import ImageBatch, Variant, image_name, requested
 
 FIELDS = ("variant", "first", "rewards", "heldout", "curve", "nfe", "seconds")
@@ -30,8 +41,32 @@ def claim_run(job: Any, command: str, inputs: Sequence[Path] = ()) -> contextlib
         command: its command.
         inputs: files that it reads, besides those of its checksums.
     """
-    files: dict[str, Any] = {"inputs": [*inputs, *map(Path, job.checksums)], "outputs": job.outputs()}
-    return claim_folder(job.out, overwrite=job.overwrite, resume=job.resume, command=command, **files)
+    return claim_folder(job.out, **_folder_arguments(job, command, inputs))
+
+
+def check_run(job: Any, command: str, inputs: Sequence[Path] = ()) -> None:
+    """Raises what `claim_run` raises for a folder that the job may not write to, before a model is loaded."""
+    check_folder(job.out, **_folder_arguments(job, command, inputs))
+
+
+def _folder_arguments(job: Any, command: str, inputs: Sequence[Path]) -> dict[str, Any]:
+    files = {"inputs": [*inputs, *map(Path, job.checksums)], "outputs": job.outputs()}
+    return {"overwrite": job.overwrite, "resume": job.resume, "command": command, **files}
+
+
+def explained_interrupts(
+    job: Any, count: Callable[[], int], total: int, parts: str = "images"
+) -> contextlib.AbstractContextManager[None]:
+    """A context in which an interrupt says how many parts of a job's run are finished, and how it continues.
+
+    Args:
+        job: of the run.
+        count: () → the number of finished parts.
+        total: the number of all parts.
+        parts: what they are.
+    """
+    how = {"resume": job.resume, "overwrite": job.overwrite}
+    return says_what_is_kept(lambda: finished_parts(count(), total, parts, job.out, **how))
 
 
 def settings_digest(job: Any) -> str:
