@@ -189,7 +189,7 @@ def test_a_continued_run_reads_its_finished_batches_once_and_its_bar_reaches_the
     real, read, bars = invert.read_progress, [], []
 
     class Bar(contextlib.nullcontext):
-        def __init__(self, total, unit):
+        def __init__(self, total, unit, columns):
             self.total, self.count, self.texts = total, 0, []
             super().__init__(self)
             bars.append(self)
@@ -197,7 +197,7 @@ def test_a_continued_run_reads_its_finished_batches_once_and_its_bar_reaches_the
         def update(self, count=1):
             self.count += count
 
-        def set_postfix_str(self, text):
+        def set_postfix_str(self, text, refresh=True):
             self.texts.append(text)
 
     monkeypatch.setattr(invert, "progress_bar", Bar)

@@ -116,7 +116,7 @@ def test_the_iterates_are_stored_while_they_are_needed(command, tmp_path, monkey
 class Bar:
     """A progress bar that counts."""
 
-    def __init__(self, total, unit):
+    def __init__(self, total, unit, columns=None):
         self.total, self.count = total, 0
         Bar.last = self
 
@@ -129,7 +129,7 @@ class Bar:
     def update(self, count=1):
         self.count += count
 
-    def set_postfix_str(self, text):
+    def set_postfix_str(self, text, refresh=True):
         pass
 
 

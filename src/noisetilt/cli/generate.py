@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .._progress import progress_bar
 from ..methods import METHODS, Method, find_method
 from ..report import save_image as save_image_file
 from ..report.plotting import Panel, curve, draw_panels, has_matplotlib, save_figure
@@ -33,7 +34,7 @@ from .comparison import (
     write_record,
     write_start,
 )
-from .console import progress_bar, warn
+from .console import given_columns, warn
 from .iterates import (
     IterateImages,
     are_drawn,
@@ -102,7 +103,7 @@ def run(job: GenerateJob) -> dict[str, Any]:
         try:
             steps_of = {variant.name: _count_steps(job, variant, model) for variant in variants}
             batches = len(list(image_batches(job)))
-            with progress_bar(batches * sum(steps_of.values()), "step") as bar:
+            with progress_bar(batches * sum(steps_of.values()), "step", columns=given_columns()) as bar:
                 for variant, batch in ((variant, batch) for variant in variants for batch in image_batches(job)):
                     drawn = job.animate and are_drawn(batch) and not final
                     images = read_iterates(job.out, variant, batch) if drawn else None
@@ -171,8 +172,8 @@ def _run_batch(
         if predicted is not None:
             predicted.last = report.steps
             predicted.record(report.number, report.images)
+        bar.set_postfix_str(f"{variant.name} reward {report.rewards.mean():+.3f}", refresh=False)
         bar.update()
-        bar.set_postfix_str(f"{variant.name} reward {report.rewards.mean():+.3f}")
 
     result = sample(
         model,

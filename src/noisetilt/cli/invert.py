@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .. import __version__
 from .._files import sha256
+from .._progress import progress_bar
 from ..inversion import InversionResult, invert, read_photo
 from ..inversion.distances import DISTANCES, check_distance
 from ..inversion.invert import ascent_for, image_size, inversion_method
@@ -30,7 +31,7 @@ from ..runs import Interrupts, append_line, to_json, write_bytes, write_json
 from ..sampling import AscentReport, GradientAt, check_reward
 from ..sampling.noise_ascent import check_optimizable
 from .comparison import check_counts, check_numbers, comparison_grid, requested, thumbnails, write_start
-from .console import filled, line_width, progress_bar
+from .console import filled, given_columns, line_width
 from .job import Job
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_checksums, with_defaults
 from .progress import (
@@ -161,7 +162,7 @@ def run(job: InvertJob) -> dict[str, Any]:
         finished = {tuple(line["photos"]): line["rows"] for line in read_progress(progress, ("photos", "rows"))}
         write_start(job, "invert")
         try:
-            with progress_bar(len(list(batches(job))) * job.iterates, "iteration") as bar:
+            with progress_bar(len(list(batches(job))) * job.iterates, "iteration", columns=given_columns()) as bar:
                 for part in batches(job):
                     made = finished.get(tuple(part))
                     if made and _has_files(job, part):
@@ -236,8 +237,8 @@ def _run_batch(
     def show(text: str) -> None:
         nonlocal done
         done += 1
+        bar.set_postfix_str(text, refresh=False)
         bar.update()
-        bar.set_postfix_str(text)
 
     def show_found(report: AscentReport) -> None:
         show(f"distance {-report.rewards.mean() / 100:.4f}")

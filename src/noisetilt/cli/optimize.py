@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .._progress import progress_bar
 from ..methods import find_method
 from ..report import save_image as save_image_file
 from ..report.plotting import Panel, curve, draw_panels, has_matplotlib, save_figure
@@ -33,7 +34,7 @@ from .comparison import (
     write_record,
     write_start,
 )
-from .console import progress_bar, warn
+from .console import given_columns, warn
 from .iterates import (
     IterateImages,
     are_drawn,
@@ -116,7 +117,7 @@ def run(job: OptimizeJob) -> dict[str, Any]:
         final = continued and has_final_drawings(job.out, ("strip.png", "animation.webp"))
         write_start(job, "optimize")
         try:
-            with progress_bar(batches * (job.iterations + 2), "iteration") as bar:
+            with progress_bar(batches * (job.iterations + 2), "iteration", columns=given_columns()) as bar:
                 for variant, batch in ((variant, batch) for variant in variants for batch in image_batches(job)):
                     drawn = variant is variants[1] and are_drawn(batch) and not final
                     images = read_iterates(job.out, variant, batch) if drawn else None
@@ -174,9 +175,10 @@ def _run_batch(
         last[:] = [report]
         if images is not None:
             images.record(report.number, lambda: report.images)
-        bar.update()
         text = f"{variant.name} reward {report.rewards.mean():+.3f}"
-        bar.set_postfix_str(text if report.heldout is None else f"{text} held-out {report.heldout.mean():+.3f}")
+        text += "" if report.heldout is None else f" held-out {report.heldout.mean():+.3f}"
+        bar.set_postfix_str(text, refresh=False)
+        bar.update()
 
     result = optimize(
         model,
