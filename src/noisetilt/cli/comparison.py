@@ -345,23 +345,38 @@ def comparison_table(job: Any, variants: Sequence[Variant], heldout_name: str) -
 
 def comparison_sentence(job: Any, variants: Sequence[Variant], heldout_name: str) -> str:
     """How the mean rewards differ between the variants, in a sentence; a second one if the reward may be exploited: it
-    rises and the held-out reward falls, both by more than two standard errors of the differences at equal seeds. With
-    one image, which has none, the second one says that it cannot tell."""
+    rises and the held-out reward falls, both by more than two standard errors of the differences at equal seeds. If one
+    of them changes by less, and for one image, which has no such error, the second one says that it cannot tell."""
     before, after = (variant.statistics() for variant in variants)
     changes = {job.reward: (before["reward_mean"], after["reward_mean"])}
     if after["heldout_mean"] is not None:
         changes[f"held-out {heldout_name}"] = (before["heldout_mean"], after["heldout_mean"])
     texts = [f"{name} {_change(a, b)}" for name, (a, b) in changes.items()]
-    return ", ".join(texts) + "." + (_exploitation(variants) if len(changes) == 2 else "")
+    second = _exploitation(job, variants, *changes.values()) if len(changes) == 2 else ""
+    return ", ".join(texts) + "." + second
 
 
-def _exploitation(variants: Sequence[Variant]) -> str:
-    """Whether the reward may be exploited, for a reader of a comparison with a held-out reward; empty if not."""
-    if variants[1].count == 1:
+def _exploitation(
+    job: Any, variants: Sequence[Variant], reward: tuple[float, float], heldout: tuple[float, float]
+) -> str:
+    """Whether the reward may be exploited, for a reader of a comparison with a held-out reward; empty if not.
+
+    Args:
+        job: of the run.
+        variants: the two compared ones.
+        reward, heldout: their means of the reward and of the held-out reward.
+    """
+    count = variants[1].count
+    if count == 1:
         return " One image cannot tell whether the reward is exploited; give --n 4 or more."
-    exploited = _change_in_errors(variants, "rewards") > 2 and _change_in_errors(variants, "heldout") < -2
-    hacked = " The reward rises and the held-out reward falls: the images may exploit errors of the reward."
-    return hacked if exploited else ""
+    if _direction(*reward) <= 0 or _direction(*heldout) >= 0:
+        return ""
+    if _change_in_errors(variants, "rewards") > 2 and _change_in_errors(variants, "heldout") < -2:
+        return " The reward rises and the held-out reward falls: the images may exploit errors of the reward."
+    return (
+        f" {count} images are too few to tell whether the reward is exploited; look at them, and give "
+        f"--n {max(4, 2 * job.n)} or more."
+    )
 
 
 def _change_in_errors(variants: Sequence[Variant], name: str) -> float:
@@ -375,10 +390,20 @@ def _change_in_errors(variants: Sequence[Variant], name: str) -> float:
     return mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
 
 
+def _direction(before: float, after: float) -> int:
+    """1 if a number rises, -1 if it falls, and 0 if it stays the same to the three decimals that are printed."""
+    old, new = round(before, 3), round(after, 3)
+    return (new > old) - (new < old)
+
+
 def _change(before: float, after: float) -> str:
-    if after == before:
-        return f"stays at {before:.3f}"
-    return f"{'rises' if after > before else 'falls'} from {before:.3f} to {after:.3f}"
+    texts = [f"{round(value, 3) + 0.0:.3f}" for value in (before, after)]  # + 0.0: -0.0 is printed as 0
+    direction = _direction(before, after)
+    return (
+        f"{'rises' if direction > 0 else 'falls'} from {texts[0]} to {texts[1]}"
+        if direction
+        else f"stays at {texts[1]}"
+    )
 
 
 def print_summary(job: Any, variants: Sequence[Variant], heldout_name: str, drawings: Sequence[str]) -> None:

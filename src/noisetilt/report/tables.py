@@ -7,7 +7,9 @@ from typing import Any
 
 
 def _cell(value: Any) -> str:
-    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{round(value, 3) + 0.0:.3f}"  # + 0.0: -0.0 is printed as 0
+    return "–" if value is None else str(value)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], width: int | None = None) -> str:
