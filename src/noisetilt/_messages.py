@@ -79,6 +79,11 @@ def whole_number(name: str, value: Any, least: int, remark: str = "") -> int:
     return int(value)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with a noun: "1 row" or "2 rows"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def shown(text: object, limit: int = 60) -> str:
     """A text in quotes, with its middle left out beyond a number of characters."""
     text = str(text)

@@ -160,13 +160,13 @@ def test_the_progress_bar_reaches_its_end(command, extra, tmp_path, monkeypatch)
 )
 def test_an_interrupt_says_what_is_kept(options, expected, monkeypatch, capsys):
     def interrupted(args):
-        with says_what_is_kept(lambda: finished_parts(1, 6, "rows", Path("out/a"), **options)):
+        with says_what_is_kept(lambda: finished_parts(1, 6, "row", Path("out/a"), **options)):
             raise Terminated
 
     options = {"resume": False, "overwrite": False, **options}
     monkeypatch.setattr("noisetilt.cli.list.main", interrupted)
     assert main(["methods"]) == 143 and capsys.readouterr().err == f"\nnoisetilt: interrupted; {expected}\n"
-    assert finished_parts(0, 1, "rows", Path("out"), **options) == "none of 1 rows is finished"
+    assert finished_parts(0, 1, "row", Path("out"), **options) == "no row is finished"
 
 
 @pytest.mark.parametrize(

@@ -374,7 +374,7 @@ class _Run:
 
     def _kept(self) -> str:
         how = {"resume": self.resume, "overwrite": self.overwrite}
-        return finished_parts(self.statistics.done, len(self.rows), "rows", self.out, **how)
+        return finished_parts(self.statistics.done, len(self.rows), "row", self.out, **how)
 
     def _check_settings(self, before: Mapping[str, Any]) -> None:
         """Raises a ValueError if what the pixels and the held-out rewards depend on is another than in the run that is

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .._messages import counted
 from ..report.plotting import draw_histograms, has_matplotlib, save_figure
 from ..runs import write_text
 
@@ -112,14 +113,9 @@ def message_lines(messages: Mapping[str, int], first_rows: Mapping[str, Sequence
     return [*lines, *([f"{more} × other messages, which rows.jsonl has"] if more > 0 else [])]
 
 
-def row_count(count: int) -> str:
-    """ "1 row" or "2 rows"."""
-    return "1 row" if count == 1 else f"{count} rows"
-
-
 def fewer_rows(heldout: int, rows: int) -> str:
     """The text " (4 rows)" for a held-out mean that is of fewer rows than the mean reward beside it; otherwise ""."""
-    return f" ({row_count(heldout)})" if 0 < heldout < rows else ""
+    return f" ({counted(heldout, 'row')})" if 0 < heldout < rows else ""
 
 
 def group_lines(groups: Sequence[Record]) -> list[str]:
@@ -130,7 +126,7 @@ def group_lines(groups: Sequence[Record]) -> list[str]:
         names = {"reward": "reward", "heldout": f"held-out {group['heldout_reward'] or ''}".strip()}
         means = [f"{names[k]} {group[f'{k}_mean']:+.3f}" for k in names if group[f"{k}_mean"] is not None]
         of_some = fewer_rows(group["heldout_rows"], group["rows"])
-        lines.append(f"{group['reward']}: {', '.join([row_count(group['rows']), *means])}{of_some}")
+        lines.append(f"{group['reward']}: {', '.join([counted(group['rows'], 'row'), *means])}{of_some}")
     more = len(groups) - MAX_GROUPS
     return [*lines, *([f"and {more} more pairs of rewards, which run.json has"] if more > 0 else [])]
 
@@ -230,7 +226,7 @@ def _progress(run: Record) -> str:
     bars = "".join(f'<div class="{name}" style="width: {width:.2f}%"></div>' for name, width in parts.items())
     shown = {name: value for name, value in run["settings"].items() if value not in (None, {}, [], "")}
     settings = ", ".join(f"{name} {html.escape(str(value))}" for name, value in shown.items())
-    state = f"{run['done']} of {run['rows']} rows are done, {run['failed']} failed, in {run['seconds']:.0f} s."
+    state = f"{run['done']} of {counted(run['rows'], 'row')} done, {run['failed']} failed, in {run['seconds']:.0f} s."
     return f'<p>{state}</p><div class="bar">{bars}</div><p class="settings">{settings}</p>'
 
 

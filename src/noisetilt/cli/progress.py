@@ -55,7 +55,7 @@ def _folder_arguments(job: Any, command: str, inputs: Sequence[Path]) -> dict[st
 
 
 def explained_interrupts(
-    job: Any, count: Callable[[], int], total: int, parts: str = "images"
+    job: Any, count: Callable[[], int], total: int, part: str = "image"
 ) -> contextlib.AbstractContextManager[None]:
     """A context in which an interrupt says how many parts of a job's run are finished, and how it continues.
 
@@ -63,10 +63,10 @@ def explained_interrupts(
         job: of the run.
         count: () → the number of finished parts.
         total: the number of all parts.
-        parts: what they are.
+        part: what one of them is.
     """
     how = {"resume": job.resume, "overwrite": job.overwrite}
-    return says_what_is_kept(lambda: finished_parts(count(), total, parts, job.out, **how))
+    return says_what_is_kept(lambda: finished_parts(count(), total, part, job.out, **how))
 
 
 def settings_digest(job: Any) -> str:

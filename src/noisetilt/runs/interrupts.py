@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from .._messages import counted
+
 
 class Terminated(KeyboardInterrupt):
     """Raised by SIGTERM; a command then ends with the exit status 143."""
@@ -98,16 +100,18 @@ def says_what_is_kept(kept: Callable[[], str]) -> Iterator[None]:
         raise
 
 
-def finished_parts(done: int, total: int, parts: str, out: Path, *, resume: bool, overwrite: bool) -> str:
+def finished_parts(done: int, total: int, part: str, out: Path, *, resume: bool, overwrite: bool) -> str:
     """How many parts of a run are finished, and how it continues.
 
     Args:
         done, total: the number of its finished parts and of all parts.
-        parts: what they are, such as "images".
+        part: what one of them is, such as "image".
         out: the folder of the run.
         resume, overwrite: the options of the command that was interrupted.
     """
     if not done:
-        return f"none of {total} {parts} {'is' if total == 1 else 'are'} finished"
+        return f"no {part} is finished"
     again = "" if resume else " with --resume instead of --overwrite" if overwrite else " with --resume"
-    return f"{done} of {total} {parts} {'is' if done == 1 else 'are'} in {out}; the same command{again} continues"
+    return (
+        f"{done} of {counted(total, part)} {'is' if done == 1 else 'are'} in {out}; the same command{again} continues"
+    )
