@@ -39,10 +39,10 @@ def print_summary(summary: Summary) -> None:
         _print_lines(group_lines(summary.groups))
     if summary.failed:
         print(f"{counted(summary.failed, 'row')} failed:")
-        _print_lines(message_lines(summary.errors, summary.first_rows, summary.failed))
+        _print_lines(message_lines(summary.errors, summary.first_rows, summary.first_lines, summary.failed))
     if summary.warned:
         print(f"done with a warning: {counted(summary.warned, 'row')}")
-        _print_lines(message_lines(summary.warnings, summary.first_rows, summary.warned))
+        _print_lines(message_lines(summary.warnings, summary.first_rows, summary.first_lines, summary.warned))
     print(f"the images, rows.jsonl, run.json and report.html are in {summary.out}/")
 
 
