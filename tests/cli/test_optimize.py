@@ -10,7 +10,7 @@ from PIL import Image
 from noisetilt import METHODS
 from noisetilt.cli import main
 from noisetilt.cli.comparison import Variant, choose_heldout_reward, comparison_sentence, comparison_table, requested
-from noisetilt.cli.optimize import OptimizeJob, _with_patience, run
+from noisetilt.cli.optimize import OptimizeJob, _reward_panels, _with_patience, run
 from noisetilt.rewards import Reward
 from noisetilt.rewards import load as load_reward
 from noisetilt.sampling import check_reward
@@ -190,3 +190,13 @@ def test_refusals_are_one_sentence(arguments, word, tmp_path, capsys):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("noisetilt: ") and word in error
     assert not (out / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    "method, label", [("gper-both", "iteration (at 0 the projected initial noise)"), ("reno", "iteration")]
+)
+def test_the_plot_says_where_the_initial_noise_is_projected(method, label):
+    variants = OptimizeJob(prompt="cat face", reward="redness", method=method).variants()
+    variants[0].curves, variants[1].curves = [torch.zeros(1, 1, 2)], [torch.ones(1, 3, 2)]
+    (panel,) = _reward_panels(OptimizeJob(prompt="cat face", reward="redness", method=method), variants, "none")
+    assert panel.xlabel == label and list(panel.series) == ["initial noise", method]

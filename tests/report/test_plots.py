@@ -126,7 +126,29 @@ def test_histograms(values):
 def test_bands(ratio, low, high, title):
     ratio = np.array(ratio)
     bands = Bands(ratio, np.full(len(ratio), low), np.full(len(ratio), high))
-    assert_legible(draw_bands({title: bands, "half-octaves of spatial frequency": bands}))
+    assert_legible(draw_bands({title: bands, "half-octaves of spatial frequency": bands}, title, title))
+    assert_legible(draw_bands({title: bands}, title, title))
+
+
+def test_the_legend_says_what_is_shaded():
+    values = np.arange(12.0).reshape(3, 4)
+    panel = Panel("step", "reward", {"base": curve(values), "ntrk": curve(values + 1)})
+    (legend,) = draw_panels([panel]).legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "base",
+        "ntrk",
+        "shaded: the middle 80 % of the images",
+    ]
+    assert len(draw_panels([Panel("step", "reward", {"base": curve(values)})]).legends) == 1
+    assert not draw_panels([Panel("step", "reward", {"base": curve(values[:, :1])})]).legends
+    bands = Bands(np.ones(3), np.full(3, 0.5), np.full(3, 2.0))
+    figure = draw_bands({"bands": bands}, "0 of 1 rejected", "interval of white noise")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "interval of white noise",
+        "band inside",
+        "band outside",
+    ]
+    assert figure.get_suptitle() == "0 of 1 rejected"
 
 
 @FEW

@@ -222,8 +222,10 @@ def _reward_panels(job: OptimizeJob, variants: Sequence[Variant], heldout_name: 
     base = base.repeat(guided.shape[1], axis=1)
     titles = (job.reward, f"held-out {heldout_name}")
     panels = zip(titles, base, guided, strict=False)  # one title more, if there is no held-out reward
+    projected = find_ascent(variants[1].method).latent != "free"
+    label = "iteration (at 0 the projected initial noise)" if projected else "iteration"
     return [
-        Panel("iteration", title, {"initial noise": curve(before, 0), job.method: curve(after, 0)})
+        Panel(label, title, {"initial noise": curve(before, 0), job.method: curve(after, 0)})
         for title, before, after in panels
     ]
 

@@ -93,6 +93,13 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
+def band_handle(colour: str = "black", alpha: float = 0.15) -> Any:
+    """The sign of a shaded band, or of bars of a colour, in a legend."""
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor=colour, alpha=alpha, linewidth=0)
+
+
 @own_settings
 def figure_bytes(figure: Any) -> bytes:
     """A figure as PNG."""
