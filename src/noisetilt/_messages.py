@@ -13,6 +13,8 @@ class UnguidedWarning(UserWarning):
     resampled before the last step."""
 
 
+# Characters of a name from which a known name is suggested that begins with it.
+LEAST_BEGINNING = 3
 PACKAGES = {
     "plot": "matplotlib",
     "completion": "shtab",
@@ -55,9 +57,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
-    """The text " (did you mean …?)" with the known name that is most like a name, or "" if none is."""
+    """The text " (did you mean …?)" with the known name that is most like a name, or begins with it, or "" if none
+    does."""
     folded = {each.casefold(): each for each in known}
     nearest = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    if not nearest and len(name) >= LEAST_BEGINNING:
+        nearest = [each for each in folded if each.startswith(name.casefold())][:1]
     return f" (did you mean {folded[nearest[0]]!r}?)" if nearest else ""
 
 

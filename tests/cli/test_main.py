@@ -107,6 +107,7 @@ def test_a_reward_may_begin_with_a_negative_weight(command, reward):
         (["optimize", "cat", "--reward", "redness", "--method", "gperr"], "'gper'"),
         (["methods", "best-of"], "'best-of-n'"),
         (["plan", "FLUX.1-dv"], "'FLUX.1-dev'"),
+        (["plan", "flux"], "'FLUX.1-dev'"),
         (["bench", "--suite", "exacts"], "'exact'"),
         (["bench", "--suite", "exact", "--methods", "nrtk"], "'ntrk'"),
         (["bench", "--suite", "paper", "--methods", "svd"], "'svdd'"),
@@ -184,3 +185,8 @@ def test_a_closed_output_is_no_error(monkeypatch):
         monkeypatch.setattr(sys, name, None)  # as Python has them for `>&-` and `2>&-`
     assert main(["methods"]) == 0
     assert main(["generate", "cat face", "--reward", "redness", "--n", "0"]) == 2
+
+
+def test_the_included_models_need_no_plan(capsys):
+    assert main(["plan", "emoji128"]) == 2
+    assert "the model emoji128 needs no GPU, and plan is for pipelines; give one" in capsys.readouterr().err

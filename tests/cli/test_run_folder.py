@@ -391,7 +391,7 @@ def test_an_infinite_eta_is_valid_json_and_continued(tmp_path):
     start_progress(job, True)
     (tmp_path / "run.json").write_text(text.replace('"inf"', "Infinity"))
     start_progress(job, True)
-    with pytest.raises(ValueError, match="another eta"):
+    with pytest.raises(ValueError, match=r'another eta \("inf" instead of 1.0\); give the same, another --out'):
         start_progress(GenerateJob(prompt="cat face", reward="redness", out=tmp_path), True)
 
 

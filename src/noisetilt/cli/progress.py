@@ -106,14 +106,26 @@ def _check_same(job: Any, record: Mapping[str, Any]) -> None:
     """Raises a ValueError if a job has other settings or files than the record of the run that it continues."""
     # Runs of earlier versions have the numbers of which JSON has none.
     before, now = finite_json(record.get("requested", {})), finite_json(requested(job))
-    changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    changed = [
+        f"{name} ({_short(before.get(name))} instead of {_short(now.get(name))})"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
     if changed:
-        raise ValueError(f"{job.out} has a run with another {', '.join(changed)}; choose another --out, or --overwrite")
+        raise ValueError(
+            f"{job.out} has a run with another {', '.join(changed)}; give the same, another --out, or --overwrite"
+        )
     file = changed_file(record.get("checksums", {}), job.checksums)
     if file is not None:
         raise ValueError(
             f"{file} has changed since the run in {job.out} began; restore it, or choose another --out, or --overwrite"
         )
+
+
+def _short(setting: Any) -> str:
+    """A setting as JSON, with its middle left out if it is long."""
+    text = json.dumps(setting, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:39]} … {text[-18:]}"
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
