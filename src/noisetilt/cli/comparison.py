@@ -322,7 +322,7 @@ def run_record(
 def write_record(job: Any, variants: Sequence[Variant], heldout_name: str, complete: bool) -> dict[str, Any]:
     """Writes run.json of the images finished so far, and returns its content."""
     done = [variant for variant in variants if variant.count]
-    record = run_record(job, variants[1].method, done, heldout_name, complete)
+    record = run_record(job, variants[-1].method, done, heldout_name, complete)
     write_json(job.out / "run.json", record)
     return record
 
@@ -346,11 +346,14 @@ def comparison_table(job: Any, variants: Sequence[Variant], heldout_name: str) -
 def comparison_sentence(job: Any, variants: Sequence[Variant], heldout_name: str) -> str:
     """How the mean rewards differ between the variants, in a sentence; a second one if the reward may be exploited: it
     rises and the held-out reward falls, both by more than two standard errors of the differences at equal seeds. If one
-    of them changes by less, and for one image, which has no such error, the second one says that it cannot tell."""
-    before, after = (variant.statistics() for variant in variants)
+    of them changes by less, and for one image, which has no such error, the second one says that it cannot tell. For
+    one variant, its mean rewards."""
+    before, after = (variant.statistics() for variant in (variants[0], variants[-1]))
     changes = {job.reward: (before["reward_mean"], after["reward_mean"])}
     if after["heldout_mean"] is not None:
         changes[f"held-out {heldout_name}"] = (before["heldout_mean"], after["heldout_mean"])
+    if len(variants) == 1:
+        return ", ".join(f"{name} is {_three_decimals(mean)}" for name, (mean, _) in changes.items()) + "."
     texts = [f"{name} {_change(a, b)}" for name, (a, b) in changes.items()]
     second = _exploitation(job, variants, *changes.values()) if len(changes) == 2 else ""
     return ", ".join(texts) + "." + second
@@ -396,14 +399,13 @@ def _direction(before: float, after: float) -> int:
     return (new > old) - (new < old)
 
 
+def _three_decimals(number: float) -> str:
+    return f"{round(number, 3) + 0.0:.3f}"  # + 0.0: -0.0 is printed as 0
+
+
 def _change(before: float, after: float) -> str:
-    texts = [f"{round(value, 3) + 0.0:.3f}" for value in (before, after)]  # + 0.0: -0.0 is printed as 0
-    direction = _direction(before, after)
-    return (
-        f"{'rises' if direction > 0 else 'falls'} from {texts[0]} to {texts[1]}"
-        if direction
-        else f"stays at {texts[1]}"
-    )
+    direction, (old, new) = _direction(before, after), map(_three_decimals, (before, after))
+    return f"{'rises' if direction > 0 else 'falls'} from {old} to {new}" if direction else f"stays at {new}"
 
 
 def print_summary(job: Any, variants: Sequence[Variant], heldout_name: str, drawings: Sequence[str]) -> None:
@@ -415,7 +417,8 @@ def print_summary(job: Any, variants: Sequence[Variant], heldout_name: str, draw
     picture = Path(job.out) / "grid.png"
     made = [name for name in drawings if (Path(job.out) / name).is_file()]  # rewards.png needs matplotlib
     files = f"{', '.join(['The images', *made])} and run.json"
-    print(filled(f"Open {picture}: {first} above, {second} below. {files} are in the same folder."))
+    rows = f"{first} above, {second} below" if len(variants) > 1 else first
+    print(filled(f"Open {picture}: {rows}. {files} are in the same folder."))
     if job.show:
         with Image.open(picture) as image:
             reason = show(image)

@@ -68,7 +68,8 @@ def main(args: argparse.Namespace) -> None:
 
 
 def run(job: GenerateJob) -> dict[str, Any]:
-    """Samples both variants, writes all files, prints the table and returns the content of run.json.
+    """Samples both variants, writes all files, prints the table and returns the content of run.json. With the method
+    base the images are sampled once.
 
     After Ctrl-C, which lets the current batch finish, or an error, the finished images are kept, and run.json has
     "complete": false. `resume` continues such a run.
@@ -80,11 +81,12 @@ def run(job: GenerateJob) -> dict[str, Any]:
     check_numbers(job)
     check_prompts(job)
     check_heldout(job)
-    variants = [Variant("base", METHODS["base"]), Variant("guided", find_method(job.method).replace(**job.options))]
+    base, method = METHODS["base"], find_method(job.method).replace(**job.options)
+    variants = [Variant("base", base), *([] if method == base else [Variant("guided", method)])]
     job = with_checksums(job)
     check_run(job, "generate")
     reward = load_reward(job.reward)
-    warn_of_memory(job, variants[1].method)
+    warn_of_memory(job, method)
     model = load_job_model(job)
     steps = model.steps if job.steps is None else job.steps
     job = replace(job, guidance=model.guidance, steps=steps, dtype=job.dtype or dtype_name(model))
@@ -94,7 +96,7 @@ def run(job: GenerateJob) -> dict[str, Any]:
     with (
         claim_run(job, "generate") as continued,
         Interrupts() as interrupts,
-        explained_interrupts(job, lambda: sum(variant.count for variant in variants), 2 * len(job.prompts)),
+        explained_interrupts(job, lambda: sum(variant.count for variant in variants), len(variants) * len(job.prompts)),
     ):
         progress, complete = Progress(job, continued), False
         final = continued and has_final_drawings(job.out, ("animation.webp",))
