@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,15 @@ def test_a_closed_output_is_no_error(monkeypatch):
 def test_the_included_models_need_no_plan(capsys):
     assert main(["plan", "emoji128"]) == 2
     assert "the model emoji128 needs no GPU, and plan is for pipelines; give one" in capsys.readouterr().err
+
+
+def test_a_warning_that_no_user_can_act_on_is_not_shown(monkeypatch, capsys):
+    def warned(args):
+        warnings.warn("The `local_dir_use_symlinks` argument is deprecated and ignored", UserWarning, stacklevel=1)
+        warnings.warn("something else", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr("noisetilt.cli.list.main", warned)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        assert main(["methods"]) == 0
+    assert "local_dir_use_symlinks" not in capsys.readouterr().err + str([str(w.message) for w in shown])

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from noisetilt.report import grid, save_animation
+from noisetilt.report import grid, pictures, save_animation
 
 LABELS = st.text(st.characters(min_codepoint=32, max_codepoint=0xFF), max_size=150)
 
@@ -82,3 +82,7 @@ def test_an_animation_is_a_webp_that_stays_on_its_last_frame(tmp_path):
 def test_an_animation_needs_a_frame(tmp_path):
     with pytest.raises(ValueError, match="no frame"):
         save_animation([], tmp_path / "a.webp")
+
+
+def test_labels_of_a_grid_have_only_characters_of_the_font():
+    assert pictures._lines("edit: café, concept:🐯 – 猫", 500) == ["edit: cafe, concept:tiger face - ?"]

@@ -1,6 +1,7 @@
 """Every plot, of any number of methods with any names: no text is cut off and no text lies on another."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from noisetilt.report.plotting import (
     draw_histograms,
     draw_images,
     draw_panels,
+    figure_bytes,
 )
 from noisetilt.report.plotting.axes import decades, tick_labels
 from noisetilt.report.plotting.figures import own_settings, text_width, wrapped
@@ -188,3 +190,11 @@ def test_histograms_are_in_lines_of_three_with_whole_numbers_of_rows():
     places = {(axes.get_subplotspec().rowspan.start, axes.get_subplotspec().colspan.start) for axes in figure.axes}
     assert places == {(0, 0), (0, 1), (0, 2), (1, 0)}
     assert all(tick == int(tick) for axes in figure.axes for tick in axes.get_yticks())
+
+
+def test_characters_that_the_font_lacks_are_spelt():
+    assert wrapped("concept:🐯", 4.0) == "concept:tiger face" and wrapped("🐯🐯 é", 4.0) == "tiger face tiger face é"
+    panel = Panel("猫", "concept:🐯", {"🐯": Series([0, 1], [0, 1]), "ntrk": Series([0, 1], [0, 1])}, "🐯")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure_bytes(draw_panels([panel], "🐯"))

@@ -69,6 +69,8 @@ def _own_warnings() -> Iterator[None]:
     """The warnings of this package as one line each, once; all others as Python shows them."""
     shown: set[str] = set()
     with warnings.catch_warnings():
+        # diffusers passes an argument to huggingface_hub that this ignores.
+        warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks", category=UserWarning)
         before = warnings.showwarning
 
         def show(message: Any, category: type[Warning], *place: Any, **further: Any) -> None:
