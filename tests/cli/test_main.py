@@ -203,3 +203,25 @@ def test_a_warning_that_no_user_can_act_on_is_not_shown(monkeypatch, capsys):
         warnings.simplefilter("always")
         assert main(["methods"]) == 0
     assert "local_dir_use_symlinks" not in capsys.readouterr().err + str([str(w.message) for w in shown])
+
+
+@pytest.mark.parametrize("command", ["generate", "optimize", "invert"])
+@pytest.mark.parametrize("option, message", [("--seed", "seed = -1"), ("--out", "has a run already")])
+def test_wrong_numbers_and_folders_are_refused_before_anything_heavy_is_imported(
+    command, option, message, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "run.json").write_text('{"command": "generate", "complete": true}')
+    monkeypatch.setattr("noisetilt.cli.main.importlib.import_module", lambda *names: pytest.fail("imported"))
+    value = "-1" if option == "--seed" else str(tmp_path)
+    arguments = ["cat.png", "--prompt", "cat"] if command == "invert" else ["cat", "--reward", "redness"]
+    assert main([command, *arguments, option, value]) == 2 and message in capsys.readouterr().err
+
+
+def test_the_early_checks_import_no_network():
+    done = subprocess.run(
+        [sys.executable, "-c", "import noisetilt.cli, sys; print('torch' in sys.modules, 'numpy' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False False\n"

@@ -36,11 +36,10 @@ from ..rewards.catalogue import (
 from ..rewards.reward import check_prompts_of, evaluate_reward, mean_over_frames, reward_name
 from ..runs import write_json
 from .console import filled, line_width, print_error, warn
+from .early_checks import MAX_IMAGES
 
 # Fields of a job that the images do not depend on, except for rounding errors.
 NOT_SETTINGS = ("out", "batch", "chunk", "resume", "overwrite", "animate", "show", "checksums")
-# The rewards and curves of a run are in memory until it ends.
-MAX_IMAGES, MAX_STEPS = 10_000, 100_000
 # Images of a variant in grid.png; Pillow does not open files of more than 179 million pixels.
 MAX_GRID = 256
 MISSING_PLOT = missing_extra("plot", "the plot rewards.png")
@@ -89,32 +88,6 @@ class Variant:
             "seconds": round(self.seconds, 3),
             "count": count,
         }
-
-
-def check_counts(n: int, batch: int, seed: int = 0) -> None:
-    """Raises a ValueError for a number of images, or a seed, that no run can have."""
-    for name, number in (("n", n), ("batch", batch)):
-        if number < 1:
-            raise ValueError(f"{name} = {number} must be 1 or more")
-    if n > MAX_IMAGES:
-        raise ValueError(f"n = {n} must be at most {MAX_IMAGES}; for more use `noisetilt batch`")
-    if seed < 0 or seed + n > 2**63:
-        raise ValueError(f"seed = {seed} must be a whole number from 0 to 2**63 - n")
-
-
-def check_numbers(job: Any) -> None:
-    """Raises a ValueError for a number that no model or method accepts, before a model is loaded."""
-    check_counts(job.n, job.batch, job.seed)
-    if job.chunk < 1:
-        raise ValueError(f"chunk = {job.chunk} must be 1 or more rows per network call")
-    if job.guidance is not None and not math.isfinite(job.guidance):
-        raise ValueError(f"guidance = {job.guidance} must be a finite number; 1 is no guidance")
-    for name in ("steps", "iterations", "edit_iterations"):
-        number = getattr(job, name, None)
-        if number is not None and number > MAX_STEPS:
-            raise ValueError(f"{name} = {number} must be at most {MAX_STEPS}")
-    if not getattr(job, "eta", 1.0) >= 0:
-        raise ValueError(f"eta = {job.eta} must be 0 (the ODE) or more; 1 is DDPM")
 
 
 def check_prompts(job: Any) -> None:

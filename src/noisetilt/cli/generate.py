@@ -22,7 +22,6 @@ from .comparison import (
     ImageBatch,
     Variant,
     check_heldout,
-    check_numbers,
     check_prompts,
     choose_heldout_reward,
     comparison_grid,
@@ -35,6 +34,7 @@ from .comparison import (
     write_start,
 )
 from .console import given_columns, warn
+from .early_checks import check_numbers
 from .iterates import (
     IterateImages,
     are_drawn,

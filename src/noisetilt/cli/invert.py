@@ -33,8 +33,9 @@ from ..rewards.reward import evaluate_any
 from ..runs import Interrupts, append_line, to_json, write_bytes, write_json
 from ..sampling import AscentReport, GradientAt, check_reward
 from ..sampling.noise_ascent import check_optimizable
-from .comparison import check_counts, check_numbers, comparison_grid, requested, thumbnails, write_start
+from .comparison import comparison_grid, requested, thumbnails, write_start
 from .console import filled, given_columns, line_width
+from .early_checks import check_counts, check_numbers
 from .job import Job
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_checksums, with_defaults
 from .progress import (

@@ -13,6 +13,7 @@ from typing import Any
 from .._messages import UnguidedWarning
 from .arguments import build_parser
 from .console import allow_all_characters, print_error, warn
+from .early_checks import check_arguments
 
 # The module of each command, relative to this package; its function `main` takes the parsed arguments.
 MODULES = {"methods": "list", "rewards": "list", "models": "list", "studio": ".studio.serve"}
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Otherwise transformers warns of each image processor that it has in two versions.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
+        check_arguments(args)
         module = importlib.import_module(f".{MODULES.get(args.command, args.command)}", __package__)
         with _own_warnings():
             status = module.main(args) or 0
