@@ -211,7 +211,7 @@ def test_wrong_numbers_and_folders_are_refused_before_anything_heavy_is_imported
     command, option, message, tmp_path, monkeypatch, capsys
 ):
     (tmp_path / "run.json").write_text('{"command": "generate", "complete": true}')
-    monkeypatch.setattr("noisetilt.cli.main.importlib.import_module", lambda *names: pytest.fail("imported"))
+    monkeypatch.setitem(sys.modules["noisetilt.cli.main"].MODULES, command, "missing")
     value = "-1" if option == "--seed" else str(tmp_path)
     arguments = ["cat.png", "--prompt", "cat"] if command == "invert" else ["cat", "--reward", "redness"]
     assert main([command, *arguments, option, value]) == 2 and message in capsys.readouterr().err
