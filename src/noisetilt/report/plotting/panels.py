@@ -111,7 +111,10 @@ def draw_panels(panels: Sequence[Panel], heading: str = "", columns: int | None 
 
 def _shows_band(series: Series) -> bool:
     """Whether a series has a band with a name, and of a width above 0."""
-    return bool(series.band_name) and series.band is not None and not np.array_equal(*map(_numbers, series.band))
+    if series.band is None or not series.band_name:
+        return False
+    low, high = map(_numbers, series.band)
+    return not np.array_equal(low, high)
 
 
 def _legend_text(name: str) -> str:
