@@ -13,6 +13,8 @@ class UnguidedWarning(UserWarning):
     zero, or particles are not resampled before the last step."""
 
 
+# Characters of a name from which a known name is suggested that begins with it.
+LEAST_BEGINNING = 3
 PACKAGES = {
     "plot": "matplotlib",
     "completion": "shtab",
@@ -55,9 +57,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
-    """The text " (did you mean …?)" with the known name that is most like a name, or "" if none is."""
+    """The text " (did you mean …?)" with the known name that is most like a name, or begins with it, or "" if none
+    does."""
     folded = {each.casefold(): each for each in known}
     nearest = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    if not nearest and len(name) >= LEAST_BEGINNING:
+        nearest = [each for each in folded if each.startswith(name.casefold())][:1]
     return f" (did you mean {folded[nearest[0]]!r}?)" if nearest else ""
 
 
@@ -77,6 +82,11 @@ def whole_number(name: str, value: Any, least: int, remark: str = "") -> int:
     if not whole or value < least:
         raise ValueError(f"{name} = {value!r} must be a whole number, {least} or more{remark}")
     return int(value)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with a noun: "1 row" or "2 rows"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def shown(text: object, limit: int = 60) -> str:

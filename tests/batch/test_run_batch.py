@@ -24,6 +24,7 @@ from noisetilt import METHODS, load, sample
 from noisetilt.batch import run_batch
 from noisetilt.batch.settings import Settings
 from noisetilt.batch.summary import Statistics, group_lines, message_lines
+from noisetilt.batch.table import read_table
 from noisetilt.batch.worker import Worker, WorkerOptions
 from noisetilt.cli import batch as batch_command
 from noisetilt.cli import main
@@ -357,7 +358,7 @@ class InterruptsAfterFirst:
 
 @pytest.mark.parametrize("chunk, kept", [(None, 1), (4, 4)])
 def test_ctrl_c_keeps_all_images_of_a_finished_group(chunk, kept, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=f"{kept} of 10 rows .* the same command with --resume continues"):
         batch(["cat"] * 10, tmp_path, chunk=chunk, sinks=[InterruptsAfterFirst()])
     assert [record["index"] for record in records(tmp_path)] == list(range(kept))
 
@@ -517,6 +518,14 @@ def test_a_run_is_not_replaced_by_accident(tmp_path):
         "mine.png",
     ]
     assert len(records(tmp_path)) == 1
+
+
+def test_a_report_that_is_of_no_run_is_not_replaced(tmp_path):
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(ValueError, match=r"has report.html, which is no file of a run and would be replaced"):
+        batch(PROMPTS, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert batch(PROMPTS, tmp_path, overwrite=True).done == 5
 
 
 def test_a_run_whose_record_was_lost_is_continued_from_its_rows(tmp_path):
@@ -870,9 +879,45 @@ def test_the_seconds_are_those_of_all_calls(tmp_path):
 def test_messages_name_their_first_rows():
     statistics = Statistics()
     for row in range(9):
-        statistics.add({"status": "failed", "index": row, "error": "away" if row != 4 else "unknown"})
-    assert message_lines(statistics.errors, statistics.first_rows, statistics.failed + 2) == [
+        place = {"line": 6} if row == 4 else {}
+        statistics.add({"status": "failed", "index": row, "error": "away" if row != 4 else "unknown", **place})
+    first = statistics.first_rows, statistics.first_lines
+    assert message_lines(statistics.errors, *first, statistics.failed + 2) == [
         "8 × away (rows 0, 1, 2, 3, 5, …)",
-        "1 × unknown (row 4)",
+        "1 × unknown (row 4; line 6)",
         "2 × other messages, which rows.jsonl has",
     ]
+
+
+def test_errors_name_the_line_of_the_table(tmp_path, capsys):
+    table = tmp_path / "prompts.csv"
+    table.write_text('prompt,seed\n\n"cat\n dog",1\ndog,x\nfox,2\n')
+    rows = read_table(table, {})
+    assert [(row.index, row.line) for row in rows] == [(0, 3), (1, 5), (2, 6)]
+    assert [row.line for row in read_table([{"prompt": "cat"}], {})] == [None]
+    (tmp_path / "prompts.txt").write_text("cat\n\ndog\n")
+    assert [row.line for row in read_table(tmp_path / "prompts.txt", {})] == [1, 3]
+    summary = batch(table, tmp_path / "run", report=True)
+    print_summary(summary)
+    assert "1 × seed = 'x' must be a whole number, such as 25 (row 1; line 5)" in capsys.readouterr().out
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "(row 1; line 5)" in report and "<h1>noisetilt batch: run</h1>" in report
+    with pytest.raises(ValueError, match=r"row 1, line 5 of the table, failed: seed = 'x'"):
+        batch(table, tmp_path / "fast", fail_fast=True)
+
+
+def test_a_table_may_be_separated_by_tabs(tmp_path):
+    (tmp_path / "a.tsv").write_text("prompt\tseed\ncat, red\t7\n")
+    (row,) = read_table(tmp_path / "a.tsv", {})
+    assert row.made().prompt == "cat, red" and row.made().seed == 7
+    (tmp_path / "a.csv").write_text("prompt\tseed\ncat\t7\n")
+    with pytest.raises(ValueError, match=r"separates its columns by '\\t'; save it with commas, or with tabs as .tsv"):
+        read_table(tmp_path / "a.csv", {})
+
+
+def test_a_row_without_the_reward_that_it_needs_says_how_to_give_one(tmp_path):
+    rows = [{"prompt": "cat", "reward": "redness"}, {"prompt": "dog"}, {"prompt": "fox", "method": "base"}]
+    summary = batch(rows, tmp_path, None)
+    (message,) = summary.errors
+    assert (summary.done, summary.failed) == (2, 1) and summary.first_rows[message] == [1]
+    assert message.startswith("the row has no reward, which its method ntrk needs; fill its column reward, or give")

@@ -116,6 +116,13 @@ def test_refusals_are_one_sentence(arguments, word, tmp_path, capsys):
     assert error.startswith("noisetilt: ") and word in error
 
 
+def test_a_report_that_is_of_no_benchmark_is_not_replaced(tmp_path, capsys):
+    (tmp_path / "report.md").write_text("mine")
+    assert main(["bench", "--suite", "exact", "--quick", "--out", str(tmp_path)]) == 2
+    assert "has report.md, which is no file of a benchmark and would be replaced" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["report.md"]
+
+
 def test_gain_at_a_disturbance_is_interpolated_and_never_beyond():
     def point(gain, disturbed):
         one = exact_report.Interval

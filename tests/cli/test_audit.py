@@ -9,6 +9,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from noisetilt.cli import main
+from noisetilt.cli.audit import rejecting_tests
+from noisetilt.noise import audit
 
 
 def white(*shape):
@@ -107,3 +109,10 @@ def test_the_plot_does_not_replace_the_file(tmp_path, capsys):
         assert main(["audit", str(tmp_path / "x.png"), "--out", str(tmp_path / out)]) == 2
         assert "is the file that is tested, which the plot would replace" in capsys.readouterr().err
     assert (tmp_path / "x.png").read_bytes() == before
+
+
+def test_the_rejecting_tests_are_named():
+    result = audit(torch.cat([white(1, 3, 32, 32), 1.2 * white(1, 3, 32, 32)]))
+    names = rejecting_tests(result, 0.01)
+    assert names and min(result.tests, key=lambda name: result.tests[name].min()) == names[0]
+    assert rejecting_tests(audit(white(3, 3, 32, 32)), 0.01) == []

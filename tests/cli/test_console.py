@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from noisetilt._progress import progress_bar
 from noisetilt.cli import console
 from noisetilt.report import file_stem, table
 from noisetilt.rewards.catalogue import split_terms
@@ -84,11 +85,25 @@ def test_ascii_can_print_any_text(text):
 @pytest.mark.parametrize("columns", [40, 80])
 def test_the_progress_bar_fits_the_terminal(columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(columns))
-    with console.progress_bar(100, "step") as bar:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress_bar(100, "step", columns=console.given_columns()) as bar:
         bar.set_postfix_str("guided reward +7.190 held-out +4.309")
         bar.update(50)
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
     assert any("50%" in line for line in lines) and max(map(len, lines)) <= columns
+
+
+def test_progress_is_a_few_lines_in_a_file(capsys):
+    with progress_bar(50, "step") as bar:
+        for step in range(50):
+            bar.set_postfix_str(f"reward {step}", refresh=False)
+            bar.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"step {step} of 50: reward {step - 1}" for step in range(5, 51, 5)]
+    with progress_bar(3, "row", initial=1) as bar:
+        bar.update(2)
+        bar.update(0)
+    assert capsys.readouterr().err == "row 3 of 3\n"
 
 
 @given(st.text() | st.sampled_from(["con", "NUL", "aux.h", "lpt1", "a:b\\c/d", "..", " ", "COM1 ", "é?*<>|"]))

@@ -164,11 +164,15 @@ def test_a_batch_that_stopped_early_stays_on_its_last_iterate():
     assert values[30] == [30, 30] and values[35] == [31, 35] and values[42] == [31, 42]
 
 
-def test_equal_rewards_neither_rise_nor_fall(tmp_path, capsys):
+def test_the_base_model_alone_is_sampled_once(tmp_path, capsys):
     arguments = ["cat", "--reward", "redness", "--method", "base", "--steps", "1", "--n", "1", "--out", str(tmp_path)]
     assert main(["generate", *arguments]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "redness stays at" in text and "held-out alignment stays at" in text and "falls" not in text
+    assert "redness is " in text and ", held-out alignment is " in text and "stays" not in text
+    assert f"Open {tmp_path / 'grid.png'}: base. The images, rewards.png and run.json" in text
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["complete"] and record["base"]["count"] == len(record["images"]) == 1 and "guided" not in record
+    assert main(["generate", *arguments, "--resume"]) == 0
 
 
 def test_interruption_keeps_what_is_finished(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ import dataclasses
 import hashlib
 import json
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,7 +47,33 @@ def test_the_files_of_a_run(finished):
         for name in list(row["files"].values())[:4]:
             assert name.startswith(f"{stem}-{number}-") and Image.open(finished / name).size == (128, 128)
         assert load_file(finished / f"{stem}-{number}-noise.safetensors")["noise"].shape == (16, 16, 16)
+        assert [edit["prompt"] for edit in row["edits"]] == ["house", "cat face 3d"]
+        values = {
+            kind: json.loads(Image.open(finished / row["files"][kind]).text["noisetilt"])["reward_value"]
+            for kind in ("target", "found", "edit-1", "edit-2")
+        }
+        assert list(values.values()) == [None, row["reward_value"], *(edit["reward_value"] for edit in row["edits"])]
+        pixels = np.asarray(Image.open(finished / row["files"]["edit-1"])) / 255
+        redness = pixels[..., 0].mean() - pixels[..., 1:].mean()
+        assert row["edits"][0]["reward_value"] == pytest.approx(redness, abs=5e-3)
     assert (finished / "grid.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("reward", [None, "redness"])
+def test_the_figures_have_significant_digits_and_a_row_per_edit(reward, tmp_path, capsys):
+    job = InvertJob(photos=[Path("a/cat.png")], prompt=["cat face"], edit=["dog face"], reward=reward, out=tmp_path)
+    value, edited = (None, None) if reward is None else (0.0123456, -0.25)
+    row = {"photo": "a/cat.png", "prompt": "cat face", "distance": 0.000123456, "psnr": 39.123, "p_value": 2.1e-57}
+    row |= {"reward_value": value, "edits": [{"prompt": "dog face", "reward_value": edited}], "files": job.files(0)}
+    invert._print_summary(job, [row])
+    output = capsys.readouterr().out
+    lines = [line.split() for line in output.splitlines()]
+    assert ["cat.png", "cat", "face", "0.000123", "39.1", "2.1e-57"] in lines
+    assert "A p-value below 0.01 says that the noise found is not white Gaussian noise" in output
+    values = {"found": [] if value is None else ["0.0123"], "edit-1": [] if edited is None else ["-0.25"]}
+    assert ["cat.png", "edit:", "dog", "face", "cat-0-edit-1.png", *values["edit-1"]] in lines
+    assert (["cat.png", "found", "cat-0-found.png", *values["found"]] in lines) == (reward is not None)
+    assert f"Open {tmp_path / 'grid.png'}: the targets, the found images and the edits, in rows." in output
 
 
 def test_the_table_fits_the_terminal(photos, tmp_path, capsys, monkeypatch):
@@ -85,6 +112,7 @@ def test_a_run_is_continued_without_making_finished_images_again(photos, tmp_pat
     monkeypatch.setattr(invert, "invert", interrupted)
     out = ["--out", str(tmp_path / "parts")]
     assert main([*arguments, *out]) == 130
+    assert "interrupted; 2 of 3 photographs are in" in capsys.readouterr().err
     record = json.loads((tmp_path / "parts" / "run.json").read_text())
     assert not record["complete"] and len(record["images"]) == 2
     assert main([*arguments, *out]) == 2 and "--resume" in capsys.readouterr().err
@@ -188,7 +216,7 @@ def test_a_continued_run_reads_its_finished_batches_once_and_its_bar_reaches_the
     real, read, bars = invert.read_progress, [], []
 
     class Bar(contextlib.nullcontext):
-        def __init__(self, total, unit):
+        def __init__(self, total, unit, columns):
             self.total, self.count, self.texts = total, 0, []
             super().__init__(self)
             bars.append(self)
@@ -196,7 +224,7 @@ def test_a_continued_run_reads_its_finished_batches_once_and_its_bar_reaches_the
         def update(self, count=1):
             self.count += count
 
-        def set_postfix_str(self, text):
+        def set_postfix_str(self, text, refresh=True):
             self.texts.append(text)
 
     monkeypatch.setattr(invert, "progress_bar", Bar)

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,7 @@ def test_a_reward_may_begin_with_a_negative_weight(command, reward):
         (["optimize", "cat", "--reward", "redness", "--method", "gperr"], "'gper'"),
         (["methods", "best-of"], "'best-of-n'"),
         (["plan", "FLUX.1-dv"], "'FLUX.1-dev'"),
+        (["plan", "flux"], "'FLUX.1-dev'"),
         (["bench", "--suite", "exacts"], "'exact'"),
         (["bench", "--suite", "exact", "--methods", "nrtk"], "'ntrk'"),
         (["bench", "--suite", "paper", "--methods", "svd"], "'svdd'"),
@@ -184,3 +186,42 @@ def test_a_closed_output_is_no_error(monkeypatch):
         monkeypatch.setattr(sys, name, None)  # as Python has them for `>&-` and `2>&-`
     assert main(["methods"]) == 0
     assert main(["generate", "cat face", "--reward", "redness", "--n", "0"]) == 2
+
+
+def test_the_included_models_need_no_plan(capsys):
+    assert main(["plan", "emoji128"]) == 2
+    assert "the model emoji128 needs no GPU, and plan is for pipelines; give one" in capsys.readouterr().err
+
+
+def test_a_warning_that_no_user_can_act_on_is_not_shown(monkeypatch, capsys):
+    def warned(args):
+        warnings.warn("The `local_dir_use_symlinks` argument is deprecated and ignored", UserWarning, stacklevel=1)
+        warnings.warn("something else", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr("noisetilt.cli.list.main", warned)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        assert main(["methods"]) == 0
+    assert "local_dir_use_symlinks" not in capsys.readouterr().err + str([str(w.message) for w in shown])
+
+
+@pytest.mark.parametrize("command", ["generate", "optimize", "invert"])
+@pytest.mark.parametrize("option, message", [("--seed", "seed = -1"), ("--out", "has a run already")])
+def test_wrong_numbers_and_folders_are_refused_before_anything_heavy_is_imported(
+    command, option, message, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "run.json").write_text('{"command": "generate", "complete": true}')
+    monkeypatch.setitem(sys.modules["noisetilt.cli.main"].MODULES, command, "missing")
+    value = "-1" if option == "--seed" else str(tmp_path)
+    arguments = ["cat.png", "--prompt", "cat"] if command == "invert" else ["cat", "--reward", "redness"]
+    assert main([command, *arguments, option, value]) == 2 and message in capsys.readouterr().err
+
+
+def test_the_early_checks_import_no_network():
+    done = subprocess.run(
+        [sys.executable, "-c", "import noisetilt.cli, sys; print('torch' in sys.modules, 'numpy' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False False\n"

@@ -9,8 +9,8 @@ from PIL import Image
 
 from noisetilt import METHODS
 from noisetilt.cli import main
-from noisetilt.cli.comparison import Variant, choose_heldout_reward, comparison_sentence, requested
-from noisetilt.cli.optimize import OptimizeJob, _with_patience, run
+from noisetilt.cli.comparison import Variant, choose_heldout_reward, comparison_sentence, comparison_table, requested
+from noisetilt.cli.optimize import OptimizeJob, _reward_panels, _with_patience, run
 from noisetilt.rewards import Reward
 from noisetilt.rewards import load as load_reward
 from noisetilt.sampling import check_reward
@@ -126,9 +126,20 @@ def test_exploited_errors_are_named_where_they_exceed_the_spread(falls, expected
     base = Variant("base", METHODS["base"], rewards=[0.0] * len(falls), heldout=[0.0] * len(falls))
     rises = [1.0 + 0.1 * i for i in range(len(falls))]
     guided = Variant("guided", METHODS["ntrk"], rewards=rises, heldout=falls)
-    sentence = comparison_sentence(SimpleNamespace(reward="redness"), [base, guided], "alignment")
+    sentence = comparison_sentence(SimpleNamespace(reward="redness", n=1), [base, guided], "alignment")
     assert ("exploit errors" in sentence) == expected
     assert ("One image cannot tell whether the reward is exploited; give --n 4" in sentence) == (len(falls) == 1)
+    unclear = len(falls) == 2
+    assert ("2 images are too few to tell whether the reward is exploited; look at them" in sentence) == unclear
+
+
+def test_numbers_that_are_printed_alike_neither_rise_nor_fall():
+    base = Variant("base", METHODS["base"], rewards=[0.4321, 0.4321], heldout=[-0.0001, 0.0])
+    guided = Variant("guided", METHODS["ntrk"], rewards=[0.4324, 0.4324], heldout=[-0.0004, -0.0004])
+    job = SimpleNamespace(reward="redness", n=2)
+    sentence = comparison_sentence(job, [base, guided], "alignment")
+    assert sentence == "redness stays at 0.432, held-out alignment stays at 0.000."
+    assert "-0.000" not in comparison_table(job, [base, guided], "alignment")
 
 
 @pytest.mark.parametrize(
@@ -179,3 +190,13 @@ def test_refusals_are_one_sentence(arguments, word, tmp_path, capsys):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("noisetilt: ") and word in error
     assert not (out / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    "method, label", [("gper-both", "iteration (at 0 the projected initial noise)"), ("reno", "iteration")]
+)
+def test_the_plot_says_where_the_initial_noise_is_projected(method, label):
+    variants = OptimizeJob(prompt="cat face", reward="redness", method=method).variants()
+    variants[0].curves, variants[1].curves = [torch.zeros(1, 1, 2)], [torch.ones(1, 3, 2)]
+    (panel,) = _reward_panels(OptimizeJob(prompt="cat face", reward="redness", method=method), variants, "none")
+    assert panel.xlabel == label and list(panel.series) == ["initial noise", method]

@@ -76,12 +76,29 @@ def test_rewards_are_described_by_the_line_of_their_kind(name, entry, version, c
         ("concept:tigr", "there is no concept 'tigr'; nearest names: tiger"),
         ("classifier:imagenet:teapott", "no label 'teapott'; nearest labels: teapot"),
         ("colour:red", "'red' is not a colour"),
+        ("folder/missing.py:calm", "folder/missing.py"),
+        ("0.5*style:3d + rednes", "did you mean 'redness'?"),
     ],
 )
 def test_unknown_rewards_are_refused(name, message, capsys):
     assert main(["rewards", name]) == 2
     output, error = capsys.readouterr()
     assert message in error and output == ""
+
+
+def test_the_terms_of_a_sum_are_described(tmp_path, capsys):
+    (tmp_path / "calm.py").write_text("def calm(images):\n    return images.mean((1, 2, 3))\n")
+    assert main(["rewards", f"0.5*style:3d + redness - 2*{tmp_path}/calm.py:calm"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines[1:6:2]] == ["  held-out version"] * 3
+    assert lines[0].startswith("0.5*style:3d is style:3d: log odds of the style 3d") and lines[1].endswith("network")
+    assert lines[2].startswith("redness is redness: mean red") and lines[3].endswith(": none")
+    assert lines[4].startswith(f"-2*{tmp_path}/calm.py:calm is FILE.py:FUNCTION: your own function")
+    assert lines[-1] == "held-out version of the sum: 0.5*style:3d (second network)"
+    assert main(["rewards", "redness + pickscore"]) == 0
+    assert capsys.readouterr().out.endswith("held-out version of the sum: imagereward\n")
+    assert main(["rewards", "redness + brightness"]) == 0
+    assert capsys.readouterr().out.endswith("held-out version of the sum: none\n")
 
 
 def test_the_list_has_the_held_out_versions(capsys):

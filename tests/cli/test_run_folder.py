@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +19,8 @@ from noisetilt.cli import generate, iterates, main, optimize
 from noisetilt.cli.comparison import ImageBatch, Variant, print_summary, write_start
 from noisetilt.cli.generate import GenerateJob
 from noisetilt.cli.job_model import with_checksums
-from noisetilt.cli.progress import settings_digest, start_progress
-from noisetilt.runs import claim_folder, write_bytes
+from noisetilt.cli.progress import claim_run, settings_digest, start_progress
+from noisetilt.runs import Terminated, claim_folder, finished_parts, says_what_is_kept, write_bytes
 
 COMMANDS = {
     "generate": ["generate", "cat face", "--reward", "redness", "--steps", "2", "--n", "2", "--batch", "1"],
@@ -66,6 +68,8 @@ def test_a_run_is_continued_without_making_finished_images_again(command, tmp_pa
     monkeypatch.setattr(module, function, interrupted)
     out = ["--out", str(tmp_path / "parts")]
     assert main([*arguments, *out]) == 130
+    kept = f"interrupted; 3 of 4 images are in {tmp_path / 'parts'}; the same command with --resume continues\n"
+    assert capsys.readouterr().err.endswith(kept)
     assert not json.loads((tmp_path / "parts" / "run.json").read_text())["complete"]
     assert len(digests(tmp_path / "parts")) == 3
     assert main([*arguments, *out]) == 2 and "--resume" in capsys.readouterr().err
@@ -112,7 +116,7 @@ def test_the_iterates_are_stored_while_they_are_needed(command, tmp_path, monkey
 class Bar:
     """A progress bar that counts."""
 
-    def __init__(self, total, unit):
+    def __init__(self, total, unit, columns=None):
         self.total, self.count = total, 0
         Bar.last = self
 
@@ -125,7 +129,7 @@ class Bar:
     def update(self, count=1):
         self.count += count
 
-    def set_postfix_str(self, text):
+    def set_postfix_str(self, text, refresh=True):
         pass
 
 
@@ -141,6 +145,62 @@ def test_the_progress_bar_reaches_its_end(command, extra, tmp_path, monkeypatch)
     for resume in ([], ["--resume"]):
         assert main([*arguments, *resume]) == 0
         assert Bar.last.count == Bar.last.total > 1
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, "1 of 6 rows is in out/a; the same command with --resume continues"),
+        ({"resume": True}, "1 of 6 rows is in out/a; the same command continues"),
+        (
+            {"overwrite": True},
+            "1 of 6 rows is in out/a; the same command with --resume instead of --overwrite continues",
+        ),
+    ],
+)
+def test_an_interrupt_says_what_is_kept(options, expected, monkeypatch, capsys):
+    def interrupted(args):
+        with says_what_is_kept(lambda: finished_parts(1, 6, "row", Path("out/a"), **options)):
+            raise Terminated
+
+    options = {"resume": False, "overwrite": False, **options}
+    monkeypatch.setattr("noisetilt.cli.list.main", interrupted)
+    assert main(["methods"]) == 143 and capsys.readouterr().err == f"\nnoisetilt: interrupted; {expected}\n"
+    assert finished_parts(0, 1, "row", Path("out"), **options) == "no row is finished"
+
+
+@pytest.mark.parametrize(
+    "command, name", [("generate", "grid.png"), ("generate", "cat-face-1-base.png"), ("optimize", "strip.png")]
+)
+def test_a_file_that_is_of_no_run_is_not_replaced(command, name, tmp_path, monkeypatch, capsys):
+    """This is noticed before the model is loaded."""
+    monkeypatch.setattr(MODULES[command][0], "load_job_model", lambda job: pytest.fail("loaded"))
+    (tmp_path / name).write_text("mine")
+    (tmp_path / "other.png").write_text("mine")
+    for resume in ([], ["--resume"]):
+        assert main([*COMMANDS[command], "--out", str(tmp_path), *resume]) == 2
+        assert f"{tmp_path} has {name}, which is no file of a run and would be replaced" in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([name, "other.png"])
+    (tmp_path / name).unlink()
+    with pytest.raises(pytest.fail.Exception, match="loaded"):
+        main([*COMMANDS[command], "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_of_which_nothing_is_finished_is_started_afresh(resume, tmp_path):
+    """Also with other settings and another content of a file, as after a reward that failed."""
+    job = GenerateJob(prompt="cat face", reward="redness", out=tmp_path, batch=8, chunk=8, checksums={"a.py": "1"})
+    (tmp_path / "iterates").mkdir()
+    write_start(job, "generate")
+    again = replace(job, n=2, checksums={"a.py": "2"}, resume=resume)
+    with claim_run(again, "generate") as continued:
+        assert not continued and not (tmp_path / "run.json").exists() and not (tmp_path / "iterates").exists()
+        start_progress(again, continued)
+        write_start(again, "generate")
+        assert json.loads((tmp_path / "run.json").read_text())["requested"]["n"] == 2
+    (tmp_path / "progress.jsonl").write_text(json.dumps({"variant": "base"}) + "\n")
+    with pytest.raises(ValueError, match="has a run already"), claim_run(job, "generate"):
+        pytest.fail("claimed")
 
 
 def run_and_exit(arguments):
@@ -331,7 +391,7 @@ def test_an_infinite_eta_is_valid_json_and_continued(tmp_path):
     start_progress(job, True)
     (tmp_path / "run.json").write_text(text.replace('"inf"', "Infinity"))
     start_progress(job, True)
-    with pytest.raises(ValueError, match="another eta"):
+    with pytest.raises(ValueError, match=r'another eta \("inf" instead of 1.0\); give the same, another --out'):
         start_progress(GenerateJob(prompt="cat face", reward="redness", out=tmp_path), True)
 
 

@@ -330,3 +330,4 @@ def test_the_table_says_what_fits(monkeypatch):
         lines = plan_tables(found, "x_t", True, memory).splitlines()
         fits.append(next(line for line in lines if line.startswith("> ")).split("  ")[-1].strip())
     assert fits == ["yes", "--offload model", "no"]
+    assert "43.00" in plan_tables(found, "x_t", True) and "43.000" not in plan_tables(found, "x_t", True)

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from noisetilt.report import grid, save_animation, to_image
+from noisetilt.report import grid, pictures, save_animation, to_image
 
 LABELS = st.text(st.characters(min_codepoint=32, max_codepoint=0xFF), max_size=150)
 
@@ -101,3 +101,7 @@ def test_what_is_no_picture_is_refused(picture, error, message):
     with pytest.raises(error, match=message):
         to_image(picture)
     assert to_image(torch.rand(3, 8, 4)).size == (4, 8)
+
+
+def test_labels_of_a_grid_have_only_characters_of_the_font():
+    assert pictures._lines("edit: café, concept:🐯 – 猫", 500) == ["edit: cafe, concept:tiger face - ?"]

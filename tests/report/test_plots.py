@@ -1,6 +1,7 @@
 """Every plot, of any number of methods with any names: no text is cut off and no text lies on another."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from noisetilt.report.plotting import (
     draw_histograms,
     draw_images,
     draw_panels,
+    figure_bytes,
 )
 from noisetilt.report.plotting.axes import decades, tick_labels
 from noisetilt.report.plotting.figures import own_settings, text_width, wrapped
@@ -126,7 +128,29 @@ def test_histograms(values):
 def test_bands(ratio, low, high, title):
     ratio = np.array(ratio)
     bands = Bands(ratio, np.full(len(ratio), low), np.full(len(ratio), high))
-    assert_legible(draw_bands({title: bands, "half-octaves of spatial frequency": bands}))
+    assert_legible(draw_bands({title: bands, "half-octaves of spatial frequency": bands}, title, title))
+    assert_legible(draw_bands({title: bands}, title, title))
+
+
+def test_the_legend_says_what_is_shaded():
+    values = np.arange(12.0).reshape(3, 4)
+    panel = Panel("step", "reward", {"base": curve(values), "ntrk": curve(values + 1)})
+    (legend,) = draw_panels([panel]).legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "base",
+        "ntrk",
+        "shaded: the middle 80 % of the images",
+    ]
+    assert len(draw_panels([Panel("step", "reward", {"base": curve(values)})]).legends) == 1
+    assert not draw_panels([Panel("step", "reward", {"base": curve(values[:, :1])})]).legends
+    bands = Bands(np.ones(3), np.full(3, 0.5), np.full(3, 2.0))
+    figure = draw_bands({"bands": bands}, "0 of 1 rejected", "interval of white noise")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "interval of white noise",
+        "band inside",
+        "band outside",
+    ]
+    assert figure.get_suptitle() == "0 of 1 rejected"
 
 
 @FEW
@@ -166,3 +190,11 @@ def test_histograms_are_in_lines_of_three_with_whole_numbers_of_rows():
     places = {(axes.get_subplotspec().rowspan.start, axes.get_subplotspec().colspan.start) for axes in figure.axes}
     assert places == {(0, 0), (0, 1), (0, 2), (1, 0)}
     assert all(tick == int(tick) for axes in figure.axes for tick in axes.get_yticks())
+
+
+def test_characters_that_the_font_lacks_are_spelt():
+    assert wrapped("concept:🐯", 4.0) == "concept:tiger face" and wrapped("🐯🐯 é", 4.0) == "tiger face tiger face é"
+    panel = Panel("猫", "concept:🐯", {"🐯": Series([0, 1], [0, 1]), "ntrk": Series([0, 1], [0, 1])}, "🐯")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure_bytes(draw_panels([panel], "🐯"))

@@ -76,8 +76,7 @@ class BatchLedger:
         known = self._done.get(row.index)
         if known is not None and known[0] != _digest(row):
             raise ValueError(
-                f"row {row.index} has other settings than in the run in {self.folder}; "
-                "choose another --out, or --overwrite"
+                f"{row.name} has other settings than in the run in {self.folder}; choose another --out, or --overwrite"
             )
         return known is not None
 
@@ -89,6 +88,7 @@ class BatchLedger:
         """
         record: dict[str, Any] = {
             "index": row.index,
+            **({} if row.line is None else {"line": row.line}),
             "status": "failed" if outcome.error else "done",
             "digest": _digest(row),
             **({"settings": row.settings.as_json()} if row.settings else {}),

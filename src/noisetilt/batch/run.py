@@ -7,7 +7,7 @@ import functools
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,16 @@ from ..methods import Method, find_method
 from ..models import check_device
 from ..rewards.catalogue import check_named_heldout, check_names, named_heldout
 from ..rewards.reward import RewardFunction, reward_name
-from ..runs import ROWS, Interrupts, claim_folder, read_record, write_json
+from ..runs import (
+    BATCH_REPORT,
+    ROWS,
+    Interrupts,
+    claim_folder,
+    finished_parts,
+    read_record,
+    says_what_is_kept,
+    write_json,
+)
 from ..sampling import check_reward
 from .in_process import run_in_process
 from .ledger import BatchLedger, check_records
@@ -55,7 +64,8 @@ class Summary:
         warned: number of the rows that are done with a warning.
         warnings: message → number of the rows that are done with it, such as those without a held-out reward; the 20
             most frequent ones.
-        first_rows: message of an error or a warning → the numbers of the first rows with it, five at most.
+        first_rows: message of an error or a warning → the numbers of the first rows with it, from 0, five at most.
+        first_lines: message → the lines of the table's file, from 1, in which these rows begin; empty without a file.
     """
 
     out: Path
@@ -72,6 +82,7 @@ class Summary:
     warned: int
     warnings: Mapping[str, int]
     first_rows: Mapping[str, Sequence[int]]
+    first_lines: Mapping[str, Sequence[int]]
 
 
 def run_batch(
@@ -116,8 +127,8 @@ def run_batch(
     `chunk` and the same `threads` the pixels are equal too.
 
     Args:
-        table: a file (.csv, .jsonl, .parquet or .txt with a prompt per line), or prompts and dictionaries. A column
-            overrides the argument of its name for its row; other columns are options of the row's method.
+        table: a file (.csv, .tsv, .jsonl, .parquet, or .txt with a prompt per line), or prompts and dictionaries. A
+            column overrides the argument of its name for its row; other columns are options of the row's method.
         out: folder of the run.
         reward: name or weighted sum as `rewards.load` takes it, or a reward function.
         method: a name in METHODS.
@@ -207,6 +218,7 @@ def run_batch(
     }
     rows = read_table(table, {**defaults, "n": n}, keep)
     _check_rewards(rows)
+    rows = _with_rewards(rows)
     _check_heldout(rows, heldout, rewards)
     threads = 1 if threads is None and engine == "ray" else threads
     with contextlib.ExitStack() as ending:
@@ -225,7 +237,7 @@ def run_batch(
         if engine == "ray":
             run_groups = functools.partial(run_on_ray, workers=workers, batch=batch or 8, cpus=threads or 1)
         out = Path(out)
-        run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report)
+        run = _Run(out, rows, worker_options, run_groups, fail_fast, list(sinks), report, resume, overwrite)
         used = torch.get_num_threads() if threads is None else threads
         held = named_heldout(heldout) if isinstance(heldout, str) else heldout
         fixed = {"chunk": chunk, "threads": used, "device": device, "model_options": given, "heldout": held}
@@ -240,6 +252,7 @@ def run_batch(
             command="batch",
             finished=ROWS,
             inputs=inputs,
+            outputs=BATCH_REPORT,
             check=check_records,
         )
         with claim as continued:
@@ -253,18 +266,41 @@ def _check_rewards(rows: Sequence[Row]) -> None:
         if settings.reward is not None:
             return
         methods.setdefault((settings.method, str(settings.options)), settings)
-    for settings in methods.values():
-        try:
-            check_reward(find_method(settings.method).replace(**settings.options), None)
-            return
-        except ValueError:
-            continue
-    if methods:
+    if methods and all(map(_needs_reward, methods.values())):
         name = next(iter(methods.values())).method
         raise ValueError(
             f"the method {name} needs a reward and neither `reward` (--reward) nor a column reward gives one; give a "
             "reward, such as redness, or the method base"
         )
+
+
+def _with_rewards(rows: Sequence[Row]) -> list[Row]:
+    """The rows, of which those are wrong that have no reward and a method that needs one."""
+    needs: dict[tuple[str, str], bool] = {}
+    found = []
+    for row in rows:
+        settings = row.settings
+        if settings is not None and settings.reward is None:
+            key = settings.method, str(settings.options)
+            if key not in needs:
+                needs[key] = _needs_reward(settings)
+            if needs[key]:
+                problem = (
+                    f"the row has no reward, which its method {settings.method} needs; fill its column reward, or give "
+                    "--reward for all rows, or the method base"
+                )
+                kept = {**row.kept, "row": {"prompt": settings.prompt}}
+                row = replace(row, settings=None, problem=problem, kept=kept)
+        found.append(row)
+    return found
+
+
+def _needs_reward(settings: Settings) -> bool:
+    try:
+        check_reward(find_method(settings.method).replace(**settings.options), None)
+    except ValueError:
+        return True
+    return False
 
 
 def _check_models(rows: Sequence[Row], options: WorkerOptions, own: Any, engine: str) -> None:
@@ -329,6 +365,8 @@ class _Run:
     fail_fast: bool
     sinks: list[Sink]
     report: bool
+    resume: bool
+    overwrite: bool
     statistics: Statistics = field(default_factory=Statistics)
     written: float = 0.0
     failure: str = ""
@@ -352,13 +390,17 @@ class _Run:
                 sink.start(self.record)
                 started.callback(lambda sink: sink.finish(self.record), sink)
             write_json(self.out / "run.json", self.record)
-            with Interrupts("row") as interrupts:
+            with Interrupts("row") as interrupts, says_what_is_kept(self._kept):
                 try:
                     self._make(missing, groups, interrupts)
                 finally:
                     with interrupts.deferred():
                         self._finish()
         return self._summary()
+
+    def _kept(self) -> str:
+        how = {"resume": self.resume, "overwrite": self.overwrite}
+        return finished_parts(self.statistics.done, len(self.rows), "row", self.out, **how)
 
     def _check_settings(self, before: Mapping[str, Any]) -> None:
         """Raises a ValueError if what the pixels and the held-out rewards depend on is another than in the run that is
@@ -425,7 +467,7 @@ class _Run:
         for sink in self.sinks:  # which may wait for a server, and then must not hold signals back
             sink.row(record, self.statistics.as_json())
         if outcome.error and not self.failure:
-            self.failure = f"row {row.index} failed: {outcome.error}"
+            self.failure = f"{row.name} failed: {outcome.error}"
 
     def _check_failure(self) -> None:
         """Raises a ValueError if a row failed and the run stops at the first such row."""
@@ -454,6 +496,7 @@ class _Run:
             "errors": errors,
             "warnings": warnings,
             "first_rows": {message: self.statistics.first_rows[message] for message in (*errors, *warnings)},
+            "first_lines": {message: self.statistics.first_lines[message] for message in (*errors, *warnings)},
             "seconds": round(self.earlier + time.perf_counter() - self.started, 3),
             "versions": {"noisetilt": __version__, "torch": torch.__version__, "python": platform.python_version()},
             "processor": platform.processor() or platform.machine(),

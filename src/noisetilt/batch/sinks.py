@@ -12,6 +12,7 @@ from typing import Any, Protocol, TextIO
 from tqdm.auto import tqdm
 
 from .._messages import missing_extra, unknown_name
+from .._progress import progress_bar
 from ..runs import to_json
 
 Record = Mapping[str, Any]
@@ -32,10 +33,11 @@ class Sink(Protocol):
 
 
 class ProgressBar:
-    """A live line on the standard error: rows done, rate, time left, mean reward and failures."""
+    """A live line on the standard error: rows done, rate, time left, mean reward and failures. In a file or a pipe a
+    line per tenth of the rows and per minute, without rate and time left."""
 
     def start(self, run: Record) -> None:
-        self.bar = tqdm(total=run["rows"], initial=run["done"], unit="row", dynamic_ncols=True)
+        self.bar = progress_bar(run["rows"], "row", run["done"])
 
     def row(self, record: Record, statistics: Record) -> None:
         mean = statistics["reward_mean"]

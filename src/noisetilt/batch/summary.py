@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .._messages import counted
 from ..report.plotting import draw_histograms, has_matplotlib, save_figure
 from ..runs import write_text
 
@@ -33,18 +34,19 @@ class Statistics:
         self._means: dict[Rewards, _Means] = {}
         self.errors: Counter[str] = Counter()
         self.warnings: Counter[str] = Counter()
-        # Message of an error or a warning → the numbers of the first rows with it.
+        # Message of an error or a warning → the numbers of the first rows with it, and their lines in the table's file.
         self.first_rows: dict[str, list[int]] = {}
+        self.first_lines: dict[str, list[int]] = {}
 
     def add(self, record: Record) -> None:
         """Adds the record of a row."""
         if record["status"] != "done":
             self.failed += 1
-            self._count(self.errors, record["error"], record["index"])
+            self._count(self.errors, record["error"], record)
             return
         if record.get("warning"):
             self.warned += 1
-            self._count(self.warnings, record["warning"], record["index"])
+            self._count(self.warnings, record["warning"], record)
         self.done += 1
         rewards = _rewards(record)
         if rewards is not None and (rewards in self._means or len(self._means) < MAX_MESSAGES):
@@ -65,13 +67,15 @@ class Statistics:
         ]
         return sorted(found, key=lambda group: -group["rows"])
 
-    def _count(self, messages: Counter[str], message: str, row: int) -> None:
+    def _count(self, messages: Counter[str], message: str, record: Record) -> None:
         message = message[:300]
         if message in messages or len(messages) < MAX_MESSAGES:
             messages[message] += 1
             rows = self.first_rows.setdefault(message, [])
+            lines = self.first_lines.setdefault(message, [])
             if len(rows) < ROWS_NAMED:
-                rows.append(row)
+                rows.append(record["index"])
+                lines += [record["line"]] if record.get("line") is not None else []
 
 
 class _Means:
@@ -96,30 +100,40 @@ def _rewards(record: Record) -> Rewards | None:
     return None if record.get("reward") is None else (record["settings"].get("reward"), record.get("heldout_reward"))
 
 
-def message_lines(messages: Mapping[str, int], first_rows: Mapping[str, Sequence[int]], count: int) -> list[str]:
-    """Each message with how many rows have it, and the numbers of the first ones.
+def message_lines(
+    messages: Mapping[str, int],
+    first_rows: Mapping[str, Sequence[int]],
+    first_lines: Mapping[str, Sequence[int]],
+    count: int,
+) -> list[str]:
+    """Each message with how many rows have it, and the numbers and lines of the first ones.
 
     Args:
         messages: message → number of the rows with it.
         first_rows: message → the numbers of the first rows with it.
+        first_lines: message → the lines of the table's file in which these begin.
         count: of the rows with any message; the last line says how many of them have others.
     """
     lines = []
     for message, rows in messages.items():
-        named = [*map(str, first_rows[message]), *(["…"] if rows > len(first_rows[message]) else [])]
-        lines.append(f"{rows} × {message} (row{'s' if rows > 1 else ''} {', '.join(named)})")
-    more = count - sum(messages.values())
-    return [*lines, *([f"{more} × other messages, which rows.jsonl has"] if more > 0 else [])]
+        more = rows > len(first_rows[message])
+        places = [_named("row", first_rows[message], more)]
+        # Records of earlier versions have no lines.
+        places += [_named("line", found, more)] if (found := first_lines.get(message)) else []
+        lines.append(f"{rows} × {message} ({'; '.join(places)})")
+    further = count - sum(messages.values())
+    return [*lines, *([f"{further} × other messages, which rows.jsonl has"] if further > 0 else [])]
 
 
-def row_count(count: int) -> str:
-    """ "1 row" or "2 rows"."""
-    return "1 row" if count == 1 else f"{count} rows"
+def _named(noun: str, numbers: Sequence[int], more: bool) -> str:
+    """Such as "row 4" or "lines 6, 8, …"."""
+    texts = [*map(str, dict.fromkeys(numbers)), *(["…"] if more else [])]
+    return f"{noun}{'s' if len(texts) > 1 else ''} {', '.join(texts)}"
 
 
 def fewer_rows(heldout: int, rows: int) -> str:
     """The text " (4 rows)" for a held-out mean that is of fewer rows than the mean reward beside it; otherwise ""."""
-    return f" ({row_count(heldout)})" if 0 < heldout < rows else ""
+    return f" ({counted(heldout, 'row')})" if 0 < heldout < rows else ""
 
 
 def group_lines(groups: Sequence[Record]) -> list[str]:
@@ -130,7 +144,7 @@ def group_lines(groups: Sequence[Record]) -> list[str]:
         names = {"reward": "reward", "heldout": f"held-out {group['heldout_reward'] or ''}".strip()}
         means = [f"{names[k]} {group[f'{k}_mean']:+.3f}" for k in names if group[f"{k}_mean"] is not None]
         of_some = fewer_rows(group["heldout_rows"], group["rows"])
-        lines.append(f"{group['reward']}: {', '.join([row_count(group['rows']), *means])}{of_some}")
+        lines.append(f"{group['reward']}: {', '.join([counted(group['rows'], 'row'), *means])}{of_some}")
     more = len(groups) - MAX_GROUPS
     return [*lines, *([f"and {more} more pairs of rewards, which run.json has"] if more > 0 else [])]
 
@@ -157,7 +171,7 @@ def write_report(out: Path, run: Record, records: Iterable[Record]) -> None:
             body += [f"<h2>{html.escape(_pair(reward, heldout))}</h2>", _figures(group.values)]
         body += [_gallery("Highest rewards", group.best), _gallery("Lowest rewards", group.worst)]
     for title, count in (("Errors", run["failed"]), ("Warnings", run["warned"])):
-        body.append(_lines(title, message_lines(run[title.lower()], run["first_rows"], count)))
+        body.append(_lines(title, message_lines(run[title.lower()], run["first_rows"], run["first_lines"], count)))
     # A folder's name may have bytes that are no UTF-8.
     title = html.escape(out.resolve().name.encode("utf-8", errors="replace").decode())
     write_text(out / "report.html", _PAGE.format(title=title, body="\n".join(part for part in body if part)))
@@ -165,7 +179,7 @@ def write_report(out: Path, run: Record, records: Iterable[Record]) -> None:
 
 _PLOT = '<h2>Distributions</h2><img class="plot" src="histograms.png" alt="histograms">'
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>noisetilt batch</title>
+<html lang="en"><head><meta charset="utf-8"><title>noisetilt batch: {title}</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 66em; margin: 2em auto; padding: 0 1em }}
 h1 {{ font-size: 1.6em }} h2 {{ font-size: 1.2em; margin-top: 2em }}
@@ -177,7 +191,7 @@ th:first-child {{ text-align: left; padding-left: 0 }}
 figure {{ margin: 0; font-size: 12px; line-height: 1.35; overflow-wrap: anywhere }}
 figure img {{ width: 100%; border-radius: 4px; background: #f4f4f4 }} figcaption b {{ font-weight: 600 }}
 @media (max-width: 50em) {{ .gallery {{ grid-template-columns: repeat(3, 1fr) }} }}
-</style></head><body><h1>{title}</h1>
+</style></head><body><h1>noisetilt batch: {title}</h1>
 {body}
 </body></html>
 """
@@ -230,7 +244,7 @@ def _progress(run: Record) -> str:
     bars = "".join(f'<div class="{name}" style="width: {width:.2f}%"></div>' for name, width in parts.items())
     shown = {name: value for name, value in run["settings"].items() if value not in (None, {}, [], "")}
     settings = ", ".join(f"{name} {html.escape(str(value))}" for name, value in shown.items())
-    state = f"{run['done']} of {run['rows']} rows are done, {run['failed']} failed, in {run['seconds']:.0f} s."
+    state = f"{run['done']} of {counted(run['rows'], 'row')} done, {run['failed']} failed, in {run['seconds']:.0f} s."
     return f'<p>{state}</p><div class="bar">{bars}</div><p class="settings">{settings}</p>'
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from .._messages import missing_extra, nearest_name, unknown_name
 from .settings import FIELDS, OPTIONS, Settings, cell_value, with_cells
 
-SUFFIXES = (".csv", ".jsonl", ".parquet", ".txt")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
 COLUMNS = (*FIELDS, "n", *(option for option in OPTIONS if option not in FIELDS))
 MAX_ROWS = 50_000_000
 
@@ -28,12 +28,19 @@ class Row:
         settings: how it is made, or None if the row is wrong.
         problem: why the row is wrong, in one sentence.
         kept: further columns of the table, which are copied to the record of the row.
+        line: of the file, from 1, in which the row begins; None for tables without lines.
     """
 
     index: int
     settings: Settings | None
     problem: str = ""
     kept: Mapping[str, Any] = field(default_factory=dict)
+    line: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The number of the row, from 0, and its line in the file, from 1."""
+        return f"row {self.index}" + ("" if self.line is None else f", line {self.line} of the table,")
 
     def made(self) -> Settings:
         """The settings of a row that is not wrong.
@@ -42,10 +49,12 @@ class Row:
             ValueError: if the row is wrong.
         """
         if self.settings is None:
-            raise ValueError(f"row {self.index} has no settings: {self.problem}")
+            raise ValueError(f"{self.name} has no settings: {self.problem}")
         return self.settings
 
 
+# The number of a line, or None, and the cells of the row that begins there.
+Cells = tuple[int | None, Mapping[str, Any]]
 Table = str | Path | Iterable[str | Mapping[str, Any]]
 
 
@@ -56,7 +65,7 @@ def read_table(table: Table, defaults: Mapping[str, Any], keep: Sequence[str] = 
     default seed plus the number of images before it.
 
     Args:
-        table: a file (.csv, .jsonl, .parquet or .txt), or prompts and dictionaries.
+        table: a file (.csv, .tsv, .jsonl, .parquet or .txt), or prompts and dictionaries.
         defaults: fields of Settings and `n` for what a row does not say; without the prompt.
         keep: further columns, which are copied to the records and otherwise ignored, also where an option of a method
             has the same name.
@@ -67,7 +76,7 @@ def read_table(table: Table, defaults: Mapping[str, Any], keep: Sequence[str] = 
             A wrong value in a row is recorded in the row instead.
         OSError: if the file does not exist.
     """
-    cells = _file_cells(Path(table)) if isinstance(table, (str, Path)) else map(_as_cells, table)
+    cells = _file_cells(Path(table)) if isinstance(table, (str, Path)) else ((None, _as_cells(row)) for row in table)
     defaults = dict(defaults)
     count = cell_value("n", defaults.pop("n", 1))
     _check_count(count)
@@ -75,10 +84,10 @@ def read_table(table: Table, defaults: Mapping[str, Any], keep: Sequence[str] = 
     rows: list[Row] = []
     columns: dict[str, None] = {}
     _check_keep(keep)
-    for values in cells:
+    for line, values in cells:
         _check_columns(values, keep)
         columns |= dict.fromkeys(values)
-        rows += _rows_of(values, base, count, len(rows), keep)
+        rows += _rows_of(values, base, count, len(rows), keep, line)
         if len(rows) > MAX_ROWS:
             raise ValueError(f"the table has more than {MAX_ROWS} images; split it")
     if not rows:
@@ -107,7 +116,9 @@ def _check_columns(values: Mapping[str, Any], keep: Sequence[str]) -> None:
             raise ValueError(f"{unknown_name('column', str(name), COLUMNS)}; to copy it to the records, give --keep")
 
 
-def _rows_of(values: Mapping[str, Any], base: Settings, count: int, first: int, keep: Sequence[str]) -> list[Row]:
+def _rows_of(
+    values: Mapping[str, Any], base: Settings, count: int, first: int, keep: Sequence[str], line: int | None
+) -> list[Row]:
     """The images of a row of the table. A wrong row has as many, so that the others keep their numbers when it is
     corrected."""
     values = {name: None if _is_nan(value) else value for name, value in values.items()}
@@ -121,10 +132,10 @@ def _rows_of(values: Mapping[str, Any], base: Settings, count: int, first: int, 
         if "prompt" not in cells:
             raise ValueError("the row has no prompt; fill the column prompt")
         settings = with_cells(base, {"seed": base.seed + first, **cells})
-        return [Row(first + i, replace(settings, seed=settings.seed + i), kept=kept) for i in range(number)]
+        return [Row(first + i, replace(settings, seed=settings.seed + i), kept=kept, line=line) for i in range(number)]
     except ValueError as error:
         given = {**kept, "row": {k: _short(v) for k, v in cells.items()}}
-        return [Row(first + i, None, str(error), given) for i in range(number)]
+        return [Row(first + i, None, str(error), given, line) for i in range(number)]
 
 
 def _is_nan(value: Any) -> bool:
@@ -145,8 +156,8 @@ def _as_cells(row: str | Mapping[str, Any]) -> Mapping[str, Any]:
     return row
 
 
-def _file_cells(file: Path) -> Iterator[Mapping[str, Any]]:
-    readers = {".csv": _csv, ".jsonl": _json_lines, ".parquet": _parquet, ".txt": _text}
+def _file_cells(file: Path) -> Iterator[Cells]:
+    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _json_lines, ".parquet": _parquet, ".txt": _text}
     if file.suffix.lower() not in readers:
         raise ValueError(f"the table is {file.name!r}, expected a file that ends in {', '.join(SUFFIXES)}")
     if not file.is_file():
@@ -173,30 +184,36 @@ def _instead(header: Sequence[str]) -> str:
     return f" (rename the column {near[0]!r}?)" if near else ""
 
 
-def _csv(file: Path) -> Iterator[Mapping[str, Any]]:
+def _tsv(file: Path) -> Iterator[Cells]:
+    return _csv(file, "\t")
+
+
+def _csv(file: Path, delimiter: str = ",") -> Iterator[Cells]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.DictReader(_decoded_lines(file), strict=True)
+    reader = csv.DictReader(_decoded_lines(file), delimiter=delimiter, strict=True)
     try:
         header = reader.fieldnames or []
         repeated = sorted({name for name in header if header.count(name) > 1})
         if repeated:
             raise ValueError(f"{file} has the column {repeated[0]!r} twice; remove one")
-        if len(header) == 1 and ";" in header[0]:
-            raise ValueError(f"{file} separates its columns by ';'; save it with commas")
+        other = next((mark for mark in ";\t" if mark != delimiter and len(header) == 1 and mark in header[0]), None)
+        if other is not None:
+            raise ValueError(f"{file} separates its columns by {other!r}; save it with commas, or with tabs as .tsv")
         if "prompt" not in header:
             raise ValueError(
                 f"{file} has no column prompt{_instead(header)}; its first line must name the columns, such as "
-                "prompt,seed"
+                f"prompt{delimiter}seed"
             )
         for row in reader:
             if None in row:
-                raise ValueError(f"{file}, line {reader.line_num}: more cells than columns; quote prompts with commas")
-            yield row
+                mark = "tabs" if delimiter == "\t" else "commas"
+                raise ValueError(f"{file}, line {reader.line_num}: more cells than columns; quote prompts with {mark}")
+            yield reader.line_num - sum(str(cell).count("\n") for cell in row.values()), row
     except csv.Error as error:
         raise ValueError(f"{file}, line {reader.line_num}: {error}; it is not a CSV file") from None
 
 
-def _json_lines(file: Path) -> Iterator[Mapping[str, Any]]:
+def _json_lines(file: Path) -> Iterator[Cells]:
     for number, line in enumerate(_decoded_lines(file), 1):
         if not line.strip():
             continue
@@ -206,16 +223,16 @@ def _json_lines(file: Path) -> Iterator[Mapping[str, Any]]:
             raise ValueError(f"{file}, line {number} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise ValueError(f"{file}, line {number} is {line.strip()[:40]!r}, expected an object with a prompt")
-        yield row
+        yield number, row
 
 
-def _text(file: Path) -> Iterator[Mapping[str, Any]]:
-    for line in _decoded_lines(file):
+def _text(file: Path) -> Iterator[Cells]:
+    for number, line in enumerate(_decoded_lines(file), 1):
         if line.strip():
-            yield {"prompt": line.strip()}
+            yield number, {"prompt": line.strip()}
 
 
-def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
+def _parquet(file: Path) -> Iterator[Cells]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -226,6 +243,6 @@ def _parquet(file: Path) -> Iterator[Mapping[str, Any]]:
             if "prompt" not in stored.schema_arrow.names:
                 raise ValueError(f"{file} has no column prompt; name the column of prompts so")
             for part in stored.iter_batches(batch_size=4096):
-                yield from part.to_pylist()
+                yield from ((None, row) for row in part.to_pylist())
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None

@@ -8,6 +8,7 @@ chance or to errors of the sampler.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .. import __version__
 from .._messages import nearest_name
+from .._progress import progress_bar
 from ..methods import METHODS, Method
 from ..models.exact import GaussianModel, MixtureModel
 from ..path.strength import best_of_gain
@@ -214,11 +215,13 @@ class Run:
 
     def measure(self) -> Ledger:
         """Measures all missing rows and returns the ledger."""
-        for problem, entry in tqdm([(p, e) for p in self.problems for e in self.entries], unit="setting"):
-            key = (problem.name, entry.name, entry.strength)
-            missing = [seed for seed in range(self.seeds) if (*key, seed) not in self.ledger]
-            if missing:
-                self.ledger.add(_rows(problem, entry, missing, self.steps))
+        with progress_bar(len(self.problems) * len(self.entries), "setting") as bar:
+            for problem, entry in itertools.product(self.problems, self.entries):
+                key = (problem.name, entry.name, entry.strength)
+                missing = [seed for seed in range(self.seeds) if (*key, seed) not in self.ledger]
+                if missing:
+                    self.ledger.add(_rows(problem, entry, missing, self.steps))
+                bar.update()
         return self.ledger
 
 

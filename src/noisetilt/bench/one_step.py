@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .. import __version__
+from .._progress import progress_bar
 from ..methods import METHODS, Method
 from ..models import load as load_model
 from ..noise import audit
@@ -178,7 +178,7 @@ class Run:
     def measure(self) -> None:
         """Measures all missing rows."""
         cells = list(itertools.product(self.size.targets, self.size.steps))
-        with tqdm(total=len(cells) * (len(self.methods) + 1), unit="method") as bar:
+        with progress_bar(len(cells) * (len(self.methods) + 1), "method") as bar:
             for target, steps in cells:
                 for phase in ("tune", "test"):
                     self._measure(target, steps, phase, INITIAL, {})

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .. import __version__, rewards
+from .._progress import progress_bar
 from ..methods import Method
 from ..models import load
 from ..report import save_picture
@@ -86,7 +86,7 @@ class Runner:
     def run(self) -> Ledger:
         """Measures all missing rows: base, tuning and test, wave by wave."""
         done = set()
-        with tqdm(unit="image", total=self.count()) as bar:
+        with progress_bar(self.count(), "image") as bar:
             for wave, target in itertools.product(self.plan.waves, self.plan.targets):
                 for cell in self.cells(target, wave):
                     if (target, *cell) not in done:
@@ -242,7 +242,7 @@ class Runner:
         values = [row["reward"] for row in before if row["stage"] == "tuning"]
         return stored[0] if stored else max(float(np.std(values or [0.0])), 1e-3)
 
-    def _measure(self, target: Target, stage: str, name: str, value: float | None, bar: tqdm) -> None:
+    def _measure(self, target: Target, stage: str, name: str, value: float | None, bar: Any) -> None:
         pairs, budget = self.prompt_seeds(stage, target), self.budget(name, stage)
         key = (stage, target.reward, budget, name, value)
         missing = [(p, s) for p, s in pairs if (*key, p, s) not in self.ledger]

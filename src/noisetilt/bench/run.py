@@ -8,10 +8,12 @@ from pathlib import Path
 
 from .._messages import unknown_name
 from ..report.plotting import require_matplotlib
-from ..runs import ROWS, Interrupts, locked
+from ..runs import ROWS, Interrupts, locked, says_what_is_kept
 from . import paper_plan
+from .ledger import SETTINGS
 
 SUITES = ("exact", "paper", "one-step")
+REPORTS = ("report.md", "report.html")
 
 
 def bench(
@@ -51,8 +53,14 @@ def bench(
         )
     if not measure and not (out / ROWS).is_file():
         raise ValueError(f"{out} has no measured rows to report; give the folder of a run")
+    own = next((name for name in REPORTS if (out / name).exists()), None)
+    if own is not None and not ((out / ROWS).exists() or (out / SETTINGS).exists()):
+        raise ValueError(
+            f"{out} has {own}, which is no file of a benchmark and would be replaced; choose another --out"
+        )
+    kept = lambda: f"the measured rows are in {out}; the same command continues"  # noqa: E731
     # The report of a run that another process measures may be written at any time.
-    with locked(out) if measure else contextlib.nullcontext(), Interrupts(unit=""):
+    with locked(out) if measure else contextlib.nullcontext(), Interrupts(unit=""), says_what_is_kept(kept):
         if suite == "paper":
             plan = paper_plan.restrict(paper_plan.QUICK if quick else paper_plan.Plan(), methods, targets, images)
             _paper(out, plan, measure, given=images is not None)

@@ -395,9 +395,12 @@ def _add_lists(commands: Any) -> None:
         "rewards",
         "rewards concept",
         "rewards pickscore",
+        'rewards "0.5*style:3d + redness"',
         'generate "cat face" --reward "style:3d + redness"',
     )
-    rewards.add_argument("name", nargs="?", help="the reward to describe, or concept, style or classifier:imagenet")
+    rewards.add_argument(
+        "name", nargs="?", help="the reward or the sum to describe, or concept, style or classifier:imagenet"
+    )
     models = _command(
         commands,
         "models",

@@ -13,12 +13,13 @@ from scipy import stats
 from torch import Tensor
 
 from .._messages import missing_extra, nearest_name, one_line
-from ..noise import audit
+from ..noise import Audit, audit
 from ..noise._events import as_field
-from ..noise.typicality import radial_bands, row_chunks, sequence_bands
+from ..noise.typicality import overall, radial_bands, row_chunks, sequence_bands
 from ..report.plotting import Bands, draw_bands, has_matplotlib, save_figure
 from ..runs import make_folder
 
+INTERVAL = "interval of white noise: all bands are inside in 999 of 1000 panels"
 SUFFIXES = (".npy", ".safetensors", ".png")
 
 
@@ -69,8 +70,10 @@ def audit_file(file: Path, out: Path | None, tensor: str | None, batch: bool, st
     result = audit(x)
     print(result)
     rejected = int(result.rejected(level).sum())
-    print(f"{rejected} of {len(x)} rejected as white Gaussian noise at level {level:g}")
-    if plot_bands(x, out):
+    verdict = f"{rejected} of {len(x)} rejected as white Gaussian noise at level {level:g}"
+    print(verdict)
+    names = rejecting_tests(result, level)
+    if plot_bands(x, out, verdict + (f", by: {', '.join(names)}" if names else "")):
         print(f"Open {out}: the energy of the bands of frequency")
     else:
         print(missing_extra("plot", "the plot of the bands"))
@@ -133,8 +136,20 @@ def _read_safetensors(file: Path, tensor: str | None) -> Tensor:
         raise ValueError(f"{file} is damaged, or no safetensors file: {one_line(error)}") from None
 
 
-def plot_bands(x: Tensor, out: Path) -> bool:
-    """Plots the band energies of x (batch, *event), averaged over the batch, relative to those of white noise.
+def rejecting_tests(result: Audit, level: float) -> list[str]:
+    """The names of the tests that reject a vector at a level, corrected for the number of tests as the overall p-value
+    is; those with the smallest p-values first."""
+    found = {}
+    for name, p in result.tests.items():
+        others = {other: np.ones(len(p)) for other in result.tests if other != name}
+        if (overall({name: p.numpy(), **others}) < level).any():
+            found[name] = float(p.min())
+    return sorted(found, key=found.__getitem__)
+
+
+def plot_bands(x: Tensor, out: Path, heading: str) -> bool:
+    """Plots the band energies of x (batch, *event), averaged over the batch, relative to those of white noise, below a
+    heading.
 
     Returns False, and writes nothing, if matplotlib is not installed.
     """
@@ -148,7 +163,7 @@ def plot_bands(x: Tensor, out: Path) -> bool:
     for title, bands in panels.items():
         energies, dfs = zip(*(bands(part.double()) for part in row_chunks(x)), strict=True)
         drawn[title] = _bands(sum(energy.sum(0) for energy in energies), dfs[0] * len(x))
-    save_figure(draw_bands(drawn), out)
+    save_figure(draw_bands(drawn, heading, INTERVAL), out)
     return True
 
 

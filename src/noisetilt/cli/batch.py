@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from .._messages import counted
 from ..batch import Summary, run_batch
 from ..batch.run import MODEL_OPTIONS
 from ..batch.sinks import LOGS, Prometheus, Sink, tracker
-from ..batch.summary import fewer_rows, group_lines, message_lines, row_count
+from ..batch.summary import fewer_rows, group_lines, message_lines
 
 # The exit status when rows failed and the others are done.
 FAILED_ROWS = 1
@@ -33,15 +34,15 @@ def print_summary(summary: Summary) -> None:
     figures = [f"{name} {value:+.3f}" for name, value in means.items() if value is not None]
     if summary.heldout_mean is not None:
         figures[-1] += fewer_rows(summary.heldout_rows, summary.groups[0]["rows"])
-    print(", ".join([f"{summary.done} of {summary.rows} rows done", *figures]))
+    print(", ".join([f"{summary.done} of {counted(summary.rows, 'row')} done", *figures]))
     if len(summary.groups) > 1:
         _print_lines(group_lines(summary.groups))
     if summary.failed:
-        print(f"{row_count(summary.failed)} failed:")
-        _print_lines(message_lines(summary.errors, summary.first_rows, summary.failed))
+        print(f"{counted(summary.failed, 'row')} failed:")
+        _print_lines(message_lines(summary.errors, summary.first_rows, summary.first_lines, summary.failed))
     if summary.warned:
-        print(f"done with a warning: {row_count(summary.warned)}")
-        _print_lines(message_lines(summary.warnings, summary.first_rows, summary.warned))
+        print(f"done with a warning: {counted(summary.warned, 'row')}")
+        _print_lines(message_lines(summary.warnings, summary.first_rows, summary.first_lines, summary.warned))
     print(f"the images, rows.jsonl, run.json and report.html are in {summary.out}/")
 
 

@@ -36,11 +36,10 @@ from ..rewards.catalogue import (
 from ..rewards.reward import check_prompts_of, evaluate_reward, mean_over_frames, reward_name
 from ..runs import write_json
 from .console import filled, line_width, print_error, warn
+from .early_checks import MAX_IMAGES
 
 # Fields of a job that the images do not depend on, except for rounding errors.
 NOT_SETTINGS = ("out", "batch", "chunk", "resume", "overwrite", "animate", "show", "checksums")
-# The rewards and curves of a run are in memory until it ends.
-MAX_IMAGES, MAX_STEPS = 10_000, 100_000
 # Images of a variant in grid.png; Pillow does not open files of more than 179 million pixels.
 MAX_GRID = 256
 MISSING_PLOT = missing_extra("plot", "the plot rewards.png")
@@ -89,32 +88,6 @@ class Variant:
             "seconds": round(self.seconds, 3),
             "count": count,
         }
-
-
-def check_counts(n: int, batch: int, seed: int = 0) -> None:
-    """Raises a ValueError for a number of images, or a seed, that no run can have."""
-    for name, number in (("n", n), ("batch", batch)):
-        if number < 1:
-            raise ValueError(f"{name} = {number} must be 1 or more")
-    if n > MAX_IMAGES:
-        raise ValueError(f"n = {n} must be at most {MAX_IMAGES}; for more use `noisetilt batch`")
-    if seed < 0 or seed + n > 2**63:
-        raise ValueError(f"seed = {seed} must be a whole number from 0 to 2**63 - n")
-
-
-def check_numbers(job: Any) -> None:
-    """Raises a ValueError for a number that no model or method accepts, before a model is loaded."""
-    check_counts(job.n, job.batch, job.seed)
-    if job.chunk < 1:
-        raise ValueError(f"chunk = {job.chunk} must be 1 or more rows per network call")
-    if job.guidance is not None and not math.isfinite(job.guidance):
-        raise ValueError(f"guidance = {job.guidance} must be a finite number; 1 is no guidance")
-    for name in ("steps", "iterations", "edit_iterations"):
-        number = getattr(job, name, None)
-        if number is not None and number > MAX_STEPS:
-            raise ValueError(f"{name} = {number} must be at most {MAX_STEPS}")
-    if not getattr(job, "eta", 1.0) >= 0:
-        raise ValueError(f"eta = {job.eta} must be 0 (the ODE) or more; 1 is DDPM")
 
 
 def check_prompts(job: Any) -> None:
@@ -269,8 +242,7 @@ def scale_of(image: Tensor) -> int:
 
 def image_name(job: Any, index: int, variant: Variant) -> str:
     """The file name of the image with an index in the run."""
-    prompt, seed = job.image(index)
-    return f"{job.stem(prompt)}-{seed}-{variant.name}.png"
+    return job.image_file(index, variant.name)
 
 
 def save_image(job: Any, variant: Variant, index: int, image: torch.Tensor, **results: Any) -> None:
@@ -323,7 +295,7 @@ def run_record(
 def write_record(job: Any, variants: Sequence[Variant], heldout_name: str, complete: bool) -> dict[str, Any]:
     """Writes run.json of the images finished so far, and returns its content."""
     done = [variant for variant in variants if variant.count]
-    record = run_record(job, variants[1].method, done, heldout_name, complete)
+    record = run_record(job, variants[-1].method, done, heldout_name, complete)
     write_json(job.out / "run.json", record)
     return record
 
@@ -346,23 +318,41 @@ def comparison_table(job: Any, variants: Sequence[Variant], heldout_name: str) -
 
 def comparison_sentence(job: Any, variants: Sequence[Variant], heldout_name: str) -> str:
     """How the mean rewards differ between the variants, in a sentence; a second one if the reward may be exploited: it
-    rises and the held-out reward falls, both by more than two standard errors of the differences at equal seeds. With
-    one image, which has none, the second one says that it cannot tell."""
-    before, after = (variant.statistics() for variant in variants)
+    rises and the held-out reward falls, both by more than two standard errors of the differences at equal seeds. If one
+    of them changes by less, and for one image, which has no such error, the second one says that it cannot tell. For
+    one variant, its mean rewards."""
+    before, after = (variant.statistics() for variant in (variants[0], variants[-1]))
     changes = {job.reward: (before["reward_mean"], after["reward_mean"])}
     if after["heldout_mean"] is not None:
         changes[f"held-out {heldout_name}"] = (before["heldout_mean"], after["heldout_mean"])
+    if len(variants) == 1:
+        return ", ".join(f"{name} is {_three_decimals(mean)}" for name, (mean, _) in changes.items()) + "."
     texts = [f"{name} {_change(a, b)}" for name, (a, b) in changes.items()]
-    return ", ".join(texts) + "." + (_exploitation(variants) if len(changes) == 2 else "")
+    second = _exploitation(job, variants, *changes.values()) if len(changes) == 2 else ""
+    return ", ".join(texts) + "." + second
 
 
-def _exploitation(variants: Sequence[Variant]) -> str:
-    """Whether the reward may be exploited, for a reader of a comparison with a held-out reward; empty if not."""
-    if variants[1].count == 1:
+def _exploitation(
+    job: Any, variants: Sequence[Variant], reward: tuple[float, float], heldout: tuple[float, float]
+) -> str:
+    """Whether the reward may be exploited, for a reader of a comparison with a held-out reward; empty if not.
+
+    Args:
+        job: of the run.
+        variants: the two compared ones.
+        reward, heldout: their means of the reward and of the held-out reward.
+    """
+    count = variants[1].count
+    if count == 1:
         return " One image cannot tell whether the reward is exploited; give --n 4 or more."
-    exploited = _change_in_errors(variants, "rewards") > 2 and _change_in_errors(variants, "heldout") < -2
-    hacked = " The reward rises and the held-out reward falls: the images may exploit errors of the reward."
-    return hacked if exploited else ""
+    if _direction(*reward) <= 0 or _direction(*heldout) >= 0:
+        return ""
+    if _change_in_errors(variants, "rewards") > 2 and _change_in_errors(variants, "heldout") < -2:
+        return " The reward rises and the held-out reward falls: the images may exploit errors of the reward."
+    return (
+        f" {count} images are too few to tell whether the reward is exploited; look at them, and give "
+        f"--n {max(4, 2 * job.n)} or more."
+    )
 
 
 def _change_in_errors(variants: Sequence[Variant], name: str) -> float:
@@ -376,10 +366,19 @@ def _change_in_errors(variants: Sequence[Variant], name: str) -> float:
     return mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
 
 
+def _direction(before: float, after: float) -> int:
+    """1 if a number rises, -1 if it falls, and 0 if it stays the same to the three decimals that are printed."""
+    old, new = round(before, 3), round(after, 3)
+    return (new > old) - (new < old)
+
+
+def _three_decimals(number: float) -> str:
+    return f"{round(number, 3) + 0.0:.3f}"  # + 0.0: -0.0 is printed as 0
+
+
 def _change(before: float, after: float) -> str:
-    if after == before:
-        return f"stays at {before:.3f}"
-    return f"{'rises' if after > before else 'falls'} from {before:.3f} to {after:.3f}"
+    direction, (old, new) = _direction(before, after), map(_three_decimals, (before, after))
+    return f"{'rises' if direction > 0 else 'falls'} from {old} to {new}" if direction else f"stays at {new}"
 
 
 def print_summary(job: Any, variants: Sequence[Variant], heldout_name: str, drawings: Sequence[str]) -> None:
@@ -391,7 +390,8 @@ def print_summary(job: Any, variants: Sequence[Variant], heldout_name: str, draw
     picture = Path(job.out) / "grid.png"
     made = [name for name in drawings if (Path(job.out) / name).is_file()]  # rewards.png needs matplotlib
     files = f"{', '.join(['The images', *made])} and run.json"
-    print(filled(f"Open {picture}: {first} above, {second} below. {files} are in the same folder."))
+    rows = f"{first} above, {second} below" if len(variants) > 1 else first
+    print(filled(f"Open {picture}: {rows}. {files} are in the same folder."))
     if job.show:
         with Image.open(picture) as image:
             reason = show(image)

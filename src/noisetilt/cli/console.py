@@ -82,11 +82,3 @@ def allow_all_characters(*streams: TextIO) -> None:
     for stream in streams:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="noisetilt")
-
-
-def progress_bar(total: int, unit: str) -> Any:
-    """tqdm's bar on the standard error, no wider than the terminal."""
-    from tqdm.auto import tqdm
-
-    columns = given_columns()
-    return tqdm(total=total, unit=unit, ncols=columns, dynamic_ncols=columns is None)

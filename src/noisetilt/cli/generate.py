@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .._progress import progress_bar
 from ..methods import METHODS, Method, find_method
 from ..report import save_image as save_image_file
 from ..report.plotting import Panel, curve, draw_panels, has_matplotlib, save_figure
@@ -21,7 +22,6 @@ from .comparison import (
     ImageBatch,
     Variant,
     check_heldout,
-    check_numbers,
     check_prompts,
     choose_heldout_reward,
     comparison_grid,
@@ -33,7 +33,8 @@ from .comparison import (
     write_record,
     write_start,
 )
-from .console import progress_bar, warn
+from .console import given_columns, warn
+from .early_checks import check_numbers
 from .iterates import (
     IterateImages,
     are_drawn,
@@ -45,7 +46,7 @@ from .iterates import (
 )
 from .job import ComparisonJob
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_checksums, with_defaults
-from .progress import Progress, claim_run
+from .progress import Progress, check_run, claim_run, explained_interrupts
 
 
 @dataclass(kw_only=True)
@@ -57,6 +58,9 @@ class GenerateJob(ComparisonJob):
     eta: float = 1.0
     animate: bool = False
 
+    def drawings(self) -> list[str]:
+        return ["grid.png", "rewards.png", *(["animation.webp"] if self.animate else [])]
+
 
 def main(args: argparse.Namespace) -> None:
     """Runs the command."""
@@ -64,7 +68,8 @@ def main(args: argparse.Namespace) -> None:
 
 
 def run(job: GenerateJob) -> dict[str, Any]:
-    """Samples both variants, writes all files, prints the table and returns the content of run.json.
+    """Samples both variants, writes all files, prints the table and returns the content of run.json. With the method
+    base the images are sampled once.
 
     After Ctrl-C, which lets the current batch finish, or an error, the finished images are kept, and run.json has
     "complete": false. `resume` continues such a run.
@@ -76,10 +81,12 @@ def run(job: GenerateJob) -> dict[str, Any]:
     check_numbers(job)
     check_prompts(job)
     check_heldout(job)
-    variants = [Variant("base", METHODS["base"]), Variant("guided", find_method(job.method).replace(**job.options))]
+    base, method = METHODS["base"], find_method(job.method).replace(**job.options)
+    variants = [Variant("base", base), *([] if method == base else [Variant("guided", method)])]
     job = with_checksums(job)
+    check_run(job, "generate")
     reward = load_reward(job.reward)
-    warn_of_memory(job, variants[1].method)
+    warn_of_memory(job, method)
     model = load_job_model(job)
     steps = model.steps if job.steps is None else job.steps
     job = replace(job, guidance=model.guidance, steps=steps, dtype=job.dtype or dtype_name(model))
@@ -89,6 +96,7 @@ def run(job: GenerateJob) -> dict[str, Any]:
     with (
         claim_run(job, "generate") as continued,
         Interrupts() as interrupts,
+        explained_interrupts(job, lambda: sum(variant.count for variant in variants), len(variants) * len(job.prompts)),
     ):
         progress, complete = Progress(job, continued), False
         final = continued and has_final_drawings(job.out, ("animation.webp",))
@@ -97,7 +105,7 @@ def run(job: GenerateJob) -> dict[str, Any]:
         try:
             steps_of = {variant.name: _count_steps(job, variant, model) for variant in variants}
             batches = len(list(image_batches(job)))
-            with progress_bar(batches * sum(steps_of.values()), "step") as bar:
+            with progress_bar(batches * sum(steps_of.values()), "step", columns=given_columns()) as bar:
                 for variant, batch in ((variant, batch) for variant in variants for batch in image_batches(job)):
                     drawn = job.animate and are_drawn(batch) and not final
                     images = read_iterates(job.out, variant, batch) if drawn else None
@@ -166,8 +174,8 @@ def _run_batch(
         if predicted is not None:
             predicted.last = report.steps
             predicted.record(report.number, report.images)
+        bar.set_postfix_str(f"{variant.name} reward {report.rewards.mean():+.3f}", refresh=False)
         bar.update()
-        bar.set_postfix_str(f"{variant.name} reward {report.rewards.mean():+.3f}")
 
     result = sample(
         model,

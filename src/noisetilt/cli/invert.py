@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import platform
@@ -18,7 +19,9 @@ from torch import Tensor
 
 from .. import __version__
 from .._files import sha256
-from ..inversion import InversionResult, invert, read_photo
+from .._messages import counted
+from .._progress import progress_bar
+from ..inversion import EditResult, InversionResult, invert, read_photo
 from ..inversion.distances import DISTANCES, check_distance
 from ..inversion.invert import ascent_for, image_size, inversion_method
 from ..methods import Method
@@ -26,16 +29,27 @@ from ..report import file_stem, save_picture, table
 from ..report import save_image as save_image_file
 from ..rewards import Reward
 from ..rewards import load as load_reward
+from ..rewards.reward import evaluate_any
 from ..runs import Interrupts, append_line, to_json, write_bytes, write_json
 from ..sampling import AscentReport, GradientAt, check_reward
 from ..sampling.noise_ascent import check_optimizable
-from .comparison import check_counts, check_numbers, comparison_grid, requested, thumbnails, write_start
-from .console import filled, line_width, progress_bar
+from .comparison import comparison_grid, requested, thumbnails, write_start
+from .console import filled, given_columns, line_width
+from .early_checks import check_counts, check_numbers
 from .job import Job
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_checksums, with_defaults
-from .progress import claim_run, read_image, read_progress, settings_digest, start_progress
+from .progress import (
+    check_run,
+    claim_run,
+    explained_interrupts,
+    read_image,
+    read_progress,
+    settings_digest,
+    start_progress,
+)
 
 Row = dict[str, Any]
+P_VALUE = "A p-value below 0.01 says that the noise found is not white Gaussian noise, which edits need."
 
 
 @dataclass(kw_only=True)
@@ -111,7 +125,7 @@ class InvertJob(Job):
         return images | {"noise": f"{self.name(number)}-noise.safetensors"}
 
     def outputs(self) -> list[str]:
-        return [name for number in range(self.n) for name in self.files(number).values()]
+        return [*(name for number in range(self.n) for name in self.files(number).values()), "grid.png"]
 
 
 def main(args: argparse.Namespace) -> None:
@@ -132,6 +146,7 @@ def run(job: InvertJob) -> dict[str, Any]:
     method = _check(job)
     job = replace(job, sha256=[sha256(photo) for photo in job.photos])
     job = with_checksums(job)
+    check_run(job, "invert", job.photos)
     reward = None if job.reward is None else load_reward(job.reward)
     warn_of_memory(job, method)
     model = load_job_model(job)
@@ -142,16 +157,17 @@ def run(job: InvertJob) -> dict[str, Any]:
     if reward is not None:
         check_reward(method, reward)
     size = image_size(model)
+    rows: list[Row] = []
     with (
         claim_run(job, "invert", job.photos) as continued,
         Interrupts() as interrupts,
+        explained_interrupts(job, lambda: len(rows), job.n, "photograph"),
     ):
         progress, digest = start_progress(job, continued), settings_digest(job)
         finished = {tuple(line["photos"]): line["rows"] for line in read_progress(progress, ("photos", "rows"))}
         write_start(job, "invert")
-        rows: list[Row] = []
         try:
-            with progress_bar(len(list(batches(job))) * job.iterates, "iteration") as bar:
+            with progress_bar(len(list(batches(job))) * job.iterates, "iteration", columns=given_columns()) as bar:
                 for part in batches(job):
                     made = finished.get(tuple(part))
                     if made and _has_files(job, part):
@@ -168,8 +184,7 @@ def run(job: InvertJob) -> dict[str, Any]:
             if rows:
                 with interrupts.deferred():
                     record = _write_summary(job, method, rows)
-    print(_table(rows))
-    print("\n" + filled(f"the images, the noise, grid.png and run.json are in {job.out}/"))
+    _print_summary(job, rows)
     return record
 
 
@@ -226,14 +241,14 @@ def _run_batch(
     def show(text: str) -> None:
         nonlocal done
         done += 1
+        bar.set_postfix_str(text, refresh=False)
         bar.update()
-        bar.set_postfix_str(text)
 
     def show_found(report: AscentReport) -> None:
         show(f"distance {-report.rewards.mean() / 100:.4f}")
 
-    def show_edit(report: AscentReport) -> None:
-        show(f"edit {report.rewards.mean():+.3f}")
+    def show_edit(number: int, report: AscentReport) -> None:
+        show(f"edit {number} objective {report.rewards.mean():+.3f}")
 
     prompts = job.prompts[part.start : part.stop]
     seeds = [job.seed + number for number in part]
@@ -241,15 +256,30 @@ def _run_batch(
     options["gradient_at"] = job.gradient_at
     found = invert(model, targets, prompts, method, job.iterations, **options, callback=show_found)
     ascent: dict[str, Any] = dict(iterations=job.edit_iterations, keep=job.keep, layout=job.layout)
-    edits = [found.edit(text, reward, **ascent, callback=show_edit).images.cpu() for text in job.edited]
+    edits = [
+        found.edit(text, reward, **ascent, callback=functools.partial(show_edit, number))
+        for number, text in enumerate(job.edited, 1)
+    ]
     bar.update(job.iterates - done)  # those that an early stop left out
-    return _write_batch(job, found, edits, part)
+    return _write_batch(job, found, edits, _rewards_of(reward, found), part)
 
 
-def _write_batch(job: InvertJob, found: InversionResult, edits: list[Tensor], part: range) -> list[Row]:
-    """Writes the images and the noise of a batch, and returns one row of figures per photograph."""
+@torch.no_grad()
+def _rewards_of(reward: Reward | None, found: InversionResult) -> list[float] | None:
+    """The rewards of the found images; None without a reward."""
+    if reward is None:
+        return None
+    images = zip(found.images.split(1), found.prompts, strict=True)
+    return [float(evaluate_any(reward, image, [prompt])) for image, prompt in images]
+
+
+def _write_batch(
+    job: InvertJob, found: InversionResult, edits: list[EditResult], rewards: list[float] | None, part: range
+) -> list[Row]:
+    """Writes the images and the noise of a batch, and returns one row of figures per photograph; `rewards` are those of
+    the found images."""
     rows, p_values, psnr = [], found.p_values() or [None] * len(part), found.finite_psnr()
-    images = [found.targets.cpu(), found.images.cpu(), *edits]
+    images = [found.targets.cpu(), found.images.cpu(), *(edit.images.cpu() for edit in edits)]
     texts = [None, None, *job.edited]
     for i, number in enumerate(part):
         files = job.files(number)
@@ -257,10 +287,15 @@ def _write_batch(job: InvertJob, found: InversionResult, edits: list[Tensor], pa
         row |= {"distance": float(found.distances[i]), "psnr": psnr[i], "p_value": p_values[i]}
         row |= {"iteration": int(found.iterations[i]), "nfe": float(found.trace.nfe[i])}
         row |= {"curve": [float(value) for value in found.curve[:, i]]}
-        for kind, shown, text in zip(job.kinds(), images, texts, strict=True):
-            settings = {**row, "kind": kind, "edit": text, "curve": None}
+        of_edits = [None if edit.rewards is None else float(edit.rewards[i]) for edit in edits]
+        values = [None, None if rewards is None else rewards[i], *of_edits]
+        for kind, shown, text, value in zip(job.kinds(), images, texts, values, strict=True):
+            settings = {**row, "kind": kind, "edit": text, "curve": None, "reward_value": value}
             save_picture(shown[i], job.out / files[kind], settings)
         write_bytes(job.out / files["noise"], to_safetensors({"noise": found.noise[i].cpu().contiguous()}))
+        named = zip(edits, of_edits, strict=True)
+        row |= {"reward_value": values[1]}
+        row |= {"edits": [{"prompt": edit.prompts[i], "reward_value": value} for edit, value in named]}
         rows.append(row | {"files": files})
     return rows
 
@@ -288,7 +323,7 @@ def _write_summary(job: InvertJob, method: Method, rows: list[Row]) -> dict[str,
     }
     record = json.loads(json.dumps(record))
     write_json(job.out / "run.json", record)
-    labels = ["target", f"found ({job.method}, {job.iterations} iterations)"]
+    labels = ["target", f"found ({job.method}, {counted(job.iterations, 'iteration')})"]
     labels += [f"edit: {text or 'same prompt'}" + (f", {job.reward}" if job.reward else "") for text in job.edited]
     shown = [
         (label, thumbnails([read_image(job.out / row["files"][kind]) for row in rows[:64]]))
@@ -298,6 +333,37 @@ def _write_summary(job: InvertJob, method: Method, rows: list[Row]) -> dict[str,
     return record
 
 
+def _print_summary(job: InvertJob, rows: list[Row]) -> None:
+    """Prints the tables of the photographs and of their edits, what the p-values say, and which image to open."""
+    print(_table(rows) + "\n")
+    if any(row["p_value"] is not None for row in rows):
+        print(filled(P_VALUE) + "\n")
+    if job.edited:
+        print(_edit_table(job, rows) + "\n")
+    below = ", the found images and the edits" if job.edited else " and the found images"
+    print(
+        filled(
+            f"Open {job.out / 'grid.png'}: the targets{below}, in rows. The images, the noise and run.json are in the "
+            "same folder."
+        )
+    )
+
+
 def _table(rows: list[Row]) -> str:
     lines = [[Path(row["photo"]).name, row["prompt"], row["distance"], row["psnr"], row["p_value"]] for row in rows]
-    return table(["photograph", "prompt", "distance", "PSNR (dB)", "p-value of the noise"], lines, line_width())
+    titles = ["photograph", "prompt", "distance", "PSNR (dB)", "p-value of the noise"]
+    return table(titles, lines, line_width(), ".3g")
+
+
+def _edit_table(job: InvertJob, rows: list[Row]) -> str:
+    """The edits of each photograph; with a reward also its values, and that of the image from the found noise."""
+    lines: list[list[Any]] = []
+    for row in rows:
+        name, files = Path(row["photo"]).name, row["files"]
+        if job.reward is not None:
+            lines.append([name, "found", files["found"], row.get("reward_value")])
+        # Rows of earlier versions have no edits.
+        for i, edit in enumerate(row.get("edits", [])):
+            lines.append([name, f"edit: {edit['prompt']}", files[f"edit-{i + 1}"], edit["reward_value"]])
+    titles = ["photograph", "image", "file", *([] if job.reward is None else [job.reward])]
+    return table(titles, [line[: len(titles)] for line in lines], line_width(), ".3g")

@@ -48,8 +48,8 @@ class Job:
         return {name: value for name, value in vars(self).items() if name not in NOT_SETTINGS}
 
     def outputs(self) -> list[str]:
-        """The names of files that the run writes and might also read, besides those that every run has."""
-        return []
+        """The names of the files that the run writes, besides its record."""
+        raise NotImplementedError
 
     @classmethod
     def from_arguments(cls: type[JobType], args: argparse.Namespace) -> JobType:
@@ -89,6 +89,19 @@ class ComparisonJob(Job):
         """The prompt and the seed of the image with an index in the run."""
         number, i = divmod(index, self.n)
         return self.prompt[number], self.seed + i
+
+    def image_file(self, index: int, variant: str) -> str:
+        """The file name of a variant's image with an index in the run."""
+        prompt, seed = self.image(index)
+        return f"{self.stem(prompt)}-{seed}-{variant}.png"
+
+    def drawings(self) -> list[str]:
+        """The names of the files that are drawn from all images."""
+        raise NotImplementedError
+
+    def outputs(self) -> list[str]:
+        images = (self.image_file(i, name) for i in range(len(self.prompts)) for name in ("base", "guided"))
+        return [*images, *self.drawings()]
 
     def stem(self, prompt: str) -> str:
         """The first part of the file names of a prompt's images, different for different prompts."""

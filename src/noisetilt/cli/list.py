@@ -9,7 +9,19 @@ import inspect
 from ..methods import METHODS, find_method
 from ..models import MODELS
 from ..rewards import CATALOGUE
-from ..rewards.catalogue import GROUPS, find_entry, heldout_version
+from ..rewards.catalogue import (
+    GROUPS,
+    check_names,
+    find_entry,
+    heldout_spec,
+    heldout_terms,
+    heldout_version,
+    missing_heldout,
+    named_heldout,
+    split_terms,
+    sum_name,
+)
+from ..rewards.from_file import is_function_in_file
 from .console import filled
 
 # Models that have no name of their own.
@@ -47,13 +59,38 @@ def _print_vocabulary() -> None:
     print(filled(" ".join(rows())))
 
 
-def _describe_reward(name: str) -> None:
-    entry = find_entry(name)
+def _describe_reward(text: str) -> None:
+    """Prints what a reward, a kind of rewards or a sum is, as --reward reads it."""
+    terms = [(1.0, text)] if text.strip() in CATALOGUE else split_terms(text)
+    entries = [_entry_of(name) for _, name in terms]
+    if len(terms) > 1:
+        heldout = _heldout_of_sum(text)
+        for term, entry in zip(terms, entries, strict=True):
+            print(filled(f"{sum_name([term])} is {entry}: {CATALOGUE[entry]}", "    "))
+            print(f"  held-out version: {heldout_version(term[1]) or 'none'}")
+        print(f"\nheld-out version of the sum: {heldout}")
+        return
+    ((_, name),), (entry,) = terms, entries
     print(filled(f"{entry}: {CATALOGUE[entry]}", "    "))
     print(f"\nheld-out version: {heldout_version(name) or 'none'}")
     group = GROUPS.get(name.strip().lower())
     if group is not None:
         print("", *group(), sep="\n")
+
+
+def _entry_of(name: str) -> str:
+    """The key of CATALOGUE that describes a reward; raises an error if --reward would not read it."""
+    if is_function_in_file(name) and name not in CATALOGUE:
+        check_names(name)  # the file and the function exist
+    return find_entry(name)
+
+
+def _heldout_of_sum(text: str) -> str:
+    """What is evaluated as the held-out reward of a sum."""
+    spec = heldout_spec(text)
+    if spec is None:
+        return "none"
+    return missing_heldout(text) or named_heldout(sum_name(heldout_terms(split_terms(spec))))
 
 
 def _describe_method(name: str) -> None:

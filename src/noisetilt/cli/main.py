@@ -13,6 +13,7 @@ from typing import Any
 from .._messages import UnguidedWarning
 from .arguments import build_parser
 from .console import allow_all_characters, print_error, warn
+from .early_checks import check_arguments
 
 # The module of each command, relative to this package; its function `main` takes the parsed arguments.
 MODULES = {"methods": "list", "rewards": "list", "models": "list", "studio": ".studio.serve"}
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Otherwise transformers warns of each image processor that it has in two versions.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
+        check_arguments(args)
         module = importlib.import_module(f".{MODULES.get(args.command, args.command)}", __package__)
         with _own_warnings():
             status = module.main(args) or 0
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as interrupt:
         print(file=sys.stderr)
-        print_error("interrupted; finished results, if any, are kept")
+        print_error("; ".join(["interrupted", *map(str, interrupt.args)]))
         return getattr(interrupt, "status", 130)
 
 
@@ -69,6 +71,8 @@ def _own_warnings() -> Iterator[None]:
     """The warnings of this package as one line each, once; all others as Python shows them."""
     shown: set[str] = set()
     with warnings.catch_warnings():
+        # diffusers passes an argument to huggingface_hub that this ignores.
+        warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks", category=UserWarning)
         before = warnings.showwarning
 
         def show(message: Any, category: type[Warning], *place: Any, **further: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .._progress import progress_bar
 from ..methods import find_method
 from ..report import save_image as save_image_file
 from ..report.plotting import Panel, curve, draw_panels, has_matplotlib, save_figure
@@ -22,7 +23,6 @@ from .comparison import (
     ImageBatch,
     Variant,
     check_heldout,
-    check_numbers,
     check_prompts,
     choose_heldout_reward,
     comparison_grid,
@@ -33,7 +33,8 @@ from .comparison import (
     write_record,
     write_start,
 )
-from .console import progress_bar, warn
+from .console import given_columns, warn
+from .early_checks import check_numbers
 from .iterates import (
     IterateImages,
     are_drawn,
@@ -47,7 +48,7 @@ from .iterates import (
 )
 from .job import ComparisonJob
 from .job_model import dtype_name, explained_memory, load_job_model, warn_of_memory, with_checksums, with_defaults
-from .progress import Progress, claim_run
+from .progress import Progress, check_run, claim_run, explained_interrupts
 
 PATIENCE = 10
 
@@ -60,6 +61,9 @@ class OptimizeJob(ComparisonJob):
     iterations: int = 10
     model: str = "emoji128-turbo"
     patience: int | None = None
+
+    def drawings(self) -> list[str]:
+        return ["grid.png", "rewards.png", "strip.png", "animation.webp"]
 
     def variants(self) -> list[Variant]:
         """Without and with noise ascent."""
@@ -91,6 +95,7 @@ def run(job: OptimizeJob) -> dict[str, Any]:
     job = _with_patience(job)
     variants = job.variants()
     job = with_checksums(job)
+    check_run(job, "optimize")
     reward = load_reward(job.reward)
     warn_of_memory(job, variants[1].method)
     model = load_job_model(job)
@@ -106,12 +111,13 @@ def run(job: OptimizeJob) -> dict[str, Any]:
     with (
         claim_run(job, "optimize") as continued,
         Interrupts() as interrupts,
+        explained_interrupts(job, lambda: sum(variant.count for variant in variants), 2 * len(job.prompts)),
     ):
         progress, complete = Progress(job, continued), False
         final = continued and has_final_drawings(job.out, ("strip.png", "animation.webp"))
         write_start(job, "optimize")
         try:
-            with progress_bar(batches * (job.iterations + 2), "iteration") as bar:
+            with progress_bar(batches * (job.iterations + 2), "iteration", columns=given_columns()) as bar:
                 for variant, batch in ((variant, batch) for variant in variants for batch in image_batches(job)):
                     drawn = variant is variants[1] and are_drawn(batch) and not final
                     images = read_iterates(job.out, variant, batch) if drawn else None
@@ -169,9 +175,10 @@ def _run_batch(
         last[:] = [report]
         if images is not None:
             images.record(report.number, lambda: report.images)
-        bar.update()
         text = f"{variant.name} reward {report.rewards.mean():+.3f}"
-        bar.set_postfix_str(text if report.heldout is None else f"{text} held-out {report.heldout.mean():+.3f}")
+        text += "" if report.heldout is None else f" held-out {report.heldout.mean():+.3f}"
+        bar.set_postfix_str(text, refresh=False)
+        bar.update()
 
     result = optimize(
         model,
@@ -215,8 +222,10 @@ def _reward_panels(job: OptimizeJob, variants: Sequence[Variant], heldout_name: 
     base = base.repeat(guided.shape[1], axis=1)
     titles = (job.reward, f"held-out {heldout_name}")
     panels = zip(titles, base, guided, strict=False)  # one title more, if there is no held-out reward
+    projected = find_ascent(variants[1].method).latent != "free"
+    label = "iteration (at 0 the projected initial noise)" if projected else "iteration"
     return [
-        Panel("iteration", title, {"initial noise": curve(before, 0), job.method: curve(after, 0)})
+        Panel(label, title, {"initial noise": curve(before, 0), job.method: curve(after, 0)})
         for title, before, after in panels
     ]
 

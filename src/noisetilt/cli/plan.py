@@ -6,6 +6,7 @@ import argparse
 import math
 
 from ..integrations.diffusers.plan import MODES, Peaks, Plan, plan
+from ..models import MODELS
 from ..report import table
 from .console import filled, line_width
 
@@ -20,6 +21,10 @@ def main(args: argparse.Namespace) -> None:
             raise ValueError(f"{name} = {value} must be between 1 and {MAX_SIZE}")
     if args.memory is not None and not 0 < args.memory < math.inf:
         raise ValueError(f"memory = {args.memory} must be a positive number of GiB, such as 24")
+    if args.model in MODELS:
+        raise ValueError(
+            f"the model {args.model} needs no GPU, and plan is for pipelines; give one, such as FLUX.1-dev"
+        )
     size = {"height": args.height, "width": args.width}
     found = plan(args.model, args.resolution, args.frames, args.batch, args.dtype, **size)
     print(plan_tables(found, args.gradient_at, args.checkpointing, _gpu_gib() if args.memory is None else args.memory))
@@ -62,7 +67,7 @@ def plan_tables(found: Plan, gradient_at: str, checkpointing: bool, memory: floa
 def _weights_table(found: Plan) -> str:
     rows = [[p.name, p.kind, p.parameters / 1e9, gib(p.weights)] for p in found.components]
     rows.append(["all", "", sum(p.parameters for p in found.components) / 1e9, gib(found.weights)])
-    return table(["component", "class", "10⁹ parameters", "GiB"], rows, line_width())
+    return table(["component", "class", "10⁹ parameters", "GiB"], rows, line_width(), ".2f")
 
 
 def _memory_table(found: Plan, gradient_at: str, checkpointing: bool, memory: float | None) -> str:
@@ -80,7 +85,7 @@ def _memory_table(found: Plan, gradient_at: str, checkpointing: bool, memory: fl
         if memory is not None:
             rows[-1].append(_fit(totals[0], totals[2], memory))
     titles = ["", "network's graph", "activations, peak", "total", "total without text encoders", "total, offloaded"]
-    return table(titles + ([] if memory is None else ["fits"]), rows, line_width())
+    return table(titles + ([] if memory is None else ["fits"]), rows, line_width(), ".2f")
 
 
 def _fit(total: float, offloaded: float, memory: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,18 @@ from torch import Tensor
 
 from .._files import changed_file
 from .._messages import one_line
-from ..runs import PROGRESS, append_line, claim_folder, finite_json, read_lines, read_record, to_json
+from ..runs import (
+    PROGRESS,
+    append_line,
+    check_folder,
+    claim_folder,
+    finished_parts,
+    finite_json,
+    read_lines,
+    read_record,
+    says_what_is_kept,
+    to_json,
+)
 from .comparison import ImageBatch, Variant, image_name, requested
 
 FIELDS = ("variant", "first", "rewards", "heldout", "curve", "nfe", "seconds")
@@ -30,8 +41,32 @@ def claim_run(job: Any, command: str, inputs: Sequence[Path] = ()) -> contextlib
         command: its command.
         inputs: files that it reads, besides those of its checksums.
     """
-    files: dict[str, Any] = {"inputs": [*inputs, *map(Path, job.checksums)], "outputs": job.outputs()}
-    return claim_folder(job.out, overwrite=job.overwrite, resume=job.resume, command=command, **files)
+    return claim_folder(job.out, **_folder_arguments(job, command, inputs))
+
+
+def check_run(job: Any, command: str, inputs: Sequence[Path] = ()) -> None:
+    """Raises what `claim_run` raises for a folder that the job may not write to, before a model is loaded."""
+    check_folder(job.out, **_folder_arguments(job, command, inputs))
+
+
+def _folder_arguments(job: Any, command: str, inputs: Sequence[Path]) -> dict[str, Any]:
+    files = {"inputs": [*inputs, *map(Path, job.checksums)], "outputs": job.outputs()}
+    return {"overwrite": job.overwrite, "resume": job.resume, "command": command, **files}
+
+
+def explained_interrupts(
+    job: Any, count: Callable[[], int], total: int, part: str = "image"
+) -> contextlib.AbstractContextManager[None]:
+    """A context in which an interrupt says how many parts of a job's run are finished, and how it continues.
+
+    Args:
+        job: of the run.
+        count: () → the number of finished parts.
+        total: the number of all parts.
+        part: what one of them is.
+    """
+    how = {"resume": job.resume, "overwrite": job.overwrite}
+    return says_what_is_kept(lambda: finished_parts(count(), total, part, job.out, **how))
 
 
 def settings_digest(job: Any) -> str:
@@ -71,14 +106,26 @@ def _check_same(job: Any, record: Mapping[str, Any]) -> None:
     """Raises a ValueError if a job has other settings or files than the record of the run that it continues."""
     # Runs of earlier versions have the numbers of which JSON has none.
     before, now = finite_json(record.get("requested", {})), finite_json(requested(job))
-    changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    changed = [
+        f"{name} ({_short(before.get(name))} instead of {_short(now.get(name))})"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
     if changed:
-        raise ValueError(f"{job.out} has a run with another {', '.join(changed)}; choose another --out, or --overwrite")
+        raise ValueError(
+            f"{job.out} has a run with another {', '.join(changed)}; give the same, another --out, or --overwrite"
+        )
     file = changed_file(record.get("checksums", {}), job.checksums)
     if file is not None:
         raise ValueError(
             f"{file} has changed since the run in {job.out} began; restore it, or choose another --out, or --overwrite"
         )
+
+
+def _short(setting: Any) -> str:
+    """A setting as JSON, with its middle left out if it is long."""
+    text = json.dumps(setting, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:39]} … {text[-18:]}"
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..runs import to_json, write_bytes
-from .text import break_lines
+from .text import break_lines, spelt
 
 # Pixels: the height of a line of text, and the least width of a grid, so that its labels have room.
 LINE, MIN_WIDTH = 18, 240
@@ -125,12 +125,18 @@ def _font() -> Any:
     return ImageFont.load_default(13)
 
 
+@functools.cache
+def _font_has(character: str) -> bool:
+    """Whether the font has a sign for a character, and not the box for those that it lacks."""
+    return character.isspace() or bytes(_font().getmask(character)) != bytes(_font().getmask("\ufffe"))
+
+
 def _text_width(text: str) -> float:
     return _font().getlength(text)
 
 
 def _lines(text: str, width: float) -> list[str]:
-    return break_lines(text, lambda line: _text_width(line) <= width, most=4)
+    return break_lines(spelt(text, _font_has), lambda line: _text_width(line) <= width, most=4)
 
 
 def save_animation(frames: Sequence[Image.Image], file: Path, milliseconds: int = 120) -> None:

@@ -6,19 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def _cell(value: Any) -> str:
-    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+def _cell(value: Any, form: str) -> str:
+    if not isinstance(value, float):
+        return "–" if value is None else str(value)
+    text = f"{value:{form}}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]], width: int | None = None) -> str:
-    """Text columns: words to the left, numbers to the right with three decimals.
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], width: int | None = None, form: str = ".3f") -> str:
+    """Text columns: words to the left, numbers to the right.
 
     Args:
         header, rows: the cells; None is a dash.
         width: characters of a line. A table that is wider has a block of lines per row instead: the first cell, and
             below it a line per further cell.
+        form: of the numbers that are no whole ones, as `format` takes it; by default three decimals.
     """
-    texts = [[_cell(v) for v in row] for row in rows]
+    texts = [[_cell(v, form) for v in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(header), *texts]) for i in range(len(header))]
     if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
         return _blocks(header, texts)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,51 +39,109 @@ def claim_folder(
 ) -> Iterator[bool]:
     """Makes a folder and holds its lock, which ends with the process.
 
-    A folder has a run if it has the record run.json, or finished parts of a run whose record was lost.
+    A folder has a run if it has the record run.json, or finished parts of a run whose record was lost. A run of which
+    no part is finished is replaced without being asked.
 
     Args:
         folder: of the run; created if missing.
-        overwrite: whether a run in it may be replaced; its record run.json and the files that this names are deleted.
+        overwrite: whether a run in it, or a file that the command would write, may be replaced; the run's record
+            run.json and the files that this names are deleted.
         resume: whether a run in it is continued.
         command: the command that may continue the run: a folder with a run of another command is refused.
         finished: the name of the command's file of finished parts, ROWS or PROGRESS. This function does not delete it
             where the record is lost.
         inputs: files that the command reads, which may not be files of a run that is replaced, or of this one.
-        outputs: names of files in the folder that the command writes, besides those that every run may have.
+        outputs: names of files in the folder that the command writes.
         check: called with the folder before a run in it is replaced; what it raises leaves the run as it is.
 
     Yields:
         Whether a run is continued.
 
     Raises:
-        ValueError: if both options are given, another process writes to the folder, the folder has a run and neither
-            option is given, or an input would be deleted or written over.
+        ValueError: if both options are given, another process writes to the folder, the folder has a run, or a file
+            that the command would write, and no option is given, or an input would be deleted or written over.
         OSError: if the folder cannot be written to.
+    """
+    files: dict[str, Any] = {"command": command, "finished": finished, "inputs": inputs, "outputs": outputs}
+    check_folder(folder, overwrite=overwrite, resume=resume, **files)  # before the folder is made
+    with locked(folder):
+        record, parts = check_folder(folder, overwrite=overwrite, resume=resume, **files)
+        if overwrite:
+            check(folder)
+        for place in (folder, folder / ITERATES, *(folder / IMAGES).glob("*")):
+            if place == folder or not (place / LOCK).exists():  # otherwise it has a run of its own
+                remove_partial(place)
+        begun = record is not None and not _has_results(record, parts)
+        if record is not None and overwrite:
+            _remove_run(folder, record)
+        elif begun:
+            (folder / RECORD).unlink()
+            shutil.rmtree(folder / ITERATES, ignore_errors=True)
+        yield resume and not begun and (record is not None or finished in parts)
+
+
+def check_folder(
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    command: str = "",
+    finished: str = PROGRESS,
+    inputs: Sequence[Path] = (),
+    outputs: Sequence[str] = (),
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Checks that `claim_folder` would not refuse a folder, and writes nothing; the arguments are the same.
+
+    Returns:
+        The record of the run in the folder, or None, and the names of the files of its finished parts.
+
+    Raises:
+        ValueError, OSError: as `claim_folder`, unless another process writes to the folder.
     """
     if overwrite and resume:
         raise ValueError("overwrite and resume exclude each other; give one of them")
-    with locked(folder):
-        record, parts = read_record(folder), [name for name in (ROWS, PROGRESS) if _has_content(folder / name)]
-        if (record is not None or parts) and not (overwrite or resume):
+    _check_is_folder(folder)
+    record, parts = read_record(folder), [name for name in (ROWS, PROGRESS) if _has_content(folder / name)]
+    if _has_results(record, parts):
+        if not (overwrite or resume):
             raise ValueError(
                 f"{folder} has a run already; give --resume to continue it, --overwrite to replace it, or another --out"
             )
         before = (record or {}).get("command", command)
         if resume and before != command:
             raise ValueError(f"{folder} has a run of {before!r}, expected one of {command!r}; choose another --out")
-        if resume and record is None and parts and finished not in parts:
+        if resume and record is None and finished not in parts:
             raise ValueError(
                 f"{folder} has {parts[0]} and no {finished}, which {command!r} writes; choose another --out"
             )
-        _check_inputs(folder, inputs, [*_names((record if overwrite else None) or {}), *outputs, finished])
-        if overwrite:
-            check(folder)
-        for place in (folder, folder / ITERATES, *(folder / IMAGES).glob("*")):
-            if place == folder or not (place / LOCK).exists():  # otherwise it has a run of its own
-                remove_partial(place)
-        if record is not None and overwrite:
-            _remove_run(folder, record)
-        yield resume and (record is not None or finished in parts)
+    _check_inputs(folder, inputs, [*_names((record if overwrite else None) or {}), *outputs, finished])
+    if record is None and not parts and not overwrite and folder.exists():
+        own = sorted({*outputs}.intersection(os.listdir(folder)))
+        if own:
+            raise ValueError(
+                f"{folder} has {own[0]}, which is no file of a run and would be replaced; choose another --out, or "
+                "give --overwrite"
+            )
+    return record, parts
+
+
+def _has_results(record: Mapping[str, Any] | None, parts: Sequence[str]) -> bool:
+    """Whether a folder with a record, or None, and with these files of finished parts has results of a run."""
+    if record is None or parts:
+        return bool(parts)
+    begun = "command" in record and record.get("complete") is False
+    return not begun or bool(record.get("images")) or bool(record.get("done"))
+
+
+def _check_is_folder(folder: Path) -> None:
+    """Raises an OSError if a folder cannot be made because a file is in its place, or its name is too long."""
+    try:
+        above = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    except OSError as error:
+        raise _write_error(folder, error) from None
+    if above.exists() and not above.is_dir():
+        kind = errno.EEXIST if above == folder else errno.ENOTDIR
+        raise _write_error(folder, OSError(kind, os.strerror(kind)))
 
 
 def _has_content(file: Path) -> bool:
@@ -118,6 +178,8 @@ def _check_inputs(folder: Path, inputs: Sequence[Path], names: Sequence[str]) ->
         inputs: files that the command reads.
         names: of the files of the run, and of the one that it replaces.
     """
+    if not inputs:
+        return
     own, iterates = {(folder / name).resolve() for name in names}, (folder / ITERATES).resolve()
     for file in inputs:
         if file.resolve() in own or iterates in file.resolve().parents:

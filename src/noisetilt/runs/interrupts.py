@@ -6,9 +6,12 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from .._messages import counted
 
 
 class Terminated(KeyboardInterrupt):
@@ -81,3 +84,34 @@ class Interrupts:
             print(
                 f"\nnoisetilt: finishing the current {self.unit}; press Ctrl-C again to stop at once", file=sys.stderr
             )
+
+
+@contextlib.contextmanager
+def says_what_is_kept(kept: Callable[[], str]) -> Iterator[None]:
+    """A context in which the KeyboardInterrupt that ends it gets a text for the user.
+
+    Args:
+        kept: () → the text, called when the interrupt arrives.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = (kept(),)
+        raise
+
+
+def finished_parts(done: int, total: int, part: str, out: Path, *, resume: bool, overwrite: bool) -> str:
+    """How many parts of a run are finished, and how it continues.
+
+    Args:
+        done, total: the number of its finished parts and of all parts.
+        part: what one of them is, such as "image".
+        out: the folder of the run.
+        resume, overwrite: the options of the command that was interrupted.
+    """
+    if not done:
+        return f"no {part} is finished"
+    again = "" if resume else " with --resume instead of --overwrite" if overwrite else " with --resume"
+    return (
+        f"{done} of {counted(total, part)} {'is' if done == 1 else 'are'} in {out}; the same command{again} continues"
+    )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .axes import set_ticks
-from .figures import FONT_SIZE, new_figure, own_settings, wrapped
+from .figures import FONT_SIZE, SMALL, band_handle, new_figure, own_settings, wrapped
 from .styles import PALETTE
 
 WIDTH, HEIGHT, BINS, COLUMNS = 3.8, 3.0, 40, 3
@@ -52,13 +52,20 @@ def draw_histograms(values: Mapping[str, np.ndarray], ylabel: str) -> Any:
 
 
 @own_settings
-def draw_bands(panels: Mapping[str, Bands]) -> Any:
-    """A matplotlib figure of one panel for each title: a bar per band, in another colour outside the interval.
+def draw_bands(panels: Mapping[str, Bands], heading: str, interval: str) -> Any:
+    """A matplotlib figure of one panel for each title: a bar per band, in another colour outside the interval, and a
+    legend below.
+
+    Args:
+        panels: title → bands.
+        heading: a title above all panels.
+        interval: what the interval is, for the legend.
 
     Raises:
         ImportError: if matplotlib is not installed.
     """
-    figure = new_figure(5.0 * len(panels), 3.5)
+    wide = 5.0 * len(panels)
+    figure = new_figure(wide, 4.3)
     for axes, (title, bands) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         position = np.arange(len(bands.ratio))
         ratio = np.maximum(bands.ratio, 1e-6)
@@ -73,9 +80,14 @@ def draw_bands(panels: Mapping[str, Bands]) -> Any:
         top, bottom = max(ratio.max(), np.median(high)), min(ratio.min(), np.median(low))
         axes.set_ylim(bottom / 1.3, top * 1.3)
         axes.set_xlim(-0.7, len(ratio) - 0.3)
-        set_ticks(axes.xaxis)
+        set_ticks(axes.xaxis, whole=True)
         set_ticks(axes.yaxis, "log")
         axes.set_title(wrapped(title, 4.0, FONT_SIZE + 1, lines=2))
         axes.set_xlabel("band, low to high frequency")
         axes.set_ylabel("energy / expected")
+    signs = {interval: band_handle(), "band inside": band_handle(INSIDE, 1), "band outside": band_handle(OUTSIDE, 1)}
+    handles, texts = list(signs.values()), [wrapped(text, 2.4, SMALL, lines=2) for text in signs]
+    columns = 3 if len(panels) > 1 else 1
+    figure.legend(handles, texts, loc="outside lower center", frameon=False, ncols=columns)
+    figure.suptitle(wrapped(heading, wide - 0.6, FONT_SIZE + 1, lines=2), fontsize=FONT_SIZE + 1)
     return figure

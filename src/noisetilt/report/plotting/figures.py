@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ..._messages import missing_extra
 from ...runs import write_bytes
-from ..text import break_lines
+from ..text import break_lines, spelt
 
 DPI = 130
 FONT_SIZE, SMALL, HEADING = 9.0, 8.0, 11.0
@@ -93,6 +93,13 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
+def band_handle(colour: str = "black", alpha: float = 0.15) -> Any:
+    """The sign of a shaded band, or of bars of a colour, in a legend."""
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor=colour, alpha=alpha, linewidth=0)
+
+
 @own_settings
 def figure_bytes(figure: Any) -> bytes:
     """A figure as PNG."""
@@ -125,6 +132,14 @@ def _font(size: float) -> Any:
     return FontProperties(family="DejaVu Sans", size=size)
 
 
+@functools.cache
+def _font_has(character: str) -> bool:
+    from matplotlib.font_manager import findfont, get_font
+
+    return ord(character) in get_font(findfont(_font(FONT_SIZE))).get_charmap()
+
+
 def wrapped(text: str, inches: float, size: float = FONT_SIZE, lines: int = 3) -> str:
-    """A text in at most so many lines of a width; words that are wider are broken, and the rest ends in "…"."""
-    return "\n".join(break_lines(text, lambda line: text_width(line, size) <= inches, lines))
+    """A text in at most so many lines of a width; words that are wider are broken, and the rest ends in "…". Characters
+    that the font lacks are spelt."""
+    return "\n".join(break_lines(spelt(text, _font_has), lambda line: text_width(line, size) <= inches, lines))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .axes import set_ticks
-from .figures import FONT_SIZE, HEADING, SMALL, new_figure, own_settings, text_width, wrapped
+from .figures import FONT_SIZE, HEADING, SMALL, band_handle, new_figure, own_settings, text_width, wrapped
 from .styles import Style, styles_of
 
 Scale = Literal["linear", "log", "symlog"]
@@ -18,6 +18,7 @@ Numbers = Sequence[float] | Sequence[float | None] | np.ndarray
 # Inches.
 PANEL_WIDTH, PANEL_HEIGHT, LEGEND_TEXT, LEGEND_LINE, LEGEND_HEIGHT = 4.6, 3.7, 2.4, 0.2, 9.0
 GREY = "#8a8a8a"
+BAND = "shaded: the middle 80 % of the images"
 # Line styles of the guides of a plot, in their order.
 GUIDE_DASHES = ("-", "--", ":")
 
@@ -30,6 +31,7 @@ class Series:
         x, y: the points; points that are None or not finite are left out.
         x_error, y_error: the lengths of the error bars below and above each point.
         band: the lower and upper edge of a shaded band at each point.
+        band_name: what the band is, for the legend.
         connected: whether a line connects the points.
         markers: whether the points are marked.
         circled: the number of a point with a circle.
@@ -40,6 +42,7 @@ class Series:
     x_error: tuple[Numbers, Numbers] | None = None
     y_error: tuple[Numbers, Numbers] | None = None
     band: tuple[Numbers, Numbers] | None = None
+    band_name: str = ""
     connected: bool = True
     markers: bool = True
     circled: int | None = None
@@ -68,7 +71,7 @@ class Panel:
 
 @own_settings
 def draw_panels(panels: Sequence[Panel], heading: str = "", columns: int | None = None) -> Any:
-    """A matplotlib figure of panels side by side with one legend to the right, none for a single name.
+    """A matplotlib figure of panels side by side with one legend to the right, none for a single name without a band.
 
     Args:
         panels: one or more.
@@ -84,7 +87,8 @@ def draw_panels(panels: Sequence[Panel], heading: str = "", columns: int | None 
     names = list(dict.fromkeys(name for panel in panels for name in panel.series))
     guides = list(dict.fromkeys(name for panel in panels for name in panel.guides if name))
     styles = styles_of(names)
-    entries = [*names, *guides] if len(names) + len(guides) > 1 else []
+    bands = list(dict.fromkeys(s.band_name for panel in panels for s in panel.series.values() if _shows_band(s)))
+    entries = [*names, *guides, *bands] if len(names) + len(guides) + len(bands) > 1 else []
     width, height, legend_columns = _legend_size(entries)
     columns = min(columns or len(panels), len(panels))
     lines = math.ceil(len(panels) / columns)
@@ -96,14 +100,21 @@ def draw_panels(panels: Sequence[Panel], heading: str = "", columns: int | None 
     for axes in places[len(panels) :]:
         axes.set_axis_off()
     if entries:
-        handles = [_handle(styles[name], _drawn(panels, name)) for name in names] + [
-            _guide_handle(guides, name) for name in guides
-        ]
+        handles = [_handle(styles[name], _drawn(panels, name)) for name in names]
+        handles += [_guide_handle(guides, name) for name in guides] + [band_handle() for _ in bands]
         texts = [_legend_text(name) for name in entries]
         figure.legend(handles, texts, loc="outside right upper", frameon=False, ncols=legend_columns, handlelength=3.2)
     if heading:
         figure.suptitle(wrapped(heading, wide - 0.4, HEADING, lines=2), x=wide / 2 / (wide + width))
     return figure
+
+
+def _shows_band(series: Series) -> bool:
+    """Whether a series has a band with a name, and of a width above 0."""
+    if series.band is None or not series.band_name:
+        return False
+    low, high = map(_numbers, series.band)
+    return not np.array_equal(low, high)
 
 
 def _legend_text(name: str) -> str:
@@ -189,4 +200,4 @@ def curve(values: np.ndarray, first: int = 1) -> Series:
     """The mean over images of values (step, image) from step `first` on, with the band of the middle 80 % of images."""
     steps = np.arange(first, first + len(values))
     low, high = np.quantile(values, [0.1, 0.9], axis=1)
-    return Series(steps, np.mean(values, axis=1), band=(low, high), markers=len(values) == 1)
+    return Series(steps, np.mean(values, axis=1), band=(low, high), band_name=BAND, markers=len(values) == 1)
