@@ -2,7 +2,6 @@
 
     mkdir -p out/paper && gunzip -c docs/bench/rows.jsonl.gz > out/paper/rows.jsonl
     python recipes/bench/results.py out/paper --targets redness --images 64 --digits 2
-    python recipes/bench/results.py out/paper --targets redness --images 32 --digits 2
 
 Of each target: every method that is measured for so many test images, at the strength that the rule of fairness chose
 on so many tuning images, and without the rule, at the strength of its largest mean reward, where fewer test images were

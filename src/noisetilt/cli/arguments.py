@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="noisetilt",
         description="Inference-time alignment of diffusion and flow models by noise-tilted sampling.",
         epilog="examples:\n"
-        '  noisetilt generate "cat face" --reward style:3d --out out/cat\n'
+        '  noisetilt generate "red heart" --reward style:3d --out out/heart\n'
         "  noisetilt rewards\n\n"
         "`noisetilt COMMAND --help` describes a command.",
     )
@@ -70,7 +70,7 @@ def _add_generate(commands: Any) -> None:
         "generate",
         "sample images with and without reward guidance",
         "Samples images with the base model and with a guided method from the same seeds, and compares their rewards.",
-        'generate "cat face" --reward style:3d --out out/cat',
+        'generate "red heart" --reward style:3d --out out/heart',
         'generate "red heart" "light bulb" bell --reward style:3d --n 1 --out out/three',
         'generate "a red fox" --model black-forest-labs/FLUX.1-dev --reward pickscore --set rho=0.0002 --offload model',
     )
@@ -95,7 +95,7 @@ def _add_optimize(commands: Any) -> None:
         "optimize the initial noise of a one-step generator for a reward",
         "Optimizes the noise from which a generator makes an image in one or a few steps (noise ascent).\n"
         "Writes the images before and after, and the iterates between them.",
-        'optimize "cat face" --reward style:3d --out out/cat',
+        "optimize pear --reward style:3d --out out/pear",
         'optimize "red heart" --reward redness --method mpgr --iterations 100 --set rate=0.05',
     )
     _add_prompt_and_reward(parser)
@@ -124,8 +124,8 @@ def _add_invert(commands: Any) -> None:
         "find the noise from which a one-step generator makes a photograph, and edit it",
         "Finds the initial noise from which a generator makes given photographs in one or a few steps (noise ascent),\n"
         "and makes images from the same noise with other prompts or for a reward.",
-        'invert cat.png --prompt "cat face" --out out/cat',
-        'invert cat.png --prompt "cat face" --edit "dog face" --edit "cat face, 3d"',
+        'invert heart.png --prompt "red heart" --out out/edit',
+        'invert heart.png --prompt "red heart" --edit "blue heart" --edit "green heart"',
     )
     parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="an image file, such as .png or .jpg")
     parser.add_argument(

@@ -8,12 +8,15 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from .._messages import UnguidedWarning
 from .arguments import build_parser
 from .console import allow_all_characters, print_error, warn
 from .early_checks import check_arguments
+
+PACKAGE = Path(__file__).resolve().parents[1]
 
 # The module of each command, relative to this package; its function `main` takes the parsed arguments.
 MODULES = {"methods": "list", "rewards": "list", "models": "list", "studio": ".studio.serve"}
@@ -76,7 +79,8 @@ def _own_warnings() -> Iterator[None]:
         before = warnings.showwarning
 
         def show(message: Any, category: type[Warning], *place: Any, **further: Any) -> None:
-            if not issubclass(category, UnguidedWarning):
+            from_here = issubclass(category, UserWarning) and Path(str(place[0])).is_relative_to(PACKAGE)
+            if not from_here and not issubclass(category, UnguidedWarning):
                 before(message, category, *place, **further)
             elif str(message) not in shown:
                 shown.add(str(message))
