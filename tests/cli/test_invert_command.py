@@ -67,13 +67,13 @@ def test_the_figures_have_significant_digits_and_a_row_per_edit(reward, tmp_path
     row |= {"reward_value": value, "edits": [{"prompt": "dog face", "reward_value": edited}], "files": job.files(0)}
     invert._print_summary(job, [row])
     output = capsys.readouterr().out
-    lines = [line.split() for line in output.splitlines()]
+    lines, text = [line.split() for line in output.splitlines()], " ".join(output.split())
     assert ["cat.png", "cat", "face", "0.000123", "39.1", "2.1e-57"] in lines
-    assert "A p-value below 0.01 says that the noise found is not white Gaussian noise" in output
+    assert "A p-value below 0.01 says that the noise found is not white Gaussian noise" in text
     values = {"found": [] if value is None else ["0.0123"], "edit-1": [] if edited is None else ["-0.25"]}
     assert ["cat.png", "edit:", "dog", "face", "cat-0-edit-1.png", *values["edit-1"]] in lines
     assert (["cat.png", "found", "cat-0-found.png", *values["found"]] in lines) == (reward is not None)
-    assert f"Open {tmp_path / 'grid.png'}: the targets, the found images and the edits, in rows." in output
+    assert f"Open {tmp_path / 'grid.png'}: the targets, the found images and the edits, in rows." in text
 
 
 def test_the_table_fits_the_terminal(photos, tmp_path, capsys, monkeypatch):

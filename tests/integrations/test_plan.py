@@ -314,8 +314,10 @@ def test_the_configuration_of_a_hub_id_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert plan("some/pipeline", 64).weights == plan(str(tmp_path), 64).weights
     assert {pattern.split(".")[-1] for _, patterns in requested for pattern in patterns} == {"json"}
-    with pytest.raises(OSError, match="'no/such' is no known model and no folder, and the hub does not have it: 404"):
-        plan("no/such")
+    for offline, reason in ((False, "404"), (True, "it is not in the cache, and HF_HUB_OFFLINE is set")):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        with pytest.raises(OSError, match=rf"'no/such' is no known model .* as a hub id it cannot be read: {reason}"):
+            plan("no/such")
 
 
 def test_the_table_says_what_fits(monkeypatch):

@@ -498,7 +498,7 @@ def test_without_the_hub_it_says_what_to_do(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"cannot be downloaded from trl-lib.*pass path=") as caught:
+    with pytest.raises(ValueError, match=r"cannot be downloaded from trl-lib.*with path=, or NAME@FOLDER") as caught:
         rewards.load("aesthetic")
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="not on the hub"):

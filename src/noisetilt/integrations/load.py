@@ -194,6 +194,7 @@ def _load_pipeline(
     frames: int | None,
 ) -> Any:
     from ..models.flux import FluxModel, set_defaults, trained_guidance
+    from .diffusers.folder_plan import reason_of_hub
     from .diffusers.load_pipeline import find_dtype, load_pipeline, pipeline_class_name, place_pipeline
     from .diffusers.out_of_memory import explained_loading
     from .diffusers.pipeline_model import PipelineModel
@@ -202,7 +203,7 @@ def _load_pipeline(
     try:
         flux = pipeline_class_name(source) == "FluxPipeline"
     except OSError as error:
-        reason = str(error).splitlines()[0]
+        reason = reason_of_hub(error)
         raise OSError(f"{str(source)!r} is no folder, and as a hub id it cannot be loaded: {reason}") from error
     trained = trained_guidance(source) if flux else None
     pipe = load_pipeline(source, dtype, lora)

@@ -115,7 +115,8 @@ def ocr(engine: str | None = None) -> Reward:
             continue
         return Reward("ocr" if engine is None else f"ocr:{name}", accuracy, False, check_prompts=check_prompts)
     raise ImportError(
-        f"ocr needs an OCR engine and none can be used: {'; '.join(missing)}; pip install rapidocr onnxruntime"
+        f"ocr needs an OCR engine and none can be used: {'; '.join(missing)}; pip install rapidocr onnxruntime, which "
+        "are noisetilt's extra ocr"
     )
 
 

