@@ -19,7 +19,7 @@ from ..sampling import AscentReport, GradientAt, Model
 from ..sampling.check_inputs import as_prompts, as_seeds, check_call, check_callback, check_chunk
 from ..sampling.deterministic import deterministic_grid
 from ..sampling.noise_ascent import NoiseAscent, check_iterations, check_optimizable, find_ascent, warn_of_one_step
-from ..sampling.progress import progress_bar
+from ..sampling.progress import shown_progress
 from .distances import SCALE, Distance, TargetEvaluator, check_distance
 from .photos import fit, read_photo
 from .result import InversionResult
@@ -78,7 +78,7 @@ def invert(
         gradient_at: "x_t" differentiates through the network; "x0" does not, which saves the network's backward pass.
         chunk: rows per network call and per reward evaluation ≥ 1, draws included, which bounds the memory.
         callback: called with an AscentReport at each iterate; its rewards are −100 · distance.
-        progress: whether to show a progress bar of the iterations.
+        progress: whether to show a progress bar of the iterations, or lines where the standard error is no terminal.
 
     Returns:
         InversionResult with the noise, its images and distances, and the method `edit`.
@@ -93,7 +93,7 @@ def invert(
         options: dict[str, Any] = dict(
             distance=distance, steps=steps, seeds=seeds, gradient_at=gradient_at, chunk=chunk
         )
-        with progress_bar(callback, "iteration") as show:
+        with shown_progress(callback, "iteration") as show:
             return invert(model, images, prompts, method, iterations, **options, callback=show)
     ascent = ascent_for(inversion_method(method), iterations, steps)
     check_optimizable(model)

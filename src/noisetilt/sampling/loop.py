@@ -26,7 +26,7 @@ from .check_inputs import (
 )
 from .engine import Engine, State, StepResult, run_steps
 from .evaluation import Evaluator, Model, noise_objective
-from .progress import progress_bar
+from .progress import shown_progress
 from .result import Result, StepReport
 from .reward_evaluation import RewardEvaluator, check_reward
 from .trace import Trace
@@ -85,7 +85,7 @@ def sample(
             evaluate the reward near x̂_0 only.
         callback: called with a StepReport after each step.
         heldout: a reward that is evaluated for each image's best particle after every step and not optimised.
-        progress: whether to show a progress bar of the steps.
+        progress: whether to show a progress bar of the steps, or lines where the standard error is no terminal.
     Returns:
         Result with images, final rewards, trace and held-out rewards.
     Raises:
@@ -94,7 +94,7 @@ def sample(
     """
     options: dict[str, Any] = dict(eta=eta, grid=grid, gradient_at=gradient_at, chunk=chunk, track=track)
     if progress:
-        with progress_bar(callback, "step") as show:
+        with shown_progress(callback, "step") as show:
             return sample(model, prompts, reward, method, steps, seeds, **options, callback=show, heldout=heldout)
     if hasattr(model, "sample"):
         return model.sample(prompts, reward, method, steps, seeds, **options, callback=callback, heldout=heldout)

@@ -32,7 +32,7 @@ from .engine import warn_of_zero_gradient
 from .evaluation import Evaluator, Model
 from .loop import normalised_on_base
 from .optimize_result import AscentReport, AscentTrace, OptimizeResult
-from .progress import progress_bar
+from .progress import shown_progress
 from .reward_evaluation import RewardEvaluator, check_reward
 from .rng import PerImageRNG
 
@@ -131,7 +131,7 @@ def optimize(
         chunk: rows per network call and per reward evaluation ≥ 1, draws included, which bounds the memory of these;
             the random numbers of all draws of an iteration exist at once.
         callback: called with an AscentReport at each iterate.
-        progress: whether to show a progress bar of the iterations.
+        progress: whether to show a progress bar of the iterations, or lines where the standard error is no terminal.
 
     Returns:
         OptimizeResult with images, noise, rewards, held-out rewards and trace.
@@ -142,7 +142,7 @@ def optimize(
     """
     if progress:
         options: dict[str, Any] = dict(heldout=heldout, patience=patience, gradient_at=gradient_at, chunk=chunk)
-        with progress_bar(callback, "iteration") as show:
+        with shown_progress(callback, "iteration") as show:
             return optimize(model, prompts, reward, method, iterations, seeds, **options, callback=show)
     method = find_method(method)
     ascent = find_ascent(method)

@@ -1,4 +1,4 @@
-"""The progress bar of `sample`, `optimize` and `invert`."""
+"""The progress of `sample`, `optimize` and `invert` with progress=True."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tqdm.auto import tqdm
-
+from .._progress import progress_bar
 from .check_inputs import check_callback
 from .optimize_result import AscentReport
 from .result import StepReport
 
 
 @contextlib.contextmanager
-def progress_bar(callback: Callable[[Any], Any] | None, unit: str) -> Iterator[Callable[[Any], None]]:
+def shown_progress(callback: Callable[[Any], Any] | None, unit: str) -> Iterator[Callable[[Any], None]]:
     """A bar, on the standard error or in a notebook, for a call whose reports are passed to the function that this
     yields; it passes them on to the caller's own callback.
 
@@ -22,11 +21,16 @@ def progress_bar(callback: Callable[[Any], Any] | None, unit: str) -> Iterator[C
         ValueError: if the callback is no function.
     """
     check_callback(callback)
-    with tqdm(unit=unit) as bar:
+    bar, done = None, 0
+    with contextlib.ExitStack() as stack:
 
         def show(report: StepReport | AscentReport) -> None:
-            bar.total = report.steps if isinstance(report, StepReport) else report.iterations
-            bar.update(report.number - bar.n)
+            nonlocal bar, done
+            if bar is None:
+                total = report.steps if isinstance(report, StepReport) else report.iterations
+                bar = stack.enter_context(progress_bar(total, unit))
+            bar.update(report.number - done)
+            done = report.number
             if callback is not None:
                 callback(report)
 
