@@ -26,7 +26,7 @@ ALLOWED = {
     "initial_noise": {"_options", "noise", "path"},
     "models": {"path", "rewards"},
     "methods": {"_options", "initial_noise", "proposals", "selection", "path"},
-    "sampling": {"methods", "initial_noise", "proposals", "selection", "noise", "path", "rewards", "models"},
+    "sampling": {"methods", "initial_noise", "proposals", "selection", "noise", "path", "rewards", "models", "runs"},
     "integrations": {"sampling", "methods", "initial_noise", "path", "rewards", "models"},
     "inversion": {"sampling", "methods", "initial_noise", "noise", "path", "rewards", "models", "report", "runs"},
     "batch": {"integrations", "sampling", "methods", "rewards", "models", "report", "runs"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from ..runs import make_folder, write_bytes, write_json
 from .notebook_view import to_pil
 
 FRAME_MILLISECONDS = 60
@@ -46,14 +46,13 @@ def save_images(
     if not finite.all():
         raise FloatingPointError(f"image {int((~finite).nonzero()[0])} has values that are not finite; none is saved")
     seeds = [int(seed) for seed in seeds]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for number, image in enumerate(images):
         known = {"prompt": prompts[number], "seed": seeds[number]} if prompts else {}
-        _write(folder / f"image-{number}.png", _encoded(image, known))
+        write_bytes(folder / f"image-{number}.png", _encoded(image, known))
     if noise is not None:
-        _write(folder / "noise.safetensors", to_safetensors({"noise": noise.detach().cpu().contiguous()}))
-    record = {"prompts": list(prompts), "seeds": seeds, **figures}
-    _write(folder / "result.json", (json.dumps(record, indent=2) + "\n").encode())
+        write_bytes(folder / "noise.safetensors", to_safetensors({"noise": noise.detach().cpu().contiguous()}))
+    write_json(folder / "result.json", {"prompts": list(prompts), "seeds": seeds, **figures})
 
 
 def _encoded(image: Tensor, settings: Mapping[str, Any]) -> bytes:
@@ -66,12 +65,3 @@ def _encoded(image: Tensor, settings: Mapping[str, Any]) -> bytes:
     )
     first.save(stream, "PNG", pnginfo=text, **animation)
     return stream.getvalue()
-
-
-def _write(file: Path, data: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
