@@ -1,32 +1,42 @@
-"""What each part of W is worth to the sampler: its reward, what other scorers say, and whether the noise stays noise.
+"""What each part of W is worth to the sampler: reward, the judge's probability, and whether the noise stays noise.
 
-    python recipes/noise/reward_ablation.py build/noise/ablation [--rho 0.05 0.3] [--only W WGNC]
+    python recipes/noise/reward_ablation.py build/noise/ablation [--rho 0.02 0.1] [--only W WGNC] [--images 32]
 
-Noise-tilted sampling of emoji128 in 25 steps, from prompts in two flat styles towards `style:3d`, at equal seeds with
-each variant of W (variants.py). Every run is kept in FOLDER as a .json file, so that the script goes on where it was
-stopped; it prints what is there. Differences are to W, over pairs of equal prompt and seed, with their standard errors;
-without W among `--only` there are none.
-`p` is the median overall p-value of the audit of the injected noise, `rejected` the fraction of it rejected at 1 %.
+Noise-tilted sampling of emoji128 in 25 steps towards `style:3d`, on the tuning prompts of the suite `paper`, at equal
+seeds with each variant of W (variants.py). Every run is kept in FOLDER as a .json file, so that the script goes on
+where it was stopped. Prints a table for each ρ. In brackets: the paired difference to W at the same ρ, with a 95 %
+bootstrap interval in which the images of a concept are drawn together. *At equal reward*: the probability of the right
+concept minus that of W at the ρ at which W has the reward of the variant, interpolated between the values of ρ of W
+(`--line` adds some); empty if W does not reach that reward. *Rejected*: the fraction of the injected noise
+√ρ W + √(1−ρ) ε that the audit rejects at 1 %.
 """
 
 import argparse
+import functools
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import torch
+import numpy as np
 from torch import Tensor
 from variants import CRUDE, VARIANTS, Apply
 
 from noisetilt import METHODS, load, rewards, sample
+from noisetilt.bench.paper_plan import TARGETS
+from noisetilt.bench.paper_suite import judged_figures, prompt_seeds
+from noisetilt.bench.statistics import Interval, bootstrap, prompted_concept, value_at
 from noisetilt.noise import audit, shuffled
 from noisetilt.proposals import Step
 
-PROMPTS = ["cat face noto", "house twemoji", "red apple noto", "automobile twemoji"]
-SEEDS = 4
-SCORES = {"target": ("style:3d", False), "held-out": ("style:3d", True), "alignment": ("alignment", True)}
+TARGET = TARGETS[0]
+PLAIN = "plain sampling"
+BATCH = 8
+# The columns of a run's scores, and the factor and the digits with which they are printed.
+SCORES = {"reward": (1, 2), "held-out": (1, 2), "probability": (100, 0)}
+Found = dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
@@ -46,59 +56,101 @@ class Tilt:
         return step.mean + step.std * tilted
 
 
-def run(model: object, apply: Apply, rho: float) -> dict[str, list[float]]:
-    """Scores (prompt × seed) of the pictures and p-values of the noise; rho 0 is plain sampling."""
-    prompts = [prompt for prompt in PROMPTS for _ in range(SEEDS)]
-    method = METHODS["ntrk"].replace(proposal=Tilt(rho=rho, white=apply))
-    reward = rewards.load("style:3d")
-    result = sample(model, prompts, reward, method, steps=25, seeds=list(range(len(prompts))), track=False)
-    scores = {
-        name: rewards.load(reward, heldout=other)(result.images, prompts).tolist()
-        for name, (reward, other) in SCORES.items()
-    }
-    return scores | {"p": method.proposal.found}
+def run(model: Any, apply: Apply, rho: float, images: int) -> Found:
+    """SCORES of each image, its concept, and the p-values of the injected noise; ρ = 0 is plain sampling."""
+    scored: Found = {name: [] for name in (*SCORES, "concept", "p")}
+    pairs = prompt_seeds(TARGET, False, images)
+    reward = rewards.load(TARGET.reward)
+    heldout = rewards.load(TARGET.heldout, heldout=True)
+    for first in range(0, len(pairs), BATCH):
+        prompts, seeds = zip(*pairs[first : first + BATCH], strict=True)
+        tilt = Tilt(rho=rho, white=apply)
+        method = METHODS["ntrk"].replace(proposal=tilt)
+        result = sample(model, list(prompts), reward, method, steps=25, seeds=list(seeds), track=False)
+        scored["reward"] += result.rewards.tolist()
+        scored["held-out"] += heldout(result.images, list(prompts)).tolist()
+        scored["probability"] += [row["probability"] for row in judged_figures(TARGET, result.images, prompts)]
+        scored["concept"] += map(prompted_concept, prompts)
+        scored["p"] += tilt.found
+    return scored
 
 
-def difference(a: list[float], b: list[float]) -> str:
-    """Mean of a − b with its standard error."""
-    off = torch.tensor(a) - torch.tensor(b)
-    return f"{off.mean():+.2f} ± {off.std() / math.sqrt(len(off)):.2f}"
+def text(found: Interval, factor: float, digits: int, sign: str = "") -> str:
+    """A value with its interval, as Markdown."""
+    value, low, high = (f"{factor * part:{sign}.{digits}f}".replace("-", "−") for part in found)
+    return f"{value} [{low.replace('+', '')}, {high.replace('+', '')}]"
 
 
-def table(found: dict[str, dict], rho: float, plain: dict) -> str:
-    lines = [
-        f"rho = {rho:g}",
-        f"{'variant':<26}" + "".join(f"{n:>9}{'less W':>16}" for n in SCORES) + "       p  rejected",
-    ]
-    for name, scores in ({"plain sampling": plain} | found).items():
-        line = f"{name:<26}"
-        for key in SCORES:
-            less = difference(scores[key], found["W"][key]) if "W" in found else ""
-            line += f"{torch.tensor(scores[key]).mean():>9.2f}{less:>16}"
-        p = torch.tensor(scores["p"]) if scores["p"] else torch.tensor([math.nan])
-        lines.append(f"{line}{p.median():>8.1g}{(p < 0.01).double().mean():>6.2f}")
-    return "\n".join(lines)
+def points_of(found: Found) -> np.ndarray:
+    """Reward and probability of each image, (image, 2)."""
+    return np.array([found["reward"], found["probability"]]).T
+
+
+def at_equal_reward(variant: Found, line: Sequence[Found]) -> Interval | None:
+    """The probability of a variant minus that of W at the same mean reward.
+
+    Args:
+        variant: the variant's scores.
+        line: W's scores, from no guidance to the strongest ρ.
+
+    Returns:
+        the interval; None if W does not reach the variant's reward.
+    """
+    both = np.stack([points_of(variant), *map(points_of, line)], axis=1)
+    if both[:, 0, 0].mean() > both[:, 1:, 0].mean(0).max():
+        return None
+
+    def difference(mean: np.ndarray) -> float:
+        return mean[0, 1] - value_at(mean[1:], mean[0, 0])
+
+    return bootstrap(both, difference, groups=variant["concept"])
+
+
+def table(found: dict[str, Found], line: Sequence[Found], rho: float) -> Iterator[str]:
+    """The lines of a table in Markdown."""
+    yield f"|ρ = {rho:g}|`{TARGET.reward}`|held-out|probability, %|at equal reward|rejected|"
+    yield "|---|" + "---:|" * 5
+    reference = found.get("W")
+    for name, scores in found.items():
+        cells = [name]
+        for column, (factor, digits) in SCORES.items():
+            values = np.array(scores[column])
+            cell = f"{factor * values.mean():.{digits}f}".replace("-", "−")
+            if reference is not None and name != "W":
+                less = bootstrap(values - np.array(reference[column]), groups=scores["concept"])
+                cell += f" ({text(less, factor, digits, '+')})"
+            cells.append(cell)
+        equal = at_equal_reward(scores, line) if name not in ("W", PLAIN) else None
+        cells.append("" if equal is None else text(equal, 100, 0, "+"))
+        cells.append(f"{np.mean(np.array(scores['p']) < 0.01):.2f}" if scores["p"] else "")
+        yield "|" + "|".join(cells) + "|"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--rho", type=float, nargs="+", default=[0.05, 0.3])
-    parser.add_argument("--only", nargs="+", default=[*VARIANTS, *CRUDE])
+    parser.add_argument("--rho", type=float, nargs="+", default=[0.02, 0.1])
+    parser.add_argument("--line", type=float, nargs="*", default=[0.01, 0.05, 0.2], help="further values of ρ for W")
+    parser.add_argument("--only", nargs="+", default=[*VARIANTS, *CRUDE], choices=[*VARIANTS, *CRUDE])
+    parser.add_argument("--images", type=int, default=32)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     model = load("emoji128")
 
-    def kept(name: str, apply: Apply, rho: float) -> dict:
-        file = arguments.folder / f"{name.replace(' ', '-')}-{rho:g}.json"
+    @functools.cache
+    def kept(name: str, rho: float) -> Found:
+        file = arguments.folder / f"{name.replace(' ', '-')}-{rho:g}-{arguments.images}.json"
         if not file.exists():
-            file.write_text(json.dumps(run(model, apply, rho)))
-        return json.loads(file.read_text())
+            print(name, rho, flush=True)
+            file.write_text(json.dumps(run(model, (VARIANTS | CRUDE).get(name, VARIANTS["W"]), rho, arguments.images)))
+        found: Found = json.loads(file.read_text())
+        return found
 
-    plain = kept("plain sampling", VARIANTS["W"], 0.0)
+    plain = kept(PLAIN, 0.0)
+    line = [plain, *(kept("W", rho) for rho in sorted({*arguments.rho, *arguments.line}))]
     for rho in arguments.rho:
-        found = {name: kept(name, (VARIANTS | CRUDE)[name], rho) for name in arguments.only}
-        print(table(found, rho, plain), "\n", flush=True)
+        found = {PLAIN: plain} | {name: kept(name, rho) for name in arguments.only}
+        print("\n".join(table(found, line, rho)), "\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ VARIANTS: dict[str, Apply] = {
     "without spectrum": without(*SPECTRUM),
     "without tiles": without(w.whiten_tiles),
     "without order statistics": changed(clip_values=lambda x, alpha: x),
-    "half a second turn": changed(again=w.SECOND_PASS[4:]),
-    "without a second turn": changed(again=()),
+    "half of a second pass": changed(again=w.SECOND_PASS[4:]),
+    "without a second pass": changed(again=()),
     "without noise given back": changed(REPLACED_FRACTION=0.0),
     "without dilution": changed(dilute=lambda x, start, noise: x),
 }
@@ -54,5 +54,5 @@ CRUDE: dict[str, Apply] = {
     "values only": only(w.whiten_values),
     "spectrum only": only(w.whiten_field_spectrum),
     "WGNC": lambda g, noise: project_wgnc(g),
-    "the gradient as it is": lambda g, noise: w.to_unit_rms(g),
+    "the raw gradient": lambda g, noise: w.to_unit_rms(g),
 }
