@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import noisetilt
 from noisetilt.cli import invert, main
@@ -57,6 +57,27 @@ def test_the_files_of_a_run(finished):
         redness = pixels[..., 0].mean() - pixels[..., 1:].mean()
         assert row["edits"][0]["reward_value"] == pytest.approx(redness, abs=5e-3)
     assert (finished / "grid.png").stat().st_size > 1000
+
+
+def test_other_edits_are_made_of_the_noise_of_an_earlier_run(finished, photos, tmp_path, capsys):
+    noise = [f"--noise={finished / f'{stem}-{i}-noise.safetensors'}" for i, stem in enumerate(("red", "gold"))]
+    options = ["--reward", "redness", "--edit-iterations", "1", *SHORT[2:], "--seed", "4"]
+    command = ["invert", *photos[:2], "--prompt", "cat face", *noise, "--edit", "house", *options]
+    assert main([*command, "--out", str(tmp_path / "o")]) == 0
+    before, now = (json.loads((folder / "run.json").read_text()) for folder in (finished, tmp_path / "o"))
+    for row, again in zip(before["images"], now["images"], strict=True):
+        assert again["curve"] == [pytest.approx(row["distance"])] and again["edits"][0]["prompt"] == "house"
+        assert again["edits"][0]["reward_value"] == pytest.approx(row["edits"][0]["reward_value"], abs=1e-5)
+    assert main([*command, "--resume", "--out", str(tmp_path / "o")]) == 0
+    assert main([*command, "--overwrite", "--out", str(finished)]) == 2
+    assert "is an input and a file of the run" in " ".join(capsys.readouterr().err.split())
+    assert main([*command[:5], *noise[:1], "--out", str(tmp_path / "p")]) == 2
+    assert "--noise is given 1 time for 2 photographs" in capsys.readouterr().err
+    other = tmp_path / "other.safetensors"
+    save_file({"noise": torch.zeros(3, 8, 8)}, other)
+    assert main(["invert", photos[0], "--prompt", "cat face", f"--noise={other}", "--out", str(tmp_path / "p")]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"{other}: noise has the shape (3, 8, 8), expected (1, 16, 16, 16)" in error
 
 
 @pytest.mark.parametrize("reward", [None, "redness"])

@@ -85,6 +85,49 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch():
     assert torch.allclose(whole.noise[1:2], alone.noise, atol=1e-4)
 
 
+def test_an_inversion_is_continued_from_its_noise(tmp_path):
+    _, images = drawn(["dark", "bright"])
+    found = invert(MODEL, images, ["dark", "bright"], "gper", 10, seeds=[3, 4])
+    found.save(tmp_path)
+    for start in (found.noise, tmp_path / "noise.safetensors", str(tmp_path / "noise.safetensors")):
+        again = invert(MODEL, images, ["dark", "bright"], "gper", 0, seeds=[3, 4], noise=start, progress=True)
+        assert torch.equal(again.noise, found.noise) and torch.equal(again.distances, found.distances)
+        assert torch.equal(again.edit("bright").images, found.edit("bright").images)
+    further = invert(MODEL, images, ["dark", "bright"], "gper", 10, noise=found.noise)
+    assert (further.distances < found.distances).all() and torch.equal(further.curve[0], found.distances)
+    one = invert(MODEL, images[:1], "dark", "gper", 0, noise=found.noise[0])
+    assert torch.equal(one.noise, found.noise[:1])
+
+
+@pytest.mark.parametrize(
+    ("start", "error", "message"),
+    [
+        (torch.zeros(2, *SHAPE), ValueError, r"noise has the shape \(2, 3, 16, 16\), expected \(1, 3, 16, 16\)"),
+        (torch.full((1, *SHAPE), torch.inf), FloatingPointError, "noise has values that are not finite"),
+        (torch.zeros(1, *SHAPE, dtype=torch.long), FloatingPointError, "noise has values that are not finite"),
+        ("absent.safetensors", FileNotFoundError, "there is no file absent.safetensors"),
+        (__file__, ValueError, "test_invert.py cannot be read as the noise of an inversion"),
+    ],
+)
+def test_wrong_noise_is_refused(start, error, message):
+    with pytest.raises(error, match=message):
+        invert(MODEL, torch.zeros(1, *SHAPE), "dark", "gper", 0, noise=start)
+
+
+def test_edits_are_saved(tmp_path):
+    _, images = drawn(["dark", "bright"])
+    found = invert(MODEL, images, ["dark", "bright"], "gper", 2, seeds=[3, 4])
+    redness = Reward("redness", lambda x, p: x[:, 0].mean((1, 2)))
+    plain, shifted = found.edit("bright"), found.edit(reward=redness, iterations=1, progress=True)
+    for edit, prompts in ((plain, ["bright"] * 2), (shifted, ["dark", "bright"])):
+        edit.save(tmp_path)
+        record = json.loads((tmp_path / "result.json").read_text())
+        assert record["prompts"] == prompts and record["seeds"] == [3, 4]
+        assert record["rewards"] == (None if edit.rewards is None else edit.rewards.tolist())
+        assert torch.equal(load_file(tmp_path / "noise.safetensors")["noise"], edit.noise)
+        assert json.loads(Image.open(tmp_path / "image-1.png").text["noisetilt"])["prompt"] == "bright"
+
+
 def test_typicality_is_the_audit_of_the_noise():
     _, images = drawn(["dark"])
     fresh = invert(MODEL, images, "dark", "none", iterations=0)

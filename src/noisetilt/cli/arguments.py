@@ -126,6 +126,7 @@ def _add_invert(commands: Any) -> None:
         "and makes images from the same noise with other prompts or for a reward.",
         'invert heart.png --prompt "red heart" --out out/edit',
         'invert heart.png --prompt "red heart" --edit "blue heart" --edit "green heart"',
+        'invert heart.png --prompt "red heart" --noise out/edit/heart-0-noise.safetensors --edit "red heart 3d"',
     )
     parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="an image file, such as .png or .jpg")
     parser.add_argument(
@@ -140,7 +141,15 @@ def _add_invert(commands: Any) -> None:
         default="gper-both",
         help="none, reno, prno, mpgr, gper, …; see `noisetilt methods` (default: %(default)s)",
     )
-    parser.add_argument("--iterations", type=int, default=100, help="number of updates (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, help="number of updates (default: 100, and 0 with --noise)")
+    parser.add_argument(
+        "--noise",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="start from the noise that an earlier run found, to make other edits of it; once for each photograph",
+    )
     parser.add_argument(
         "--distance", default="pixels", help="pixels, latents or features, which is minimised (default: %(default)s)"
     )

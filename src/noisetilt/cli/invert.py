@@ -18,12 +18,13 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from .. import __version__
-from .._files import sha256
+from .._files import checksums, sha256
 from .._messages import counted
 from .._progress import progress_bar
-from ..inversion import EditResult, InversionResult, invert, read_photo
+from ..inversion import EditResult, InversionResult, invert, read_noise, read_photo
 from ..inversion.distances import DISTANCES, check_distance
 from ..inversion.invert import ascent_for, image_size, inversion_method
+from ..inversion.noise_files import as_noise
 from ..methods import Method
 from ..report import file_stem, save_picture, table
 from ..report import save_image as save_image_file
@@ -49,6 +50,7 @@ from .progress import (
 )
 
 Row = dict[str, Any]
+ITERATIONS = 100
 P_VALUE = "A p-value below 0.01 says that the noise found is not white Gaussian noise, which edits need."
 
 
@@ -64,7 +66,8 @@ class InvertJob(Job):
     edit: list[str] = field(default_factory=list)
     reward: str | None = None
     method: str = "gper-both"
-    iterations: int = 100
+    iterations: int | None = None
+    noise: list[Path] = field(default_factory=list)
     distance: str = "pixels"
     steps: int = 1
     edit_iterations: int = 20
@@ -73,6 +76,10 @@ class InvertJob(Job):
     model: str = "emoji128-turbo"
     gradient_at: GradientAt = "x_t"
     sha256: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.iterations is None:
+            self.iterations = 0 if self.noise else ITERATIONS
 
     @property
     def n(self) -> int:
@@ -90,7 +97,9 @@ class InvertJob(Job):
 
     def settings(self) -> dict[str, Any]:
         """The fields, which determine the images."""
-        return {**super().settings(), "photos": [str(photo) for photo in self.photos]}
+        settings = {**super().settings(), "photos": [str(photo) for photo in self.photos]}
+        noise = [str(file) for file in settings.pop("noise")]
+        return settings | ({"noise": noise} if noise else {})
 
     @property
     def edits_ascend(self) -> bool:
@@ -146,6 +155,7 @@ def run(job: InvertJob) -> dict[str, Any]:
     method = _check(job)
     job = replace(job, sha256=[sha256(photo) for photo in job.photos])
     job = with_checksums(job)
+    job = replace(job, checksums=job.checksums | checksums(job.noise))
     check_run(job, "invert", job.photos)
     reward = None if job.reward is None else load_reward(job.reward)
     warn_of_memory(job, method)
@@ -157,6 +167,7 @@ def run(job: InvertJob) -> dict[str, Any]:
     if reward is not None:
         check_reward(method, reward)
     size = image_size(model)
+    noise = _read_noise(job, model.shape)
     rows: list[Row] = []
     with (
         claim_run(job, "invert", job.photos) as continued,
@@ -175,7 +186,7 @@ def run(job: InvertJob) -> dict[str, Any]:
                     else:
                         targets = _read_targets(job, part, size)
                         with explained_memory(job, model, method):
-                            made = _run_batch(job, method, model, reward, targets, part, bar)
+                            made = _run_batch(job, method, model, reward, targets, noise, part, bar)
                         append_line(progress, to_json({"digest": digest, "photos": list(part), "rows": made}))
                     rows += made
                     if len(rows) < job.n:
@@ -198,6 +209,9 @@ def _check(job: InvertJob) -> Method:
         raise ValueError(f"{len(job.prompt)} prompts for {job.n} photographs; give one --prompt for all, or one each")
     if not all(text.strip() for text in (*job.prompt, *job.edit)):
         raise ValueError("a prompt is empty; write what the photograph shows, such as 'cat face'")
+    if len(job.noise) not in (0, job.n):
+        times = counted(len(job.noise), "time")
+        raise ValueError(f"--noise is given {times} for {job.n} photographs; give it for each of them")
     if job.distance not in DISTANCES:
         raise ValueError(f"distance = {job.distance!r} is unknown; use one of {', '.join(DISTANCES)}")
     for name in ("keep", "layout"):
@@ -210,7 +224,24 @@ def _check(job: InvertJob) -> Method:
         raise ValueError(f"{folders[0]} is a folder; give the files of photographs, such as {folders[0]}/*.png")
     for photo in job.photos:  # decoded once more when it is inverted, so that no damaged one ends the run late
         read_photo(photo, (8, 8))
+    for file in job.noise:
+        read_noise(file)
     return job.ascent()
+
+
+def _read_noise(job: InvertJob, shape: tuple[int, ...]) -> Tensor | None:
+    """The noise that the photographs start from, (photograph, *shape); None: that of the seeds.
+
+    Raises:
+        ValueError, FileNotFoundError, FloatingPointError: if a file is missing, damaged or of another model.
+    """
+    parts = []
+    for file in job.noise:
+        try:
+            parts.append(as_noise(file, 1, shape))
+        except (ValueError, FloatingPointError) as error:
+            raise type(error)(str(error) if str(file) in str(error) else f"{file}: {error}") from None
+    return torch.cat(parts) if parts else None
 
 
 def _read_targets(job: InvertJob, part: range, size: tuple[int, int]) -> Tensor:
@@ -234,7 +265,14 @@ def batches(job: InvertJob) -> Iterator[range]:
 
 
 def _run_batch(
-    job: InvertJob, method: Method, model: Any, reward: Reward | None, targets: Tensor, part: range, bar: Any
+    job: InvertJob,
+    method: Method,
+    model: Any,
+    reward: Reward | None,
+    targets: Tensor,
+    noise: Tensor | None,
+    part: range,
+    bar: Any,
 ) -> list[Row]:
     done = 0
 
@@ -254,6 +292,7 @@ def _run_batch(
     seeds = [job.seed + number for number in part]
     options: dict[str, Any] = dict(distance=job.distance, steps=job.steps, seeds=seeds, chunk=job.chunk)
     options["gradient_at"] = job.gradient_at
+    options["noise"] = None if noise is None else noise[part.start : part.stop]
     found = invert(model, targets, prompts, method, job.iterations, **options, callback=show_found)
     ascent: dict[str, Any] = dict(iterations=job.edit_iterations, keep=job.keep, layout=job.layout)
     edits = [

@@ -21,6 +21,7 @@ from ..sampling.deterministic import deterministic_grid
 from ..sampling.noise_ascent import NoiseAscent, check_iterations, check_optimizable, find_ascent, warn_of_one_step
 from ..sampling.progress import shown_progress
 from .distances import SCALE, Distance, TargetEvaluator, check_distance
+from .noise_files import as_noise
 from .photos import fit, read_photo
 from .result import InversionResult
 
@@ -43,6 +44,7 @@ def invert(
     distance: Distance = "pixels",
     steps: int | None = None,
     seeds: Sequence[int] | None = None,
+    noise: Tensor | str | Path | None = None,
     gradient_at: GradientAt = "x_t",
     chunk: int = 16,
     callback: Callable[[AscentReport], Any] | None = None,
@@ -75,6 +77,9 @@ def invert(
             (batch, 3, H, W) → (batch, …), whose mean squared difference is taken.
         steps: deterministic steps from noise to image, ≥ 1; None: the method's `chain_steps`, 1 by default.
         seeds: of the first iterates, one whole number ≥ 0 per image; 0, 1, 2, … by default.
+        noise: the first iterates in place of those of the seeds, (image, *model.shape) of unit variance, or a file that
+            `InversionResult.save` wrote. An earlier inversion is continued from them; with iterations=0 its images can
+            be edited at once.
         gradient_at: "x_t" differentiates through the network; "x0" does not, which saves the network's backward pass.
         chunk: rows per network call and per reward evaluation ≥ 1, draws included, which bounds the memory.
         callback: called with an AscentReport at each iterate; its rewards are −100 · distance.
@@ -84,14 +89,14 @@ def invert(
         InversionResult with the noise, its images and distances, and the method `edit`.
 
     Raises:
-        ValueError: if an argument is invalid, a file is no image, a tensor is outside [-0.05, 1.05], or the method is
-            not a pure noise ascent.
+        ValueError: if an argument is invalid, a file is no image or has no noise, a tensor is outside [-0.05, 1.05],
+            or the method is not a pure noise ascent.
         FileNotFoundError: if there is no such file.
-        FloatingPointError: if the distance or its gradient is not finite.
+        FloatingPointError: if the distance, its gradient or `noise` is not finite.
     """
     if progress:
         options: dict[str, Any] = dict(
-            distance=distance, steps=steps, seeds=seeds, gradient_at=gradient_at, chunk=chunk
+            distance=distance, steps=steps, seeds=seeds, noise=noise, gradient_at=gradient_at, chunk=chunk
         )
         with shown_progress(callback, "iteration") as show:
             return invert(model, images, prompts, method, iterations, **options, callback=show)
@@ -104,6 +109,7 @@ def invert(
     if len(prompts) != len(targets):
         raise ValueError(f"{len(prompts)} prompts for {len(targets)} images; give one prompt per image, or one for all")
     seeds = as_seeds(seeds, prompts)
+    start = None if noise is None else as_noise(noise, len(targets), model.shape)
     grid = deterministic_grid(model.path, model.path.grid(1)[0], ascent.chain_steps)
     check_callback(callback)
     check_call(prompts, seeds, model.path, grid, gradient_at)
@@ -112,7 +118,7 @@ def invert(
         None, model.decode, prompts, model=model, distance=distance, targets=targets, chunk=chunk
     )
     run = NoiseAscent(model, prompts, evaluator, None, ascent, 0, gradient_at, chunk, callback, grid)
-    best = run(seeds)
+    best = run(seeds, start)
     return InversionResult(
         images=best.images,
         targets=targets,

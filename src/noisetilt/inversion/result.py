@@ -25,7 +25,9 @@ from ..sampling.deterministic import deterministic_chain, deterministic_grid
 from ..sampling.loop import normalised_on_base
 from ..sampling.noise_ascent import NoiseAscent, check_iterations
 from ..sampling.notebook_view import figures_html
+from ..sampling.progress import shown_progress
 from ..sampling.reward_evaluation import RewardEvaluator, check_reward, chunks
+from ..sampling.saved_images import save_images
 from ..sampling.short_repr import ShortRepr
 from .distances import SCALE, Distance, TargetEvaluator, coarse, distance_name
 
@@ -39,12 +41,27 @@ class EditResult(ShortRepr):
         noise: (image, *event), of unit variance; that of the inversion unless a reward was given.
         prompts: one per image.
         rewards: (image,), or None without a reward.
+        seeds: of the inversion, one per image; empty if they are not known.
     """
 
     images: Tensor
     noise: Tensor
     prompts: list[str]
     rewards: Tensor | None = None
+    seeds: list[int] = field(default_factory=list, repr=False)
+
+    def save(self, folder: str | Path) -> None:
+        """Write image-0.png, image-1.png, …, each with its prompt and seed, the noise (noise.safetensors) and the
+        rewards (result.json).
+
+        Each file is written as a whole or not at all; one of the same name is replaced.
+
+        Raises:
+            FloatingPointError: if an image is not finite; nothing is written.
+            OSError: if a file cannot be written; names the file.
+        """
+        figures = {"rewards": None if self.rewards is None else self.rewards.tolist()}
+        save_images(folder, self.images, self.prompts, self.seeds, figures, self.noise)
 
     def _repr_html_(self) -> str:
         """Images with their prompts and rewards, which a notebook shows."""
@@ -119,6 +136,7 @@ class InversionResult(ShortRepr):
         keep: float = 1.0,
         layout: float = 0.0,
         callback: Callable[[AscentReport], Any] | None = None,
+        progress: bool = False,
     ) -> EditResult:
         """Images from the found noise with other prompts, optionally moved towards a reward or the target's layout.
 
@@ -134,11 +152,17 @@ class InversionResult(ShortRepr):
                 the found noise.
             callback: called with an AscentReport at each iterate for the reward and the layout; its rewards are the
                 objective.
+            progress: whether to show a progress bar of the iterations, or lines where the standard error is no
+                terminal.
 
         Raises:
             ValueError: if an argument is invalid.
             FloatingPointError: if the reward or its gradient is not finite.
         """
+        if progress:
+            options: dict[str, Any] = dict(steps=steps, iterations=iterations, keep=keep, layout=layout)
+            with shown_progress(callback, "iteration") as show:
+                return self.edit(prompts, reward, **options, callback=show)
         names = (
             self.prompts if prompts is None else [prompts] * len(self.noise) if isinstance(prompts, str) else prompts
         )
@@ -153,7 +177,7 @@ class InversionResult(ShortRepr):
         grid = deterministic_grid(path, path.grid(1)[0], steps)
         images = self._images(names, grid)
         if reward is None and not layout:
-            return EditResult(images, self.noise, names)
+            return EditResult(images, self.noise, names, seeds=self.seeds)
         rewards, _ = normalised_on_base((reward,), self.model, names, grid, 0.0, self.chunk)
         ascent = replace(self.ascent, iterations=iterations, chain_steps=steps)
         if reward is not None:
@@ -163,10 +187,10 @@ class InversionResult(ShortRepr):
         run = NoiseAscent(self.model, names, evaluator, None, ascent, 0, at, self.chunk, callback, grid)
         best = run(self.seeds, self.noise)
         if reward is None:
-            return EditResult(best.images, best.noise, names)
+            return EditResult(best.images, best.noise, names, seeds=self.seeds)
         run.warn_if_not_guided()
         values = [evaluate_any(rewards[0], best.images[i : i + 1], names[i : i + 1]) for i in range(len(names))]
-        return EditResult(best.images, best.noise, names, torch.cat(values))
+        return EditResult(best.images, best.noise, names, torch.cat(values), self.seeds)
 
     def _evaluator(
         self, reward: RewardFunction | None, prompts: list[str], images: Tensor, keep: float, layout: float
