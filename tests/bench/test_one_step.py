@@ -199,11 +199,11 @@ def test_probabilities_are_compared_at_equal_target_between_the_snapshots():
     initial = [{"prompt": p, "seed": 0, "probability": 1.0} for p in "hgfedcba"]
     fast, slow = rows([0, 2, 4, 5, 6, 7]), rows([0, 1, 1.5, 1.8, 1.9, 2])
     (line,) = one_step_report._probability_goals("gper", fast, {"mpgr": slow}, initial)
-    assert "target of 1.90" in line and line.endswith("n = 8: not reached.")
-    assert abs(float(line.split(" is by ")[1].split(" ")[0])) < 1e-9
+    assert "target of 1.90" in line and line.endswith("n = 8 (goal: above 0): not reached.")
+    assert abs(float(line.split(" is ")[1].split(" ")[0])) < 1e-9
     better = [{**row, "snapshots": {k: {"probability": 1.0} for k in row["snapshots"]}} for row in fast]
     (line,) = one_step_report._probability_goals("gper-both", better, {"mpgr": slow}, initial)
-    assert "is by 0.19 [0.19, 0.19] higher for gper-both's images" in line and line.endswith(": reached.")
+    assert "of gper-both's images minus that of mpgr's is 0.19 [0.19, 0.19]" in line and line.endswith(": reached.")
 
 
 def shifted(target, held_out=0.0):

@@ -187,8 +187,9 @@ def _probability_goals(name: str, rows: list[Row], rivals: dict[str, list[Row]],
 
         ahead = bootstrap(np.concatenate([own, other], axis=1), difference, groups=groups)
         lines.append(
-            f"At a target of {level:.2f}, interpolated between snapshots, the probability of the right concept is by "
-            f"{ahead} higher for {name}'s images than for {rival}'s, n = {len(rows)}: {_reached(ahead.low > 0)}."
+            f"At a target of {level:.2f}, interpolated between snapshots, the probability of the right concept of "
+            f"{name}'s images minus that of {rival}'s is {ahead}, n = {len(rows)} (goal: above 0): "
+            f"{_reached(ahead.low > 0)}."
         )
     return lines
 
