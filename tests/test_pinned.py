@@ -77,6 +77,11 @@ CASES = {
     "k-diffusion ntrk": lambda: k_diffusion("ntrk"),
     "k-diffusion tfg": lambda: k_diffusion("tfg"),
 }
+# Adam's first step is about the sign of the gradient, also where the gradient is nearly zero, so rounding changes the
+# noise of an ascent: on two kinds of processors its mean differed by up to 0.0009, images by 0.0016, rewards by 0.08. With
+# half of the rate rewards differ by 0.6 to 1.3.
+AMPLIFIED = {name for name in CASES if name.startswith("optimize") or "gper" in name}
+AMPLIFIED_MEAN = {"images": 0.003, "noise": 0.0025, "rewards": 0.25, "path": 0.25}
 
 
 def summary(found):
@@ -94,7 +99,11 @@ def test_pinned(case, monkeypatch):
     found = summary(CASES[case]())
     assert found.keys() == pinned.keys()
     for name, values in pinned.items():
-        assert found[name] == pytest.approx(values, rel=1e-3, abs=1e-3), name
+        if case in AMPLIFIED:
+            off = torch.tensor(found[name]) - torch.tensor(values)
+            assert off.abs().mean() < AMPLIFIED_MEAN[name], name
+        else:
+            assert found[name] == pytest.approx(values, rel=1e-3, abs=1e-3), name
 
 
 if __name__ == "__main__":

@@ -45,6 +45,22 @@ def test_a_reward_without_effect_has_a_warning(method, options):
         sample(SIGNAL, ["", ""], RED, method, 3)
 
 
+@pytest.mark.parametrize("method", ["best-of-n", "svdd", "rbf", "fk"])
+def test_a_search_warns_of_a_reward_without_effect(method):
+    flat = Reward("flat", lambda images, prompts: images.new_zeros(len(images)), differentiable=False)
+    short = {"rbf": {"budget": 12}}.get(method, {"particles": 3})
+    short |= {"interval": 1} if method == "fk" else {}
+    method = METHODS[method].replace(**short)
+    with pytest.warns(UnguidedWarning, match="all candidates of each image the same value") as caught:
+        sample(SIGNAL, ["", ""], flat, method, 3)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnguidedWarning)
+        sample(SIGNAL, ["", ""], RED, method, 3)
+        sample(SIGNAL, ["", ""], RED, method, 3, track=False)
+        sample(SIGNAL, ["", ""], flat, "base", 3)
+
+
 def test_optimize_warns_of_a_reward_without_effect():
     with pytest.warns(UnguidedWarning, match="the gradient of the reward was 0 for all images"):
         optimize(SIGNAL, [""], FLAT, iterations=1)

@@ -236,8 +236,8 @@ class SteppedSampler:
                 rewards = None if step.rewards is None else self.trace.rewards[-1]
                 images = functools.partial(evaluation.images, step.x0_hat, rows, step.images)
                 self.callback(StepReport(engine.number, engine.steps, step.t, rewards, images))
-        engine.warn_if_not_guided()
         self._finish(step, heldout)
+        engine.warn_if_not_guided()
 
     def _finish(self, step: StepResult, heldout: Tensor | None) -> None:
         """Final states, rewards and held-out rewards; evaluates only what the last step has not."""
@@ -252,7 +252,7 @@ class SteppedSampler:
                 rows = engine.different_rows(x_0)
                 values = evaluation.image_values(x_0[rows], evaluation.index[rows], 0.0)
                 rewards = values.view(engine.images, -1).expand(-1, engine.particles)
-            rows = engine.rows_of(self.method.selection.winner(rewards))
+            rows = engine.choose_winner(rewards)
             self.rows, self.rewards = rows.to(self.x.device), rewards.flatten()[rows]
         predicted = step.x0_hat[engine.best(step.rewards).to(self.x.device)]
         ends_there = torch.equal(x_0[self.rows], predicted)

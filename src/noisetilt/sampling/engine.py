@@ -127,6 +127,7 @@ class Engine:
         self.start_time = math.nan
         # On the device, so that no step waits for it.
         self._has_gradient: Tensor | None = None
+        self._has_choice: Tensor | None = None
         self._log_ratio = torch.zeros(self.images, self.particles, device=device, dtype=dtype)
 
     def _noise(self, images: Sequence[int] | None = None) -> Tensor:
@@ -277,6 +278,8 @@ class Engine:
 
     def _resample_particles(self, rewards: Tensor | None) -> Tensor | None:
         """Row indices of each particle's ancestor, or None if each particle continues from its own state."""
+        if rewards is not None:
+            self.note_candidates(self.by_image(rewards) != self.by_image(rewards)[:, :1])
         candidates = Candidates(
             None if rewards is None else self.by_image(rewards),
             self._log_ratio,
@@ -372,10 +375,29 @@ class Engine:
             present = (gradient != 0).any()
             self._has_gradient = present if self._has_gradient is None else self._has_gradient | present
 
+    def note_candidates(self, different: Tensor) -> None:
+        """Notes whether any candidates among which the selection chose had different rewards, (…) bool."""
+        self._has_choice = different.any() if self._has_choice is None else self._has_choice | different.any()
+
+    def choose_winner(self, rewards: Tensor) -> Tensor:
+        """Row index (image,) of the particle of each image that the selection returns, by rewards (image, particle)."""
+        if self.particles > 1:
+            self.note_candidates(rewards != rewards[:, :1])
+        return self.rows_of(self.method.selection.winner(rewards))
+
     def warn_if_not_guided(self) -> None:
-        """A warning says so if all gradients that the run used were zero, for which it waits for the device."""
-        if self._has_gradient is not None and not self._has_gradient:
-            warn_of_zero_gradient()
+        """A warning says so if all gradients that the run used were zero, or it used none and all candidates of each
+        image had the same reward; for which it waits for the device."""
+        if self._has_gradient is not None:
+            if not self._has_gradient:
+                warn_of_zero_gradient()
+        elif self._has_choice is not None and not self._has_choice:
+            warnings.warn(
+                "the reward gave all candidates of each image the same value in every step, so that nothing was "
+                "selected; give a reward that differs between images, or more candidates",
+                UnguidedWarning,
+                stacklevel=2,
+            )
 
     def _eta(self, number: int) -> float:
         """η of the reverse step with this number."""
@@ -456,6 +478,7 @@ def draw_more_candidates(
         images = unfinished.nonzero().flatten()
         new = evaluate_rows(engine.resample(images), images)
         engine.budget = selection.update(engine.budget, images, new.rewards)
+        engine.note_candidates(new.rewards != state.rewards[images])
         better = new.rewards > state.rewards[images]
         rows = images[better]
         state = State(

@@ -163,8 +163,8 @@ def sample(
             rewards = trace.rewards[-1] if with_reward else None
             callback(StepReport(engine.number, engine.steps, step.t, rewards, predicted))
 
-    engine.warn_if_not_guided()
     images, final, rows = _finish(engine, evaluator, step, index, chunk)
+    engine.warn_if_not_guided()
     if heldout_evaluator is not None and not torch.equal(step.x[rows], step.x0_hat[engine.best(step.rewards)]):
         heldout_values = heldout_evaluator.values_of_images(images, index[rows], chunk)
         heldout_evaluator.require_finite(heldout_values, "value", engine.number, 0.0, rows=rows)
@@ -205,7 +205,7 @@ def _finish(
         if one_each is not None:
             return one_each, values, rows
         rewards = engine.by_image(values)
-    rows = engine.rows_of(engine.method.selection.winner(rewards))
+    rows = engine.choose_winner(rewards)
     return images(rows), rewards.flatten()[rows], rows
 
 
