@@ -78,8 +78,8 @@ CASES = {
     "k-diffusion tfg": lambda: k_diffusion("tfg"),
 }
 # Adam's first step is about the sign of the gradient, also where the gradient is nearly zero, so rounding changes the
-# noise of an ascent: on two kinds of processors its mean differed by up to 0.0009, images by 0.0016, rewards by 0.08. With
-# half of the rate rewards differ by 0.6 to 1.3.
+# noise of an ascent: on two kinds of processors its mean differed by up to 0.0009, images by 0.0016, rewards by 0.08.
+# With half of the rate rewards differ by 0.6 to 1.3.
 AMPLIFIED = {name for name in CASES if name.startswith("optimize") or "gper" in name}
 AMPLIFIED_MEAN = {"images": 0.003, "noise": 0.0025, "rewards": 0.25, "path": 0.25}
 
