@@ -166,34 +166,38 @@ def benchmark_rows() -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def measured_in_benchmark(name: str, rows: list[dict[str, Any]]) -> list[str]:
-    """A line per target and strength that the suite tries; earlier versions tried others."""
+def measured_in_benchmark(name: str, rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Test or tuning prompts → a line per target and strength that the suite tries; earlier versions tried others."""
     entry, groups = METHODS_OF_SUITE.get(name, BASE), collections.defaultdict(list)
     kept = ladder(entry)
     for row in rows:
         if row["value"] in kept:
             groups[row["stage"], row["target"], row["budget"], row["value"]].append(row)
-    lines = []
-    for (stage, target, budget, value), group in sorted(groups.items(), key=lambda item: (item[0][0], item[0][3] or 0)):
+    tables: dict[str, list[str]] = {}
+    for (stage, target, budget, value), group in sorted(
+        groups.items(), key=lambda item: (*item[0][:3], item[0][3] or 0)
+    ):
         fields = ("reward", "heldout", "probability")
         values = " | ".join(mean_text(group, field) for field in fields)
         strength = "–" if value is None else f"`{entry.option}={value:g}`"
-        lines.append(f"| {stage} | `{target}` | {strength} | {budget} | {len(group)} | {values} |")
-    return lines
+        tables.setdefault(stage, []).append(f"| `{target}` | {strength} | {budget} | {len(group)} | {values} |")
+    return tables
 
 
 def results_text(name: str, rows: list[dict[str, Any]]) -> Iterator[str]:
-    lines = measured_in_benchmark(name, rows)
+    tables = measured_in_benchmark(name, rows)
     yield "\n## Results\n"
-    if not lines:
+    if not tables:
         yield "Not in the benchmark's table of results. The tests compare the method with its formula."
         return
     yield "Means and 95 % intervals over images of emoji128 in the [benchmark](../bench.md). Scales are for the reward"
     yield "divided by its standard deviation on images of `base`. The held-out reward is not optimised. The probability"
-    yield "is the one that the judge gives the right concept.\n"
-    yield "| prompts | target | strength | network calls | images | target reward | held-out reward | probability |"
-    yield "|---|---|---|---:|---:|---:|---:|---:|"
-    yield from lines
+    yield "is the one that the judge gives the right concept. Strengths are chosen on the tuning prompts."
+    for stage, lines in sorted(tables.items()):
+        yield f"\n### {stage.capitalize()} prompts\n"
+        yield "| target | strength | network calls | images | target reward | held-out reward | probability |"
+        yield "|---|---|---:|---:|---:|---:|---:|"
+        yield from lines
 
 
 def method_page(name: str, rows: list[dict[str, Any]]) -> str:

@@ -54,10 +54,10 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 def public_names(module: str) -> list[str]:
-    """`__all__` of a module, or the functions and classes that it defines without an underscore."""
+    """`__all__` of a module, functions first and then classes, or those that it defines without an underscore."""
     loaded = importlib.import_module(module)
     if hasattr(loaded, "__all__"):
-        return list(loaded.__all__)
+        return sorted(loaded.__all__, key=lambda name: _kind(getattr(loaded, name)))
     return [
         name
         for name, value in vars(loaded).items()
@@ -65,6 +65,11 @@ def public_names(module: str) -> list[str]:
         and (inspect.isfunction(value) or inspect.isclass(value))
         and value.__module__ == module
     ]
+
+
+def _kind(value: Any) -> int:
+    """0 for a function, 1 for a class, 2 for anything else."""
+    return 0 if inspect.isroutine(value) else 1 if inspect.isclass(value) else 2
 
 
 def documented_names() -> list[tuple[str, str]]:

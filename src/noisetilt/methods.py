@@ -242,6 +242,10 @@ _METHODS = {
     ),
 }
 METHODS: dict[str, Method] = NamedMethods(_METHODS)
+"""Name → method of all named methods. `METHODS["ntrk"].replace(rho=0.01)` is a copy with another option.
+
+An unknown name raises a KeyError with the nearest known one. `noisetilt methods` lists the names.
+"""
 
 
 def find_method(method: str | Method) -> Method:

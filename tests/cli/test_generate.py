@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -225,6 +226,16 @@ def test_lists(command, word, capsys):
     assert main([command]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith(word) and len(line.split()) > 3 for line in lines)
+
+
+def test_the_list_of_methods_has_each_option_that_differs_from_the_plain_sampler(capsys):
+    assert main(["methods"]) == 0
+    *lines, empty, common = capsys.readouterr().out.splitlines()
+    plain = METHODS["base"].options()
+    assert len(lines) == len(METHODS) and empty == "" and all(f"{k}={v}" in common for k, v in plain.items())
+    for line, method in zip(lines, METHODS.values(), strict=True):
+        listed = re.findall(r"(\w+)=", line)
+        assert listed == [k for k, v in method.options().items() if k not in plain or v != plain[k]], line
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -76,6 +76,10 @@ def test_colours_of_help(capsys, monkeypatch):
         (["generate", "cat", "--reward", "redness", "--gradient-at", "xt"], "did you mean 'x_t'?"),
         (["plan", "SDXL", "--resoluton", "512"], "did you mean '--resolution'?"),
         (["generate"], "the following arguments are required: prompt, --reward"),
+        (["generate", "cat", "--reward", "redness", "--rho", "0.1"], "methods have an option rho; write --set rho=0.1"),
+        (["optimize", "cat", "--best-of=1e6"], "methods have an option best_of; write --set best_of=1e6"),
+        (["batch", "a.csv", "--particles"], "methods have an option particles; write --set particles=VALUE"),
+        (["bench", "--rho", "0.1"], "option --rho is unknown"),
     ],
 )
 def test_a_wrong_argument_is_answered_in_two_lines(arguments, words, capsys):
@@ -116,6 +120,8 @@ def test_a_reward_may_begin_with_a_negative_weight(command, reward):
         (["bench", "--suite", "one-step", "--methods", "gperr"], "'gper'"),
         (["generate", "cat", "--reward", "greeness"], "'greenness'"),
         (["generate", "cat", "--reward", "style:notto"], "'style:noto'"),
+        (["generate", "cat", "--reward", "noto"], "'style:noto'"),
+        (["generate", "cat", "--reward", "teapot"], "'concept:teapot'"),
         (["generate", "cat", "--reward", "Rednes"], "'redness'"),
         (["generate", "cat", "--reward", "redness", "--heldout", "brightnes"], "'brightness'"),
         (["generate", "cat", "--reward", "redness", "--set", "roh=0.1"], "'rho'"),

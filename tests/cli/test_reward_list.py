@@ -78,6 +78,11 @@ def test_rewards_are_described_by_the_line_of_their_kind(name, entry, version, c
         ("colour:red", "'red' is not a colour"),
         ("folder/missing.py:calm", "folder/missing.py"),
         ("0.5*style:3d + rednes", "did you mean 'redness'?"),
+        ("style:anime", "style 'anime' is unknown; the styles are"),
+        ("3d", "cannot read '3d' in the reward '3d'; did you mean style:3d?"),
+        ("0.5*3D + redness", "did you mean 0.5*style:3d?"),
+        ("cat face", "did you mean concept:cat face?"),
+        ("no concept", "write it like 0.7*alignment + 0.3*redness"),
     ],
 )
 def test_unknown_rewards_are_refused(name, message, capsys):

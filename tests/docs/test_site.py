@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import itertools
 import json
 import os
 import re
@@ -142,13 +143,32 @@ def test_results_of_a_method_name_the_option_and_leave_out_strengths_that_the_su
     rows = [
         {**cell, "value": value, "prompt": prompt} for value in (0.4, 2.0, 1e6) for prompt in ("key noto", "owl flat")
     ]
-    lines = recipe("method_pages").measured_in_benchmark("ntrk-mixture", rows)
-    assert [line.split(" | ")[2] for line in lines] == ["`rho=0.4`"]
+    lines = recipe("method_pages").measured_in_benchmark("ntrk-mixture", rows)["tuning"]
+    assert [line.split(" | ")[1] for line in lines] == ["`rho=0.4`"]
     assert "| 2 | −1.00 [−1.00, −1.00] | " in lines[0]
     ladder = recipe("method_pages").ladder
     assert ladder(METHODS_OF_SUITE["ntrk"]) == [0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.4]
     assert ladder(METHODS_OF_SUITE["ntrk-best-of-n"]) == ladder(METHODS_OF_SUITE["ntrk"])
     assert ladder(METHODS_OF_SUITE["best-of-n"]) == [None] and ladder(METHODS_OF_SUITE["svdd"])[-1] == 0.0
+
+
+def test_results_of_a_method_are_sorted_by_prompts_target_and_strength():
+    cell = {"budget": 25, "reward": 0.0, "heldout": 0.0, "probability": 0.5, "prompt": "key noto"}
+    cells = itertools.product(("tuning", "test"), ("style:3d", "redness"), (0.1, 0.02))
+    rows = [{**cell, "stage": stage, "target": target, "value": value} for stage, target, value in cells]
+    tables = recipe("method_pages").measured_in_benchmark("ntrk", rows)
+    first = [tuple(line.split(" | ")[:2]) for line in tables["test"]]
+    assert first == [(f"| `{target}`", f"`rho={rho}`") for target in ("redness", "style:3d") for rho in (0.02, 0.1)]
+    text = "\n".join(recipe("method_pages").results_text("ntrk", rows))
+    assert text.count("| target |") == 2 and text.index("### Test prompts") < text.index("### Tuning prompts")
+
+
+def test_a_page_of_the_reference_begins_with_functions_and_describes_every_entry():
+    reference, names = recipe("reference_pages"), noisetilt.__all__
+    page = reference.reference_page(*reference.PAGES["main"])
+    entries = [line.rpartition(".")[2] for line in page.splitlines() if line.startswith("::: ")]
+    functions = [name for name in names if inspect.isfunction(getattr(noisetilt, name))]
+    assert entries[: len(functions)] == functions and entries[-1] == "METHODS" and len(entries) > len(functions) + 1
 
 
 @pytest.mark.long

@@ -57,6 +57,14 @@ def test_labels_of_grids(rows, size, scale, per_line, captions):
         assert not overlap(a, b)
 
 
+@pytest.mark.parametrize("columns, side", [(1, 16), (2, 128), (8, 128), (8, 512)])
+def test_labels_grow_with_the_width_of_a_grid(columns, side, monkeypatch):
+    images = [torch.zeros(3, side, side)] * columns
+    sheet, texts, _ = drawn_boxes(monkeypatch, lambda: grid([("Aj", images)], captions=["Aj"] * columns))
+    assert len(texts) == 1 + columns
+    assert all(box[3] - box[1] >= sheet.width / 120 for box in texts)
+
+
 def test_a_long_label_is_kept_in_full(monkeypatch):
     label = "ntrk-black-box-best-of-n: reward +7.190, held-out +4.309"
     words = []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+from typing import Any
 
-from ..methods import METHODS, find_method
+from ..methods import METHODS, Method, find_method
 from ..models import MODELS
 from ..rewards import CATALOGUE
 from ..rewards.catalogue import (
@@ -44,8 +45,19 @@ def main(args: argparse.Namespace) -> None:
         _describe_method(args.name)
     else:
         for name, method in METHODS.items():
-            options = ", ".join(f"{k}={v}" for k, v in method.options().items())
-            print(filled(f"{name:16} {method.summary}  [{options}]", "    "))
+            options = ", ".join(f"{k}={v}" for k, v in _own_options(method).items())
+            print(filled(f"{name:16} {method.summary}" + (f"  [{options}]" if options else ""), "    "))
+        common = ", ".join(f"{k}={v}" for k, v in Method().options().items())
+        print(
+            "\n"
+            + filled(f"Left out, where a method has them: {common}. `noisetilt methods NAME` explains all options.")
+        )
+
+
+def _own_options(method: Method) -> dict[str, Any]:
+    """The options of a method that the unguided sampler lacks, or has with another value."""
+    plain = Method().options()
+    return {name: value for name, value in method.options().items() if name not in plain or plain[name] != value}
 
 
 def _print_lines(descriptions: dict[str, str]) -> None:

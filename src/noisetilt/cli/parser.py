@@ -122,7 +122,7 @@ class Parser(argparse.ArgumentParser):
 
     def _refuse_unknown_options(self, args: Sequence[str]) -> None:
         known = self._option_string_actions
-        for before, text in zip(["", *args], args, strict=False):
+        for before, text, after in zip(["", *args], args, [*args[1:], ""], strict=False):
             if text == "--" or (self._subparsers is not None and not text.startswith("-")):
                 return  # the rest is for the command's own parser
             name = text.partition("=")[0]
@@ -130,7 +130,22 @@ class Parser(argparse.ArgumentParser):
                 continue
             if before in known and not text.startswith("--"):
                 self.error(f"the value of {before} begins with a dash; write {before}={text}")
-            self.error(f"option {name} is unknown{nearest_name('--' + name.lstrip('-'), known)}")
+            value = text.partition("=")[2] or ("" if after.startswith("--") else after)
+            hint = self._option_of_methods(name, value) or nearest_name("--" + name.lstrip("-"), known)
+            self.error(f"option {name} is unknown{hint}")
+
+    def _option_of_methods(self, name: str, value: str) -> str:
+        """How to give an option of a method, which is none of the command's; "" if it is no option of a method."""
+        if "--set" not in self._option_string_actions:
+            return ""
+        # Imported for the message only: it imports torch.
+        from ..methods import METHODS
+
+        option = name.lstrip("-").replace("-", "_")
+        if not any(option in method.options() for method in METHODS.values()):
+            return ""
+        setting = shlex.quote(f"{option}={value or 'VALUE'}")
+        return f", but methods have an option {option}; write --set {setting}"
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

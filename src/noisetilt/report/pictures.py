@@ -17,8 +17,10 @@ from torch import Tensor
 from ..runs import to_json, write_bytes
 from .text import break_lines, spelt
 
-# Pixels: the height of a line of text, and the least width of a grid, so that its labels have room.
-LINE, MIN_WIDTH = 18, 240
+# Pixels: the least size of text, and the least width of a grid, so that its labels have room.
+TEXT, MIN_WIDTH = 13, 240
+# The width of a grid in sizes of its text: a page shows a wide grid smaller, and its labels are still read there.
+WIDTH_IN_TEXT = 80
 
 
 def file_stem(prompt: str) -> str:
@@ -96,33 +98,39 @@ def grid(
     height, width = (side * scale for side in rows[0][1][0].shape[1:])
     columns = min(per_line, max(len(pictures) for _, pictures in rows))
     across = max(gap + columns * (width + gap), MIN_WIDTH)
-    labels = [_lines(label, across - 2 * gap) if label else [] for label, _ in rows]
-    headings = [_lines(caption, width) for caption in captions[:columns]]
-    head = LINE * max(map(len, headings), default=0)
+    size = max(TEXT, across // WIDTH_IN_TEXT)
+    font, space = _font(size), _line_height(size)
+    labels = [_lines(label, across - 2 * gap, size) if label else [] for label, _ in rows]
+    headings = [_lines(caption, width, size) for caption in captions[:columns]]
+    head = space * max(map(len, headings), default=0)
     heights = [
-        LINE * len(label) + -(-len(pictures) // per_line) * (height + gap)
+        space * len(label) + -(-len(pictures) // per_line) * (height + gap)
         for label, (_, pictures) in zip(labels, rows, strict=True)
     ]
     sheet = Image.new("RGB", (across, gap + head + sum(heights)), "white")
     draw, top = ImageDraw.Draw(sheet), gap + head
     for i, lines in enumerate(headings):
         for j, line in enumerate(lines):
-            middle = gap + i * (width + gap) + (width - _text_width(line)) / 2
-            draw.text((middle, gap + LINE * j), line, fill="black", font=_font())
+            middle = gap + i * (width + gap) + (width - font.getlength(line)) / 2
+            draw.text((middle, gap + space * j), line, fill="black", font=font)
     for lines, (_, pictures), below in zip(labels, rows, heights, strict=True):
         for j, line in enumerate(lines):
-            draw.text((gap, top + LINE * j), line, fill="black", font=_font())
+            draw.text((gap, top + space * j), line, fill="black", font=font)
         for i, picture in enumerate(pictures):
             tile = to_image(picture).resize((width, height), Image.Resampling.NEAREST)
             row, column = divmod(i, per_line)
-            sheet.paste(tile, (gap + column * (width + gap), top + LINE * len(lines) + row * (height + gap)))
+            sheet.paste(tile, (gap + column * (width + gap), top + space * len(lines) + row * (height + gap)))
         top += below
     return sheet
 
 
 @functools.cache
-def _font() -> Any:
-    return ImageFont.load_default(13)
+def _font(size: int = TEXT) -> Any:
+    return ImageFont.load_default(size)
+
+
+def _line_height(size: int) -> int:
+    return round(1.4 * size)
 
 
 @functools.cache
@@ -131,12 +139,8 @@ def _font_has(character: str) -> bool:
     return character.isspace() or bytes(_font().getmask(character)) != bytes(_font().getmask("\ufffe"))
 
 
-def _text_width(text: str) -> float:
-    return _font().getlength(text)
-
-
-def _lines(text: str, width: float) -> list[str]:
-    return break_lines(spelt(text, _font_has), lambda line: _text_width(line) <= width, most=4)
+def _lines(text: str, width: float, size: int = TEXT) -> list[str]:
+    return break_lines(spelt(text, _font_has), lambda line: _font(size).getlength(line) <= width, most=4)
 
 
 def save_animation(frames: Sequence[Image.Image], file: Path, milliseconds: int = 120) -> None:

@@ -209,10 +209,9 @@ def _unknown(name: str) -> ValueError:
         of_videos = name.removesuffix(image)
         return ValueError(f"the reward {name!r} needs a further part; write it like {of_videos}{example}")
     if name.startswith("style:"):
-        hint = nearest_name(name, complete_names())
-        return ValueError(
-            f"style {name.removeprefix('style:')!r} is unknown{hint}; the styles are: {', '.join(STYLES)}"
-        )
+        style = name.removeprefix("style:")
+        hint = nearest_name(name, complete_names()) if nearest_name(style, STYLES) else ""
+        return ValueError(f"style {style!r} is unknown{hint}; the styles are: {', '.join(STYLES)}")
     if name.endswith(".py"):
         names = ", ".join(function_names(name)) or "none that can be read"
         return ValueError(
@@ -223,8 +222,21 @@ def _unknown(name: str) -> ValueError:
             f"reward {name!r} is unknown: video: is for rewards of the hub; write {image}, whose value for a video is "
             "the mean over its frames"
         )
-    hint = nearest_name(name, [*complete_names(), *EXAMPLES])
+    kind = _with_kind(name)
+    hint = f" (did you mean {kind!r}?)" if kind else nearest_name(name, [*complete_names(), *EXAMPLES])
     return ValueError(f"reward {name!r} is unknown{hint}; the rewards are: {', '.join(CATALOGUE)}")
+
+
+def _with_kind(name: str) -> str:
+    """A style or a concept with its kind before it: "style:3d" for "3d"; "" if it is neither."""
+    name = name.strip().lower()
+    if name in STYLES:
+        return f"style:{name}"
+    try:
+        _concept_row(name)
+    except ValueError:
+        return ""
+    return f"concept:{name}"
 
 
 def _is_unknown(name: str) -> bool:
@@ -389,7 +401,9 @@ def _advice(piece: str) -> str:
         return f"the file {piece.rpartition(':')[0].strip()} does not exist; give an existing Python file"
     if "(" in piece or ")" in piece:
         return "a sum has no parentheses; multiply the weights out, as in 0.35*alignment + 0.35*redness"
-    return "write it like 0.7*alignment + 0.3*redness"
+    weight, star, name = piece.rpartition("*")
+    kind = _with_kind(name)
+    return f"did you mean {weight}{star}{kind}?" if kind else "write it like 0.7*alignment + 0.3*redness"
 
 
 def _match_file(text: str) -> re.Match[str] | None:
