@@ -595,6 +595,15 @@ def test_a_table_that_would_be_replaced_is_refused(tmp_path):
     assert table.exists()
 
 
+def test_a_report_names_the_held_out_reward(tmp_path, monkeypatch):
+    monkeypatch.setattr("noisetilt.batch.worker.has_heldout", lambda name: True)
+    monkeypatch.setattr("noisetilt.batch.worker.load_reward", lambda name, heldout=False: redness)
+    batch(["cat", "dog"], tmp_path, "style:3d", heldout=True, report=True)
+    name = records(tmp_path)[0]["heldout_reward"]
+    page = (tmp_path / "report.html").read_text()
+    assert name and f"heldout {name}" in page and "heldout True" not in page
+
+
 def test_a_report_is_that_of_the_run_also_if_no_row_is_done(tmp_path):
     """Also in a folder whose name is not in UTF-8."""
     tmp_path /= os.fsdecode(b"caf\xe9")

@@ -243,6 +243,11 @@ def _progress(run: Record) -> str:
     parts = {name: 100 * run[name] / run["rows"] for name in ("done", "failed")}
     bars = "".join(f'<div class="{name}" style="width: {width:.2f}%"></div>' for name, width in parts.items())
     shown = {name: value for name, value in run["settings"].items() if value not in (None, {}, [], "")}
+    if shown.get("heldout") is True:
+        # Which reward it is, the rows know; the headings name it if there are several.
+        names = {group["heldout_reward"] for group in run["groups"]}
+        shown["heldout"] = next(iter(names)) if len(names) == 1 else None
+        shown = {name: value for name, value in shown.items() if value is not None}
     settings = ", ".join(f"{name} {html.escape(str(value))}" for name, value in shown.items())
     state = f"{run['done']} of {counted(run['rows'], 'row')} done, {run['failed']} failed, in {run['seconds']:.0f} s."
     return f'<p>{state}</p><div class="bar">{bars}</div><p class="settings">{settings}</p>'
