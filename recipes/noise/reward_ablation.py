@@ -77,7 +77,8 @@ def run(model: Any, apply: Apply, rho: float, images: int) -> Found:
 
 def text(found: Interval, factor: float, digits: int, sign: str = "") -> str:
     """A value with its interval, as Markdown."""
-    value, low, high = (f"{factor * part:{sign}.{digits}f}".replace("-", "−") for part in found)
+    # Adding 0 makes −0 a 0.
+    value, low, high = (f"{round(factor * part, digits) + 0.0:{sign}.{digits}f}".replace("-", "−") for part in found)
     return f"{value} [{low.replace('+', '')}, {high.replace('+', '')}]"
 
 
@@ -116,7 +117,7 @@ def table(found: dict[str, Found], line: Sequence[Found], rho: float) -> Iterato
         for column, (factor, digits) in SCORES.items():
             values = np.array(scores[column])
             cell = f"{factor * values.mean():.{digits}f}".replace("-", "−")
-            if reference is not None and name != "W":
+            if reference is not None and name != "W" and column != "held-out":
                 less = bootstrap(values - np.array(reference[column]), groups=scores["concept"])
                 cell += f" ({text(less, factor, digits, '+')})"
             cells.append(cell)
