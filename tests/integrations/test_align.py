@@ -643,6 +643,16 @@ def test_a_pipeline_without_a_loop_is_refused():
         align(pipe, RED)
 
 
+class Wrapped(diffusers.StableDiffusionPipeline):
+    def __call__(self, *args, **kwargs):
+        return super().__call__(*args, **kwargs)
+
+
+def test_a_call_of_the_base_class_names_the_base_class():
+    with pytest.raises(ValueError, match=r"Wrapped calls the __call__ of Stable.*align StableDiffusionPipeline\("):
+        align(sd(Wrapped), RED)
+
+
 def test_decode_replaces_the_pipelines_own_decoding():
     known, arguments = build("sd")
     decode = lambda x: (known.vae.decode(x / 0.7).sample / 2 + 0.5).clamp(0, 1)  # noqa: E731

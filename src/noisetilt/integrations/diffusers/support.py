@@ -114,6 +114,12 @@ def reason_against_call(kind: type) -> str | None:
     if inner:
         return inner_pipelines(name, inner)
     further = sorted(further_steps(function))
+    base = kind.__mro__[1].__name__
+    if not any(step_calls(function)) and any(is_method(node, "super()", "__call__") for node in ast.walk(function)):
+        return (
+            f"{name} calls the __call__ of {base}, and only a loop in its own can be guided; align "
+            f"{base}(**pipe.components), and change the arguments before its call"
+        )
     if not any(step_calls(function)) or further:
         found = f"calls {' and '.join(further)}" if further else "calls no step of a scheduler"
         return (
