@@ -181,3 +181,11 @@ def test_fail_fast_keeps_the_images_of_the_group(tmp_path, monkeypatch):
 def test_options_of_ray_without_it_are_refused(option, tmp_path):
     with pytest.raises(ValueError, match="workers, batch and address are for the engine ray"):
         batch(["cat"], tmp_path, engine="process", **{option: "auto" if option == "address" else 2})
+
+
+def test_workers_wait_before_they_try_again(tmp_path, monkeypatch):
+    install(monkeypatch)
+    waits = []
+    monkeypatch.setattr("noisetilt.batch.worker.PAUSE", 1.0)
+    monkeypatch.setattr("noisetilt.batch.worker.sleep", waits.append)
+    assert batch(["dog", "cat"], tmp_path, raises_for_dogs, retries=3).failed == 1 and waits == [1, 2, 4]

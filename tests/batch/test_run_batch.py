@@ -392,6 +392,36 @@ def test_errors_that_may_pass_are_tried_again(tmp_path):
     assert batch(["cat", "dog"], tmp_path / "b", Flaky(), retries=0).failed == 2
 
 
+@pytest.mark.parametrize("rows, chunk", [(1, None), (1, 4), (3, 4)])
+@pytest.mark.parametrize("retries", [0, 1, 7])
+def test_attempts_after_an_error_that_may_pass_wait_longer_each_time(retries, rows, chunk, tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr("noisetilt.batch.worker.PAUSE", 1.0)
+    monkeypatch.setattr("noisetilt.batch.worker.sleep", waits.append)
+    assert batch(["dog"] * rows, tmp_path, raises_for_dogs, retries=retries, chunk=chunk).failed == rows
+    first = 1 if rows == 1 else 2  # the attempt of a group is followed at once by one of each row
+    one = [min(2.0 ** (attempt - 1), 30.0) for attempt in range(first, retries + 1)]
+    assert waits == one * rows
+
+
+def test_errors_that_last_wait_for_nothing(tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr("noisetilt.batch.worker.PAUSE", 1.0)
+    monkeypatch.setattr("noisetilt.batch.worker.sleep", waits.append)
+    assert batch(["dog", "cat"], tmp_path, nan_for_dogs, retries=3).failed == 1 and waits == []
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)])
+def test_signals_end_the_pause_before_an_attempt(signals, tmp_path, monkeypatch):
+    monkeypatch.setattr("noisetilt.batch.worker.PAUSE", 1.0)
+    monkeypatch.setattr(
+        "noisetilt.batch.worker.sleep", lambda seconds: [signal.raise_signal(number) for number in signals]
+    )
+    with pytest.raises(KeyboardInterrupt):
+        batch(["cat", "dog"], tmp_path, raises_for_dogs)
+    assert [record["index"] for record in records(tmp_path)] == [0]
+
+
 class OutOfMemory:
     """Runs out of memory at every evaluation, while it holds a tensor; `alive` has how many such tensors of earlier
     evaluations still exist. The error has another one as its context, as that of a library may have."""

@@ -74,15 +74,15 @@ def test_prometheus_serves_the_counters_while_the_run_lasts(tmp_path):
 
 
 class Recorder:
-    """The events that a sink receives; the one in `fails` raises."""
+    """The events that a sink receives; those in `fails` raise."""
 
-    def __init__(self, fails=None):
-        self.events, self.fails = [], fails
+    def __init__(self, *fails, error=OSError):
+        self.events, self.fails, self.error = [], fails, error
 
     def note(self, event):
         self.events.append(event)
-        if event == self.fails:
-            raise OSError(f"{event} failed")
+        if event in self.fails:
+            raise self.error(f"{event} failed")
 
     def start(self, run):
         self.note("start")
@@ -96,19 +96,36 @@ class Recorder:
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-@pytest.mark.parametrize("fails", ["start", "row", "finish"])
-def test_every_sink_that_was_started_is_finished(fails, number, tmp_path):
-    """Once each, whichever sink fails, and the report is written whatever the sinks do at the end."""
-    sinks = [Recorder(fails if i == number else None) for i in range(3)]
-    with pytest.raises(OSError, match=f"{fails} failed"):
+def test_a_sink_that_fails_at_the_start_refuses_the_run(number, tmp_path):
+    """Those that were started are finished."""
+    sinks = [Recorder(*(["start"] if i == number else [])) for i in range(3)]
+    with pytest.raises(OSError, match="start failed"):
         run(tmp_path, *sinks, reward=redness, report=True)
     for i, sink in enumerate(sinks):
-        if fails == "start":
-            assert sink.events == (["start", "finish"] if i < number else ["start"] if i == number else [])
-        else:
-            assert sink.events[0] == "start" and sink.events[-1] == "finish" and sink.events.count("finish") == 1
-            assert sink.complete == (fails == "finish")
-    assert (tmp_path / "report.html").exists() == (fails != "start")
+        assert sink.events == (["start", "finish"] if i < number else ["start"] if i == number else [])
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("fails", [("row",), ("finish",), ("row", "finish")])
+def test_a_sink_that_fails_does_not_stop_the_run(fails, number, tmp_path):
+    """It gets no more rows, is finished once, and is named once; the others and the results are as without it."""
+    sinks = [Recorder(*(fails if i == number else ())) for i in range(3)]
+    with pytest.warns(UserWarning) as warned:
+        summary = run(tmp_path, *sinks, reward=redness, report=True)
+    (message,) = [text for text in map(str, (warning.message for warning in warned)) if "Recorder" in text]
+    assert f"{fails[0]} failed" in message
+    assert summary.complete and summary.done == len(PROMPTS) and (tmp_path / "report.html").exists()
+    for i, sink in enumerate(sinks):
+        rows = 1 if i == number and "row" in fails else len(PROMPTS)
+        assert sink.events == ["start", *["row"] * rows, "finish"] and sink.complete
+
+
+def test_a_sink_may_interrupt_the_run(tmp_path):
+    sink = Recorder("row", error=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, sink, reward=redness)
+    assert sink.events == ["start", "row", "finish"]
 
 
 def test_a_port_that_is_taken_leaves_no_live_table_and_no_run(tmp_path):

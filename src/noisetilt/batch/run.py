@@ -6,6 +6,7 @@ import contextlib
 import functools
 import platform
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -39,7 +40,7 @@ from .settings import Settings, json_value
 from .sinks import Sink
 from .summary import Statistics, write_report
 from .table import Row, Table, read_table
-from .worker import Groups, Outcome, WorkerOptions
+from .worker import Groups, Outcome, WorkerOptions, error_sentence
 
 ENGINES = ("process", "ray")
 MODEL_OPTIONS = ("dtype", "offload", "height", "width", "frames", "lora", "checkpointing")
@@ -150,7 +151,7 @@ def run_batch(
         model_options: further arguments of `load` for models by name, such as {"dtype": "bfloat16"}.
         address: of a Ray cluster, such as "auto"; None uses the Ray to which this process is connected, or starts it on
             this machine until the call ends.
-        retries: how often a row is tried again after an error that may pass.
+        retries: how often a row is tried again after an error that may pass, after 1, 2, 4, … up to 30 seconds.
         heldout: whether to evaluate the held-out version of the reward on each image; a name: this reward instead,
             by its second network if it is learned. A row whose held-out reward is not defined is done, and its record
             has a warning.
@@ -370,6 +371,7 @@ class _Run:
     statistics: Statistics = field(default_factory=Statistics)
     written: float = 0.0
     failure: str = ""
+    lost: set[int] = field(default_factory=set)
     earlier: float = 0.0
 
     def __call__(self, description: Mapping[str, Any], continued: bool) -> Summary:
@@ -388,7 +390,7 @@ class _Run:
         with contextlib.ExitStack() as started:
             for sink in self.sinks:
                 sink.start(self.record)
-                started.callback(lambda sink: sink.finish(self.record), sink)
+                started.callback(self._finish_sink, sink)
             write_json(self.out / "run.json", self.record)
             with Interrupts("row") as interrupts, says_what_is_kept(self._kept):
                 try:
@@ -464,10 +466,27 @@ class _Run:
         if time.perf_counter() - self.written > RECORD_SECONDS:
             write_json(self.out / "run.json", self._record(False))
             self.written = time.perf_counter()
-        for sink in self.sinks:  # which may wait for a server, and then must not hold signals back
-            sink.row(record, self.statistics.as_json())
+        for sink in [sink for sink in self.sinks if id(sink) not in self.lost]:
+            try:
+                sink.row(record, self.statistics.as_json())  # may wait for a server; must not hold signals back
+            except Exception as error:
+                self._lose(sink, error)
         if outcome.error and not self.failure:
             self.failure = f"{row.name} failed: {outcome.error}"
+
+    def _finish_sink(self, sink: Sink) -> None:
+        """Finishes a sink, also one that failed, so that it frees what it holds, such as a port."""
+        try:
+            sink.finish(self.record)
+        except Exception as error:
+            self._lose(sink, error)
+
+    def _lose(self, sink: Sink, error: Exception) -> None:
+        """Gives a sink that failed no more rows, and says so once."""
+        if id(sink) not in self.lost:
+            self.lost.add(id(sink))
+            name = type(sink).__name__
+            warnings.warn(f"{name} failed and gets no more rows: {error_sentence(error)}", stacklevel=2)
 
     def _check_failure(self) -> None:
         """Raises a ValueError if a row failed and the run stops at the first such row."""

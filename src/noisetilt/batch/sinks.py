@@ -20,7 +20,11 @@ REFRESH_SECONDS = 0.5
 
 
 class Sink(Protocol):
-    """Receives what happens in a run; an exception in it ends the run."""
+    """Receives what happens in a run.
+
+    An exception in `start` ends the run. After one in `row` or `finish` the run goes on: there is one warning, and the
+    sink gets no more rows.
+    """
 
     def start(self, run: Record) -> None:
         """Called once, with the content of run.json."""
@@ -29,7 +33,7 @@ class Sink(Protocol):
         """Called after each row, with its record and the statistics of all rows so far."""
 
     def finish(self, run: Record) -> None:
-        """Called once after `start`, with the final content of run.json, even if the run or another sink failed."""
+        """Called once after `start`, with the final content of run.json, even if the run or a sink failed."""
 
 
 class ProgressBar:

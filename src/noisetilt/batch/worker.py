@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import sleep
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ from .table import Row
 # Errors that are the same at every attempt.
 LASTING = (ValueError, TypeError, ArithmeticError, AttributeError, LookupError, AssertionError, ImportError)
 MODELS_KEPT, REWARDS_KEPT = 2, 8
+# Seconds before the second attempt; each further pause is twice as long, up to the longest one.
+PAUSE, LONGEST_PAUSE = 1.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class WorkerOptions:
         model_options: further arguments of `load`, such as dtype, for models by name.
         models: name → model, or a function without arguments that loads it, besides those of `load`.
         rewards: name → reward, besides those of `rewards.load`.
+        pause: seconds before the second attempt after an error that may pass.
     """
 
     device: str = "cpu"
@@ -55,6 +59,7 @@ class WorkerOptions:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, Any] = field(default_factory=dict)
     rewards: Mapping[str, RewardFunction] = field(default_factory=dict)
+    pause: float = field(default_factory=lambda: PAUSE)  # set where the run starts, so that workers of Ray have it too
 
     def together(self, settings: Settings) -> int:
         """How many images of these settings are sampled in one call.
@@ -200,6 +205,8 @@ class Worker:
         """The outcome of a row whose first attempt failed, in a group of rows if there is no failure of its own."""
         attempt = 1
         while failure is None or (attempt <= self.options.retries and not failure.lasting):
+            if failure is not None:  # a server that is away needs time to come back
+                sleep(min(self.options.pause * 2 ** min(attempt - 1, 30), LONGEST_PAUSE))
             attempt += 1
             made = self._try([row], attempt)
             if not isinstance(made, Failure):
