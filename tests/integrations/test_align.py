@@ -653,6 +653,18 @@ def test_a_call_of_the_base_class_names_the_base_class():
         align(sd(Wrapped), RED)
 
 
+@pytest.mark.parametrize(("method", "warned"), [("ntrk", True), ("gper", True), ("base", False), ("svdd", False)])
+def test_a_step_cache_is_warned_of_where_it_changes_the_guidance(method, warned):
+    pipe, arguments = build("flux")
+    pipe.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.05))
+    few = {"gper": {"iterations": 1}, "svdd": {"particles": 2}}.get(method, {})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        align(pipe, RED, METHODS[method].replace(**few))("a red fox", seeds=[0], **arguments)
+    found = [str(warning.message) for warning in caught if "step cache" in str(warning.message)]
+    assert len(found) == warned and all("call pipe.transformer.disable_cache()" in text for text in found)
+
+
 def test_decode_replaces_the_pipelines_own_decoding():
     known, arguments = build("sd")
     decode = lambda x: (known.vae.decode(x / 0.7).sample / 2 + 0.5).clamp(0, 1)  # noqa: E731

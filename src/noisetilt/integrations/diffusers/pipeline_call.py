@@ -121,6 +121,7 @@ class PipelineCall:
             self.call["num_inference_steps"] = whole_number("num_inference_steps", self.call["num_inference_steps"], 1)
         self.prompts = self._prompts(reward_prompts)
         self._warn_of_unread_prompts()
+        self._warn_of_step_caches()
         check_prompts_of(aligned.reward, self.prompts)
         check_prompts_of(aligned.heldout_reward, self.prompts)
         self.generator = self.call.get("generator")
@@ -216,6 +217,19 @@ class PipelineCall:
         problem = next(filter(None, (unread_part(tokenizer, texts) for tokenizer in tokenizers)), None)
         if problem is not None:
             warnings.warn(problem, stacklevel=4)
+
+    def _warn_of_step_caches(self) -> None:
+        """Warns of a network with a cache of diffusers, such as FirstBlockCache, whose blocks return what they computed
+        at an earlier state: the gradient does not see them, and a second call at the same time may repeat the first."""
+        if not (revisits(self.method) or self.method.proposal.needs_gradient):
+            return
+        for name, part in self.pipe.components.items():
+            if getattr(part, "is_cache_enabled", False) is True:
+                warnings.warn(
+                    f"the {name} of the pipeline has a step cache, which returns results of earlier states, so that "
+                    f"gradients and repeated steps are not exact; call pipe.{name}.disable_cache() before guided calls",
+                    stacklevel=4,
+                )
 
     def _images_without_prompts(self) -> int:
         """The number of images of a call without prompts: from embeddings, class labels, images or a batch size."""
