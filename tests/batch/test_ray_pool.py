@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from fake_ray import Killed, install
-from tiny_batch import TinyModel, raises_for_dogs, redness
+from tiny_batch import TinyModel, away_for_dogs, raises_for_dogs, redness
 
 from noisetilt.batch import run_batch
 
@@ -188,4 +188,4 @@ def test_workers_wait_before_they_try_again(tmp_path, monkeypatch):
     waits = []
     monkeypatch.setattr("noisetilt.batch.worker.PAUSE", 1.0)
     monkeypatch.setattr("noisetilt.batch.worker.sleep", waits.append)
-    assert batch(["dog", "cat"], tmp_path, raises_for_dogs, retries=3).failed == 1 and waits == [1, 2, 4]
+    assert batch(["dog", "cat"], tmp_path, away_for_dogs, retries=3).failed == 1 and waits == [1, 2, 4]

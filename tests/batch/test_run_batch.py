@@ -12,20 +12,21 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import weakref
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_batch import Flaky, TinyModel, nan_for_dogs, raises_for_dogs, redness
+from tiny_batch import Flaky, TinyModel, away_for_dogs, nan_for_dogs, raises_for_dogs, redness
 
 from noisetilt import METHODS, load, sample
 from noisetilt.batch import run_batch
 from noisetilt.batch.settings import Settings
 from noisetilt.batch.summary import Statistics, group_lines, message_lines
 from noisetilt.batch.table import read_table
-from noisetilt.batch.worker import Worker, WorkerOptions
+from noisetilt.batch.worker import Worker, WorkerOptions, is_away
 from noisetilt.cli import batch as batch_command
 from noisetilt.cli import main
 from noisetilt.cli.batch import print_summary
@@ -394,22 +395,23 @@ def test_errors_that_may_pass_are_tried_again(tmp_path):
 
 @pytest.mark.parametrize("rows, chunk", [(1, None), (1, 4), (3, 4)])
 @pytest.mark.parametrize("retries", [0, 1, 7])
-def test_attempts_after_an_error_that_may_pass_wait_longer_each_time(retries, rows, chunk, tmp_path, monkeypatch):
+def test_attempts_after_an_error_of_a_connection_wait_longer_each_time(retries, rows, chunk, tmp_path, monkeypatch):
     waits = []
     monkeypatch.setattr("noisetilt.batch.worker._free_memory", lambda: None)  # takes longer than an attempt
     monkeypatch.setattr("noisetilt.batch.worker.PAUSE", 1.0)
     monkeypatch.setattr("noisetilt.batch.worker.sleep", waits.append)
-    assert batch(["dog"] * rows, tmp_path, raises_for_dogs, retries=retries, chunk=chunk).failed == rows
+    assert batch(["dog"] * rows, tmp_path, away_for_dogs, retries=retries, chunk=chunk).failed == rows
     first = 1 if rows == 1 else 2  # the attempt of a group is followed at once by one of each row
     one = [min(2.0 ** (attempt - 1), 30.0) for attempt in range(first, retries + 1)]
     assert waits == one * rows
 
 
-def test_errors_that_last_wait_for_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("reward", [nan_for_dogs, raises_for_dogs])
+def test_only_errors_of_connections_wait(reward, tmp_path, monkeypatch):
     waits = []
     monkeypatch.setattr("noisetilt.batch.worker.PAUSE", 1.0)
     monkeypatch.setattr("noisetilt.batch.worker.sleep", waits.append)
-    assert batch(["dog", "cat"], tmp_path, nan_for_dogs, retries=3).failed == 1 and waits == []
+    assert batch(["dog", "cat"], tmp_path, reward, retries=3).failed == 1 and waits == []
 
 
 @pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)])
@@ -419,8 +421,28 @@ def test_signals_end_the_pause_before_an_attempt(signals, tmp_path, monkeypatch)
         "noisetilt.batch.worker.sleep", lambda seconds: [signal.raise_signal(number) for number in signals]
     )
     with pytest.raises(KeyboardInterrupt):
-        batch(["cat", "dog"], tmp_path, raises_for_dogs)
+        batch(["cat", "dog"], tmp_path, away_for_dogs)
     assert [record["index"] for record in records(tmp_path)] == [0]
+
+
+class ConnectError(Exception):
+    """As that of httpx, which is no OSError."""
+
+
+@pytest.mark.parametrize(
+    ("error", "away"),
+    [
+        (ConnectionResetError(), True),
+        (TimeoutError(), True),
+        (urllib.error.URLError("no host"), True),
+        (ConnectError(), True),
+        (RuntimeError(), False),
+        (FileNotFoundError(), False),
+        (torch.OutOfMemoryError(), False),
+    ],
+)
+def test_errors_of_servers_are_known(error, away):
+    assert is_away(error) == away
 
 
 class OutOfMemory:

@@ -45,6 +45,12 @@ def raises_for_dogs(images, prompts):
     return redness(images, prompts)
 
 
+def away_for_dogs(images, prompts):
+    if any("dog" in prompt for prompt in prompts):
+        raise ConnectionError("no route to the server")
+    return redness(images, prompts)
+
+
 class Flaky:
     """Raises at the first evaluation of each prompt."""
 

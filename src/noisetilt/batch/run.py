@@ -151,7 +151,8 @@ def run_batch(
         model_options: further arguments of `load` for models by name, such as {"dtype": "bfloat16"}.
         address: of a Ray cluster, such as "auto"; None uses the Ray to which this process is connected, or starts it on
             this machine until the call ends.
-        retries: how often a row is tried again after an error that may pass, after 1, 2, 4, … up to 30 seconds.
+        retries: how often a row is tried again after an error that may pass; after an error of a
+            connection with pauses of 1, 2, 4, … up to 30 seconds.
         heldout: whether to evaluate the held-out version of the reward on each image; a name: this reward instead,
             by its second network if it is learned. A row whose held-out reward is not defined is done, and its record
             has a warning.

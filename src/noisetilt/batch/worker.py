@@ -48,7 +48,7 @@ class WorkerOptions:
         model_options: further arguments of `load`, such as dtype, for models by name.
         models: name → model, or a function without arguments that loads it, besides those of `load`.
         rewards: name → reward, besides those of `rewards.load`.
-        pause: seconds before the second attempt after an error that may pass.
+        pause: seconds before the second attempt after an error of a server or a disk that may be away.
     """
 
     device: str = "cpu"
@@ -97,10 +97,21 @@ class Failure:
     Args:
         sentence: the error in one line.
         lasting: whether it is the same at every attempt.
+        away: whether a server or a disk may be away for a while, so that an attempt at once would fail too.
     """
 
     sentence: str
     lasting: bool
+    away: bool = False
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error may come from a server or a disk that is away for a while. The errors of requests are OSErrors;
+    those of httpx and of clients of services are known by their names only."""
+    if isinstance(error, OSError):
+        return not isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
+    names = [kind.__name__ for kind in type(error).__mro__]
+    return any(word in name for name in names for word in ("Connect", "Timeout", "TransportError"))
 
 
 class Worker:
@@ -205,7 +216,7 @@ class Worker:
         """The outcome of a row whose first attempt failed, in a group of rows if there is no failure of its own."""
         attempt = 1
         while failure is None or (attempt <= self.options.retries and not failure.lasting):
-            if failure is not None:  # a server that is away needs time to come back
+            if failure is not None and failure.away:
                 sleep(min(self.options.pause * 2 ** min(attempt - 1, 30), LONGEST_PAUSE))
             attempt += 1
             made = self._try([row], attempt)
@@ -219,7 +230,7 @@ class Worker:
         try:
             return self._attempt(rows, attempt)
         except Exception as error:
-            failure = Failure(error_sentence(error), isinstance(error, LASTING))
+            failure = Failure(error_sentence(error), isinstance(error, LASTING), is_away(error))
             if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
                 self._drop_others(rows[0].made())
         _free_memory()
