@@ -228,7 +228,8 @@ def test_lists(command, word, capsys):
     assert any(line.startswith(word) and len(line.split()) > 3 for line in lines)
 
 
-def test_the_list_of_methods_has_each_option_that_differs_from_the_plain_sampler(capsys):
+def test_the_list_of_methods_has_each_option_that_differs_from_the_plain_sampler(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
     assert main(["methods"]) == 0
     *lines, empty, common = capsys.readouterr().out.splitlines()
     plain = METHODS["base"].options()

@@ -130,8 +130,8 @@ def test_depends_on_direction_only(name):
     g = STRUCTURED[name]
     for scale in (2.0**-60, 2.0**50):
         assert torch.equal(whiten(g * scale), whiten(g))
-    # Rounding decides which side of a threshold a group falls on, so that a scale that rounds may change a little.
-    assert (cosine(whiten(g * 0.3), whiten(g)) > 0.99).all()
+    # In single precision rounding decides which side of a threshold a group falls on, differently on each processor.
+    assert (cosine(whiten(g.double() * 0.3), whiten(g.double())) > 0.999).all()
 
 
 def test_rows_are_independent():
