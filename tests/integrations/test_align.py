@@ -648,6 +648,11 @@ class Wrapped(diffusers.StableDiffusionPipeline):
         return super().__call__(*args, **kwargs)
 
 
+def test_a_modular_pipeline_whose_components_are_not_loaded_is_refused():
+    with pytest.raises(ValueError, match=r"is a modular pipeline.*DiffusionPipeline.from_pretrained"):
+        align(object.__new__(diffusers.FluxModularPipeline), RED)
+
+
 def test_a_call_of_the_base_class_names_the_base_class():
     with pytest.raises(ValueError, match=r"Wrapped calls the __call__ of Stable.*align StableDiffusionPipeline\("):
         align(sd(Wrapped), RED)

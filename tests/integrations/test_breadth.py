@@ -221,6 +221,7 @@ REFUSED = {
     "StableDiffusionLatentUpscalePipeline": "the σ of its scheduler",
     "StableDiffusionDiffEditPipeline": "an inversion of the image",
     "KandinskyV22CombinedPipeline": "calls other pipelines",
+    "FluxModularPipeline": r"is a modular pipeline.*DiffusionPipeline\.from_pretrained",
 }
 
 

@@ -50,10 +50,15 @@ def reason_against(pipe: Any) -> str | None:
     made = next((NOT_IMAGES[c.__name__] for c in type(pipe).__mro__ if c.__name__ in NOT_IMAGES), None)
     if made is not None:
         return f"{name} makes {made}"
-    if not hasattr(pipe, "scheduler"):
-        return f"{name} has no attribute `scheduler`; pass a diffusers pipeline with one"
     kind: Any = type(pipe)
+    if not hasattr(pipe, "scheduler") and not is_modular(kind):
+        return f"{name} has no attribute `scheduler`; pass a diffusers pipeline with one"
     return reason_against_call(kind)
+
+
+def is_modular(kind: type) -> bool:
+    """Whether a class is one of diffusers' modular pipelines, whose components may not be loaded yet."""
+    return any(parent.__name__ == "ModularPipeline" for parent in kind.__mro__)
 
 
 def check_method(pipe: Any, method: Method) -> None:
@@ -107,6 +112,11 @@ def calls_pipeline(node: Any) -> bool:
 def reason_against_call(kind: type) -> str | None:
     """Why a class of pipelines cannot be guided, from its `__call__`."""
     name, function = kind.__name__, source_of(inspect.unwrap(kind.__call__).__code__)
+    if is_modular(kind):
+        return (
+            f"{name} is a modular pipeline, whose loop is in its blocks; load its repository with "
+            "diffusers.DiffusionPipeline.from_pretrained and align that pipeline"
+        )
     if any(getattr(node, "id", None) == "AudioPipelineOutput" for node in ast.walk(function)):
         return f"{name} makes sound, and rewards take images; pass a pipeline of images or videos"
     calls: list[Any] = [node for node in ast.walk(function) if calls_pipeline(node)]
