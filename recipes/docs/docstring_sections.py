@@ -12,6 +12,7 @@ from typing import Any
 import griffe
 
 SECTIONS = re.compile(r"(?<!\n)\n(?=(?:Args|Attributes|Returns|Yields|Raises):\n)")
+PRIVATE_BASES = ("ShortRepr",)
 SEVERAL = re.compile(r"^ {4}(?P<names>\w+(?:, \w+)+):(?P<text> .*\n?(?: {5,}.*\n?)*)", re.M)
 
 
@@ -27,8 +28,11 @@ def one_item_each(match: re.Match[str]) -> str:
 
 
 class DocstringSections(griffe.Extension):
-    """Applies `separated` to all docstrings."""
+    """Applies `separated` to all docstrings, and leaves out base classes that are not public."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is not None:
             obj.docstring.value = separated(obj.docstring.value)
+
+    def on_class(self, *, cls: griffe.Class, **kwargs: Any) -> None:
+        cls.bases = [base for base in cls.bases if str(base) not in PRIVATE_BASES]

@@ -199,6 +199,11 @@ def test_formulas_are_mathml(pages):
 
 
 @pytest.mark.long
+def test_a_page_names_no_private_class(pages):
+    assert not [name for name, page in pages.items() if "ShortRepr" in page.source]
+
+
+@pytest.mark.long
 def test_every_document_of_the_repository_is_a_page(pages):
     for file in (ROOT / "docs").rglob("*.md"):
         assert file.relative_to(ROOT / "docs").with_suffix(".html").as_posix() in pages

@@ -723,7 +723,7 @@ def test_latents_that_a_scheduler_enlarges_are_refused():
         align(pipe, RED, eta=float("inf"))
 
 
-@pytest.mark.parametrize("seed", [-1, 0.5, "a", float("inf")])
+@pytest.mark.parametrize("seed", [-1, 0.5, "a", True, float("inf")])
 def test_a_seed_that_is_no_whole_number_is_refused(seed):
     pipe, arguments = build("sd")
     with pytest.raises(ValueError, match="must be a whole number, 0 or more"):

@@ -22,7 +22,7 @@ def check_seeds(seeds: Sequence[int]) -> None:
     """Raises a ValueError for a seed that is no whole number ≥ 0."""
     for seed in seeds:
         try:
-            whole = int(seed) == seed and seed >= 0
+            whole = int(seed) == seed and seed >= 0 and not isinstance(seed, bool)
         except (TypeError, ValueError, OverflowError):
             whole = False
         if not whole:
