@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -51,6 +52,7 @@ FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 TUNING = 4
 ITERATIONS = 20
 COST_RUNS = 6
+STORED_EVERY = 10  # iterations between the distances of a row
 MODEL = "emoji128-turbo"
 RANDOM = "random noise"
 PUBLISHED = Path(__file__).with_name("measured.jsonl")
@@ -165,7 +167,7 @@ def measure_batch(
         row |= {"iterations": iterations, "seconds": seconds, "mse": float(found.distances[i]), "feature": features[i]}
         row |= {"p_value": float(audited.p_value[i]), "failed_tests": float(failed[i])}
         row |= {"mean_square": float(found.noise[i].square().mean())}
-        row |= {"curve": [round(float(value), 5) for value in found.curve[::10, i]]}
+        row |= {"curve": [round(float(value), 5) for value in found.curve[::STORED_EVERY, i]]}
         yield row | {k: v for fields in edited for k, v in fields[i].items()}, torch.stack([x[i] for x in shown])
 
 
@@ -255,7 +257,35 @@ def show(store: Rows) -> str:
         lines = [[name, *(column(rows, key) for key in keys)] for name, rows in groups.items()]
         text += f"\n\nedits: another {kind}\n\n"
         text += table(["method", "luma correlation", "silhouette IoU", "concept among five", "style named"], lines)
-    return f"{text}\n\npaired differences\n\n{leads(groups)}"
+    return f"{text}\n\npaired differences\n\n{leads(groups)}\n\nPSNR dB along the ascent\n\n{progress(groups)}"
+
+
+def progress(groups: dict[str, list[Row]]) -> str:
+    """The table of the mean PSNR at every tenth iteration, and when each method first has the best mean of the others:
+    the iteration is interpolated between those that are stored."""
+    curves = {
+        name: np.array([[decibels(mse) for mse in row["curve"]] for row in rows]).mean(0)
+        for name, rows in groups.items()
+        if name != RANDOM
+    }
+    stored = range(0, STORED_EVERY * max(map(len, curves.values())), STORED_EVERY)
+    lines = []
+    for name, curve in curves.items():
+        values = [f"{value:.1f}" for value in curve] + [""] * (len(stored) - len(curve))
+        lines.append([name, *values, *(reached(curve, other.max()) for other in curves.values())])
+    return table(["method", *(str(i) for i in stored), *(f"reaches {other}" for other in curves)], lines)
+
+
+def reached(curve: np.ndarray, level: float) -> str:
+    """The first iteration of a stored curve that has a level; "" if none has."""
+    found = np.flatnonzero(curve >= level)
+    if len(found) == 0:
+        return ""
+    last = found[0]
+    if last == 0:
+        return "0"
+    before = curve[last - 1]
+    return f"{STORED_EVERY * (last - 1 + (level - before) / (curve[last] - before)):.0f}"
 
 
 def main() -> None:
