@@ -75,7 +75,9 @@ def _add_generate(commands: Any) -> None:
         'generate "a red fox" --model black-forest-labs/FLUX.1-dev --reward pickscore --set rho=0.0002 --offload model',
     )
     _add_prompt_and_reward(parser)
-    parser.add_argument("--method", default="ntrk", help="see `noisetilt methods` (default: %(default)s)")
+    parser.add_argument(
+        "--method", default="ntrk", help="see `noisetilt methods`, or FILE.py:NAME (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's own, 25 for emoji128)")
     _add_model(parser, "emoji128", "the folder or hub id of any diffusers pipeline that `align` supports")
     parser.add_argument(
@@ -102,7 +104,7 @@ def _add_optimize(commands: Any) -> None:
     parser.add_argument(
         "--method",
         default="gper-both",
-        help="none, reno, prno, mpgr, gper, …; see `noisetilt methods` (default: %(default)s)",
+        help="none, reno, prno, mpgr, gper, …; see `noisetilt methods`, or FILE.py:NAME (default: %(default)s)",
     )
     parser.add_argument("--iterations", type=int, default=10, help="number of updates (default: %(default)s)")
     _add_model(parser, "emoji128-turbo", "the folder or hub id of a FluxPipeline")
@@ -139,7 +141,7 @@ def _add_invert(commands: Any) -> None:
     parser.add_argument(
         "--method",
         default="gper-both",
-        help="none, reno, prno, mpgr, gper, …; see `noisetilt methods` (default: %(default)s)",
+        help="none, reno, prno, mpgr, gper, …; see `noisetilt methods`, or FILE.py:NAME (default: %(default)s)",
     )
     parser.add_argument("--iterations", type=int, help="number of updates (default: 100, and 0 with --noise)")
     parser.add_argument(
