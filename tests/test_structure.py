@@ -8,8 +8,8 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "noisetilt"
 
-# What each package may import of the others. `_messages`, `_files`, `_python_files`, `_quiet`, `_progress` and the version in
-# `noisetilt` itself are allowed everywhere.
+# What each package may import of the others. `_messages`, `_files`, `_python_files`, `_quiet`,
+# `_progress` and the version in `noisetilt` itself are allowed everywhere.
 ALLOWED = {
     "noise": set(),
     "rewards": set(),

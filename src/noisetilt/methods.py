@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ._messages import nearest_name, unknown_name
-from ._options import check_option
+from ._options import check_option, type_hints
 from ._python_files import execute_named, file_of, imported_files, is_in_file
 from .initial_noise import PCNL, Ascent, Gaussian, InitialNoise, Langevin
 from .path.time_travel import TimeTravel
@@ -291,8 +291,11 @@ def _method_of_file(name: str) -> Method:
     if key in _READ and _READ[key][1] == _stamps(_READ[key][1]):
         return _READ[key][0]
     stamps = _stamps(method_files(name))
-    module, _ = execute_named("method", name)
+    module, imports = execute_named("method", name)
     method = _as_method(name, vars(module))
+    with imports.allowed():  # afterwards annotations that are texts cannot be read, and options not be checked
+        for part in method.parts().values():
+            type_hints(part)
     _READ[key] = method, stamps
     return method
 

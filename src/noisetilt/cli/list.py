@@ -47,9 +47,7 @@ def main(args: argparse.Namespace) -> None:
         for name, method in METHODS.items():
             options = ", ".join(f"{k}={v}" for k, v in _own_options(method).items())
             print(filled(f"{name:16} {method.summary}" + (f"  [{options}]" if options else ""), "    "))
-        print(
-            filled(f"{'FILE.py:NAME':16} your own Method, the object NAME of a Python file, which is executed", "    ")
-        )
+        _print_lines({"FILE.py:NAME": "your own Method, the object NAME of a Python file, which is executed"})
         common = ", ".join(f"{k}={v}" for k, v in Method().options().items())
         print(
             "\n"

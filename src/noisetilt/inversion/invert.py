@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..initial_noise import Ascent
 from .._python_files import is_in_file
+from ..initial_noise import Ascent
 from ..methods import Method, find_method
 from ..path.grids import check_steps
 from ..rewards.images import check_images
