@@ -210,13 +210,18 @@ class Runner:
 
     def tuned_images(self, target: Target, name: str) -> int:
         """The number of tuning images on which the strength of a method is chosen."""
-        name = self.tuned_method(name) if name != "base" else name
         if not self.plan.all_tuning:
             return self.plan.tuning_images
-        entry = self.entry(name)
+        name = self.tuned_method(name)
+        entry = self.entries[name]
         cells = [("base", None), *((name, entry.values[i]) for i in self.plan.values if entry.values)]
         counts = (self._leading(target, self.ledger.where(**self._cell("tuning", target, *cell))) for cell in cells)
         return max(self.plan.tuning_images, min(counts))
+
+    def tuning_base(self, target: Target) -> list[Row]:
+        """Base's rows of the tuning images on which the strengths of the reported methods are chosen."""
+        most = max((self.tuned_images(target, name) for name in self.reported(target)), default=0)
+        return self.rows("tuning", target, "base", most or self.plan.tuning_images)
 
     def _leading(self, target: Target, rows: Sequence[Row], test: bool = False) -> int:
         """How many of a stage's pairs of prompt and seed rows have, from the first one on without a gap."""
@@ -305,7 +310,7 @@ class Runner:
 
     def _measure(self, target: Target, stage: str, name: str, value: float | None, bar: Any) -> None:
         pairs, key = self.prompt_seeds(stage, target), tuple(self._cell(stage, target, name, value).values())
-        if stage == "tuning":  # a further strength on as many images as the others
+        if stage == "tuning" and name != "base":  # a further strength on as many images as the others
             pairs = prompt_seeds(target, False, self.tuned_images(target, name))
         missing = [(p, s) for p, s in pairs if (*key, p, s) not in self.ledger]
         bar.update(len(pairs) - len(missing))

@@ -127,7 +127,7 @@ def _paper_report(
     images: int | None,
     strength: Strength | None,
 ) -> None:
-    """The report of the rows that a folder has, also of methods whose files have changed or are missing."""
+    """The report of the rows that a folder has."""
     from . import paper_report, paper_suite
 
     if strength is not None:
