@@ -142,14 +142,14 @@ class Entry:
         return self._taken(float(f"{first * first / second:.2g}"), first)
 
     def _taken(self, value: float, beside: float) -> float | None:
-        """A strength beyond another one, as a whole number if that is one; None if the method refuses it."""
+        """A strength beyond another one, as a whole number if that is one; None if it is 0, or the method refuses it."""
         value = round(value) if isinstance(beside, int) else value
         if self.option in self.method.options():  # of a method of which only the rows are known it is not
             try:
                 self.at(value)
             except ValueError:
                 return None
-        return value if value != beside else None
+        return None if value in (0, beside) else value
 
     def at(self, value: float | None) -> Method:
         """The method at a strength."""
