@@ -45,6 +45,11 @@ def results_of(runner: Runner) -> dict[Part, list[Line]]:
     return {part: lines for part, lines in found.items() if lines}
 
 
+def breaks_rule(line: Line) -> bool:
+    """Whether the images of a method are less recognisable than the rule allows, on the test prompts."""
+    return line.probability_gain.value < -TOLERANCE
+
+
 def by_rule(results: Results, target: Target) -> list[Line]:
     """Base, then all methods that are measured for a target by the rule, by decreasing reward."""
     tables = [lines for part, lines in results.items() if part.target == target and part.constrained]
@@ -115,8 +120,7 @@ def _table(runner: Runner, lines: Mapping[Target, Sequence[Line]]) -> tuple[list
     for target, found in lines.items():
         for rank, line in enumerate(found):
             ranks.setdefault(line.method, []).append(rank / len(found))
-            lost = line.probability_gain.value < -TOLERANCE
-            cells[line.method, target] = f"{line.reward}{LOSS if lost else ''}"
+            cells[line.method, target] = f"{line.reward}{LOSS if breaks_rule(line) else ''}"
             calls.setdefault(line.method, line.calls)
     order = sorted(ranks, key=lambda name: (name != "base", float(np.mean(ranks[name]))))
     header = ["method", "calls", *(target.reward for target in lines)]
@@ -130,6 +134,8 @@ def _best(target: Target, lines: Sequence[Line]) -> str:
     base, best, *others = lines
     text = f"{target.reward}: {best.method} has the highest reward, {best.reward.value:.3g}; base has "
     text += f"{base.reward.value:.3g}."
+    if breaks_rule(best):
+        text += " Its images are less recognisable than the rule allows."
     if others:
         lead = paired_interval(best.rows, others[0].rows, "reward")
         sure = "significant" if lead.excludes(0) else "not significant"
@@ -160,7 +166,7 @@ def _against_others(document: Document, name: str, lines: Mapping[Target, Sequen
     if not rows:
         return
     document.heading(f"{name} against each other method")
-    header = ["target", "other method", "its reward", "reward, minus its", "", "probability, minus its", ""]
+    header = ["target", "other method", "its reward", "reward, minus its", "result", "probability, minus its", "result"]
     document.table(header, rows)
     document.text(
         "Paired differences at the same prompts and seeds, with 95 % intervals that are not corrected for the number "

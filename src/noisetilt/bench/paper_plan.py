@@ -142,7 +142,7 @@ class Entry:
         return self._taken(float(f"{first * first / second:.2g}"), first)
 
     def _taken(self, value: float, beside: float) -> float | None:
-        """A strength beyond another one, as a whole number if that is one; None if it is 0, or the method refuses it."""
+        """A strength beyond another one, as a whole number if that is one; None if it is 0 or the method refuses it."""
         value = round(value) if isinstance(beside, int) else value
         if self.option in self.method.options():  # of a method of which only the rows are known it is not
             try:
