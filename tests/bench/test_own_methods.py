@@ -138,6 +138,8 @@ def test_a_report_needs_neither_the_file_nor_the_strength(run, files):
     bench("paper", run, quick=True, measure=False, methods=["gone/mine.py:MINE", "dps"])
     text = (run / "report.md").read_text()
     assert "| mine.py:MINE | force = " in text and "| dps | scale = " in text and "| twin |" not in text
+    bench("paper", run, quick=True, measure=False)
+    assert all(f"| {name} | scale = " in (run / "report.md").read_text() for name in ("dps", "twin"))
     bench("paper", run, quick=True, measure=False, methods=["mine.py:MINE"])
     assert "| dps | scale = " not in (run / "report.md").read_text()
     with pytest.raises(ValueError, match=r"method 'mine\.py:YOURS' is not in the suite paper .did you mean"):
@@ -219,6 +221,17 @@ def test_a_method_that_suits_no_target_or_no_budget_is_refused(tmp_path):
     slow = Entry(Method(initial=Ascent(iterations=40)), "rate", (0.1, 0.2, 0.3, 0.4, 0.5), name="slow")
     with pytest.raises(ValueError, match="a budget of 25 calls is too small for the 42 calls of one step"):
         Runner(tmp_path / "b", replace(plan, targets=(RED_TARGET,), own={"slow": slow}), model)
+
+
+def test_a_search_with_the_strength_of_another_entry_needs_that_entry(tmp_path):
+    model = GaussianModel(torch.zeros(3, 8, 8), torch.ones(8, 8))
+    many = Entry(TWIN.method.replace(selection=METHODS["best-of-n"].selection), "scale", like="twin", name="many")
+    names, own = split_own([TWIN, many], None, METHODS_OF_SUITE)
+    plan = restrict(Plan((RED_TARGET,), own=own), names)
+    runner = Runner(tmp_path / "a", plan, model)
+    assert runner.budget("many") == 500 and runner.values(RED_TARGET, "many") == list(TWIN.values)
+    with pytest.raises(ValueError, match="has the strength of 'twin', which is not given"):
+        Runner(tmp_path / "b", replace(plan, own={"many": many}, waves=(("many",),)), model)
 
 
 @pytest.mark.parametrize("suite", ["exact", "one-step"])

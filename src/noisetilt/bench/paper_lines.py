@@ -47,6 +47,11 @@ class Line:
     megabytes: float | None
 
 
+def breaks_rule(line: Line) -> bool:
+    """Whether the images of a method are less recognisable than the rule allows, on the test prompts."""
+    return line.probability_gain.value < -TOLERANCE
+
+
 def mean_of(rows: Sequence[Row], field: str) -> float | None:
     """The mean of a field, without missing values."""
     values = [row[field] for row in rows if row[field] is not None]
@@ -135,7 +140,7 @@ def _warnings(target: Target, methods: Sequence[Line]) -> list[str]:
         return [f"{line.method} ({line.strength})" for line in methods if line.note == note]
 
     hacked = [line.method for line in methods if line.gain.low > 0 and line.heldout_gain.high < 0]
-    lost = [line.method for line in methods if line.probability_gain.value < -TOLERANCE]
+    lost = [line.method for line in methods if breaks_rule(line)]
     rejected = [line.method for line in methods if line.rejected is not None and line.rejected > 0.5]
     sentences: list[tuple[str, Any]] = [
         (f"Significantly higher target and significantly lower held-out {target.heldout} (reward hacking)", hacked),

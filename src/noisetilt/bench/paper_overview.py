@@ -10,8 +10,8 @@ import numpy as np
 
 from ..report.plotting import Panel, draw_panels, figure_bytes
 from .document import Document
-from .paper_lines import Line, lines_of
-from .paper_plan import POINTS, TOLERANCE, Target
+from .paper_lines import Line, breaks_rule, lines_of
+from .paper_plan import POINTS, Target
 from .paper_plots import PROBABILITY, point_of
 from .paper_suite import Runner
 from .statistics import Interval, paired_interval
@@ -43,11 +43,6 @@ def results_of(runner: Runner) -> dict[Part, list[Line]]:
     ]
     found = {part: lines_of(runner, part.target, part.searches, part.constrained) for part in parts}
     return {part: lines for part, lines in found.items() if lines}
-
-
-def breaks_rule(line: Line) -> bool:
-    """Whether the images of a method are less recognisable than the rule allows, on the test prompts."""
-    return line.probability_gain.value < -TOLERANCE
 
 
 def by_rule(results: Results, target: Target) -> list[Line]:

@@ -77,6 +77,8 @@ class Runner:
         self.plan, self.out = plan, out
         self.model = load(MODEL) if model is None and measure else model
         self.measures = measure
+        # Whether the report has all methods of the folder, or those of the plan: what is measured now is no choice.
+        self.reports_all = measure or plan.waves == WAVES
         self.on_cpu = torch.device(getattr(self.model, "device", "cpu")).type == "cpu"
         settings: dict[str, Any] = {"suite": "paper", "noisetilt": __version__, "weights": weights_digest(MODEL)}
         settings |= {"budgets": plan.budgets, "tuning_budgets": plan.tuning_budgets}
@@ -104,8 +106,11 @@ class Runner:
         return [name for name in self.entries if name not in METHODS_OF_SUITE]
 
     def _check_own(self, name: str) -> None:
-        """Raises a ValueError if a method has no budget, or suits none of the targets."""
+        """Raises a ValueError if a method has no budget, suits none of the targets, or has the strength of a method
+        that is not given."""
         entry = self.entries[name]
+        if entry.like is not None and entry.like not in {**METHODS_OF_SUITE, **self.plan.own}:
+            raise ValueError(f"{name} has the strength of {entry.like!r}, which is not given; give its entry, too")
         for stage in ("tuning", "test"):
             fit_to_budget(entry.method, self.model.path, self.budget(name, stage), entry.steps)
         if not any(self.methods(target, [name]) for target in self.plan.targets):
@@ -122,10 +127,8 @@ class Runner:
         return [n for n in names if (n in measured if n in read_only else _fits(self.entries[n].method, reward))]
 
     def reported(self, target: Target) -> list[str]:
-        """The methods for a target that a report has, if they are measured: those of the plan; all of the folder if
-        the plan chooses none, or only what is measured now."""
-        everything = self.measures or self.plan.waves == WAVES
-        return self.methods(target, [*self.own, *METHODS_OF_SUITE] if everything else None)
+        """The methods for a target that a report has, if they are measured."""
+        return self.methods(target, [*self.own, *METHODS_OF_SUITE] if self.reports_all else None)
 
     def run(self) -> Ledger:
         """Measures all missing rows: base, tuning and test, wave by wave."""

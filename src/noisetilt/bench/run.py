@@ -136,7 +136,7 @@ def _paper_report(
     plan = replace(plan, own={name: runner.entries[name] for name in runner.own})
     names = [given.name if isinstance(given, Entry) else short_name(given) for given in methods or ()]
     plan = paper_plan.restrict(plan, names, targets, images)
-    runner.plan = plan
+    runner.plan, runner.reports_all = plan, not names
     if images is None:
         counted = ["base", *(name for name in runner.own if not names or name in names)]
         most = min(max(runner.measured_images(target, name) for target in plan.targets) for name in counted)
