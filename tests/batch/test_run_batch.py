@@ -24,6 +24,7 @@ from tiny_batch import Blend, Flaky, TinyModel, away_for_dogs, nan_for_dogs, rai
 
 from noisetilt import METHODS, Method, load, sample
 from noisetilt.batch import run_batch
+from noisetilt.batch.on_ray import RayWorker, _text
 from noisetilt.batch.settings import Settings
 from noisetilt.batch.summary import Statistics, group_lines, message_lines
 from noisetilt.batch.table import read_table
@@ -99,6 +100,20 @@ def test_a_batch_is_not_continued_with_another_method_object(tmp_path):
     with pytest.raises(ValueError, match="has other settings than in the run"):
         batch(["cat", "dog"], tmp_path, method=Method(proposal=Blend(0.4)), resume=True)
     assert batch(["cat", "dog"], tmp_path, method=Method(proposal=Blend(0.3)), resume=True).done == 2
+
+
+def test_a_worker_of_ray_makes_what_a_worker_here_makes_with_a_method_object(tmp_path):
+    """The rows go to it as JSON, and the method beside them."""
+    method = Method(proposal=Blend(0.3))
+    defaults = {"method": method, "reward": "red", "model": "tiny", "steps": 4}
+    rows = read_table(["cat", {"prompt": "dog", "omega": 0.5}], defaults)
+    given = {"models": {"tiny": TinyModel()}, "rewards": {"red": redness}, "heldout": False}
+    options = WorkerOptions(**given, methods={rows[0].made().method_name: method})
+    there = [outcome for row in rows for outcome in RayWorker(options).make(_text([row]))]
+    here = [outcome for row in rows for outcome in Worker(options)([row])]
+    assert [o.error for o in there] == ["", ""]
+    assert [o.results["reward"] for o in there] == [o.results["reward"] for o in here]
+    assert [o.image for o in there] == [o.image for o in here]
 
 
 OWN_METHOD = """
