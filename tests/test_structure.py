@@ -8,8 +8,8 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "noisetilt"
 
-# What each package may import of the others. `_messages`, `_files`, `_quiet`, `_progress` and the version in
-# `noisetilt` itself are allowed everywhere.
+# What each package may import of the others. `_messages`, `_files`, `_python_files`, `_quiet`,
+# `_progress` and the version in `noisetilt` itself are allowed everywhere.
 ALLOWED = {
     "noise": set(),
     "rewards": set(),
@@ -19,6 +19,7 @@ ALLOWED = {
     "_messages": set(),
     "_options": set(),
     "_files": set(),
+    "_python_files": set(),
     "_quiet": set(),
     "_progress": set(),
     "proposals": {"_options", "noise", "path"},
@@ -26,11 +27,24 @@ ALLOWED = {
     "initial_noise": {"_options", "noise", "path"},
     "models": {"path", "rewards"},
     "methods": {"_options", "initial_noise", "proposals", "selection", "path"},
+    "method_identity": {"methods"},
     "sampling": {"methods", "initial_noise", "proposals", "selection", "noise", "path", "rewards", "models", "runs"},
     "integrations": {"sampling", "methods", "initial_noise", "path", "rewards", "models"},
     "inversion": {"sampling", "methods", "initial_noise", "noise", "path", "rewards", "models", "report", "runs"},
-    "batch": {"integrations", "sampling", "methods", "rewards", "models", "report", "runs"},
-    "bench": {"runs", "sampling", "methods", "selection", "proposals", "noise", "path", "rewards", "models", "report"},
+    "batch": {"integrations", "sampling", "method_identity", "methods", "rewards", "models", "report", "runs"},
+    "bench": {
+        "runs",
+        "sampling",
+        "method_identity",
+        "methods",
+        "selection",
+        "proposals",
+        "noise",
+        "path",
+        "rewards",
+        "models",
+        "report",
+    },
     "studio": {"cli", "integrations", "methods", "models", "report", "rewards", "runs", "sampling"},
     "cli": {
         "batch",
@@ -81,7 +95,7 @@ def imports():
 
 @pytest.mark.parametrize("name", ALLOWED)
 def test_a_package_imports_only_those_below_it(name):
-    assert imports()[name] <= ALLOWED[name] | {"_messages", "_files", "_quiet", "_progress"}
+    assert imports()[name] <= ALLOWED[name] | {"_messages", "_files", "_python_files", "_quiet", "_progress"}
 
 
 def test_every_package_has_a_rule():

@@ -50,7 +50,7 @@ def check_option(part: Any, option: str, value: Any) -> None:
         ValueError: if the value has another type than the field, is not one of its choices, or is out of its range;
             says what was expected.
     """
-    hints = _hints(part)
+    hints = type_hints(part)
     if hints is None:
         return
     _check_type(option, hints.get(option, Any), value, getattr(part, option))
@@ -64,12 +64,12 @@ def check_types(part: Any) -> None:
     Raises:
         ValueError: as in `check_option`.
     """
-    hints = _hints(part)
+    hints = type_hints(part)
     for option in dataclasses.fields(part) if hints is not None else ():
         _check_type(option.name, hints.get(option.name, Any), getattr(part, option.name), option.default)
 
 
-def _hints(part: Any) -> dict[str, Any] | None:
+def type_hints(part: Any) -> dict[str, Any] | None:
     """The types of the fields of a part; None for one that was defined inside a function, with types that are not known
     here."""
     return _hints_of(type(part))  # type: ignore[arg-type]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ._messages import nearest_name, unknown_name
-from ._options import check_option
+from ._options import check_option, type_hints
+from ._python_files import execute_named, file_of, imported_files, is_in_file
 from .initial_noise import PCNL, Ascent, Gaussian, InitialNoise, Langevin
 from .path.time_travel import TimeTravel
 from .proposals import (
@@ -249,17 +252,83 @@ An unknown name raises a KeyError with the nearest known one. `noisetilt methods
 
 
 def find_method(method: str | Method) -> Method:
-    """The method with this name in METHODS; a Method is returned unchanged.
+    """The method with this name in METHODS, or in a Python file: "file.py:NAME" is the Method `NAME` of the file, which
+    is executed. A Method is returned unchanged.
 
     Raises:
-        ValueError: if no method has this name; lists all names.
+        ValueError: if no method has this name, with all names; if there is no such file, the file raises an error, or
+            its object of that name is no Method.
     """
     if isinstance(method, Method):
         return method
     if not isinstance(method, str):
         raise ValueError(f"method = {method!r} is no method; give a name of METHODS, or Method(proposal=...)")
+    if is_in_file(method):
+        return _method_of_file(method)
+    if method.endswith(".py"):
+        raise ValueError(f"the method {method!r} is a file; give also the name of a Method in it: {method}:NAME")
     if method not in METHODS:
         if method.lower() in METHODS:
             return METHODS[method.lower()]
         raise ValueError(unknown_name("method", method, METHODS))
     return METHODS[method]
+
+
+def method_files(method: str | Method) -> list[Path]:
+    """The Python file of a method named "file.py:NAME", with the modules beside it that it imports; else none."""
+    if not isinstance(method, str) or not is_in_file(method) or not file_of(method).is_file():
+        return []
+    return imported_files(file_of(method))
+
+
+# "file.py:NAME" with the absolute path → the method, and the times and sizes of the files that it was read from.
+_READ: dict[tuple[Path, str], tuple[Method, Mapping[Path, tuple[int, int]]]] = {}
+
+
+def _method_of_file(name: str) -> Method:
+    """The method "file.py:NAME". The file is executed again after a change only, as a batch asks for every row."""
+    key = file_of(name).absolute(), name.rpartition(":")[2]
+    if key in _READ and _READ[key][1] == _stamps(_READ[key][1]):
+        return _READ[key][0]
+    stamps = _stamps(method_files(name))
+    module, imports = execute_named("method", name)
+    method = _as_method(name, vars(module))
+    with imports.allowed():  # afterwards annotations that are texts cannot be read, and options not be checked
+        for part in method.parts().values():
+            type_hints(part)
+    _READ[key] = method, stamps
+    return method
+
+
+def _stamps(files: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    """File → time of the last change and size; without files that do not exist."""
+    found = {file: file.stat() for file in map(Path.absolute, files) if file.is_file()}
+    return {file: (status.st_mtime_ns, status.st_size) for file, status in found.items()}
+
+
+def _as_method(name: str, objects: Mapping[str, Any]) -> Method:
+    """The object of a file that is named as a method.
+
+    Args:
+        name: "file.py:NAME".
+        objects: name → object of the file.
+
+    Raises:
+        ValueError: if it is no Method.
+    """
+    found = objects.get(name.rpartition(":")[2])
+    if isinstance(found, Method):
+        return found
+    names = [each for each, value in objects.items() if isinstance(value, Method)]
+    if found is None:
+        known = ", ".join(names) or "none"
+        hint = nearest_name(name.rpartition(":")[2], names)
+        raise ValueError(f"{file_of(name)} has no method {name.rpartition(':')[2]!r}{hint}; its methods are: {known}")
+    if isinstance(found, type):
+        what, mend = "a class", f"MINE = Method(proposal={found.__name__}())"
+    else:
+        what, mend = f"of the type {type(found).__name__}", "MINE = Method(proposal=...)"
+    raise ValueError(
+        f"the method {name!r} is {what}, expected an object of the class Method; write {mend} in the file, and give "
+        f"{file_of(name)}:MINE"
+    )

@@ -9,8 +9,9 @@ import threading
 import time
 
 import pytest
-from tiny_batch import TinyModel, raises_for_dogs, redness
+from tiny_batch import Blend, TinyModel, raises_for_dogs, redness
 
+from noisetilt import Method
 from noisetilt.batch import run_batch
 
 ray = pytest.importorskip("ray")
@@ -49,6 +50,14 @@ def kill_workers(out, killed):
         for actor in actors:
             actor.kill()
             killed.append(actor.pid)
+
+
+def test_workers_of_ray_have_the_method_that_is_given(tmp_path):
+    rows = [{"prompt": "cat"}, {"prompt": "dog", "omega": 0.5}]
+    given = {"reward": redness, "model": TinyModel, "method": Method(proposal=Blend(0.3)), **ARGUMENTS, "steps": 4}
+    run_batch(rows, tmp_path / "one", **given)
+    run_batch(rows, tmp_path / "ray", **given, engine="ray", workers=1)
+    assert len(digests(tmp_path / "one")) == 2 and digests(tmp_path / "one") == digests(tmp_path / "ray")
 
 
 def test_ray_makes_the_same_images_and_records_failures(tmp_path):

@@ -5,6 +5,7 @@ import datetime
 import decimal
 import hashlib
 import json
+import linecache
 import multiprocessing
 import os
 import re
@@ -19,10 +20,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_batch import Flaky, TinyModel, away_for_dogs, nan_for_dogs, raises_for_dogs, redness
+from tiny_batch import Blend, Flaky, TinyModel, away_for_dogs, nan_for_dogs, raises_for_dogs, redness
 
-from noisetilt import METHODS, load, sample
+from noisetilt import METHODS, Method, load, sample
 from noisetilt.batch import run_batch
+from noisetilt.batch.on_ray import RayWorker, _text
 from noisetilt.batch.settings import Settings
 from noisetilt.batch.summary import Statistics, group_lines, message_lines
 from noisetilt.batch.table import read_table
@@ -31,6 +33,7 @@ from noisetilt.cli import batch as batch_command
 from noisetilt.cli import main
 from noisetilt.cli.batch import print_summary
 from noisetilt.cli.generate import GenerateJob
+from noisetilt.methods import find_method
 from noisetilt.rewards import Reward
 from noisetilt.runs import Interrupts, Terminated
 from noisetilt.studio.files import restore
@@ -64,6 +67,96 @@ def test_a_row_is_what_sample_makes(tmp_path):
         assert torch.equal(pixels, levels.to(pixels))
         assert record["sha256"] == hashlib.sha256((tmp_path / record["file"]).read_bytes()).hexdigest()
     assert json.loads((tmp_path / "run.json").read_text())["complete"]
+
+
+def test_a_method_object_is_used_and_its_options_may_be_columns(tmp_path):
+    method = Method(proposal=Blend(0.3), summary="mine")
+    batch(["cat", {"prompt": "dog", "omega": 0.5}], tmp_path, method=method, steps=4)
+    for record, omega in zip(records(tmp_path), (0.3, 0.5), strict=True):
+        settings = record["settings"]
+        expected = sample(
+            TinyModel(), [settings["prompt"]], redness, method.replace(omega=omega), 4, [settings["seed"]]
+        )
+        assert record["reward"] == float(expected.rewards[0])
+        assert settings["method"] == "Method(proposal=Blend(omega=0.3))"
+    with pytest.raises(ValueError, match=r"column 'omegga' is unknown .did you mean 'omega'"):
+        batch([{"prompt": "dog", "omegga": 0.5}], tmp_path / "b", method=method)
+
+
+def test_a_named_method_given_as_an_object_has_its_name(tmp_path):
+    batch(["cat"], tmp_path, method=METHODS["ntrk"])
+    assert records(tmp_path)[0]["settings"]["method"] == "ntrk"
+
+
+@pytest.mark.parametrize("method", [3, Blend(), Blend, None])
+def test_what_is_no_method_is_refused_before_a_folder_is_made(method, tmp_path):
+    with pytest.raises(ValueError, match=r"is no method; give a name of METHODS, or Method\(proposal="):
+        batch(["cat"], tmp_path / "run", method=method)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_is_not_continued_with_another_method_object(tmp_path):
+    batch(["cat"], tmp_path, method=Method(proposal=Blend(0.3)))
+    with pytest.raises(ValueError, match="has other settings than in the run"):
+        batch(["cat", "dog"], tmp_path, method=Method(proposal=Blend(0.4)), resume=True)
+    assert batch(["cat", "dog"], tmp_path, method=Method(proposal=Blend(0.3)), resume=True).done == 2
+
+
+def test_a_worker_of_ray_makes_what_a_worker_here_makes_with_a_method_object(tmp_path):
+    """The rows go to it as JSON, and the method beside them."""
+    method = Method(proposal=Blend(0.3))
+    defaults = {"method": method, "reward": "red", "model": "tiny", "steps": 4}
+    rows = read_table(["cat", {"prompt": "dog", "omega": 0.5}], defaults)
+    given = {"models": {"tiny": TinyModel()}, "rewards": {"red": redness}, "heldout": False}
+    options = WorkerOptions(**given, methods={rows[0].made().method_name: method})
+    there = [outcome for row in rows for outcome in RayWorker(options).make(_text([row]))]
+    here = [outcome for row in rows for outcome in Worker(options)([row])]
+    assert [o.error for o in there] == ["", ""]
+    assert [o.results["reward"] for o in there] == [o.results["reward"] for o in here]
+    assert [o.image for o in there] == [o.image for o in here]
+
+
+OWN_METHOD = """
+import tiny_batch
+from noisetilt import Method
+
+
+class Blend(tiny_batch.Blend):
+    pass
+
+
+MINE = Method(proposal=Blend(0.3))
+"""
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_batch_is_not_continued_with_a_method_whose_code_changed(by_name, tmp_path):
+    file, out = tmp_path / "mine.py", tmp_path / "run"
+    for number, text in enumerate((OWN_METHOD, OWN_METHOD, OWN_METHOD.replace("pass", "scale = 2"))):
+        file.write_text(text)
+        name = f"{file}:MINE"
+        given = {"method": name if by_name else find_method(name), "resume": number > 0}
+        if number < 2:
+            assert batch(["cat", "dog"][: number + 1], out, **given).done == number + 1
+            continue
+        linecache.clearcache()  # in another process it is empty
+        with pytest.raises(ValueError, match=r"(mine\.py|the class Blend) has changed since the run"):
+            batch(["cat", "dog", "fox"], out, **given)
+
+
+def test_the_command_takes_a_method_of_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN_METHOD)
+    (tmp_path / "table.csv").write_text("prompt,omega\nred heart,0.2\ncat face,\n")
+    options = ["--reward", "redness", "--steps", "3", "--out", "run", "--heldout", "none"]
+    assert main(["batch", "table.csv", "--method", "mine.py:MINE", *options]) == 0
+    found = [record["settings"] for record in records(tmp_path / "run")]
+    assert [s["method"] for s in found] == ["mine.py:MINE"] * 2 and [s["options"] for s in found] == [
+        {"omega": 0.2},
+        {},
+    ]
+    assert main(["batch", "table.csv", "--method", "mine.py:MIN", *options]) == 2
+    assert "mine.py has no method 'MIN'" in " ".join(capsys.readouterr().err.split())
 
 
 def test_columns_override_settings(tmp_path):

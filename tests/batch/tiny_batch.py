@@ -1,6 +1,8 @@
 """A model in closed form, and rewards that fail, for tests of batches; importable by worker processes."""
 
 import time
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -49,6 +51,17 @@ def away_for_dogs(images, prompts):
     if any("dog" in prompt for prompt in prompts):
         raise ConnectionError("no route to the server")
     return redness(images, prompts)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A proposal of a user: part of the noise is replaced by the sign of the gradient."""
+
+    omega: float = 0.1
+    needs_gradient: ClassVar[bool] = True
+
+    def __call__(self, step, noise):
+        return step.mean + step.std * ((1 - self.omega) * noise + self.omega * step.gradient.sign())
 
 
 class Flaky:

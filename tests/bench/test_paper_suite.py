@@ -62,7 +62,7 @@ def test_methods_use_their_budget_and_no_more(name, budget):
     method, steps = fit_to_budget(entry.method, FlowPath(), budget, entry.steps)
     used, particles = count_calls(method, FlowPath(), steps), method.selection.particles
     assert 0.8 * budget <= used <= budget
-    assert (particles == 1 and name != "rbf") == (name in SINGLE_TRAJECTORY)
+    assert (particles == 1 and name != "rbf") == (name in SINGLE_TRAJECTORY) == (not entry.is_search)
     assert name in SINGLE_TRAJECTORY or steps == entry.steps
 
 
@@ -76,6 +76,8 @@ def test_counted_calls_are_the_network_s_own_count(name):
 def test_a_budget_below_one_particle_is_refused():
     with pytest.raises(ValueError, match="budget of 20"):
         fit_to_budget(METHODS["svdd"], FlowPath(), 20)
+    with pytest.raises(ValueError, match="a budget of 25 calls is too small for the 32 calls of one step"):
+        fit_to_budget(METHODS["gper-ntrk"].replace(iterations=30), FlowPath(), 25)
 
 
 def test_every_strength_that_is_tried_can_be_made():
@@ -240,12 +242,33 @@ def test_a_wave_is_finished_before_the_next(run):
 def test_the_report_has_its_tables_plots_and_images(run):
     page, text = (run.out / "report.html").read_text(), (run.out / "report.md").read_text()
     assert (
-        len(re.findall('src="data:image/png;base64,', page)) == 5
-    )  # fronts; a plot and images by the rule and without
+        len(re.findall('src="data:image/png;base64,', page)) == 6
+    )  # the overview; fronts; a plot and images by the rule and without
     assert "| dps | scale = " in text and "Highest target reward: " in text
     assert text.count("| chosen") == 2  # the strengths of two methods
-    assert "16 of 16 images are measured" in text and "ntrk against base: held-out alignment" in text
+    assert "## Not measured" not in text and "ntrk against base: held-out alignment" in text
     assert "above every other method at 3 and at 4 calls: reached for" in text
+
+
+def test_the_report_begins_with_results_and_ends_with_definitions(run):
+    text = (run.out / "report.md").read_text()
+    headings = re.findall("^## (.*)$", text, re.M)
+    assert headings == ["Results", "redness", "Goals of noise tilting", "Definitions"]
+    before, results = text.split("## Results")
+    assert len(before.split()) < 150 and results.lstrip().startswith("| method | calls | redness |")
+    base = run.ledger.where(stage="test", method="base")
+    assert f"| base | 3 | {sum(row['reward'] for row in base) / 2:.3g} [" in results
+
+
+def test_what_is_not_measured_is_said_once(run, tmp_path):
+    (tmp_path / "rows.jsonl").write_text((run.out / "rows.jsonl").read_text())
+    plan = replace(SMALL, waves=(("dps", "mpgd"), ("ntrk", "best-of-n")), targets=(*SMALL.targets, JPEG_TARGET))
+    paper_report.write(tmp_path, Runner(tmp_path, plan, run.model, measure=False))
+    text = (tmp_path / "report.md").read_text()
+    missing = text.split("## Not measured")[1].split("##")[0]
+    assert "Targets: jpeg." in missing and "Methods, for 2 images: mpgd, best-of-n." in missing
+    assert text.count("mpgd") == 1 and "## jpeg" not in text
+    assert text.count("whose files are not in the folder pictures") == 1
 
 
 def test_a_part_of_the_rows_has_a_report(run, tmp_path):
@@ -254,7 +277,7 @@ def test_a_part_of_the_rows_has_a_report(run, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(line for line in lines if '"method": "ntrk"' not in line))
     paper_report.write(tmp_path, Runner(tmp_path, SMALL, run.model, measure=False))
     text = (tmp_path / "report.md").read_text()
-    assert "| dps | scale = " in text and "| ntrk |" not in text and "10 of 16 images" in text
+    assert "| dps | scale = " in text and "| ntrk |" not in text and "Methods, for 2 images: ntrk." in text
 
 
 def test_a_run_split_by_targets_is_merged_by_its_lines(run, tmp_path):
@@ -435,7 +458,7 @@ def test_above_every_other_method_is_open_while_a_method_of_the_suite_is_not_mea
         rewards_ = [9.0, 8.0] if name == "ntrk" else [1.0, 2.0]
         runner.ledger.add(made_up("test", name, rewards_, runner.chosen_strength(target, name)))
     found = compare_ntrk(runner, target)
-    assert str(found) == "reached so far" and "not measured yet: lgd, mpgd, " in found.text
+    assert str(found) == "reached so far" and re.search(r"; \d+ methods more not measured$", found.text)
     assert "reached for 0 of 1 measured targets (1 incomplete)" in summary(runner, findings(runner))[0]
     others = [n for n in METHODS_OF_SUITE if n in runner.methods(target, WAVES[0] + WAVES[2])]
     for name in others:

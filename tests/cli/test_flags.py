@@ -98,13 +98,15 @@ def test_batch(flags, expected, tmp_path, monkeypatch):
     assert {name: taken[0][1][name] for name in expected} == expected
 
 
-@pytest.mark.parametrize("flags, measure, images", [([], True, None), (["--report"], False, None),
-                                                    (["--images", "5"], True, 5)])  # fmt: skip
-def test_bench(flags, measure, images, tmp_path, monkeypatch):
+@pytest.mark.parametrize("flags, measure, images, strength", [
+    ([], True, None, None), (["--report"], False, None, None), (["--images", "5"], True, 5, None),
+    (["--strength", "rho=0.1,2"], True, None, ("rho", (0.1, 2))), (["--strength", "none"], True, None, (None, ())),
+])  # fmt: skip
+def test_bench(flags, measure, images, strength, tmp_path, monkeypatch):
     taken = []
     stop_in(monkeypatch, bench, "bench", taken)
     assert main(["bench", "--suite", "paper", *flags, "--out", str(tmp_path)]) == 2
-    assert taken[0][0] == ("paper", tmp_path, False, None, None, measure, images)
+    assert taken[0][0] == ("paper", tmp_path, False, None, None, measure, images, strength)
 
 
 def test_models_lists_the_words_of_prompts(capsys):

@@ -37,11 +37,13 @@ class RayWorker:
 
     def make(self, rows: str) -> list[Outcome]:
         """The outcomes of a group of rows as JSON."""
-        return list(self.worker([_row(values) for values in json.loads(rows)]))
+        return list(self.worker([_row(values, self.worker.options) for values in json.loads(rows)]))
 
 
-def _row(values: Mapping[str, Any]) -> Row:
-    return Row(values["index"], Settings(**values["settings"]))
+def _row(values: Mapping[str, Any], options: WorkerOptions) -> Row:
+    settings = values["settings"]
+    method = options.methods.get(settings["method"], settings["method"])
+    return Row(values["index"], Settings(**{**settings, "method": method}))
 
 
 def _text(rows: Any) -> str:

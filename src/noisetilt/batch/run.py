@@ -18,6 +18,7 @@ from .. import __version__
 from .._files import changed_file
 from .._messages import unknown_name
 from ..integrations.load import check_load, default_device, is_pipeline, local_checksums
+from ..method_identity import class_checksums, describe_method
 from ..methods import Method, find_method
 from ..models import check_device
 from ..rewards.catalogue import check_named_heldout, check_names, named_heldout
@@ -91,7 +92,7 @@ def run_batch(
     out: str | Path,
     *,
     reward: str | RewardFunction | None = None,
-    method: str = "ntrk",
+    method: str | Method = "ntrk",
     model: Any = "emoji128",
     steps: int | None = None,
     guidance: float | None = None,
@@ -132,7 +133,8 @@ def run_batch(
             column overrides the argument of its name for its row; other columns are options of the row's method.
         out: folder of the run.
         reward: name or weighted sum as `rewards.load` takes it, or a reward function.
-        method: a name in METHODS.
+        method: a name in METHODS, the name of one in a Python file ("file.py:NAME"), or a Method. The records have
+            the call that makes a Method. Workers of Ray must be able to import the classes of its parts.
         model: what `load` takes, a model, or a function without arguments that returns a model.
         steps, guidance: None means the model's own.
         eta: stochasticity of the reverse kernel.
@@ -190,9 +192,9 @@ def run_batch(
     for name in model_options or {}:
         if name not in MODEL_OPTIONS:
             raise ValueError(unknown_name("model option", name, MODEL_OPTIONS))
-    if isinstance(method, Method):
-        raise ValueError("method is a Method, expected a name in METHODS; give its options as options={...}")
+    find_method(method)
     models, rewards = {}, {}
+    methods = {} if isinstance(method, str) else {describe_method(method): method}
     if not isinstance(model, (str, Path)):
         name = str(getattr(model, "__name__", type(model).__name__))
         models[name], model = model, name
@@ -233,7 +235,7 @@ def run_batch(
         else:
             check_device(device)
         given = {name: value for name, value in (model_options or {}).items() if value not in (None, [], False)}
-        worker_options = WorkerOptions(device, threads, chunk, retries, heldout, given, models, rewards)
+        worker_options = WorkerOptions(device, threads, chunk, retries, heldout, given, models, rewards, methods)
         _check_models(rows, worker_options, model, engine)
         run_groups: Callable[[Groups, WorkerOptions], Iterator[Outcome]] = run_in_process
         if engine == "ray":
@@ -243,10 +245,11 @@ def run_batch(
         used = torch.get_num_threads() if threads is None else threads
         held = named_heldout(heldout) if isinstance(heldout, str) else heldout
         fixed = {"chunk": chunk, "threads": used, "device": device, "model_options": given, "heldout": held}
-        checksums = local_checksums(_rewards_by_name(rows, worker_options), given.get("lora", []))
-        settings = json_value({**defaults, "n": n, **fixed})
-        description = {"engine": engine, "settings": settings, "checksums": checksums}
-        inputs = [*([Path(table)] if isinstance(table, (str, Path)) else []), *map(Path, checksums)]
+        files = local_checksums(_rewards_by_name(rows, worker_options), given.get("lora", []), _methods_by_name(rows))
+        settings = json_value({**defaults, "method": Settings("-", method=method).method_name, "n": n, **fixed})
+        classes = {} if isinstance(method, str) else class_checksums(method)
+        description = {"engine": engine, "settings": settings, "checksums": {**files, **classes}}
+        inputs = [*([Path(table)] if isinstance(table, (str, Path)) else []), *map(Path, files)]
         claim = claim_folder(
             out,
             overwrite=overwrite,
@@ -267,9 +270,9 @@ def _check_rewards(rows: Sequence[Row]) -> None:
     for settings in (row.settings for row in rows if row.settings is not None):
         if settings.reward is not None:
             return
-        methods.setdefault((settings.method, str(settings.options)), settings)
+        methods.setdefault((settings.method_name, str(settings.options)), settings)
     if methods and all(map(_needs_reward, methods.values())):
-        name = next(iter(methods.values())).method
+        name = next(iter(methods.values())).method_name
         raise ValueError(
             f"the method {name} needs a reward and neither `reward` (--reward) nor a column reward gives one; give a "
             "reward, such as redness, or the method base"
@@ -283,13 +286,13 @@ def _with_rewards(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         settings = row.settings
         if settings is not None and settings.reward is None:
-            key = settings.method, str(settings.options)
+            key = settings.method_name, str(settings.options)
             if key not in needs:
                 needs[key] = _needs_reward(settings)
             if needs[key]:
                 problem = (
-                    f"the row has no reward, which its method {settings.method} needs; fill its column reward, or give "
-                    "--reward for all rows, or the method base"
+                    f"the row has no reward, which its method {settings.method_name} needs; fill its column reward, or "
+                    "give --reward for all rows, or the method base"
                 )
                 kept = {**row.kept, "row": {"prompt": settings.prompt}}
                 row = replace(row, settings=None, problem=problem, kept=kept)
@@ -340,6 +343,11 @@ def _rewards_by_name(rows: Sequence[Row], options: WorkerOptions) -> set[str]:
     """The rewards of all rows, and the held-out one, without those that are given as functions."""
     names = {row.settings.reward for row in rows if row.settings is not None and row.settings.reward is not None}
     return (names | ({options.heldout} if isinstance(options.heldout, str) else set())) - set(options.rewards)
+
+
+def _methods_by_name(rows: Sequence[Row]) -> set[str]:
+    """The names of the methods of the rows."""
+    return {row.settings.method for row in rows if row.settings is not None and isinstance(row.settings.method, str)}
 
 
 def _default_device(rows: Sequence[Row], engine: str) -> str:

@@ -7,12 +7,13 @@ import json
 import math
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Any
 
 from .._messages import unknown_name
-from ..methods import METHODS, find_method
+from ..method_identity import describe_method
+from ..methods import METHODS, Method, find_method
 
 WHOLE = {"steps", "seed", "n"}
 NUMBERS = {"guidance", "eta"}
@@ -26,7 +27,7 @@ class Settings:
     Args:
         prompt: the prompt.
         reward: name or weighted sum, as `rewards.load` takes it; None for methods without a reward.
-        method: a name in METHODS.
+        method: a name in METHODS, the name of one in a Python file ("file.py:NAME"), or a Method.
         options: options of the method that differ from its own.
         model: what `load` takes.
         steps, guidance: None means the model's own.
@@ -37,7 +38,7 @@ class Settings:
 
     prompt: str
     reward: str | None = None
-    method: str = "ntrk"
+    method: str | Method = "ntrk"
     options: Mapping[str, Any] = field(default_factory=dict)
     model: str = "emoji128"
     steps: int | None = None
@@ -63,13 +64,18 @@ class Settings:
             raise ValueError(f"eta = {self.eta} must be 0 or more, such as 1.0")
         if self.gradient_at not in ("x_t", "x0"):
             raise ValueError(f"gradient_at = {self.gradient_at!r} is unknown; use one of x_t, x0")
-        if self.method not in METHODS:
+        if isinstance(self.method, str) and self.method not in METHODS and ".py" not in self.method:
             raise ValueError(unknown_name("method", self.method, METHODS))
         find_method(self.method).replace(**self.options)
 
+    @property
+    def method_name(self) -> str:
+        """The name of the method; of a Method the call that makes it."""
+        return self.method if isinstance(self.method, str) else describe_method(self.method)
+
     def as_json(self) -> dict[str, Any]:
         """The fields as a dictionary that JSON can hold."""
-        return {**asdict(self), "options": dict(self.options)}
+        return {**vars(self), "method": self.method_name, "options": dict(self.options)}
 
     def digest(self) -> str:
         """A checksum of the settings, which identifies the image."""
@@ -190,7 +196,7 @@ def with_cells(defaults: Settings, cells: Mapping[str, Any]) -> Settings:
     values = {name: cell_value(name, value) for name, value in cells.items()}
     own = {name: value for name, value in values.items() if name in FIELDS}
     # Options of the run belong to the run's method.
-    same = own.get("method", defaults.method) == defaults.method
+    same = "method" not in own or own["method"] == defaults.method
     options = {**(defaults.options if same else {}), **own.pop("options", {})}
     options |= {name: value for name, value in values.items() if name not in FIELDS}
     return replace(defaults, **{**own, "options": options})

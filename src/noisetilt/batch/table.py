@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .._messages import missing_extra, nearest_name, unknown_name
+from ..methods import find_method
 from .settings import FIELDS, OPTIONS, Settings, cell_value, with_cells
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
@@ -83,9 +84,10 @@ def read_table(table: Table, defaults: Mapping[str, Any], keep: Sequence[str] = 
     base = Settings(prompt="-", **defaults)
     rows: list[Row] = []
     columns: dict[str, None] = {}
+    own = [option for option in find_method(base.method).options() if option not in COLUMNS]
     _check_keep(keep)
     for line, values in cells:
-        _check_columns(values, keep)
+        _check_columns(values, [*COLUMNS, *own], keep)
         columns |= dict.fromkeys(values)
         rows += _rows_of(values, base, count, len(rows), keep, line)
         if len(rows) > MAX_ROWS:
@@ -110,10 +112,10 @@ def _check_keep(keep: Sequence[str]) -> None:
             raise ValueError(f"keep = {name!r} is a setting of rows, which the records have already; leave it out")
 
 
-def _check_columns(values: Mapping[str, Any], keep: Sequence[str]) -> None:
+def _check_columns(values: Mapping[str, Any], known: Sequence[str], keep: Sequence[str]) -> None:
     for name in values:
-        if name not in COLUMNS and name not in keep:
-            raise ValueError(f"{unknown_name('column', str(name), COLUMNS)}; to copy it to the records, give --keep")
+        if name not in known and name not in keep:
+            raise ValueError(f"{unknown_name('column', str(name), known)}; to copy it to the records, give --keep")
 
 
 def _rows_of(

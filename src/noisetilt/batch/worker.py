@@ -48,6 +48,7 @@ class WorkerOptions:
         model_options: further arguments of `load`, such as dtype, for models by name.
         models: name → model, or a function without arguments that loads it, besides those of `load`.
         rewards: name → reward, besides those of `rewards.load`.
+        methods: name → method, besides those of `find_method`.
         pause: seconds before the second attempt after an error of a server or a disk that may be away.
     """
 
@@ -59,6 +60,7 @@ class WorkerOptions:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, Any] = field(default_factory=dict)
     rewards: Mapping[str, RewardFunction] = field(default_factory=dict)
+    methods: Mapping[str, Method] = field(default_factory=dict)
     pause: float = field(default_factory=lambda: PAUSE)  # set where the run starts, so that workers of Ray have it too
 
     def together(self, settings: Settings) -> int:

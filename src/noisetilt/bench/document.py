@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .._messages import counted
 from ..report import grid
 from ..runs import write_bytes, write_text
 
@@ -26,6 +27,7 @@ th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd
 th { white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 img { max-width: 100%; }
+@media (max-width: 40rem) { p:has(img) { overflow-x: auto; } img { max-width: none; width: 56rem; } }
 """
 
 
@@ -60,6 +62,7 @@ class Document:
     markdown: list[str] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
+    grids_left_out: int = 0
 
     def heading(self, text: str, level: int = 2) -> None:
         """A heading."""
@@ -96,23 +99,29 @@ class Document:
         self.body.append(f'<p><img alt="{alt}" src="data:image/png;base64,{source}"><br><em>{alt}</em></p>')
 
     def images(self, name: str, rows: Sequence[tuple[str, Sequence[Path]]], caption: str, scale: int = 2) -> None:
-        """A grid of image files with a label above each row. Rows of which a file is missing, as in a run whose images
-        were not published, are left out, and a sentence names them."""
+        """A grid of image files with a label above each row. Rows of which a file is missing are left out, and a
+        sentence names them. A grid without a row, as in a run whose images were not published, is left out; the
+        document says at its end how many are."""
         lacking = [label for label, files in rows if not all(file.is_file() for file in files)]
         shown = [(label, [load_image(file) for file in files]) for label, files in rows if label not in lacking]
         if shown:
             self.picture(name, picture_bytes(grid(shown, scale=scale)), caption)
-        if lacking:
+        if lacking and shown:
             self.text(f"Without images, whose files are not in the folder pictures of the run: {', '.join(lacking)}.")
+        self.grids_left_out += bool(lacking) and not shown
 
     def write(self, folder: Path) -> None:
         """Writes report.md with its images, and report.html, to a folder."""
+        if self.grids_left_out:
+            count = counted(self.grids_left_out, "grid")
+            self.text(f"Without {count} of images, whose files are not in the folder pictures of the run.")
         for name, png in self.pictures.items():
             write_bytes(folder / name, png)
         write_text(folder / "report.md", f"# {_escaped(self.title)}\n\n" + "\n\n".join(self.markdown) + "\n")
         title = html.escape(self.title)
         write_text(
             folder / "report.html",
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
             f"<style>{STYLE}</style></head><body><h1>{title}</h1>{''.join(self.body)}</body></html>\n",
         )

@@ -12,7 +12,7 @@ import torch
 from .judge import real_features, real_sample
 from .ledger import Row
 from .metrics import kernel_distance, precision_recall, vendi_score
-from .paper_plan import METHODS_OF_SUITE, POINTS, SEARCHES, TOLERANCE, Target
+from .paper_plan import POINTS, TOLERANCE, Target
 from .paper_suite import Runner
 from .paper_verdict import complete
 from .statistics import Interval, mean_interval, paired_interval
@@ -45,6 +45,11 @@ class Line:
     seconds: float
     processor_seconds: float
     megabytes: float | None
+
+
+def breaks_rule(line: Line) -> bool:
+    """Whether the images of a method are less recognisable than the rule allows, on the test prompts."""
+    return line.probability_gain.value < -TOLERANCE
 
 
 def mean_of(rows: Sequence[Row], field: str) -> float | None:
@@ -87,7 +92,7 @@ def _line(method: str, strength: str, note: str, rows: Sequence[Row], base: Sequ
 def lines_of(runner: Runner, target: Target, searches: bool, constrained: bool = True) -> list[Line]:
     """Base, then all single-trajectory methods or all searches whose test of a target is complete, by decreasing
     reward, with the strengths chosen by the rule of fairness or without it."""
-    names = [name for name in runner.methods(target) if (name in SEARCHES) == searches]
+    names = [name for name in runner.reported(target) if runner.entries[name].is_search == searches]
     tests = {name: rows for name in names if (rows := complete(runner, target, name, constrained))}
     base = complete(runner, target, "base")
     if not (base and tests):
@@ -105,7 +110,7 @@ def _strength(runner: Runner, target: Target, name: str, rows: Sequence[Row], co
         return "", ""
     none = constrained and not runner.admissible_strengths(target, name)
     note = "none" if none else "edge" if value in (tried[0], tried[-1]) else ""
-    return f"{METHODS_OF_SUITE[name].option} = {value:g}", note
+    return f"{runner.entries[name].option} = {value:g}", note
 
 
 def verdicts(target: Target, lines: Sequence[Line]) -> list[str]:
@@ -135,7 +140,7 @@ def _warnings(target: Target, methods: Sequence[Line]) -> list[str]:
         return [f"{line.method} ({line.strength})" for line in methods if line.note == note]
 
     hacked = [line.method for line in methods if line.gain.low > 0 and line.heldout_gain.high < 0]
-    lost = [line.method for line in methods if line.probability_gain.value < -TOLERANCE]
+    lost = [line.method for line in methods if breaks_rule(line)]
     rejected = [line.method for line in methods if line.rejected is not None and line.rejected > 0.5]
     sentences: list[tuple[str, Any]] = [
         (f"Significantly higher target and significantly lower held-out {target.heldout} (reward hacking)", hacked),

@@ -5,8 +5,8 @@ Prompts are names of emoji that the judge knows, with a style word. Tuning promp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._messages import nearest_name
@@ -92,6 +92,12 @@ TARGETS = (
 class Entry:
     """A method of the suite and the option for its strength.
 
+        from noisetilt import Method
+        from noisetilt.bench import Entry, bench
+
+        mine = Entry(Method(proposal=MyProposal()), "omega", (0.01, 0.02, 0.05, 0.1, 0.2), name="mine")
+        bench("paper", "out/mine", methods=[mine], targets=["style:3d"])
+
     Args:
         method: the method.
         option: the name of the option; None: nothing is tuned.
@@ -100,6 +106,8 @@ class Entry:
         like: the single-trajectory method whose tuned value is used instead.
         steps: steps of a search; the number of particles follows from the budget.
         calls: network calls per image, if other than the plan's budget.
+        name: of a method that is not in the suite, in its rows and in the report.
+        search: whether it has the network calls of a search; None: if it has several particles.
     """
 
     method: Method
@@ -108,22 +116,40 @@ class Entry:
     like: str | None = None
     steps: int = STEPS
     calls: int | None = None
+    name: str = ""
+    search: bool | None = None
+
+    @property
+    def is_search(self) -> bool:
+        """Whether the method has the network calls of a search."""
+        selection = self.method.selection
+        return self.search if self.search is not None else selection.particles > 1 or hasattr(selection, "budget")
 
     def stronger(self, values: Sequence[float]) -> float | None:
-        """The strength after these in the same ratio, at most 1 for ρ; None if there is none."""
+        """The strength after these in the same ratio, at most 1 for ρ; None if there is none, or the method refuses
+        it."""
         before, last = values[-2:]
         # TFG's rho is a scale, and larger than 1.
         fraction = self.option == "rho" and last <= 1
         if last == 0 or (fraction and last == 1):
             return None
         following = float(f"{last * last / before:.2g}")
-        return min(following, 1.0) if fraction else following
+        return self._taken(min(following, 1.0) if fraction else following, last)
 
-    @staticmethod
-    def weaker(values: Sequence[float]) -> float:
-        """The strength before these in the same ratio."""
+    def weaker(self, values: Sequence[float]) -> float | None:
+        """The strength before these in the same ratio; None if the method refuses it."""
         first, second = values[:2]
-        return float(f"{first * first / second:.2g}")
+        return self._taken(float(f"{first * first / second:.2g}"), first)
+
+    def _taken(self, value: float, beside: float) -> float | None:
+        """A strength beyond another one, as a whole number if that is one; None if it is 0 or the method refuses it."""
+        value = round(value) if isinstance(beside, int) else value
+        if self.option in self.method.options():  # of a method of which only the rows are known it is not
+            try:
+                self.at(value)
+            except ValueError:
+                return None
+        return None if value in (0, beside) else value
 
     def at(self, value: float | None) -> Method:
         """The method at a strength."""
@@ -224,6 +250,11 @@ def fit_to_budget(method: Method, path: GaussianPath, budget: int, steps: int = 
     option = "budget" if hasattr(method.selection, "budget") else "particles"
     if method.selection.particles == 1 and option == "particles":
         fitting = [steps for steps in range(1, budget + 1) if count_calls(method, path, steps) <= budget]
+        if not fitting:
+            raise ValueError(
+                f"a budget of {budget} calls is too small for the {count_calls(method, path, 1)} calls of one step of "
+                "the method; give it fewer iterations"
+            )
         return method, fitting[-1]
     many = budget // count_calls(method.replace(**{option: 1}), path, steps)
     if many < 1:
@@ -241,6 +272,9 @@ class Plan:
         images, tuning_images: images per method and strength, of prompts in turn, then of the next seed.
         values: which of an entry's five values are tried.
         waves: groups of methods; a group is measured for all targets before the next one.
+        own: name → entry of methods that are not in the suite.
+        all_tuning: whether a strength is chosen on all tuning images that a folder has, if these are more than
+            `tuning_images`, as in a folder with published rows.
     """
 
     targets: tuple[Target, ...] = TARGETS
@@ -250,6 +284,8 @@ class Plan:
     tuning_images: int = 32
     values: tuple[int, ...] = (0, 1, 2, 3, 4)
     waves: tuple[tuple[str, ...], ...] = WAVES
+    own: Mapping[str, Entry] = field(default_factory=dict)
+    all_tuning: bool = False
 
 
 QUICK = Plan(
@@ -283,8 +319,8 @@ def restrict(
     targets: Sequence[str] | None = None,
     images: int | None = None,
 ) -> Plan:
-    """The plan with only these methods (and base), only these target rewards and so many images per method and
-    strength, if given.
+    """The plan with only these methods (and base), which may be its own, only these target rewards and so many images
+    per method and strength, if given.
 
     Raises:
         ValueError: if a name is unknown, or there are fewer than 2 images.
@@ -292,7 +328,7 @@ def restrict(
     if images is not None:
         check_images(images)
         plan = replace(plan, images=images, tuning_images=min(images, plan.tuning_images))
-    check_names("paper", "method", methods, ["base", *METHODS_OF_SUITE])
+    check_names("paper", "method", methods, ["base", *METHODS_OF_SUITE, *plan.own])
     check_names("paper", "target", targets, [target.reward for target in TARGETS])
     if methods:
         plan = replace(plan, waves=(tuple(name for name in dict.fromkeys(methods) if name != "base"),))

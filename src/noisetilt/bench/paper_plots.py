@@ -23,22 +23,26 @@ DISTANCE = "kernel distance to real emoji (lower is better)"
 def plot_lines(target: Target, lines: Sequence[Line], title: str) -> bytes:
     """Target reward against the judge's probability of the right concept, the kernel distance and the held-out
     reward, at the tested strengths."""
-
-    def errors(interval: Interval) -> tuple[list[float], list[float]]:
-        return [interval.value - interval.low], [interval.high - interval.value]
-
-    def series(line: Line, x: Interval | float) -> Series:
-        y = errors(line.reward)
-        if isinstance(x, Interval):
-            return Series([x.value], [line.reward.value], x_error=errors(x), y_error=y, connected=False)
-        return Series([x], [line.reward.value], y_error=y, connected=False)
-
     panels = [
-        Panel(PROBABILITY, target.reward, {line.method: series(line, line.probability) for line in lines}),
-        Panel(DISTANCE, target.reward, {line.method: series(line, line.distance) for line in lines}),
-        Panel(f"held-out {target.heldout}", target.reward, {line.method: series(line, line.heldout) for line in lines}),
+        Panel(PROBABILITY, target.reward, {line.method: point_of(line, line.probability) for line in lines}),
+        Panel(DISTANCE, target.reward, {line.method: point_of(line, line.distance) for line in lines}),
+        Panel(
+            f"held-out {target.heldout}", target.reward, {line.method: point_of(line, line.heldout) for line in lines}
+        ),
     ]
     return figure_bytes(draw_panels(panels, title))
+
+
+def point_of(line: Line, x: Interval | float) -> Series:
+    """The target reward of a method against another of its results, with their intervals."""
+    y = _errors(line.reward)
+    if isinstance(x, Interval):
+        return Series([x.value], [line.reward.value], x_error=_errors(x), y_error=y, connected=False)
+    return Series([x], [line.reward.value], y_error=y, connected=False)
+
+
+def _errors(interval: Interval) -> tuple[list[float], list[float]]:
+    return [interval.value - interval.low], [interval.high - interval.value]
 
 
 def distance_of(rows: Sequence[Row]) -> float | None:
@@ -51,7 +55,7 @@ def distance_of(rows: Sequence[Row]) -> float | None:
 def plot_fronts(runner: Runner, target: Target, tried: dict[str, dict[float, list[Row]]]) -> bytes:
     """A line per method over its strengths in the tuning: target reward against the judge's probability of the right
     concept, with the least one that the rule admits, and against the kernel distance."""
-    base = runner.rows("tuning", target, "base")
+    base = runner.tuning_base(target)
     start, probability, distance = mean_of(base, "reward"), mean_of(base, "probability"), distance_of(base)
     by_probability, by_distance = {"base": Series([probability], [start])}, {"base": Series([distance], [start])}
     for name, cells in tried.items():

@@ -1,5 +1,5 @@
-"""The report of the suite `paper`: goals, and for each target the tables with and without the rule of fairness, the
-fronts of target reward against what it costs, and images."""
+"""The report of the suite `paper`: an overview, for each target the tables with and without the rule of fairness and
+the fronts of target reward against what it costs, the goals, and what the words mean."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 from .document import Document
 from .ledger import Row
-from .paper_lines import Line, lines_of, mean_of, verdicts
-from .paper_plan import METHODS_OF_SUITE, POINTS, Target
+from .paper_lines import Line, mean_of, verdicts
+from .paper_overview import Results, results_of, write_overview
+from .paper_plan import POINTS, Target
 from .paper_plots import distance_of, image_files, plot_fronts, plot_lines
 from .paper_suite import Runner
 from .paper_verdict import GOALS, findings, summary
@@ -19,19 +20,24 @@ HEADER = (
     "method,strength,n,calls,reward,gain,probability,named right,style 3d,held-out {0},held-out alignment,"
     "kernel distance,precision,recall,Vendi,roughness,p,rejected,s/image,CPU s/image,MB"
 )
-RULE = (
-    "Rule of fairness: the strength of a method is the one with the highest mean target reward on the tuning prompts "
-    f"among those where the mean probability that the judge gives the right concept, of 1 406, is at most {POINTS} "
-    "below base's, at the same prompts and seeds. Right is the prompt's concept, or the one that the target asks for; "
-    "'named right' are the images where it has the highest probability. No method optimises the judge. Searches are "
-    "tuned with {0} calls; a method with a search around it has the strength of the method alone. 'gain' is the "
-    "difference to base at the same prompts and seeds; brackets are 95 % bootstrap intervals, in which the images of a "
-    "concept are drawn together. 'calls' are counted by a hook on the network. 'style 3d' is the fraction of images "
-    "whose style the judge calls 3d. Kernel distance (KID), precision and recall are against 3 000 real emoji by the "
-    "judge's features; images of a few concepts are far from all emoji, so compare them with base. Precision, recall "
-    "and Vendi depend on the number of images: compare them only at equal n. 'p' is the median p-value for white "
-    "Gaussian injected noise, 'rejected' the fraction of images where it is below 1 %. 's/image' is wall-clock time, "
-    "'CPU s/image' processor time. MB is the peak memory."
+# What the words of the report mean; {0}: the calls of a search in the tuning.
+DEFINITIONS = (
+    "Rule: on the tuning prompts, strengths are excluded at which the mean probability that the judge gives the right "
+    f"concept, of 1 406, is more than {POINTS} below base's, at the same prompts and seeds. Of the others, the one "
+    "with the highest mean target reward is chosen. If all are excluded, the weakest is used. Searches are tuned with "
+    f"{0} calls; a method with a search around it has the strength of the method alone.",
+    "Right concept: the prompt's, or the one that the target asks for. Named right: the images where it has the "
+    "highest probability. No method optimises the judge.",
+    "Gain: the difference to base at the same prompts and seeds. Brackets: 95 % bootstrap intervals, in which the "
+    "images of a concept are drawn together.",
+    "Calls: network calls per image, counted by a hook on the network. s/image: wall-clock time. CPU s/image: "
+    "processor time. MB: the peak memory.",
+    "Held-out: a reward of the same kind from another network, which is not optimised. Style 3d: the fraction of "
+    "images whose style the judge calls 3d.",
+    "Kernel distance (KID), precision and recall are against 3 000 real emoji by the judge's features. Images of a few "
+    "concepts are far from all emoji, so compare them with base. Precision, recall and Vendi depend on the number of "
+    "images: compare them only at equal n.",
+    "p: the median p-value for white Gaussian injected noise. Rejected: the fraction of images where it is below 1 %.",
 )
 FRONT_CAPTION = (
     "Lines connect the strengths of a method; circles are the strengths that the rule chooses. Up and to the right is "
@@ -63,39 +69,64 @@ def write(out: Path, runner: Runner) -> Document:
     check_calls(runner.ledger.where())
     for target in runner.plan.targets:
         runner.reward_std(target)  # raises for rows of different scales
-    document, plan = Document("Paper suite: methods at equal network calls on emoji128"), runner.plan
-    text = (
-        f"{plan.images} images per method and target in the test, {plan.tuning_images} per strength in the tuning. "
-        f"{runner.measured()} of {runner.count()} images are measured. "
-    )
-    document.text(text + RULE.format(plan.tuning_budgets[1]))
+    document, results = Document("Benchmark: methods at equal network calls on emoji128"), results_of(runner)
+    write_overview(document, runner, results)
+    for target in runner.plan.targets:
+        _target(document, out, runner, target, results)
     _goals(document, runner)
-    for target in plan.targets:
-        document.heading(target.reward)
-        document.text(f"Prompts: {', '.join(target.prompts)}. Tuning prompts: {', '.join(target.tuning_prompts)}.")
-        _fronts(document, runner, target)
-        for searches in (False, True):
-            for constrained in (True, False):
-                lines = lines_of(runner, target, searches, constrained)
-                if lines:
-                    _section(document, out, target, plan.budgets[searches], lines, constrained)
-        measured = runner.measured_images(target)
-        if 2 <= measured < plan.images:
-            document.text(
-                f"Base and a method are measured for {measured} test images: --report --images {measured} has them."
-            )
+    _definitions(document, runner)
     document.write(out)
     return document
 
 
+def _target(document: Document, out: Path, runner: Runner, target: Target, results: Results) -> None:
+    """All results for a target; nothing if there is none."""
+    plan = runner.plan
+    measured = runner.measured_images(target)
+    tables = {part: lines for part, lines in results.items() if part.target == target}
+    fewer = 2 <= measured < plan.images
+    tried = {name: cells for name in _tuned_names(runner, target) if (cells := runner.tuning_rows(target, name))}
+    if not (tables or tried or fewer):
+        return
+    document.heading(target.reward)
+    for part, lines in tables.items():
+        _section(document, out, target, plan.budgets[part.searches], lines, part.constrained)
+    _fronts(document, runner, target, tried)
+    if fewer:
+        document.text(
+            f"Base and a method are measured for {measured} test images: --report --images {measured} has them."
+        )
+
+
 def _goals(document: Document, runner: Runner) -> None:
-    """The goals, and whether they are reached."""
+    """The goals that are measured for a target, and whether they are reached."""
     by_target = findings(runner)
-    document.heading("Goals")
+    shown = [n for n in range(len(GOALS)) if any(found[n].outcome for found in by_target.values())]
+    if not shown:
+        return
+    document.heading("Goals of noise tilting")
+    document.text("What NTRK should reach, for methods tuned by the rule. –: a method that it needs is not measured.")
     document.items(summary(runner, by_target))
-    header = ["target", *(goal.text.format(*runner.plan.budgets) for goal in GOALS)]
-    document.table(header, [[reward, *map(str, found)] for reward, found in by_target.items()])
+    budgets = runner.plan.budgets
+    rows = [[GOALS[n].text.format(*budgets), *(str(found[n]) for found in by_target.values())] for n in shown]
+    document.table(["goal", *by_target], rows)
     document.items([f"{reward}: {f.text}." for reward, found in by_target.items() for f in found if f.outcome])
+
+
+def _definitions(document: Document, runner: Runner) -> None:
+    """What the words mean, and the prompts."""
+    plan = runner.plan
+    document.heading("Definitions")
+    document.items([text.format(plan.tuning_budgets[1]) for text in DEFINITIONS])
+    by_prompts: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
+    for target in plan.targets:
+        by_prompts.setdefault((target.prompts, target.tuning_prompts), []).append(target.reward)
+    document.items(
+        [
+            f"Prompts for {', '.join(rewards)}: {', '.join(test)}. Tuning prompts: {', '.join(tuning)}."
+            for (test, tuning), rewards in by_prompts.items()
+        ]
+    )
 
 
 def _section(
@@ -139,10 +170,13 @@ def _table_row(line: Line) -> list[Any]:
     ]
 
 
-def _fronts(document: Document, runner: Runner, target: Target) -> None:
-    """All strengths tried, as a table and a plot."""
-    tried = {name: cells for name in _tuned_names(runner, target) if (cells := runner.tuning_rows(target, name))}
-    base = runner.rows("tuning", target, "base")
+def _fronts(document: Document, runner: Runner, target: Target, tried: dict[str, dict[float, list[Row]]]) -> None:
+    """All strengths tried, as a table and a plot.
+
+    Args:
+        tried: method → strength → rows.
+    """
+    base = runner.tuning_base(target)
     if not (tried and base):
         return
     document.heading("Every strength tried", 3)
@@ -153,14 +187,14 @@ def _fronts(document: Document, runner: Runner, target: Target) -> None:
         for value, some in cells.items():
             state = "chosen" if value == chosen else "kept" if value in admissible else "broken"
             state += ", none keeps it" if value == chosen and not admissible else ""
-            rows.append([name, f"{METHODS_OF_SUITE[name].option} = {value:g}", *_figures(some), state])
+            rows.append([name, f"{runner.entries[name].option} = {value:g}", *_figures(some), state])
     document.table(header, rows)
     document.picture(f"{_stem(target)}-fronts.png", plot_fronts(runner, target, tried), FRONT_CAPTION)
 
 
 def _tuned_names(runner: Runner, target: Target) -> list[str]:
     """The methods whose strength is tuned for a target."""
-    names = dict.fromkeys(runner.tuned_method(name) for name in runner.methods(target))
+    names = dict.fromkeys(runner.tuned_method(name) for name in runner.reported(target))
     return [name for name in names if runner.values(target, name)]
 
 

@@ -21,7 +21,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ from . import judge
 from .ledger import Ledger, Row, weights_digest
 from .meter import CallCounter, PeakMemory, injected_p_values, record_noise
 from .metrics import total_variation
-from .paper_plan import BASE, METHODS_OF_SUITE, MORE_STRENGTHS, SEARCHES, TOLERANCE, Plan, Target, fit_to_budget
+from .own_methods import OWN, check_code, entries_of_rows, record_of
+from .paper_plan import BASE, METHODS_OF_SUITE, MORE_STRENGTHS, TOLERANCE, WAVES, Entry, Plan, Target, fit_to_budget
 
 MODEL = "emoji128"
 KEY = ("stage", "target", "budget", "method", "value", "prompt", "seed")
@@ -59,29 +60,75 @@ class Runner:
         plan: what is measured.
         model: emoji128 if None; a FluxModel. Only measuring needs it.
         measure: False only reads the rows measured so far.
+        codes: name → checksum of the code of the plan's own methods.
+    Raises:
+        ValueError: if the folder has a run with other settings, or rows of other code of an own method; if an own
+            method has no budget or suits none of the targets.
     """
 
-    def __init__(self, out: Path, plan: Plan, model: Any = None, measure: bool = True) -> None:
+    def __init__(
+        self,
+        out: Path,
+        plan: Plan,
+        model: Any = None,
+        measure: bool = True,
+        codes: Mapping[str, str] | None = None,
+    ) -> None:
         self.plan, self.out = plan, out
         self.model = load(MODEL) if model is None and measure else model
         self.measures = measure
+        # Whether the report has all methods of the folder, or those of the plan: what is measured now is no choice.
+        self.reports_all = measure or plan.waves == WAVES
         self.on_cpu = torch.device(getattr(self.model, "device", "cpu")).type == "cpu"
         settings: dict[str, Any] = {"suite": "paper", "noisetilt": __version__, "weights": weights_digest(MODEL)}
         settings |= {"budgets": plan.budgets, "tuning_budgets": plan.tuning_budgets}
         self.ledger = Ledger(out, KEY, settings, mend=measure)
+        self.codes = dict(codes or {})
+        check_code(self.ledger, self.codes)
+        self.entries = {**METHODS_OF_SUITE, **entries_of_rows(self.ledger), **plan.own}
+        for name in plan.own if measure else ():
+            self._check_own(name)
         make_folder(out / "pictures")
 
     def budget(self, name: str, stage: str = "test") -> int:
         """Network calls per image of a method in a stage."""
         budgets = self.plan.budgets if stage == "test" else self.plan.tuning_budgets
-        return METHODS_OF_SUITE.get(name, BASE).calls or budgets[name in SEARCHES]
+        entry = self.entry(name)
+        return entry.calls or budgets[entry.is_search]
+
+    def entry(self, name: str) -> Entry:
+        """The entry of base, or of a method of the suite, of the plan or of the folder's rows."""
+        return self.entries.get(name, BASE)
+
+    @property
+    def own(self) -> list[str]:
+        """The methods that are not in the suite, of the plan or of the folder's rows."""
+        return [name for name in self.entries if name not in METHODS_OF_SUITE]
+
+    def _check_own(self, name: str) -> None:
+        """Raises a ValueError if a method has no budget, suits none of the targets, or has the strength of a method
+        that is not given."""
+        entry = self.entries[name]
+        if entry.like is not None and entry.like not in {**METHODS_OF_SUITE, **self.plan.own}:
+            raise ValueError(f"{name} has the strength of {entry.like!r}, which is not given; give its entry, too")
+        for stage in ("tuning", "test"):
+            fit_to_budget(entry.method, self.model.path, self.budget(name, stage), entry.steps)
+        if not any(self.methods(target, [name]) for target in self.plan.targets):
+            check_reward(entry.method, rewards.load(self.plan.targets[0].reward))
+            raise ValueError(f"{name} estimates the gradient, and all target rewards have one; give --targets jpeg")
 
     def methods(self, target: Target, wave: Sequence[str] | None = None) -> list[str]:
         """The methods for a target, of one wave or of all: gradient-based methods if the target has a gradient, methods
         that estimate the gradient if it has none."""
         reward = rewards.load(target.reward)
         names = [name for names in self.plan.waves for name in names] if wave is None else wave
-        return [name for name in names if _fits(METHODS_OF_SUITE[name].method, reward)]
+        measured = {row["method"] for row in self.ledger.where(target=target.reward)} if self.own else set()
+        read_only = {name for name in self.own if name not in self.plan.own}
+        return [n for n in names if (n in measured if n in read_only else _fits(self.entries[n].method, reward))]
+
+    def reported(self, target: Target) -> list[str]:
+        """The methods for a target that a report has, if they are measured."""
+        return self.methods(target, [*self.own, *METHODS_OF_SUITE] if self.reports_all else None)
 
     def run(self) -> Ledger:
         """Measures all missing rows: base, tuning and test, wave by wave."""
@@ -126,15 +173,14 @@ class Runner:
             found += sum(map(len, rows))
         return found
 
-    @staticmethod
-    def tuned_method(name: str) -> str:
+    def tuned_method(self, name: str) -> str:
         """The method whose tuned strength this method has: itself, or the method inside the search."""
-        return METHODS_OF_SUITE[name].like or name
+        return self.entries[name].like or name
 
     def values(self, target: Target, name: str) -> list[float]:
         """The strengths to try, and further ones that are measured, from the weakest to the strongest."""
         name = self.tuned_method(name)
-        entry = METHODS_OF_SUITE[name]
+        entry = self.entries[name]
         values = [entry.values[i] for i in self.plan.values] if entry.values else []
         if not values or len(values) != len(entry.values):
             return values
@@ -152,7 +198,7 @@ class Runner:
     def further(self, target: Target, name: str) -> float | None:
         """The strength to try next: a stronger one while the rule chooses the strongest one tried, a weaker one while
         none satisfies it; None after MORE_STRENGTHS."""
-        values, entry = self.values(target, name), METHODS_OF_SUITE[self.tuned_method(name)]
+        values, entry = self.values(target, name), self.entries[self.tuned_method(name)]
         allowed = range(len(entry.values), len(entry.values) + MORE_STRENGTHS)
         if not values or len(values) not in allowed or len(self.tuning_rows(target, name)) < len(values):
             return None
@@ -165,9 +211,37 @@ class Runner:
         test = stage == "test"
         return prompt_seeds(target, test, self.plan.images if test else self.plan.tuning_images)
 
-    def rows(self, stage: str, target: Target, name: str, **fields: Any) -> list[Row]:
-        """The measured rows of a cell, without those of prompts and seeds that the plan does not have."""
-        pairs = set(self.prompt_seeds(stage, target))
+    def tuned_images(self, target: Target, name: str) -> int:
+        """The number of tuning images on which the strength of a method is chosen."""
+        if not self.plan.all_tuning:
+            return self.plan.tuning_images
+        name = self.tuned_method(name)
+        entry = self.entries[name]
+        cells = [("base", None), *((name, entry.values[i]) for i in self.plan.values if entry.values)]
+        counts = (self._leading(target, self.ledger.where(**self._cell("tuning", target, *cell))) for cell in cells)
+        return max(self.plan.tuning_images, min(counts))
+
+    def tuning_base(self, target: Target) -> list[Row]:
+        """Base's rows of the tuning images on which the strengths of the reported methods are chosen."""
+        most = max((self.tuned_images(target, name) for name in self.reported(target)), default=0)
+        return self.rows("tuning", target, "base", most or self.plan.tuning_images)
+
+    def _leading(self, target: Target, rows: Sequence[Row], test: bool = False) -> int:
+        """How many of a stage's pairs of prompt and seed rows have, from the first one on without a gap."""
+        found = {(row["prompt"], row["seed"]) for row in rows}
+        wanted = prompt_seeds(target, test, len(found))
+        return next((number for number, pair in enumerate(wanted) if pair not in found), len(wanted))
+
+    def _cell(self, stage: str, target: Target, name: str, value: float | None) -> Row:
+        budget = self.budget(name, stage)
+        return {"stage": stage, "target": target.reward, "budget": budget, "method": name, "value": value}
+
+    def rows(self, stage: str, target: Target, name: str, images: int | None = None, **fields: Any) -> list[Row]:
+        """The measured rows of a cell, without those of prompts and seeds that the plan does not have, or of the first
+        `images` ones."""
+        pairs = set(
+            self.prompt_seeds(stage, target) if images is None else prompt_seeds(target, stage == "test", images)
+        )
         fields |= {"stage": stage, "target": target.reward, "budget": self.budget(name, stage), "method": name}
         return [row for row in self.ledger.where(**fields) if (row["prompt"], row["seed"]) in pairs]
 
@@ -178,29 +252,24 @@ class Runner:
             target: the target.
             name: the method; None: any of the plan.
         """
-        pairs: dict[tuple[str, float | None], set[tuple[str, int]]] = {}
+        cells: dict[tuple[str, float | None], list[Row]] = {}
         names = {"base", *(self.methods(target) if name is None else [name])}
         for row in self.ledger.where(stage="test", target=target.reward):
             if row["method"] in names:
-                pairs.setdefault((row["method"], row["value"]), set()).add((row["prompt"], row["seed"]))
-
-        def first(found: set[tuple[str, int]]) -> int:
-            """How many of the plan's pairs are measured, from the first one on without a gap."""
-            wanted = prompt_seeds(target, True, len(found))
-            return next((number for number, pair in enumerate(wanted) if pair not in found), len(wanted))
-
-        base = first(pairs.pop(("base", None), set()))
-        return base if name == "base" else min(base, max(map(first, pairs.values()), default=0))
+                cells.setdefault((row["method"], row["value"]), []).append(row)
+        base = self._leading(target, cells.pop(("base", None), []), test=True)
+        most = max((self._leading(target, rows, test=True) for rows in cells.values()), default=0)
+        return base if name == "base" else min(base, most)
 
     def tuning_rows(self, target: Target, name: str) -> dict[float, list[Row]]:
         """The tuning rows of each strength of a method that is measured for all prompts and seeds."""
-        name, count = self.tuned_method(name), self.plan.tuning_images
-        tried = {value: self.rows("tuning", target, name, value=value) for value in self.values(target, name)}
+        name, count = self.tuned_method(name), self.tuned_images(target, name)
+        tried = {v: self.rows("tuning", target, name, count, value=v) for v in self.values(target, name)}
         return {value: rows for value, rows in tried.items() if len(rows) >= count}
 
     def admissible_strengths(self, target: Target, name: str) -> dict[float, float]:
         """The strengths that satisfy the rule of fairness, with their mean target reward in the tuning."""
-        base = self.rows("tuning", target, "base")
+        base = self.rows("tuning", target, "base", self.tuned_images(target, name))
         tried = self.tuning_rows(target, name)
         return {value: _mean(rows, "reward") for value, rows in tried.items() if base and is_admissible(rows, base)}
 
@@ -243,14 +312,15 @@ class Runner:
         return stored[0] if stored else max(float(np.std(values or [0.0])), 1e-3)
 
     def _measure(self, target: Target, stage: str, name: str, value: float | None, bar: Any) -> None:
-        pairs, budget = self.prompt_seeds(stage, target), self.budget(name, stage)
-        key = (stage, target.reward, budget, name, value)
+        pairs, key = self.prompt_seeds(stage, target), tuple(self._cell(stage, target, name, value).values())
+        if stage == "tuning" and name != "base":  # a further strength on as many images as the others
+            pairs = prompt_seeds(target, False, self.tuned_images(target, name))
         missing = [(p, s) for p, s in pairs if (*key, p, s) not in self.ledger]
         bar.update(len(pairs) - len(missing))
         bar.set_postfix_str(f"{target.reward} {name} {stage}")
-        entry = METHODS_OF_SUITE.get(name, BASE)
-        batch = 64 if not self.on_cpu else 8 if name not in SEARCHES else 4
-        method, steps = fit_to_budget(entry.at(value), self.model.path, budget, entry.steps)
+        entry = self.entry(name)
+        batch = 64 if not self.on_cpu else 4 if entry.is_search else 8
+        method, steps = fit_to_budget(entry.at(value), self.model.path, self.budget(name, stage), entry.steps)
         for first in range(0, len(missing), batch):
             cell, chunk = dict(zip(KEY, key, strict=False)), missing[first : first + batch]
             rows = self._rows(cell, target, method, steps, chunk)
@@ -283,6 +353,8 @@ class Runner:
             "roughness": total_variation(result.images),
         }
         judged = judged_figures(target, result.images, prompts)
+        name = cell["method"]
+        own = record_of(self.plan.own[name], self.codes.get(name, "")) if name in self.plan.own else None
         common = {
             "nfe": result.trace.nfe,
             "network_calls": counter.rows / len(pairs),
@@ -299,6 +371,7 @@ class Runner:
                 **judged[i],
                 **common,
                 **({"reward_std": std} if guided else {}),
+                **({OWN: own} if own else {}),
                 "p_value": None if math.isnan(p_values[i]) else p_values[i].item(),
                 "picture": self._save(result.images[i], {**cell, "prompt": prompt, "seed": seed}),
             }

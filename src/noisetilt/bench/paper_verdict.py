@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .._messages import counted
 from ..proposals import NoiseTilt
 from .ledger import Row
 from .paper_plan import METHODS_OF_SUITE, SEARCHES, TOLERANCE, Target
@@ -22,8 +23,8 @@ from .statistics import Interval, mean_interval, paired_interval
 # By how much the held-out reward may be below base's to be no worse, in standard deviations of base's images: a small
 # effect (Cohen 1988).
 HELDOUT_MARGIN = 0.2
-WORDS = {"yes": "reached", "chance": "not significant", "no": "not reached", None: "not measured"}
-NO_WORSE_WORDS = {"yes": "no worse", "chance": "undecided", "no": "worse", None: "not measured"}
+WORDS = {"yes": "reached", "chance": "not significant", "no": "not reached", None: "–"}
+NO_WORSE_WORDS = {"yes": "no worse", "chance": "undecided", "no": "worse", None: "–"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Finding:
     Attributes:
         text: the comparison in words and figures.
         outcome: "yes"; "no"; "chance": a difference in favour that is not significant, or an interval that does not
-            decide whether NTRK is worse than base; None: not measured yet.
+            decide whether NTRK is worse than base; None: not measured.
         open: whether methods that could change the outcome are not measured yet.
         words: the outcomes in words.
     """
@@ -81,7 +82,7 @@ def compare_with_others(runner: Runner, target: Target, name: str, searches_only
     tests = {other: rows for other in others if (rows := complete(runner, target, other))}
     rows = complete(runner, target, name)
     if not (rows and tests):
-        return Finding(f"{name} against other methods: not measured yet", None)
+        return Finding(f"{name} against other methods", None)
     leads = {other: paired_interval(rows, their, "reward") for other, their in tests.items()}
     nearest = min(leads, key=lambda other: leads[other].value)
     ahead = sum(lead.low > 0 for lead in leads.values())
@@ -119,7 +120,7 @@ def compare_with_base(runner: Runner, target: Target) -> Finding:
     name = ntrk_variant(runner, target)
     rows, base = complete(runner, target, name), complete(runner, target, "base")
     if not (rows and base):
-        return Finding(f"{name} against base: not measured yet", None, words=NO_WORSE_WORDS)
+        return Finding(f"{name} against base", None, words=NO_WORSE_WORDS)
     gain, right = (paired_interval(rows, base, field) for field in ("heldout", "probability"))
     margin = HELDOUT_MARGIN * float(np.std([row["heldout"] for row in base]))
     kept = gain.low >= -margin and right.low > -TOLERANCE
@@ -145,7 +146,7 @@ def compare_variants(runner: Runner, target: Target, reference: str) -> Finding:
     tests = {name: rows for name in names if (rows := complete(runner, target, name))}
     reference_rows = complete(runner, target, reference)
     if not (tests and reference_rows):
-        return Finding(f"other noise-tilted methods against {reference}: not measured yet", None)
+        return Finding(f"other noise-tilted methods against {reference}", None)
     # The best is chosen on the rows that it is tested on, so the interval holds for all comparisons (Bonferroni).
     many = len(names)
     level = 1 - 0.05 / many
@@ -201,16 +202,17 @@ def findings(runner: Runner) -> dict[str, list[Finding]]:
 
 
 def summary(runner: Runner, by_target: dict[str, list[Finding]]) -> list[str]:
-    """One sentence per goal: for how many targets it is reached."""
+    """One sentence per goal that is measured for a target: for how many targets it is reached."""
     sentences = []
     for number, goal in enumerate(GOALS):
         found = [target_findings[number] for target_findings in by_target.values()]
         measured = [finding for finding in found if finding.outcome]
         reached = sum(finding.outcome == "yes" and not finding.open for finding in measured)
         open_ = sum(finding.open or finding.outcome is None for finding in found)
-        text = f"Goal: {goal.text.format(*runner.plan.budgets)}: "
-        text += f"reached for {reached} of {len(measured)} measured targets" if measured else "not measured yet"
-        text += f" ({open_} incomplete)" if measured and open_ else ""
+        if not measured:
+            continue
+        text = f"{goal.text.format(*runner.plan.budgets)}: reached for {reached} of {len(measured)} measured targets"
+        text += f" ({open_} incomplete)" if open_ else ""
         if goal.required is not None and len(found) >= goal.required:
             text += _requirement(goal.required, reached, open_)
         sentences.append(text + ".")
@@ -226,7 +228,7 @@ def _requirement(required: int, reached: int, open_: int) -> str:
 
 
 def _missing(names: Sequence[str]) -> str:
-    return f"; not measured yet: {', '.join(names)}" if names else ""
+    return f"; {counted(len(names), 'method')} more not measured" if names else ""
 
 
 def _signed(interval: Interval) -> str:

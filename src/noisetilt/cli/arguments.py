@@ -54,6 +54,19 @@ def parse_option(text: str) -> tuple[str, Any]:
     return name, value
 
 
+def parse_strength(text: str) -> tuple[str | None, tuple[float, ...]]:
+    """Reads "rho=0.1,0.2" as ("rho", (0.1, 0.2)), and "none" as (None, ())."""
+    name, equals, values = text.partition("=")
+    if text.strip().lower() == "none":
+        return None, ()
+    numbers: list[Any] = [parse_option(f"{name}={value.strip()}")[1] for value in values.split(",")]
+    if not equals or any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must have the form OPTION=V1,V2,V3,V4,V5, such as rho=0.01,0.02,0.05,0.1,0.2, or be none"
+        )
+    return name.strip(), tuple(numbers)
+
+
 def _command(commands: Any, name: str, summary: str, description: str, *examples: str) -> argparse.ArgumentParser:
     """A command's parser, with examples below its options."""
     return commands.add_parser(
@@ -75,7 +88,9 @@ def _add_generate(commands: Any) -> None:
         'generate "a red fox" --model black-forest-labs/FLUX.1-dev --reward pickscore --set rho=0.0002 --offload model',
     )
     _add_prompt_and_reward(parser)
-    parser.add_argument("--method", default="ntrk", help="see `noisetilt methods` (default: %(default)s)")
+    parser.add_argument(
+        "--method", default="ntrk", help="see `noisetilt methods`, or FILE.py:NAME (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's own, 25 for emoji128)")
     _add_model(parser, "emoji128", "the folder or hub id of any diffusers pipeline that `align` supports")
     parser.add_argument(
@@ -102,7 +117,7 @@ def _add_optimize(commands: Any) -> None:
     parser.add_argument(
         "--method",
         default="gper-both",
-        help="none, reno, prno, mpgr, gper, …; see `noisetilt methods` (default: %(default)s)",
+        help="none, reno, prno, mpgr, gper, …; see `noisetilt methods`, or FILE.py:NAME (default: %(default)s)",
     )
     parser.add_argument("--iterations", type=int, default=10, help="number of updates (default: %(default)s)")
     _add_model(parser, "emoji128-turbo", "the folder or hub id of a FluxPipeline")
@@ -139,7 +154,7 @@ def _add_invert(commands: Any) -> None:
     parser.add_argument(
         "--method",
         default="gper-both",
-        help="none, reno, prno, mpgr, gper, …; see `noisetilt methods` (default: %(default)s)",
+        help="none, reno, prno, mpgr, gper, …; see `noisetilt methods`, or FILE.py:NAME (default: %(default)s)",
     )
     parser.add_argument("--iterations", type=int, help="number of updates (default: 100, and 0 with --noise)")
     parser.add_argument(
@@ -324,10 +339,23 @@ def _add_bench(commands: Any) -> None:
         "Runs a benchmark suite and writes report.md and report.html. A suite that was interrupted is resumed.",
         "bench --suite exact --quick",
         "bench --suite paper --methods ntrk dps svdd --targets redness --out out/redness",
+        "bench --suite paper --methods mine.py:MINE --strength omega=0.01,0.02,0.05,0.1,0.2 --out out/mine",
     )
     parser.add_argument("--suite", default="exact", help="exact, paper or one-step (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="run a small version, which takes minutes on two cores")
-    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="run only these methods, and base")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="METHOD",
+        help="run only these methods, and base; FILE.py:NAME is your own Method in a Python file (for paper)",
+    )
+    parser.add_argument(
+        "--strength",
+        type=parse_strength,
+        metavar="OPTION=V1,…,V5",
+        help="the option of your own method that is tuned, and five values to try from the weakest to the strongest, "
+        "such as omega=0.01,0.02,0.05,0.1,0.2; or none",
+    )
     parser.add_argument("--targets", nargs="+", metavar="REWARD", help="run only these target rewards (not for exact)")
     parser.add_argument("--images", type=int, help="images per method and strength (default: 64; not for exact)")
     parser.add_argument(

@@ -19,7 +19,7 @@ def add_batch_arguments(parser: argparse.ArgumentParser, parse_option: Callable[
     add = parser.add_argument
     add("table", type=Path, metavar="TABLE", help=".csv, .tsv, .jsonl or .parquet with a column prompt, or .txt")
     add("--reward", help='such as style:3d or "0.7*alignment + 0.3*redness"; see `noisetilt rewards`')
-    add("--method", default="ntrk", help="see `noisetilt methods` (default: %(default)s)")
+    add("--method", default="ntrk", help="see `noisetilt methods`, or FILE.py:NAME (default: %(default)s)")
     add("--model", default="emoji128", help="see `noisetilt models`, or a folder (default: %(default)s)")
     add(
         "--heldout",

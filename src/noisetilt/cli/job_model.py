@@ -32,14 +32,15 @@ def with_defaults(job: Job) -> Job:
 
 
 def with_checksums(job: Job) -> Job:
-    """The job with the checksums of the Python files of its rewards, which are executed, and of its LoRA files.
+    """The job with the checksums of the Python files of its rewards and its method, which are executed, and of its LoRA
+    files.
 
     Raises:
         OSError: if a file cannot be read.
     """
     settings: Any = job
     named = [reward for reward in (settings.reward, getattr(job, "heldout", None)) if reward is not None]
-    return replace(settings, checksums=local_checksums(named, settings.lora))
+    return replace(settings, checksums=local_checksums(named, settings.lora, [settings.method]))
 
 
 def load_job_model(job: Any) -> Any:

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 from typing import Any
 
+from .._python_files import is_in_file
 from ..methods import METHODS, Method, find_method
 from ..models import MODELS
 from ..rewards import CATALOGUE
@@ -22,7 +23,6 @@ from ..rewards.catalogue import (
     split_terms,
     sum_name,
 )
-from ..rewards.from_file import is_function_in_file
 from .console import filled
 
 # Models that have no name of their own.
@@ -47,6 +47,7 @@ def main(args: argparse.Namespace) -> None:
         for name, method in METHODS.items():
             options = ", ".join(f"{k}={v}" for k, v in _own_options(method).items())
             print(filled(f"{name:16} {method.summary}" + (f"  [{options}]" if options else ""), "    "))
+        _print_lines({"FILE.py:NAME": "your own Method, the object NAME of a Python file, which is executed"})
         common = ", ".join(f"{k}={v}" for k, v in Method().options().items())
         print(
             "\n"
@@ -92,7 +93,7 @@ def _describe_reward(text: str) -> None:
 
 def _entry_of(name: str) -> str:
     """The key of CATALOGUE that describes a reward; raises an error if --reward would not read it."""
-    if is_function_in_file(name) and name not in CATALOGUE:
+    if is_in_file(name) and name not in CATALOGUE:
         check_names(name)  # the file and the function exist
     return find_entry(name)
 
@@ -106,8 +107,8 @@ def _heldout_of_sum(text: str) -> str:
 
 
 def _describe_method(name: str) -> None:
-    find_method(name)
-    print(f"{name}: {METHODS[name].summary}\n")
-    for role, part in METHODS[name].parts().items():
+    method = find_method(name)
+    print(f"{name}: {method.summary}\n" if method.summary else f"{name}\n")
+    for role, part in method.parts().items():
         options = ", ".join(f"{f.name}={getattr(part, f.name)}" for f in dataclasses.fields(part))
         print(f"{role}: {type(part).__name__}({options})\n{inspect.getdoc(type(part))}\n")

@@ -8,6 +8,7 @@ from typing import Any
 
 from .._files import checksums
 from .._messages import unknown_name
+from ..methods import method_files
 from ..models import MODELS, check_device
 from ..models import load as load_by_name
 from ..rewards.catalogue import reward_files
@@ -132,13 +133,16 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def local_checksums(rewards: Iterable[str], lora: Sequence[str] | str = ()) -> dict[str, str]:
-    """The checksums of what images depend on besides names: path → SHA-256 of the Python files of rewards, and of the
-    LoRA files on this machine.
+def local_checksums(
+    rewards: Iterable[str], lora: Sequence[str] | str = (), methods: Iterable[str] = ()
+) -> dict[str, str]:
+    """The checksums of what images depend on besides names: path → SHA-256 of the Python files of rewards and of
+    methods, and of the LoRA files on this machine.
 
     Args:
         rewards: names or weighted sums, as `rewards.load` takes them.
         lora: as `load` takes it.
+        methods: names, as `find_method` takes them.
 
     Raises:
         OSError: if a file cannot be read.
@@ -146,7 +150,8 @@ def local_checksums(rewards: Iterable[str], lora: Sequence[str] | str = ()) -> d
     from .diffusers.load_pipeline import lora_files
 
     lora = [lora] if isinstance(lora, str) else lora
-    return checksums({*(file for reward in rewards for file in reward_files(reward)), *lora_files(lora)})
+    files = {file for reward in rewards for file in reward_files(reward)}
+    return checksums({*files, *(file for method in methods for file in method_files(method)), *lora_files(lora)})
 
 
 def is_pipeline(name: str | Path) -> bool:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .._python_files import is_in_file
 from ..initial_noise import Ascent
 from ..methods import Method, find_method
 from ..path.grids import check_steps
@@ -139,7 +140,7 @@ def invert(
 def inversion_method(method: str | Method) -> Method:
     """A method by name, with the rate of inversions if it is one of GPER's; a Method is returned unchanged."""
     found = find_method(method)
-    is_gper = isinstance(method, str) and method.lower().startswith("gper")
+    is_gper = isinstance(method, str) and method.lower().startswith("gper") and not is_in_file(method)
     return found.replace(rate=INVERSION_RATE) if is_gper else found
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._messages import nearest_name
+from .._python_files import file_of, imported_files, is_in_file
 from .colour import (
     CHANNELS,
     brightness,
@@ -21,7 +22,7 @@ from .colour import (
     parse_colour,
     saturation,
 )
-from .from_file import function_names, is_function_in_file, load_from_file
+from .from_file import function_names, load_from_file
 from .hub import HELDOUT, HUB_NAMES, check_hub, heldout_name, heldout_names, is_hub, load_hub, network_name
 from .hub.files import shared_networks
 from .hub.imscore import IMSCORE
@@ -181,7 +182,7 @@ _REFUSED_NAMES = {"face": "face", "arcface": "face", "insightface": "face", "uni
 
 
 def _single(name: str, heldout: bool) -> Reward:
-    if is_function_in_file(name):
+    if is_in_file(name):
         return load_from_file(name)
     refused = next((reason for start, reason in _REFUSED_NAMES.items() if name.startswith(start)), None)
     if refused is not None:
@@ -318,7 +319,7 @@ def find_entry(name: str) -> str:
     if name.strip() in CATALOGUE:
         return name.strip()
     name = _lower(name.strip())
-    if is_function_in_file(name):
+    if is_in_file(name):
         return "FILE.py:FUNCTION"
     kind, part = _kind_and_part(name.partition("@")[0])
     if kind == "concept" and part:
@@ -413,17 +414,18 @@ def _match_file(text: str) -> re.Match[str] | None:
 
 
 def reward_files(spec: str) -> list[Path]:
-    """The Python files of the terms of a reward; none if it names none that exist, or cannot be read."""
+    """The Python files of the terms of a reward, with the modules beside them that they import; none if it names none
+    that exist, or cannot be read."""
     try:
-        places = [name.rpartition(":")[0] for _, name in split_terms(spec) if is_function_in_file(name)]
+        files = [file_of(name) for _, name in split_terms(spec) if is_in_file(name)]
     except ValueError:  # of which `load` tells
         return []
-    return [file for file in (Path(place).expanduser() for place in places) if file.is_file()]
+    return [each for file in files if file.is_file() for each in imported_files(file)]
 
 
 def _lower(name: str) -> str:
     """The name in lower case, except for a path, a label or the name of a model of the hub."""
-    if is_function_in_file(name):
+    if is_in_file(name):
         return name
     keep = _KEPT.search(name)
     return name.lower() if keep is None else name[: keep.start()].lower() + name[keep.start() :]
@@ -499,7 +501,7 @@ def merged_terms(terms: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
     """
     merged: dict[tuple[str, int], float] = {}
     for number, (weight, name) in enumerate(terms):
-        key = (name, number if is_function_in_file(name) else -1)
+        key = (name, number if is_in_file(name) else -1)
         merged[key] = merged.get(key, 0.0) + weight
     return [(weight, name) for (name, _), weight in merged.items()]
 

@@ -8,8 +8,8 @@ from types import ModuleType
 
 import torch
 
+from .._python_files import describe_error, registered
 from ..rewards import Reward
-from ..rewards.from_file import describe_error, registered
 from ..rewards.reward import as_reward, evaluate_any
 from ..runs import write_text
 from .session import OWN, OwnReward, Session, Visitor

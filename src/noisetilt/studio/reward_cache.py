@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from pathlib import Path
 
+from .._python_files import file_of, imported_files, is_in_file
 from ..rewards import Reward
 from ..rewards.catalogue import is_of_hub, load_term
-from ..rewards.from_file import is_function_in_file
 
 # Of the hub and of files. Each may be a network of gigabytes.
 MOST = 4
@@ -28,7 +27,7 @@ class RewardCache:
             ValueError, OSError, ImportError: if the reward cannot be loaded.
         """
         # The package keeps its own networks. Those of the hub and of files have no held-out version of the same name.
-        if not (is_of_hub(name) or is_function_in_file(name)):
+        if not (is_of_hub(name) or is_in_file(name)):
             return load_term(name, heldout)
         with self._lock:  # also while it loads, so that a second check waits for the network of the first
             key = (name, _digest(name))
@@ -39,6 +38,7 @@ class RewardCache:
 
 
 def _digest(name: str) -> str | None:
-    """Of the content of the reward's file; None if it has none."""
-    file = Path(name.rpartition(":")[0]).expanduser()
-    return hashlib.sha256(file.read_bytes()).hexdigest() if is_function_in_file(name) and file.is_file() else None
+    """Of the content of the reward's file, and of what it imports from its folder; None if it has none."""
+    if not is_in_file(name) or not file_of(name).is_file():
+        return None
+    return hashlib.sha256(b"".join(file.read_bytes() for file in imported_files(file_of(name)))).hexdigest()
