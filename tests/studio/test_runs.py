@@ -206,6 +206,14 @@ def test_an_iterate_is_never_shown_without_its_rewards(monkeypatch):
     assert len(shown) == 4 and all("nan" not in text for text in [*shown, markup.iterate(row)])
 
 
+def test_a_run_in_which_no_step_is_guided_says_so(session):
+    view, _ = finish(session, generate(session, Visitor(), SETTINGS, "ntrk"))
+    assert view.state == "done" and torch.equal(*(row.variant.images[0] for row in view.rows))
+    assert [text.partition(":")[0] for text in view.warnings] == ["0 of 2 steps can be guided"]
+    assert "give 3 steps or more" in markup.status(view)
+    assert finish(session, generate(session, Visitor(), replace(GENERATED, n=1), "ntrk"))[0].warnings == []
+
+
 def test_a_run_is_cancelled_within_a_step(session):
     settings = Settings("cat face", {"style:3d": 1.0}, 0.5, steps=50, n=1, seed=0)
     run = Run(session.queue, generate(session, Visitor(), settings, "ntrk"))
@@ -413,7 +421,8 @@ def test_a_wrong_value_is_refused_at_its_field(session, changes, method, field, 
 
 def test_wrong_values_of_the_other_tabs(session):
     assert "methods" in check_compare(session, Visitor(), named(), [], 4)
-    assert "at least the number of steps" in check_compare(session, Visitor(), named(), ["ntrk"], 1)["budget"]
+    found = check_compare(session, Visitor(), named(), ["ntrk"], 1)["budget"]
+    assert found == "The budget is 1 network call per image, expected at least the number of steps, 2."
     assert "iterations" in check_optimise(session, Visitor(), named(), "gper", 0)
     assert "method" in check_optimise(session, Visitor(), named(), "ntrk", 3)
 

@@ -8,11 +8,11 @@ from typing import Any
 import gradio as gr
 
 from . import markup
-from .fields import SharedFields, settings_of
-from .outputs import cancel_on, downloads, follow, live_status
+from .fields import SharedFields
+from .outputs import cancel_on, downloads, follow, live_status, start_on
 from .sampling_runs import generate
 from .session import Session
-from .settings import check_generate
+from .settings import Settings, check_generate
 from .strengths import DEFAULT_STRENGTH, SAMPLERS, describe_strength
 
 
@@ -28,28 +28,14 @@ def generate_tab(session: Session, shared: SharedFields) -> dict[str, Any]:
     result = gr.HTML("", elem_id="nt-generate-result")
     files = downloads("generate")
 
-    def check(request: gr.Request, *values: Any) -> list[Any]:
-        named, (chosen,) = shared.read(values)
-        visitor = session.visitor(request.session_hash)
-        return shared.errors(check_generate(session, visitor, named, chosen), ["method"])
+    def run(key: str, settings: Settings, chosen: str) -> Iterator[list[Any]]:
+        work = generate(session, session.visitor(key), settings, chosen)
+        return follow(session, key, work, lambda view: [markup.generated(view)])
 
-    def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        named, (chosen,) = shared.read(values)
-        key = request.session_hash
-        work = generate(session, session.visitor(key), settings_of(named), chosen)
-        yield from follow(session, key, work, lambda view: [markup.generated(view)])
-
-    start.click(
-        run,
-        [*shared.inputs, method],
-        [status, result, *files.components],
-        validator=check,
-        show_progress="hidden",
-        concurrency_limit=None,
-        api_visibility="private",
-    )
-    cancel_on(session, stop)
-    return {"method": method}
+    own = {"method": method}
+    start_on(session, shared, start, own, check_generate, run, [status, result, *files.components])
+    cancel_on(session, stop, status)
+    return own
 
 
 def _described(method: str, strength: float) -> str:

@@ -29,6 +29,7 @@ def status(view: View) -> str:
         calls = sum(row.variant.nfe * len(row.variant.images) for row in view.rows)
         seconds = sum(row.variant.seconds for row in view.rows)
         text += f"{calls:.0f} network calls, {seconds:.1f} seconds."
+    text += "".join(f"<br><strong>Warning.</strong> {escape(warning)}" for warning in view.warnings)
     return f'<p class="nt-status nt-{view.state}">{text}</p>'
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import gradio as gr
 
 from . import markup
-from .fields import SharedFields, settings_of
+from .fields import SharedFields
 from .optimise_run import optimise
-from .outputs import cancel_on, downloads, follow, live_status
+from .outputs import cancel_on, downloads, follow, live_status, start_on
 from .session import Session
-from .settings import check_optimise
+from .settings import Settings, check_optimise
 from .strengths import ASCENTS
 from .views import View
 
@@ -32,34 +32,20 @@ def optimise_tab(session: Session, shared: SharedFields) -> dict[str, Any]:
     result = gr.HTML("", elem_id="nt-optimise-result")
     files = downloads("optimise")
 
-    def check(request: gr.Request, *values: Any) -> list[Any]:
-        named, (chosen, count) = shared.read(values)
-        visitor = session.visitor(request.session_hash)
-        return shared.errors(check_optimise(session, visitor, named, chosen, count), ["method", "iterations"])
-
-    def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        named, (chosen, count) = shared.read(values)
-        key = request.session_hash
-        work = optimise(session, session.visitor(key), settings_of(named), chosen, int(count))
-        yield from follow(session, key, work, _render)
+    def run(key: str, settings: Settings, chosen: str, count: float) -> Iterator[list[Any]]:
+        work = optimise(session, session.visitor(key), settings, chosen, int(count))
+        return follow(session, key, work, _render)
 
     def scrub(request: gr.Request, number: float) -> str:
         return markup.iterate(session.visitor(request.session_hash).iterates, int(number))
 
-    start.click(
-        run,
-        [*shared.inputs, method, iterations],
-        [status, images, result, scrubber, *files.components],
-        validator=check,
-        show_progress="hidden",
-        concurrency_limit=None,
-        api_visibility="private",
-    )
+    own = {"method": method, "iterations": iterations}
+    start_on(session, shared, start, own, check_optimise, run, [status, images, result, scrubber, *files.components])
     scrubber.input(
         scrub, scrubber, images, show_progress="hidden", api_visibility="private", trigger_mode="always_last"
     )
-    cancel_on(session, stop)
-    return {"method": method, "iterations": iterations}
+    cancel_on(session, stop, status)
+    return own
 
 
 def _render(view: View) -> list[Any]:

@@ -49,6 +49,11 @@ class Visitor:
     iterates: Any = None
     folder: Path | None = None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a run of the visitor is running or waiting."""
+        return any(not run.finished for run in self.runs)
+
     def cancel(self) -> bool:
         """Cancels the visitor's runs; returns whether there were any."""
         running = [run for run in self.runs if not run.finished]

@@ -89,6 +89,7 @@ class View:
     Attributes:
         state: of the run.
         message: one sentence: what it waits for, or why it failed.
+        warnings: sentences that say why nothing was guided.
         reward, heldout_name: the target reward, and the held-out reward or "none".
         rows: the methods so far.
         gauge: whether the run starts to be hacked.
@@ -98,6 +99,7 @@ class View:
 
     state: State = "waiting"
     message: str = ""
+    warnings: list[str] = field(default_factory=list)
     reward: str = ""
     heldout_name: str = "none"
     rows: list[Row] = field(default_factory=list)
