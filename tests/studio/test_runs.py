@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import threading
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,17 +98,25 @@ def test_it_shows_each_step(generated):
 
 
 @pytest.mark.long
-def test_the_files_repeat_the_run(generated):
+def test_the_files_repeat_the_run(generated, tmp_path):
     view, _ = generated
     names = [file.rpartition("/")[2] for file in view.files]
-    assert names[:3] == ["repeat.py", "repeat.sh", "run.json"] and "cat-face-3-guided.png" in names and len(names) == 7
-    record = json.loads(Path(view.files[2]).read_text())
+    assert names[:4] == ["all-files.zip", "repeat.py", "repeat.sh", "run.json"] and len(names) == 8
+    assert "cat-face-3-guided.png" in names
+    with zipfile.ZipFile(view.files[0]) as archive:
+        assert archive.namelist() == names[1:] and archive.read("run.json") == Path(view.files[3]).read_bytes()
+    record = json.loads(Path(view.files[3]).read_text())
     assert record["complete"] and record["settings"]["options"]["rho"] == view.rows[1].method.options()["rho"]
     assert record["guided"]["reward_mean"] == pytest.approx(np.mean(view.rows[1].variant.rewards))
-    printed = subprocess.run([sys.executable, view.files[0]], capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, view.files[1]]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     base, guided = map(json.loads, printed.strip().splitlines())
     assert base == pytest.approx(view.rows[0].variant.rewards, abs=1e-3)
     assert guided == pytest.approx(view.rows[1].variant.rewards, abs=1e-3)
+    for name, row in zip(("base", "ntrk"), view.rows, strict=True):
+        for number, image in enumerate(row.variant.images):
+            saved = np.asarray(Image.open(tmp_path / f"out/cat-face-{name}/image-{number}.png")) / 255
+            assert np.abs(saved - image.permute(1, 2, 0).numpy()).max() < 0.01
 
 
 def test_a_negative_reward_can_be_repeated():
@@ -180,13 +189,18 @@ def test_network_calls_for_the_initial_noise_are_counted(session):
     assert {row.variant.name: row.variant.nfe for row in view.rows} == {"psi": 45, "gper-ntrk": 53}
 
 
-def test_optimise_keeps_every_iterate(session, capsys):
+def test_optimise_keeps_every_iterate(session, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # repeat.py saves its images there
     visitor = Visitor()
     view, _ = finish(session, optimise(session, visitor, SETTINGS, "gper", 2))
     assert view.state == "done", view.message
     row = visitor.iterates
     assert [len(frames) for frames in row.frames] == [3, 3] and row.curve("target").shape == (3, 2)
-    assert row.variant.rewards == pytest.approx([row.target[b, i] for i, b in enumerate(view.extra["best"])], abs=1e-4)
+    assert row.variant.rewards == pytest.approx([row.target[b, i] for i, b in enumerate(row.best)], abs=1e-4)
+    assert "mean of the best iterates" in markup.optimised(view)
+    for number in range(3):
+        marked = markup.iterate(row, number).count("(best)")
+        assert marked == row.best.count(number)
     settings = read_settings(pngs(view)[0])
     assert settings["iterations"] == 2 and settings["method"] == "gper" and settings["model"] == session.one_step
     fields, notes = restore(pngs(view)[0], session.names, session.job, session.one_step)
@@ -256,7 +270,7 @@ def test_a_failed_run_says_why_and_the_next_one_works(session):
     use_code(session, visitor, code + "    return images.mean((1, 2, 3))\n")
     settings = Settings("cat face", {OWN: 1.0}, 0.5, steps=3, n=1, seed=0)
     view, _ = finish(session, generate(session, visitor, settings, "ntrk"))
-    assert view.state == "failed" and view.message == "AssertionError: no more"
+    assert view.state == "failed" and view.message == "AssertionError: no more (my_reward.py, line 4)."
     with pytest.raises(AssertionError):
         session.load_mix(OWN, visitor.own)(torch.zeros(1, 3, 8, 8), ["cat"])
     settings = Settings("cat face", {"redness": 1.0}, 0.5, steps=1, n=1, seed=0)

@@ -25,7 +25,8 @@ def compare_tab(session: Session, shared: SharedFields) -> None:
         ["base", *SAMPLERS],
         value=list(SELECTED),
         label="Methods",
-        info="base makes one image without guidance, with one call per step; best-of-n is base at the budget.",
+        info="Each method makes the number of images under Images, at the same seeds. base is not guided and takes one "
+        "call per step; best-of-n is base at the budget.",
         elem_id="nt-methods",
     )
     budget = gr.Number(

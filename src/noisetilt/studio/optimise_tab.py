@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from . import markup
-from .fields import SharedFields
+from .fields import SharedFields, method_field
 from .optimise_run import optimise
 from .outputs import cancel_on, downloads, follow, live_status, start_on
 from .session import Session
@@ -16,18 +16,22 @@ from .settings import Settings, check_optimise
 from .strengths import ASCENTS
 from .views import View
 
+SCRUBBER = "0 is the image of the first noise. The files have the best iterate of each image."
+
 
 def optimise_tab(session: Session, shared: SharedFields) -> dict[str, Any]:
     """Draws the tab; returns its own fields by name."""
     gr.Markdown(f"Optimises the noise from which the one-step model {session.one_step} makes an image.")
     with gr.Row():
-        method = gr.Dropdown(list(ASCENTS), value="gper", label="Method", elem_id="nt-ascent")
+        method = method_field(shared, ASCENTS, "gper")
         iterations = gr.Number(40, label="Iterations")
     with gr.Row():
         start = gr.Button("Optimise", variant="primary", elem_id="nt-optimise")
         stop = gr.Button("Cancel", elem_id="nt-optimise-cancel")
     status = live_status("optimise")
-    scrubber = gr.Slider(0, 1, 0, step=1, label="Iteration", interactive=True, visible=False, elem_id="nt-scrubber")
+    scrubber = gr.Slider(
+        0, 1, 0, step=1, label="Iteration", info=SCRUBBER, interactive=True, visible=False, elem_id="nt-scrubber"
+    )
     images = gr.HTML("", elem_id="nt-optimise-images")
     result = gr.HTML("", elem_id="nt-optimise-result")
     files = downloads("optimise")

@@ -37,7 +37,7 @@ class Downloads:
 def downloads(key: str) -> Downloads:
     """Draws the downloads, which are hidden until a run is done."""
     with gr.Column(visible=False, elem_id=f"nt-{key}-downloads") as box:
-        files = gr.File(label="Files", file_count="multiple", interactive=False, height=220)
+        files = gr.File(label="Files", file_count="multiple", interactive=False, height=320, elem_classes="nt-files")
         command = gr.Textbox(
             label="Command line that repeats the run",
             interactive=False,

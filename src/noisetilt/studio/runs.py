@@ -9,11 +9,13 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..rewards import Reward
+from ..rewards.from_file import describe_error
 from ..sampling import UnguidedWarning
 from .run_queue import RunQueue
 from .views import View
@@ -23,6 +25,10 @@ POLL = 0.5
 INTERVAL = 0.05
 # What the library raises for what a user can mend; the message says it all.
 EXPECTED = (ValueError, FloatingPointError, OSError, ImportError, MemoryError)
+
+
+# This package, and Python itself.
+LIBRARIES = (str(Path(__file__).parents[1]), str(Path(threading.__file__).parent))
 
 
 class CancelledError(Exception):
@@ -94,7 +100,7 @@ class Run:
             view.state, view.message = "failed", _sentence(str(error) or type(error).__name__)
         except BaseException as error:  # an own reward may raise anything
             traceback.print_exc()
-            view.state, view.message = "failed", f"{type(error).__name__}: {error}"
+            view.state, view.message = "failed", _sentence(describe_error(error, _file_of(error)))
         finally:
             self.finished = True
             self.changed()
@@ -117,6 +123,13 @@ def _noted_warnings(view: View) -> Iterator[None]:
 
         warnings.showwarning = show
         yield
+
+
+def _file_of(error: BaseException) -> str:
+    """The file of a user, such as that of an own reward, whose code led to an error; "" if there is none."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    users = [file for file in files if not file.startswith(LIBRARIES) and "site-packages" not in file]
+    return users[-1] if users else ""
 
 
 def _waiting(before: int) -> str:

@@ -102,6 +102,8 @@ def check_prompt(prompt: Any, model: Any) -> None:
         raise ValueError(f"the prompt has {len(prompt)} characters, expected at most {MAX_PROMPT}")
     if hasattr(model, "denoiser"):
         model.denoiser([prompt])
+    elif getattr(model, "words", ()):
+        model.check([prompt], "base", None, 1.0)
 
 
 def check_generate(session: Session, visitor: Visitor, settings: Mapping[str, Any], method: Any) -> dict[str, str]:
