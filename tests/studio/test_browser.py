@@ -245,6 +245,9 @@ def test_compare_shows_the_steps_of_an_image(visit):
     page.get_by_role("button", name="Show the steps of ntrk, seed 5").click()
     steps = page.get_by_role("dialog", name="ntrk, seed 5")
     assert steps.is_visible() and steps.locator("img").count() == 3
+    box, size = steps.bounding_box(), page.viewport_size
+    assert abs(box["x"] + box["width"] / 2 - size["width"] / 2) < 20  # the window may have a scroll bar
+    assert abs(box["y"] + box["height"] / 2 - size["height"] / 2) < 20
     assert violations(page) == []
     page.keyboard.press("Escape")
     assert not steps.is_visible()

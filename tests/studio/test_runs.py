@@ -31,7 +31,14 @@ from noisetilt.studio.run_queue import RunQueue
 from noisetilt.studio.runs import Run
 from noisetilt.studio.sampling_runs import compare, generate
 from noisetilt.studio.session import OWN, OwnReward, Session, Visitor
-from noisetilt.studio.settings import Settings, check_compare, check_generate, check_optimise, particles_within
+from noisetilt.studio.settings import (
+    Settings,
+    check_compare,
+    check_generate,
+    check_optimise,
+    check_prompt,
+    particles_within,
+)
 from noisetilt.studio.strengths import options_for
 from noisetilt.studio.views import Row
 
@@ -431,6 +438,32 @@ def test_good_settings_have_no_error(session):
 def test_a_wrong_value_is_refused_at_its_field(session, changes, method, field, word):
     found = check_generate(session, Visitor(), named(**changes), method)
     assert list(found) == [field] and word in found[field]
+
+
+def test_a_pipeline_with_a_list_of_words_refuses_others_at_the_prompt(session):
+    """Its own check would put the message beside the method."""
+    from noisetilt.integrations.diffusers.pipeline_model import PipelineModel
+
+    model = PipelineModel(session.model.pipe)
+    assert not hasattr(model, "denoiser")
+    check_prompt("cat face", model)
+    with pytest.raises(ValueError, match="does not know the word 'qwzx'"):
+        check_prompt("qwzx", model)
+
+
+def test_the_page_says_what_a_method_does(session):
+    import gradio
+
+    from noisetilt.studio.fields import method_field, shared_fields  # imports gradio, which takes seconds
+    from noisetilt.studio.strengths import SAMPLERS
+
+    with gradio.Blocks() as page:
+        field = method_field(shared_fields(session), SAMPLERS, "ntrk")
+    [describe, _] = [event.fn for event in page.fns.values()]
+    summary = METHODS["ntrk"].summary
+    assert field.info == f"{summary[0].upper()}{summary[1:]}. This strength sets rho = 0.015."
+    for method in SAMPLERS:
+        assert METHODS[method].summary[1:] in describe(method, 0.5)["info"]
 
 
 def test_wrong_values_of_the_other_tabs(session):
