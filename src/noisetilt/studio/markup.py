@@ -122,8 +122,8 @@ def _curves(view: View, unit: str) -> str:
     if view.heldout_name != "none":
         heldout = {row.title: row.curve("heldout") for row in view.rows}
         charts += draw_curves(heldout, f"held-out: {view.heldout_name}", unit, steps, base)
-        charts += f'<p class="nt-hint">{HELDOUT}</p>'
-    return f'<div class="nt-charts">{charts}</div>'
+    hint = "" if view.heldout_name == "none" else f'<p class="nt-hint">{HELDOUT}</p>'
+    return f'<div class="nt-charts">{charts}</div>{hint}'
 
 
 def figures(view: View, of: str = "images") -> str:
