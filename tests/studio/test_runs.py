@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -387,6 +388,21 @@ def test_wrong_code_is_refused(session, code, word):
     with pytest.raises(ValueError, match=word):
         use_code(session, visitor, code)
     assert visitor.own is None
+
+
+def test_all_runs_can_be_cancelled_at_once(session):
+    def work(run):
+        while True:
+            run.check()
+            time.sleep(0.01)
+
+    runs = [Run(session.queue, work) for _ in range(2)]
+    for key, run in zip("ab", runs, strict=True):
+        session.visitor(key).runs = [run]
+    updates = [run.updates() for run in runs]
+    assert [next(each).state for each in updates] == ["running", "waiting"]
+    session.cancel()
+    assert [list(each)[-1].state for each in updates] == ["cancelled", "cancelled"]
 
 
 def test_a_visitor_leaves_no_files(session):

@@ -122,7 +122,7 @@ def _curves(view: View, unit: str) -> str:
     if view.heldout_name != "none":
         heldout = {row.title: row.curve("heldout") for row in view.rows}
         charts += draw_curves(heldout, f"held-out: {view.heldout_name}", unit, steps, base)
-    hint = "" if view.heldout_name == "none" else f'<p class="nt-hint">{HELDOUT}</p>'
+    hint = f'<p class="nt-hint">{HELDOUT}</p>' if charts and view.heldout_name != "none" else ""
     return f'<div class="nt-charts">{charts}</div>{hint}'
 
 

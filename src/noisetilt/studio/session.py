@@ -176,6 +176,11 @@ class Session:
             return "none", None
         return "alignment", heldout
 
+    def cancel(self) -> None:
+        """Cancels the runs of all visitors."""
+        for visitor in list(self._visitors.values()):
+            visitor.cancel()
+
     def close(self) -> None:
         """Cancels all runs and deletes all files."""
         for key in list(self._visitors):
