@@ -43,6 +43,7 @@ def browser():
     with playwright.sync_playwright() as started:
         options = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
         browser = started.chromium.launch(executable_path=CHROMIUM, args=options)
+        playwright.expect.set_options(timeout=SECONDS)
         yield browser
         browser.close()
 
