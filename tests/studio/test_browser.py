@@ -43,6 +43,7 @@ def browser():
     with playwright.sync_playwright() as started:
         options = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
         browser = started.chromium.launch(executable_path=CHROMIUM, args=options)
+        playwright.expect.set_options(timeout=SECONDS)
         yield browser
         browser.close()
 
@@ -159,11 +160,46 @@ def test_a_wrong_value_is_refused_beside_its_field(visit):
     page.get_by_role("button", name="Generate").click()
     playwright.expect(page.locator("#nt-prompt")).to_contain_text("does not know the word")
     playwright.expect(page.locator("#nt-steps")).to_contain_text("from 1 to 200")
-    assert page.locator("#nt-generate-status").inner_text().strip() == ""
+    wait_for_status(page, "generate", "Not started")  # a narrow page does not show the fields beside the button
+    wait_for_status(page, "generate", "from 1 to 200")
     fill(page, steps=1)
     page.get_by_role("button", name="Generate").click()
     wait_for_status(page, "generate", "Done")
     playwright.expect(page.locator("#nt-steps")).not_to_contain_text("from 1 to 200")
+
+
+def test_the_message_of_a_slider_covers_nothing(visit):
+    """It is drawn above the first slider, whose label and number stay visible, and it is not cut."""
+    page = visit(width=390, height=844)
+    fill(page)
+    for name in ("style:3d", "alignment"):
+        page.get_by_label(f"number input for {name}").fill("0")
+    page.get_by_role("button", name="Generate").click()
+    shown = page.locator(".nt-sliders .validation-error")
+    playwright.expect(shown).to_contain_text("move at least one slider")
+    block = page.locator(".nt-sliders .block").first
+    message, head = shown.bounding_box(), block.locator(".head").bounding_box()
+    assert message["y"] + message["height"] <= head["y"] + 1
+    assert block.evaluate("block => block.scrollHeight <= block.clientHeight + 1")
+
+
+def test_the_message_of_a_method_covers_nothing(visit):
+    page = visit()
+    fill(page)
+    open_tab(page, "Compare")
+    page.get_by_role("spinbutton", name="Network calls per image").fill("2")
+    page.get_by_label("gper-ntrk", exact=True).check()
+    page.locator("#nt-compare").click()
+    shown = page.locator("#nt-methods .validation-error")
+    playwright.expect(shown).to_contain_text("raise the budget")
+    message, label = shown.bounding_box(), page.locator("#nt-methods [data-testid=block-info]").bounding_box()
+    assert message["y"] + message["height"] <= label["y"] + 1
+
+
+def test_a_press_on_cancel_without_a_run_is_answered(visit):
+    page = visit()
+    page.locator("#nt-generate-cancel").click()
+    wait_for_status(page, "generate", "No run of yours is running")
 
 
 def test_two_visitors_queue_and_cancel(visit):
@@ -210,6 +246,9 @@ def test_compare_shows_the_steps_of_an_image(visit):
     page.get_by_role("button", name="Show the steps of ntrk, seed 5").click()
     steps = page.get_by_role("dialog", name="ntrk, seed 5")
     assert steps.is_visible() and steps.locator("img").count() == 3
+    box, size = steps.bounding_box(), page.viewport_size
+    assert abs(box["x"] + box["width"] / 2 - size["width"] / 2) < 20  # the window may have a scroll bar
+    assert abs(box["y"] + box["height"] / 2 - size["height"] / 2) < 20
     assert violations(page) == []
     page.keyboard.press("Escape")
     assert not steps.is_visible()

@@ -149,3 +149,9 @@ def test_pngs_of_optimize_are_restored(tmp_path):
 def test_base_keeps_method_and_strength(tmp_path):
     fields, notes = read(png(tmp_path, {**GOOD, "method": "base", "options": {}}))
     assert "method" not in fields and "strength" not in fields and "without guidance" in notes[0]
+
+
+def test_an_image_of_too_many_pixels_is_refused_as_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)  # twice as many are refused
+    with pytest.raises(ValueError, match="too many pixels"):
+        read(png(tmp_path, GOOD))

@@ -6,6 +6,8 @@ import shlex
 import subprocess
 import sys
 import threading
+import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +32,14 @@ from noisetilt.studio.run_queue import RunQueue
 from noisetilt.studio.runs import Run
 from noisetilt.studio.sampling_runs import compare, generate
 from noisetilt.studio.session import OWN, OwnReward, Session, Visitor
-from noisetilt.studio.settings import Settings, check_compare, check_generate, check_optimise, particles_within
+from noisetilt.studio.settings import (
+    Settings,
+    check_compare,
+    check_generate,
+    check_optimise,
+    check_prompt,
+    particles_within,
+)
 from noisetilt.studio.strengths import options_for
 from noisetilt.studio.views import Row
 
@@ -97,17 +106,25 @@ def test_it_shows_each_step(generated):
 
 
 @pytest.mark.long
-def test_the_files_repeat_the_run(generated):
+def test_the_files_repeat_the_run(generated, tmp_path):
     view, _ = generated
     names = [file.rpartition("/")[2] for file in view.files]
-    assert names[:3] == ["repeat.py", "repeat.sh", "run.json"] and "cat-face-3-guided.png" in names and len(names) == 7
-    record = json.loads(Path(view.files[2]).read_text())
+    assert names[:4] == ["all-files.zip", "repeat.py", "repeat.sh", "run.json"] and len(names) == 8
+    assert "cat-face-3-guided.png" in names
+    with zipfile.ZipFile(view.files[0]) as archive:
+        assert archive.namelist() == names[1:] and archive.read("run.json") == Path(view.files[3]).read_bytes()
+    record = json.loads(Path(view.files[3]).read_text())
     assert record["complete"] and record["settings"]["options"]["rho"] == view.rows[1].method.options()["rho"]
     assert record["guided"]["reward_mean"] == pytest.approx(np.mean(view.rows[1].variant.rewards))
-    printed = subprocess.run([sys.executable, view.files[0]], capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, view.files[1]]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     base, guided = map(json.loads, printed.strip().splitlines())
     assert base == pytest.approx(view.rows[0].variant.rewards, abs=1e-3)
     assert guided == pytest.approx(view.rows[1].variant.rewards, abs=1e-3)
+    for name, row in zip(("base", "ntrk"), view.rows, strict=True):
+        for number, image in enumerate(row.variant.images):
+            saved = np.asarray(Image.open(tmp_path / f"out/cat-face-{name}/image-{number}.png")) / 255
+            assert np.abs(saved - image.permute(1, 2, 0).numpy()).max() < 0.01
 
 
 def test_a_negative_reward_can_be_repeated():
@@ -180,13 +197,18 @@ def test_network_calls_for_the_initial_noise_are_counted(session):
     assert {row.variant.name: row.variant.nfe for row in view.rows} == {"psi": 45, "gper-ntrk": 53}
 
 
-def test_optimise_keeps_every_iterate(session, capsys):
+def test_optimise_keeps_every_iterate(session, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # repeat.py saves its images there
     visitor = Visitor()
     view, _ = finish(session, optimise(session, visitor, SETTINGS, "gper", 2))
     assert view.state == "done", view.message
     row = visitor.iterates
     assert [len(frames) for frames in row.frames] == [3, 3] and row.curve("target").shape == (3, 2)
-    assert row.variant.rewards == pytest.approx([row.target[b, i] for i, b in enumerate(view.extra["best"])], abs=1e-4)
+    assert row.variant.rewards == pytest.approx([row.target[b, i] for i, b in enumerate(row.best)], abs=1e-4)
+    assert "mean of the best iterates" in markup.optimised(view)
+    for number in range(3):
+        marked = markup.iterate(row, number).count("(best)")
+        assert marked == row.best.count(number)
     settings = read_settings(pngs(view)[0])
     assert settings["iterations"] == 2 and settings["method"] == "gper" and settings["model"] == session.one_step
     fields, notes = restore(pngs(view)[0], session.names, session.job, session.one_step)
@@ -204,6 +226,14 @@ def test_an_iterate_is_never_shown_without_its_rewards(monkeypatch):
     for number in range(2):
         row.record(number, 0, torch.zeros(2, 3, 8, 8), torch.ones(2), torch.ones(2))
     assert len(shown) == 4 and all("nan" not in text for text in [*shown, markup.iterate(row)])
+
+
+def test_a_run_in_which_no_step_is_guided_says_so(session):
+    view, _ = finish(session, generate(session, Visitor(), SETTINGS, "ntrk"))
+    assert view.state == "done" and torch.equal(*(row.variant.images[0] for row in view.rows))
+    assert [text.partition(":")[0] for text in view.warnings] == ["0 of 2 steps can be guided"]
+    assert "give 3 steps or more" in markup.status(view)
+    assert finish(session, generate(session, Visitor(), replace(GENERATED, n=1), "ntrk"))[0].warnings == []
 
 
 def test_a_run_is_cancelled_within_a_step(session):
@@ -248,7 +278,7 @@ def test_a_failed_run_says_why_and_the_next_one_works(session):
     use_code(session, visitor, code + "    return images.mean((1, 2, 3))\n")
     settings = Settings("cat face", {OWN: 1.0}, 0.5, steps=3, n=1, seed=0)
     view, _ = finish(session, generate(session, visitor, settings, "ntrk"))
-    assert view.state == "failed" and view.message == "AssertionError: no more"
+    assert view.state == "failed" and view.message == "AssertionError: no more (my_reward.py, line 4)."
     with pytest.raises(AssertionError):
         session.load_mix(OWN, visitor.own)(torch.zeros(1, 3, 8, 8), ["cat"])
     settings = Settings("cat face", {"redness": 1.0}, 0.5, steps=1, n=1, seed=0)
@@ -360,6 +390,21 @@ def test_wrong_code_is_refused(session, code, word):
     assert visitor.own is None
 
 
+def test_all_runs_can_be_cancelled_at_once(session):
+    def work(run):
+        while True:
+            run.check()
+            time.sleep(0.01)
+
+    runs = [Run(session.queue, work) for _ in range(2)]
+    for key, run in zip("ab", runs, strict=True):
+        session.visitor(key).runs = [run]
+    updates = [run.updates() for run in runs]
+    assert [next(each).state for each in updates] == ["running", "waiting"]
+    session.cancel()
+    assert [list(each)[-1].state for each in updates] == ["cancelled", "cancelled"]
+
+
 def test_a_visitor_leaves_no_files(session):
     visitor = session.visitor("a")
     folder, file = session.new_folder(visitor), write_code(session, visitor, EXAMPLE)
@@ -411,9 +456,36 @@ def test_a_wrong_value_is_refused_at_its_field(session, changes, method, field, 
     assert list(found) == [field] and word in found[field]
 
 
+def test_a_pipeline_with_a_list_of_words_refuses_others_at_the_prompt(session):
+    """Its own check would put the message beside the method."""
+    from noisetilt.integrations.diffusers.pipeline_model import PipelineModel
+
+    model = PipelineModel(session.model.pipe)
+    assert not hasattr(model, "denoiser")
+    check_prompt("cat face", model)
+    with pytest.raises(ValueError, match="does not know the word 'qwzx'"):
+        check_prompt("qwzx", model)
+
+
+def test_the_page_says_what_a_method_does(session):
+    import gradio
+
+    from noisetilt.studio.fields import method_field, shared_fields  # imports gradio, which takes seconds
+    from noisetilt.studio.strengths import SAMPLERS
+
+    with gradio.Blocks() as page:
+        field = method_field(shared_fields(session), SAMPLERS, "ntrk")
+    [describe, _] = [event.fn for event in page.fns.values()]
+    summary = METHODS["ntrk"].summary
+    assert field.info == f"{summary[0].upper()}{summary[1:]}. This strength sets rho = 0.015."
+    for method in SAMPLERS:
+        assert METHODS[method].summary[1:] in describe(method, 0.5)["info"]
+
+
 def test_wrong_values_of_the_other_tabs(session):
     assert "methods" in check_compare(session, Visitor(), named(), [], 4)
-    assert "at least the number of steps" in check_compare(session, Visitor(), named(), ["ntrk"], 1)["budget"]
+    found = check_compare(session, Visitor(), named(), ["ntrk"], 1)["budget"]
+    assert found == "The budget is 1 network call per image, expected at least the number of steps, 2."
     assert "iterations" in check_optimise(session, Visitor(), named(), "gper", 0)
     assert "method" in check_optimise(session, Visitor(), named(), "ntrk", 3)
 

@@ -155,6 +155,21 @@ def test_it_opens_the_browser_if_asked(flags, opened, monkeypatch, capsys):
     assert taken == [("127.0.0.1", 0, opened)]
 
 
+def test_the_runs_end_before_the_page(monkeypatch):
+    """So that the page can say that they were cancelled, and no computation delays its end."""
+    from noisetilt.studio import session
+
+    called = []
+    started = SimpleNamespace(cancel=lambda: called.append("cancel"), close=lambda: called.append("delete the files"))
+    page = SimpleNamespace(close=lambda **_: called.append("close the page"))
+    monkeypatch.setattr(session, "Session", lambda *_: started)
+    monkeypatch.setattr(serve, "start", lambda *_: (page, "http://localhost"))
+    monkeypatch.setattr(serve, "set_environment", lambda: None)
+    monkeypatch.setattr(serve, "_wait_for_end", lambda: None)
+    assert main(["studio", "--port", "0"]) == 0
+    assert called == ["cancel", "close the page", "delete the files"]
+
+
 @pytest.mark.parametrize(
     "host, allow_code, codes",
     [("127.0.0.1", True, (401, 403)), ("::1", False, (200, 403)), ("0.0.0.0", False, (200, 200))],

@@ -9,11 +9,11 @@ from typing import Any
 import gradio as gr
 
 from . import markup
-from .fields import SharedFields, settings_of
-from .outputs import cancel_on, downloads, follow, live_status
+from .fields import SharedFields
+from .outputs import cancel_on, downloads, follow, live_status, start_on
 from .sampling_runs import compare
 from .session import Session
-from .settings import check_compare
+from .settings import Settings, check_compare
 from .strengths import SAMPLERS
 
 SELECTED = ("base", "ntrk", "ntrk-x0", "dps")
@@ -25,7 +25,8 @@ def compare_tab(session: Session, shared: SharedFields) -> None:
         ["base", *SAMPLERS],
         value=list(SELECTED),
         label="Methods",
-        info="base makes one image without guidance, with one call per step; best-of-n is base at the budget.",
+        info="Each method makes the number of images under Images, at the same seeds. base is not guided and takes one "
+        "call per step; best-of-n is base at the budget.",
         elem_id="nt-methods",
     )
     budget = gr.Number(
@@ -41,24 +42,11 @@ def compare_tab(session: Session, shared: SharedFields) -> None:
     files = downloads("compare")
     numbers = itertools.count()
 
-    def check(request: gr.Request, *values: Any) -> list[Any]:
-        named, (chosen, calls) = shared.read(values)
-        visitor = session.visitor(request.session_hash)
-        return shared.errors(check_compare(session, visitor, named, chosen, calls), ["methods", "budget"])
+    def run(visitor_key: str, settings: Settings, chosen: list[str], calls: float) -> Iterator[list[Any]]:
+        key = f"c{next(numbers)}"
+        work = compare(session, session.visitor(visitor_key), settings, chosen, int(calls))
+        return follow(session, visitor_key, work, lambda view: [markup.compared(view, key)])
 
-    def run(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
-        named, (chosen, calls) = shared.read(values)
-        visitor_key, key = request.session_hash, f"c{next(numbers)}"
-        work = compare(session, session.visitor(visitor_key), settings_of(named), chosen, int(calls))
-        yield from follow(session, visitor_key, work, lambda view: [markup.compared(view, key)])
-
-    start.click(
-        run,
-        [*shared.inputs, methods, budget],
-        [status, result, *files.components],
-        validator=check,
-        show_progress="hidden",
-        concurrency_limit=None,
-        api_visibility="private",
-    )
-    cancel_on(session, stop)
+    own = {"methods": methods, "budget": budget}
+    start_on(session, shared, start, own, check_compare, run, [status, result, *files.components])
+    cancel_on(session, stop, status)

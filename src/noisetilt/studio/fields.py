@@ -8,10 +8,12 @@ from typing import Any
 
 import gradio as gr
 
+from ..integrations.load import is_pipeline
+from ..methods import METHODS
 from .mix import LIMIT, OFFERED
 from .session import OWN, Session
 from .settings import Settings
-from .strengths import DEFAULT_STRENGTH
+from .strengths import DEFAULT_STRENGTH, describe_strength
 
 # The shared fields besides the sliders, in the order in which events send them.
 OTHERS = ("prompt", "strength", "steps", "n", "seed")
@@ -63,7 +65,7 @@ def first_weights(names: Sequence[str]) -> dict[str, float]:
 
 def shared_fields(session: Session, prompt: str = "red heart") -> SharedFields:
     """Draws the fields."""
-    text = gr.Textbox(prompt, label="Prompt", info="What the images show.", elem_id="nt-prompt")
+    text = gr.Textbox(prompt, label="Prompt", info=_prompt_info(session), elem_id="nt-prompt")
     # A page may be started with the reward that visitors may type.
     names = list(dict.fromkeys([*session.names, *([OWN] if session.allow_code else [])]))
     first = [name for name in names if name in FIRST or name not in OFFERED]
@@ -77,13 +79,42 @@ def shared_fields(session: Session, prompt: str = "red heart") -> SharedFields:
                 drawn |= {name: _slider(name, 0.0) for name in names if name not in first}
     sliders = {name: drawn[name] for name in names}
     strength = gr.Slider(
-        0, 1, DEFAULT_STRENGTH, step=0.01, label="Strength", info="0: hardly guided, 1: too strong for most images."
+        0, 1, DEFAULT_STRENGTH, step=0.01, label="Strength", info="0: hardly guided. 1: too strong for most."
     )
     with gr.Row(elem_classes="nt-numbers"):
         steps = gr.Number(session.model.steps, label="Steps", min_width=80, elem_id="nt-steps")
         n = gr.Number(4, label="Images", min_width=80)
         seed = gr.Number(0, label="First seed", min_width=80)
     return SharedFields(text, sliders, strength, steps, n, seed)
+
+
+def method_field(shared: SharedFields, names: Sequence[str], first: str) -> gr.Dropdown:
+    """Draws a choice of methods, with what the chosen one does and the option that the strength sets."""
+    field = gr.Dropdown(list(names), value=first, label="Method", info=_described(first, DEFAULT_STRENGTH))
+    for changed in (field, shared.strength):
+        changed.change(_describe, [field, shared.strength], field, show_progress="hidden", api_visibility="private")
+    return field
+
+
+def _described(method: str, strength: float) -> str:
+    summary = METHODS[method].summary
+    return f"{summary[:1].upper()}{summary[1:]}. This strength sets {describe_strength(method, strength)}."
+
+
+def _describe(method: str, strength: Any) -> Any:
+    try:
+        return gr.update(info=_described(method, strength))
+    except ValueError:
+        return gr.skip()
+
+
+def _prompt_info(session: Session) -> str:
+    """What may be typed: models with a vocabulary refuse other words."""
+    if not getattr(session.model, "words", ()):
+        return "What the images show."
+    if is_pipeline(session.job.model):
+        return "What the images show. The model knows a list of words and refuses others."
+    return "What the images show: an emoji, or words from the names of emoji, such as cat face or rocket."
 
 
 def _slider(name: str, value: float) -> gr.Slider:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from .views import View
 
 MAX_BYTES = 50_000_000
 MAX_TEXT = 100_000
+# All files of a run in one.
+ARCHIVE = "all-files.zip"
 # Settings that images depend on and for which the page has no field.
 FIXED = ("eta", "gradient_at", "heldout", "patience", "guidance", "dtype", "height", "width", "frames", "lora")
 
@@ -85,7 +88,11 @@ def _finish(own: OwnReward | None, view: View, folder: Path, reward: str, comman
     if own is not None and OWN in reward:
         write_text(folder / OWN.partition(":")[0], own.code)
     view.command, view.code = command, code
-    view.files = [str(file) for file in sorted(folder.iterdir(), key=lambda file: (file.suffix == ".png", file.name))]
+    files = sorted(folder.iterdir(), key=lambda file: (file.suffix == ".png", file.name))
+    with zipfile.ZipFile(folder / ARCHIVE, "w") as archive:
+        for file in files:
+            archive.write(file, file.name)
+    view.files = [str(file) for file in (folder / ARCHIVE, *files)]
 
 
 class Restored(NamedTuple):
@@ -106,7 +113,9 @@ def read_settings(file: str | Path) -> dict[str, Any]:
     try:
         with Image.open(file, formats=["PNG"]) as image:
             text = getattr(image, "text", {}).get("noisetilt")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
+        raise ValueError("the image has too many pixels to be read; drop a PNG that noisetilt wrote") from None
+    except (OSError, SyntaxError, ValueError):
         raise ValueError("the file is not a PNG image; drop a PNG that noisetilt wrote") from None
     if not isinstance(text, str) or len(text) > MAX_TEXT:
         raise ValueError('the PNG carries no settings of noisetilt (a text chunk "noisetilt")')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -15,6 +16,10 @@ from .views import Row, View
 MARKS = {"none": "✓", "warning": "!", "hacked": "✕", "unknown": "?"}
 TITLES = {"waiting": "Waiting", "running": "Running", "done": "Done", "cancelled": "Cancelled", "failed": "Failed"}
 SHOWN_STEPS = 12
+HELDOUT = (
+    "The target is the reward mix, which guides. The held-out reward is another model, which does not guide. If it "
+    "falls while the target rises, the reward is exploited."
+)
 
 
 def image_tag(data: bytes, text: str) -> str:
@@ -29,15 +34,18 @@ def status(view: View) -> str:
         calls = sum(row.variant.nfe * len(row.variant.images) for row in view.rows)
         seconds = sum(row.variant.seconds for row in view.rows)
         text += f"{calls:.0f} network calls, {seconds:.1f} seconds."
+    text += "".join(f"<br><strong>Warning.</strong> {escape(warning)}" for warning in view.warnings)
     return f'<p class="nt-status nt-{view.state}">{text}</p>'
 
 
-def progress(view: View) -> str:
-    """The progress of all rows of a running view."""
+def progress(view: View, unit: str = "step") -> str:
+    """The progress of the row that a running view computes."""
     if view.state != "running" or not view.rows:
         return ""
     row = view.rows[-1]
-    label = f"{row.title}: step {row.done} of {row.steps}"
+    # The first iterate has the number 0.
+    done, steps = (row.done, row.steps) if unit == "step" else (max(row.done - 1, 0), row.steps - 1)
+    label = f"{row.title}: {unit} {done} of {steps}"
     return (
         f'<div class="nt-progress"><progress max="{row.steps}" value="{row.done}" aria-label="{escape(row.title)}">'
         f"</progress><span>{escape(label)}</span></div>"
@@ -62,8 +70,13 @@ def _half(view: View, row: Row) -> str:
 
 
 def _images(row: Row) -> str:
-    cells = [_figure(row, index, row.frames[index][-1:]) for index in range(len(row.seeds))]
-    return f'<div class="nt-images">{"".join(cells)}</div>'
+    return _grid([_figure(row, index, row.frames[index][-1:]) for index in range(len(row.seeds))])
+
+
+def _grid(cells: Sequence[str], columns: int | None = None) -> str:
+    """Images in rows, at most so many in each; None: as many as make a square of them."""
+    columns = columns or max(2, math.ceil(math.sqrt(len(cells))))
+    return f'<div class="nt-images" style="--nt-columns: {columns}">{"".join(cells)}</div>'
 
 
 def _figure(row: Row, index: int, frames: Sequence[bytes]) -> str:
@@ -109,10 +122,11 @@ def _curves(view: View, unit: str) -> str:
     if view.heldout_name != "none":
         heldout = {row.title: row.curve("heldout") for row in view.rows}
         charts += draw_curves(heldout, f"held-out: {view.heldout_name}", unit, steps, base)
-    return f'<div class="nt-charts">{charts}</div>'
+    hint = f'<p class="nt-hint">{HELDOUT}</p>' if charts and view.heldout_name != "none" else ""
+    return f'<div class="nt-charts">{charts}</div>{hint}'
 
 
-def figures(view: View) -> str:
+def figures(view: View, of: str = "images") -> str:
     """A table of mean rewards, network calls per image and seconds of the finished rows."""
     rows = [row for row in view.rows if row.variant.rewards]
     if not rows:
@@ -120,7 +134,7 @@ def figures(view: View) -> str:
     body = "".join(_table_row(view, row) for row in rows)
     heldout = "<th>held-out</th>" if view.heldout_name != "none" else ""
     return (
-        '<table class="nt-table"><thead><tr><th>mean of the images</th><th>target</th>'
+        '<table class="nt-table"><thead><tr><th>mean of the ' + escape(of) + "</th><th>target</th>"
         f"{heldout}<th>calls per image</th><th>seconds</th></tr></thead><tbody>{body}</tbody></table>"
     )
 
@@ -160,7 +174,7 @@ def _method_row(view: View, row: Row, key: str) -> str:
             f"<figcaption>seed {row.seeds[index]}{_rewards(row, index)}</figcaption>"
             f"{_steps_popover(row, index, name)}</figure>"
         )
-    images = f'<div class="nt-images">{"".join(cells)}</div>'
+    images = _grid(cells, min(max(len(cells), 4), 8))
     return f'<section class="nt-method"><h2>{escape(row.title)}</h2>{images}</section>'
 
 
@@ -175,7 +189,7 @@ def _steps_popover(row: Row, index: int, name: str) -> str:
     return (
         f'<div popover id="{name}" class="nt-steps-popover" role="dialog" aria-label="{escape(title, quote=True)}">'
         f"<h3>{escape(title)}</h3>"
-        f'<div class="nt-images">{"".join(steps)}</div>'
+        f"{_grid(steps, 4)}"
         f'<button type="button" class="nt-close" popovertarget="{name}" popovertargetaction="hide">Close</button></div>'
     )
 
@@ -185,7 +199,8 @@ def optimised(view: View) -> str:
     if not view.rows:
         return ""
     return (
-        f'<div class="nt-result">{progress(view)}{gauge(view.gauge)}{_curves(view, "iteration")}{figures(view)}</div>'
+        f'<div class="nt-result">{progress(view, "iteration")}{gauge(view.gauge)}{_curves(view, "iteration")}'
+        f"{figures(view, 'best iterates')}</div>"
     )
 
 
@@ -202,5 +217,6 @@ def iterate(row: Row | None, number: int | None = None) -> str:
         if row.has_heldout:
             rewards += f"<br>held-out {row.heldout[at, index]:+.2f}"
         text = f"seed {row.seeds[index]}, iteration {at}"
-        cells.append(f"<figure>{image_tag(frames[at], text)}<figcaption>{text}{rewards}</figcaption></figure>")
-    return f'<div class="nt-images nt-iterate">{"".join(cells)}</div>'
+        best = "" if row.best is None else " (best)" if row.best[index] == at else f" (best: {row.best[index]})"
+        cells.append(f"<figure>{image_tag(frames[at], text)}<figcaption>{text}{best}{rewards}</figcaption></figure>")
+    return _grid(cells, min(max(len(cells), 4), 8))

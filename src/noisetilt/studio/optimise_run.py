@@ -47,7 +47,7 @@ def optimise(
         name, heldout = session.choose_heldout(job.reward, own, job.prompt[0], blank)
         run.view.reward, run.view.heldout_name = job.reward.replace(OWN, "my reward"), name.replace(OWN, "my reward")
         variant = Variant("guided", find_method(method).replace(**job.options, iterations=iterations))
-        row = Row(variant, f"{method}, all iterates", settings.seeds, iterations + 1, heldout is not None)
+        row = Row(variant, method, settings.seeds, iterations + 1, heldout is not None)
         run.view.rows.append(row)
         visitor.iterates = row
 
@@ -74,7 +74,7 @@ def optimise(
         # The rewards last: the page is drawn while this runs, and takes an image with a reward for complete.
         variant.heldout = [None] * job.n if result.heldout is None else result.heldout.tolist()
         variant.rewards = result.rewards.tolist()
-        run.view.extra["best"] = result.iterations.tolist()
-        write_optimised(session.new_folder(visitor), own, run.view, job, settings, result.iterations.tolist())
+        row.best = result.iterations.tolist()
+        write_optimised(session.new_folder(visitor), own, run.view, job, settings, row.best)
 
     return work

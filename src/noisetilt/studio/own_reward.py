@@ -73,13 +73,11 @@ def use_code(session: Session, visitor: Visitor, code: str) -> str:
         raise ValueError(f"the code has no function {FUNCTION}(images, prompts); define one")
     typed = as_reward(function)
     differentiable = _try(session, typed) and typed.differentiable
-    visitor.own = OwnReward(code, Reward(OWN, typed.function, differentiable, typed.video))
+    visitor.own = OwnReward(code, Reward("my reward", typed.function, differentiable, typed.video))
+    mix = "Set the weight of “my reward” in the reward mix."
     if differentiable:
-        return "The reward works and has a gradient. It is in the reward mix as “my reward”."
-    return (
-        "The reward works. It has no gradient, so use a method without one, such as svdd or ntrk-black-box. "
-        "It is in the reward mix as “my reward”."
-    )
+        return f"The reward works and has a gradient. {mix}"
+    return f"The reward works. It has no gradient, so use a method without one, such as svdd or ntrk-black-box. {mix}"
 
 
 def _try(session: Session, reward: Reward) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from .session import Session
 
 STYLE = Path(__file__).with_name("style.css")
 HOUR = 3600  # in seconds
+WELCOME = (
+    "A reward gives an image a number, such as how much it looks like a style. Sampling is guided so that images get "
+    "higher rewards. Type a prompt and press Generate to see images without and with guidance."
+)
 
 
 def theme() -> gr.themes.Base:
@@ -48,7 +53,10 @@ def build_page(session: Session) -> gr.Blocks:
     with gr.Blocks(
         title="noisetilt studio", analytics_enabled=False, fill_width=True, delete_cache=(HOUR, 24 * HOUR)
     ) as page:
-        gr.HTML(f"<h1>noisetilt studio</h1><p>Model: {session.job.model}</p>", elem_id="nt-title")
+        gr.HTML(
+            f"<h1>noisetilt studio</h1><p>Model: {escape(str(session.job.model))}</p><p>{WELCOME}</p>",
+            elem_id="nt-title",
+        )
         with gr.Row(elem_id="nt-main"):
             with gr.Column(scale=2, min_width=300, elem_id="nt-fields"):
                 shared = shared_fields(session)

@@ -62,17 +62,18 @@ def _command(name: str, job: Any, arguments: list[str]) -> str:
 def generate_code(jobs: Mapping[str, GenerateJob]) -> str:
     """The Python that makes the images of jobs, by the names of their methods, which differ in their methods only."""
     job = next(iter(jobs.values()))
-    methods = "".join(f"    {_method(one)},\n" for one in jobs.values() if one.method != "base")
+    methods = "".join(f'    "{one.method}": {_method(one)},\n' for one in jobs.values() if one.method != "base")
     eta = "" if job.eta == 1 else f", eta={job.eta!r}"
     return (
         f"{_imports('METHODS, load, rewards, sample')}"
         f"model = load({_load_arguments(job)})\n"
         f"reward = rewards.load({job.reward!r})\n"
-        f'methods = [\n    METHODS["base"],\n{methods}]\n'
+        f'methods = {{\n    "base": METHODS["base"],\n{methods}}}\n'
         f"{_images(job)}"
-        "for method in methods:\n"
+        "for name, method in methods.items():\n"
         f"    result = sample(model, prompts, reward, method, steps={job.steps}, seeds=seeds, "
         f"gradient_at={job.gradient_at!r}{eta})\n"
+        f"    result.save(f'out/{job.stem(job.prompt[0])}-{{name}}')\n"
         "    print(result.rewards.tolist())  # result.images: (image, 3, height, width) in [0, 1]\n"
     )
 
@@ -88,6 +89,7 @@ def optimize_code(job: OptimizeJob) -> str:
         f"{_images(job)}"
         f"result = optimize(model, prompts, reward, method, iterations={job.iterations}, seeds=seeds, "
         f"heldout=heldout, patience={job.patience})\n"
+        f"result.save('out/{job.stem(job.prompt[0])}-{job.method}')\n"
         "print(result.rewards.tolist())  # result.images: (image, 3, height, width) in [0, 1]\n"
     )
 

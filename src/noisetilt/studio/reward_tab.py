@@ -16,6 +16,8 @@ NOT_ALLOWED = (
     f"`noisetilt studio --reward {OWN}`. Or start the page with `--allow-code`."
 )
 
+KEPT = "Your earlier reward stays in use."
+
 
 def reward_tab(session: Session) -> None:
     """Draws the tab."""
@@ -28,10 +30,11 @@ def reward_tab(session: Session) -> None:
     file = gr.File(label="File", interactive=False, visible=False)
 
     def check_and_use(request: gr.Request, text: str) -> str:
+        visitor = session.visitor(request.session_hash)
         try:
-            return message("done", use_code(session, session.visitor(request.session_hash), text))
+            return message("done", use_code(session, visitor, text))
         except ValueError as error:
-            return message("failed", str(error))
+            return message("failed", f"{error}. {KEPT}" if visitor.own else f"{error}.", "Not used. ")
 
     def write(request: gr.Request, text: str) -> list[Any]:
         try:

@@ -6,11 +6,17 @@ import dataclasses
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from ..rewards import Reward
+from ..rewards.from_file import describe_error
+from ..sampling import UnguidedWarning
 from .run_queue import RunQueue
 from .views import View
 
@@ -19,6 +25,10 @@ POLL = 0.5
 INTERVAL = 0.05
 # What the library raises for what a user can mend; the message says it all.
 EXPECTED = (ValueError, FloatingPointError, OSError, ImportError, MemoryError)
+
+
+# This package, and Python itself.
+LIBRARIES = (str(Path(__file__).parents[1]), str(Path(threading.__file__).parent))
 
 
 class CancelledError(Exception):
@@ -77,22 +87,49 @@ class Run:
     def _main(self) -> None:
         view = self.view
         try:
-            with self._queue.turn(self, self._cancelled):
+            with self._queue.turn(self, self._cancelled), _noted_warnings(view):
                 self.check()
                 view.state, view.message = "running", ""
                 self.changed()
                 self._work(self)
                 view.state = "done"
         except CancelledError:
-            view.state, view.message = "cancelled", "The run was cancelled. What is shown is incomplete."
+            view.state = "cancelled"
+            view.message = "What is shown is incomplete." if view.rows else "Nothing was computed."
         except EXPECTED as error:
             view.state, view.message = "failed", _sentence(str(error) or type(error).__name__)
         except BaseException as error:  # an own reward may raise anything
             traceback.print_exc()
-            view.state, view.message = "failed", f"{type(error).__name__}: {error}"
+            view.state, view.message = "failed", _sentence(describe_error(error, _file_of(error)))
         finally:
             self.finished = True
             self.changed()
+
+
+@contextmanager
+def _noted_warnings(view: View) -> Iterator[None]:
+    """Puts the warnings that nothing was guided into the view, as the visitor does not see the terminal."""
+    thread = threading.current_thread()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UnguidedWarning)
+        before = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *place: Any, **further: Any) -> None:
+            # The fields of other visitors are checked in other threads.
+            if not issubclass(category, UnguidedWarning) or threading.current_thread() is not thread:
+                before(message, category, *place, **further)
+            elif _sentence(str(message)) not in view.warnings:
+                view.warnings.append(_sentence(str(message)))
+
+        warnings.showwarning = show
+        yield
+
+
+def _file_of(error: BaseException) -> str:
+    """The file of a user, such as that of an own reward, whose code led to an error; "" if there is none."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    users = [file for file in files if not file.startswith(LIBRARIES) and "site-packages" not in file]
+    return users[-1] if users else ""
 
 
 def _waiting(before: int) -> str:

@@ -58,6 +58,7 @@ def main(args: argparse.Namespace) -> None:
         try:
             _wait_for_end()
         finally:
+            session.cancel()  # before the page ends, so that it says so, and the server does not wait for a run
             page.close(verbose=False)
     finally:
         session.close()

@@ -49,6 +49,11 @@ class Visitor:
     iterates: Any = None
     folder: Path | None = None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a run of the visitor is running or waiting."""
+        return any(not run.finished for run in self.runs)
+
     def cancel(self) -> bool:
         """Cancels the visitor's runs; returns whether there were any."""
         running = [run for run in self.runs if not run.finished]
@@ -170,6 +175,11 @@ class Session:
         except ValueError:
             return "none", None
         return "alignment", heldout
+
+    def cancel(self) -> None:
+        """Cancels the runs of all visitors."""
+        for visitor in list(self._visitors.values()):
+            visitor.cancel()
 
     def close(self) -> None:
         """Cancels all runs and deletes all files."""

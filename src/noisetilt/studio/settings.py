@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._messages import counted
 from ..methods import METHODS, find_method
 from ..sampling import Engine, check_reward
 from .mix import mix_spec
@@ -101,6 +102,8 @@ def check_prompt(prompt: Any, model: Any) -> None:
         raise ValueError(f"the prompt has {len(prompt)} characters, expected at most {MAX_PROMPT}")
     if hasattr(model, "denoiser"):
         model.denoiser([prompt])
+    elif getattr(model, "words", ()):
+        model.check([prompt], "base", None, 1.0)
 
 
 def check_generate(session: Session, visitor: Visitor, settings: Mapping[str, Any], method: Any) -> dict[str, str]:
@@ -125,7 +128,8 @@ def check_compare(
         errors.check("methods", check_one_of, method, ("base", *SAMPLERS))
     errors.check("budget", check_whole, "the budget", budget, 1, MAX_BUDGET)
     if not errors.found and budget < settings["steps"]:
-        errors.found["budget"] = f"The budget is {budget:g} network calls, expected at least the number of steps."
+        calls, steps = counted(int(budget), "network call"), int(settings["steps"])
+        errors.found["budget"] = f"The budget is {calls} per image, expected at least the number of steps, {steps}."
     if not errors.found:
         errors.check("sliders", session.load_mix, mix_spec(settings["sliders"]), visitor.own)
     if not errors.found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -39,6 +39,7 @@ class Row:
         frames: the thumbnails of each image, one for each step so far.
         target, heldout: (steps, image), NaN where not yet computed.
         done: number of steps of the images that are computed now.
+        best: of noise ascent, the number of each image's best iterate, once it is known.
     """
 
     variant: Variant
@@ -50,6 +51,7 @@ class Row:
     target: np.ndarray = field(init=False)
     heldout: np.ndarray = field(init=False)
     done: int = 0
+    best: list[int] | None = None
 
     def __post_init__(self) -> None:
         self.frames = [[] for _ in self.seeds]
@@ -89,6 +91,7 @@ class View:
     Attributes:
         state: of the run.
         message: one sentence: what it waits for, or why it failed.
+        warnings: sentences that say why nothing was guided.
         reward, heldout_name: the target reward, and the held-out reward or "none".
         rows: the methods so far.
         gauge: whether the run starts to be hacked.
@@ -98,6 +101,7 @@ class View:
 
     state: State = "waiting"
     message: str = ""
+    warnings: list[str] = field(default_factory=list)
     reward: str = ""
     heldout_name: str = "none"
     rows: list[Row] = field(default_factory=list)
@@ -105,4 +109,3 @@ class View:
     files: list[str] = field(default_factory=list)
     command: str = ""
     code: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
