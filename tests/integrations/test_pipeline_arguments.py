@@ -572,3 +572,21 @@ def test_the_prompts_of_visual_cloze_are_those_of_the_content():
     assert prompts_of(name, task_prompt=["a", "b"], content_prompt=["a red fox", None]) == ["a red fox", ""]
     with pytest.warns(UserWarning, match="task_prompt has no text for rewards"):
         assert prompts_of(name, task_prompt=["a"], content_prompt=None) == [""]
+
+
+@pytest.mark.parametrize("family", ["sd", "flux"])
+@pytest.mark.parametrize(
+    "name, advice",
+    [("seed", "give seeds=[0], one number per image"), ("guidence_scale", "did you mean 'guidance_scale'")],
+)
+def test_an_argument_that_the_pipeline_does_not_have_is_refused(family, name, advice):
+    """Also by pipelines such as Stable Diffusion's, whose call has **kwargs and ignores what it does not know."""
+    pipe, arguments = build(family)
+    with pytest.raises(TypeError, match=rf"{type(pipe).__name__} has no argument '{name}'.*{advice}"):
+        align(pipe, RED, "ntrk")(PROMPT, **{name: 1}, **arguments)
+
+
+def test_an_argument_that_is_given_twice_is_named():
+    pipe, arguments = build("flux")
+    with pytest.raises(TypeError, match=r"FluxPipeline cannot be called so: multiple values for argument 'prompt'"):
+        align(pipe, RED, "ntrk")(PROMPT, prompt=PROMPT, **arguments)
