@@ -181,7 +181,12 @@ class AlignedPipeline:
 
         return forwarded
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self.pipe)})
+
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "method":
+            value = find_method(value)
         if name in OWN or not hasattr(self.pipe, name):
             super().__setattr__(name, value)
         else:
@@ -226,7 +231,11 @@ class AlignedPipeline:
         return output
 
     def _run(
-        self, args: tuple, kwargs: dict, seeds: Sequence[int] | None, reward_prompts: Sequence[str] | str | None
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        seeds: Sequence[int] | None,
+        reward_prompts: Sequence[str] | str | None,
     ) -> tuple[Any, SteppedSampler | None]:
         """The output and the sampler of a call.
 

@@ -375,14 +375,18 @@ class PipelineCall:
             yield
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            if not self.scheduler.has_stepped and str(GuidedScheduler) in str(error):
-                name, own = type(self.pipe).__name__, type(self.scheduler.original).__name__
-                reason = " ".join(str(error).replace(str(GuidedScheduler), own).split()).partition(". ")[0]
+        except (RuntimeError, ValueError, IndexError, AssertionError, TypeError, AttributeError) as error:
+            own, inner = type(self.scheduler.original).__name__, type(self.scheduler.inner).__name__
+            text = " ".join(str(error).replace(str(GuidedScheduler), own).split())
+            of_scheduler = str(GuidedScheduler) in str(error) or text.startswith((f"{inner}.", f"'{inner}' object"))
+            if not self.scheduler.has_stepped and of_scheduler:
+                name = type(self.pipe).__name__
                 raise ValueError(
-                    f"{name} does not run with the scheduler {own}: {reason}; set pipe.scheduler to one that {name} "
-                    "supports"
+                    f"{name} does not run with the scheduler {own}: {text.partition('. ')[0]}; set pipe.scheduler to "
+                    f"one that {name} supports, such as that of its repository"
                 ) from error
+            if isinstance(error, (TypeError, AttributeError)):
+                raise
             if particles == 1 or self.scheduler.has_stepped or is_of_arguments(error):
                 raise
             raise RefusedRows(
