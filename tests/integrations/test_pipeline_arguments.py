@@ -421,6 +421,16 @@ def test_a_scheduler_of_another_family_is_named_whatever_the_pipeline_misses(fam
         align(pipe, RED)(PROMPT, **arguments)
 
 
+@pytest.mark.parametrize("kind", [diffusers.DDIMInverseScheduler, diffusers.DPMSolverMultistepInverseScheduler])
+def test_a_scheduler_of_inversions_names_that_of_sampling(kind):
+    pipe, _ = build("sd")
+    pipe.scheduler = kind.from_config(pipe.scheduler.config)
+    sampling = kind.__name__.replace("Inverse", "")
+    assert hasattr(diffusers, sampling)
+    with pytest.raises(ValueError, match=f"^{kind.__name__} steps from an image to noise.* to a {sampling}$"):
+        align(pipe, RED)
+
+
 def test_the_method_can_be_replaced_by_its_name():
     pipe, arguments = build("sd")
     aligned = align(pipe, RED, "ntrk")
