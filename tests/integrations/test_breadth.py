@@ -202,7 +202,9 @@ def test_particles_where_the_number_of_videos_is_ignored(record_property):
 def test_particles_are_refused_by_a_pipeline_of_one_row():
     pipe, arguments = build("tokens of channels, and one video")
     aligned = align(pipe, RED, METHODS["svdd"].replace(particles=2))
-    with pytest.raises(ValueError, match=r"SanaWMPipeline does not run with 2 rows per image.* particles = 1"):
+    with pytest.raises(
+        ValueError, match=r"SanaWMPipeline failed before its first step.* 2 rows per image.* particles = 1"
+    ):
         run(aligned, arguments)
 
 

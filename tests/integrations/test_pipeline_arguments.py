@@ -404,6 +404,48 @@ def test_a_scheduler_that_the_pipeline_does_not_support_is_named(kind):
         align(pipe, RED)(PROMPT, **arguments)
 
 
+@pytest.mark.parametrize(
+    "family, kind, reason",
+    [
+        ("sd", diffusers.FlowMatchEulerDiscreteScheduler, "no attribute 'init_noise_sigma'"),
+        ("flux", diffusers.EulerDiscreteScheduler, "unexpected keyword argument 'mu'"),
+        ("wan", diffusers.DDIMScheduler, "no attribute 'set_begin_index'"),
+    ],
+)
+def test_a_scheduler_of_another_family_is_named_whatever_the_pipeline_misses(family, kind, reason):
+    pipe, arguments = build(family)
+    pipe.scheduler = kind()
+    with pytest.raises(
+        ValueError, match=f"does not run with the scheduler {kind.__name__}: .*{reason}.*; set pipe.sch"
+    ):
+        align(pipe, RED)(PROMPT, **arguments)
+
+
+@pytest.mark.parametrize("kind", [diffusers.DDIMInverseScheduler, diffusers.DPMSolverMultistepInverseScheduler])
+def test_a_scheduler_of_inversions_names_that_of_sampling(kind):
+    pipe, _ = build("sd")
+    pipe.scheduler = kind.from_config(pipe.scheduler.config)
+    sampling = kind.__name__.replace("Inverse", "")
+    assert hasattr(diffusers, sampling)
+    with pytest.raises(ValueError, match=f"^{kind.__name__} steps from an image to noise.* to a {sampling}$"):
+        align(pipe, RED)
+
+
+def test_the_method_can_be_replaced_by_its_name():
+    pipe, arguments = build("sd")
+    aligned = align(pipe, RED, "ntrk")
+    aligned.method = "dps"
+    expected = align(pipe, RED, "dps")(PROMPT, seeds=[0], **arguments)
+    assert torch.equal(aligned(PROMPT, seeds=[0], **arguments).images, expected.images)
+    with pytest.raises(ValueError, match=r"method 'dpss' is unknown .*did you mean 'dps'"):
+        aligned.method = "dpss"
+
+
+def test_the_attributes_of_the_pipeline_are_listed():
+    aligned = align(build("sd")[0], RED)
+    assert {"enable_model_cpu_offload", "unet", "trace", "reward"} <= set(dir(aligned))
+
+
 class Noted:
     """Redness, and a note of the prompts."""
 
@@ -572,3 +614,21 @@ def test_the_prompts_of_visual_cloze_are_those_of_the_content():
     assert prompts_of(name, task_prompt=["a", "b"], content_prompt=["a red fox", None]) == ["a red fox", ""]
     with pytest.warns(UserWarning, match="task_prompt has no text for rewards"):
         assert prompts_of(name, task_prompt=["a"], content_prompt=None) == [""]
+
+
+@pytest.mark.parametrize("family", ["sd", "flux"])
+@pytest.mark.parametrize(
+    "name, advice",
+    [("seed", r"give seeds=\[0\], one number per image"), ("guidence_scale", "did you mean 'guidance_scale'")],
+)
+def test_an_argument_that_the_pipeline_does_not_have_is_refused(family, name, advice):
+    """Also by pipelines such as Stable Diffusion's, whose call has **kwargs and ignores what it does not know."""
+    pipe, arguments = build(family)
+    with pytest.raises(TypeError, match=rf"{type(pipe).__name__} has no argument '{name}'.*{advice}"):
+        align(pipe, RED, "ntrk")(PROMPT, **{name: 1}, **arguments)
+
+
+def test_an_argument_that_is_given_twice_is_named():
+    pipe, arguments = build("flux")
+    with pytest.raises(TypeError, match=r"FluxPipeline cannot be called so: multiple values for argument 'prompt'"):
+        align(pipe, RED, "ntrk")(PROMPT, prompt=PROMPT, **arguments)

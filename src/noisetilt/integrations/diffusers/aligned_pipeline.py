@@ -18,8 +18,8 @@ from ...sampling.check_inputs import GradientAt, check_chunk
 from ...sampling.engine import check_eta
 from ...sampling.result import StepReport
 from ...sampling.trace import Trace
-from ..stepped_sampler import check_guidance
-from .pipeline_call import PipelineCall
+from ..stepped_sampler import SteppedSampler, check_guidance
+from .pipeline_call import PipelineCall, RefusedRows
 from .schedules import first_order, prediction_of
 from .support import check_method, reason_against
 from .temporary import exclusive
@@ -181,7 +181,12 @@ class AlignedPipeline:
 
         return forwarded
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self.pipe)})
+
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "method":
+            value = find_method(value)
         if name in OWN or not hasattr(self.pipe, name):
             super().__setattr__(name, value)
         else:
@@ -217,12 +222,35 @@ class AlignedPipeline:
             FloatingPointError: if a reward, gradient or state is not finite; the message has the reward and the step.
         """
         with exclusive(self.pipe), torch.inference_mode(False):
-            self.current_call = call = PipelineCall(self, args, kwargs, seeds, reward_prompts)
-            output = call()
-        sampler = call.sampler
+            output, sampler = self._run(args, kwargs, seeds, reward_prompts)
         assert sampler is not None  # The pipeline has called prepare_latents.
         self.current_call = None
         self.rewards, self.heldout, self.trace = sampler.rewards, sampler.heldout_rewards, sampler.trace
         if not isinstance(output, tuple):
             output.rewards, output.heldout, output.trace = self.rewards, self.heldout, self.trace
         return output
+
+    def _run(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        seeds: Sequence[int] | None,
+        reward_prompts: Sequence[str] | str | None,
+    ) -> tuple[Any, SteppedSampler | None]:
+        """The output and the sampler of a call.
+
+        Not every pipeline has the number of images per prompt wherever it needs it. Where several particles fail before
+        the first step, their prompts are repeated in its place.
+        """
+        self.current_call = call = PipelineCall(self, args, kwargs, seeds, reward_prompts)
+        try:
+            return call(), call.sampler
+        except RefusedRows as refusal:
+            if call.repeats_prompts:
+                raise
+            call.rewind()
+            self.current_call = call = PipelineCall(self, args, kwargs, seeds, reward_prompts, repeats_prompts=True)
+            try:
+                return call(), call.sampler
+            except RefusedRows:
+                raise refusal from None

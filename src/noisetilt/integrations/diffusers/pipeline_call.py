@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import re
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..._messages import whole_number
+from ..._messages import one_line, whole_number
 from ...methods import Method
 from ...models.prompts import unread_part
 from ...path import Path, to_x0
@@ -25,21 +27,24 @@ from ...sampling.result import StepReport
 from ...sampling.rng import check_seeds
 from ..stepped_sampler import SteppedSampler, gradient_of_call
 from ..vjp import make_vjp
+from .arguments import bound_arguments
 from .callbacks import as_pipelines_own
 from .continuation import DRAW, IMAGE_COUNTS, Continuation
 from .draws import TorchOfLists, is_multiple, with_globals, with_recorded_draws
 from .layout import Layout, SampleView, layout_of, recorded_packings, sample_view, without_latents
 from .offload import check_offload, decoder_of, load_again, recorded_runs
+from .row_inputs import expand_inputs, misplaces_repeated, repeat_entries
 from .rows import (
     advancing,
     count_embeddings,
     count_images,
     device_of,
     first_particles,
-    per_row,
     pick_rows,
     row_generator,
     seeds_of,
+    set_state,
+    state_of,
     with_first_particles,
 )
 from .scheduler import GuidedScheduler
@@ -89,12 +94,18 @@ class ExceptLast:
         return [*self.times.expand(path, grid[:-1]), grid[-1]]
 
 
+class RefusedRows(ValueError):
+    """An error before the first step of a call whose particles are rows of the batch."""
+
+
 class PipelineCall:
     """One call of an aligned pipeline.
 
     Args:
         aligned: the aligned pipeline.
         args, kwargs, seeds, reward_prompts: of the call.
+        repeats_prompts: whether the prompts are repeated for several particles also in a pipeline that has an argument
+            for the number of images per prompt.
     Attributes:
         sampler: the sampler, once the pipeline has prepared its latents.
     """
@@ -106,7 +117,9 @@ class PipelineCall:
         kwargs: dict,
         seeds: Sequence[int] | None,
         reward_prompts: Sequence[str] | str | None = None,
+        repeats_prompts: bool = False,
     ) -> None:
+        self.repeats_prompts = repeats_prompts
         self.aligned, self.pipe, self.method = aligned, aligned.pipe, aligned.method
         self.call, eta = self._bind(args, kwargs)
         self.eta = aligned.eta if eta is None else eta
@@ -128,6 +141,7 @@ class PipelineCall:
         if seeds is not None and self.generator is not None:
             raise ValueError("seeds and generator both set the noise; give one of them")
         self.generators = self._generators()
+        self._states = [state_of(generator) for generator in self.generators]
         self.draws_noise = seeds is None
         self.seeds = self._seeds(seeds)
         self._expand_particles()
@@ -147,11 +161,7 @@ class PipelineCall:
 
     def _bind(self, args: tuple, kwargs: dict) -> tuple[dict[str, Any], float | None]:
         """The arguments of the call by name, and its eta, which only some pipelines have as an argument."""
-        signature = inspect.signature(type(self.pipe).__call__)
-        own = {name: value for name, value in kwargs.items() if name != "eta" or "eta" in signature.parameters}
-        call = signature.bind(self.pipe, *args, **own).arguments
-        further = call.pop("kwargs", {})
-        given = {name: value for name, value in {**kwargs, **call, **further}.items() if name != "self"}
+        given = bound_arguments(type(self.pipe), args, kwargs)
         eta = given.pop("eta", None)
         return as_pipelines_own({name: without_inference_mode(value) for name, value in given.items()}, self), eta
 
@@ -274,19 +284,14 @@ class PipelineCall:
         """Makes particles rows of the batch, each with its own generator for what the pipeline itself draws."""
         particles = self.method.selection.particles
         self._expand_decoding(particles)
+        self.input_images = count_images(self.call.get("image"))
         if particles > 1:
             self._multiply_rows(particles)
         if self.call.get("latents") is not None:
             self.call["latents"] = self.call["latents"].repeat_interleave(particles, 0)
-        self.input_images = count_images(self.call.get("image"))
-        own_rows = particles > 1 or not self.draws_noise
-        # With a crop of the mask, a pipeline takes one image, and repeats it itself.
-        expands = own_rows and self.call.get("padding_mask_crop") is None
-        if expands and "strength" in inspect.signature(type(self.pipe).__call__).parameters:
-            for name in ("image", "mask_image"):
-                if self.call.get(name) is not None:
-                    self.call[name] = per_row(self.call[name], len(self.prompts) * particles)
-        if own_rows:
+        if particles > 1 or not self.draws_noise:
+            rows = len(self.prompts) * particles
+            expand_inputs(self.call, type(self.pipe), rows, self.repeats_prompts)
             self.call["generator"] = [
                 row_generator(seed, p, device_of(generator))
                 for seed, generator in zip(self.seeds, self.generators, strict=True)
@@ -310,17 +315,22 @@ class PipelineCall:
                 self.call[name] = [entry for entry in entries for _ in range(rows // len(entries))]
 
     def _multiply_rows(self, particles: int) -> None:
-        """Passes the number of rows to the pipeline in the argument that it has for it."""
-        names = inspect.signature(type(self.pipe).__call__).parameters
+        """Passes the number of rows to the pipeline in the argument that it has for it, or repeats its prompts."""
+        kind: Any = type(self.pipe)
+        names = inspect.signature(kind.__call__).parameters
         per_prompt = self._per_prompt
+        count = (self.call.get(per_prompt) if per_prompt else None) or 1
+        entries = len(self.prompts) // count
+        self.repeats_prompts |= per_prompt is None or (entries > 1 and misplaces_repeated(kind, self.input_images > 1))
+        if self.repeats_prompts:
+            repeat_entries(self.call, self.pipe, entries, count * particles)
+            count = 1
+        else:
+            count *= particles
         if per_prompt is not None:
-            self.call[per_prompt] = (self.call.get(per_prompt) or 1) * particles
+            self.call[per_prompt] = count
         elif "batch_size" in names:
             self.call["batch_size"] = len(self.prompts) * particles
-        name = next((n for n in ("class_labels", "prompt") if self.call.get(n) is not None), None)
-        if per_prompt is None and name is not None:
-            given = [self.call[name]] if isinstance(self.call[name], str) else self.call[name]
-            self.call[name] = [entry for entry in given for _ in range(particles)]
 
     def __call__(self) -> Any:
         gradient_at = gradient_of_call(self.method, self.aligned.gradient_at)
@@ -365,20 +375,29 @@ class PipelineCall:
             yield
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            if not self.scheduler.has_stepped and str(GuidedScheduler) in str(error):
-                name, own = type(self.pipe).__name__, type(self.scheduler.original).__name__
-                reason = " ".join(str(error).replace(str(GuidedScheduler), own).split()).partition(". ")[0]
+        except (RuntimeError, ValueError, IndexError, AssertionError, TypeError, AttributeError) as error:
+            own, inner = type(self.scheduler.original).__name__, type(self.scheduler.inner).__name__
+            text = " ".join(str(error).replace(str(GuidedScheduler), own).split())
+            of_scheduler = str(GuidedScheduler) in str(error) or text.startswith((f"{inner}.", f"'{inner}' object"))
+            if not self.scheduler.has_stepped and of_scheduler:
+                name = type(self.pipe).__name__
                 raise ValueError(
-                    f"{name} does not run with the scheduler {own}: {reason}; set pipe.scheduler to one that {name} "
-                    "supports"
+                    f"{name} does not run with the scheduler {own}: {text.partition('. ')[0]}; set pipe.scheduler to "
+                    f"one that {name} supports, such as that of its repository"
                 ) from error
-            if particles == 1 or self.scheduler.has_stepped:
+            if isinstance(error, (TypeError, AttributeError)):
                 raise
-            raise ValueError(
-                f"{type(self.pipe).__name__} does not run with {particles} rows per image, which particles = "
-                f"{particles} needs ({error}); use a method with particles = 1"
+            if particles == 1 or self.scheduler.has_stepped or is_of_arguments(error):
+                raise
+            raise RefusedRows(
+                f"{type(self.pipe).__name__} failed before its first step ({one_line(error)}); if this is because of "
+                f"the {particles} rows per image that particles = {particles} needs, use a method with particles = 1"
             ) from error
+
+    def rewind(self) -> None:
+        """Sets the generators back to what they were before the call."""
+        for generator, state in zip(self.generators, self._states, strict=True):
+            set_state(generator, state)
 
     def _rows(self) -> Tensor:
         """The row of each image's best particle; of its first one before the first step."""
@@ -611,6 +630,14 @@ class PipelineCall:
         if sample.shape != self.latents_out.shape:
             self.latents_out = view.to_sample(self.leaf.detach()).to(self.latents_out.dtype)
         return view
+
+
+def is_of_arguments(error: BaseException) -> bool:
+    """Whether an error is about arguments that have nothing to do with the number of rows: the pipeline's own check of
+    its arguments has raised it, and it mentions no batch."""
+    frames = traceback.extract_tb(error.__traceback__)
+    about_rows = re.search(r"batch|supported|multiple|same (type|shape)|_per_prompt", str(error))
+    return any(frame.name == "check_inputs" for frame in frames) and about_rows is None
 
 
 def _in_unit_range(images: Tensor) -> Tensor:

@@ -10,25 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-def per_row(given: Any, rows: int) -> Any:
-    """Repeats one or several input images so that there is one per row of the batch, in the order of the rows.
-
-    Pipelines repeat input images in different orders; with one per row they do not repeat them.
-    """
-    if isinstance(given, list):
-        return [image for image in given for _ in range(max(1, rows // len(given)))]
-    if rows == 1 or getattr(given, "ndim", 4) < 4:
-        return given
-    if not hasattr(given, "ndim"):
-        return [given] * rows
-    times = max(1, rows // len(given))
-    return given.repeat_interleave(times, 0) if torch.is_tensor(given) else given.repeat(times, 0)
+from .continuation import IMAGE_COUNTS
 
 
 def state_of(generator: torch.Generator | None) -> Tensor:
     """The state of a generator; that of torch's global generator if it is None."""
     return torch.get_rng_state() if generator is None else generator.get_state()
+
+
+def set_state(generator: torch.Generator | None, state: Tensor) -> None:
+    """Sets the state of a generator; that of torch's global generator if it is None."""
+    if generator is None:
+        torch.set_rng_state(state)
+    else:
+        generator.set_state(state)
 
 
 def device_of(generator: torch.Generator | None) -> torch.device:
@@ -79,8 +74,8 @@ def first_particles(arguments: dict[str, Any], rows: int, particles: int, images
 
     None if its signature has no number of images. `images` is the number of input images.
     """
-    counts = ("num_images_per_prompt", "num_videos_per_prompt", "batch_size")
-    count = next((name for name in counts if name in arguments), None)
+    counts = (*IMAGE_COUNTS, "batch_size")
+    count = next((name for name in counts if name in arguments and arguments[name] % particles == 0), None)
     if count is None:
         return None
     sized = {name: value for name, value in arguments.items() if torch.is_tensor(value) or isinstance(value, list)}

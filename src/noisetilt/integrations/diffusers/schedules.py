@@ -147,6 +147,11 @@ def first_order(original: Any) -> Any:
 
     original = own_scheduler(original)
     name = type(original).__name__
+    if "Inverse" in name:
+        raise ValueError(
+            f"{name} steps from an image to noise, and only steps from noise to an image can be guided; set "
+            f"pipe.scheduler to a {name.replace('Inverse', '')}"
+        )
     if name == "FlowMapEulerDiscreteScheduler":
         raise ValueError(
             f"{name} steps by a mean velocity that depends on the end of the step, from which x̂_0 cannot be computed; "
