@@ -213,7 +213,7 @@ class PipelineCall:
             warnings.warn(
                 f"{given} has no text for rewards, so that the reward {names[0]!r} gets empty prompts; pass "
                 "reward_prompts=[...] too, one per prompt",
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def _warn_of_unread_prompts(self) -> None:
@@ -226,7 +226,7 @@ class PipelineCall:
         )
         problem = next(filter(None, (unread_part(tokenizer, texts) for tokenizer in tokenizers)), None)
         if problem is not None:
-            warnings.warn(problem, stacklevel=4)
+            warnings.warn(problem, stacklevel=5)
 
     def _warn_of_step_caches(self) -> None:
         """Warns of a network with a cache of diffusers, such as FirstBlockCache, whose blocks return what they computed
@@ -238,7 +238,7 @@ class PipelineCall:
                 warnings.warn(
                     f"the {name} of the pipeline has a step cache, which returns results of earlier states, so that "
                     f"gradients and repeated steps are not exact; call pipe.{name}.disable_cache() before guided calls",
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
     def _images_without_prompts(self) -> int:
