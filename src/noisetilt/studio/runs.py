@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .._python_files import describe_error
 from ..rewards import Reward
-from ..rewards.from_file import describe_error
 from ..sampling import UnguidedWarning
 from .run_queue import RunQueue
 from .views import View
