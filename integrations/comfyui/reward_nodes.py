@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from noisetilt import rewards
+from noisetilt._python_files import is_in_file
 from noisetilt.rewards import Reward
 from noisetilt.rewards.catalogue import LEARNED, split_terms
-from noisetilt.rewards.from_file import is_function_in_file, load_from_file
+from noisetilt.rewards.from_file import load_from_file
 from noisetilt.rewards.hub import HUB_NAMES
 
 DTYPES = {"published": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -35,7 +36,7 @@ def load_reward(spec: str, heldout: bool = False, **options: Any) -> Reward:
         ValueError: if a term is a function in a Python file, which a workflow of somebody else could name to run it.
     """
     for _, name in split_terms(spec):
-        if is_function_in_file(name):
+        if is_in_file(name):
             raise ValueError(
                 f"the reward {name!r} is a function in a Python file, expected a name of the catalogue; put the file "
                 f"into ComfyUI/models/{PYTHON_REWARDS} and use the node 'Noisetilt reward: own Python file'"

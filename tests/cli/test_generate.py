@@ -231,9 +231,14 @@ def test_lists(command, word, capsys):
 def test_the_list_of_methods_has_each_option_that_differs_from_the_plain_sampler(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
     assert main(["methods"]) == 0
-    *lines, empty, common = capsys.readouterr().out.splitlines()
+    *lines, own, empty, common = capsys.readouterr().out.splitlines()
     plain = METHODS["base"].options()
-    assert len(lines) == len(METHODS) and empty == "" and all(f"{k}={v}" in common for k, v in plain.items())
+    assert (
+        len(lines) == len(METHODS)
+        and "FILE.py:NAME" in own
+        and empty == ""
+        and all(f"{k}={v}" in common for k, v in plain.items())
+    )
     for line, method in zip(lines, METHODS.values(), strict=True):
         listed = re.findall(r"(\w+)=", line)
         assert listed == [k for k, v in method.options().items() if k not in plain or v != plain[k]], line

@@ -279,7 +279,7 @@ CALLS = {
     "grid without images": (lambda: grid([("a", [])]), "no picture"),
     "grid without rows": (lambda: grid([]), "no picture"),
     "batch: engine": (lambda: run_batch(["a"], "o", engine="x"), "engine 'x'"),
-    "batch: method object": (lambda: run_batch(["a"], "o", method=METHODS["ntrk"]), "expected a name"),
+    "batch: method number": (lambda: run_batch(["a"], "o", method=5), "method = 5 is no method"),
     "batch: reward number": (lambda: run_batch(["a"], "o", reward=5), "expected a name or a function"),
     "batch: workers": (lambda: run_batch(["a"], "o", workers=1.5), "workers = 1.5"),
     "batch: batch true": (lambda: run_batch(["a"], "o", batch=True), "batch = True"),
