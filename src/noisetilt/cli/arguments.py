@@ -150,7 +150,7 @@ def _add_invert(commands: Any) -> None:
     parser.add_argument(
         "--edit", action="append", default=[], metavar="PROMPT", help="another prompt for the found noise; repeatable"
     )
-    parser.add_argument("--reward", help="a reward to which the edits are optimized; see `noisetilt rewards`")
+    parser.add_argument("--reward", help="a reward to which the edits are optimised; see `noisetilt rewards`")
     parser.add_argument(
         "--method",
         default="gper-both",
@@ -216,7 +216,7 @@ def _add_studio(commands: Any) -> None:
         commands,
         "studio",
         "sample, compare and optimize in a local web page",
-        "Serves a web page that samples, compares methods and optimizes noise. It needs the extra `studio`.",
+        "Serves a web page that samples, compares methods and optimises noise. It needs the extra `studio`.",
         "studio",
         "studio --model emoji128 --reward my_reward.py:reward --port 8000",
     )

@@ -59,7 +59,7 @@ def check_optimizable(model: Any) -> None:
         name = type(getattr(model, "pipe", model)).__name__
         raise ValueError(
             f"{name} runs its own sampling loop, which `optimize` cannot iterate; use `sample` or `noisetilt generate` "
-            "with the method gper, which optimizes the initial noise before the loop"
+            "with the method gper, which optimises the initial noise before the loop"
         )
 
 
