@@ -16,6 +16,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -210,7 +211,9 @@ def is_run(line: str) -> bool:
 def test_blocks_work(document, tmp_path, monkeypatch, request):
     """The blocks of a document, in their order: Python in one namespace, commands in one folder."""
     monkeypatch.chdir(tmp_path)
-    names: dict = {"__name__": "snippet"}
+    module = ModuleType("snippet")
+    monkeypatch.setitem(sys.modules, "snippet", module)  # where dataclasses look their annotations up
+    names = vars(module)
     for block in blocks(document):
         if block.marker == "pipeline":
             request.getfixturevalue("tiny_pipeline")
