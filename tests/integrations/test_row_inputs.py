@@ -186,3 +186,13 @@ def test_errors_that_are_not_of_particles_are_the_pipelines_own(change, message)
     pipe, arguments = build("sd")
     with pytest.raises(ValueError, match=message):
         align(pipe, RED, BEST_OF_2)(**{"prompt": "a red fox", "seeds": [0], **arguments, **change})
+
+
+def test_a_class_without_source_is_refused():
+    """As one that is executed from a text; its call cannot be read."""
+    pipe, _ = build("sd")
+    names = {"Base": type(pipe)}
+    exec("class Own(Base):\n    def __call__(self, prompt=None):\n        return Base.__call__(self, prompt)", names)
+    pipe.__class__ = names["Own"]
+    with pytest.raises(ValueError, match=r"the source of __call__ .* define its class in a Python file"):
+        align(pipe, RED, "ntrk")

@@ -325,7 +325,7 @@ def source_of(code: CodeType) -> ast.FunctionDef:
         source = textwrap.dedent(inspect.getsource(code))
     except OSError as error:
         raise ValueError(
-            f"the source of {code.co_name} in {code.co_filename} is not available; pass decode="
+            f"the source of {code.co_name} in {code.co_filename} is not available; define its class in a Python file"
         ) from error
     tree = ast.increment_lineno(ast.parse(source), code.co_firstlineno - 1)
     function = tree.body[0]
