@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tiny_pipelines import build, ddim, ltx, t5, tokenizer, wan
+from tiny_pipelines import build, cogvideox, ltx, wan
 
 from noisetilt import METHODS, align, rewards
 
@@ -20,30 +20,7 @@ BEST_OF_2 = METHODS["best-of-n"].replace(particles=2)
 def cog(kind, channels):
     """A tiny CogVideoX whose network has these input channels."""
     torch.manual_seed(0)
-    transformer = diffusers.CogVideoXTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=channels,
-        out_channels=4,
-        time_embed_dim=2,
-        text_embed_dim=16,
-        num_layers=1,
-        sample_width=2,
-        sample_height=2,
-        sample_frames=9,
-        patch_size=2,
-        max_text_seq_length=8,
-    ).eval()
-    autoencoder = diffusers.AutoencoderKLCogVideoX(
-        down_block_types=("CogVideoXDownBlock3D",) * 4,
-        up_block_types=("CogVideoXUpBlock3D",) * 4,
-        block_out_channels=(4,) * 4,
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=2,
-        scaling_factor=3.0,
-    ).eval()
-    pipe = kind(tokenizer(), t5(), autoencoder, transformer, ddim())
+    pipe = cogvideox(kind, channels)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -336,12 +336,12 @@ def qwen_image() -> diffusers.QwenImagePipeline:
     )
 
 
-def cogvideox() -> diffusers.CogVideoXPipeline:
-    """Its latents have frames before channels."""
+def cogvideox(kind: type = diffusers.CogVideoXPipeline, channels: int = 4) -> diffusers.DiffusionPipeline:
+    """Its latents have frames before channels; pipelines with a condition have a network with more input channels."""
     transformer = diffusers.CogVideoXTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=8,
-        in_channels=4,
+        in_channels=channels,
         out_channels=4,
         time_embed_dim=2,
         text_embed_dim=16,
@@ -361,9 +361,7 @@ def cogvideox() -> diffusers.CogVideoXPipeline:
         norm_num_groups=2,
         scaling_factor=3.0,
     ).eval()
-    return diffusers.CogVideoXPipeline(
-        tokenizer=tokenizer(), text_encoder=t5(), vae=autoencoder, transformer=transformer, scheduler=ddim()
-    )
+    return kind(tokenizer=tokenizer(), text_encoder=t5(), vae=autoencoder, transformer=transformer, scheduler=ddim())
 
 
 def ltx(kind: type = diffusers.LTXPipeline, timestep_conditioning: bool = False) -> diffusers.DiffusionPipeline:
